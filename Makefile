@@ -1,0 +1,34 @@
+# Everything runs in .venv, which `scripts/setup` makes on first use; nothing to activate.
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+py := .venv/bin/python
+
+.PHONY: help setup quickstart test test-all lint format lock
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
+
+setup: ## the environment alone: .venv with the locked requirements
+	@scripts/setup
+
+quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
+	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
+
+test: setup ## set up, then the tests
+	@$(py) -m pytest -q -m "not slow"
+
+test-all: setup ## every test, the slow ones with real weights too
+	@$(py) -m pytest -q
+
+lint: setup ## ruff, ruff format and mypy
+	@$(py) -m ruff check .
+	@$(py) -m ruff format --check .
+	@$(py) -m mypy
+
+format: setup ## apply ruff's fixes and format
+	@$(py) -m ruff check --fix-only -q . ; $(py) -m ruff format .
+
+lock: setup ## write requirements-lock.txt anew from pyproject.toml
+	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile pyproject.toml --all-extras --universal \
+	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
+	  --custom-compile-command "make lock" --quiet --upgrade --output-file requirements-lock.txt

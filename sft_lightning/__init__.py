@@ -1,0 +1,30 @@
+"""Which way of fine-tuning learns the new task and keeps the old knowledge?
+
+The names below are loaded when first used: `import sft_lightning` alone stays fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_NAMES = {
+    "main": "sft_lightning.__main__",
+    "spec": "sft_lightning.networks.base",
+    "UserError": "sft_lightning.errors",
+    "modules": "",
+    "networks": "",
+    "data": "",
+    "callbacks": "",
+    "runs": "",
+    "tasks": "",
+    "anchors": "",
+}
+__all__ = ["__version__", *_NAMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _NAMES:
+        raise AttributeError(f"module 'sft_lightning' has no attribute '{name}'")
+    home = _NAMES[name]
+    return getattr(import_module(home), name) if home else import_module(f"sft_lightning.{name}")

@@ -1,0 +1,20 @@
+"""What ties the student to the pretrained network, as pure functions of tensors.
+
+The same function is training loss and logged metric. Imports torch alone.
+"""
+
+from sft_lightning.anchors.cka import CKASums, linear_cka
+from sft_lightning.anchors.function_space import DISTANCES, cosine, kl, mse
+from sft_lightning.anchors.weight_space import add_l2sp_gradient, l2sp_penalty, pull_towards
+
+__all__ = [
+    "DISTANCES",
+    "CKASums",
+    "add_l2sp_gradient",
+    "cosine",
+    "kl",
+    "l2sp_penalty",
+    "linear_cka",
+    "mse",
+    "pull_towards",
+]

@@ -1,0 +1,38 @@
+"""Distances between what teacher and student compute. Shapes: N items, D dimensions.
+
+Every distance takes `student_ND` and `teacher_ND` and returns one value per item, `[N]`, never reduced over
+items: the caller sums, and divides by the number of items of the whole optimizer step. The teacher's tensor gets no
+gradient.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """Squared Euclidean distance ‖s − t‖², summed over D. Zero if and only if equal."""
+    return (student_ND - teacher_ND.detach()).square().sum(-1)
+
+
+def kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats, in at least single precision.
+
+    The T² keeps the gradient's size independent of T (Hinton, Vinyals, Dean 2015, section 2). With T=2 on a kept
+    source head this is the anchor of Learning without Forgetting (Li and Hoiem 2016, eq. 3) up to the teacher's
+    constant entropy and the factor T², which the paper leaves out.
+    """
+    dtype = torch.promote_types(student_ND.dtype, torch.float32)
+    student = F.log_softmax(student_ND.to(dtype) / temperature, dim=-1)
+    teacher = F.log_softmax(teacher_ND.detach().to(dtype) / temperature, dim=-1)
+    return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
+    """1 − cos(s, t), in [0, 2]; blind to the length of either."""
+    return 1.0 - F.cosine_similarity(student_ND, teacher_ND.detach(), dim=-1)
+
+
+DISTANCES: dict[str, Callable[..., Tensor]] = {"mse": mse, "kl": kl, "cosine": cosine}

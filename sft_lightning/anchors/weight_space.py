@@ -1,0 +1,43 @@
+"""L2-SP: pull weights towards where they started (Li, Grandvalet, Davoine 2018, eq. 2). Lists of tensors, foreach kernels."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+@torch.no_grad()
+def squared_distance(weights: Sequence[Tensor], start: Sequence[Tensor] | None) -> Tensor:
+    """‖w − w⁰‖² over all tensors, a scalar; `start=None` means the origin. Zero for an empty list."""
+    if not weights:
+        return torch.zeros(())
+    tensors = list(weights) if start is None else list(torch._foreach_sub(list(weights), list(start)))
+    return torch.stack(torch._foreach_norm(tensors)).square().sum()
+
+
+def l2sp_penalty(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> Tensor:
+    """(strength/2)·‖w − w⁰‖², a scalar without gradient: for logging. The gradient is `add_l2sp_gradient`."""
+    return 0.5 * strength * squared_distance(weights, start)
+
+
+@torch.no_grad()
+def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> None:
+    """Adds strength·(w − w⁰), the gradient of `l2sp_penalty`, to each weight's `.grad`, in place.
+
+    Call once per optimizer step, after unscaling and before clipping. Tensors without a gradient (frozen, unused)
+    are left alone.
+    """
+    active = [i for i, w in enumerate(weights) if w.grad is not None]
+    if not active or strength == 0.0:
+        return
+    grads = [weights[i].grad for i in active]
+    torch._foreach_add_(grads, [weights[i].detach() for i in active], alpha=strength)  # type: ignore[arg-type]
+    if start is not None:
+        torch._foreach_add_(grads, [start[i] for i in active], alpha=-strength)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def pull_towards(weights: Sequence[Tensor], start: Sequence[Tensor], share: float) -> None:
+    """W ← w − share·(w − w⁰), in place: decoupled L2-SP, with share = lr·λ. With w⁰ = 0 it is AdamW's weight decay."""
+    if weights and share != 0.0:
+        torch._foreach_lerp_([w.detach() for w in weights], list(start), share)

@@ -1,0 +1,213 @@
+"""Watches what is kept, in every run: the source metric where there is source data, drift always."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Output
+from sft_lightning.retention import DriftMeter, evaluate, weight_drift
+from sft_lightning.tasks import Batch, Task, make_task
+
+
+class RetentionMonitor(Callback):
+    """Logs `retention/*` and `drift/*` before training, at each validation, and when testing.
+
+    The source metric is that of the kept source head (or of the shared output space) on the source task's own data: its
+    validation split while fitting, its test split when testing. Forgetting = source metric before − after, so it is
+    positive where something was lost, in the metric's own unit (reversed for metrics where less is better). The metric
+    before is the pretrained network's, also after a resume.
+
+    Args:
+        source: The source task's data; none measures drift alone.
+        drift_rows: Validation samples on which student and teacher are compared.
+    """
+
+    def __init__(self, source: SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+        self.source, self.drift_rows = source, drift_rows
+        self.before: dict[str, float] = {}
+        self.seconds = 0.0
+        self._task: Task | None = None
+        self._meter: DriftMeter | None = None
+        self._rows_left = 0
+        self._cache: dict[int, Output] = {}
+        self._cache_room = 256 << 20
+        self._test_before: dict[str, float] = {}
+
+    # ---- the source task's data ----
+
+    def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
+        """Loads the source data and checks that the source head speaks of the same classes."""
+        if self.source is None or self._task is not None:
+            return
+        assert isinstance(module, SFTModule) and module.network is not None
+        network = module.network
+        self.source.trainer = trainer
+        self.source.setup("fit")
+        info = self.source.task_info
+        assert info is not None
+        if not network.shares_outputs:
+            if network.source_head is None:
+                raise UserError(
+                    "retention: the network has no source head to ask: pretrained weights without an output layer, "
+                    "pretrained: null, or keep_source_head: false; drop retention or give weights with a head"
+                )
+            outputs = next(iter(network.source_head.parameters())).shape[0]
+            if outputs != info.num_outputs:
+                raise UserError(
+                    f"retention: the source head has {outputs} outputs, the retention data {info.num_outputs} classes"
+                )
+            labels = network.source_labels
+            if labels and info.labels and labels != info.labels:
+                raise UserError(
+                    f"retention: the source head's classes are {labels}, the retention data's {info.labels}"
+                )
+        self.source.bind(network)
+        self._task = make_task(info)
+
+    def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
+        assert self.source is not None and self._task is not None
+        assert module.network is not None and module.teacher is not None
+        network = module.teacher.network if of_teacher else module.network
+        began = time.perf_counter()
+
+        def score(x: dict[str, Tensor]) -> Tensor:
+            output: Output = network(x)
+            logits = output.logits if network.shares_outputs else output.source_logits
+            assert logits is not None
+            return logits
+
+        loader = self.source.loader(split, trainer.global_rank, trainer.world_size)
+        values = evaluate(trainer, module, loader, self.source.finish, self._task, score)
+        self.seconds += time.perf_counter() - began
+        return {f"retention/{k}": v for k, v in values.items()}
+
+    def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+        assert self._task is not None
+        metric, better = self._task.primary
+        lost = before[f"retention/{metric}"] - now[f"retention/{metric}"]
+        return {**now, "retention/forgetting": lost if better == "max" else -lost}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    # ---- before training ----
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step 0: both columns before anything was learned."""
+        assert isinstance(pl_module, SFTModule)
+        assert pl_module.task is not None and pl_module.network is not None
+        if self.before:
+            return
+        network, data = pl_module.network, getattr(trainer, "datamodule", None)
+        if isinstance(data, SFTDataModule) and trainer.global_step == 0:
+            loader = data.loader("val", trainer.global_rank, trainer.world_size)
+            values = evaluate(trainer, pl_module, loader, data.finish, pl_module.task, lambda x: network(x).logits)
+            self.before |= {f"val/{k}": v for k, v in values.items()}
+        if pl_module.teacher is not None:
+            if self._task is not None:
+                source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
+                self.before |= self._with_forgetting(source, source)
+            self.before |= {"drift/weights_l2": 0.0, "drift/weights_relative": 0.0, "drift/features_cka": 1.0}
+            if network.shares_outputs or network.source_head is not None:
+                self.before |= {"drift/kl": 0.0, "retention/agreement": 1.0}
+        if trainer.global_step == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(self.before), step=0)
+
+    # ---- drift, on the validation (or test) batches as they pass ----
+
+    def _start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, SFTModule) and module.network is not None
+        self._meter = DriftMeter(module.network.shares_outputs) if module.teacher is not None else None
+        self._rows_left = -(-self.drift_rows // trainer.world_size)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer, pl_module)
+        self._cache.clear()
+
+    def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
+        assert isinstance(module, SFTModule)
+        if self._meter is None or self._rows_left <= 0 or not isinstance(student, Output) or module.teacher is None:
+            return
+        began = time.perf_counter()
+        teacher = self._cache.get(number)
+        if teacher is None:
+            with trainer.precision_plugin.forward_context():
+                teacher = module.teacher(batch["x"])
+            room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
+            if room <= self._cache_room:  # validation views are the same each time, so the teacher's answers are too
+                self._cache[number] = teacher
+                self._cache_room -= room
+        self._meter.add(student, teacher)
+        self._rows_left -= len(batch["index"])
+        self.seconds += time.perf_counter() - began
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._compare(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._compare(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        assert isinstance(module, SFTModule)
+        if module.teacher is None or self._meter is None or module.network is None:
+            return
+        began = time.perf_counter()
+        shared = module.network.shared_parameters()
+        values = {**weight_drift(list(shared.values()), module.teacher.starts(list(shared))), **self._meter.values()}
+        self.seconds += time.perf_counter() - began
+        if self._task is not None and self.source is not None and split in self.source.splits:
+            before = self.before
+            if split == "test":
+                if not self._test_before:
+                    self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
+                before = self._test_before
+            now = self._source_metrics(trainer, module, split, of_teacher=False)
+            values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
+        module.log_dict(values, rank_zero_only=False)
+        self._meter = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
+
+    # ---- kept across a resume ----
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = dict(state_dict["before"])

@@ -1,0 +1,387 @@
+"""What every data module does: subset, split, describe, fingerprint, batch. A data set adds where samples come from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, ClassVar
+
+import lightning as L
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network
+from sft_lightning.tasks import Batch, TaskInfo
+
+
+class Samples(ABC):
+    """Samples of one split as they lie in memory or on disk, before subsetting. Row numbers name samples."""
+
+    targets: np.ndarray | None
+    """`[rows]` class numbers or values; None where unlabelled or where the target is part of the sample."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
+        """Network inputs of these rows, batched, in a dict; language models add `y` for their tokens."""
+
+    @abstractmethod
+    def digest(self) -> bytes:
+        """Hash of the content."""
+
+    def lengths(self) -> np.ndarray | None:
+        """Tokens of each row where batches may be grouped by length."""
+        return None
+
+    def name(self, row: int) -> str:
+        """What to call a row in a message."""
+        return f"sample {row}"
+
+
+@dataclass
+class Splits:
+    """What a data set loads. `val` and `test` may be missing; the labels are in class order."""
+
+    train: Samples
+    val: Samples | None = None
+    test: Samples | None = None
+    labels: list[str] = field(default_factory=list)
+
+
+class Split(Dataset[Batch]):
+    """Some rows of some samples, delivered as whole batches."""
+
+    def __init__(self, samples: Samples, rows: np.ndarray, targets: np.ndarray | None, train: bool) -> None:
+        self.samples, self.rows, self.targets, self.train = samples, rows, targets, train
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """One batch. Items that are fillers are marked off in `x['select']`."""
+        positions = np.array([k.position for k in keys], dtype=np.int64)
+        rows = self.rows[positions]
+        x = self.samples.fetch(rows.tolist(), keys, self.train)
+        batch: Batch = {"x": x, "index": torch.from_numpy(rows), "epoch": keys[0].epoch, "train": self.train}
+        real = np.array([k.real for k in keys])
+        if "y" in x:  # language models: the samples made their own items
+            batch["y"] = x.pop("y")
+            if not real.all():
+                x["select"] = x["select"] & torch.from_numpy(real)[:, None]
+                batch["y"] = batch["y"][:0]
+            batch["count"] = len(batch["y"])
+            return batch
+        if self.targets is not None:
+            batch["y"] = torch.from_numpy(self.targets[positions][real])
+        if not real.all():
+            x["select"] = torch.from_numpy(real)
+        batch["count"] = int(real.sum())
+        return batch
+
+    def __getitem__(self, key: Key | int) -> Batch:
+        return self.__getitems__([key if isinstance(key, Key) else Key(int(key), 0)])
+
+
+def _as_is(batch: Batch) -> Batch:
+    return batch
+
+
+class SFTDataModule(L.LightningDataModule, ABC):
+    """Samples, subset and split the same way for every variant.
+
+    Args:
+        batch_size: Samples per optimizer step, over all micro-batches and ranks.
+        eval_batch_size: Samples per rank and batch when not training; default the same as batch_size over ranks.
+        classes: Keep these classes, by name or number, in this order.
+        shots_per_class: Labelled training samples kept per class.
+        train_fraction: Share of the training samples kept, stratified.
+        subset_seed: Seed of the labelled subset, and of nothing else.
+        val_fraction: Share of the training samples set aside, stratified, to choose checkpoints and settings, where the
+            data has no validation split.
+        num_workers: Processes that load data; 0 loads in the main one.
+        seed: Seed of the order of samples and of augmentation; default the run's seed.
+    """
+
+    task_name: ClassVar[str] = "classification"
+    metrics: ClassVar[list[str]] = []
+    """Official metrics where the data set has some; else the task's."""
+
+    def __init__(
+        self,
+        batch_size: int = 32,
+        eval_batch_size: int | None = None,
+        classes: list[str | int] | None = None,
+        shots_per_class: int | None = None,
+        train_fraction: float | None = None,
+        subset_seed: int = 0,
+        val_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
+        self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
+        self.val_fraction, self.num_workers, self.seed = val_fraction, num_workers, seed
+        self.task_info: TaskInfo | None = None
+        self.splits: dict[str, Split] = {}
+        self.spec: InputSpec | None = None
+        if shots_per_class is not None and train_fraction is not None:
+            raise UserError("data: set shots_per_class or train_fraction, not both")
+        if shots_per_class is not None and shots_per_class < 1:
+            raise UserError(f"data: shots_per_class must be at least 1, got {shots_per_class}")
+        if train_fraction is not None and not 0 < train_fraction <= 1:
+            raise UserError(f"data: train_fraction must be in (0, 1], got {train_fraction}")
+        if not 0 < val_fraction < 1:
+            raise UserError(f"data: val_fraction must be in (0, 1), got {val_fraction}")
+        if num_workers < 0:
+            raise UserError(f"data: num_workers must not be negative, got {num_workers}")
+
+    # ---- what a data set defines ----
+
+    @abstractmethod
+    def load(self) -> Splits:
+        """Reads the samples."""
+
+    def load_for_prediction(self) -> Samples | None:
+        """Unlabelled samples to predict on, where the data set was given some; else predict uses the test split."""
+        return None
+
+    def prepare(self, network: Network) -> None:
+        """Fits the samples to what the network eats: `self.spec` is set."""
+
+    def finish(self, batch: Batch) -> Batch:
+        """On the device, after transfer: augmentation and normalisation."""
+        return batch
+
+    # ---- loading and subsetting ----
+
+    def setup(self, stage: str = "fit") -> None:
+        """Loads, keeps the classes asked for, sets validation aside, draws the labelled subset."""
+        if self.splits:
+            return
+        if self.seed is None:
+            import os
+
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        if stage == "predict" and (samples := self.load_for_prediction()) is not None:
+            self.splits = {"predict": Split(samples, np.arange(len(samples)), None, False)}
+            return
+        loaded = self.load()
+        labels, numbers = self._choose_classes(loaded.labels)
+        self.task_info = TaskInfo(self.task_name, self.count_outputs(labels, loaded), labels, list(self.metrics))
+        train, val = self._rows(loaded.train, numbers, "train"), None
+        if loaded.val is None:
+            train, val = self._cut(loaded.train, train)
+        self.total_train = len(train)
+        train = self._subset(loaded.train, train, labels, numbers)
+        self.splits["train"] = self._split(loaded.train, train, numbers, True)
+        if loaded.val is None:
+            assert val is not None
+            self.splits["val"] = self._split(loaded.train, val, numbers, False)
+        else:
+            self.splits["val"] = self._split(loaded.val, self._rows(loaded.val, numbers, "val"), numbers, False)
+        if loaded.test is not None:
+            self.splits["test"] = self._split(loaded.test, self._rows(loaded.test, numbers, "test"), numbers, False)
+        for name, split in self.splits.items():
+            if not len(split):
+                raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
+
+    def count_outputs(self, labels: list[str], loaded: Splits) -> int:
+        """Width of the network's output."""
+        return max(1, len(labels))
+
+    def _choose_classes(self, labels: list[str]) -> tuple[list[str], list[int] | None]:
+        if self.classes is None:
+            return labels, None
+        if not labels:
+            raise UserError("data: classes is for labelled classes, and this data has none")
+        numbers = []
+        for wanted in self.classes:
+            name = str(wanted)
+            if name in labels:
+                numbers.append(labels.index(name))
+            elif isinstance(wanted, int) and 0 <= wanted < len(labels):
+                numbers.append(wanted)
+            else:
+                raise UserError(f"data: no class '{wanted}'; there are {len(labels)}: {', '.join(labels[:12])}")
+        if len(set(numbers)) != len(numbers):
+            raise UserError(f"data: classes names one twice: {self.classes}")
+        return [labels[n] for n in numbers], numbers
+
+    def _rows(self, samples: Samples, numbers: list[int] | None, what: str) -> np.ndarray:
+        if numbers is None or samples.targets is None:
+            return np.arange(len(samples))
+        return np.flatnonzero(np.isin(samples.targets, numbers))
+
+    def _strata(self, samples: Samples, rows: np.ndarray) -> np.ndarray | None:
+        if samples.targets is None or self.task_name != "classification":
+            return None
+        strata: np.ndarray = samples.targets[rows]
+        return strata if np.unique(strata, return_counts=True)[1].min() >= 2 else None
+
+    def _cut(self, samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sets validation aside: always the same rows, whatever the seeds."""
+        return cut(rows, self._strata(samples, rows), self.val_fraction, f"data: {type(self).__name__}")
+
+    def _subset(self, samples: Samples, rows: np.ndarray, labels: list[str], numbers: list[int] | None) -> np.ndarray:
+        rng = np.random.default_rng(self.subset_seed)
+        if self.train_fraction is not None and self.train_fraction < 1:
+            from sklearn.model_selection import train_test_split
+
+            keep = max(1, round(len(rows) * self.train_fraction))
+            strata = self._strata(samples, rows)
+            if strata is not None and keep < len(np.unique(strata)):
+                raise UserError(
+                    f"data: train_fraction {self.train_fraction} keeps {keep} samples for {len(labels)} classes"
+                )
+            kept, _ = train_test_split(rows, train_size=keep, stratify=strata, random_state=self.subset_seed)
+            return np.sort(kept)
+        if self.shots_per_class is None:
+            return rows
+        if samples.targets is None or self.task_name != "classification":
+            raise UserError("data: shots_per_class is for classes; use train_fraction")
+        kept_rows = []
+        for position, number in enumerate(numbers if numbers is not None else range(len(labels))):
+            of_class = rows[samples.targets[rows] == number]
+            if len(of_class) < self.shots_per_class:
+                raise UserError(
+                    f"data: shots_per_class {self.shots_per_class}, but class '{labels[position]}' has {len(of_class)} "
+                    "training samples"
+                )
+            kept_rows.append(rng.permutation(of_class)[: self.shots_per_class])
+        return np.sort(np.concatenate(kept_rows))
+
+    def _split(self, samples: Samples, rows: np.ndarray, numbers: list[int] | None, train: bool) -> Split:
+        targets = samples.targets
+        if targets is not None:
+            targets = targets[rows]
+            if numbers is not None:
+                table = {n: i for i, n in enumerate(numbers)}
+                targets = np.array([table[int(t)] for t in targets], dtype=np.int64)
+        return Split(samples, rows, targets, train)
+
+    # ---- meeting the network ----
+
+    def bind(self, network: Network) -> None:
+        """Learns what the network eats; called by the module once the network is built."""
+        wanted = network.input_spec
+        if self.spec is None:
+            self.spec = wanted
+            self.prepare(network)
+
+    # ---- batches ----
+
+    def _world(self) -> tuple[int, int, int]:
+        trainer = getattr(self, "trainer", None)
+        if trainer is None:
+            return 0, 1, 1
+        if trainer.world_size > 1:
+            # The sampler below already gives each rank its part, without padding.
+            trainer._accelerator_connector.use_distributed_sampler = False
+        return trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
+
+    def loader(self, name: str, rank: int, world_size: int, accumulate: int = 1) -> DataLoader[Batch]:
+        """The batches of a split for one rank: shuffled for 'train', in order otherwise."""
+        if name not in self.splits:
+            raise UserError(f"data: {type(self).__name__} has no {name} split")
+        split, train = self.splits[name], name == "train"
+        if train:
+            micro = micro_batch_size(self.batch_size, world_size, accumulate)
+        else:
+            micro = self.eval_batch_size or max(1, self.batch_size // world_size)
+        lengths = split.samples.lengths()
+        sampler = GlobalBatches(
+            len(split),
+            micro,
+            accumulate if train else 1,
+            rank,
+            world_size,
+            shuffle=train,
+            seed=self.seed or 0,
+            lengths=None if lengths is None else lengths[split.rows],
+        )
+        from torchdata.stateful_dataloader import StatefulDataLoader
+
+        return StatefulDataLoader(
+            split,
+            batch_sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=_as_is,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context="fork" if self.num_workers and not torch.cuda.is_available() else None,
+        )
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("train", *self._world())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("val", *self._world()[:2])
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("test", *self._world()[:2])
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("predict" if "predict" in self.splits else "test", *self._world()[:2])
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        return self.finish(batch)
+
+    # ---- saying what it is ----
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hash of content, rows and targets of each split: equal if and only if the samples are."""
+        prints = {}
+        for name, split in self.splits.items():
+            digest = sha256(split.samples.digest())
+            digest.update(split.rows.tobytes())
+            if split.targets is not None:
+                digest.update(np.ascontiguousarray(split.targets).tobytes())
+            prints[name] = digest.hexdigest()[:16]
+        return prints
+
+    def describe(self) -> str:
+        """One line: sizes, classes, majority share."""
+        sizes = ", ".join(f"{len(s):,} {n}" for n, s in self.splits.items())
+        line = f"{type(self).__name__}: {sizes}"
+        train = self.splits.get("train")
+        if train is not None and len(train) < getattr(self, "total_train", 0):
+            line += f" (of {self.total_train:,} to train on)"
+        if self.task_info is not None and self.task_info.name == "classification" and "val" in self.splits:
+            targets = self.splits["val"].targets
+            assert targets is not None
+            names = self.task_info.labels
+            shown = ", ".join(names[:6]) + (", …" if len(names) > 6 else "")
+            share = np.bincount(targets.astype(np.int64)).max() / len(targets)
+            line += f"; {len(names)} classes ({shown}), majority share {share:.2f}"
+        return line
+
+
+def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str) -> tuple[np.ndarray, np.ndarray]:
+    """(the rest, the part cut off): the same rows each time, stratified where that can be."""
+    from sklearn.model_selection import train_test_split
+
+    classes = 1 if strata is None else len(np.unique(strata))
+    size = max(classes, round(len(rows) * fraction))
+    if size >= len(rows):
+        raise UserError(f"{where}: {len(rows)} samples are too few to set {fraction:.0%} aside for validation")
+    if strata is not None and len(rows) - size < classes:
+        strata = None
+    rest, part = train_test_split(rows, test_size=size, stratify=strata, random_state=0)
+    return np.sort(rest), np.sort(part)
+
+
+def tensor_digest(*arrays: np.ndarray | Tensor) -> bytes:
+    """sha256 of arrays' bytes."""
+    digest = sha256()
+    for array in arrays:
+        numbers = array.numpy() if isinstance(array, Tensor) else array
+        digest.update(str(numbers.shape).encode())
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+    return digest.digest()

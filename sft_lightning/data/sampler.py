@@ -1,0 +1,115 @@
+"""Which samples make which micro-batch on which rank: the same optimizer steps however the work is split."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from torch.utils.data import Sampler
+
+from sft_lightning.errors import UserError
+
+
+class Key(NamedTuple):
+    """What a data set is asked for: a sample's position, the epoch (views depend on it), and whether it counts.
+
+    A filler (`real=False`) keeps ranks in step where a batch does not divide; it is in no loss and no metric.
+    """
+
+    position: int
+    epoch: int
+    real: bool = True
+
+
+def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
+    """Samples per rank and micro-batch, from the global batch size per optimizer step."""
+    if batch_size < 1:
+        raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
+    parts = world_size * accumulate
+    if batch_size % parts:
+        near = max(parts, round(batch_size / parts) * parts)
+        raise UserError(
+            f"data.batch_size {batch_size} (samples per optimizer step, over all ranks) does not divide by "
+            f"{world_size} ranks × trainer.accumulate_grad_batches {accumulate} = {parts}; use {near}, for instance"
+        )
+    return batch_size // parts
+
+
+class GlobalBatches(Sampler[list[Key]]):
+    """Batches of keys for one rank.
+
+    An epoch is one order of all samples (shuffled by seed and epoch, or as they come), cut into global batches, each
+    cut into `accumulate` micro-batches of `world_size` parts. Every sample occurs once; the last global batch may be
+    smaller, and ranks left without a sample get a filler.
+
+    Args:
+        size: Number of samples.
+        micro: Samples per rank and micro-batch.
+        accumulate: Micro-batches per optimizer step.
+        rank: Which part.
+        world_size: How many parts.
+        shuffle: A new order each epoch.
+        seed: Of the order.
+        lengths: Tokens of each sample: batches then hold samples of like lengths.
+    """
+
+    POOL = 64  # global batches sorted by length together: long enough to fit well, short enough to stay random
+
+    def __init__(
+        self,
+        size: int,
+        micro: int,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        lengths: Sequence[int] | None = None,
+    ) -> None:
+        self.size, self.micro, self.accumulate, self.rank, self.world_size = size, micro, accumulate, rank, world_size
+        self.shuffle, self.seed, self.lengths = shuffle, seed, None if lengths is None else np.asarray(lengths)
+        self.epoch = 0
+        self.sampler = self  # Lightning tells `batch_sampler.sampler` the epoch
+
+    @property
+    def batch_size(self) -> int:
+        """Samples per rank and micro-batch."""
+        return self.micro
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the order of the next iteration."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        step = self.micro * self.world_size
+        full, rest = divmod(self.size, step * self.accumulate)
+        return full * self.accumulate + -(-rest // step)
+
+    def order(self) -> list[np.ndarray]:
+        """The global batches of this epoch, as positions."""
+        step = self.micro * self.world_size * self.accumulate
+        rng = np.random.default_rng((self.seed, self.epoch))
+        order = rng.permutation(self.size) if self.shuffle else np.arange(self.size)
+        if self.lengths is None:
+            return [order[i : i + step] for i in range(0, self.size, step)]
+        batches: list[np.ndarray] = []
+        pool = step * self.POOL if self.shuffle else self.size
+        for start in range(0, self.size, pool):
+            chunk = order[start : start + pool]
+            chunk = chunk[np.argsort(-self.lengths[chunk], kind="stable")]
+            batches += [chunk[i : i + step] for i in range(0, len(chunk), step)]
+        if self.shuffle:
+            ragged = [b for b in batches if len(b) < step]
+            batches = [b for b in batches if len(b) == step]
+            batches = [batches[i] for i in rng.permutation(len(batches))] + ragged  # the small one last: one short step
+        return batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        step = self.micro * self.world_size
+        for batch in self.order():
+            for start in range(0, len(batch), step):
+                parts = np.array_split(batch[start : start + step], self.world_size)
+                mine = parts[self.rank]
+                if len(mine):
+                    yield [Key(int(p), self.epoch) for p in mine]
+                else:
+                    yield [Key(int(batch[start]), self.epoch, real=False)]

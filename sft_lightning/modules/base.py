@@ -1,0 +1,368 @@
+"""The one training skeleton. A variant adds one method: the anchor's terms, or the penalty on weights."""
+
+from typing import Any, ClassVar, Literal
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import MeanMetric, Metric
+
+from sft_lightning.errors import UserError
+from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
+from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
+from sft_lightning.modules.teacher import Teacher
+from sft_lightning.networks.base import Network, Output, Spec, build_network
+from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
+
+CHECKPOINT_KEY = "sft_lightning"
+
+
+class SFTModule(L.LightningModule):
+    """Supervised fine-tuning: everything but the anchor.
+
+    The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its
+    micro-batches and ranks, so that the split of the work does not change what is trained.
+
+    Args:
+        network: The network, as class_path and init_args (`spec(MLP, ...)` in Python).
+        task: What is predicted (name, num_outputs, labels); follows from the data when not given.
+        optimizer: Name of an optimizer of torch.optim, or a dotted path.
+        lr: Learning rate of the encoder's top layer, per optimizer step.
+        weight_decay: The optimizer's weight decay; biases and norms are spared.
+        optimizer_args: The optimizer's other arguments, such as momentum or betas.
+        lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 at the last step.
+        warmup: Linear warm-up: a share of all optimizer steps if below 1, else a number of steps.
+        head_lr_factor: The new head's learning rate as a multiple of `lr`.
+        layer_decay: Learning rate of each encoder layer as a multiple of the layer's above it.
+        freeze: What does not move: all-but-head, {bottom_layers: n}, or a list of regular expressions on parameter
+            names.
+        freeze_batchnorm_stats: Keep all BatchNorm running statistics as pretrained.
+        label_smoothing: Share of each label spread evenly over the classes.
+        ema_decay: Decay per optimizer step of an exponential moving average of weights, used to validate, test and
+            export; null for none.
+        compile: Compile the network with torch.compile.
+    """
+
+    fidelity: ClassVar[str] = "paper-exact"
+    """How close to the published method: 'paper-exact', 'reference-code' or 'safe default'."""
+    anchor_settings: ClassVar[tuple[str, ...]] = ()
+    """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
+    needs_pretrained: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        network: Spec,
+        task: dict[str, Any] | None = None,
+        optimizer: str = "AdamW",
+        lr: float = 1e-3,
+        weight_decay: float = 0.0,
+        optimizer_args: dict[str, Any] | None = None,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup: float = 0.0,
+        head_lr_factor: float = 1.0,
+        layer_decay: float = 1.0,
+        freeze: str | list[str] | dict[str, Any] | None = None,
+        freeze_batchnorm_stats: bool = False,
+        label_smoothing: float = 0.0,
+        ema_decay: float | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        if isinstance(network, str):
+            network = {"class_path": network, "init_args": {}}
+        self.hparams["network"] = dict(network)
+        self.network: Network | None = None
+        self._teacher: list[Teacher] = []  # in a list: nn.Module must not adopt it
+        self.info: TaskInfo | None = TaskInfo.of(task) if task else None
+        self.task: Task | None = None
+        self.meters = nn.ModuleDict()
+        self._sums: Tensor | None = None
+        self._checkpoint_about: dict[str, Any] = {}
+        for name, low in (("lr", 0.0), ("weight_decay", 0.0), ("head_lr_factor", 0.0), ("layer_decay", 0.0)):
+            if not self.hparams[name] >= low:
+                raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
+        if not 0.0 <= label_smoothing < 1.0:
+            raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+        if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
+            raise UserError(f"ema_decay must be in [0, 1), got {ema_decay}")
+
+    # ---- building ----
+
+    def setup(self, stage: str) -> None:
+        """Learns from the data what is predicted, builds the network for it, and tells the data what the network eats."""
+        data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
+        told: TaskInfo | None = getattr(data, "task_info", None)
+        if self.info is None:
+            if told is None:
+                raise UserError("no task: give a data module of sft_lightning, or task= to the module")
+            self.info = told
+        elif told is not None and (told.name, told.num_outputs) != (self.info.name, self.info.num_outputs):
+            raise UserError(
+                f"the network is for {self.info.name} with {self.info.num_outputs} outputs, "
+                f"the data for {told.name} with {told.num_outputs}"
+            )
+        self.configure_model()
+        if data is not None and hasattr(data, "bind"):
+            assert self.network is not None
+            data.bind(self.network)
+
+    def configure_model(self) -> None:
+        """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
+        if self.network is not None or self.info is None:
+            return
+        self.hparams["task"] = self.info.to_dict()
+        self.task = make_task(self.info, self.hparams["label_smoothing"])
+        network = build_network(self.hparams["network"], self.info)
+        if self.needs_pretrained and network.pretrained is None:
+            raise UserError(
+                f"{type(self).__name__} anchors to a pretrained network: set network.init_args.pretrained, or use PlainSFT"
+            )
+        if network.pretrained is not None:
+            self._teacher.append(Teacher(network))
+        self.check_network(network)
+        self.frozen = apply_freeze(network, self.hparams["freeze"])
+        self._still = still_batchnorms(network, self.hparams["freeze_batchnorm_stats"])
+        self.network = network
+        self.make_meters()
+        if self.hparams["compile"]:
+            network.compile()
+
+    def make_meters(self) -> None:
+        """One set of metrics per stage, so that validation inside fit never mixes with testing."""
+        assert self.task is not None
+        for stage in ("val", "test"):
+            meters: dict[str, Metric] = {"loss": MeanMetric(), **self.task.make_metrics()}
+            self.meters[f"{stage}_meters"] = nn.ModuleDict(meters)  # type: ignore[arg-type]
+
+    def check_network(self, network: Network) -> None:
+        """Raises UserError where the variant cannot work with the network."""
+
+    @property
+    def teacher(self) -> Teacher | None:
+        """The pretrained network, frozen; None when trained from scratch."""
+        return self._teacher[0] if self._teacher else None
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Drift is measured in every run, and weights averaged where asked for."""
+        from sft_lightning.callbacks import EMA, RetentionMonitor
+
+        have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
+        callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
+        if self.hparams["ema_decay"] is not None and EMA not in have:
+            callbacks.append(EMA(self.hparams["ema_decay"]))
+        return callbacks
+
+    def configure_optimizers(self) -> Any:
+        """Groups by layer, weight decay that spares biases and norms, schedule per optimizer step."""
+        hp, network = self.hparams, self.network
+        assert network is not None
+        groups = parameter_groups(
+            network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.undecayed()
+        )
+        optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
+        total = int(self.trainer.estimated_stepping_batches)
+        if hp["lr_schedule"] == "constant" and not hp["warmup"]:
+            return optimizer
+        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    # ---- what a variant defines ----
+
+    def anchor(self, batch: Batch, output: Output) -> Tensor | None:
+        """The anchor's term summed over items, a scalar with gradient; None for none."""
+        return None
+
+    def add_penalty(self, optimizer: Optimizer) -> None:
+        """Writes the penalty on weights: once per optimizer step, after unscaling, before clipping."""
+
+    def penalty(self) -> Tensor | None:
+        """Value of the penalty on weights, a scalar, for the log."""
+        return None
+
+    def undecayed(self) -> set[str]:
+        """Names of parameters that the optimizer's weight decay must spare because the anchor owns them."""
+        return set()
+
+    # ---- the steps ----
+
+    def forward(self, x: dict[str, Tensor]) -> Output:
+        """The network's output for prepared inputs `x`."""
+        assert self.network is not None
+        output: Output = self.network(x)
+        return output
+
+    def train(self, mode: bool = True) -> "SFTModule":
+        """Train mode, except for normalisation statistics that stand still."""
+        super().train(mode)
+        for norm in getattr(self, "_still", []):
+            norm.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
+        self.train()
+        self.move_teacher()
+
+    def on_validation_start(self) -> None:
+        self.move_teacher()
+
+    def on_test_start(self) -> None:
+        self.move_teacher()
+
+    def move_teacher(self) -> None:
+        """Puts the teacher on the student's device, in its precision."""
+        if self.teacher is not None:
+            self.teacher.to(self.device, next(iter(self.parameters())).dtype)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sums over this micro-batch's items, in units of the step's expected number of items.
+
+        Lightning divides by the number of micro-batches and DDP by the number of ranks; both are undone here, and the
+        true number of items, known at the end of the step, corrects the gradient in `on_before_optimizer_step`.
+        """
+        assert self.task is not None
+        output = self(batch["x"])
+        task = self.task.loss(output.logits, batch["y"])
+        anchor = self.anchor(batch, output)
+        total = task if anchor is None else task + anchor
+        zero = task.new_zeros(())
+        sums = torch.stack([zero + batch["count"], task.detach(), zero if anchor is None else anchor.detach()])
+        sums = sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)
+        self._sums = sums if self._sums is None else self._sums + sums
+        return total * (self.trainer.accumulate_grad_batches * self.trainer.world_size / self.expected_items)
+
+    @property
+    def expected_items(self) -> int:
+        """Items of an optimizer step as far as they are known beforehand, the same on every rank: the global batch size."""
+        return int(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
+        assert self._sums is not None
+        sums = self.all_reduce_sum(self._sums) if self.trainer.world_size > 1 else self._sums
+        count = float(sums[0])
+        if count not in (0, self.expected_items):
+            grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            torch._foreach_mul_(grads, self.expected_items / count)
+        self.add_penalty(optimizer)
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.global_step == 0:
+            self._log_step(sums, optimizer)
+        self._sums = None
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks."""
+        reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")  # type: ignore[assignment]
+        return reduced
+
+    def _log_step(self, sums: Tensor, optimizer: Optimizer) -> None:
+        count, task, anchor = (float(v) for v in sums)
+        task, anchor = task / max(count, 1), anchor / max(count, 1)
+        penalty = self.penalty()
+        if penalty is not None:
+            anchor += float(penalty)
+        self.log_dict(
+            {
+                "train/loss": task + anchor,
+                "train/loss_task": task,
+                "train/loss_anchor": anchor,
+                "train/anchor_ratio": anchor / task if task > 0 else 0.0,
+                "train/lr": optimizer.param_groups[-1]["lr"],
+                "train/items": count,
+            },
+            on_step=True,
+            on_epoch=False,
+        )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+        return self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Output:
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: Batch) -> Output:
+        assert self.task is not None
+        output: Output = self(batch["x"])
+        update_meters(self.task, self.stage_meters(stage), output.logits, batch)
+        return output
+
+    def stage_meters(self, stage: str) -> dict[str, Metric]:
+        """The metric objects of 'val' or 'test'."""
+        return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator,arg-type]
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_meters("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_meters("test")
+
+    def _log_meters(self, stage: str) -> None:
+        values = read_meters(self.stage_meters(stage))
+        self.log_dict({f"{stage}/{k}": v for k, v in values.items()}, rank_zero_only=False)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """One plain dict per item: what predictions.jsonl holds."""
+        assert self.task is not None
+        return self.task.rows(self(batch["x"]).logits)
+
+    # ---- checkpoints ----
+
+    def about(self) -> dict[str, Any]:
+        """What a checkpoint must agree on to be resumed: plain values."""
+        return {
+            "variant": type(self).__name__,
+            "anchor": {k: self.hparams[k] for k in self.anchor_settings},
+            "teacher": self.teacher.hash if self.teacher else None,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[CHECKPOINT_KEY] = self.about()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""
+        check_same(checkpoint.get(CHECKPOINT_KEY), self.about())
+
+
+def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> None:
+    """Raises UserError naming each setting in which a checkpoint differs from what was asked for."""
+    if theirs is None:
+        return
+    if theirs["variant"] != ours["variant"]:
+        raise UserError(
+            f"ckpt_path: the checkpoint is of {theirs['variant']}, asked for is {ours['variant']}; to start from its "
+            "weights instead, set network.init_args.pretrained to its run directory"
+        )
+    differ = [
+        f"{k} {v!r} (asked for: {ours['anchor'].get(k)!r})"
+        for k, v in theirs["anchor"].items()
+        if ours["anchor"].get(k) != v
+    ]
+    if differ:
+        raise UserError(f"ckpt_path: the checkpoint was trained with {', '.join(differ)}")
+    if theirs["teacher"] and ours["teacher"] and theirs["teacher"] != ours["teacher"]:
+        raise UserError(
+            f"ckpt_path: the checkpoint's teacher has hash {theirs['teacher'][:12]}, network.init_args.pretrained "
+            f"gives {ours['teacher'][:12]}: the pretrained weights have changed"
+        )
+
+
+def update_meters(task: Task, meters: dict[str, Metric], logits: Tensor, batch: Batch) -> None:
+    """Adds one batch to 'loss' (weighted by items) and to the task's metrics."""
+    n = int(batch["count"])
+    if n == 0:
+        return
+    y = batch["y"]
+    meters["loss"].update(task.loss(logits, y) / n, weight=n)
+    for name, metric in meters.items():
+        if name != "loss":
+            task.update(metric, logits, y)
+
+
+def read_meters(meters: dict[str, Metric]) -> dict[str, float]:
+    """Computes over all batches and ranks, then resets."""
+    values = {name: float(metric.compute()) for name, metric in meters.items()}
+    for metric in meters.values():
+        metric.reset()
+    return values

@@ -1,0 +1,86 @@
+"""Distillation-anchored fine-tuning: keep computing what the pretrained network computed, on the new inputs."""
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from sft_lightning.anchors import DISTANCES
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Network, Output, Spec
+from sft_lightning.tasks import Batch
+
+
+class DistillSFT(SFTModule):
+    """L = L_task + λ·mean over items of D(f_θ⁰(x), f_θ(x)), f_θ⁰ the frozen pretrained network on the same view.
+
+    Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) is `on: source_logits, distance: kl, temperature: 2,
+    anchor_weight: 1`; the loss here has Hinton's T² factor, which the LwF paper leaves out.
+    Limits: λ = 0 is PlainSFT; at step 0 with dropout off, D = 0, and so is its gradient for mse and kl.
+    Fidelity: paper-exact for kl (Hinton et al. 2015); safe default for mse and cosine.
+
+    Args:
+        network: The network, as class_path and init_args.
+        anchor_weight: λ, the weight of the anchor relative to the task's loss per item.
+        on: What is compared: the kept source head's logits, the features, or the logits where the output space is the
+            pretrained one (language models); auto takes logits for those, else source_logits where there are some,
+            else features.
+        distance: mse is ‖·‖² summed over dimensions, kl the divergence from teacher to student with the T² factor,
+            cosine 1 − cos.
+        temperature: T of kl.
+        **kwargs: How training is done; see PlainSFT.
+    """
+
+    anchor_settings = ("anchor_weight", "on", "distance", "temperature")
+    needs_pretrained = True
+
+    def __init__(
+        self,
+        network: Spec | str,
+        anchor_weight: float = 1.0,
+        on: Literal["auto", "source_logits", "features", "logits"] = "auto",
+        distance: Literal["mse", "kl", "cosine"] = "mse",
+        temperature: float = 2.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        self.save_hyperparameters()
+        if anchor_weight < 0:
+            raise UserError(f"anchor_weight must not be negative, got {anchor_weight}")
+        if temperature <= 0:
+            raise UserError(f"temperature must be above 0, got {temperature}")
+        if distance not in DISTANCES:
+            raise UserError(f"distance: '{distance}' is none of {', '.join(DISTANCES)}")
+        self.on: str = on
+
+    def check_network(self, network: Network) -> None:
+        """Finds out what can be compared."""
+        if self.on == "auto":
+            self.on = "logits" if network.shares_outputs else "source_logits" if network.source_head else "features"
+        if self.on == "source_logits" and network.source_head is None:
+            raise UserError(
+                "on: source_logits needs a pretrained output layer, and the pretrained weights have none or "
+                "keep_source_head is off: use on: features"
+            )
+        if self.on == "logits" and not network.shares_outputs:
+            raise UserError(
+                "on: logits needs the pretrained output space; this network's head is new: use source_logits or features"
+            )
+        if self.on == "features" and self.hparams["distance"] == "kl":
+            raise UserError("distance: kl compares probabilities, and features are none: use mse or cosine")
+
+    def distance(self, student: Output, teacher: Output) -> Tensor:
+        """D per item: `[N]`."""
+        mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
+        kind = self.hparams["distance"]
+        if kind == "kl":
+            return DISTANCES[kind](mine, theirs, self.hparams["temperature"])
+        return DISTANCES[kind](mine, theirs)
+
+    def anchor(self, batch: Batch, output: Output) -> Tensor | None:
+        """λ·Σ D over the micro-batch's items."""
+        if self.hparams["anchor_weight"] == 0.0:
+            return None
+        assert self.teacher is not None
+        weighted: Tensor = self.hparams["anchor_weight"] * self.distance(output, self.teacher(batch["x"])).sum()
+        return weighted

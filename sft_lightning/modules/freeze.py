@@ -1,0 +1,68 @@
+"""Which parameters do not move, and which normalisation statistics stand still."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import Network
+
+Freeze = str | list[str] | dict[str, Any] | None
+"""'all-but-head', a list of regular expressions on parameter names, or {'bottom_layers': n}."""
+
+
+def frozen_names(network: Network, freeze: Freeze) -> list[str]:
+    """Full names of the parameters that `freeze` stops. Regular expressions are searched, not anchored."""
+    if freeze is None:
+        return []
+    if isinstance(freeze, Mapping):
+        if set(freeze) != {"bottom_layers"}:
+            raise UserError(f"freeze: the only key is bottom_layers, got {', '.join(map(str, freeze)) or 'none'}")
+        freeze = freeze["bottom_layers"]
+        if isinstance(freeze, int) and not isinstance(freeze, bool):
+            layers = network.layers()
+            if not 0 <= freeze <= len(layers):
+                raise UserError(f"freeze: bottom_layers {freeze}, but the network has {len(layers)} layers")
+            return [n for _, names in layers[:freeze] for n in names]
+    if freeze == "all-but-head":
+        return list(network.encoder_parameters())
+    if isinstance(freeze, str):
+        raise UserError(
+            f"freeze: '{freeze}' is not known; use all-but-head, bottom_layers, or a list of regular expressions"
+        )
+    if not isinstance(freeze, (list, tuple)):
+        raise UserError(
+            f"freeze: {freeze!r} is not known; use all-but-head, bottom_layers, or a list of regular expressions"
+        )
+    names = [n for n, _ in network.named_parameters() if not n.startswith("source_head.")]
+    chosen: list[str] = []
+    for pattern in freeze:
+        try:
+            found = [n for n in names if re.search(str(pattern), n)]
+        except re.error as error:
+            raise UserError(f"freeze: '{pattern}' is not a regular expression: {error}") from None
+        if not found:
+            raise UserError(f"freeze: '{pattern}' matches no parameter (the first is {names[0]}, the last {names[-1]})")
+        chosen += found
+    return list(dict.fromkeys(chosen))
+
+
+def apply_freeze(network: Network, freeze: Freeze) -> list[str]:
+    """Stops gradients of what `freeze` names; returns the names."""
+    names = set(frozen_names(network, freeze))
+    for name, parameter in network.named_parameters():
+        if name in names:
+            parameter.requires_grad_(False)
+    if not any(p.requires_grad for n, p in network.named_parameters()):
+        raise UserError("freeze: nothing is left to train")
+    return sorted(names)
+
+
+def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
+    """BatchNorm layers whose running statistics must not move: all, or those whose own weights are frozen."""
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if all_of_them:
+        return list(norms)
+    return [m for m in norms if (ps := list(m.parameters(recurse=False))) and not any(p.requires_grad for p in ps)]

@@ -1,0 +1,122 @@
+"""L2-SP: an L2 penalty towards the starting point instead of towards zero."""
+
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Network, Spec
+
+
+class L2SPSFT(SFTModule):
+    """L = L_task + (α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖² (Li, Grandvalet, Davoine 2018, eq. 2).
+
+    w_S: what the pretrained network has too; w_new: the new head. `how: loss` is the paper: the penalty's gradient is
+    written once per optimizer step, after unscaling, before clipping. `how: decoupled` pulls by
+    w ← w − lr·λ·(w − w⁰) before the optimizer's step, as AdamW decays, so that Adam does not rescale the pull; there the
+    new head has the optimizer's weight decay. The two strengths are different quantities: λ bounds the drift per weight
+    under Adam near 1/λ, so useful values differ by orders from α.
+    Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
+    anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
+    Fidelity: paper-exact with `penalise: weights, how: loss`; `all` is the released code's mode 101; decoupled is ours.
+
+    Args:
+        network: The network, as class_path and init_args.
+        alpha: α, strength of the pull of pretrained weights to where they started, with how=loss; default 0.1, the
+            released script's.
+        beta: β, strength of the pull of new weights to zero, with how=loss; default 0.01, the released script's.
+        decoupled_weight: λ, with how=decoupled: share of the drift taken back per step and unit of learning rate;
+            default 10.
+        penalise: weights spares biases and norms, as the paper; all takes every parameter.
+        how: loss adds the penalty's gradient; decoupled pulls beside the optimizer.
+        **kwargs: How training is done; see PlainSFT.
+    """
+
+    anchor_settings = ("alpha", "beta", "decoupled_weight", "penalise", "how")
+    needs_pretrained = True
+
+    def __init__(
+        self,
+        network: Spec | str,
+        alpha: float | None = None,
+        beta: float | None = None,
+        decoupled_weight: float | None = None,
+        penalise: Literal["weights", "all"] = "weights",
+        how: Literal["loss", "decoupled"] = "loss",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        self.save_hyperparameters()
+        if how == "loss" and decoupled_weight is not None:
+            raise UserError("decoupled_weight is for how: decoupled; with how: loss set alpha and beta")
+        if how == "decoupled" and (alpha is not None or beta is not None):
+            raise UserError("alpha and beta are for how: loss; with how: decoupled set decoupled_weight")
+        self.alpha = 0.0 if how == "decoupled" else 0.1 if alpha is None else alpha
+        self.beta = 0.0 if how == "decoupled" else 0.01 if beta is None else beta
+        self.pull = 0.0 if how == "loss" else 10.0 if decoupled_weight is None else decoupled_weight
+        for name in ("alpha", "beta", "pull"):
+            if getattr(self, name) < 0:
+                raise UserError(f"{name if name != 'pull' else 'decoupled_weight'} must not be negative")
+
+    def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        assert self.network is not None
+        spared = self.network.vectors() if self.hparams["penalise"] == "weights" else set()
+        return {n: p for n, p in parameters.items() if p.requires_grad and n not in spared}
+
+    def anchored(self) -> dict[str, nn.Parameter]:
+        """w_S as penalised, by name: trainable ones alone, since frozen ones cannot drift."""
+        assert self.network is not None
+        return self._chosen(self.network.shared_parameters())
+
+    def new(self) -> dict[str, nn.Parameter]:
+        """w_new as penalised, by name."""
+        assert self.network is not None
+        return self._chosen(self.network.new_parameters())
+
+    def undecayed(self) -> set[str]:
+        """What has a penalty here needs no weight decay there."""
+        anchored = set(self.anchored()) if self.alpha or self.pull else set()
+        return anchored | (set(self.new()) if self.beta else set())
+
+    def add_penalty(self, optimizer: Optimizer) -> None:
+        """α·(w − w⁰) and β·w_new into the gradients; or the decoupled pull on the weights."""
+        assert self.teacher is not None
+        if self.alpha:
+            anchored = self.anchored()
+            add_l2sp_gradient(list(anchored.values()), self.teacher.starts(list(anchored)), self.alpha)
+        if self.beta:
+            add_l2sp_gradient(list(self.new().values()), None, self.beta)
+        if self.pull and not self._pulls_in_step:
+            self._pull(optimizer)
+
+    def _pull(self, optimizer: Optimizer) -> None:
+        assert self.teacher is not None
+        anchored = self.anchored()
+        for group in optimizer.param_groups:
+            names = [n for n in group["names"] if n in anchored]
+            pull_towards([anchored[n] for n in names], self.teacher.starts(names), group["lr"] * self.pull)
+
+    _pulls_in_step = False
+
+    def on_train_start(self) -> None:
+        """With a gradient scaler, the pull waits for the optimizer's step, which the scaler may skip."""
+        if self.pull and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            self._pulls_in_step = True
+            for optimizer in self.trainer.optimizers:
+                optimizer.register_step_pre_hook(lambda o, *_: self._pull(o))
+
+    def penalty(self) -> Tensor | None:
+        """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; decoupled, (λ/2)‖w_S − w_S⁰‖², which it descends apart from the loss."""
+        assert self.teacher is not None
+        anchored, new = self.anchored(), self.new()
+        start = self.teacher.starts(list(anchored))
+        value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.pull)
+        return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
+
+    def check_network(self, network: Network) -> None:
+        """There must be something to anchor."""
+        if not network.shared_parameters():
+            raise UserError("L2SPSFT: the network shares no parameter with the pretrained one")

@@ -1,0 +1,106 @@
+"""Parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
+
+import math
+from collections.abc import Callable
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.base import Network
+
+
+def parameter_groups(
+    network: Network,
+    lr: float,
+    weight_decay: float,
+    head_lr_factor: float,
+    layer_decay: float,
+    undecayed: set[str],
+) -> list[dict[str, Any]]:
+    """Trainable parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
+
+    The head learns at lr·head_lr_factor; the encoder's top layer at lr, each layer below at `layer_decay` times the
+    one above. Biases, norms and `undecayed` get no weight decay.
+    """
+    layers = network.layers()
+    depth = {n: len(layers) - 1 - i for i, (_, names) in enumerate(layers) for n in names}
+    spared = network.vectors() | undecayed
+    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate = lr * layer_decay ** depth[name] if name in depth else lr * head_lr_factor
+        decay = 0.0 if name in spared else weight_decay
+        group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
+        group["params"].append(parameter)
+        group["names"].append(name)
+    return list(groups.values())
+
+
+def optimizer_class(name: str) -> type[Optimizer]:
+    """`AdamW`, `SGD`, … from torch.optim, or a dotted path."""
+    module, _, cls = name.rpartition(".")
+    try:
+        found = getattr(import_module(module) if module else torch.optim, cls)
+    except (ImportError, AttributeError):
+        known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
+        raise UserError(f"optimizer: no '{name}' in torch.optim{nearest(name, known)}") from None
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        raise UserError(f"optimizer: '{name}' is not an optimizer")
+    return found
+
+
+def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:
+    """Builds the optimizer with exactly these arguments: lr and weight_decay stand in the groups, the rest in
+    `arguments`; nothing is inherited from another optimizer's defaults.
+    """
+    cls, arguments = optimizer_class(name), dict(arguments or {})
+    known = list(signature(cls).parameters)
+    for reserved in ("lr", "weight_decay", "params"):
+        if reserved in arguments:
+            raise UserError(f"optimizer_args: '{reserved}' has its own setting beside optimizer_args")
+    for argument in arguments:
+        if argument not in known:
+            raise UserError(f"optimizer_args: {cls.__name__} has no '{argument}'{nearest(argument, known)}")
+    if "weight_decay" not in known:
+        if any(g["weight_decay"] for g in groups):
+            raise UserError(f"optimizer {cls.__name__} has no weight decay: set weight_decay 0")
+        groups = [{k: v for k, v in g.items() if k != "weight_decay"} for g in groups]
+    names = [g["names"] for g in groups]
+    optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
+    for group, n in zip(optimizer.param_groups, names, strict=True):
+        group["names"] = n
+    return optimizer
+
+
+def warmup_steps(warmup: float, total_steps: int) -> int:
+    """`warmup` below 1 is a share of all optimizer steps, from 1 on a number of steps."""
+    if warmup < 0:
+        raise UserError(f"warmup must not be negative, got {warmup}")
+    return round(warmup * total_steps) if warmup < 1 else int(warmup)
+
+
+def schedule(kind: str, warmup: int, total: int) -> Callable[[int], float]:
+    """Factor on the learning rate at optimizer step 0, 1, …: linear warm-up from 1/(warmup+1), then `kind` to 0 at
+    `total`; 'constant' stays at 1.
+    """
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / (warmup + 1)
+        if kind == "constant":
+            return 1.0
+        done = min(1.0, (step - warmup) / max(1, total - warmup))
+        return 1.0 - done if kind == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
+
+    return factor
+
+
+def make_scheduler(optimizer: Optimizer, kind: str, warmup: float, total_steps: int) -> LambdaLR:
+    """The schedule as a torch scheduler, to be stepped once per optimizer step."""
+    return LambdaLR(optimizer, schedule(kind, warmup_steps(warmup, total_steps), total_steps))

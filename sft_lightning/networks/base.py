@@ -1,0 +1,272 @@
+"""The one interface every network has: encoder, head, kept source head, and one pass through them."""
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sft_lightning.errors import UserError, nearest
+from sft_lightning.tasks.base import TaskInfo
+
+NORMS = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.RMSNorm,
+    nn.LocalResponseNorm,
+)
+
+
+class Output(NamedTuple):
+    """What one encoder pass yields. N items, C outputs, D features, S source outputs."""
+
+    logits: Tensor
+    """`[N, C]`"""
+    features: Tensor
+    """`[N, D]`, what the heads see"""
+    source_logits: Tensor | None = None
+    """`[N, S]` from the kept source head, or None where there is none"""
+
+
+@dataclass
+class InputSpec:
+    """What a network wants to be fed; the data module prepares samples accordingly. Unset fields are the data's choice."""
+
+    kind: str
+    """'image', 'text' or 'tokens' (text for language modelling)"""
+    size: tuple[int, int] | None = None
+    """height, width in pixels"""
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """per channel, of pixels in [0, 1]"""
+    tokenizer: Any = None
+    """callable as transformers tokenizers are"""
+    max_length: int | None = None
+    """tokens"""
+
+
+@dataclass
+class LoadReport:
+    """What came from `pretrained`. Names are those of the file."""
+
+    source: str = ""
+    loaded: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
+        for what in ("missing", "unexpected"):
+            names = getattr(self, what)
+            if names:
+                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
+        return said
+
+
+class Network(nn.Module):
+    """f = head ∘ encoder, with the pretrained output layer kept beside the new one.
+
+    A sub-class builds `self.encoder` (inputs → features), `self.head` (features → logits) and, where the pretrained
+    weights have one and `keep_source_head` is set, `self.source_head` with `self.source_labels`. Its constructor takes
+    `task` first (given by us), then plain values: those are the YAML keys.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    """Names of the tasks the network can be used for."""
+    shares_outputs: ClassVar[bool] = False
+    """True where logits live in the pretrained output space, as in language models: the head is not replaced."""
+
+    encoder: nn.Module
+    head: nn.Module
+    source_head: nn.Module | None
+
+    def __init__(self, task: TaskInfo) -> None:
+        super().__init__()
+        if task.name not in self.tasks:
+            raise UserError(
+                f"network {type(self).__name__} is for {' and '.join(self.tasks)}, the data's task is {task.name}: "
+                "choose another network or other data"
+            )
+        self.task = task
+        self.source_head = None
+        self.pretrained: str | None = None
+        self.source_labels: list[str] = []
+        self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
+        self.fresh: set[str] = set()  # encoder parameters that `pretrained` did not fill, by name below `encoder.`
+        self.report = LoadReport()
+
+    @property
+    @abstractmethod
+    def input_spec(self) -> InputSpec:
+        """How samples must be prepared."""
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        """Features of `x`: `[B, D]`, or `[B, T, D]` for language models."""
+        features: Tensor = self.encoder(x["image"])
+        return features
+
+    def forward(self, x: dict[str, Tensor]) -> Output:
+        """One encoder pass; rows are the items `x['select']` names, or all."""
+        features = self.encode(x)
+        if "select" in x:
+            features = features[x["select"]]
+        source = self.source_head(features) if self.source_head is not None else None
+        return Output(self.head(features), features, source)
+
+    # ---- parameters told apart ----
+
+    def encoder_parameters(self) -> dict[str, nn.Parameter]:
+        """All of the encoder's, by full name."""
+        return {f"encoder.{n}": p for n, p in self.encoder.named_parameters()}
+
+    def shared_parameters(self) -> dict[str, nn.Parameter]:
+        """w_S: what the pretrained network has too, by full name (source head apart). Empty when from scratch."""
+        if self.pretrained is None:
+            return {}
+        shared = {n: p for n, p in self.encoder_parameters().items() if n[len("encoder.") :] not in self.fresh}
+        if self.shares_outputs:
+            seen = {id(p) for p in shared.values()}
+            shared |= {f"head.{n}": p for n, p in self.head.named_parameters() if id(p) not in seen}
+        return shared
+
+    def new_parameters(self) -> dict[str, nn.Parameter]:
+        """w_new: the replaced head, and what else `pretrained` did not fill, by full name."""
+        shared, source = self.shared_parameters(), "source_head."
+        return {n: p for n, p in self.named_parameters() if n not in shared and not n.startswith(source)}
+
+    def vectors(self) -> set[str]:
+        """Names of biases, norms' parameters and other tensors of fewer than two dimensions."""
+        names = {n for n, p in self.named_parameters() if p.ndim < 2}
+        for prefix, module in self.named_modules():
+            if isinstance(module, NORMS) or "norm" in type(module).__name__.lower():
+                names |= {f"{prefix}.{n}" for n, _ in module.named_parameters(recurse=False)}
+        return names
+
+    def layers(self) -> list[tuple[str, list[str]]]:
+        """The encoder bottom to top: (layer, full names of its parameters)."""
+        return group_layers([f"encoder.{n}" for n, _ in self.encoder.named_parameters()])
+
+    # ---- keeping and passing on ----
+
+    def keep_source_head(self, head: nn.Module, labels: list[str]) -> None:
+        """Keeps the pretrained output layer, frozen and in evaluation mode."""
+        self.source_head = head.requires_grad_(False).eval()
+        self.source_labels = labels
+
+    def train(self, mode: bool = True) -> "Network":
+        super().train(mode)
+        if self.source_head is not None:
+            self.source_head.eval()
+        return self
+
+    def export_config(self) -> dict[str, Any]:
+        """Constructor arguments that rebuild this network without its `pretrained`, as plain values."""
+        return {}
+
+    def save_pretrained(self, folder: str) -> None:
+        """Writes `config.json` and `model.safetensors`: encoder and new head, no source head, no teacher."""
+        from sft_lightning.networks.weights import save_folder
+
+        save_folder(self, folder)
+
+
+def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:
+    """Groups parameter names into layers, in the order given: one for each numbered block, what stands below, between
+    and above them apart.
+    """
+    layers: list[tuple[str, list[str]]] = []
+    for name in names:
+        parts = name.split(".")
+        at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
+        key = ".".join(parts[: at + 1]) if at is not None else ""
+        if (key and layers and layers[-1][0] == key) or (not key and layers and not layers[-1][0].split(".")[-1].isdigit()):
+            layers[-1][1].append(name)
+        else:
+            layers.append((key or ".".join(parts[:-1]), [name]))
+    return layers
+
+
+# ---- specifications: networks as plain values ----
+
+Spec = dict[str, Any]
+"""`{'class_path': name, 'init_args': {...}}`, as in YAML."""
+
+
+def spec(network: type[Network] | str, **init_args: Any) -> Spec:
+    """A network as plain values, for `network=` of a module: `spec(MLP, pretrained='builtin:digits-0-4')`."""
+    path = network if isinstance(network, str) else f"{network.__module__}.{network.__qualname__}"
+    return {"class_path": path, "init_args": init_args}
+
+
+def network_class(path: str) -> type[Network]:
+    """The class a short or dotted name stands for."""
+    import sft_lightning.networks as ours
+
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(import_module(module) if module else ours, name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"network: no class '{path}' ({error}){nearest(name, ours.__all__)}") from None
+    if not (isinstance(found, type) and issubclass(found, Network)):
+        raise UserError(f"network: '{path}' is not a Network")
+    return found
+
+
+def build_network(network: Spec | str, task: TaskInfo) -> Network:
+    """Builds what a specification describes for a task."""
+    if isinstance(network, str):
+        network = spec(network)
+    if not isinstance(network, Mapping) or "class_path" not in network:
+        raise UserError("network: give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
+    cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
+    try:
+        return cls(task, **args)
+    except TypeError as error:
+        from inspect import signature
+
+        known = list(signature(cls).parameters)[1:]
+        for name in args:
+            if name not in known:
+                raise UserError(f"network {cls.__name__} has no argument '{name}'{nearest(name, known)}") from error
+        raise
+
+
+def set_dropout(module: nn.Module, probability: float | None) -> None:
+    """Sets every dropout layer's probability; None leaves them as they are."""
+    if probability is None:
+        return
+    if not 0.0 <= probability < 1.0:
+        raise UserError(f"dropout must be in [0, 1), got {probability}")
+    for m in module.modules():
+        if isinstance(m, nn.modules.dropout._DropoutNd):
+            m.p = probability
+        for name in ("dropout_prob", "attention_dropout", "dropout_rate"):
+            if isinstance(getattr(m, name, None), float):
+                setattr(m, name, probability)
+
+
+def fresh_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
+    """A new head: weights N(0, 0.02²), bias 0, as is usual for transformers; small logits at the start."""
+    linear = nn.Linear(in_features, out_features, bias=bias)
+    nn.init.normal_(linear.weight, std=0.02)
+    if bias:
+        nn.init.zeros_(linear.bias)
+    return linear
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and values: the identity of a teacher."""
+    from hashlib import sha256
+
+    digest = sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()

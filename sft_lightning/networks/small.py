@@ -1,0 +1,146 @@
+"""The small nets of the field's tutorials, and what they share: an encoder of our own and one linear head."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.networks.weights import fill, read_state_dict, resolve
+from sft_lightning.tasks.base import TaskInfo
+
+
+class SmallNetwork(Network):
+    """Takes over `pretrained`: a state dict with our names (`encoder.…`, `head.…`) in a folder or a file."""
+
+    def start_from(self, pretrained: str | None, keep: bool, encoder: nn.Module, features: int) -> None:
+        """Sets encoder and heads; fills them from `pretrained`, whose head becomes the source head if `keep`."""
+        self.encoder, self.head = encoder, nn.Linear(features, self.task.num_outputs)
+        if pretrained is None:
+            return
+        source = resolve(pretrained)
+        if source.hub:
+            raise UserError(f"pretrained: {pretrained}: no such folder or file ({type(self).__name__} is on no hub)")
+        theirs = source.ours.get("network", "").rpartition(".")[2]
+        if theirs and theirs != type(self).__name__:
+            raise UserError(
+                f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(self).__name__}"
+            )
+        path = source.file or (source.folder / "model.safetensors" if source.folder else None)
+        assert path is not None
+        if not path.is_file():
+            raise UserError(f"pretrained: {path} does not exist")
+        state = read_state_dict(path)
+        self.pretrained, self.report.source = pretrained, str(path)
+        self.input_config = dict(source.ours.get("input") or {})
+        fresh = fill(self, state, self.report, head="head.")
+        self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
+        if keep and "head.weight" in state:
+            outputs, inputs = state["head.weight"].shape
+            old = nn.Linear(inputs, outputs)
+            old.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
+            self.keep_source_head(old, list(source.ours.get("task", {}).get("labels", [])))
+        self.head.reset_parameters()  # type: ignore[operator]
+        self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
+
+    def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
+        """What the net wants to see: the normalisation it was pretrained with, where there is one."""
+        config = self.input_config
+        size = size or (tuple(config["size"]) if config.get("size") else None)  # type: ignore[assignment]
+        mean, std = (tuple(config[k]) if config.get(k) else None for k in ("mean", "std"))
+        return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
+
+
+class MLP(SmallNetwork):
+    """A multilayer perceptron with ReLU on flattened images or feature vectors; 784-256-C by default.
+
+    Args:
+        task: What is predicted; given by the module.
+        in_features: Number of input values (height × width × channels).
+        hidden: Units of each hidden layer, bottom to top.
+        dropout: Probability of dropping a hidden unit.
+        pretrained: Where weights come from: a run directory, an export folder, a state dict file, `builtin:NAME`;
+            null for random ones.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        in_features: int = 784,
+        hidden: Sequence[int] = (256,),
+        dropout: float = 0.0,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        self.in_features, self.hidden = in_features, list(hidden)
+        if not self.hidden:
+            raise UserError("MLP: hidden needs at least one layer")
+        layers: list[nn.Module] = [nn.Flatten()]
+        for before, after in zip([in_features, *self.hidden], self.hidden, strict=False):
+            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+        encoder = nn.Sequential(*layers)
+        set_dropout(encoder, dropout)
+        self.start_from(pretrained, keep_source_head, encoder, self.hidden[-1])
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return self.image_spec()
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        image = x["image"]
+        if image[0].numel() != self.in_features:
+            shape = "×".join(str(n) for n in image.shape[1:])
+            raise UserError(
+                f"network MLP takes in_features {self.in_features}, the data's images have {image[0].numel()} values "
+                f"({shape}): set network.init_args.in_features {image[0].numel()}"
+            )
+        features: Tensor = self.encoder(image)
+        return features
+
+    def export_config(self) -> dict[str, object]:
+        return {"in_features": self.in_features, "hidden": self.hidden}
+
+
+class LeNet(SmallNetwork):
+    """The LeNet-like convolutional net of the CIFAR tutorials: conv 6@5, pool, conv 16@5, pool, 120, 84, C.
+
+    Args:
+        task: What is predicted; given by the module.
+        channels: Channels of the images: 3 for colour, 1 for grey.
+        image_size: Height and width of the images, in pixels.
+        dropout: Probability of dropping a unit of the two fully connected layers.
+        pretrained: Where weights come from: a run directory, an export folder, a state dict file; null for random ones.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        channels: int = 3,
+        image_size: int = 32,
+        dropout: float = 0.0,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        self.channels, self.image_size = channels, image_size
+        side = ((image_size - 4) // 2 - 4) // 2
+        if side < 1:
+            raise UserError(f"LeNet: image_size {image_size} is too small, at least 16 pixels are needed")
+        encoder = nn.Sequential(
+            *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
+            *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
+            *(nn.Linear(16 * side * side, 120), nn.ReLU(), nn.Dropout(dropout)),
+            *(nn.Linear(120, 84), nn.ReLU(), nn.Dropout(dropout)),
+        )
+        set_dropout(encoder, dropout)
+        self.start_from(pretrained, keep_source_head, encoder, 84)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return self.image_spec((self.image_size, self.image_size), self.channels)
+
+    def export_config(self) -> dict[str, object]:
+        return {"channels": self.channels, "image_size": self.image_size}

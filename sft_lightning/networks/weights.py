@@ -1,0 +1,162 @@
+"""Where pretrained weights come from, read without running anyone's code; and our own export folder.
+
+`pretrained` may be `builtin:NAME` (ships with the package), a run directory, a folder with `config.json`, a
+`.safetensors` file, a `.pth`/`.pt`/`.bin` state dict (tensors alone: pickled code is refused), or else a hub's name.
+"""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sft_lightning.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from sft_lightning.networks.base import LoadReport, Network
+
+BUILTIN = Path(__file__).parent.parent / "assets"
+FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+OURS = "sft_lightning"
+
+
+@dataclass
+class Source:
+    """Resolved `pretrained`: a folder, a state dict file, or a hub's name; exactly one is set."""
+
+    name: str
+    folder: Path | None = None
+    file: Path | None = None
+    hub: str | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> dict[str, Any]:
+        """What our own export wrote: network, init_args, task; empty for others' folders."""
+        return dict(self.config.get(OURS) or {})
+
+
+def resolve(pretrained: str) -> Source:
+    """Finds what `pretrained` names."""
+    if pretrained.startswith("builtin:"):
+        folder = BUILTIN / pretrained.removeprefix("builtin:")
+        names = [f"builtin:{p.parent.name}" for p in sorted(BUILTIN.glob("*/config.json"))]
+        if not (folder / "config.json").is_file():
+            raise UserError(
+                f"pretrained: no '{pretrained}' in the package{nearest(pretrained, names)}; there are {', '.join(names)}"
+            )
+        return Source(pretrained, folder=folder, config=_config(folder))
+    path = Path(pretrained).expanduser()
+    if path.is_dir():
+        run = path / "run.json"
+        folder = path / "model" if run.is_file() else path
+        if not (folder / "config.json").is_file():
+            hint = "the run has no exported model: has it finished?" if run.is_file() else "no config.json in it"
+            raise UserError(f"pretrained: {path}: {hint}")
+        return Source(pretrained, folder=folder, config=_config(folder))
+    if path.is_file():
+        if path.suffix == ".gguf":
+            return Source(pretrained, folder=path.parent, file=path)
+        if path.suffix not in FILES:
+            raise UserError(f"pretrained: {path} is neither a folder nor one of {', '.join(FILES)}")
+        return Source(pretrained, file=path)
+    if path.suffix in (*FILES, ".gguf") or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
+        raise UserError(f"pretrained: {pretrained} does not exist")
+    return Source(pretrained, hub=pretrained)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / "config.json").read_text()))
+    except (ValueError, OSError) as error:
+        raise UserError(f"pretrained: {folder}/config.json cannot be read: {error}") from None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name. Pickled code is refused, never run."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
+            raise UserError(
+                f"pretrained: {path} holds pickled code or objects besides tensors, and was not run; "
+                "save its state_dict as .safetensors"
+            ) from None
+        raise UserError(f"pretrained: {path} is damaged or truncated: {error}") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+        raise UserError(f"pretrained: {path} is damaged or truncated: {str(error).splitlines()[0]}") from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+            break
+    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise UserError(f"pretrained: {path} is not a state dict (names to tensors)")
+    return dict(state)
+
+
+def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
+    """Renames a state dict whose tensors stand in the model's order under other names; every shape is checked."""
+    own = model.state_dict()
+    if len(own) != len(state):
+        raise UserError(f"pretrained: {source} has {len(state)} tensors, the network {len(own)}: cannot match by order")
+    renamed = {}
+    for (name, mine), (other, theirs) in zip(own.items(), state.items(), strict=True):
+        if mine.shape != theirs.shape:
+            raise UserError(
+                f"pretrained: matched by order, {source}'s {other} {list(theirs.shape)} meets {name} {list(mine.shape)}"
+            )
+        renamed[name] = theirs
+    return renamed
+
+
+def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "") -> set[str]:
+    """Loads `state` into `model`, and returns the names of the parameters it did not fill.
+
+    A tensor below `head` whose shape differs is left out; elsewhere that is an error, and so is a file that fills less
+    than half of the model. What is missing and unexpected goes into the report.
+    """
+    own = model.state_dict()
+    wrong = [n for n, v in state.items() if n in own and own[n].shape != v.shape and not (head and n.startswith(head))]
+    if wrong:
+        n = wrong[0]
+        raise UserError(
+            f"pretrained: {report.source}: {len(wrong)} tensors have another shape than the network's, first "
+            f"{n} {list(state[n].shape)} where {list(own[n].shape)} is needed: the architectures differ"
+        )
+    usable = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
+    body = [n for n in own if not (head and n.startswith(head))]
+    if sum(n in usable for n in body) * 2 < len(body):
+        raise UserError(
+            f"pretrained: {report.source} fills {sum(n in usable for n in body)} of the network's {len(body)} tensors "
+            f"(it has {', '.join(list(state)[:3])}; wanted {', '.join(body[:3])}): the architectures differ"
+        )
+    model.load_state_dict(usable, strict=False)
+    report.loaded = len(usable)
+    report.missing = [n for n in own if n not in usable]
+    report.unexpected = [n for n in state if n not in own]
+    return {n for n, _ in model.named_parameters() if n not in usable}
+
+
+def save_folder(network: "Network", folder: str) -> None:
+    """Our own export: `config.json` (network, arguments, task) and `model.safetensors` (encoder and head)."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    cls = type(network)
+    about = {
+        "network": f"{cls.__module__}.{cls.__qualname__}",
+        "init_args": network.export_config(),
+        "task": network.task.to_dict(),
+        "input": network.input_config,
+    }
+    state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
+    state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
+    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")

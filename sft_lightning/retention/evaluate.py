@@ -1,0 +1,44 @@
+"""Metrics of a network on a loader, outside Lightning's own loops."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from sft_lightning.modules.base import read_meters, update_meters
+from sft_lightning.tasks import Batch, Task
+
+
+@torch.no_grad()
+def evaluate(
+    trainer: Trainer,
+    module: LightningModule,
+    loader: Iterable[Batch],
+    finish: Callable[[Batch], Batch],
+    task: Task,
+    score: Callable[[dict[str, Tensor]], Tensor],
+) -> dict[str, float]:
+    """The task's metrics and 'loss' of `score(x) -> logits[N, C]` over all batches and ranks, in the trainer's precision.
+
+    The module's mode is left as it was found.
+    """
+    meters: dict[str, Any] = {"loss": None, **task.make_metrics()}
+    from torchmetrics import MeanMetric
+
+    meters["loss"] = MeanMetric()
+    for meter in meters.values():
+        meter.to(module.device)
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        for raw in loader:
+            batch = finish(trainer.strategy.batch_to_device(raw, module.device))
+            batch = trainer.precision_plugin.convert_input(batch)
+            with trainer.precision_plugin.forward_context():
+                update_meters(task, meters, score(batch["x"]), batch)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return read_meters(meters)

@@ -1,0 +1,43 @@
+"""The next token: cross-entropy in nats over supervised tokens, each token one item."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.text import Perplexity
+
+from sft_lightning.tasks.base import Task
+
+
+class CausalLM(Task):
+    """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
+
+    name = "causal_lm"
+    metric_makers = {
+        "perplexity": (lambda _: Perplexity(), "min"),
+        "token_accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
+    }
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["perplexity", "token_accuracy"]
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        return F.cross_entropy(logits.float(), y, reduction="sum")
+
+    def predict(self, logits: Tensor) -> Tensor:
+        return logits.argmax(-1)
+
+    def update(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
+        if isinstance(metric, Perplexity):
+            metric.update(logits.float()[None], y[None])
+        else:
+            super().update(metric, logits, y)
+
+    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        probability, token = logits.float().softmax(-1).max(-1)
+        return [
+            {"token": t, "probability": round(p, 6)} for t, p in zip(token.tolist(), probability.tolist(), strict=True)
+        ]
