@@ -1,6 +1,23 @@
 """What changes how a run trains, or watches it, without changing what it minimises."""
 
+from sft_lightning.callbacks.checkpoints import Checkpoints
+from sft_lightning.callbacks.console import Bar, Console
 from sft_lightning.callbacks.ema import EMA
+from sft_lightning.callbacks.panels import Panels
+from sft_lightning.callbacks.predictions import WritePredictions
+from sft_lightning.callbacks.recorder import RunRecorder
 from sft_lightning.callbacks.retention import RetentionMonitor
+from sft_lightning.callbacks.stop import GracefulStop, Interrupted
 
-__all__ = ["EMA", "RetentionMonitor"]
+__all__ = [
+    "EMA",
+    "Bar",
+    "Checkpoints",
+    "Console",
+    "GracefulStop",
+    "Interrupted",
+    "Panels",
+    "RetentionMonitor",
+    "RunRecorder",
+    "WritePredictions",
+]

@@ -36,8 +36,16 @@ class RetentionMonitor(Callback):
         self._meter: DriftMeter | None = None
         self._rows_left = 0
         self._cache: dict[int, Output] = {}
-        self._cache_room = 256 << 20
+        self._forget_answers()
         self._test_before: dict[str, float] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What the teacher said is kept for one fit or test: the next may be on other data."""
+        self._forget_answers()
+
+    def _forget_answers(self) -> None:
+        self._cache.clear()
+        self._cache_room = 256 << 20
 
     # ---- the source task's data ----
 
@@ -138,7 +146,6 @@ class RetentionMonitor(Callback):
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
-        self._cache.clear()
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
         assert isinstance(module, SFTModule)
@@ -195,7 +202,7 @@ class RetentionMonitor(Callback):
                 before = self._test_before
             now = self._source_metrics(trainer, module, split, of_teacher=False)
             values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
-        module.log_dict(values, rank_zero_only=False)
+        module.log_dict(values)
         self._meter = None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,0 +1,63 @@
+"""The entry point. Help and version answer at once; everything heavy is imported when a command needs it."""
+
+import sys
+from pathlib import Path
+
+from sft_lightning import __version__
+from sft_lightning.errors import UserError, nearest
+
+COMMANDS = {
+    "fit": "Fine-tune a network on data with a variant; target and retention are measured side by side.",
+    "validate": "Measure a run's (or a checkpoint's) metrics on the validation split.",
+    "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
+    "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
+}
+HELP = Path(__file__).parent / "assets" / "help"
+
+
+def overview() -> str:
+    """What `--help` prints."""
+    lines = ["usage: sft-lightning COMMAND --config FILE [--key value ...]", "", "commands:"]
+    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "options:",
+        "  -h, --help     this text; COMMAND --help for a command's options",
+        "  --version      the version",
+        "",
+        "Every key of a config is a flag: --model.init_args.lr 1e-4. Start with experiments/digits/distill.yaml.",
+    ]
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code.
+
+    0 done; 1 a bug (with its traceback); 2 the user's input (one line on stderr); 130 after Ctrl-C, 143 after SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"sft-lightning {__version__}")
+        return 0
+    command = arguments[0]
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+        if arguments[1:] in (["--help"], ["-h"]) and (HELP / f"{command}.txt").is_file():
+            print((HELP / f"{command}.txt").read_text(), end="")
+            return 0
+        from sft_lightning.cli import run
+
+        return run(arguments)
+    except UserError as error:
+        print(f"sft-lightning: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose."""
+
+from pathlib import Path
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from sft_lightning.tasks import TaskInfo, make_task
+
+
+class Checkpoints(ModelCheckpoint):
+    """Saves at each validation: `last.ckpt` always, `best.ckpt` where the selecting metric improved. Never test data.
+
+    Args:
+        folder: Where they go.
+        select_by: Metric that selects best.ckpt; default `val/` and the task's first metric.
+    """
+
+    def __init__(self, folder: str | Path, select_by: str | None = None) -> None:
+        super().__init__(
+            dirpath=folder,
+            filename="best",
+            monitor=select_by or "val/loss",
+            mode="min",
+            save_last=True,
+            save_top_k=1,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+        self.select_by = select_by
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        info = getattr(getattr(trainer, "datamodule", None), "task_info", None) or getattr(pl_module, "info", None)
+        if isinstance(info, TaskInfo):
+            self.monitor, mode = selecting(info, self.select_by)
+            self._ModelCheckpoint__init_monitor_mode(mode)  # type: ignore[attr-defined]  # sets what __init__ set
+
+
+def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
+    """(metric, 'max' or 'min') that chooses among checkpoints."""
+    task = make_task(info)
+    if select_by is None:
+        name, mode = task.primary
+        return f"val/{name}", mode
+    return select_by, better(select_by, info)
+
+
+def better(metric: str, info: TaskInfo) -> str:
+    """Whether 'max' or 'min' of a logged metric is better."""
+    stage, _, name = metric.partition("/")
+    if metric in ("retention/agreement", "drift/features_cka"):
+        return "max"
+    return make_task(info).better(name) if stage in ("val", "test", "retention") else "min"

@@ -1,0 +1,159 @@
+"""What a run says: what was derived at the start, both columns as it goes, a table at the end."""
+
+import math
+import sys
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, RichProgressBar
+from rich.console import Console as Terminal
+from rich.table import Table
+
+from sft_lightning.callbacks.recorder import retention_monitor
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.modules.base import SFTModule
+
+
+def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
+    """The few that go on one line: target, kept, drift."""
+    assert module.task is not None
+    wanted = [f"val/{module.task.primary[0]}", "val/loss"]
+    kept = [n for n in values if n.startswith("retention/") and not n.endswith(("/loss", "/agreement"))]
+    wanted += kept[:1] or (["retention/agreement"] if "retention/agreement" in values else [])
+    wanted += [n for n in ("drift/kl", "drift/weights_relative") if n in values][:1]
+    return {n: float(values[n]) for n in wanted if n in values}
+
+
+class Bar(RichProgressBar):
+    """Rich progress bar with target and retention; refreshed a few times a second, not every batch."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=10, leave=False)
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        assert isinstance(pl_module, SFTModule)
+        return {n: f"{v:.4g}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items()}
+
+
+class Console(Callback):
+    """Plain lines where there is no terminal, and the table at the end.
+
+    Args:
+        run: The run's path, said last.
+        quiet: Say nothing but the path.
+        bar: A progress bar is shown, so validation needs no lines.
+    """
+
+    def __init__(self, run: str, quiet: bool = False, bar: bool = False) -> None:
+        self.run, self.quiet, self.bar = run, quiet, bar
+        self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
+
+    def say(self, line: str) -> None:
+        if not self.quiet:
+            print(line, flush=True)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        assert isinstance(pl_module, SFTModule)
+        network, data = pl_module.network, trainer.datamodule  # type: ignore[attr-defined]
+        assert network is not None
+        if isinstance(data, SFTDataModule):
+            self.say(f"data       {data.describe()}")
+        monitor = retention_monitor(trainer)
+        if monitor is not None and monitor.source is not None and monitor.source.splits:
+            self.say(f"retention  {monitor.source.describe()}")
+        total = sum(p.numel() for p in network.parameters())
+        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
+        self.say(
+            f"network    {type(network).__name__}: {total:,} parameters, {trained:,} trained, "
+            f"{len(network.layers())} layers{source}"
+        )
+        for line in network.report.lines():
+            self.say(f"           {line}")
+        anchor = ", ".join(
+            f"{k} {pl_module.hparams[k]}" for k in pl_module.anchor_settings if pl_module.hparams[k] is not None
+        )
+        self.say(f"variant    {type(pl_module).__name__} ({pl_module.fidelity}){': ' + anchor if anchor else ''}")
+        accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
+        steps = trainer.estimated_stepping_batches
+        size = getattr(data, "batch_size", None)
+        if size:
+            self.say(
+                f"steps      {steps:g} of {size} samples (= {ranks} ranks × {accumulate} micro-batches × "
+                f"{size // (ranks * accumulate)}), precision {trainer.precision}"
+            )
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or self.bar or trainer.state.fn != "fit":
+            return
+        assert isinstance(pl_module, SFTModule)
+        shown = "  ".join(f"{n} {v:.4f}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items())
+        self.say(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {shown}")
+
+    def finish(self, command: str, record: dict[str, Any]) -> None:
+        """What the command found, from the run's record, then the path."""
+        if not self.quiet:
+            for line in summary(record) if command == "fit" else measured(command, record):
+                if isinstance(line, Table):
+                    self.terminal.print(line)
+                else:
+                    self.say(line)
+        print(f"run        {self.run}", flush=True)
+
+
+def out_features(head: Any) -> str:
+    """'10 outputs' of a kept head."""
+    parameters = list(head.parameters())
+    return f"{parameters[0].shape[0]} outputs" if parameters else "unknown size"
+
+
+def summary(record: dict[str, Any]) -> list[Any]:
+    """Lines and a table that say how a run came out, from its record."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("best", "right")):
+        table.add_column(column, justify=side)  # type: ignore[arg-type]
+    groups = ("val/", "retention/", "drift/")
+    rows = [(n, m) for g in groups for n, m in record["metrics"].items() if n.startswith(g)]
+    for name, entry in rows:
+        table.add_row(name, *(number(entry.get(k)) for k in ("before", "final", "best")))
+    lines: list[Any] = ["", table, ""] if rows else []
+    if selected := record.get("selected"):
+        chosen = [
+            (n, m["selected"]) for n, m in rows if "selected" in m and n in (selected["by"], "retention/accuracy")
+        ]
+        lines.append(
+            f"best.ckpt  step {selected['step']}, by {selected['by']}: "
+            + ", ".join(f"{n} {number(v)}" for n, v in chosen)
+        )
+    lines += measured("test", record)
+    times = record.get("times", {})
+    if times.get("fit_s"):
+        share = times["retention_s"] / times["fit_s"]
+        lines.append(
+            f"time       {times['fit_s']:.1f} s, of which retention and drift {times['retention_s']:.2f} s ({share:.1%})"
+        )
+    return lines
+
+
+def measured(command: str, record: dict[str, Any]) -> list[str]:
+    """One line with what `test` or `validate` measured: target, then kept, then drift."""
+    if command == "predict":
+        return [f"{'predict':<11}predictions.jsonl"]
+    values = record.get(command)
+    if not values:
+        return []
+    order = ("val/", "test/", "retention/", "drift/")
+    shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
+    return [f"{command:<11}" + ", ".join(f"{n} {number(values[n])}" for n in shown)]
+
+
+def number(value: Any) -> str:
+    """Four significant places, or an empty cell."""
+    if value is None:
+        return ""
+    value = float(value)
+    return "nan" if math.isnan(value) else f"{value:.4f}" if abs(value) < 1e4 else f"{value:.4g}"

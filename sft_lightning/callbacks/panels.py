@@ -1,0 +1,111 @@
+"""Pictures for W&B: the confusion matrix and, for images, samples with what was said of them."""
+
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Output
+
+
+class Panels(Callback):
+    """Logs `val/confusion_matrix` and `val/samples` (or `test/…`) of classification, from the last validation.
+
+    Args:
+        samples: Images shown, the first of the validation split.
+        classes: No matrix for more classes than these: nobody could read it.
+    """
+
+    def __init__(self, samples: int = 16, classes: int = 100) -> None:
+        self.samples, self.classes = samples, classes
+        self._clear()
+
+    def _clear(self) -> None:
+        self._targets: list[int] = []
+        self._said: list[int] = []
+        self._images: list[Any] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._clear()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def _collect(self, module: LightningModule, outputs: Any, batch: Any) -> None:
+        assert isinstance(module, SFTModule)
+        if (
+            not isinstance(outputs, Output)
+            or module.info is None
+            or module.info.name != "classification"
+            or "y" not in batch
+        ):
+            return
+        said = outputs.logits.argmax(-1).tolist()
+        self._targets += batch["y"].tolist()
+        self._said += said
+        image = batch["x"].get("image")
+        if image is not None and "select" not in batch["x"]:
+            for picture, target, guess in zip(image, batch["y"].tolist(), said, strict=True):
+                if len(self._images) < self.samples:
+                    self._images.append((picture.float().cpu(), target, guess))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._collect(pl_module, outputs, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._collect(pl_module, outputs, batch)
+
+    def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        assert isinstance(module, SFTModule)
+        logger = next((lg for lg in trainer.loggers if isinstance(lg, WandbLogger)), None)
+        if logger is None or not trainer.is_global_zero or not self._targets or module.info is None:
+            return
+        import wandb
+
+        labels = module.info.labels or [str(i) for i in range(module.info.num_outputs)]
+        panels: dict[str, Any] = {}
+        if len(labels) <= self.classes:
+            panels[f"{stage}/confusion_matrix"] = wandb.plot.confusion_matrix(
+                y_true=self._targets, preds=self._said, class_names=labels, title=f"{stage} confusion matrix"
+            )
+        if self._images:
+            panels[f"{stage}/samples"] = [
+                wandb.Image(visible(image), caption=f"{labels[target]}, said {labels[guess]}")
+                for image, target, guess in self._images
+            ]
+        logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "val")
+        self._clear()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._log(trainer, pl_module, "test")
+        self._clear()
+
+
+def visible(image: torch.Tensor) -> Any:
+    """A normalised image `[C, H, W]` as uint8 `[H, W, C]`, its own darkest and brightest value as black and white."""
+    low, high = image.min(), image.max()
+    scaled = (image - low) / (high - low).clamp(min=1e-6) * 255
+    if scaled.shape[0] not in (1, 3):
+        scaled = scaled[:1]
+    return scaled.round().to(torch.uint8).permute(1, 2, 0).squeeze(-1).numpy()

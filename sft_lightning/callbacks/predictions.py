@@ -1,0 +1,55 @@
+"""`predictions.jsonl`: one object per sample, in the order of the data."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from sft_lightning.runs.directory import write_atomic
+
+
+class WritePredictions(Callback):
+    """Collects what `predict` yields, over all ranks, and writes it sorted by sample.
+
+    Each line has `index`, the sample's row number; for classification `label` and `probabilities` in class order, for
+    regression `value`; for language models one line per supervised position.
+
+    Args:
+        path: The file to write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._rows: list[dict[str, Any]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        index = batch["index"]
+        select = batch["x"].get("select")
+        if select is not None:
+            of_item = index[select] if select.ndim == 1 else index[:, None].expand_as(select)[select]
+        else:
+            of_item = index
+        for number, row in zip(of_item.tolist(), outputs, strict=True):
+            self._rows.append({"index": number, **row})
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = self._rows
+        if trainer.world_size > 1:
+            parts: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(parts, rows)
+            rows = [row for part in parts for row in part]
+        if trainer.is_global_zero:
+            rows.sort(key=lambda row: row["index"])  # stable: a sample's positions stay in order
+            write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        self._rows = []

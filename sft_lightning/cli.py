@@ -1,0 +1,240 @@
+"""SFTCLI: LightningCLI with data × network × variant, our run directory, and errors in one line."""
+
+import errno
+import logging
+import os
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+
+import sft_lightning.data
+import sft_lightning.networks  # noqa: F401
+from sft_lightning.callbacks import Interrupted, RetentionMonitor
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.errors import UserError
+from sft_lightning.explain import check_yaml, explain
+from sft_lightning.modules import SFTModule
+from sft_lightning.networks.base import Network
+from sft_lightning.runs import RunDirectory
+from sft_lightning.session import RUN_DIR, Session
+
+OPTIONS: list[tuple[str, Any, Any, str]] = [
+    ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
+    ("runs_dir", str | None, None, "Root of run directories; default SFT_RUNS_DIR, else runs."),
+    ("run_id", str | None, None, "Name of this run, which is its W&B id too; default a fresh one."),
+    ("select_by", str | None, None, "Metric that chooses best.ckpt; default val/ and the task's first metric."),
+    ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
+    ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
+    ("wandb_project", str, "sft_lightning", "W&B project."),
+    ("wandb_group", str | None, None, "W&B group; default the experiment."),
+    ("wandb_job_type", str | None, None, "W&B job type; default the variant."),
+    ("wandb_tags", list[str] | None, None, "W&B tags."),
+    ("quiet", bool, False, "Print nothing but the run's path."),
+]
+NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config config.yaml` from repeating the run
+
+
+class SFTCLI(LightningCLI):
+    """A thin LightningCLI: three choices, run options, and hooks that open and close the run's session."""
+
+    def __init__(self, arguments: list[str], session: Session) -> None:
+        self.arguments, self.session = arguments, session
+        kwargs: dict[str, Any] = {"exit_on_error": False}
+        super().__init__(
+            SFTModule,
+            SFTDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False},
+            parser_kwargs={**kwargs, **{name: dict(kwargs) for name in self.subcommands()}},
+            args=arguments,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_subclass_arguments(
+            Network, "network", skip={"task"}, instantiate=False, required=True, help="The network that is tuned."
+        )
+        parser.add_subclass_arguments(
+            SFTDataModule, "retention", required=False, help="The source task's data, to measure what is kept."
+        )
+        parser.link_arguments("network", "model.init_args.network", compute_fn=plain)
+        for name, kind, default, text in OPTIONS:
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
+
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        parser.set_defaults({"weights_only": True})
+        return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            keys = {getattr(action, "dest", "") for sub in self._subcommand_parsers.values() for action in sub._actions}
+            raise UserError(explain(error, keys)) from None
+
+    def _parse_ckpt_path(self) -> None:
+        """A checkpoint never changes the configuration: the module compares the two when it is loaded."""
+
+    @property
+    def settings(self) -> Namespace:
+        """The sub-command's configuration."""
+        settings: Namespace = self.config[self.config.subcommand]
+        return settings
+
+    def saved_config(self) -> dict[str, Any]:
+        """Everything resolved, as it goes into config.yaml."""
+        settings = self.settings.clone()
+        for name in NOT_SAVED:
+            settings.pop(name, None)
+        parser = self._parser(self.config.subcommand)
+        text = parser.dump(settings, skip_none=False, skip_validation=True)
+        return dict(yaml.safe_load(text))
+
+    def before_instantiate_classes(self) -> None:
+        """Opens the run: its directory exists from here on."""
+        self.session.open(self)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        return super().instantiate_trainer(**self.session.trainer_arguments(self._get(self.config_init, "trainer")))
+
+    def source(self) -> RetentionMonitor:
+        """The monitor with the source data that `retention:` names, or without."""
+        return RetentionMonitor(self._get(self.config_init, "retention"))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.session.run(self, subcommand, self._prepare_subcommand_kwargs(subcommand))
+
+
+def plain(network: Any) -> Any:
+    """The network's specification as plain values, for the module."""
+    return network.as_dict() if isinstance(network, Namespace) else network
+
+
+def pop_option(arguments: list[str], name: str) -> str | None:
+    """Takes `--name value` or `--name=value` out of `arguments`."""
+    for i, argument in enumerate(arguments):
+        if argument == f"--{name}":
+            if i + 1 >= len(arguments):
+                raise UserError(f"--{name} needs a value")
+            value = arguments[i + 1]
+            del arguments[i : i + 2]
+            return value
+        if argument.startswith(f"--{name}="):
+            del arguments[i]
+            return argument.partition("=")[2]
+    return None
+
+
+def existing_run(path: str, what: str) -> RunDirectory:
+    """A run directory that is there."""
+    run = RunDirectory(Path(path).expanduser())
+    for needed in (run.record, run.config, run.last):
+        if not needed.is_file():
+            raise UserError(f"--{what}: {path} is no run that can be used: it has no {needed.relative_to(run.path)}")
+    return run
+
+
+def run(arguments: list[str]) -> int:
+    """Parses, trains or evaluates, records; raises UserError for what the user can mend."""
+    quieten()
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # a user's own module beside the config, also for the console script
+    typed, arguments = arguments, list(arguments)
+    while (module := pop_option(arguments, "import")) is not None:
+        try:
+            import_module(module)
+        except ImportError as error:
+            raise UserError(f"--import: {module} cannot be imported: {error}") from None
+    command, rest = arguments[0], arguments[1:]
+    resume = of_run = None
+    if (path := pop_option(rest, "resume")) is not None:
+        if command != "fit":
+            raise UserError(f"--resume is for fit; use {command} --run {path}")
+        resume = existing_run(path, "resume")
+        rest = ["--config", str(resume.config), *rest, "--ckpt_path", str(resume.last)]
+    elif (path := pop_option(rest, "run")) is not None:
+        if command == "fit":
+            raise UserError(f"--run is for validate, test and predict; to continue a run use fit --resume {path}")
+        of_run = existing_run(path, "run")
+        checkpoint = of_run.best if of_run.best.is_file() else of_run.last
+        rest = ["--config", str(of_run.config), *rest]
+        if not any(a.partition("=")[0] == "--ckpt_path" for a in rest):
+            rest += ["--ckpt_path", str(checkpoint)]
+    for i, argument in enumerate(rest):
+        if argument in ("--config", "-c") and i + 1 < len(rest):
+            check_yaml(Path(rest[i + 1]))
+        elif argument.startswith("--config="):
+            check_yaml(Path(argument.partition("=")[2]))
+    session = Session(typed, resume, of_run)
+    try:
+        SFTCLI([command, *rest], session)
+    except Interrupted as stop:
+        session.fail(stop)
+        return stop.exit_code
+    except BaseException as error:
+        wrong = user_error(error)
+        session.fail(wrong or error)
+        if wrong is not None:
+            raise wrong from None
+        raise
+    finally:
+        if session.rank == 0:
+            os.environ.pop(RUN_DIR, None)
+    return 0
+
+
+def user_error(error: BaseException) -> UserError | None:
+    """The user's mistake behind an exception, if it is one."""
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, ArgumentError):
+        return UserError(explain(error))
+    if isinstance(error, MisconfigurationException):
+        if "No supported gpu backend" in str(error):
+            return UserError("trainer.accelerator: a GPU was asked for and none was found: use cpu or auto")
+        return UserError(f"trainer: {error}")
+    behind = error.__cause__ or error.__context__
+    while behind is not None and type(error) is ValueError:  # jsonargparse wraps what a constructor raises
+        if isinstance(behind, UserError):
+            return behind
+        behind = behind.__cause__ or behind.__context__
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return UserError(
+            f"no space left on the disk: {error.filename or 'while saving'}; the last good checkpoint is kept"
+        )
+    return None
+
+
+def quieten() -> None:
+    """Lightning's hints and notices are not the user's concern; its warnings are."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for text in (
+        ".*does not have many workers.*",
+        ".*in eval mode at the start of training.*",
+        ".*treespec.*",
+        ".*set_vital.*",
+        ".*The number of training batches.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*lr_scheduler.step.*before.*optimizer.step.*",
+        ".*You have overridden.*transfer_batch_to_device.*",
+        ".*Trying to infer the `batch_size`.*",
+        ".*You are using a custom batch sampler.*",
+        ".*callbacks used to create the checkpoint need to be provided.*",
+    ):
+        warnings.filterwarnings("ignore", message=text)

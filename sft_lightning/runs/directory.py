@@ -1,0 +1,100 @@
+"""Where the files of a run lie, and how its directory comes to be: never an existing one, silently."""
+
+import os
+import re
+import secrets
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_lightning.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths of one run."""
+
+    path: Path
+
+    @property
+    def run_id(self) -> str:
+        return self.path.name
+
+    @property
+    def experiment(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def last(self) -> Path:
+        return self.checkpoints / "last.ckpt"
+
+    @property
+    def best(self) -> Path:
+        return self.checkpoints / "best.ckpt"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
+
+    @property
+    def predictions(self) -> Path:
+        return self.path / "predictions.jsonl"
+
+    @property
+    def figures(self) -> Path:
+        return self.path / "figures"
+
+
+def make_run_id() -> str:
+    """A fresh id: UTC time and four random hexadecimal digits. It is the W&B id too."""
+    return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
+
+
+def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> RunDirectory:
+    """Makes `root/experiment/run_id`."""
+    for what, name in (("experiment", experiment), ("run_id", run_id)):
+        if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
+            raise UserError(
+                f"{what}: '{name}' must be 1 to 64 letters, digits, '.', '_' or '-', not beginning with a sign"
+            )
+    path = Path(root).expanduser() / experiment / (run_id or make_run_id())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileExistsError:
+        if path.is_dir():
+            raise UserError(
+                f"run_id: {path} exists; choose another run_id, or continue it with fit --resume {path}"
+            ) from None
+        raise UserError(f"runs_dir: {path} cannot be made: a file is in the way") from None
+    except (PermissionError, NotADirectoryError, OSError) as error:
+        raise UserError(f"runs_dir: {path} cannot be made: {error.strerror}; set --runs_dir or SFT_RUNS_DIR") from None
+    if not os.access(path, os.W_OK):
+        raise UserError(f"runs_dir: {path} is not writable; set --runs_dir or SFT_RUNS_DIR")
+    return RunDirectory(path)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Writes a small file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)

@@ -1,0 +1,77 @@
+"""Reading a run back, without torch."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sft_lightning.errors import UserError
+from sft_lightning.runs.directory import RunDirectory
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run as its directory tells it."""
+
+    path: Path
+    record: dict[str, Any]
+    """`run.json`, whole"""
+
+    @property
+    def files(self) -> RunDirectory:
+        return RunDirectory(self.path)
+
+    @property
+    def status(self) -> str:
+        """'running', 'finished', 'failed' or 'interrupted'."""
+        return str(self.record["status"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The final value of each metric."""
+        return {name: entry["final"] for name, entry in self.record["metrics"].items() if "final" in entry}
+
+    def metric(self, name: str, which: str = "final") -> float:
+        """One metric's 'before', 'final', 'best' or 'selected' (its value at best.ckpt) value."""
+        entries = self.record["metrics"]
+        if name not in entries or which not in entries[name]:
+            from sft_lightning.errors import nearest
+
+            raise UserError(f"{self.path}: no {which} value of metric '{name}'{nearest(name, entries)}")
+        return float(entries[name][which])
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`, everything resolved."""
+        return dict(yaml.safe_load(self.files.config.read_text()))
+
+    def history(self) -> list[dict[str, Any]]:
+        """`metrics.jsonl`: one dict per logged step, in order; numbers as float, NaN and infinities too."""
+        if not self.files.metrics.is_file():
+            return []
+        rows = []
+        for line in self.files.metrics.read_text().splitlines():
+            row = json.loads(line)
+            rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
+        return rows
+
+    def series(self, name: str) -> tuple[list[int], list[float]]:
+        """(steps, values) of one metric."""
+        rows = [(r["step"], r[name]) for r in self.history() if name in r]
+        return [s for s, _ in rows], [v for _, v in rows]
+
+
+def load(path: str | Path) -> Run:
+    """Reads a run directory."""
+    files = RunDirectory(Path(path).expanduser())
+    try:
+        record = json.loads(files.record.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} is no run directory: it has no run.json") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"{files.record} cannot be read: {error}") from None
+    if not isinstance(record, dict) or "metrics" not in record:
+        raise UserError(f"{files.record} is not of this project: it has no metrics")
+    return Run(files.path, record)

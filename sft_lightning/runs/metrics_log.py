@@ -1,0 +1,86 @@
+"""`metrics.jsonl`: one object per logged step, each step once."""
+
+import json
+import math
+import time
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.logger import rank_zero_experiment
+from lightning.pytorch.loggers.logger import Logger
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+
+class MetricsLog(Logger):
+    """Writes `{"step": optimizer steps done, "epoch", "time": seconds since 1970, metric: value, …}` per line.
+
+    What is logged at the same step goes into one object. After a resume, steps later than the resumed one are dropped
+    and written anew. NaN and infinities are written as strings, so that every line is JSON.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        super().__init__()
+        self.path = Path(path)
+        self._held: dict[str, Any] = {}
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Path:
+        """The file."""
+        return self.path
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """They stand in config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        at = 0 if step is None else int(step)
+        if self._held and self._held["step"] != at:
+            self.flush()
+        if not self._held:
+            self._held = {"step": at, "time": round(time.time(), 3)}
+        for name, value in metrics.items():
+            number = float(value)
+            if name == "epoch":
+                self._held["epoch"] = int(number)
+            else:
+                self._held[name] = number if math.isfinite(number) else str(number)
+
+    @rank_zero_only
+    def flush(self) -> None:
+        """Writes what is held."""
+        if self._held:
+            with self.path.open("a") as file:
+                file.write(json.dumps(self._held) + "\n")
+            self._held = {}
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Drops what was logged after `step`."""
+        self._held = {}
+        if self.path.is_file():
+            from sft_lightning.runs.directory import write_atomic
+
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.flush()
+
+
+def _step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError):
+        return math.inf  # a torn line goes

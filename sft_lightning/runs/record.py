@@ -1,0 +1,113 @@
+"""`run.json`: what the run is, how it stands, and the final and the best of each metric."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.runs.directory import write_atomic
+
+SCHEMA = 1
+PACKAGES = (
+    "torch",
+    "lightning",
+    "torchmetrics",
+    "torchvision",
+    "transformers",
+    "timm",
+    "datasets",
+    "wandb",
+    "jsonargparse",
+)
+
+
+class Record:
+    """The content of `run.json`, written whole at each change.
+
+    `status` is 'running', 'finished', 'failed' or 'interrupted'. `metrics[name]` has `before` (step 0), `final`, `best`
+    with `best_step`, and `selected`: its value at the checkpoint that `best.ckpt` is.
+    """
+
+    def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
+        self.path = path
+        self.content: dict[str, Any] = content or {"schema": SCHEMA, "metrics": {}}
+
+    @staticmethod
+    def read(path: Path) -> "Record":
+        return Record(path, json.loads(path.read_text()))
+
+    def update(self, **values: Any) -> None:
+        """Sets top-level entries and writes."""
+        self.content.update(values)
+        self.write()
+
+    def write(self) -> None:
+        write_atomic(self.path, json.dumps(self.content, indent=2, allow_nan=True) + "\n")
+
+    def start(self, **about: Any) -> None:
+        """Marks the run as running; times, versions, git state and machine are filled in here."""
+        times = {"started": now(), **self.content.get("times", {})}
+        self.update(
+            status="running",
+            **about,
+            git=git_state(),
+            versions=versions(),
+            host={"python": platform.python_version(), "platform": platform.platform(), "cpus": os.cpu_count()},
+            times=times,
+        )
+
+    def end(self, status: str, **about: Any) -> None:
+        """Marks how it ended."""
+        self.content.setdefault("times", {})["ended"] = now()
+        self.update(status=status, **about)
+
+    def metric(self, name: str, value: float, step: int, better: str) -> None:
+        """Notes a value of a metric; `better` is 'max' or 'min'."""
+        entry = self.content["metrics"].setdefault(name, {})
+        entry["final"] = value
+        best = entry.get("best")
+        if best is None or (value > best if better == "max" else value < best):
+            entry["best"], entry["best_step"] = value, step
+
+
+def now() -> str:
+    """UTC time, ISO 8601, to the second."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+
+
+def versions() -> dict[str, str]:
+    """Of this package and those that numbers depend on."""
+    from sft_lightning import __version__
+
+    found = {"sft_lightning": __version__}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit and dirty flag of the working directory's repository; None outside one."""
+    try:
+        ask = ["git", "-C", os.getcwd()]
+        commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
+        if commit.returncode:
+            return None
+        dirty = subprocess.run([*ask, "status", "--porcelain", "-uno"], capture_output=True, text=True, timeout=30)
+        return {"commit": commit.stdout.strip(), "dirty": bool(dirty.stdout.strip())}
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def command_line(args: list[str]) -> str:
+    """The command as typed."""
+    import shlex
+
+    return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *args])

@@ -1,0 +1,206 @@
+"""One run from its directory's birth to its last line: what opens, records and closes around Trainer."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from sft_lightning.callbacks import (
+    Bar,
+    Checkpoints,
+    Console,
+    GracefulStop,
+    Interrupted,
+    Panels,
+    RunRecorder,
+    WritePredictions,
+)
+from sft_lightning.errors import UserError
+from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
+from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO
+from sft_lightning.runs.directory import write_atomic
+from sft_lightning.runs.record import command_line
+from sft_lightning.runs.wandb_log import WandbLog, make_wandb
+
+if TYPE_CHECKING:
+    from sft_lightning.cli import SFTCLI
+
+RUN_DIR = "SFT_RUN_DIR"  # tells the processes of the other ranks where rank zero made the directory
+
+
+class Session:
+    """Holds a run's directory, record and loggers.
+
+    Args:
+        typed: The command line as typed, for run.json.
+        resume: The run to go on with, for fit.
+        of_run: The finished run to evaluate, for the other commands.
+    """
+
+    def __init__(self, typed: list[str], resume: RunDirectory | None, of_run: RunDirectory | None) -> None:
+        self.typed, self.resume, self.of_run = typed, resume, of_run
+        self.rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
+        self.directory: RunDirectory | None = None
+        self.record: Record | None = None
+        self.wandb: WandbLog | None = None
+        self.trainer: Trainer | None = None
+
+    @property
+    def made_here(self) -> bool:
+        return self.resume is None and self.of_run is None and self.rank == 0
+
+    def open(self, cli: "SFTCLI") -> None:
+        """Finds or makes the directory; writes config.yaml and the first run.json."""
+        settings = self.settings = cli.settings
+        checkpoint = settings.get("ckpt_path")
+        if checkpoint and checkpoint not in ("best", "last", "hpc", "registry") and not Path(checkpoint).is_file():
+            raise UserError(f"ckpt_path: {checkpoint} does not exist")
+        if settings.experiment is None:
+            settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
+        existing = self.resume or self.of_run
+        if existing is not None:
+            self.directory = existing
+        elif self.rank:
+            self.directory = RunDirectory(Path(os.environ[RUN_DIR]))
+        else:
+            root = settings.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
+            self.directory = create_run(root, settings.experiment, settings.run_id)
+        os.environ[RUN_DIR] = str(self.directory.path)
+        self.config = cli.saved_config()
+        if existing is not None:
+            self.record = Record.read(existing.record)
+        else:
+            self.record = Record(self.directory.record)
+        if self.rank == 0:
+            if self.made_here:
+                write_atomic(self.directory.config, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
+            if self.resume is not None:
+                self.record.content["resumed"] = self.record.content.get("resumed", 0) + 1
+                self.record.content.pop("test", None)  # it was measured on a checkpoint that is about to be outdone
+            if self.of_run is None:
+                self.record.start(
+                    experiment=settings.experiment,
+                    run_id=self.directory.run_id,
+                    stage=cli.config.subcommand,
+                    variant=settings.model.class_path.rpartition(".")[2],
+                    network=settings.network.class_path.rpartition(".")[2],
+                    seed=settings.seed_everything,
+                    command=command_line(self.typed),
+                )
+        self.stage = str(cli.config.subcommand)
+        self.monitor = cli.source
+
+    def trainer_arguments(self, given: Any) -> dict[str, Any]:
+        """Our callbacks, loggers and checkpoint writing beside the user's."""
+        assert self.directory is not None
+        assert self.record is not None
+        settings, run = self.settings, self.directory
+        bar = sys.stdout.isatty() and not settings.quiet
+        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
+        callbacks: list[Callback] = [
+            self.monitor(),
+            Panels(),
+            RunRecorder(self.record, settings.select_by),
+            self.console,
+            *([Bar()] if bar else []),
+        ]
+        loggers: list[Logger] = []
+        if self.stage == "fit":
+            callbacks += [Checkpoints(run.checkpoints, settings.select_by), GracefulStop(str(run.last))]
+            loggers.append(MetricsLog(run.metrics))
+        if self.stage == "predict":
+            callbacks.append(WritePredictions(run.predictions))
+        if settings.wandb != "disabled" and self.stage != "predict" and not given.get("fast_dev_run"):
+            self.wandb = make_wandb(settings, run, self.config, online=settings.wandb == "online", rank=self.rank)
+            loggers.append(self.wandb)
+        theirs = given.get("logger")
+        loggers += [] if theirs in (None, True, False) else theirs if isinstance(theirs, list) else [theirs]
+        plugins = given.get("plugins") or []
+        return {
+            "callbacks": [*as_list(given.get("callbacks")), *callbacks],
+            "logger": loggers,
+            "default_root_dir": str(run.path),
+            "enable_progress_bar": bar,
+            "enable_checkpointing": self.stage == "fit",
+            "plugins": [*as_list(plugins), AtomicCheckpointIO()],
+            "use_distributed_sampler": False,
+        }
+
+    def run(self, cli: "SFTCLI", command: str, kwargs: dict[str, Any]) -> None:
+        """The command itself, then what belongs to its end."""
+        assert self.directory is not None
+        assert self.record is not None
+        self.trainer = cli.trainer
+        if command == "predict":
+            kwargs["return_predictions"] = False
+        if command in ("validate", "test"):
+            kwargs["verbose"] = False
+        getattr(cli.trainer, command)(**kwargs)
+        if command == "fit" and not cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.after_fit(cli)
+        if cli.trainer.is_global_zero:
+            if self.of_run is None:
+                self.record.end("finished")
+            else:
+                self.record.write()
+            self.close_wandb(0)
+            self.console.finish(command, self.record.content)
+
+    def after_fit(self, cli: "SFTCLI") -> None:
+        """Exports the best model; measures it on the test split where asked."""
+        from sft_lightning.runs.export import export_best
+
+        assert self.directory is not None
+        run, trainer = self.directory, cli.trainer
+        best = run.best if run.best.is_file() else run.last
+        if trainer.is_global_zero and best.is_file():
+            export_best(cli.model, best, run.model)
+        trainer.strategy.barrier()
+        if self.settings.test_after_fit:
+            trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), verbose=False, weights_only=True)
+
+    def fail(self, error: BaseException) -> None:
+        """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""
+        self.close_wandb(1)
+        trained = self.trainer is not None and self.trainer.global_step > 0
+        if self.rank or self.directory is None or self.record is None or self.of_run is not None:
+            return
+        if isinstance(error, UserError) and self.made_here and not trained:
+            shutil.rmtree(self.directory.path, ignore_errors=True)
+            for parent in (self.directory.path.parent, self.directory.path.parent.parent):
+                try:
+                    parent.rmdir()  # only where it is empty
+                except OSError:
+                    break
+        elif self.record.content.get("status") == "running":
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)
+            self.record.end("interrupted" if stopped else "failed", reason=f"{type(error).__name__}: {error}")
+
+    def close_wandb(self, code: int) -> None:
+        """Ends the W&B run, if one was begun."""
+        if self.wandb is not None and self.rank == 0:
+            self.wandb.close(code)
+            self.wandb = None
+
+
+def as_list(value: Any) -> list[Any]:
+    """None, one or several, as a list."""
+    return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def experiment_name(arguments: list[str]) -> str:
+    """Folder and file name of the last --config: experiments/digits/distill.yaml is digits-distill."""
+    files = [arguments[i + 1] for i, a in enumerate(arguments[:-1]) if a in ("--config", "-c")]
+    files += [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    if not files:
+        return "unnamed"
+    path = Path(files[-1]).resolve()
+    alone = path.parent.name in ("experiments", "") or path.parent == Path.cwd()
+    name = path.stem if alone else f"{path.parent.name}-{path.stem}"
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:64].lstrip("._-") or "unnamed"
