@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, ClassVar
+from typing import Any
 
 import lightning as L
 import numpy as np
@@ -108,8 +108,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
         seed: Seed of the order of samples and of augmentation; default the run's seed.
     """
 
-    task_name: ClassVar[str] = "classification"
-    metrics: ClassVar[list[str]] = []
+    task_name: str = "classification"
+    metrics: Sequence[str] = ()
     """Official metrics where the data set has some; else the task's."""
 
     def __init__(
@@ -308,7 +308,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
         )
         from torchdata.stateful_dataloader import StatefulDataLoader
 
-        return StatefulDataLoader(
+        loader: DataLoader[Batch] = StatefulDataLoader(
             split,
             batch_sampler=sampler,
             num_workers=self.num_workers,
@@ -317,6 +317,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.num_workers and not torch.cuda.is_available() else None,
         )
+        return loader
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", *self._world())
@@ -331,7 +332,10 @@ class SFTDataModule(L.LightningDataModule, ABC):
         return self.loader("predict" if "predict" in self.splits else "test", *self._world()[:2])
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        return self.finish(batch)
+        """Finishes the batch, in the trainer's precision: Lightning converts batches before this hook alone."""
+        batch, trainer = self.finish(batch), getattr(self, "trainer", None)
+        converted: Batch = batch if trainer is None else trainer.precision_plugin.convert_input(batch)
+        return converted
 
     # ---- saying what it is ----
 

@@ -4,6 +4,27 @@ The wrapped libraries are imported when a network is built, not here.
 """
 
 from sft_lightning.networks.base import InputSpec, Network, Output, Spec, build_network, spec
+from sft_lightning.networks.lstm import LSTM
 from sft_lightning.networks.small import MLP, LeNet
+from sft_lightning.networks.timm_models import Timm
+from sft_lightning.networks.torchvision_models import Torchvision
+from sft_lightning.networks.transformers_image import TransformersImage
+from sft_lightning.networks.transformers_lm import TransformersLM
+from sft_lightning.networks.transformers_text import TransformersText
 
-__all__ = ["MLP", "InputSpec", "LeNet", "Network", "Output", "Spec", "build_network", "spec"]
+__all__ = [
+    "LSTM",
+    "MLP",
+    "InputSpec",
+    "LeNet",
+    "Network",
+    "Output",
+    "Spec",
+    "Timm",
+    "Torchvision",
+    "TransformersImage",
+    "TransformersLM",
+    "TransformersText",
+    "build_network",
+    "spec",
+]

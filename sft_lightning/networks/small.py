@@ -40,13 +40,13 @@ class SmallNetwork(Network):
             old = nn.Linear(inputs, outputs)
             old.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
             self.keep_source_head(old, list(source.ours.get("task", {}).get("labels", [])))
-        self.head.reset_parameters()  # type: ignore[operator]
+        self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
         """What the net wants to see: the normalisation it was pretrained with, where there is one."""
         config = self.input_config
-        size = size or (tuple(config["size"]) if config.get("size") else None)  # type: ignore[assignment]
+        size = size or (tuple(config["size"]) if config.get("size") else None)
         mean, std = (tuple(config[k]) if config.get(k) else None for k in ("mean", "std"))
         return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
 

@@ -1,6 +1,7 @@
 """Where pretrained weights come from, read without running anyone's code; and our own export folder.
 
-`pretrained` may be `builtin:NAME` (ships with the package), a run directory, a folder with `config.json`, a
+`pretrained` may be `builtin:NAME` (ships with the package), `package:NAME/PATH` (a file or folder inside an installed
+Python package, none of whose code is run), a run directory, a folder with `config.json`, a
 `.safetensors` file, a `.pth`/`.pt`/`.bin` state dict (tensors alone: pickled code is refused), or else a hub's name.
 """
 
@@ -8,6 +9,7 @@ import json
 import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,7 +54,7 @@ def resolve(pretrained: str) -> Source:
                 f"pretrained: no '{pretrained}' in the package{nearest(pretrained, names)}; there are {', '.join(names)}"
             )
         return Source(pretrained, folder=folder, config=_config(folder))
-    path = Path(pretrained).expanduser()
+    path = in_package(pretrained) if pretrained.startswith("package:") else Path(pretrained).expanduser()
     if path.is_dir():
         run = path / "run.json"
         folder = path / "model" if run.is_file() else path
@@ -69,6 +71,21 @@ def resolve(pretrained: str) -> Source:
     if path.suffix in (*FILES, ".gguf") or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
         raise UserError(f"pretrained: {pretrained} does not exist")
     return Source(pretrained, hub=pretrained)
+
+
+def in_package(pretrained: str) -> Path:
+    """`package:NAME/PATH` as a path. The package is found, not imported."""
+    name, _, below = pretrained.removeprefix("package:").partition("/")
+    try:
+        found = find_spec(name)
+    except (ImportError, ValueError):
+        found = None
+    if found is None or not found.submodule_search_locations:
+        raise UserError(f"pretrained: {pretrained}: the Python package '{name}' is not installed")
+    path = Path(found.submodule_search_locations[0]) / below
+    if not path.exists():
+        raise UserError(f"pretrained: {pretrained}: the package '{name}' has no {below}")
+    return path
 
 
 def _config(folder: Path) -> dict[str, Any]:

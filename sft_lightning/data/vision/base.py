@@ -6,15 +6,19 @@ device. Every random choice is a function of (seed, epoch, row), never of a work
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from hashlib import sha256
+from math import prod
+from mmap import mmap
+from typing import Any, BinaryIO, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
-from sft_lightning.data.base import Samples, SFTDataModule
+from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.sampler import Key
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import Network
@@ -48,7 +52,7 @@ class Images(Samples):
         self.randaugment: v2.RandAugment | None = None
         self.seed = 0
         self._kept: Tensor | None = None
-        self._have: np.ndarray | None = None
+        self._have: Tensor | None = None
 
     @abstractmethod
     def read(self, row: int) -> Tensor:
@@ -56,38 +60,57 @@ class Images(Samples):
 
     def fit(self, size: tuple[int, int] | None, channels: int | None) -> None:
         """Fixes what `view` returns: height and width in pixels, number of channels."""
-        self.size, self.channels, self._kept = size, channels, None
+        if (size, channels) != (self.size, self.channels):
+            self.size, self.channels, self._kept = size, channels, None
+
+    def keep(self) -> None:
+        """Makes room for all views, if they fit. Called before workers fork, so that they share it."""
+        if self._kept is None and len(self):
+            shape = (len(self), *self.view(0).shape)
+            if prod(shape) <= self.KEEP_BYTES:
+                self._kept, self._have = shared_bytes(shape), shared_bytes((len(self),))
 
     def view(self, row: int) -> Tensor:
-        """The deterministic view: shorter side resized, centre cropped; grey repeated where colour is wanted."""
-        image = self.read(row)
-        if self.size is not None and tuple(image.shape[1:]) != self.size:
+        """The deterministic view of one row."""
+        return self.fitted(self.read(row), row)
+
+    def fitted(self, image: Tensor, row: int) -> Tensor:
+        """`[…, C, H, W]`: shorter side resized, centre cropped; grey repeated where colour is wanted."""
+        if self.size is not None and tuple(image.shape[-2:]) != self.size:
             height, width = self.size
-            scale = max(height / image.shape[1], width / image.shape[2])
-            shape = [max(height, round(image.shape[1] * scale)), max(width, round(image.shape[2] * scale))]
+            scale = max(height / image.shape[-2], width / image.shape[-1])
+            shape = [max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale))]
             image = v2.functional.center_crop(v2.functional.resize(image, shape, antialias=True), [height, width])
-        if self.channels is not None and image.shape[0] != self.channels:
-            if image.shape[0] != 1:
+        if self.channels is not None and image.shape[-3] != self.channels:
+            if image.shape[-3] != 1:
                 raise UserError(
                     f"network and data do not fit: the network takes {self.channels} channels, "
-                    f"{self.name(row)} has {image.shape[0]}"
+                    f"{self.name(row)} has {image.shape[-3]}"
                 )
-            image = image.repeat(self.channels, 1, 1)
+            image = image.repeat_interleave(self.channels, dim=-3)
         return image
 
     def views(self, rows: Sequence[int]) -> Tensor:
         """`[B, C, H, W]` uint8; kept in memory once read, where all of them fit."""
-        first = self.view(rows[0]) if self._kept is None else self._kept[0]
-        if self._kept is None and self.size is not None and first.numel() * len(self) <= self.KEEP_BYTES:
-            self._kept = torch.empty((len(self), *first.shape), dtype=torch.uint8)
-            self._have = np.zeros(len(self), dtype=bool)
         if self._kept is None or self._have is None:
-            return torch.stack([self.view(r) for r in rows])
-        for row in rows:
-            if not self._have[row]:
-                self._kept[row] = self.view(row)
-                self._have[row] = True
-        return self._kept[torch.tensor(rows)]
+            images = [self.view(r) for r in rows]
+            for row, image in zip(rows, images, strict=True):
+                self.check_shape(row, image, rows[0], images[0])
+            return torch.stack(images)
+        at = torch.tensor(rows)
+        for row in at[self._have[at] == 0].tolist():
+            image = self.view(row)
+            self.check_shape(row, image, 0, self._kept[0])
+            self._kept[row], self._have[row] = image, 1
+        return self._kept[at]
+
+    def check_shape(self, row: int, image: Tensor, other: int, first: Tensor) -> None:
+        """Images of one batch have one shape."""
+        if image.shape != first.shape:
+            here, there = ("×".join(str(n) for n in i.shape[1:]) for i in (image, first))
+            raise UserError(
+                f"data: {self.name(row)} has {here} pixels, {self.name(other)} {there}: set data.init_args.image_size"
+            )
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         images = self.views(rows)
@@ -115,16 +138,59 @@ class ArrayImages(Images):
     def read(self, row: int) -> Tensor:
         return self.images[row]
 
-    def views(self, rows: Sequence[int]) -> Tensor:
+    @property
+    def as_they_are(self) -> bool:
+        """Whether the network wants the size and channels that the images have."""
         same_size = self.size in (None, tuple(self.images.shape[2:]))
-        if same_size and self.channels in (None, self.images.shape[1]):
-            return self.images[torch.tensor(rows)]
-        return super().views(rows)
+        return same_size and self.channels in (None, self.images.shape[1])
+
+    def keep(self) -> None:
+        if not self.as_they_are:
+            super().keep()
+
+    def views(self, rows: Sequence[int]) -> Tensor:
+        if not self.as_they_are and self._kept is not None:
+            return super().views(rows)
+        return self.fitted(self.images[torch.tensor(rows)], rows[0])
 
     def digest(self) -> bytes:
-        from sft_lightning.data.base import tensor_digest
-
         return tensor_digest(self.images)
+
+
+class EncodedImages(Images):
+    """Images in files or in a column of bytes, decoded when asked for: grey for one channel, else RGB."""
+
+    @abstractmethod
+    def open(self, row: int) -> BinaryIO:
+        """The encoded image."""
+
+    @abstractmethod
+    def key(self, row: int) -> str:
+        """What identifies the row besides its bytes: its place below the root, for instance."""
+
+    def read(self, row: int) -> Tensor:
+        try:
+            with self.open(row) as stream, Image.open(stream) as image:
+                upright = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            why = "is no image, or a damaged one" if isinstance(error, UnidentifiedImageError) else str(error)
+            raise UserError(f"data: {self.name(row)} cannot be read: {why}; replace or remove it") from None
+        pixels = torch.from_numpy(np.array(upright))
+        return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
+
+    def digest(self) -> bytes:
+        """Over every row's key and bytes, read in pieces; computed once."""
+        if self._digest is None:
+            digest = sha256()
+            for row in range(len(self)):
+                digest.update(f"{self.key(row)}\0".encode())
+                with self.open(row) as stream:
+                    while piece := stream.read(1 << 20):
+                        digest.update(piece)
+            self._digest = digest.digest()
+        return self._digest
+
+    _digest: bytes | None = None
 
 
 class ImageData(SFTDataModule):
@@ -167,6 +233,7 @@ class ImageData(SFTDataModule):
             images = split.samples
             assert isinstance(images, Images)
             images.fit(size, self.spec.channels)
+            images.keep()
             images.seed = self.seed or 0
             images.randaugment = v2.RandAugment() if "randaugment" in self.augment else None
         network.input_config = {"mean": list(mean), "std": list(std), "size": list(size) if size else None}
@@ -193,6 +260,11 @@ class ImageData(SFTDataModule):
         mean, std = (t.to(image.device) for t in self._stats)
         batch["x"]["image"] = (image.to(torch.float32) - mean) / std
         return batch
+
+
+def shared_bytes(shape: Sequence[int]) -> Tensor:
+    """Zeros of uint8 in memory that forked processes share, taken as it is used."""
+    return torch.frombuffer(mmap(-1, prod(shape)), dtype=torch.uint8).view(*shape)
 
 
 def shifted(image: Tensor, offset: Tensor, padding: int) -> Tensor:

@@ -1,0 +1,45 @@
+"""IMDB: 25,000 + 25,000 film reviews, negative or positive."""
+
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.data.base import Splits
+from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.files import Table, class_numbers, hub_tables, root_table
+from sft_lightning.errors import UserError
+
+HUB = "stanfordnlp/imdb"
+LABELS = ["neg", "pos"]
+
+
+class IMDB(TextData):
+    """Sentiment of a film review (Maas et al. 2011). The reviews are long: mind max_length.
+
+    Args:
+        root: The unpacked `aclImdb` folder, a local clone of the hub's `stanfordnlp/imdb`, or a folder with train.jsonl
+            and test.jsonl (`text`, `label`); null to fetch it.
+        **kwargs: max_length, group_by_length, subset, split, batches; see TextTable.
+    """
+
+    def __init__(self, root: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = root
+
+    def load(self) -> Splits:
+        names = ("train", "test")
+        tables = hub_tables(HUB) if self.root is None else {name: self._local(self.root, name) for name in names}
+        train, test = (
+            TextRows(t.texts("text", "data.root"), None, class_numbers(t, "label", LABELS), t)
+            for t in (tables[name] for name in names)
+        )
+        return Splits(train, test=test, labels=LABELS)
+
+    def _local(self, root: str, split: str) -> Table:
+        folder = Path(root).expanduser() / split
+        if not (folder / "pos").is_dir():
+            return root_table(root, split)
+        files = [(path, label) for label in LABELS for path in sorted((folder / label).glob("*.txt"))]
+        if not files:
+            raise UserError(f"data.root: {folder} has no reviews in {' and '.join(LABELS)}")
+        columns = {"text": [p.read_text(encoding="utf-8") for p, _ in files], "label": [label for _, label in files]}
+        return Table(str(folder), columns)

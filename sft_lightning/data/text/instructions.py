@@ -1,0 +1,89 @@
+"""Instructions with answers, to tune language models on: the loss is on the answers alone, their end included."""
+
+from typing import Any
+
+from sft_lightning.data.base import Splits
+from sft_lightning.data.text.base import TokenData
+from sft_lightning.data.text.conversation import InstructionRows
+from sft_lightning.data.text.files import hub_tables, read_table
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import Network
+
+
+class Instructions(TokenData):
+    """Prompts with completions, from JSON or JSONL files or the hub, in any of three layouts:
+
+    - `prompt`, `completion`: texts;
+    - `instruction`, `input` (may be empty), `output`: Alpaca's;
+    - `messages`: a list of `{role, content}` with roles system, user, assistant; every assistant turn is supervised.
+
+    Conversations are written with the tokenizer's chat template. Where it has none: a prompt is followed by its
+    completion, with a line break between unless one of them brings white space; instructions get Alpaca's template;
+    messages become `### User:`, `### Assistant:` paragraphs; each answer ends with EOS. Samples whose answers lie wholly
+    beyond max_length are dropped, and counted in `describe()`.
+
+    Args:
+        path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
+        config: Which of the hub data set's configurations.
+        train: File with the training samples (.json or .jsonl).
+        val: File with the validation samples; default a share of the training samples.
+        test: File with the test samples.
+        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
+        group_by_length: Make batches of samples of like length, so that little is padded.
+        **kwargs: Subset, split, batches; see Digits.
+    """
+
+    kind = "tokens"
+    task_name = "causal_lm"
+
+    def __init__(
+        self,
+        path: str | None = None,
+        config: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        max_length: int | None = None,
+        group_by_length: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
+        self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
+        self.dropped: dict[str, int] = {}
+        """Samples of each split without a supervised token"""
+        if (path is None) == (train is None):
+            raise UserError("data: Instructions needs train (a file) or path (a data set on the hub), and not both")
+
+    def load(self) -> Splits:
+        if self.path is not None:
+            hub = hub_tables(self.path, self.config)
+            if "train" not in hub:
+                raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
+            tables = {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
+        else:
+            tables = {n: read_table(f, f"data.{n}") for n, f in self.files.items() if f is not None}
+        rows = {name: InstructionRows(table) for name, table in tables.items()}
+        return Splits(rows["train"], rows.get("val"), rows.get("test"))
+
+    def count_outputs(self, labels: list[str], loaded: Splits) -> int:
+        """The vocabulary's size, which the network knows: 0 stands for it."""
+        return 0
+
+    def prepare(self, network: Network) -> None:
+        """Tokenises, and leaves out samples without a supervised token."""
+        super().prepare(network)
+        for name, split in self.splits.items():
+            assert isinstance(split.samples, InstructionRows)
+            keep = split.samples.kept()[split.rows]
+            self.dropped[name] = int((~keep).sum())
+            if not keep.any():
+                raise UserError(
+                    f"data: {type(self).__name__}: every completion of the {name} split lies beyond max_length "
+                    f"{self.prepared_length} tokens: set data.max_length higher"
+                )
+            split.rows = split.rows[keep]
+
+    def describe(self) -> str:
+        """Sizes, and what was truncated and dropped."""
+        gone = [f"{number} of {name}" for name, number in self.dropped.items() if number]
+        return super().describe() + (f"; dropped, no token of the completion left: {', '.join(gone)}" if gone else "")

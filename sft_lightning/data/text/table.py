@@ -1,0 +1,104 @@
+"""Your own texts: any labelled CSV, TSV, JSON, JSONL or parquet file, or any such data set on the hub."""
+
+from typing import Any, Literal
+
+import numpy as np
+
+from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.files import Table, class_names, class_numbers, hub_tables, read_table
+from sft_lightning.errors import UserError
+
+
+class TextTable(TextData):
+    """Texts, or pairs of texts, with one label or value each, from files or the hub.
+
+    Args:
+        path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
+        config: Which of the hub data set's configurations.
+        train: File with the training samples (.csv, .tsv, .json, .jsonl, .parquet).
+        val: File with the validation samples; default a share of the training samples.
+        test: File with the test samples.
+        predict: File to predict on; it needs no labels, and predicting needs no training data.
+        text_column: Column with the texts.
+        pair_column: Column with second texts; null where a sample is one text.
+        label_column: Column with the labels, names or numbers, or with the values of a regression.
+        labels: All classes in order; default the names the file gives, else the training labels, sorted.
+        task: Whether a label is a class or a number.
+        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
+        group_by_length: Make batches of samples of like length, so that little is padded.
+        **kwargs: Subset, split, batches; see Digits.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        config: str | None = None,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        predict: str | None = None,
+        text_column: str = "text",
+        pair_column: str | None = None,
+        label_column: str = "label",
+        labels: list[str] | None = None,
+        task: Literal["classification", "regression"] = "classification",
+        max_length: int | None = None,
+        group_by_length: bool = True,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
+        self.path, self.config, self.labels = path, config, labels
+        self.files = {"train": train, "val": val, "test": test, "predict": predict}
+        self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
+        if path is not None and train is not None:
+            raise UserError("data: set path (a hub's name) or train (a file), not both")
+        if task not in ("classification", "regression"):
+            raise UserError(f"data.task: '{task}' is neither classification nor regression")
+        if labels is not None and task == "regression":
+            raise UserError("data.labels are the classes of a classification; the task is regression: leave them null")
+        if labels is not None and len(set(map(str, labels))) != len(labels):
+            raise UserError(f"data.labels names a class twice: {', '.join(map(str, labels))}")
+        self.task_name = task
+
+    def _tables(self) -> dict[str, Table]:
+        if self.path is not None:
+            hub = hub_tables(self.path, self.config)
+            if "train" not in hub:
+                raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
+            tables = {
+                ours: hub[theirs] for ours, theirs in (("train", "train"), ("val", "validation")) if theirs in hub
+            }
+            if set(hub["test"].columns.get(self.label_column, [-1]) if "test" in hub else [-1]) != {-1}:
+                tables["test"] = hub["test"]  # the labels of some test splits are hidden: absent, or -1
+            return tables
+        if self.files["train"] is None:
+            raise UserError("data: TextTable needs train (a file) or path (a data set on the hub)")
+        named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
+        return {n: read_table(f, f"data.{n}") for n, f in named.items()}
+
+    def load(self) -> Splits:
+        tables = self._tables()
+        classes: list[str] = []
+        if self.task_name == "classification":
+            classes = class_names(tables["train"], self.label_column, self.labels)
+        rows = {name: self._rows_of(table, classes) for name, table in tables.items()}
+        return Splits(rows["train"], rows.get("val"), rows.get("test"), classes)
+
+    def load_for_prediction(self) -> Samples | None:
+        """The file `predict`, its labels unread."""
+        file = self.files["predict"]
+        return None if file is None else self._rows_of(read_table(file, "data.predict"), None)
+
+    def _rows_of(self, table: Table, classes: list[str] | None) -> TextRows:
+        text = table.texts(self.text_column, "data.text_column")
+        pair = self.pair_column and table.texts(self.pair_column, "data.pair_column")
+        targets: np.ndarray | None = None
+        if classes is not None:
+            by_class = self.task_name == "classification"
+            targets = (
+                class_numbers(table, self.label_column, classes)
+                if by_class
+                else table.numbers(self.label_column, "data.label_column")
+            )
+        return TextRows(text, pair or None, targets, table)

@@ -1,0 +1,105 @@
+"""Images in tables of the `datasets` library: from the hub, or from parquet files."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from sft_lightning.data.base import Splits
+from sft_lightning.data.vision.base import EncodedImages, ImageData
+from sft_lightning.data.vision.tables import classes_of, load_tables, pick, targets_of
+from sft_lightning.errors import UserError
+
+VALIDATION = ("validation", "val", "valid", "dev")
+BINARY = ("binary", "large_binary")
+
+
+class TableImages(EncodedImages):
+    """A column of encoded images."""
+
+    def __init__(self, table: Any, column: str, split: str, targets: np.ndarray) -> None:
+        super().__init__(targets)
+        self.table, self.column, self.split = table, column, split
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def open(self, row: int) -> BinaryIO:
+        cell = self.table[row][self.column]
+        if isinstance(cell, dict):
+            cell = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
+        return BytesIO(cell)
+
+    def key(self, row: int) -> str:
+        return str(row)
+
+    def name(self, row: int) -> str:
+        return f"row {row} of {self.split}"
+
+
+class HubImages(ImageData):
+    """Images and labels of a data set on the hub, or of parquet files as the hub has them.
+
+    Args:
+        path: The hub's name of the data set, a parquet file, a pattern of parquet files, or a folder of them.
+        data_files: Parquet file or pattern for each split, as `{train: …, test: …}`, in place of path.
+        config_name: The hub data set's configuration, where it has several.
+        image_column: Name of the column of images.
+        label_column: Name of the column of classes.
+        train_split: Name of the split to train on.
+        val_split: Name of the validation split; null for `validation` where there is one.
+        test_split: Name of the test split; null for `test` where there is one.
+        **kwargs: Size and augmentation, subset, split, batches; see Digits.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        data_files: dict[str, str] | None = None,
+        config_name: str | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
+        train_split: str = "train",
+        val_split: str | None = None,
+        test_split: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        if (path is None) == (data_files is None):
+            raise UserError("data: HubImages needs path or data_files, and not both")
+        self.path, self.data_files, self.config_name = path, data_files, config_name
+        self.image_column, self.label_column = image_column, label_column
+        self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
+
+    def load(self) -> Splits:
+        tables = load_tables(self.path, self.data_files, self.config_name)
+        val = self.val_split or next((n for n in VALIDATION if n in tables), None)
+        test = self.test_split or next((n for n in ("test",) if n in tables), None)
+        chosen = {n: tables[pick(n, tables, "split")] for n in (self.train_split, val, test) if n is not None}
+        for table in chosen.values():
+            pick(self.image_column, table.column_names, "column")
+            pick(self.label_column, table.column_names, "column")
+        labels, numbers = classes_of(chosen[self.train_split], self.label_column)
+        splits = {
+            name: TableImages(
+                encoded(table, self.image_column),
+                self.image_column,
+                name,
+                targets_of(table, self.label_column, numbers, name),
+            )
+            for name, table in chosen.items()
+        }
+        return Splits(splits[self.train_split], splits.get(val or ""), splits.get(test or ""), labels)
+
+
+def encoded(table: Any, column: str) -> Any:
+    """The column alone, its images left as bytes."""
+    from datasets import Image
+
+    feature = table.features[column]
+    if isinstance(feature, Image):
+        return table.select_columns([column]).cast_column(column, Image(decode=False))
+    if not (isinstance(feature, dict) and "bytes" in feature) and getattr(feature, "dtype", "") not in BINARY:
+        raise UserError(f"data: column '{column}' holds {getattr(feature, 'dtype', feature)}, not images")
+    return table.select_columns([column])

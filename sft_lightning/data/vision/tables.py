@@ -1,0 +1,97 @@
+"""Tables of the `datasets` library: found, loaded, and their columns read."""
+
+import re
+from collections.abc import Iterable
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.errors import UserError, nearest
+
+SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.\d]|$)")
+
+
+def load_tables(path: str | None, data_files: dict[str, str] | None, config_name: str | None) -> dict[str, Any]:
+    """Split name to table, from `data_files`, or else from what `path` names here or on the hub."""
+    if data_files is not None:
+        found = {split: parquet_files(str(pattern)) for split, pattern in data_files.items()}
+        for split, files in found.items():
+            if not files:
+                raise UserError(f"data: data_files: {split}: {data_files[split]} does not exist")
+        return load("parquet", "data_files", data_files=found)
+    assert path is not None
+    files = parquet_files(path)
+    if files:
+        return load("parquet", path, data_files=by_split(files))
+    local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
+    if Path(path).expanduser().is_dir():
+        raise UserError(f"data: path {path} is a folder without parquet files")
+    if local:
+        raise UserError(f"data: path {path} does not exist")
+    return load(path, path, name=config_name)
+
+
+def parquet_files(path: str) -> list[str]:
+    """The parquet files that a file name, a pattern or a folder stands for."""
+    here = Path(path).expanduser()
+    return sorted(map(str, here.rglob("*.parquet"))) if here.is_dir() else sorted(glob(str(here), recursive=True))
+
+
+def by_split(files: list[str]) -> dict[str, list[str]]:
+    """Files under the split that their names say; 'train' where they say nothing."""
+    splits: dict[str, list[str]] = {}
+    for file in files:
+        word = SPLIT_WORD.search(Path(file).name)
+        splits.setdefault(word[1] if word else "train", []).append(file)
+    return splits
+
+
+def load(builder: str, where: str, **options: Any) -> dict[str, Any]:
+    """As `datasets.load_dataset`, without its bars, and with one-line errors."""
+    import datasets
+
+    bars = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return dict(datasets.load_dataset(builder, **options))
+    except Exception as error:
+        said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
+        if re.search("connect|offline|resolve|Max retries", f"{type(error).__name__} {error}", re.IGNORECASE):
+            said = ["no such file or folder here, and the hub cannot be reached to look there"]
+        raise UserError(f"data: {where} cannot be loaded: {said[0]}") from None
+    finally:
+        if not bars:
+            datasets.enable_progress_bars()
+
+
+def pick(wanted: str, names: Iterable[str], what: str) -> str:
+    """`wanted`, which must be one of `names`."""
+    names = list(names)
+    if wanted not in names:
+        raise UserError(f"data: there is no {what} '{wanted}'{nearest(wanted, names)}; there are {', '.join(names)}")
+    return wanted
+
+
+def classes_of(table: Any, column: str) -> tuple[list[str], dict[Any, int]]:
+    """Class names in order, and the number of each value of the column."""
+    feature = table.features[column]
+    if names := getattr(feature, "names", None):
+        return list(names), {i: i for i in range(len(names))}
+    values = set(table[column][:]) - {None}
+    if not all(isinstance(v, (int, str)) for v in values):
+        raise UserError(f"data: column '{column}' holds {getattr(feature, 'dtype', feature)}, not classes")
+    ordered = sorted(values)
+    return [str(v) for v in ordered], {v: i for i, v in enumerate(ordered)}
+
+
+def targets_of(table: Any, column: str, numbers: dict[Any, int], split: str) -> np.ndarray:
+    """The class number of each row; each must be one of the training split's."""
+    values = table[column][:]
+    for row, value in enumerate(values):
+        if value not in numbers:
+            raise UserError(
+                f"data: row {row} of split '{split}' has {column} {value!r}, which is no class of the training split"
+            )
+    return np.array([numbers[v] for v in values], dtype=np.int64)

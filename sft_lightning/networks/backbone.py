@@ -1,0 +1,126 @@
+"""What image networks of other libraries share: the classifier comes off, all below it is the encoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network, fresh_linear
+from sft_lightning.networks.weights import Source, by_position, fill, read_state_dict
+
+HEAD = "head."
+
+
+class Backbone(Network):
+    """An encoder built by a library, with one linear head.
+
+    A state dict comes with the library's own names, which hold for the whole model and its classifier, or with ours
+    (`encoder.…`, `head.…`), as a run or an export folder has them.
+    """
+
+    model_name: str
+    image_size: int | None
+    own_spec: InputSpec
+    built_for: tuple[int, int] | None = None
+    """height, width in pixels, where the architecture takes one size only"""
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The pretrained weights' own size and normalisation; `image_size` and what a run settled on come first."""
+        config, own = self.input_config, self.own_spec
+        size = (self.image_size,) * 2 if self.image_size else config.get("size") or own.size
+        mean, std = config.get("mean") or own.mean, config.get("std") or own.std
+        return InputSpec(
+            "image",
+            size=tuple(size) if size else None,
+            channels=3,
+            mean=tuple(mean) if mean else None,
+            std=tuple(std) if std else None,
+        )
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        size = tuple(x["image"].shape[-2:])
+        if self.built_for is not None and size != self.built_for:
+            raise UserError(
+                f"network {type(self).__name__}: {self.model_name} is built for {self.built_for[0]} pixels, the images "
+                f"have {size[0]}: set network.init_args.image_size {size[0]}, or leave the data's image_size out"
+            )
+        return super().encode(x)
+
+    def export_config(self) -> dict[str, Any]:
+        return {"name": self.model_name, "image_size": self.image_size}
+
+    def set_encoder(self, encoder: nn.Module, features: int) -> None:
+        """The model without its classifier, and a new head on its `features`."""
+        self.encoder, self.head = encoder, fresh_linear(features, self.task.num_outputs)
+
+    def check_ours(self, source: Source) -> None:
+        """Raises UserError where one of our folders holds another network."""
+        args = source.ours.get("init_args") or {}
+        theirs = (source.ours.get("network", "").rpartition(".")[2], args.get("name"))
+        if theirs != (type(self).__name__, self.model_name):
+            raise UserError(
+                f"pretrained: {source.name} holds a {' '.join(t for t in theirs if t)}, the network asked for is "
+                f"{type(self).__name__} {self.model_name}"
+            )
+
+    def fill_ours(self, state: Mapping[str, Tensor], source: Source, keep_source_head: bool) -> None:
+        """Fills encoder and source head from tensors with our names; encoder and head are set."""
+        self.note(source)
+        theirs = {n: v for n, v in state.items() if not n.startswith(HEAD)}
+        fresh = fill(self, theirs, self.report, head=HEAD)
+        self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
+        self.report.missing = [n for n in self.report.missing if n.startswith("encoder.")]
+        if keep_source_head and f"{HEAD}weight" in state:
+            weight, bias = state[f"{HEAD}weight"], state.get(f"{HEAD}bias")
+            old = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+            old.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+            self.keep_source_head(old, list((source.ours.get("task") or {}).get("labels") or []))
+
+    def fill_model(self, model: nn.Module, state: Mapping[str, Tensor], classifier: str, match: str) -> None:
+        """Fills the library's whole model from tensors with its own names, or in its own order."""
+        if match == "order":
+            state = by_position(state, model, self.report.source)
+        self.fresh = fill(model, state, self.report, head=f"{classifier}.")
+
+    def take_off(self, model: nn.Module, classifier: str, keep_source_head: bool, labels: list[str]) -> nn.Linear:
+        """Puts the identity in the linear classifier's place; keeps it as the source head if it was pretrained."""
+        old = model.get_submodule(classifier)
+        assert isinstance(old, nn.Linear)
+        if self.pretrained is not None and keep_source_head and f"{classifier}.weight" not in self.fresh:
+            self.keep_source_head(old, labels)
+        self.fresh = {n for n in self.fresh if not n.startswith(f"{classifier}.")}
+        self.report.missing = [n for n in self.report.missing if not n.startswith(f"{classifier}.")]
+        parent, _, leaf = classifier.rpartition(".")
+        setattr(model.get_submodule(parent), leaf, nn.Identity())
+        return old
+
+    def note(self, source: Source) -> None:
+        """Remembers where the weights come from, and what their inputs looked like."""
+        self.pretrained = source.name
+        self.report.source = str(source.file or source.folder or source.hub)
+        self.input_config = dict(source.ours.get("input") or {})
+
+
+def read_weights(source: Source) -> dict[str, Tensor]:
+    """The tensors of a file, or of the model.safetensors (or else pytorch_model.bin) of a folder."""
+    if source.file is not None:
+        return read_state_dict(source.file)
+    assert source.folder is not None
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (source.folder / name).is_file():
+            return read_state_dict(source.folder / name)
+    raise UserError(f"pretrained: {source.folder} has no weights (model.safetensors)")
+
+
+def is_ours(state: Mapping[str, Tensor]) -> bool:
+    """Whether the names are those of our own exports."""
+    return all(n.startswith(("encoder.", HEAD)) for n in state)
+
+
+def classes_of(state: Mapping[str, Tensor], model: nn.Module, classifier: str, match: str, default: int) -> int:
+    """Outputs of the classifier that a state dict holds; `default` where it holds none."""
+    named = list(zip(model.state_dict(), state.values(), strict=False)) if match == "order" else list(state.items())
+    weights = (v for n, v in named if n.startswith(f"{classifier}.") and v.ndim > 1)
+    return int(next((v.shape[0] for v in weights), default))

@@ -1,0 +1,270 @@
+"""What every transformers network does: load with a report, split the last layer off, export a genuine folder.
+
+No code but transformers' own is ever run: `trust_remote_code` is False throughout.
+"""
+
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from logging import getLogger
+from typing import Any
+
+import torch
+from torch import nn
+
+from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve
+
+Config = str | dict[str, Any] | None
+"""A transformers configuration: a folder or hub name, or `{'model_type': 'vit', 'hidden_size': 64, ...}`."""
+
+
+def load_hf(auto_class: Any, pretrained: str | None, config: Config, network: Network, **kwargs: Any) -> Any:
+    """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
+
+    Sets `network.pretrained`, `.report`, `.input_config` and `.fresh` (names as the model's own, so the model must
+    become `network.encoder`, or the caller renames them). `kwargs` go to `from_pretrained`.
+    """
+    if pretrained is None:
+        if config is None:
+            raise UserError(f"network {type(network).__name__}: set pretrained, or config to start from random weights")
+        return from_config(auto_class, config, network).eval()
+    quieten()
+    source = find(pretrained, network)
+    network.pretrained, network.report.source = pretrained, pretrained
+    network.input_config = dict(source.ours.get("input") or {})
+    place: str | None = source.hub or str(source.folder)
+    if source.file is not None and source.file.suffix == ".gguf":
+        kwargs["gguf_file"] = source.file.name
+    elif source.file is not None:
+        if config is None:
+            raise UserError(
+                f"pretrained: {source.file} is a state dict alone: give the folder with its config.json, or set config"
+            )
+        place, kwargs["state_dict"] = None, read_state_dict(source.file)
+        blank = from_config(auto_class, config, network)
+        auto_class, kwargs["config"] = type(blank), blank.config
+    elif config is not None:
+        with user_errors("config", network):
+            kwargs["config"] = make_config(config)
+    with user_errors(f"pretrained: {pretrained}", network):
+        model, info = auto_class.from_pretrained(
+            place,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the error is ours, with names
+            **({} if place is None else {"trust_remote_code": False}),
+            **{"dtype": torch.float32, **kwargs},
+        )
+    own = list(model.state_dict())
+    wrong, missing = sorted(info["mismatched_keys"]), set(info["missing_keys"])
+    if wrong:
+        name, theirs, ours = wrong[0]
+        raise UserError(
+            f"pretrained: {pretrained}: {len(wrong)} tensors have another shape than the network's, first {name} "
+            f"{list(theirs)} where {list(ours)} is needed: config.json and the weights do not belong together"
+        )
+    if len(missing) * 2 > len(own):
+        raise UserError(
+            f"pretrained: {pretrained} fills {len(own) - len(missing)} of the network's {len(own)} tensors: its weights "
+            f"are not those of a {type(model).__name__}"
+        )
+    network.report.loaded = len(own) - len(missing)
+    network.report.missing = [n for n in own if n in missing]
+    network.report.unexpected = sorted(info["unexpected_keys"])
+    network.fresh = {n for n, _ in model.named_parameters() if n in missing}
+    return model.eval()
+
+
+def quieten() -> None:
+    """No progress bars of transformers' in files and pipes."""
+    from transformers.utils import logging
+
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+
+
+def find(pretrained: str, network: Network) -> Source:
+    """Resolves `pretrained`; one of our folders must be a transformers folder too."""
+    source = resolve(pretrained)
+    theirs = source.ours.get("network", "").rpartition(".")[2]
+    if theirs and "model_type" not in source.config:
+        raise UserError(f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(network).__name__}")
+    return source
+
+
+def from_config(auto_class: Any, config: str | dict[str, Any], network: Network) -> Any:
+    """A model with random weights."""
+    with user_errors("config", network):
+        made = make_config(config)
+        made.architectures = made.architectures or []  # what auto classes choose by where a type has several models
+        return auto_class.from_config(made, trust_remote_code=False)
+
+
+def make_config(config: str | dict[str, Any]) -> Any:
+    """A transformers configuration from a folder, a hub's name or plain values."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    if isinstance(config, str):
+        return AutoConfig.from_pretrained(config, trust_remote_code=False)
+    values = dict(config)
+    kind = str(values.pop("model_type", ""))
+    if kind not in CONFIG_MAPPING:
+        raise UserError(f"config: model_type '{kind}' is not known to transformers{nearest(kind, CONFIG_MAPPING)}")
+    plain = AutoConfig.for_model(kind)
+    for name in values:
+        if not hasattr(plain, name):
+            raise UserError(f"config: {kind} has no setting '{name}'{nearest(name, plain.to_dict())}")
+    return AutoConfig.for_model(kind, **values)
+
+
+# ---- the last layer ----
+
+
+def last_linear(model: Any, num_labels: int | None = None) -> str:
+    """Name of the layer that gives the model's outputs: its last nn.Linear of `num_labels` (default the config's)."""
+    wanted = int(num_labels or model.config.num_labels)
+    found: list[str] = [n for n, m in model.named_modules() if isinstance(m, nn.Linear) and m.out_features == wanted]
+    if not found or type(model).__name__.endswith("WithTeacher"):
+        how_many = "two output layers" if found else "no linear output layer"
+        raise UserError(
+            f"network: {type(model).__name__} has {how_many}, and cannot get a new head: choose another model"
+        )
+    return found[-1]
+
+
+def replace_last_linear(model: Any, num_labels: int | None = None) -> tuple[str, nn.Linear]:
+    """Puts the identity where the output layer was, so that the model's logits are features; (name, old layer).
+
+    `num_labels` is how many outputs the old layer has; default what the model's configuration says.
+    """
+    name = last_linear(model, num_labels)
+    old = model.get_submodule(name)
+    assert isinstance(old, nn.Linear)
+    set_module(model, name, nn.Identity())
+    return name, old
+
+
+def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
+    """Puts `module` where `name` says."""
+    parent, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(parent), leaf, module)
+
+
+def split_head(network: Network, model: Any, keep_source_head: bool) -> str:
+    """Gives the network its new head in place of the model's output layer; the old one is kept if it was pretrained.
+
+    Returns the old layer's name, which `hf_export` needs.
+    """
+    name, old = replace_last_linear(model)
+    if network.pretrained is not None and keep_source_head and f"{name}.weight" not in network.fresh:
+        network.keep_source_head(old, labels_of(model))
+    network.head = fresh_linear(old.in_features, network.task.num_outputs, bias=old.bias is not None)
+    network.fresh = {n for n in network.fresh if not n.startswith(f"{name}.")}
+    network.report.missing = [n for n in network.report.missing if not n.startswith(f"{name}.")]
+    return name
+
+
+def labels_of(model: Any) -> list[str]:
+    """The model's label names in the order of its outputs."""
+    names: dict[Any, str] = model.config.id2label or {}
+    return [names[i] for i in sorted(names, key=int)]
+
+
+# ---- export ----
+
+
+def hf_export(network: Network, model: Any, folder: str, head_name: str | None = None) -> None:
+    """Writes a genuine transformers folder: the new head where the old one was, the task's labels, and our own words
+    under `sft_lightning` in config.json. With `head_name` None the model is written as it is.
+    """
+    cls, task, config = type(network), network.task, model.config
+    kept = dict(vars(config))
+    try:
+        if head_name is not None:
+            set_module(model, head_name, network.head)
+            labels = task.labels or [f"LABEL_{i}" for i in range(task.num_outputs)]
+            config.id2label = dict(enumerate(labels))
+            config.label2id = {label: i for i, label in enumerate(labels)}
+            regression = task.name == "regression"
+            config.problem_type = "regression" if regression else "single_label_classification"
+        about = {
+            "network": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": network.export_config(),
+            "task": task.to_dict(),
+            "input": network.input_config,
+        }
+        setattr(config, OURS, about)
+        with quiet():
+            model.save_pretrained(folder)
+    finally:
+        vars(config).clear()
+        vars(config).update(kept)
+        if head_name is not None:
+            set_module(model, head_name, nn.Identity())
+
+
+# ---- transformers' many exceptions, in one line each ----
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No tables and progress bars: the network's report says what was loaded."""
+    from transformers.utils import logging
+
+    hub = getLogger("huggingface_hub")
+    level, bar, hub_level = logging.get_verbosity(), logging.is_progress_bar_enabled(), hub.level
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    hub.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        hub.setLevel(hub_level)
+        if bar:
+            logging.enable_progress_bar()
+
+
+@contextmanager
+def user_errors(where: str, network: Network) -> Iterator[None]:
+    """Turns what transformers raises for a wrong name, folder, file or setting into a UserError that begins with `where`."""
+    try:
+        with quiet():
+            yield
+    except UserError:
+        raise
+    except Exception as error:
+        message = explain(error, type(network).__name__)
+        if message is None:
+            raise
+        raise UserError(f"{where}: {message}") from None
+
+
+def explain(error: Exception, network: str) -> str | None:
+    """One line for an exception of transformers or below it; None where it looks like a bug."""
+    said, kind = str(error), type(error).__name__
+    chain = f"{kind} {type(error.__cause__).__name__} {said}"
+    if "trust_remote_code" in said:
+        return "needs Python code that comes with the model, which is never run: choose a model that transformers has"
+    if re.search("Unrecognized configuration class", said):
+        config = re.search(r"configuration class <class '[\w.]*?(\w+)'>", said)
+        return f"a model with {config[1] if config else 'this configuration'} is not one for {network}"
+    if "weights_only" in said.lower() or "Unsupported global" in said:
+        return "is damaged, or holds pickled code, which is never run; save the weights as model.safetensors"
+    if "Safetensor" in chain or "PytorchStreamReader" in said or "header too" in said.lower() or kind == "EOFError":
+        return f"the weights are damaged or truncated ({said.splitlines()[0] if said else kind})"
+    if "no file named" in said:
+        return "the folder has no weights (model.safetensors)"
+    if re.search("Unrecognized model|model type .* does not recognize|model_type", said):
+        return "config.json names no model type that this version of transformers knows"
+    if kind in ("GatedRepoError", "RepositoryNotFoundError") or re.search(
+        "gated repo|not a valid model identifier", said
+    ):
+        return "no such folder here and no such public model on the hub; for a private one set HF_TOKEN"
+    if re.search("connect|offline|resolve|cached|LocalEntryNotFound|Max retries", chain, re.IGNORECASE):
+        return "no such folder here, and the hub cannot be reached to look there"
+    if isinstance(error, (ImportError, ValueError, OSError, KeyError, TypeError)):
+        return f"{said.strip().splitlines()[0] if said.strip() else kind}"
+    return None

@@ -1,0 +1,173 @@
+"""A bidirectional LSTM on word embeddings: what can be learned from the training texts alone, without pretraining."""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+from zlib import crc32
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.small import SmallNetwork
+from sft_lightning.networks.weights import read_state_dict, resolve
+from sft_lightning.tasks.base import TaskInfo
+
+PAD, UNKNOWN, BETWEEN = 0, 1, 2
+WORDS = "_extra_state"
+WORD = re.compile(r"\w+|[^\w\s]")
+
+
+class WordTokenizer:
+    """Lower-case words and single marks to numbers, called as transformers tokenizers are.
+
+    Args:
+        size: Most words known, the three special ones included.
+        min_count: Fewest occurrences of a word that is learned.
+    """
+
+    pad_token_id = PAD
+    padding_side = "right"
+
+    def __init__(self, size: int, min_count: int) -> None:
+        self.size, self.min_count = size, min_count
+        self.set_words([])
+
+    @property
+    def fitted(self) -> bool:
+        return bool(self.words)
+
+    def fit(self, texts: Iterable[str]) -> None:
+        """Learns the most frequent words; ties go to the alphabetically first, so that every rank learns the same."""
+        counts = Counter(w for text in texts for w in WORD.findall(text.lower()))
+        known = sorted((w for w, n in counts.items() if n >= self.min_count), key=lambda w: (-counts[w], w))
+        self.set_words(known[: self.size - 3])
+        if not known:
+            raise UserError(f"LSTM: no word occurs {self.min_count} times in the training texts: lower min_count")
+
+    def set_words(self, words: Sequence[str]) -> None:
+        """Numbers them from 3. `state` changes when they do, so that what was tokenised before is done again."""
+        self.words = {w: i for i, w in enumerate(words, 3)}
+        self.state = crc32("\n".join(words).encode())
+
+    def __call__(
+        self,
+        texts: Sequence[str],
+        pairs: Sequence[str] | None = None,
+        truncation: bool = False,
+        max_length: int | None = None,
+        **_: Any,
+    ) -> dict[str, list[list[int]]]:
+        if not self.fitted:
+            raise UserError("network LSTM knows no words yet: train it, or load a checkpoint or pretrained")
+        rows = [self._numbers(t) for t in texts]
+        if pairs is not None:
+            rows = [[*row, BETWEEN, *self._numbers(pair)] for row, pair in zip(rows, pairs, strict=True)]
+        return {"input_ids": [row[:max_length] if truncation else row for row in rows]}
+
+    def _numbers(self, text: str) -> list[int]:
+        return [self.words.get(w, UNKNOWN) for w in WORD.findall(text.lower())] or [UNKNOWN]
+
+
+class Recurrent(nn.Module):
+    """Embedding and LSTM; a text's vector is the largest output over its words, in each dimension: `[B, D]`."""
+
+    def __init__(self, rows: int, width: int, hidden: int, layers: int, bidirectional: bool, dropout: float) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(rows, width, padding_idx=PAD)
+        self.lstm = nn.LSTM(
+            width, hidden, layers, batch_first=True, bidirectional=bidirectional, dropout=dropout if layers > 1 else 0.0
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = pack_padded_sequence(
+            self.dropout(self.embedding(ids)), lengths, batch_first=True, enforce_sorted=False
+        )
+        hidden, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=ids.shape[1])
+        hidden = hidden.masked_fill(mask[:, :, None] == 0, float("-inf"))
+        features: Tensor = self.dropout(hidden.amax(1))
+        return features
+
+
+class LSTM(SmallNetwork):
+    """A (bidirectional) LSTM that starts from random weights, or from our own export of one.
+
+    Its words are learned from the training texts, and travel with checkpoints and exports.
+
+    Args:
+        task: What is predicted; given by the module.
+        vocabulary_size: Most words known, three special ones included.
+        min_count: Fewest occurrences in the training texts of a word that is learned.
+        embedding_dim: Width of the word embeddings.
+        hidden: Units of each layer, in each direction.
+        layers: Number of LSTM layers.
+        bidirectional: Read the text from both ends.
+        dropout: Probability of dropping a unit: of the embeddings, between layers, and of the text's vector.
+        max_length: Most words the network reads.
+        pretrained: Where weights and words come from: a run directory or an export folder; null for random ones.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        vocabulary_size: int = 20_000,
+        min_count: int = 2,
+        embedding_dim: int = 128,
+        hidden: int = 128,
+        layers: int = 1,
+        bidirectional: bool = True,
+        dropout: float = 0.3,
+        max_length: int = 256,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        sizes = {"embedding_dim": embedding_dim, "hidden": hidden, "layers": layers, "bidirectional": bidirectional}
+        self.sizes = {"vocabulary_size": vocabulary_size, **sizes, "max_length": max_length}
+        for name, value, least in (
+            *((n, v, 1) for n, v in sizes.items() if n != "bidirectional"),
+            *(("vocabulary_size", vocabulary_size, 4), ("min_count", min_count, 1), ("max_length", max_length, 1)),
+        ):
+            if value < least:
+                raise UserError(f"LSTM: {name} must be at least {least}, got {value}")
+        if not 0.0 <= dropout < 1.0:
+            raise UserError(f"LSTM: dropout must be in [0, 1), got {dropout}")
+        self.max_length, self.tokenizer = max_length, WordTokenizer(vocabulary_size, min_count)
+        encoder = Recurrent(vocabulary_size, embedding_dim, hidden, layers, bidirectional, dropout)
+        if pretrained is not None:
+            self._take_words(pretrained)
+        self.start_from(pretrained, keep_source_head, encoder, hidden * (2 if bidirectional else 1))
+        if pretrained is not None and not self.tokenizer.fitted:
+            raise UserError(f"pretrained: {pretrained} holds no words: it is not an export of LSTM")
+
+    def _take_words(self, pretrained: str) -> None:
+        """The words of an export, before `start_from` compares the shapes of all it holds."""
+        source = resolve(pretrained)
+        path = source.file or (source.folder / "model.safetensors" if source.folder else None)
+        if path is not None and path.is_file() and (words := read_state_dict(path).get(WORDS)) is not None:
+            self.set_extra_state(words)
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec("text", tokenizer=self.tokenizer, max_length=self.max_length)
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        """`[B, D]`"""
+        features: Tensor = self.encoder(x["input_ids"], x["attention_mask"])
+        return features
+
+    def get_extra_state(self) -> Tensor:
+        """The words as bytes: a tensor, so that checkpoints hold no objects and safetensors takes it."""
+        return torch.frombuffer(bytearray("\n".join(self.tokenizer.words).encode() or b"\n"), dtype=torch.uint8)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.tokenizer.set_words(bytes(state.cpu().numpy()).decode().split("\n") if len(state) > 1 else [])
+
+    def export_config(self) -> dict[str, object]:
+        return dict(self.sizes)

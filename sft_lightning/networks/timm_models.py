@@ -1,0 +1,188 @@
+"""Image networks of timm, by name."""
+
+from typing import Any, Literal
+
+from torch import nn
+
+from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
+from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.weights import Source, resolve
+from sft_lightning.tasks.base import TaskInfo
+
+
+class Timm(Backbone):
+    """Any image model of timm without its classifier, and one linear head on its pooled features.
+
+    The classifier is kept as the source head where it is one linear layer, as it nearly always is.
+
+    Args:
+        task: What is predicted; given by the module.
+        name: timm's name of the architecture, such as `resnet18` or `vit_tiny_patch16_224.augreg_in21k`.
+        pretrained: Where weights come from: true for timm's own of that name, a hub name (`timm/resnet18.a1_in1k`), a
+            run directory, an export or timm folder, a state dict file with timm's names; null for random ones.
+        match: How a state dict file's tensors find their place: by their names, or by their order where the names are
+            another library's.
+        dropout: Probability of dropping a feature before the head; null for the architecture's own.
+        image_size: Height and width the network is built for, in pixels; default the architecture's own.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        name: str,
+        pretrained: str | bool | None = None,
+        match: Literal["name", "order"] = "name",
+        dropout: float | None = None,
+        image_size: int | None = None,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        import timm
+
+        if not timm.is_model(name):
+            raise UserError(f"network Timm: timm has no model '{name}'{nearest(name, timm.list_models())}")
+        if match not in ("name", "order"):
+            raise UserError(f"network Timm: match must be name or order, got '{match}'")
+        if dropout is not None and not 0.0 <= dropout < 1.0:
+            raise UserError(f"dropout must be in [0, 1), got {dropout}")
+        self.model_name, self.image_size = name, image_size
+        self.options = {} if dropout is None else {"drop_rate": dropout}
+        self.cfg: dict[str, Any] = {}
+        if pretrained is None or pretrained is False:
+            self.take_apart(self.build(), keep_source_head, [])
+            self.resize()
+        elif pretrained is True:
+            self.from_hub(name, Source(name, hub=name), keep_source_head)
+        else:
+            source = resolve(pretrained.removeprefix("hf-hub:"))
+            if source.hub is None:
+                self.from_tensors(source, match, keep_source_head)
+            else:
+                hub = source.hub if timm.is_model(source.hub) else f"hf-hub:{source.hub}"
+                self.from_hub(hub, source, keep_source_head)
+        cfg, known = self.cfg, self.pretrained is not None
+        size = tuple(cfg["input_size"][1:]) if known or cfg.get("fixed_input_size") else None
+        self.own_spec = InputSpec(
+            "image", size=size, mean=cfg.get("mean") if known else None, std=cfg.get("std") if known else None
+        )
+        self.built_for = self.input_spec.size if cfg.get("fixed_input_size") else None
+
+    # ---- where weights come from ----
+
+    def build(self, name: str | None = None, **options: Any) -> nn.Module:
+        """The whole model, classifier included."""
+        import timm
+
+        try:
+            model: nn.Module = timm.create_model(name or self.model_name, **self.options, **options)
+        except TypeError as error:
+            raise UserError(f"network Timm: {self.model_name} cannot be built so: {error}") from None
+        self.cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
+        return model
+
+    def from_hub(self, name: str, source: Source, keep: bool) -> None:
+        """Fetched, renamed and filled by timm."""
+        from sft_lightning.networks.hf import explain
+
+        try:
+            model = self.build(name, pretrained=True)
+        except UserError:
+            raise
+        except Exception as error:
+            message = explain(error, "Timm")
+            if message is None:
+                raise
+            raise UserError(f"pretrained: {source.name}: {message}") from None
+        self.check_architecture(source, self.cfg["architecture"])
+        self.note(source)
+        self.report.loaded = len(model.state_dict())
+        self.take_apart(model, keep, self.cfg.get("label_names") or imagenet_labels(model))
+        self.resize()
+
+    def from_tensors(self, source: Source, match: str, keep: bool) -> None:
+        """From a file or a folder: with our names, with timm's, or in timm's order."""
+        if source.ours:
+            self.check_ours(source)
+        self.check_architecture(source, source.config.get("architecture"))
+        state = read_weights(source)
+        model = self.build()
+        self.cfg |= dict(source.config.get("pretrained_cfg") or {})
+        if is_ours(state):
+            self.take_apart(model, False, [])
+            theirs = (source.ours.get("init_args") or {}).get("image_size")
+            wanted, self.image_size = self.image_size or theirs, theirs
+            self.resize()
+            self.fill_ours(state, source, keep)
+            self.image_size = wanted
+            self.resize()
+            return
+        self.note(source)
+        named = self.cfg["classifier"]  # one name, or one for each of several heads
+        classifier = classifier_name(model) or (named if isinstance(named, str) else named[0])
+        classes = classes_of(state, model, classifier, match, model.num_classes)  # type: ignore[arg-type]
+        if classes != model.num_classes:
+            model.reset_classifier(classes)  # type: ignore[operator]
+        self.fill_model(model, state, classifier, match)
+        self.take_apart(model, keep, list(source.config.get("label_names") or []))
+        self.resize()
+
+    def check_architecture(self, source: Source, theirs: str | None) -> None:
+        """Raises UserError where a hub's model or a folder's config.json is of another architecture."""
+        if theirs is not None and theirs != self.model_name.partition(".")[0]:
+            raise UserError(f"pretrained: {source.name} is a {theirs}, the network asked for is {self.model_name}")
+
+    # ---- the parts ----
+
+    def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
+        """The classifier off, pooled features out."""
+        classifier = classifier_name(model)
+        if classifier is not None:
+            features = self.take_off(model, classifier, keep, labels).in_features
+        else:  # convolutional or double: no linear layer to keep
+            model.reset_classifier(0)
+            features = getattr(model, "head_hidden_size", model.num_features)
+            own = set(model.state_dict())
+            self.fresh, self.report.missing = self.fresh & own, [n for n in self.report.missing if n in own]
+        self.set_encoder(model, features)
+
+    def resize(self) -> None:
+        """Fits a network of fixed size to `image_size`; position embeddings are interpolated."""
+        if self.image_size is None or not self.cfg.get("fixed_input_size"):
+            return
+        if not hasattr(self.encoder, "set_input_size"):
+            raise UserError(f"network Timm: {self.model_name} has a fixed size of {self.cfg['input_size'][1]} pixels")
+        try:
+            self.encoder.set_input_size((self.image_size, self.image_size))  # type: ignore[operator]
+        except (AssertionError, ValueError) as error:
+            raise UserError(f"network Timm: {self.model_name} with image_size {self.image_size}: {error}") from None
+
+    def layers(self) -> list[tuple[str, list[str]]]:
+        """As timm groups them, where the architecture says how."""
+        from timm.models._manipulate import group_parameters
+
+        try:
+            groups = group_parameters(self.encoder, self.encoder.group_matcher(coarse=False))  # type: ignore[operator]
+        except (AttributeError, TypeError, NotImplementedError):
+            return super().layers()
+        named = [(names[-1].rpartition(".")[0], [f"encoder.{n}" for n in names]) for names in groups.values() if names]
+        if {n for _, names in named for n in names} != set(self.encoder_parameters()):
+            return super().layers()
+        return [(f"encoder.{name}", names) for name, names in named]
+
+
+def classifier_name(model: nn.Module) -> str | None:
+    """Name of the classifier if the logits are one linear layer's."""
+    classifier = model.get_classifier()  # type: ignore[operator]
+    if not isinstance(classifier, nn.Linear) or getattr(model, "aux_head", None) is not None:
+        return None
+    return next((n for n, m in model.named_modules() if m is classifier), None)
+
+
+def imagenet_labels(model: Any) -> list[str]:
+    """ImageNet's class names where timm knows which of its sets the model was trained on."""
+    from timm.data import ImageNetInfo, infer_imagenet_subset
+
+    subset = infer_imagenet_subset(model)
+    return [] if subset is None else list(ImageNetInfo(subset).label_descriptions())

@@ -1,0 +1,135 @@
+"""Image classification networks of transformers, by name, folder or configuration."""
+
+import json
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
+from sft_lightning.tasks.base import TaskInfo
+
+
+class TransformersImage(Network):
+    """Any model of transformers' AutoModelForImageClassification, its last linear layer replaced.
+
+    Exports are transformers folders: AutoModelForImageClassification and AutoImageProcessor load them.
+
+    Args:
+        task: What is predicted; given by the module.
+        pretrained: Where weights come from: a hub name, a transformers folder, a run directory, a state dict file
+            (with config); null for random ones of config.
+        config: The architecture when there is no pretrained folder: a folder or hub name whose config.json is taken, or
+            its values, such as `{model_type: vit, hidden_size: 192}`.
+        dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
+        gradient_checkpointing: Compute activations anew in the backward pass: less memory, about a third more time.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        dropout: float | None = None,
+        gradient_checkpointing: bool = False,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        from transformers import AutoModelForImageClassification
+
+        model = load_hf(AutoModelForImageClassification, pretrained, config, self)
+        self.head_name = split_head(self, model, keep_source_head)
+        set_dropout(model, dropout)
+        if gradient_checkpointing:
+            if not model.supports_gradient_checkpointing:
+                raise UserError(f"network: {type(model).__name__} has no gradient checkpointing")
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self.encoder = model
+        self.own_spec = self.read_spec(model.config)
+        takes_any_size = "interpolate_pos_encoding" in signature(model.forward).parameters
+        self.trained_size = square(getattr(model.config, "image_size", None)) if takes_any_size else None
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The image processor's size and normalisation, where the weights came with one; else the configuration's."""
+        known, own = self.input_config, self.own_spec
+        return InputSpec(
+            "image",
+            size=tuple(known["size"]) if known.get("size") else own.size,
+            channels=own.channels,
+            mean=tuple(known["mean"]) if known.get("mean") else own.mean,
+            std=tuple(known["std"]) if known.get("std") else own.std,
+        )
+
+    def read_spec(self, config: Any) -> InputSpec:
+        """From preprocessor_config.json, or else from the model's configuration."""
+        size, channels = square(getattr(config, "image_size", None)), int(getattr(config, "num_channels", 3))
+        values = self.processor_values()
+        shown = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else None
+        size = square(shown or values.get("size")) or size
+        if values.get("do_normalize") is False:
+            values |= {"image_mean": [0.0] * channels, "image_std": [1.0] * channels}
+        mean, std = (tuple(values[k]) if values.get(k) else None for k in ("image_mean", "image_std"))
+        return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
+
+    def processor_values(self) -> dict[str, Any]:
+        """What the pretrained folder or hub repository says of its inputs; empty where it says nothing."""
+        if self.pretrained is None:
+            return {}
+        source = find(self.pretrained, self)
+        path = source.folder / "preprocessor_config.json" if source.folder else None
+        if source.hub is not None:
+            from transformers.utils import cached_file
+
+            found = cached_file(source.hub, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+            path = Path(found) if found else None
+        if path is None or not path.is_file():
+            return {}
+        try:
+            return dict(json.loads(path.read_text()))
+        except (ValueError, OSError) as error:
+            raise UserError(f"pretrained: {path} cannot be read: {error}") from None
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        image, options = x["image"], {}
+        if self.trained_size is not None and tuple(image.shape[-2:]) != self.trained_size:
+            options["interpolate_pos_encoding"] = True
+        features: Tensor = self.encoder(pixel_values=image, **options).logits
+        return features
+
+    def save_pretrained(self, folder: str) -> None:
+        """Writes a transformers folder: config.json, model.safetensors, preprocessor_config.json."""
+        hf_export(self, self.encoder, folder, self.head_name)
+        spec = self.input_spec
+        size = spec.size or (224, 224)
+        processor = {
+            # Shorter side resized, centre cropped: what the data modules do.
+            "image_processor_type": "CLIPImageProcessor",
+            "do_convert_rgb": spec.channels == 3,
+            "do_resize": True,
+            "size": {"shortest_edge": max(size)},
+            "resample": 2,  # bilinear
+            "do_center_crop": True,
+            "crop_size": {"height": size[0], "width": size[1]},
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": spec.mean is not None,
+            "image_mean": list(spec.mean or ()) or None,
+            "image_std": list(spec.std or ()) or None,
+        }
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+
+
+def square(size: Any) -> tuple[int, int] | None:
+    """(height, width) from the ways transformers writes a size: 224, [224, 224], {shortest_edge: 224}, …"""
+    if isinstance(size, dict):
+        if "height" in size and "width" in size:
+            return int(size["height"]), int(size["width"])
+        size = size.get("shortest_edge")
+    if isinstance(size, (list, tuple)):
+        return int(size[0]), int(size[-1])
+    return None if size is None else (int(size), int(size))

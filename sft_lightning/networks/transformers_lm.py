@@ -1,0 +1,134 @@
+"""Any causal language model of transformers: the encoder gives a vector per token, the head is the model's own."""
+
+from dataclasses import replace
+from importlib.util import find_spec
+from inspect import signature
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network, Output, set_dropout
+from sft_lightning.networks.hf import hf_export, load_hf
+from sft_lightning.networks.transformers_text import (
+    check_vocabulary,
+    checkpoint_gradients,
+    load_tokenizer,
+    positions,
+    token_limit,
+)
+from sft_lightning.tasks.base import TaskInfo
+
+
+class TransformersLM(Network):
+    """A causal language model. Logits are computed where a token is supervised, and nowhere else.
+
+    Args:
+        task: What is predicted; given by the module.
+        pretrained: Where weights come from: a hub name, a transformers folder, a run directory, a .gguf file (its
+            weights dequantised); null for random ones.
+        config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
+        tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
+        dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
+        max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        dtype: Of the weights; bfloat16 halves the memory, and the optimizer's steps round.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
+    shares_outputs: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        dropout: float | None = None,
+        max_length: int | None = None,
+        gradient_checkpointing: bool = False,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+    ) -> None:
+        super().__init__(task)
+        if dtype not in ("float32", "bfloat16"):
+            raise UserError(f"dtype: '{dtype}' is neither float32 nor bfloat16")
+        model = self._load(pretrained, config, getattr(torch, dtype))
+        self.tokenizer = load_tokenizer(tokenizer or pretrained, self)
+        check_vocabulary(self.tokenizer, model)
+        self.max_length = token_limit(self.tokenizer, model, max_length)
+        self._whole = [model]  # in a list: the same weights must not be registered twice
+        self.encoder, self.head = model.base_model, model.get_output_embeddings()
+        prefix = f"{model.base_model_prefix}."
+        self.fresh = {n.removeprefix(prefix) for n in self.fresh}
+        self.task = replace(task, num_outputs=int(model.get_output_embeddings().weight.shape[0]))
+        text_config = model.config.get_text_config()
+        self.cap = getattr(text_config, "final_logit_softcapping", None)
+        self.scale = float(getattr(text_config, "logit_scale", None) or 1.0)
+        self.scale /= float(getattr(text_config, "logits_scaling", None) or 1.0)
+        self._takes_positions = "position_ids" in signature(self.encoder.forward).parameters
+        set_dropout(model, dropout)
+        self._check(model)
+        if gradient_checkpointing:
+            checkpoint_gradients(model)
+
+    def _load(self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        quantised = pretrained is not None and pretrained.endswith(".gguf")
+        if quantised and (find_spec("gguf") is None or find_spec("accelerate") is None):
+            raise UserError("pretrained: reading a .gguf file needs more packages: pip install 'sft-lightning[gguf]'")
+        model = load_hf(AutoModelForCausalLM, pretrained, config, self, dtype=dtype).to(dtype)
+        if (
+            quantised
+        ):  # what is loaded calls itself quantised, and cannot be saved: move the weights to one that does not
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            clean = AutoModelForCausalLM.from_config(model.config).to(dtype).eval()
+            clean.load_state_dict(model.state_dict())
+            clean.generation_config = model.generation_config
+            return clean
+        return model
+
+    @torch.no_grad()
+    def _check(self, model: Any) -> None:
+        """The model's own logits must be what head and encoder give; both are still in evaluation mode."""
+        ids = torch.arange(4)[None] % self.task.num_outputs
+        x = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        mine, theirs = self(x).logits.float(), model(**x).logits.float()
+        if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3 + 1e-3 * float(theirs.abs().max())):
+            raise UserError(
+                f"network: {type(model).__name__} makes logits in a way of its own, which TransformersLM does not know: "
+                "choose another model"
+            )
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec("tokens", tokenizer=self.tokenizer, max_length=self.max_length)
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        """`[B, T, D]`"""
+        mask = x["attention_mask"]
+        inputs: dict[str, Any] = {"input_ids": x["input_ids"], "attention_mask": mask, "use_cache": False}
+        if self._takes_positions:
+            inputs["position_ids"] = positions(mask)
+        hidden: Tensor = self.encoder(**inputs).last_hidden_state
+        return hidden
+
+    def forward(self, x: dict[str, Tensor]) -> Output:
+        """One encoder pass; rows are the positions `x['select']` names."""
+        output = super().forward(x)
+        logits = output.logits
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        if self.cap:
+            logits = torch.tanh(logits / self.cap) * self.cap
+        return output._replace(logits=logits)
+
+    def export_config(self) -> dict[str, Any]:
+        return {"max_length": self.max_length}
+
+    def save_pretrained(self, folder: str) -> None:
+        """A genuine transformers folder with the tokenizer."""
+        hf_export(self, self._whole[0], folder)
+        self.tokenizer.save_pretrained(folder)

@@ -1,0 +1,218 @@
+"""Any text encoder or decoder of transformers, with a new head on one vector per text."""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sft_lightning.errors import UserError
+from sft_lightning.networks.base import InputSpec, Network, fresh_linear, set_dropout
+from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
+from sft_lightning.tasks.base import TaskInfo
+
+HEAD = "sft_head."
+"""Before the head's names in exports whose pooling is ours"""
+WEIGHTS = "model.safetensors"
+
+
+class TransformersText(Network):
+    """A pretrained text model of transformers with a new output layer.
+
+    Args:
+        task: What is predicted; given by the module.
+        pretrained: Where weights come from: a hub name, a transformers folder, a run directory; null for random ones.
+        config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
+        tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
+        pooling: How a text becomes one vector: model as the pretrained model does it before its own output layer, mean
+            of the tokens, cls the first token, last the last one.
+        dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
+        max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
+        gradient_checkpointing: Recompute activations in the backward pass, to save memory.
+        keep_source_head: Keep the pretrained output layer, where there is one, frozen, beside the new one.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        pretrained: str | None = None,
+        config: str | dict[str, Any] | None = None,
+        tokenizer: str | None = None,
+        pooling: Literal["model", "mean", "cls", "last"] = "model",
+        dropout: float | None = None,
+        max_length: int | None = None,
+        gradient_checkpointing: bool = False,
+        keep_source_head: bool = True,
+    ) -> None:
+        super().__init__(task)
+        from transformers import AutoModel, AutoModelForSequenceClassification
+
+        if pooling not in ("model", "mean", "cls", "last"):
+            raise UserError(f"pooling: '{pooling}' is none of model, mean, cls, last")
+        ours = find(pretrained, self).ours if pretrained is not None else {}
+        if pooling == "model":  # as it was exported, if by us
+            pooling = (ours.get("init_args") or {}).get("pooling", "model")
+        self.pooling: str = pooling
+        self.head_name: str | None = None
+        if pooling == "model":
+            model = load_hf(AutoModelForSequenceClassification, pretrained, config, self)
+            self.head_name = split_head(self, model, keep_source_head)
+            if self.head_name == "score":  # decoders: each token has a score, the last token's counts
+                self.pooling = "last"
+        else:
+            model = load_hf(AutoModel, pretrained, config, self)
+            self._own_head(model, ours, pretrained, keep_source_head)
+        self.encoder = model
+        self.tokenizer = load_tokenizer(tokenizer or pretrained, self)
+        check_vocabulary(self.tokenizer, model)
+        if model.config.pad_token_id is None or self.head_name == "score":  # in exports, transformers looks for it
+            model.config.pad_token_id = self.tokenizer.pad_token_id
+        self.max_length = token_limit(self.tokenizer, model, max_length)
+        set_dropout(model, dropout)
+        if gradient_checkpointing:
+            checkpoint_gradients(model)
+        self.body = model.base_model_prefix if self.head_name == "score" else ""
+        takes = signature((model.get_submodule(self.body) if self.body else model).forward).parameters
+        self._takes_types, self._takes_positions = "token_type_ids" in takes, "position_ids" in takes and decodes(model)
+
+    def _own_head(self, model: Any, ours: dict[str, Any], pretrained: str | None, keep: bool) -> None:
+        """A head on our own pooling; the source head is one that we exported."""
+        if getattr(model, "pooler", None) is not None:  # would get no gradient
+            model.pooler = None
+            self.fresh = {n for n in self.fresh if not n.startswith("pooler.")}
+            self.report.missing = [n for n in self.report.missing if not n.startswith("pooler.")]
+        width = int(model.config.get_text_config().hidden_size)
+        self.head = fresh_linear(width, self.task.num_outputs)
+        self.report.unexpected = [n for n in self.report.unexpected if not n.startswith(HEAD)]
+        same = (ours.get("init_args") or {}).get("pooling") == self.pooling
+        if pretrained is None or not (keep and same):
+            return
+        folder = find(pretrained, self).folder
+        state = load_file(folder / WEIGHTS) if folder is not None else {}
+        if f"{HEAD}weight" in state:
+            old = nn.Linear(width, len(state[f"{HEAD}bias"]))
+            old.load_state_dict({n: state[HEAD + n] for n in ("weight", "bias")})
+            self.keep_source_head(old, list(ours.get("task", {}).get("labels", [])))
+
+    @property
+    def input_spec(self) -> InputSpec:
+        return InputSpec("text", tokenizer=self.tokenizer, max_length=self.max_length)
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        """`[B, D]`"""
+        ids, mask = x["input_ids"], x["attention_mask"]
+        inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
+        if self._takes_types and "token_type_ids" in x:
+            inputs["token_type_ids"] = x["token_type_ids"]
+        if self._takes_positions:
+            inputs["position_ids"] = positions(mask)
+        if self.pooling == "model":
+            logits: Tensor = self.encoder(**inputs).logits
+            return logits
+        model = self.encoder.get_submodule(self.body) if self.body else self.encoder
+        return pool(model(**inputs).last_hidden_state, mask, self.pooling)
+
+    def export_config(self) -> dict[str, Any]:
+        own = {} if self.head_name is not None else {"pooling": self.pooling}
+        return {**own, "max_length": self.max_length}
+
+    def save_pretrained(self, folder: str) -> None:
+        """A genuine transformers folder; where the pooling is ours, the encoder's, and the head under `sft_head.`."""
+        hf_export(self, self.encoder, folder, self.head_name)
+        if self.head_name is None:
+            path = Path(folder) / WEIGHTS
+            head = {HEAD + n: v.detach().cpu().contiguous() for n, v in self.head.state_dict().items()}
+            save_file({**load_file(path), **head}, path, metadata={"format": "pt"})
+        self.tokenizer.save_pretrained(folder)
+
+
+def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
+    """`hidden[B, T, D]` to `[B, D]` over the tokens that `mask[B, T]` keeps, whichever side is padded."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    if pooling == "mean":
+        weights = mask[:, :, None].to(hidden.dtype)
+        return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+    if pooling == "cls":
+        return hidden[rows, mask.argmax(-1)]
+    return hidden[rows, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)]
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position of each token, counted from the first real one, so that padding on the left moves nothing: `[B, T]`."""
+    here = torch.arange(mask.shape[1], device=mask.device)
+    return (here[None] - mask.argmax(-1, keepdim=True)).clamp(min=0)
+
+
+# ---- what text networks share ----
+
+
+def load_tokenizer(name: str | None, network: Network) -> Any:
+    """The tokenizer in a folder, a run directory, a .gguf file or on the hub; with a padding token."""
+    from transformers import AutoTokenizer
+
+    if name is None:
+        raise UserError(
+            f"network {type(network).__name__}: set tokenizer (a folder or hub name) where pretrained is null"
+        )
+    source = find(name, network)
+    extra: dict[str, Any] = {}
+    if source.file is not None and source.file.suffix == ".gguf":
+        extra["gguf_file"] = source.file.name
+    elif source.file is not None:
+        raise UserError(f"network: {name} is a state dict alone: set tokenizer (a folder or hub name)")
+    with user_errors(f"tokenizer: {name}", network):
+        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False, **extra)
+    if tokenizer.pad_token is None:
+        if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:
+            raise UserError(f"tokenizer: {name} has neither a padding nor an end token: choose another")
+        tokenizer.pad_token = instead
+    return tokenizer
+
+
+def check_vocabulary(tokenizer: Any, model: Any) -> None:
+    """Raises UserError where the tokenizer has ids that the model has no embedding for."""
+    rows = model.get_input_embeddings().num_embeddings
+    if (last := max(tokenizer.get_vocab().values(), default=0)) >= rows:
+        raise UserError(
+            f"tokenizer: its ids go up to {last}, the network has embeddings for {rows}: set config.vocab_size to "
+            f"{last + 1}, or choose the tokenizer that belongs to the network"
+        )
+
+
+def token_limit(tokenizer: Any, model: Any, wanted: int | None) -> int | None:
+    """Most tokens the network takes: `wanted`, or the least of what the tokenizer says and the positions allow."""
+    table = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    absolute = [
+        m for n, m in model.named_modules() if n.endswith("position_embeddings") and isinstance(m, nn.Embedding)
+    ]
+    if absolute and absolute[0].padding_idx is not None:  # RoBERTa and kin count from padding_idx + 1
+        table = absolute[0].num_embeddings - absolute[0].padding_idx - 1
+    positions = table if isinstance(table, int) and table > 0 else None
+    if wanted is not None:
+        if wanted < 1:
+            raise UserError(f"network: max_length must be at least 1 token, got {wanted}")
+        if positions is not None and wanted > positions:
+            raise UserError(f"network: max_length {wanted} is more than the {positions} positions the model has")
+        return wanted
+    said = tokenizer.model_max_length
+    limits = [n for n in (said if said and said < 10**9 else None, positions) if n]
+    return min(limits) if limits else None
+
+
+def checkpoint_gradients(model: Any) -> None:
+    """Recomputes activations in the backward pass."""
+    if not model.supports_gradient_checkpointing:
+        raise UserError(f"gradient_checkpointing: {type(model).__name__} does not support it: set it to false")
+    if hasattr(model, "activation_checkpointing_enable"):  # its newer name
+        model.activation_checkpointing_enable({"use_reentrant": False})
+    else:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+
+
+def decodes(model: Any) -> bool:
+    """Whether the architecture is a decoder alone, which may be padded on the left."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
+
+    return type(model.config) in MODEL_FOR_CAUSAL_LM_MAPPING and type(model.config) not in MODEL_FOR_MASKED_LM_MAPPING
