@@ -55,6 +55,8 @@ def main(args: list[str] | None = None) -> int:
     except UserError as error:
         print(f"sft-lightning: error: {error}", file=sys.stderr)
         return 2
+    except SystemExit as stop:  # the parser, after --help or --print_config
+        return stop.code if isinstance(stop.code, int) else 0
     except KeyboardInterrupt:
         return 130
 

@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import pickle
 import sys
 import warnings
 from importlib import import_module
@@ -18,9 +19,10 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
 from sft_lightning.callbacks import Interrupted, RetentionMonitor
+from sft_lightning.config_files import allow_on_as_key, check_yaml
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
-from sft_lightning.explain import check_yaml, explain
+from sft_lightning.explain import explain
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
 from sft_lightning.runs import RunDirectory
@@ -150,6 +152,7 @@ def existing_run(path: str, what: str) -> RunDirectory:
 def run(arguments: list[str]) -> int:
     """Parses, trains or evaluates, records; raises UserError for what the user can mend."""
     quieten()
+    allow_on_as_key()
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))  # a user's own module beside the config, also for the console script
     typed, arguments = arguments, list(arguments)
@@ -158,7 +161,7 @@ def run(arguments: list[str]) -> int:
             import_module(module)
         except ImportError as error:
             raise UserError(f"--import: {module} cannot be imported: {error}") from None
-    command, rest = arguments[0], arguments[1:]
+    command, rest = arguments[0], ["--help" if a == "--help-all" else a for a in arguments[1:]]
     resume = of_run = None
     if (path := pop_option(rest, "resume")) is not None:
         if command != "fit":
@@ -206,6 +209,15 @@ def user_error(error: BaseException) -> UserError | None:
         if "No supported gpu backend" in str(error):
             return UserError("trainer.accelerator: a GPU was asked for and none was found: use cpu or auto")
         return UserError(f"trainer: {error}")
+    if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
+        return UserError(
+            "data.batch_size: BatchNorm cannot train on a micro-batch of one sample, and the last one of the epoch has one; "
+            "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true"
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return UserError("ckpt_path: the checkpoint holds pickled code or objects besides tensors; it was not run")
+    if "PytorchStreamReader" in str(error):
+        return UserError("ckpt_path: the checkpoint is damaged or truncated; use another, or start anew")
     behind = error.__cause__ or error.__context__
     while behind is not None and type(error) is ValueError:  # jsonargparse wraps what a constructor raises
         if isinstance(behind, UserError):
@@ -235,6 +247,7 @@ def quieten() -> None:
         ".*You have overridden.*transfer_batch_to_device.*",
         ".*Trying to infer the `batch_size`.*",
         ".*You are using a custom batch sampler.*",
+        ".*sync_dist=True.*",  # what we log is reduced over ranks already
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=text)

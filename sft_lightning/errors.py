@@ -11,7 +11,12 @@ class UserError(ValueError):
     """
 
     def __init__(self, message: object) -> None:
-        super().__init__(" ".join(str(message).split()))
+        text = str(message)
+        if (
+            "Traceback (most recent call last)" in text
+        ):  # torch re-raises a data worker's error with its traceback inside
+            text = text.rpartition("UserError: ")[2]
+        super().__init__(" ".join(text.split()))
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

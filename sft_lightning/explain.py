@@ -4,12 +4,9 @@ import re
 from collections.abc import Iterable
 from importlib import import_module
 from inspect import Parameter, signature
-from pathlib import Path
 from typing import Any
 
-import yaml
-
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.errors import nearest
 
 
 def explain(error: object, keys: Iterable[str] = ()) -> str:
@@ -122,21 +119,3 @@ def arguments_of(path: str) -> list[str]:
         if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
             break
     return list(names)
-
-
-def check_yaml(path: Path) -> None:
-    """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"--config: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
-    if not isinstance(content, dict):
-        raise UserError(
-            f"--config: {path} must hold keys and values (model, network, data, …), it holds {type(content).__name__}"
-        )

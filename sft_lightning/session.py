@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -63,6 +64,8 @@ class Session:
             raise UserError(f"ckpt_path: {checkpoint} does not exist")
         if settings.experiment is None:
             settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
+        if cli.config.subcommand != "fit":
+            self.know_the_task(checkpoint)
         existing = self.resume or self.of_run
         if existing is not None:
             self.directory = existing
@@ -96,6 +99,17 @@ class Session:
         self.stage = str(cli.config.subcommand)
         self.monitor = cli.source
 
+    def know_the_task(self, checkpoint: str | None) -> None:
+        """Takes what is predicted from the run or the checkpoint, so that unlabelled data will do."""
+        task = None
+        if self.of_run is not None:
+            task = Record.read(self.of_run.record).content.get("task")
+        elif checkpoint:
+            held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
+            task = held.get("hyper_parameters", {}).get("task")
+        if task:
+            self.settings.model.init_args.task = task
+
     def trainer_arguments(self, given: Any) -> dict[str, Any]:
         """Our callbacks, loggers and checkpoint writing beside the user's."""
         assert self.directory is not None
@@ -103,10 +117,11 @@ class Session:
         settings, run = self.settings, self.directory
         bar = sys.stdout.isatty() and not settings.quiet
         self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
+        self.recorder = RunRecorder(self.record, settings.select_by)
         callbacks: list[Callback] = [
             self.monitor(),
             Panels(),
-            RunRecorder(self.record, settings.select_by),
+            self.recorder,
             self.console,
             *([Bar()] if bar else []),
         ]
@@ -158,12 +173,28 @@ class Session:
 
         assert self.directory is not None
         run, trainer = self.directory, cli.trainer
+        self.measure_the_end(cli)
         best = run.best if run.best.is_file() else run.last
         if trainer.is_global_zero and best.is_file():
             export_best(cli.model, best, run.model)
         trainer.strategy.barrier()
         if self.settings.test_after_fit:
             trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), verbose=False, weights_only=True)
+
+    def measure_the_end(self, cli: "SFTCLI") -> None:
+        """Validates and saves once more where training ended between two validations."""
+        assert self.directory is not None
+        run, trainer, recorder = self.directory, cli.trainer, self.recorder
+        measured = trainer.strategy.broadcast(recorder.measured_at)
+        if measured != trainer.global_step and "val" in cli.datamodule.splits:
+            recorder.closing = True
+            trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
+            recorder.closing = False
+        if measured != trainer.global_step or not run.last.is_file():
+            trainer.save_checkpoint(run.last)
+            selected = self.record.content.get("selected", {}) if self.record else {}
+            if trainer.is_global_zero and selected.get("step") == trainer.global_step:
+                shutil.copyfile(run.last, run.best)
 
     def fail(self, error: BaseException) -> None:
         """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""

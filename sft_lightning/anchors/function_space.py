@@ -31,8 +31,13 @@ def kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tens
 
 
 def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """1 − cos(s, t), in [0, 2]; blind to the length of either."""
-    return 1.0 - F.cosine_similarity(student_ND, teacher_ND.detach(), dim=-1)
+    """1 − cos(s, t) = ½‖s/‖s‖ − t/‖t‖‖², in [0, 2]; blind to the length of either.
+
+    Written as the squared chord because that is exactly 0, with gradient 0, where both are equal; 1 − cos rounds to
+    either side of 0.
+    """
+    student, teacher = F.normalize(student_ND, dim=-1, eps=1e-8), F.normalize(teacher_ND.detach(), dim=-1, eps=1e-8)
+    return 0.5 * (student - teacher).square().sum(-1)
 
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"mse": mse, "kl": kl, "cosine": cosine}

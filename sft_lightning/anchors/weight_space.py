@@ -25,15 +25,16 @@ def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None,
     """Adds strength·(w − w⁰), the gradient of `l2sp_penalty`, to each weight's `.grad`, in place.
 
     Call once per optimizer step, after unscaling and before clipping. Tensors without a gradient (frozen, unused)
-    are left alone.
+    are left alone. The difference comes first: near the start it is exact, where adding s·w and then −s·w⁰ would leave
+    the rounding of both in the gradient.
     """
-    active = [i for i, w in enumerate(weights) if w.grad is not None]
+    active = [(i, w.detach(), w.grad) for i, w in enumerate(weights) if w.grad is not None]
     if not active or strength == 0.0:
         return
-    grads = [weights[i].grad for i in active]
-    torch._foreach_add_(grads, [weights[i].detach() for i in active], alpha=strength)  # type: ignore[arg-type]
+    drift = [w for _, w, _ in active]
     if start is not None:
-        torch._foreach_add_(grads, [start[i] for i in active], alpha=-strength)  # type: ignore[arg-type]
+        drift = list(torch._foreach_sub(drift, [start[i] for i, _, _ in active]))
+    torch._foreach_add_([grad for _, _, grad in active], drift, alpha=strength)
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from sft_lightning.errors import UserError, nearest
 from sft_lightning.tasks import TaskInfo, make_task
 
 
@@ -43,6 +44,12 @@ def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
     if select_by is None:
         name, mode = task.primary
         return f"val/{name}", mode
+    names = [f"val/{n}" for n in ("loss", *task.metric_names)]
+    if select_by not in names and not select_by.startswith(("retention/", "drift/")):
+        raise UserError(
+            f"select_by: '{select_by}' is not measured on validation{nearest(select_by, names)}; "
+            f"there are {', '.join(names)}, and what stands under retention/ and drift/"
+        )
     return select_by, better(select_by, info)
 
 

@@ -25,12 +25,16 @@ class EMA(Callback):
         self.decay = decay
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
+        self._final_raw: dict[str, Tensor] = {}  # after training, for checkpoints that are saved only then
         self._restored: dict[str, dict[str, Tensor]] = {}
         self._step = 0
 
     def _weights(self, module: LightningModule) -> dict[str, Tensor]:
         assert isinstance(module, SFTModule) and module.network is not None
         return {n: p.data for n, p in module.network.named_parameters() if p.requires_grad}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._final_raw = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = self._weights(pl_module)
@@ -39,6 +43,7 @@ class EMA(Callback):
             self.average = {n: v.to(weights[n].device) for n, v in self._restored["average"].items()}
             for name, value in self._restored["raw"].items():
                 weights[name].copy_(value)
+            self._restored = {}
         elif not self.average:
             self.average = {n: w.clone() for n, w in weights.items()}
         self._step = trainer.global_step
@@ -74,17 +79,17 @@ class EMA(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The average is the result."""
         self._swap_in(pl_module)
-        self._raw, self.average = {}, {}
+        self._raw, self.average, self._final_raw = {}, {}, self._raw
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if not self.average:
+        if not self.average and not self._final_raw:
             return
-        raw = self._raw or self._weights(pl_module)
+        raw = self._raw or self._final_raw or self._weights(pl_module)
         checkpoint[KEY] = {n: w.clone() for n, w in raw.items()}
         for name, value in self.average.items():
             checkpoint["state_dict"][f"network.{name}"] = value.clone()
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if KEY in checkpoint:
+        if KEY in checkpoint and trainer.state.fn == "fit":
             state = checkpoint["state_dict"]
             self._restored = {"raw": checkpoint[KEY], "average": {n: state[f"network.{n}"] for n in checkpoint[KEY]}}

@@ -29,6 +29,8 @@ class RunRecorder(Callback):
         self._began = time.perf_counter()
         self._best: float | None = None
         self._fitting = False
+        self.closing = False  # set for the validation that a fit ends with where the last one came earlier
+        self.measured_at: int | None = None
 
     def _about(self, trainer: Trainer, module: SFTModule) -> dict[str, Any]:
         data, network = trainer.datamodule, module.network  # type: ignore[attr-defined]
@@ -85,7 +87,7 @@ class RunRecorder(Callback):
         self._start_other(trainer, pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn == "validate":
+        if trainer.state.fn == "validate" and not self.closing:
             self._start_other(trainer, pl_module)
 
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
@@ -104,7 +106,7 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.startswith("train/")}
-        if trainer.state.fn == "validate":
+        if trainer.state.fn == "validate" and not self.closing:
             self.record.update(validate={k: v for k, v in values.items() if not k.startswith("test/")})
             return
         if testing:
@@ -114,6 +116,8 @@ class RunRecorder(Callback):
         for name, value in values.items():
             self.record.metric(name, value, trainer.global_step, better(name, module.info))
         name, mode = selecting(module.info, self.select_by)
+        if not testing:
+            self.measured_at = trainer.global_step
         if not testing and name in values:
             score = values[name]
             if self._best is None or (score > self._best if mode == "max" else score < self._best):

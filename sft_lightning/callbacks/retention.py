@@ -1,11 +1,14 @@
 """Watches what is kept, in every run: the source metric where there is source data, drift always."""
 
 import time
+from collections.abc import Iterable
+from itertools import islice
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
@@ -21,7 +24,8 @@ class RetentionMonitor(Callback):
     The source metric is that of the kept source head (or of the shared output space) on the source task's own data: its
     validation split while fitting, its test split when testing. Forgetting = source metric before − after, so it is
     positive where something was lost, in the metric's own unit (reversed for metrics where less is better). The metric
-    before is the pretrained network's, also after a resume.
+    before is the pretrained network's, also after a resume. The trainer's limit_val_batches and limit_test_batches hold
+    for the source data too.
 
     Args:
         source: The source task's data; none measures drift alone.
@@ -57,7 +61,7 @@ class RetentionMonitor(Callback):
         network = module.network
         self.source.trainer = trainer
         self.source.setup("fit")
-        info = self.source.task_info
+        info = network.task if network.shares_outputs else self.source.task_info
         assert info is not None
         if not network.shares_outputs:
             if network.source_head is None:
@@ -90,7 +94,7 @@ class RetentionMonitor(Callback):
             assert logits is not None
             return logits
 
-        loader = self.source.loader(split, trainer.global_rank, trainer.world_size)
+        loader = limited(trainer, self.source.loader(split, trainer.global_rank, trainer.world_size), split)
         values = evaluate(trainer, module, loader, self.source.finish, self._task, score)
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
@@ -115,24 +119,31 @@ class RetentionMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step 0: both columns before anything was learned."""
         assert isinstance(pl_module, SFTModule)
-        assert pl_module.task is not None and pl_module.network is not None
-        if self.before:
+        assert pl_module.network is not None
+        if trainer.limit_val_batches == 0:
             return
-        network, data = pl_module.network, getattr(trainer, "datamodule", None)
-        if isinstance(data, SFTDataModule) and trainer.global_step == 0:
-            loader = data.loader("val", trainer.global_rank, trainer.world_size)
-            values = evaluate(trainer, pl_module, loader, data.finish, pl_module.task, lambda x: network(x).logits)
-            self.before |= {f"val/{k}": v for k, v in values.items()}
-        if pl_module.teacher is not None:
-            if self._task is not None:
-                source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
-                self.before |= self._with_forgetting(source, source)
-            self.before |= {"drift/weights_l2": 0.0, "drift/weights_relative": 0.0, "drift/features_cka": 1.0}
-            if network.shares_outputs or network.source_head is not None:
-                self.before |= {"drift/kl": 0.0, "retention/agreement": 1.0}
+        if not self.before and trainer.global_step == 0:
+            self.before |= self._target_before(trainer, pl_module)
+            if pl_module.teacher is not None:
+                self.before |= {"drift/weights_l2": 0.0, "drift/weights_relative": 0.0, "drift/features_cka": 1.0}
+                if pl_module.network.shares_outputs or pl_module.network.source_head is not None:
+                    self.before |= {"drift/kl": 0.0, "retention/agreement": 1.0}
+        if self._task is not None and f"retention/{self._task.primary[0]}" not in self.before:
+            source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
+            self.before |= self._with_forgetting(source, source)
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
+
+    def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+        network, data = module.network, getattr(trainer, "datamodule", None)
+        if not isinstance(data, SFTDataModule):
+            return {}
+        assert network is not None
+        assert module.task is not None
+        loader = limited(trainer, data.loader("val", trainer.global_rank, trainer.world_size), "val")
+        values = evaluate(trainer, module, loader, data.finish, module.task, lambda x: network(x).logits)
+        return {f"val/{k}": v for k, v in values.items()}
 
     # ---- drift, on the validation (or test) batches as they pass ----
 
@@ -218,3 +229,12 @@ class RetentionMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = dict(state_dict["before"])
+
+
+def limited(trainer: Trainer, loader: DataLoader[Batch], split: str) -> Iterable[Batch]:
+    """As many batches as the trainer's limit for validation or testing lets through.
+
+    A generator, so that iterating begins, and takes its random number, where `evaluate` guards the random state.
+    """
+    limit: int | float = getattr(trainer, f"limit_{split}_batches")
+    yield from islice(loader, limit if isinstance(limit, int) else max(1, int(limit * len(loader))))

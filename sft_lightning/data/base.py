@@ -314,6 +314,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             num_workers=self.num_workers,
             collate_fn=_as_is,
             persistent_workers=self.num_workers > 0,
+            generator=torch.Generator().manual_seed(self.seed or 0),  # or each iteration would draw from the global one
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.num_workers and not torch.cuda.is_available() else None,
         )

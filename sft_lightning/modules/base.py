@@ -7,9 +7,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import MeanMetric, Metric
+from torchmetrics import Metric
 
-from sft_lightning.errors import UserError
+from sft_lightning.errors import UserError, nearest
 from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
@@ -32,7 +32,7 @@ class SFTModule(L.LightningModule):
         lr: Learning rate of the encoder's top layer, per optimizer step.
         weight_decay: The optimizer's weight decay; biases and norms are spared.
         optimizer_args: The optimizer's other arguments, such as momentum or betas.
-        lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 at the last step.
+        lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 after the last step.
         warmup: Linear warm-up: a share of all optimizer steps if below 1, else a number of steps.
         head_lr_factor: The new head's learning rate as a multiple of `lr`.
         layer_decay: Learning rate of each encoder layer as a multiple of the layer's above it.
@@ -53,7 +53,7 @@ class SFTModule(L.LightningModule):
 
     def __init__(
         self,
-        network: Spec,
+        network: Spec | str,
         task: dict[str, Any] | None = None,
         optimizer: str = "AdamW",
         lr: float = 1e-3,
@@ -79,11 +79,13 @@ class SFTModule(L.LightningModule):
         self.info: TaskInfo | None = TaskInfo.of(task) if task else None
         self.task: Task | None = None
         self.meters = nn.ModuleDict()
-        self._sums: Tensor | None = None
+        self._sums: Tensor | None = None  # task's loss, anchor: of the optimizer step so far, on the device
+        self._items = 0
         self._checkpoint_about: dict[str, Any] = {}
         for name, low in (("lr", 0.0), ("weight_decay", 0.0), ("head_lr_factor", 0.0), ("layer_decay", 0.0)):
             if not self.hparams[name] >= low:
                 raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
+        check_choice("lr_schedule", lr_schedule, ("constant", "linear", "cosine"))
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
@@ -99,11 +101,16 @@ class SFTModule(L.LightningModule):
             if told is None:
                 raise UserError("no task: give a data module of sft_lightning, or task= to the module")
             self.info = told
-        elif told is not None and (told.name, told.num_outputs) != (self.info.name, self.info.num_outputs):
+        elif told is not None and (told.name, told.num_outputs or self.info.num_outputs) != (
+            self.info.name,
+            self.info.num_outputs,
+        ):
             raise UserError(
                 f"the network is for {self.info.name} with {self.info.num_outputs} outputs, "
                 f"the data for {told.name} with {told.num_outputs}"
             )
+        elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
+            raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
         if data is not None and hasattr(data, "bind"):
             assert self.network is not None
@@ -113,9 +120,10 @@ class SFTModule(L.LightningModule):
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
         if self.network is not None or self.info is None:
             return
+        network = build_network(self.hparams["network"], self.info)
+        self.info = network.task  # a language model knows its number of outputs, the data (0) does not
         self.hparams["task"] = self.info.to_dict()
         self.task = make_task(self.info, self.hparams["label_smoothing"])
-        network = build_network(self.hparams["network"], self.info)
         if self.needs_pretrained and network.pretrained is None:
             raise UserError(
                 f"{type(self).__name__} anchors to a pretrained network: set network.init_args.pretrained, or use PlainSFT"
@@ -134,8 +142,8 @@ class SFTModule(L.LightningModule):
         """One set of metrics per stage, so that validation inside fit never mixes with testing."""
         assert self.task is not None
         for stage in ("val", "test"):
-            meters: dict[str, Metric] = {"loss": MeanMetric(), **self.task.make_metrics()}
-            self.meters[f"{stage}_meters"] = nn.ModuleDict(meters)  # type: ignore[arg-type]
+            meters: dict[str, Metric] = {"loss": MeanLoss(), **self.task.make_metrics()}
+            self.meters[f"{stage}_meters"] = nn.ModuleDict(meters)
 
     def check_network(self, network: Network) -> None:
         """Raises UserError where the variant cannot work with the network."""
@@ -163,10 +171,12 @@ class SFTModule(L.LightningModule):
             network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.undecayed()
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
-        total = int(self.trainer.estimated_stepping_batches)
         if hp["lr_schedule"] == "constant" and not hp["warmup"]:
             return optimizer
-        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], total)
+        total = self.trainer.estimated_stepping_batches
+        if total == float("inf"):
+            raise UserError("lr_schedule and warmup need an end: set trainer.max_epochs or trainer.max_steps")
+        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---- what a variant defines ----
@@ -205,6 +215,7 @@ class SFTModule(L.LightningModule):
         """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
         self.train()
         self.move_teacher()
+        self._sums, self._items = None, 0  # an interrupted fit may have left a step half summed
 
     def on_validation_start(self) -> None:
         self.move_teacher()
@@ -228,8 +239,8 @@ class SFTModule(L.LightningModule):
         task = self.task.loss(output.logits, batch["y"])
         anchor = self.anchor(batch, output)
         total = task if anchor is None else task + anchor
-        zero = task.new_zeros(())
-        sums = torch.stack([zero + batch["count"], task.detach(), zero if anchor is None else anchor.detach()])
+        self._items += int(batch["count"])
+        sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
         sums = sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)
         self._sums = sums if self._sums is None else self._sums + sums
         return total * (self.trainer.accumulate_grad_batches * self.trainer.world_size / self.expected_items)
@@ -242,25 +253,27 @@ class SFTModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
         assert self._sums is not None
-        sums = self.all_reduce_sum(self._sums) if self.trainer.world_size > 1 else self._sums
-        count = float(sums[0])
+        sums, count = self._sums, self._items
+        if self.trainer.world_size > 1:
+            reduced = self.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(count)])]))
+            sums, count = reduced[:2], int(reduced[2])
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             torch._foreach_mul_(grads, self.expected_items / count)
         self.add_penalty(optimizer)
-        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0 or self.trainer.global_step == 0:
-            self._log_step(sums, optimizer)
-        self._sums = None
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.trainer.global_step + 1) % every == 0 or self.trainer.global_step == 0:
+            self._log_step(sums, count, optimizer)
+        self._sums, self._items = None, 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
         """Sum over ranks."""
-        reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")  # type: ignore[assignment]
+        reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")
         return reduced
 
-    def _log_step(self, sums: Tensor, optimizer: Optimizer) -> None:
-        count, task, anchor = (float(v) for v in sums)
-        task, anchor = task / max(count, 1), anchor / max(count, 1)
-        penalty = self.penalty()
+    def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
+        task, anchor = (float(v) / max(count, 1) for v in sums)
+        penalty, first = self.penalty(), optimizer.param_groups[0]
         if penalty is not None:
             anchor += float(penalty)
         self.log_dict(
@@ -269,17 +282,18 @@ class SFTModule(L.LightningModule):
                 "train/loss_task": task,
                 "train/loss_anchor": anchor,
                 "train/anchor_ratio": anchor / task if task > 0 else 0.0,
-                "train/lr": optimizer.param_groups[-1]["lr"],
-                "train/items": count,
+                "train/lr": self.hparams["lr"] * first["lr"] / first.get("initial_lr", first["lr"]),
+                "train/items": float(count),
+                "step": float(self.trainer.global_step + 1),
             },
             on_step=True,
             on_epoch=False,
         )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> Output:
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
         return self._evaluate("val", batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> Output:
+    def test_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
         return self._evaluate("test", batch)
 
     def _evaluate(self, stage: str, batch: Batch) -> Output:
@@ -290,7 +304,7 @@ class SFTModule(L.LightningModule):
 
     def stage_meters(self, stage: str) -> dict[str, Metric]:
         """The metric objects of 'val' or 'test'."""
-        return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator,arg-type]
+        return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         self._log_meters("val")
@@ -300,7 +314,10 @@ class SFTModule(L.LightningModule):
 
     def _log_meters(self, stage: str) -> None:
         values = read_meters(self.stage_meters(stage))
-        self.log_dict({f"{stage}/{k}": v for k, v in values.items()}, rank_zero_only=False)
+        logged = {f"{stage}/{k}": v for k, v in values.items()}
+        if self.trainer.state.fn == "fit":
+            logged["step"] = float(self.trainer.global_step)  # optimizer steps done: the loggers' step
+        self.log_dict(logged)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict per item: what predictions.jsonl holds."""
@@ -313,7 +330,7 @@ class SFTModule(L.LightningModule):
         """What a checkpoint must agree on to be resumed: plain values."""
         return {
             "variant": type(self).__name__,
-            "anchor": {k: self.hparams[k] for k in self.anchor_settings},
+            "anchor": {k: getattr(self, k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
             "teacher": self.teacher.hash if self.teacher else None,
         }
 
@@ -348,13 +365,41 @@ def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> None:
         )
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Raises UserError unless `value` is one of `choices`: the command line checks types, a Python script does not."""
+    if value not in choices:
+        raise UserError(f"{name}: '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
+
+
+class MeanLoss(Metric):
+    """Mean over items of a loss that comes as sums. NaN stays NaN: torchmetrics' MeanMetric leaves such batches out."""
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, items: int) -> None:
+        """Adds the loss `total` of `items` items."""
+        self.total += total
+        self.items += items
+
+    def compute(self) -> Tensor:
+        return self.total / self.items
+
+
 def update_meters(task: Task, meters: dict[str, Metric], logits: Tensor, batch: Batch) -> None:
     """Adds one batch to 'loss' (weighted by items) and to the task's metrics."""
     n = int(batch["count"])
     if n == 0:
         return
     y = batch["y"]
-    meters["loss"].update(task.loss(logits, y) / n, weight=n)
+    meters["loss"].update(task.loss(logits, y), n)
     for name, metric in meters.items():
         if name != "loss":
             task.update(metric, logits, y)

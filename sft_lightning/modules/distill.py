@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES
 from sft_lightning.errors import UserError
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.networks.base import Network, Output, Spec
 from sft_lightning.tasks import Batch
 
@@ -49,8 +49,8 @@ class DistillSFT(SFTModule):
             raise UserError(f"anchor_weight must not be negative, got {anchor_weight}")
         if temperature <= 0:
             raise UserError(f"temperature must be above 0, got {temperature}")
-        if distance not in DISTANCES:
-            raise UserError(f"distance: '{distance}' is none of {', '.join(DISTANCES)}")
+        check_choice("on", on, ("auto", "source_logits", "features", "logits"))
+        check_choice("distance", distance, tuple(DISTANCES))
         self.on: str = on
 
     def check_network(self, network: Network) -> None:

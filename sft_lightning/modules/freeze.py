@@ -65,4 +65,10 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if all_of_them:
         return list(norms)
-    return [m for m in norms if (ps := list(m.parameters(recurse=False))) and not any(p.requires_grad for p in ps)]
+    encoder_stands = not any(p.requires_grad for p in network.encoder.parameters())
+    still: list[nn.Module] = []
+    for norm in norms:
+        own = list(norm.parameters(recurse=False))
+        if not any(p.requires_grad for p in own) if own else encoder_stands:
+            still.append(norm)
+    return still

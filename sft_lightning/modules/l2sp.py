@@ -7,7 +7,7 @@ from torch.optim import Optimizer
 
 from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.errors import UserError
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.networks.base import Network, Spec
 
 
@@ -50,16 +50,19 @@ class L2SPSFT(SFTModule):
     ) -> None:
         super().__init__(network, **kwargs)
         self.save_hyperparameters()
+        check_choice("penalise", penalise, ("weights", "all"))
+        check_choice("how", how, ("loss", "decoupled"))
         if how == "loss" and decoupled_weight is not None:
             raise UserError("decoupled_weight is for how: decoupled; with how: loss set alpha and beta")
         if how == "decoupled" and (alpha is not None or beta is not None):
             raise UserError("alpha and beta are for how: loss; with how: decoupled set decoupled_weight")
         self.alpha = 0.0 if how == "decoupled" else 0.1 if alpha is None else alpha
         self.beta = 0.0 if how == "decoupled" else 0.01 if beta is None else beta
-        self.pull = 0.0 if how == "loss" else 10.0 if decoupled_weight is None else decoupled_weight
-        for name in ("alpha", "beta", "pull"):
+        self.decoupled_weight = 0.0 if how == "loss" else 10.0 if decoupled_weight is None else decoupled_weight
+        for name in ("alpha", "beta", "decoupled_weight"):
             if getattr(self, name) < 0:
-                raise UserError(f"{name if name != 'pull' else 'decoupled_weight'} must not be negative")
+                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        self._sets: dict[str, dict[str, nn.Parameter]] = {}
 
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert self.network is not None
@@ -69,16 +72,20 @@ class L2SPSFT(SFTModule):
     def anchored(self) -> dict[str, nn.Parameter]:
         """w_S as penalised, by name: trainable ones alone, since frozen ones cannot drift."""
         assert self.network is not None
-        return self._chosen(self.network.shared_parameters())
+        if "anchored" not in self._sets:  # which they are does not change once the network is built and frozen
+            self._sets["anchored"] = self._chosen(self.network.shared_parameters())
+        return self._sets["anchored"]
 
     def new(self) -> dict[str, nn.Parameter]:
         """w_new as penalised, by name."""
         assert self.network is not None
-        return self._chosen(self.network.new_parameters())
+        if "new" not in self._sets:
+            self._sets["new"] = self._chosen(self.network.new_parameters())
+        return self._sets["new"]
 
     def undecayed(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
-        anchored = set(self.anchored()) if self.alpha or self.pull else set()
+        anchored = set(self.anchored()) if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
     def add_penalty(self, optimizer: Optimizer) -> None:
@@ -89,7 +96,7 @@ class L2SPSFT(SFTModule):
             add_l2sp_gradient(list(anchored.values()), self.teacher.starts(list(anchored)), self.alpha)
         if self.beta:
             add_l2sp_gradient(list(self.new().values()), None, self.beta)
-        if self.pull and not self._pulls_in_step:
+        if self.decoupled_weight and not self._pulls_in_step:
             self._pull(optimizer)
 
     def _pull(self, optimizer: Optimizer) -> None:
@@ -97,13 +104,13 @@ class L2SPSFT(SFTModule):
         anchored = self.anchored()
         for group in optimizer.param_groups:
             names = [n for n in group["names"] if n in anchored]
-            pull_towards([anchored[n] for n in names], self.teacher.starts(names), group["lr"] * self.pull)
+            pull_towards([anchored[n] for n in names], self.teacher.starts(names), group["lr"] * self.decoupled_weight)
 
     _pulls_in_step = False
 
     def on_train_start(self) -> None:
         """With a gradient scaler, the pull waits for the optimizer's step, which the scaler may skip."""
-        if self.pull and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+        if self.decoupled_weight and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self._pulls_in_step = True
             for optimizer in self.trainer.optimizers:
                 optimizer.register_step_pre_hook(lambda o, *_: self._pull(o))
@@ -113,7 +120,7 @@ class L2SPSFT(SFTModule):
         assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
         start = self.teacher.starts(list(anchored))
-        value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.pull)
+        value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.decoupled_weight)
         return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
 
     def check_network(self, network: Network) -> None:

@@ -185,7 +185,9 @@ def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:
         parts = name.split(".")
         at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
         key = ".".join(parts[: at + 1]) if at is not None else ""
-        if (key and layers and layers[-1][0] == key) or (not key and layers and not layers[-1][0].split(".")[-1].isdigit()):
+        if (key and layers and layers[-1][0] == key) or (
+            not key and layers and not layers[-1][0].split(".")[-1].isdigit()
+        ):
             layers[-1][1].append(name)
         else:
             layers.append((key or ".".join(parts[:-1]), [name]))

@@ -35,9 +35,7 @@ class DriftMeter:
 
     @torch.no_grad()
     def add(self, student: Output, teacher: Output) -> None:
-        """Adds the items of one batch."""
-        if not len(student.features):
-            return
+        """Adds the items of one batch; also where there is none, so that all ranks have sums to add up."""
         self.cka.add(student.features, teacher.features)
         mine, theirs = (o.logits if self.shares_outputs else o.source_logits for o in (student, teacher))
         if mine is None or theirs is None:
@@ -54,5 +52,5 @@ class DriftMeter:
         values = {"drift/features_cka": float(self.cka.value())}
         if self.sums is not None:
             items, divergence, agree = self.sums.tolist()
-            values |= {"drift/kl": divergence / items, "retention/agreement": agree / items}
+            values |= {"drift/kl": divergence / max(items, 1), "retention/agreement": agree / max(items, 1)}
         return values

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from sft_lightning.modules.base import read_meters, update_meters
+from sft_lightning.modules.base import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks import Batch, Task
 
 
@@ -22,22 +22,20 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics and 'loss' of `score(x) -> logits[N, C]` over all batches and ranks, in the trainer's precision.
 
-    The module's mode is left as it was found.
+    The module's mode and the random state are left as they were found: measuring must not change what is trained.
     """
-    meters: dict[str, Any] = {"loss": None, **task.make_metrics()}
-    from torchmetrics import MeanMetric
-
-    meters["loss"] = MeanMetric()
+    meters: dict[str, Any] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
         meter.to(module.device)
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
-        for raw in loader:
-            batch = finish(trainer.strategy.batch_to_device(raw, module.device))
-            batch = trainer.precision_plugin.convert_input(batch)
-            with trainer.precision_plugin.forward_context():
-                update_meters(task, meters, score(batch["x"]), batch)
+        with torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
+            for raw in loader:
+                batch = finish(trainer.strategy.batch_to_device(raw, module.device))
+                batch = trainer.precision_plugin.convert_input(batch)
+                with trainer.precision_plugin.forward_context():
+                    update_meters(task, meters, score(batch["x"]), batch)
     finally:
         for m, mode in modes.items():
             m.training = mode

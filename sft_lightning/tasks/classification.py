@@ -2,21 +2,40 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import (
     BinaryF1Score,
-    BinaryMatthewsCorrCoef,
     MulticlassAccuracy,
+    MulticlassConfusionMatrix,
     MulticlassF1Score,
-    MulticlassMatthewsCorrCoef,
 )
 
+from sft_lightning.errors import UserError
 from sft_lightning.tasks.base import Task, TaskInfo
 
 
-def _matthews(info: TaskInfo) -> Any:
-    return BinaryMatthewsCorrCoef() if info.num_outputs == 2 else MulticlassMatthewsCorrCoef(info.num_outputs)
+class Matthews(MulticlassConfusionMatrix):
+    """Matthews correlation, in [-1, 1], as scikit-learn has it: 0 where only one class is said or true.
+
+    torchmetrics' own gives small other values there, which is where GLUE's CoLA begins.
+    """
+
+    def compute(self) -> Tensor:
+        matrix = self.confmat.double()  # rows: true, columns: said
+        true, said, items = matrix.sum(1), matrix.sum(0), matrix.sum()
+        covariance = matrix.trace() * items - true @ said
+        spread = ((items**2 - true @ true) * (items**2 - said @ said)).sqrt()
+        return torch.where(spread > 0, covariance / spread.clamp(min=1.0), 0.0)
+
+
+def _f1(info: TaskInfo) -> BinaryF1Score:
+    if info.num_outputs != 2:
+        raise UserError(
+            f"metric f1 is that of the second of two classes, the data has {info.num_outputs}: use f1_macro"
+        )
+    return BinaryF1Score()
 
 
 class Classification(Task):
@@ -25,9 +44,9 @@ class Classification(Task):
     name = "classification"
     metric_makers = {
         "accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
-        "f1": (lambda _: BinaryF1Score(), "max"),
+        "f1": (_f1, "max"),
         "f1_macro": (lambda info: MulticlassF1Score(info.num_outputs, average="macro"), "max"),
-        "matthews": (_matthews, "max"),
+        "matthews": (lambda info: Matthews(info.num_outputs), "max"),
     }
 
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:

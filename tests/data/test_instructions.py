@@ -255,6 +255,20 @@ def test_truncated_rows_are_counted_and_empty_ones_dropped(tmp_path: Path) -> No
     assert int((batch["y"] == network.tokenizer.eos_token_id).sum()) == 2  # the truncated one never ends
 
 
+def test_rows_dropped_for_one_network_come_back_for_another(tmp_path: Path) -> None:
+    long = "one two three four five six seven eight nine ten " * 2
+    rows = prompts([("A", "b"), (long, "b"), ("One", "two")])
+    short, data = make(tmp_path, rows)
+    short.max_length = 12
+    data = Instructions(train=data.files["train"], val=data.files["train"])
+    data.setup()
+    data.bind(short)
+    assert data.dropped == {"train": 1, "val": 1}
+    data.bind(TransformersLM(TASK, pretrained=str(tmp_path / "model"), max_length=256))
+    assert data.dropped == {"train": 0, "val": 0}
+    assert len(data.splits["train"]) == 3
+
+
 def test_a_batch_without_supervised_tokens_costs_nothing(tmp_path: Path) -> None:
     _, data = make(tmp_path, prompts(PAIRS))
     module = PlainSFT(spec(TransformersLM, pretrained=str(tmp_path / "model"), max_length=256), lr=1e-2)

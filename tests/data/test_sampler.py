@@ -14,6 +14,10 @@ SIZES = [1, 5, 7, 8, 16, 21, 100]
 LENGTHS = np.random.default_rng(0).integers(1, 60, size=100)
 
 
+def joined(lists: list[list[int]]) -> list[int]:
+    return list(itertools.chain.from_iterable(lists))
+
+
 def samplers(size: int, ranks: int, accumulate: int, batch: int = 8, epoch: int = 0, **settings: object) -> list:
     micro = micro_batch_size(batch, ranks, accumulate)
     made = [
@@ -30,7 +34,7 @@ def steps(size: int, ranks: int, accumulate: int, **settings: object) -> list[li
     found: list[list[int]] = []
     for ranks_at_once in itertools.zip_longest(*samplers(size, ranks, accumulate, **settings)):
         found.append([k.position for keys in ranks_at_once for k in keys if k.real])
-    return [sum(found[i : i + accumulate], []) for i in range(0, len(found), accumulate)]
+    return [joined(found[i : i + accumulate]) for i in range(0, len(found), accumulate)]
 
 
 @pytest.mark.parametrize("lengths", [False, True], ids=["", "by length"])
@@ -78,7 +82,7 @@ def test_the_order_depends_on_seed_and_epoch_alone(lengths: np.ndarray | None) -
 
 def test_without_shuffling_samples_come_as_they_lie_in_every_epoch() -> None:
     for epoch in (0, 1):
-        assert sum(steps(21, 1, 1, shuffle=False, epoch=epoch), []) == list(range(21))
+        assert joined(steps(21, 1, 1, shuffle=False, epoch=epoch)) == list(range(21))
 
 
 def test_batches_by_length_hold_samples_of_like_length_and_the_short_one_comes_last() -> None:
@@ -119,7 +123,7 @@ def test_lightning_tells_the_sampler_the_epoch_and_the_seed_reaches_the_order(pr
         data = digits(shots_per_class=8, seed=seed)
         fit(make("plain", pretrained), data, max_epochs=2, callbacks=[recorder])
         rows = [b["index"].tolist() for b in recorder.batches]
-        orders[seed] = sum(rows[:3], []), sum(rows[3:], [])
+        orders[seed] = joined(rows[:3]), joined(rows[3:])
         assert sorted(orders[seed][0]) == sorted(orders[seed][1]) == data.splits["train"].rows.tolist()
         assert orders[seed][0] != orders[seed][1], "both epochs have one order"
     assert orders[0][0] != orders[1][0], "the data's seed does not change the order"

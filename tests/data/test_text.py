@@ -326,6 +326,18 @@ def test_regression_on_a_table(tmp_path: Path, bert: str) -> None:
     assert {"val/mse", "val/pearson"} <= trainer.callback_metrics.keys()
 
 
+def test_the_same_data_for_another_network(tmp_path: Path, bert: str) -> None:
+    """Its own tokenizer counts, and words are learned again."""
+    data = TextTable(train=write_jsonl(tmp_path / "a.jsonl", rows(30)), batch_size=8)
+    networks = [TransformersText(TASK, pretrained=bert), LSTM(TASK, min_count=1), LSTM(TASK, min_count=2)]
+    for network in networks:
+        ready(data, network)
+        samples = data.splits["train"].samples
+        assert isinstance(samples, TextRows)
+        assert samples.ids[0].tolist() == network.tokenizer(samples.texts[:1])["input_ids"][0]
+        assert (samples.types is None) == isinstance(network, LSTM)
+
+
 def test_workers_give_the_same_batches(tmp_path: Path, bert: str) -> None:
     file = write_jsonl(tmp_path / "a.jsonl", rows(30))
     network = TransformersText(TASK, pretrained=bert)

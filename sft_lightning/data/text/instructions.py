@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
@@ -51,6 +53,7 @@ class Instructions(TokenData):
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
         self.dropped: dict[str, int] = {}
         """Samples of each split without a supervised token"""
+        self._every_row: dict[str, np.ndarray] = {}
         if (path is None) == (train is None):
             raise UserError("data: Instructions needs train (a file) or path (a data set on the hub), and not both")
 
@@ -71,6 +74,8 @@ class Instructions(TokenData):
 
     def prepare(self, network: Network) -> None:
         """Tokenises, and leaves out samples without a supervised token."""
+        for name, split in self.splits.items():
+            split.rows = self._every_row.setdefault(name, split.rows)
         super().prepare(network)
         for name, split in self.splits.items():
             assert isinstance(split.samples, InstructionRows)

@@ -1,0 +1,272 @@
+"""What is the user's to mend: one line that names the cause, exit code 2, and nothing left behind."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from tests.cli.conftest import ROOT, Command
+
+Make = Callable[[Path], list[Any]]
+DISTILL = ["--config", "experiments/digits/distill.yaml"]
+
+
+def expect_one_line(command: Command, arguments: list[Any], *told: str, verb: str = "fit") -> None:
+    """Runs, and checks the code, the one line, and that no run directory is left."""
+    done = command(verb, *arguments, "--wandb", "disabled") if "--wandb" not in arguments else command(verb, *arguments)
+    lines = [line for line in done.err.splitlines() if line.strip()]
+    assert done.code == 2, f"exit code {done.code} instead of 2:\n{done.err[-3000:]}"
+    errors = [line for line in lines if line.startswith("sft-lightning: error: ")]
+    assert len(errors) == 1, f"one line of error expected:\n{done.err}"
+    assert "Traceback" not in done.err
+    for word in told:
+        assert word.lower() in errors[0].lower(), f"the message does not say '{word}': {errors[0]}"
+    left = [p for p in done.runs.rglob("*") if p.is_file()] if done.runs.exists() else []
+    assert not left, f"a half-written run was left: {left}"
+
+
+def config(tmp_path: Path, text: str) -> list[Any]:
+    file = tmp_path / "config.yaml"
+    file.write_text(text)
+    return ["--config", file]
+
+
+def altered(tmp_path: Path, **changes: Any) -> list[Any]:
+    """The distill experiment with top-level keys replaced."""
+    content = yaml.safe_load((ROOT / "experiments/digits/distill.yaml").read_text())
+    content.update(changes)
+    return config(tmp_path, yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
+
+
+def plain(tmp_path: Path, data: dict[str, Any], network: dict[str, Any] | None = None) -> list[Any]:
+    """PlainSFT from scratch on some data."""
+    net = network or {"class_path": "LeNet", "init_args": {"image_size": 16}}
+    return altered(tmp_path, model={"class_path": "PlainSFT"}, network=net, data=data, retention=None)
+
+
+CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "malformed YAML": ("model: [unclosed\n  x: 1\n", ("line 2", "not valid YAML")),
+    "YAML that is no mapping": ("just a text\n", ("keys and values",)),
+    "an unknown variant": (
+        "model: DistilSFT\nnetwork: MLP\ndata: Digits\n",
+        ("DistilSFT", "did you mean 'DistillSFT'"),
+    ),
+    "an unknown network": ("model: PlainSFT\nnetwork: MLPP\ndata: Digits\n", ("MLPP", "did you mean 'MLP'")),
+    "an unknown data set": ("model: PlainSFT\nnetwork: MLP\ndata: Digts\n", ("Digts", "did you mean 'Digits'")),
+    "an unknown key": ("modle: PlainSFT\nnetwork: MLP\ndata: Digits\n", ("modle", "did you mean 'model'")),
+    "no network": ("model: PlainSFT\ndata: Digits\n", ("network", "must be given")),
+    "a module that is not there": ("model: nowhere.My\nnetwork: MLP\ndata: Digits\n", ("no module 'nowhere'",)),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGS)
+def test_a_config_file_with(command: Command, tmp_path: Path, case: str) -> None:
+    text, told = CONFIGS[case]
+    expect_one_line(command, config(tmp_path, text), *told)
+
+
+FLAGS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
+    "an unknown argument": (["--model.init_args.anchor_wieght", 1], ("did you mean 'anchor_weight'",)),
+    "an unknown argument of the network": (["--network.init_args.hiden", 1], ("did you mean 'hidden'",)),
+    "an unknown trainer option": (["--trainer.maxepochs", 3], ("did you mean 'trainer.max_epochs'",)),
+    "text where a number belongs": (["--model.init_args.lr", "fast"], ("lr", "number", "fast")),
+    "a distance that is none": (["--model.init_args.distance", "l1"], ("distance", "mse, kl, cosine")),
+    "a negative learning rate": (["--model.lr", -1], ("lr must not be negative",)),
+    "an optimizer that is none": (["--model.optimizer", "AdamX"], ("did you mean 'Adam",)),
+    "an optimizer argument that is none": (
+        ["--model.init_args.optimizer_args", "{momentum: 0.9}"],
+        ("AdamW has no 'momentum'",),
+    ),
+    "a config file that is not there": (["--config", "nowhere.yaml"], ("nowhere.yaml does not exist",)),
+    "more shots than a class has": (["--data.shots_per_class", 500], ("shots_per_class 500", "class '5' has 1")),
+    "a class that is not there": (["--data.classes", "[5, 77]"], ("no class '77'",)),
+    "a batch size that does not divide": (
+        ["--data.batch_size", 7, "--trainer.accumulate_grad_batches", 2],
+        ("batch_size 7", "does not divide", "use 8"),
+    ),
+    "no GPU where one is asked for": (["--trainer.accelerator", "gpu"], ("GPU", "none was found")),
+    "a pretrained net that is not there": (
+        ["--network.init_args.pretrained", "./nowhere"],
+        ("nowhere does not exist",),
+    ),
+    "a builtin net that is not there": (
+        ["--network.init_args.pretrained", "builtin:digits"],
+        ("did you mean 'builtin:digits-0-4'",),
+    ),
+    "nothing pretrained to anchor to": (
+        ["--network.init_args.pretrained", "null"],
+        ("anchors to a pretrained network",),
+    ),
+    "retention without a source head": (
+        ["--model", "PlainSFT", "--network.init_args.keep_source_head", "false"],
+        ("retention", "no source head"),
+    ),
+    "retention data of other classes": (
+        ["--retention.classes", "[5, 6, 7, 8, 9]"],
+        ("retention", "source head's classes"),
+    ),
+    "a network of another shape": (["--network.init_args.in_features", 784], ("another shape", "[128, 784]")),
+    "another architecture": (["--network.class_path", "LeNet"], ("holds a MLP", "LeNet")),
+    "features compared by kl": (["--model.on", "features", "--model.distance", "kl"], ("features are none",)),
+    "a metric that is never logged": (["--select_by", "val/acuracy"], ("did you mean 'val/accuracy'",)),
+    "an experiment name with a slash": (["--experiment", "a/b"], ("experiment", "letters")),
+    "a checkpoint that is not there": (["--ckpt_path", "nowhere.ckpt"], ("nowhere.ckpt does not exist",)),
+    "a module to import that is not there": (["--import", "nowhere_at_all"], ("nowhere_at_all cannot be imported",)),
+    "a run to resume that is not there": (["--resume", "runs/nowhere"], ("nowhere is no run",)),
+    "frozen parts that match nothing": (["--model.freeze", "['^decoder']"], ("matches no parameter",)),
+}
+
+
+@pytest.mark.parametrize("case", FLAGS)
+def test_a_command_line_with(command: Command, case: str) -> None:
+    flags, told = FLAGS[case]
+    expect_one_line(command, [*DISTILL, *flags], *told)
+
+
+def test_an_unknown_command(command: Command) -> None:
+    done = command("fot")
+    assert done.code == 2
+    assert "did you mean 'fit'" in done.err
+
+
+def test_a_runs_folder_that_cannot_be_written(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    expect_one_line(command, [*DISTILL, "--runs_dir", tmp_path / "file"], "runs_dir", "cannot be made")
+
+
+def image(path: Path, size: int = 16) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (size, size, 3), dtype=np.uint8)).save(path)
+
+
+def no_folder(tmp: Path) -> None:
+    pass
+
+
+def empty_folder(tmp: Path) -> None:
+    (tmp / "images").mkdir()
+
+
+def class_without_images(tmp: Path) -> None:
+    for i in range(8):
+        image(tmp / f"images/cat/{i}.png")
+    (tmp / "images/dog").mkdir(parents=True)
+
+
+def broken_image(tmp: Path) -> None:
+    for label in ("cat", "dog"):
+        for i in range(20):
+            image(tmp / f"images/{label}/{i}.png")
+    for i in range(20):
+        (tmp / f"images/cat/{i}.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], None], tuple[str, ...]]] = {
+    "is absent": (no_folder, ("images", "not a folder")),
+    "is empty": (empty_folder, ("images",)),
+    "has a class without images": (class_without_images, ("dog",)),
+    "has an image that cannot be read": (broken_image, (".png",)),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_an_image_folder_that(command: Command, tmp_path: Path, case: str) -> None:
+    make, told = FOLDERS[case]
+    make(tmp_path)
+    data = {"class_path": "ImageFolder", "init_args": {"root": str(tmp_path / "images"), "batch_size": 4}}
+    expect_one_line(command, plain(tmp_path, data), *told)
+
+
+def table(tmp: Path, header: str, rows: list[str], **arguments: Any) -> dict[str, Any]:
+    (tmp / "train.csv").write_text("\n".join([header, *rows]) + "\n")
+    return {"class_path": "TextTable", "init_args": {"train": str(tmp / "train.csv"), "batch_size": 4, **arguments}}
+
+
+GOOD = [f"a film of kind {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
+TABLES: dict[str, tuple[Callable[[Path], dict[str, Any]], tuple[str, ...]]] = {
+    "without the text column": (lambda t: table(t, "txt,label", GOOD), ("text", "txt")),
+    "without the label column": (lambda t: table(t, "text,lable", GOOD), ("label", "lable")),
+    "with a label outside the classes": (
+        lambda t: table(t, "text,label", [*GOOD, "a film,ugly"], labels=["good", "bad"]),
+        ("ugly",),
+    ),
+    "with a text column of numbers": (
+        lambda t: table(t, "text,label", [f"{i},{i % 2}" for i in range(40)]),
+        ("number",),
+    ),
+    "with an empty text": (lambda t: table(t, "text,label", [*GOOD, ",good"]), ("empty",)),
+    "that is absent": (
+        lambda t: {"class_path": "TextTable", "init_args": {"train": str(t / "nowhere.csv")}},
+        ("nowhere.csv",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", TABLES)
+def test_a_csv(command: Command, tmp_path: Path, case: str) -> None:
+    make, told = TABLES[case]
+    expect_one_line(command, plain(tmp_path, make(tmp_path), {"class_path": "LSTM"}), *told)
+
+
+def test_a_network_for_images_given_text(command: Command, tmp_path: Path) -> None:
+    expect_one_line(command, plain(tmp_path, table(tmp_path, "text,label", GOOD)), "LeNet", "image", "text")
+
+
+def test_a_network_for_text_given_images(command: Command, tmp_path: Path) -> None:
+    expect_one_line(command, plain(tmp_path, {"class_path": "Digits"}, {"class_path": "LSTM"}), "LSTM", "image", "text")
+
+
+class Evil:
+    """What a pickle with code inside looks like."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (exec, ("import pathlib; pathlib.Path('/tmp/sft_lightning_was_owned').touch()",))
+
+
+def pickled_code(path: Path) -> None:
+    path.write_bytes(pickle.dumps({"encoder.1.weight": Evil()}))
+
+
+def zipped_code(path: Path) -> None:
+    torch.save({"encoder.1.weight": Evil()}, path)
+
+
+def truncated(path: Path) -> None:
+    torch.save({"encoder.1.weight": torch.zeros(128, 64)}, path)
+    path.write_bytes(path.read_bytes()[:300])
+
+
+def wrong_architecture(path: Path) -> None:
+    torch.save({"conv.weight": torch.zeros(3, 3)}, path)
+
+
+FILES: dict[str, tuple[Callable[[Path], None], str, tuple[str, ...]]] = {
+    "with pickled code inside": (pickled_code, "net.pth", ("code", "not run")),
+    "with pickled code inside torch's own format": (zipped_code, "net.pth", ("code", "not run")),
+    "that is truncated": (truncated, "net.pth", ("damaged or truncated",)),
+    "of another architecture": (wrong_architecture, "net.pth", ("architectures differ",)),
+    "that is no safetensors": (lambda p: p.write_bytes(b"nothing"), "net.safetensors", ("damaged or truncated",)),
+}
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_a_pretrained_file(command: Command, tmp_path: Path, case: str) -> None:
+    make, name, told = FILES[case]
+    owned = Path("/tmp/sft_lightning_was_owned")
+    owned.unlink(missing_ok=True)
+    make(tmp_path / name)
+    flags = ["--network.init_args.pretrained", str(tmp_path / name)]
+    expect_one_line(command, [*DISTILL, *flags], *told)
+    assert not owned.exists(), "the pickled code was run"
+
+
+def test_a_checkpoint_with_pickled_code_is_refused(command: Command, tmp_path: Path) -> None:
+    zipped_code(tmp_path / "evil.ckpt")
+    expect_one_line(command, [*DISTILL, "--ckpt_path", tmp_path / "evil.ckpt"], "ckpt_path", "code")
+    assert not Path("/tmp/sft_lightning_was_owned").exists()

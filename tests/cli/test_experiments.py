@@ -1,0 +1,154 @@
+"""Every shipped YAML: it parses, its optimizer is what its file says, and it runs, made small, on data of its format."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tests.cli.conftest import ROOT, Command
+from tests.data.text_files import texts, write_glue, write_jsonl, write_text
+from tests.data.vision_files import table, write_cifar, write_folder
+from tests.networks.tiny import tiny_folder
+
+FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.yaml"))
+
+
+def body(file: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())
+    return content
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_parses_with_print_config_and_trains_with_the_optimizer_its_file_names(file: str, command: Command) -> None:
+    shown = command("fit", "--config", file, "--print_config")
+    assert shown.code == 0, shown.err
+    resolved = yaml.safe_load(shown.out)["model"]["init_args"]
+    written = body(file)["model"].get("init_args", {})
+    defaults = {"optimizer": "AdamW", "lr": 1e-3, "weight_decay": 0.0, "optimizer_args": None}
+    for name, default in defaults.items():
+        assert resolved[name] == written.get(name, default), f"{name} resolved to {resolved[name]}"
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_has_a_header_with_command_cost_and_result_and_at_most_twenty_lines(file: str) -> None:
+    lines = (ROOT / file).read_text().splitlines()
+    header = [line for line in lines if line.startswith("#")]
+    rest = [line for line in lines if line.strip() and not line.startswith("#")]
+    assert len(rest) <= 20, f"{len(rest)} lines beside the header"
+    text = "\n".join(header)
+    for word in ("Command:", "Cost:", "Result:"):
+        assert word in text, f"the header lacks '{word}'"
+    assert file in text, "the command does not name the file"
+
+
+def state_dict(tmp: Path, name: str) -> str:
+    import timm
+
+    path = tmp / f"{name}.pth"
+    torch.save(timm.create_model(name, num_classes=10).state_dict(), path)
+    return str(path)
+
+
+def digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    return {}
+
+
+def cifar(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    if "lite0" in file:
+        for split, count in (("train", 45), ("test", 24)):
+            table(count, seed=len(split)).to_parquet(tmp / f"{split}.parquet")
+        paths = {s: str(tmp / f"{s}.parquet") for s in ("train", "test")}
+        return {
+            "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
+            "data": {"init_args": {"path": "parquet", "data_files": paths, "shots_per_class": 2, "image_size": 32}},
+        }
+    write_cifar(tmp / "data", monkeypatch)
+    root = {"root": str(tmp / "data"), "download": False}
+    if "pretrain" in file:
+        return {"data": {"init_args": root}}
+    write_cifar(tmp / "data", monkeypatch, hundred=True)
+    small = {"data": {"init_args": {**root, "shots_per_class": None, "val_fraction": 0.5}}}
+    if "scratch" in file:
+        return small
+    source = command(
+        "fit", "--config", "experiments/cifar/pretrain.yaml", "--wandb", "disabled", "--trainer.max_epochs", 1,
+        "--data.root", root["root"], "--data.download", "false",
+    )  # fmt: skip
+    assert source.code == 0, source.err
+    return {
+        **small,
+        "network": {"init_args": {"pretrained": str(source.run.path)}},
+        "retention": {"init_args": root},
+    }
+
+
+def bert(file: str, tmp: Path) -> dict[str, Any]:
+    if "lstm" in file:
+        return {}
+    return {"network": {"init_args": {"pretrained": tiny_folder(tmp / "bert", "bert", "none"), "max_length": 32}}}
+
+
+def trec(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    for split, count in (("train", 60), ("test", 12)):
+        write_jsonl(tmp / f"trec/{split}.jsonl", [{"text": t, "label": i % 6} for i, t in enumerate(texts(count))])
+    return {**bert(file, tmp), "data": {"init_args": {"root": str(tmp / "trec")}}}
+
+
+def sst2(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    files = {
+        key: write_jsonl(tmp / f"{key}.jsonl", [{"text": t, "label": i % 2} for i, t in enumerate(texts(count))])
+        for key, count in (("train", 40), ("val", 10), ("test", 10))
+    }
+    return {**bert(file, tmp), "data": {"init_args": files}}
+
+
+def glue(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    write_glue(tmp / "glue", "rte")
+    return {**bert(file, tmp), "data": {"init_args": {"root": str(tmp / "glue")}}}
+
+
+def imagefolder(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    write_folder(tmp / "images", {"dog": 20, "elk": 20})
+    net = {"name": "test_resnet", "pretrained": state_dict(tmp, "test_resnet")}
+    data = {"root": str(tmp / "images"), "num_workers": 0, "image_size": 64, "batch_size": 8}
+    return {"network": {"init_args": net}, "data": {"init_args": data}}
+
+
+def instruct(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    rows = [{"instruction": t, "input": "", "output": f"{i} words"} for i, t in enumerate(texts(120))]
+    folder = tiny_folder(tmp / "llama", "llama", "lm", max_position_embeddings=512)
+    return {
+        "model": {"init_args": {"freeze": {"bottom_layers": 2}}},
+        "network": {
+            "init_args": {
+                "pretrained": tiny_folder(tmp / "llama", "llama", "lm", max_position_embeddings=512),
+                "max_length": 512,
+            }
+        },
+        "data": {"init_args": {"train": write_text(tmp / "rows.json", json.dumps(rows)), "train_fraction": 0.3}},
+    }
+
+
+MADE_SMALL = {f.__name__: f for f in (digits, cifar, trec, sst2, glue, imagefolder, instruct)}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_runs_made_small(file: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    overlay = MADE_SMALL[Path(file).parent.name](file, tmp_path, monkeypatch, command)
+    trainer = {
+        "max_epochs": 2,
+        "max_steps": 3,
+        "limit_val_batches": 2,
+        "check_val_every_n_epoch": 1,
+        "accelerator": "cpu",
+    }
+    small = tmp_path / "small.yaml"
+    small.write_text(yaml.safe_dump({**overlay, "trainer": trainer}))
+    done = command("fit", "--config", file, "--config", small, "--wandb", "disabled")
+    assert done.code == 0, done.err
+    assert done.run.status == "finished"
+    assert any(name.startswith("val/") for name in done.run.metrics)
+    assert (done.run.files.model / "config.json").is_file()

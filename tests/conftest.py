@@ -1,0 +1,44 @@
+"""Fixtures for all tests: one thread, and one pretrained net for the whole session."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch  # noqa: F401  sets its loggers up, before they are quietened
+import pytest
+import torch
+
+torch.set_num_threads(1)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@pytest.fixture(scope="session")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of an MLP (64-24-16-5) pretrained on the digits 0 to 4."""
+    from tests.support import pretrained_mlp
+
+    return _pretrain(pretrained_mlp(None), tmp_path_factory.mktemp("pretrained"))
+
+
+@pytest.fixture(scope="session")
+def pretrained_norms(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a NormNet (BatchNorm, Dropout, LayerNorm) pretrained on the digits 0 to 4."""
+    from sft_lightning.networks import spec
+    from tests.support import NormNet
+
+    return _pretrain(spec(NormNet), tmp_path_factory.mktemp("pretrained_norms"))
+
+
+def _pretrain(network: dict[str, Any], folder: Path) -> str:
+    from sft_lightning.modules import PlainSFT
+    from tests.support import OLD, digits, fit
+
+    module = PlainSFT(network, lr=5e-3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fit(module, digits(OLD), max_epochs=3)
+    assert module.network is not None
+    module.network.save_pretrained(str(folder))
+    return str(folder)

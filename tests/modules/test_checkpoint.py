@@ -1,0 +1,105 @@
+"""What a checkpoint holds, what it refuses, and what can be rebuilt from it alone."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sft_lightning.errors import UserError
+from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from tests.support import VARIANTS, digits, fit, make, pretrained_mlp, quiet_trainer, weights
+
+
+def saved(module: SFTModule, path: Path, **settings: Any) -> str:
+    trainer = fit(module, digits(), max_epochs=1, **settings)
+    trainer.save_checkpoint(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def checkpoints(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {v: saved(make(v, pretrained, lr=1e-2), folder / f"{v}.ckpt") for v in VARIANTS}
+
+
+def names_in(value: Any, path: str = "") -> dict[str, int]:
+    """Every tensor in nested containers: path to number of elements."""
+    if isinstance(value, torch.Tensor):
+        return {path: value.numel()}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return {k: n for key, v in items for k, n in names_in(v, f"{path}/{key}").items()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_checkpoint_holds_no_teacher_and_loads_without_running_code(checkpoints: Any, variant: str) -> None:
+    checkpoint = torch.load(checkpoints[variant], weights_only=True)
+    plain = torch.load(checkpoints["plain"], weights_only=True)
+    assert checkpoint["state_dict"].keys() == plain["state_dict"].keys()
+    assert names_in(checkpoint).keys() == names_in(plain).keys(), "tensors besides the student's and the optimizer's"
+    sizes = [Path(checkpoints[v]).stat().st_size for v in (variant, "plain")]
+    assert sizes[0] <= 1.05 * sizes[1], f"{variant}'s checkpoint is {sizes[0] / sizes[1]:.2f} times PlainSFT's"
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_load_from_checkpoint_rebuilds_the_module_without_data(checkpoints: Any, variant: str) -> None:
+    cls = VARIANTS[variant][0]
+    module = cls.load_from_checkpoint(checkpoints[variant])
+    state = torch.load(checkpoints[variant], weights_only=True)["state_dict"]
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, state[name]), f"{name} is not the checkpoint's"
+    assert module.info.labels == ["5", "6", "7", "8", "9"] and module.info.num_outputs == 5
+    assert module({"image": torch.zeros(2, 1, 8, 8)}).logits.shape == (2, 5)
+    assert {k: module.hparams[k] for k in VARIANTS[variant][1]} == VARIANTS[variant][1]
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(pretrained: str, checkpoints: Any, variant: str) -> None:
+    whole, resumed = make(variant, pretrained, lr=1e-2), make(variant, pretrained, lr=1e-2)
+    fit(whole, digits(), max_epochs=2)
+    fit(resumed, digits(), seed=99, max_epochs=2, ckpt_path=checkpoints[variant])
+    different = [n for n, v in weights(resumed).items() if not torch.equal(v, weights(whole)[n])]
+    assert not different, f"{variant}: a resumed run differs in {different}"
+
+
+def test_the_anchor_after_resume_is_the_pretrained_net_not_the_resumed_one(pretrained: str, checkpoints: Any) -> None:
+    module = make("l2sp-loss", pretrained, lr=1e-2)
+    fit(module, digits(), max_epochs=2, ckpt_path=checkpoints["l2sp-loss"])
+    start = load_file(f"{pretrained}/model.safetensors")
+    for name, value in module.teacher.start.items():
+        assert torch.equal(value, start[name]), f"{name} is not anchored to the pretrained weights after resume"
+
+
+@pytest.mark.parametrize(
+    ("saved_as", "asked", "said"),
+    [
+        ("l2sp-loss", lambda f: PlainSFT(f), r"is of L2SPSFT, asked for is PlainSFT; .*network.init_args.pretrained"),
+        ("plain", lambda f: DistillSFT(f), "is of PlainSFT, asked for is DistillSFT"),
+        ("l2sp-loss", lambda f: L2SPSFT(f, alpha=0.2, beta=0.01), r"trained with alpha 0.1 \(asked for: 0.2\)"),
+        ("l2sp-loss", lambda f: L2SPSFT(f, how="decoupled"), "how 'loss' .asked for: 'decoupled'"),
+        (
+            "distill-logits-mse",
+            lambda f: DistillSFT(f, anchor_weight=0.5, distance="kl"),
+            r"anchor_weight 0.3 \(asked for: 0.5\), distance 'mse' \(asked for: 'kl'\)",
+        ),
+    ],
+)
+def test_another_variant_or_anchor_is_refused_naming_what_differs(
+    pretrained: str, checkpoints: Any, saved_as: str, asked: Any, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        fit(asked(pretrained_mlp(pretrained)), digits(), max_epochs=2, ckpt_path=checkpoints[saved_as])
+    trainer = quiet_trainer()
+    with pytest.raises(UserError, match=said):
+        trainer.test(asked(pretrained_mlp(pretrained)), digits(), ckpt_path=checkpoints[saved_as], verbose=False)
+
+
+def test_another_teacher_is_refused(pretrained: str, checkpoints: Any, tmp_path: Path) -> None:
+    state = load_file(f"{pretrained}/model.safetensors")
+    state["encoder.1.weight"][0, 0] += 1e-3
+    save_file(state, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(Path(pretrained, "config.json").read_text())
+    for variant in VARIANTS:
+        with pytest.raises(UserError, match="the pretrained weights have changed"):
+            fit(make(variant, str(tmp_path), lr=1e-2), digits(), max_epochs=2, ckpt_path=checkpoints[variant])

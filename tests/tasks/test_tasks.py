@@ -1,0 +1,150 @@
+"""Losses and metrics against scikit-learn and scipy on ragged batches."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import pearsonr, spearmanr
+from sklearn import metrics as sk
+from torch import Tensor
+
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import MeanLoss, read_meters, update_meters
+from sft_lightning.tasks import TASKS, TaskInfo, make_task
+
+RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch
+
+
+def measured(task: Any, logits: Tensor, y: Tensor) -> dict[str, float]:
+    meters = {"loss": MeanLoss(), **task.make_metrics()}
+    for a, b in RAGGED:
+        update_meters(task, meters, logits[a:b], {"y": y[a:b], "count": b - a})
+    return read_meters(meters)
+
+
+def classes(count: int, seed: int = 0, absent: int = 0) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.randint(0, count - absent, (61,), generator=generator)
+    logits = torch.randn(61, count, generator=generator) + 1.5 * torch.nn.functional.one_hot(y, count)
+    if absent:
+        logits[:, -absent:] -= 100
+    return logits, y
+
+
+@pytest.mark.parametrize(("count", "absent"), [(2, 0), (5, 0), (5, 2)])
+def test_classification_metrics_are_scikit_learns(count: int, absent: int) -> None:
+    names = ["accuracy", "f1_macro", "matthews"] + (["f1"] if count == 2 else [])
+    task = make_task(TaskInfo("classification", count, metrics=names))
+    logits, y = classes(count, absent=absent)
+    said, expected = logits.argmax(1), {}
+    expected["accuracy"] = sk.accuracy_score(y, said)
+    expected["f1_macro"] = sk.f1_score(y, said, average="macro")
+    expected["matthews"] = sk.matthews_corrcoef(y, said)
+    expected["loss"] = sk.log_loss(y, logits.double().softmax(1), labels=range(count))
+    if count == 2:
+        expected["f1"] = sk.f1_score(y, said)
+    assert measured(task, logits, y) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_regression_metrics_are_scipys(ties: bool) -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(61, generator=generator).double() * 2 + 3
+    said = y.float()[:, None] + torch.randn(61, 1, generator=generator)
+    if ties:
+        y, said = y.round(), said.round()
+    task = make_task(TaskInfo("regression", 1, metrics=["mse", "mae", "pearson", "spearman"]))
+    x, t = said[:, 0].double().numpy(), y.numpy()
+    expected = {
+        "mse": sk.mean_squared_error(t, x),
+        "mae": sk.mean_absolute_error(t, x),
+        "pearson": pearsonr(t, x).statistic,
+        "spearman": spearmanr(t, x).statistic,
+        "loss": sk.mean_squared_error(t, x),
+    }
+    assert measured(task, said, y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_language_model_metrics_weigh_tokens_equally() -> None:
+    logits, y = classes(11)
+    found = measured(make_task(TaskInfo("causal_lm", 11)), logits, y)
+    nats = sk.log_loss(y, logits.double().softmax(1), labels=range(11))
+    accuracy = sk.accuracy_score(y, logits.argmax(1))
+    assert found == pytest.approx({"loss": nats, "perplexity": math.exp(nats), "token_accuracy": accuracy}, rel=1e-4)
+
+
+def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
+    return float(sum(math.log(sum(math.exp(v) for v in row)) - row[k] for row, k in zip(logits, y, strict=True)))
+
+
+LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "classification": cross_entropy,
+    "causal_lm": cross_entropy,
+    "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_loss_is_the_sum_over_items_in_whatever_pieces(name: str) -> None:
+    width = 1 if name == "regression" else 7
+    logits, y = classes(7)
+    logits = logits[:, :width].double().requires_grad_()
+    task = make_task(TaskInfo(name, width))
+    whole = task.loss(logits, y)
+    pieces = sum(task.loss(logits[a:b], y[a:b]) for a, b in RAGGED)
+    expected = LOSSES[name](logits.detach().numpy(), y.numpy())
+    assert whole.item() == pytest.approx(expected, rel=1e-5) == pytest.approx(pieces.item(), rel=1e-5)
+    (one,) = torch.autograd.grad(whole, logits, retain_graph=True)
+    (other,) = torch.autograd.grad(pieces, logits)
+    torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize(("name", "smoothing"), [*((n, 0.0) for n in TASKS), ("classification", 0.1)])
+def test_a_batch_without_items_has_zero_loss_and_zero_gradient(name: str, smoothing: float) -> None:
+    width = 1 if name == "regression" else 4
+    task = make_task(TaskInfo(name, width), smoothing)
+    weight = torch.randn(3, width, requires_grad=True)
+    logits = torch.randn(5, 3)[torch.zeros(5, dtype=torch.bool)] @ weight
+    y = torch.zeros(0) if name == "regression" else torch.zeros(0, dtype=torch.int64)
+    loss = task.loss(logits, y)
+    loss.backward()
+    assert loss.item() == 0.0, f"the loss of nothing is {loss.item()}"
+    assert weight.grad is not None and weight.grad.eq(0).all()
+
+
+def test_a_nan_loss_stays_visible_in_the_mean() -> None:
+    meter = MeanLoss()
+    meter.update(torch.tensor(1.0), 2)
+    assert meter.compute() == 0.5
+    meter.update(torch.tensor(float("nan")), 2)
+    assert meter.compute().isnan()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
+    task = make_task(TaskInfo(name, 3))
+    assert task.primary == (task.default_metrics[0], task.better(task.default_metrics[0]))
+    assert {task.better(m) for m in task.metric_makers} <= {"max", "min"}
+    for metric in ("loss", "perplexity", "mse", "mae"):
+        assert task.better(metric) == "min"
+    assert make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary == ("f1_macro", "max")
+
+
+def test_what_does_not_exist_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(UserError, match="did you mean 'classification'"):
+        make_task(TaskInfo("clasification", 3))
+    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+        make_task(TaskInfo("classification", 3, metrics=["acuracy"])).make_metrics()
+    with pytest.raises(UserError, match="label_smoothing is for classification"):
+        make_task(TaskInfo("regression", 1), 0.1)
+
+
+def test_rows_are_plain_values_with_the_labels_names() -> None:
+    task = make_task(TaskInfo("classification", 2, labels=["no", "yes"]))
+    rows = task.rows(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    assert [r["label"] for r in rows] == ["no", "yes"]
+    assert rows[0]["probabilities"] == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))], abs=1e-6)
+    assert make_task(TaskInfo("regression", 1)).rows(torch.tensor([[1.5]])) == [{"value": 1.5}]
