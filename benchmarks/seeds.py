@@ -33,10 +33,9 @@ def fit(folder: str, arm: str, setting: dict[str, float], seed: int, root: str, 
     path = Path(root) / f"{Path(folder).name}-{arm}" / run_id
     flags = [x for k, v in setting.items() for x in (f"--model.init_args.{k}", str(v))]
     if not path.exists():
-        code = main(
-            ["fit", "--config", f"{folder}/{arm}.yaml", "--runs_dir", root, "--run_id", run_id, "--wandb", "disabled"]
-            + ["--quiet", "true", "--seed_everything", str(seed), "--data.init_args.subset_seed", str(seed), *flags, *extra]
-        )
+        where = ["--config", f"{folder}/{arm}.yaml", "--runs_dir", root, "--run_id", run_id]
+        seeds = ["--seed_everything", str(seed), "--data.init_args.subset_seed", str(seed)]
+        code = main(["fit", *where, *seeds, "--wandb", "disabled", "--quiet", "true", *flags, *extra])
         assert code == 0, (arm, setting, seed)
     record = load(path).record
     selected = {k: v["selected"] for k, v in record["metrics"].items() if "selected" in v}
@@ -49,7 +48,8 @@ def study(name: str, seeds: int, extra: list[str]) -> dict[str, object]:
     with tempfile.TemporaryDirectory() as root:
         for arm, settings in about["arms"].items():
             runs = {
-                json.dumps(s): [fit(about["folder"], arm, s, seed, root, extra) for seed in range(seeds)] for s in settings
+                json.dumps(s): [fit(about["folder"], arm, s, seed, root, extra) for seed in range(seeds)]
+                for s in settings
             }
             means = {
                 key: (
@@ -60,8 +60,12 @@ def study(name: str, seeds: int, extra: list[str]) -> dict[str, object]:
             }
             best = max(v for v, _ in means.values())
             chosen = max((k for k, (v, _) in means.items() if v >= best - 0.005), key=lambda k: means[k][1])
-            result[arm] = {"chosen": json.loads(chosen), "validation": {k: [round(x, 4) for x in v] for k, v in means.items()}}
-            for metric in (f"test/{target}", f"retention/{target}", "retention/forgetting", "drift/kl", "drift/weights_relative"):
+            result[arm] = {
+                "chosen": json.loads(chosen),
+                "validation": {k: [round(x, 4) for x in v] for k, v in means.items()},
+            }
+            kept = ("retention/forgetting", "drift/kl", "drift/weights_relative")
+            for metric in (f"test/{target}", f"retention/{target}", *kept):
                 values = [r[f"test:{metric}"] for r in runs[chosen]]
                 result[arm][metric] = [round(statistics.mean(values), 4), round(statistics.stdev(values), 4)]
             print(arm, json.dumps(result[arm]), flush=True)

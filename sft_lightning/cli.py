@@ -4,6 +4,7 @@ import errno
 import logging
 import os
 import pickle
+import re
 import sys
 import warnings
 from importlib import import_module
@@ -215,7 +216,11 @@ def user_error(error: BaseException) -> UserError | None:
             "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true"
         )
     if isinstance(error, pickle.UnpicklingError):
-        return UserError("ckpt_path: the checkpoint holds pickled code or objects besides tensors; it was not run")
+        found = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" ({found[1]})" if found else ""
+        return UserError(
+            f"ckpt_path: the checkpoint holds pickled code or objects besides tensors{what}; it was not run"
+        )
     if "PytorchStreamReader" in str(error):
         return UserError("ckpt_path: the checkpoint is damaged or truncated; use another, or start anew")
     behind = error.__cause__ or error.__context__

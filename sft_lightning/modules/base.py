@@ -81,7 +81,7 @@ class SFTModule(L.LightningModule):
         self.meters = nn.ModuleDict()
         self._sums: Tensor | None = None  # task's loss, anchor: of the optimizer step so far, on the device
         self._items = 0
-        self._checkpoint_about: dict[str, Any] = {}
+        self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
         for name, low in (("lr", 0.0), ("weight_decay", 0.0), ("head_lr_factor", 0.0), ("layer_decay", 0.0)):
             if not self.hparams[name] >= low:
                 raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
@@ -330,7 +330,7 @@ class SFTModule(L.LightningModule):
         """What a checkpoint must agree on to be resumed: plain values."""
         return {
             "variant": type(self).__name__,
-            "anchor": {k: getattr(self, k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
+            "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
             "teacher": self.teacher.hash if self.teacher else None,
         }
 

@@ -57,6 +57,7 @@ class DistillSFT(SFTModule):
         """Finds out what can be compared."""
         if self.on == "auto":
             self.on = "logits" if network.shares_outputs else "source_logits" if network.source_head else "features"
+        self.resolved["on"] = self.on
         if self.on == "source_logits" and network.source_head is None:
             raise UserError(
                 "on: source_logits needs a pretrained output layer, and the pretrained weights have none or "

@@ -62,6 +62,7 @@ class L2SPSFT(SFTModule):
         for name in ("alpha", "beta", "decoupled_weight"):
             if getattr(self, name) < 0:
                 raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+        self.resolved = {"alpha": self.alpha, "beta": self.beta, "decoupled_weight": self.decoupled_weight}
         self._sets: dict[str, dict[str, nn.Parameter]] = {}
 
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:

@@ -268,5 +268,5 @@ def test_a_pretrained_file(command: Command, tmp_path: Path, case: str) -> None:
 
 def test_a_checkpoint_with_pickled_code_is_refused(command: Command, tmp_path: Path) -> None:
     zipped_code(tmp_path / "evil.ckpt")
-    expect_one_line(command, [*DISTILL, "--ckpt_path", tmp_path / "evil.ckpt"], "ckpt_path", "code")
+    expect_one_line(command, [*DISTILL, "--ckpt_path", tmp_path / "evil.ckpt"], "ckpt_path", "code", "exec")
     assert not Path("/tmp/sft_lightning_was_owned").exists()

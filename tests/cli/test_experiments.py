@@ -122,12 +122,7 @@ def instruct(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Com
     folder = tiny_folder(tmp / "llama", "llama", "lm", max_position_embeddings=512)
     return {
         "model": {"init_args": {"freeze": {"bottom_layers": 2}}},
-        "network": {
-            "init_args": {
-                "pretrained": tiny_folder(tmp / "llama", "llama", "lm", max_position_embeddings=512),
-                "max_length": 512,
-            }
-        },
+        "network": {"init_args": {"pretrained": folder, "max_length": 256}},
         "data": {"init_args": {"train": write_text(tmp / "rows.json", json.dumps(rows)), "train_fraction": 0.3}},
     }
 
