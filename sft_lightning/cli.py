@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import pickle
 import re
 import sys
 import warnings
@@ -155,7 +154,7 @@ def run(arguments: list[str]) -> int:
     quieten()
     allow_on_as_key()
     if str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # a user's own module beside the config, also for the console script
+        sys.path.append(str(Path.cwd()))  # a user's own module beside the config, also for the console script
     typed, arguments = arguments, list(arguments)
     while (module := pop_option(arguments, "import")) is not None:
         try:
@@ -189,6 +188,9 @@ def run(arguments: list[str]) -> int:
         session.fail(stop)
         return stop.exit_code
     except BaseException as error:
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            session.fail(error.__context__)  # Lightning makes 1 of a Ctrl-C
+            return 130
         wrong = user_error(error)
         session.fail(wrong or error)
         if wrong is not None:
@@ -215,14 +217,9 @@ def user_error(error: BaseException) -> UserError | None:
             "data.batch_size: BatchNorm cannot train on a micro-batch of one sample, and the last one of the epoch has one; "
             "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true"
         )
-    if isinstance(error, pickle.UnpicklingError):
-        found = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" ({found[1]})" if found else ""
-        return UserError(
-            f"ckpt_path: the checkpoint holds pickled code or objects besides tensors{what}; it was not run"
-        )
-    if "PytorchStreamReader" in str(error):
-        return UserError("ckpt_path: the checkpoint is damaged or truncated; use another, or start anew")
+    if "Error(s) in loading state_dict" in str(error):
+        found = re.search(r"size mismatch for [^:]+: .*|(Missing|Unexpected) key\(s\) in state_dict: [^,]+", str(error))
+        return UserError(f"ckpt_path: the checkpoint is of another network: {found[0] if found else error}")
     behind = error.__cause__ or error.__context__
     while behind is not None and type(error) is ValueError:  # jsonargparse wraps what a constructor raises
         if isinstance(behind, UserError):

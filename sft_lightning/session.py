@@ -6,7 +6,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
@@ -23,8 +22,9 @@ from sft_lightning.callbacks import (
     WritePredictions,
 )
 from sft_lightning.errors import UserError
+from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
-from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO
+from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.runs.record import command_line
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
@@ -46,7 +46,7 @@ class Session:
 
     def __init__(self, typed: list[str], resume: RunDirectory | None, of_run: RunDirectory | None) -> None:
         self.typed, self.resume, self.of_run = typed, resume, of_run
-        self.rank = int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_PROCID", "0")))
+        self.rank = int(next((os.environ[n] for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), "0"))
         self.directory: RunDirectory | None = None
         self.record: Record | None = None
         self.wandb: WandbLog | None = None
@@ -60,20 +60,30 @@ class Session:
         """Finds or makes the directory; writes config.yaml and the first run.json."""
         settings = self.settings = cli.settings
         checkpoint = settings.get("ckpt_path")
-        if checkpoint and checkpoint not in ("best", "last", "hpc", "registry") and not Path(checkpoint).is_file():
-            raise UserError(f"ckpt_path: {checkpoint} does not exist")
+        if checkpoint in ("best", "last", "hpc"):
+            raise UserError(
+                f"ckpt_path: a run that only begins has no {checkpoint} checkpoint; use --resume or --run RUN_DIR"
+            )
+        if checkpoint:
+            held = read_checkpoint(checkpoint)
+            check_same(held.get(CHECKPOINT_KEY), None)
         if settings.experiment is None:
             settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
         if cli.config.subcommand != "fit":
-            self.know_the_task(checkpoint)
+            self.know_the_task(held if checkpoint else {})
         existing = self.resume or self.of_run
         if existing is not None:
             self.directory = existing
-        elif self.rank:
+        elif self.rank and RUN_DIR in os.environ:
             self.directory = RunDirectory(Path(os.environ[RUN_DIR]))
         else:
             root = settings.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
-            self.directory = create_run(root, settings.experiment, settings.run_id)
+            if launched() > 1 and settings.run_id is None:
+                raise UserError(f"run_id: {launched()} processes were launched together: name their run by --run_id")
+            if self.rank:
+                self.directory = RunDirectory(Path(root) / settings.experiment / str(settings.run_id))
+            else:
+                self.directory = create_run(root, settings.experiment, settings.run_id)
         os.environ[RUN_DIR] = str(self.directory.path)
         self.config = cli.saved_config()
         if existing is not None:
@@ -81,7 +91,7 @@ class Session:
         else:
             self.record = Record(self.directory.record)
         if self.rank == 0:
-            if self.made_here:
+            if self.of_run is None:  # after a resume too: what was overridden is what the run became
                 write_atomic(self.directory.config, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             if self.resume is not None:
                 self.record.content["resumed"] = self.record.content.get("resumed", 0) + 1
@@ -99,14 +109,9 @@ class Session:
         self.stage = str(cli.config.subcommand)
         self.monitor = cli.source
 
-    def know_the_task(self, checkpoint: str | None) -> None:
+    def know_the_task(self, checkpoint: dict[str, Any]) -> None:
         """Takes what is predicted from the run or the checkpoint, so that unlabelled data will do."""
-        task = None
-        if self.of_run is not None:
-            task = Record.read(self.of_run.record).content.get("task")
-        elif checkpoint:
-            held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)
-            task = held.get("hyper_parameters", {}).get("task")
+        task = checkpoint.get("hyper_parameters", {}).get("task")
         if task:
             self.settings.model.init_args.task = task
 
@@ -117,17 +122,18 @@ class Session:
         settings, run = self.settings, self.directory
         bar = sys.stdout.isatty() and not settings.quiet
         self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
-        self.recorder = RunRecorder(self.record, settings.select_by)
+        self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit)
         callbacks: list[Callback] = [
             self.monitor(),
-            Panels(),
+            *([Panels()] if settings.wandb != "disabled" else []),
             self.recorder,
             self.console,
             *([Bar()] if bar else []),
         ]
         loggers: list[Logger] = []
         if self.stage == "fit":
-            callbacks += [Checkpoints(run.checkpoints, settings.select_by), GracefulStop(str(run.last))]
+            self.checkpoints = Checkpoints(run.checkpoints, settings.select_by)
+            callbacks += [self.checkpoints, GracefulStop(str(run.last))]
             loggers.append(MetricsLog(run.metrics))
         if self.stage == "predict":
             callbacks.append(WritePredictions(run.predictions))
@@ -169,7 +175,7 @@ class Session:
 
     def after_fit(self, cli: "SFTCLI") -> None:
         """Exports the best model; measures it on the test split where asked."""
-        from sft_lightning.runs.export import export_best
+        from sft_lightning.export import export_best
 
         assert self.directory is not None
         run, trainer = self.directory, cli.trainer
@@ -191,7 +197,8 @@ class Session:
             trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
             recorder.closing = False
         if measured != trainer.global_step or not run.last.is_file():
-            trainer.save_checkpoint(run.last)
+            if self.checkpoints.saved_at != trainer.global_step:
+                trainer.save_checkpoint(run.last)
             selected = self.record.content.get("selected", {}) if self.record else {}
             if trainer.is_global_zero and selected.get("step") == trainer.global_step:
                 shutil.copyfile(run.last, run.best)
@@ -218,6 +225,13 @@ class Session:
         if self.wandb is not None and self.rank == 0:
             self.wandb.close(code)
             self.wandb = None
+
+
+def launched() -> int:
+    """Processes that torchrun or srun started together; 1 where Lightning starts the others itself, or there are none."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
 
 
 def as_list(value: Any) -> list[Any]:

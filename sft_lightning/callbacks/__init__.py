@@ -5,6 +5,7 @@ from sft_lightning.callbacks.console import Bar, Console
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.panels import Panels
 from sft_lightning.callbacks.predictions import WritePredictions
+from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
 from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.callbacks.stop import GracefulStop, Interrupted
@@ -17,6 +18,7 @@ __all__ = [
     "GracefulStop",
     "Interrupted",
     "Panels",
+    "RandomState",
     "RetentionMonitor",
     "RunRecorder",
     "WritePredictions",

@@ -1,12 +1,14 @@
 """`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose."""
 
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.tasks import TaskInfo, make_task
+from sft_lightning.tasks import TASKS, TaskInfo, make_task
 
 
 class Checkpoints(ModelCheckpoint):
@@ -29,6 +31,26 @@ class Checkpoints(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.select_by = select_by
+        self.saved_at: int | None = None  # optimizer steps done when last.ckpt was written amid an epoch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What selects must be measured: else the run would fail at its first validation."""
+        super().on_train_start(trainer, pl_module)
+        watch = next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
+        if self.select_by is not None and watch is not None and watch.before and self.select_by not in watch.before:
+            raise UserError(
+                f"select_by: '{self.select_by}' is not measured in this run{nearest(self.select_by, watch.before)}; "
+                f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """At the last step of `max_steps`, while the epoch is open: so that more steps can follow on a resume."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps and self.saved_at != trainer.global_step:
+            self.saved_at = trainer.global_step
+            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -58,4 +80,6 @@ def better(metric: str, info: TaskInfo) -> str:
     stage, _, name = metric.partition("/")
     if metric in ("retention/agreement", "drift/features_cka"):
         return "max"
-    return make_task(info).better(name) if stage in ("val", "test", "retention") else "min"
+    if stage == "retention":  # of the source's task, which need not be the target's
+        return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), "min")
+    return make_task(info).better(name) if stage in ("val", "test") else "min"

@@ -2,6 +2,7 @@
 
 import math
 import sys
+import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -18,17 +19,26 @@ def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]
     """The few that go on one line: target, kept, drift."""
     assert module.task is not None
     wanted = [f"val/{module.task.primary[0]}", "val/loss"]
-    kept = [n for n in values if n.startswith("retention/") and not n.endswith(("/loss", "/agreement"))]
+    kept = [n for n in values if is_source_metric(n)]
     wanted += kept[:1] or (["retention/agreement"] if "retention/agreement" in values else [])
     wanted += [n for n in ("drift/kl", "drift/weights_relative") if n in values][:1]
     return {n: float(values[n]) for n in wanted if n in values}
 
 
 class Bar(RichProgressBar):
-    """Rich progress bar with target and retention; refreshed a few times a second, not every batch."""
+    """Rich progress bar with target and retention; drawn at most five times a second, however short the epochs."""
+
+    SECONDS = 0.2
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=10, leave=False)
+        self._drawn = 0.0
+
+    def refresh(self, hard: bool = False) -> None:
+        now = time.monotonic()
+        if hard or now - self._drawn >= self.SECONDS:
+            self._drawn = now
+            super().refresh(hard)
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
@@ -105,6 +115,11 @@ class Console(Callback):
         print(f"run        {self.run}", flush=True)
 
 
+def is_source_metric(name: str) -> bool:
+    """Whether a metric is the source task's own, such as retention/accuracy."""
+    return name.startswith("retention/") and not name.endswith(("/loss", "/agreement", "/forgetting"))
+
+
 def out_features(head: Any) -> str:
     """'10 outputs' of a kept head."""
     parameters = list(head.parameters())
@@ -123,7 +138,7 @@ def summary(record: dict[str, Any]) -> list[Any]:
     lines: list[Any] = ["", table, ""] if rows else []
     if selected := record.get("selected"):
         chosen = [
-            (n, m["selected"]) for n, m in rows if "selected" in m and n in (selected["by"], "retention/accuracy")
+            (n, m["selected"]) for n, m in rows if "selected" in m and (n == selected["by"] or is_source_metric(n))
         ]
         lines.append(
             f"best.ckpt  step {selected['step']}, by {selected['by']}: "

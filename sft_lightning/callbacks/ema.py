@@ -34,7 +34,8 @@ class EMA(Callback):
         return {n: p.data for n, p in module.network.named_parameters() if p.requires_grad}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._final_raw = {}
+        if stage == "fit":  # the validation that a fit may end with sets up too
+            self._final_raw = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = self._weights(pl_module)

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import WandbLogger
 
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.networks.base import Output
+from sft_lightning.runs.wandb_log import WandbLog
 
 
 class Panels(Callback):
@@ -75,7 +76,11 @@ class Panels(Callback):
 
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
         assert isinstance(module, SFTModule)
-        logger = next((lg for lg in trainer.loggers if isinstance(lg, WandbLogger)), None)
+        logger = next((lg for lg in trainer.loggers if isinstance(lg, WandbLog)), None)
+        if logger is not None and trainer.world_size > 1:  # each rank saw its part
+            parts: list[Any] = [None] * trainer.world_size
+            dist.all_gather_object(parts, (self._targets, self._said))
+            self._targets, self._said = ([row for part in parts for row in part[i]] for i in (0, 1))
         if logger is None or not trainer.is_global_zero or not self._targets or module.info is None:
             return
         import wandb
@@ -91,7 +96,7 @@ class Panels(Callback):
                 wandb.Image(visible(image), caption=f"{labels[target]}, said {labels[guess]}")
                 for image, target, guess in self._images
             ]
-        logger.experiment.log({**panels, "trainer/global_step": trainer.global_step})
+        logger.log_panels(panels, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, "val")

@@ -1,6 +1,7 @@
 """Writes `run.json` as the run goes: what it is at the start, every metric's final and best, how it ended."""
 
 import time
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -11,8 +12,10 @@ from sft_lightning.callbacks.checkpoints import better, selecting
 from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.callbacks.stop import Interrupted
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
+from sft_lightning.runs.record import improves
 from sft_lightning.runs.wandb_log import WandbLog
 
 
@@ -22,10 +25,11 @@ class RunRecorder(Callback):
     Args:
         record: Where to write; already started with what is known before data and network are built.
         select_by: Metric that selects best.ckpt; default the task's first on validation.
+        needs_test: The run is to be tested after fit, so a test split must be there.
     """
 
-    def __init__(self, record: Record, select_by: str | None = None) -> None:
-        self.record, self.select_by = record, select_by
+    def __init__(self, record: Record, select_by: str | None = None, needs_test: bool = False) -> None:
+        self.record, self.select_by, self.needs_test = record, select_by, needs_test
         self._began = time.perf_counter()
         self._best: float | None = None
         self._fitting = False
@@ -46,7 +50,7 @@ class RunRecorder(Callback):
             "task": module.info.to_dict() if module.info else None,
             "parameters": numbers,
             "layers": [name for name, _ in network.layers()],
-            "pretrained": {"name": network.pretrained, "loaded": network.report.lines()},
+            "pretrained": {"name": network.pretrained, **asdict(network.report)},
             "teacher_hash": module.teacher.hash if module.teacher else None,
             "device": {
                 "type": str(trainer.strategy.root_device.type),
@@ -67,21 +71,27 @@ class RunRecorder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
+        self._began = time.perf_counter()
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
+            raise UserError(
+                f"test_after_fit: {type(data).__name__} has no test split: give one, or set test_after_fit false"
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SFTModule)
-        self._began = time.perf_counter()
+        if not trainer.is_global_zero:
+            return
         about = self._about(trainer, pl_module)
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                if isinstance(logger, MetricsLog) and trainer.global_step:
-                    logger.rewind(trainer.global_step)
-                if isinstance(logger, WandbLog):
-                    logger.describe({**about, "git": self.record.content.get("git")})
-            monitor = retention_monitor(trainer)
-            for name, value in (monitor.before if monitor else {}).items():
-                self.record.content["metrics"].setdefault(name, {})["before"] = value
-            self.record.update(**about)
+        for logger in trainer.loggers:
+            if isinstance(logger, MetricsLog) and trainer.global_step:
+                logger.rewind(trainer.global_step)
+            if isinstance(logger, WandbLog):
+                logger.describe({**about, "git": self.record.content.get("git")})
+        monitor = retention_monitor(trainer)
+        for name, value in (monitor.before if monitor else {}).items():
+            self.record.content["metrics"].setdefault(name, {})["before"] = value
+        self.record.update(**about)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_other(trainer, pl_module)
@@ -120,7 +130,7 @@ class RunRecorder(Callback):
             self.measured_at = trainer.global_step
         if not testing and name in values:
             score = values[name]
-            if self._best is None or (score > self._best if mode == "max" else score < self._best):
+            if improves(score, self._best, mode):
                 self._best = score
                 for metric in values:
                     self.record.content["metrics"][metric]["selected"] = values[metric]

@@ -42,6 +42,7 @@ class RetentionMonitor(Callback):
         self._cache: dict[int, Output] = {}
         self._forget_answers()
         self._test_before: dict[str, float] = {}
+        self._loaders: dict[str, DataLoader[Batch]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What the teacher said is kept for one fit or test: the next may be on other data."""
@@ -79,7 +80,9 @@ class RetentionMonitor(Callback):
                 raise UserError(
                     f"retention: the source head's classes are {labels}, the retention data's {info.labels}"
                 )
+        config = dict(network.input_config)
         self.source.bind(network)
+        network.input_config = config  # what travels with the network is the target's view, not the source's
         self._task = make_task(info)
 
     def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
@@ -94,7 +97,9 @@ class RetentionMonitor(Callback):
             assert logits is not None
             return logits
 
-        loader = limited(trainer, self.source.loader(split, trainer.global_rank, trainer.world_size), split)
+        if split not in self._loaders:
+            self._loaders[split] = self.source.loader(split, trainer.global_rank, trainer.world_size)
+        loader = limited(trainer, self._loaders[split], split)
         values = evaluate(trainer, module, loader, self.source.finish, self._task, score)
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
@@ -124,10 +129,6 @@ class RetentionMonitor(Callback):
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-            if pl_module.teacher is not None:
-                self.before |= {"drift/weights_l2": 0.0, "drift/weights_relative": 0.0, "drift/features_cka": 1.0}
-                if pl_module.network.shares_outputs or pl_module.network.source_head is not None:
-                    self.before |= {"drift/kl": 0.0, "retention/agreement": 1.0}
         if self._task is not None and f"retention/{self._task.primary[0]}" not in self.before:
             source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
             self.before |= self._with_forgetting(source, source)
@@ -136,14 +137,30 @@ class RetentionMonitor(Callback):
                 logger.log_metrics(dict(self.before), step=0)
 
     def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+        """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
             return {}
         assert network is not None
         assert module.task is not None
+        began, left = time.perf_counter(), -(-self.drift_rows // trainer.world_size)
+        meter = DriftMeter(network.shares_outputs) if module.teacher is not None else None
+
+        def score(x: dict[str, Tensor]) -> Tensor:
+            nonlocal left
+            output: Output = network(x)
+            if meter is not None and module.teacher is not None and left > 0:
+                meter.add(output, module.teacher(x))
+                left -= len(next(iter(x.values())))
+            return output.logits
+
         loader = limited(trainer, data.loader("val", trainer.global_rank, trainer.world_size), "val")
-        values = evaluate(trainer, module, loader, data.finish, module.task, lambda x: network(x).logits)
-        return {f"val/{k}": v for k, v in values.items()}
+        values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.finish, module.task, score).items()}
+        if meter is not None and module.teacher is not None:
+            shared = network.shared_parameters()
+            values |= {**weight_drift(list(shared.values()), module.teacher.starts(list(shared))), **meter.values()}
+        self.seconds += time.perf_counter() - began
+        return values
 
     # ---- drift, on the validation (or test) batches as they pass ----
 

@@ -139,6 +139,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
             raise UserError(f"data: train_fraction must be in (0, 1], got {train_fraction}")
         if not 0 < val_fraction < 1:
             raise UserError(f"data: val_fraction must be in (0, 1), got {val_fraction}")
+        if eval_batch_size is not None and eval_batch_size < 1:
+            raise UserError(f"data: eval_batch_size must be at least 1, got {eval_batch_size}")
         if num_workers < 0:
             raise UserError(f"data: num_workers must not be negative, got {num_workers}")
 
@@ -235,7 +237,11 @@ class SFTDataModule(L.LightningDataModule, ABC):
             from sklearn.model_selection import train_test_split
 
             keep = max(1, round(len(rows) * self.train_fraction))
+            if keep >= len(rows):
+                return rows
             strata = self._strata(samples, rows)
+            if strata is not None and len(rows) - keep < len(np.unique(strata)):
+                strata = None  # what is left out is less than one per class: nothing to stratify
             if strata is not None and keep < len(np.unique(strata)):
                 raise UserError(
                     f"data: train_fraction {self.train_fraction} keeps {keep} samples for {len(labels)} classes"

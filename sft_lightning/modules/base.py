@@ -15,6 +15,7 @@ from sft_lightning.modules.optim import make_optimizer, make_scheduler, paramete
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Output, Spec, build_network
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
+from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"
 
@@ -45,8 +46,8 @@ class SFTModule(L.LightningModule):
         compile: Compile the network with torch.compile.
     """
 
-    fidelity: ClassVar[str] = "paper-exact"
-    """How close to the published method: 'paper-exact', 'reference-code' or 'safe default'."""
+    fidelity: str = "safe default"
+    """How close to the published method, as configured: 'paper-exact', 'reference-code' or 'safe default'."""
     anchor_settings: ClassVar[tuple[str, ...]] = ()
     """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
     needs_pretrained: ClassVar[bool] = False
@@ -77,7 +78,8 @@ class SFTModule(L.LightningModule):
         self.network: Network | None = None
         self._teacher: list[Teacher] = []  # in a list: nn.Module must not adopt it
         self.info: TaskInfo | None = TaskInfo.of(task) if task else None
-        self.task: Task | None = None
+        self.task: Task | None = None  # as measured
+        self.objective: Task  # as minimised: with label smoothing
         self.meters = nn.ModuleDict()
         self._sums: Tensor | None = None  # task's loss, anchor: of the optimizer step so far, on the device
         self._items = 0
@@ -123,7 +125,8 @@ class SFTModule(L.LightningModule):
         network = build_network(self.hparams["network"], self.info)
         self.info = network.task  # a language model knows its number of outputs, the data (0) does not
         self.hparams["task"] = self.info.to_dict()
-        self.task = make_task(self.info, self.hparams["label_smoothing"])
+        self.task = make_task(self.info)
+        self.objective = make_task(self.info, self.hparams["label_smoothing"])
         if self.needs_pretrained and network.pretrained is None:
             raise UserError(
                 f"{type(self).__name__} anchors to a pretrained network: set network.init_args.pretrained, or use PlainSFT"
@@ -155,12 +158,14 @@ class SFTModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Drift is measured in every run, and weights averaged where asked for."""
-        from sft_lightning.callbacks import EMA, RetentionMonitor
+        from sft_lightning.callbacks import EMA, RandomState, RetentionMonitor
 
         have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
             callbacks.append(EMA(self.hparams["ema_decay"]))
+        if RandomState not in have:
+            callbacks.append(RandomState())
         return callbacks
 
     def configure_optimizers(self) -> Any:
@@ -236,7 +241,7 @@ class SFTModule(L.LightningModule):
         """
         assert self.task is not None
         output = self(batch["x"])
-        task = self.task.loss(output.logits, batch["y"])
+        task = self.objective.loss(output.logits, batch["y"])
         anchor = self.anchor(batch, output)
         total = task if anchor is None else task + anchor
         self._items += int(batch["count"])
@@ -262,7 +267,7 @@ class SFTModule(L.LightningModule):
             torch._foreach_mul_(grads, self.expected_items / count)
         self.add_penalty(optimizer)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if (self.trainer.global_step + 1) % every == 0 or self.trainer.global_step == 0:
+        if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)
         self._sums, self._items = None, 0
 
@@ -274,6 +279,7 @@ class SFTModule(L.LightningModule):
     def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
         task, anchor = (float(v) / max(count, 1) for v in sums)
         penalty, first = self.penalty(), optimizer.param_groups[0]
+        base = first.get("initial_lr", first["lr"])
         if penalty is not None:
             anchor += float(penalty)
         self.log_dict(
@@ -282,7 +288,7 @@ class SFTModule(L.LightningModule):
                 "train/loss_task": task,
                 "train/loss_anchor": anchor,
                 "train/anchor_ratio": anchor / task if task > 0 else 0.0,
-                "train/lr": self.hparams["lr"] * first["lr"] / first.get("initial_lr", first["lr"]),
+                "train/lr": self.hparams["lr"] * (first["lr"] / base if base else 1.0),
                 "train/items": float(count),
                 "step": float(self.trainer.global_step + 1),
             },
@@ -332,6 +338,8 @@ class SFTModule(L.LightningModule):
             "variant": type(self).__name__,
             "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
             "teacher": self.teacher.hash if self.teacher else None,
+            "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
+            "task": self.info.to_dict() if self.info else None,
         }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -342,15 +350,25 @@ class SFTModule(L.LightningModule):
         check_same(checkpoint.get(CHECKPOINT_KEY), self.about())
 
 
-def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any]) -> None:
-    """Raises UserError naming each setting in which a checkpoint differs from what was asked for."""
+def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
+    """Raises UserError naming each setting in which a checkpoint differs from what was asked for, where that is known."""
     if theirs is None:
+        raise UserError(
+            "ckpt_path: the checkpoint is not of this project; to start from weights use network.init_args.pretrained"
+        )
+    if ours is None:
         return
     if theirs["variant"] != ours["variant"]:
         raise UserError(
             f"ckpt_path: the checkpoint is of {theirs['variant']}, asked for is {ours['variant']}; to start from its "
             "weights instead, set network.init_args.pretrained to its run directory"
         )
+    if theirs["network"] != ours["network"]:
+        raise UserError(f"ckpt_path: the checkpoint holds a {theirs['network']}, asked for is {ours['network']}")
+    for what in ("name", "num_outputs", "labels"):
+        mine, held = (ours["task"] or {}).get(what), (theirs["task"] or {}).get(what)
+        if mine is not None and held is not None and mine != held:
+            raise UserError(f"ckpt_path: the checkpoint's task has {what} {held}, the data's {mine}")
     differ = [
         f"{k} {v!r} (asked for: {ours['anchor'].get(k)!r})"
         for k, v in theirs["anchor"].items()
@@ -369,45 +387,3 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Raises UserError unless `value` is one of `choices`: the command line checks types, a Python script does not."""
     if value not in choices:
         raise UserError(f"{name}: '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
-
-
-class MeanLoss(Metric):
-    """Mean over items of a loss that comes as sums. NaN stays NaN: torchmetrics' MeanMetric leaves such batches out."""
-
-    higher_is_better = False
-    full_state_update = False
-    total: Tensor
-    items: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("items", torch.zeros(()), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, items: int) -> None:
-        """Adds the loss `total` of `items` items."""
-        self.total += total
-        self.items += items
-
-    def compute(self) -> Tensor:
-        return self.total / self.items
-
-
-def update_meters(task: Task, meters: dict[str, Metric], logits: Tensor, batch: Batch) -> None:
-    """Adds one batch to 'loss' (weighted by items) and to the task's metrics."""
-    n = int(batch["count"])
-    if n == 0:
-        return
-    y = batch["y"]
-    meters["loss"].update(task.loss(logits, y), n)
-    for name, metric in meters.items():
-        if name != "loss":
-            task.update(metric, logits, y)
-
-
-def read_meters(meters: dict[str, Metric]) -> dict[str, float]:
-    """Computes over all batches and ranks, then resets."""
-    values = {name: float(metric.compute()) for name, metric in meters.items()}
-    for metric in meters.values():
-        metric.reset()
-    return values

@@ -65,6 +65,13 @@ class L2SPSFT(SFTModule):
         self.resolved = {"alpha": self.alpha, "beta": self.beta, "decoupled_weight": self.decoupled_weight}
         self._sets: dict[str, dict[str, nn.Parameter]] = {}
 
+    @property
+    def fidelity(self) -> str:  # type: ignore[override]
+        """The paper penalises weights in the loss; the released code can take all parameters; decoupled is ours."""
+        if self.hparams["how"] == "decoupled":
+            return "safe default"
+        return "paper-exact" if self.hparams["penalise"] == "weights" else "reference-code"
+
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert self.network is not None
         spared = self.network.vectors() if self.hparams["penalise"] == "weights" else set()
@@ -111,6 +118,13 @@ class L2SPSFT(SFTModule):
 
     def on_train_start(self) -> None:
         """With a gradient scaler, the pull waits for the optimizer's step, which the scaler may skip."""
+        for group in (g for o in self.trainer.optimizers for g in o.param_groups):
+            share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
+            if share > 1 and any(n in self.anchored() for n in group["names"]):
+                raise UserError(
+                    f"decoupled_weight {self.decoupled_weight:g} × learning rate {group.get('initial_lr', group['lr']):g} "
+                    f"= {share:g} takes back more than the whole drift at each step: keep the product below 1"
+                )
         if self.decoupled_weight and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
             self._pulls_in_step = True
             for optimizer in self.trainer.optimizers:

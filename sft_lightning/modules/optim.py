@@ -72,7 +72,10 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
             raise UserError(f"optimizer {cls.__name__} has no weight decay: set weight_decay 0")
         groups = [{k: v for k, v in g.items() if k != "weight_decay"} for g in groups]
     names = [g["names"] for g in groups]
-    optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
+    try:
+        optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"optimizer_args: {cls.__name__} refuses {arguments}: {error}") from None
     for group, n in zip(optimizer.param_groups, names, strict=True):
         group["names"] = n
     return optimizer

@@ -9,3 +9,5 @@ class PlainSFT(SFTModule):
     Fidelity: paper-exact (there is nothing to get wrong but the plumbing). Every other variant equals this one, bit for
     bit, at anchor weight 0. Drift and retention are measured here as everywhere.
     """
+
+    fidelity = "paper-exact"

@@ -72,11 +72,8 @@ class Backbone(Network):
         fresh = fill(self, theirs, self.report, head=HEAD)
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         self.report.missing = [n for n in self.report.missing if n.startswith("encoder.")]
-        if keep_source_head and f"{HEAD}weight" in state:
-            weight, bias = state[f"{HEAD}weight"], state.get(f"{HEAD}bias")
-            old = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
-            old.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-            self.keep_source_head(old, list((source.ours.get("task") or {}).get("labels") or []))
+        if keep_source_head:
+            self.keep_source_linear(state, list((source.ours.get("task") or {}).get("labels") or []))
 
     def fill_model(self, model: nn.Module, state: Mapping[str, Tensor], classifier: str, match: str) -> None:
         """Fills the library's whole model from tensors with its own names, or in its own order."""

@@ -1,5 +1,6 @@
 """The one interface every network has: encoder, head, kept source head, and one pass through them."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -155,9 +156,18 @@ class Network(nn.Module):
     # ---- keeping and passing on ----
 
     def keep_source_head(self, head: nn.Module, labels: list[str]) -> None:
-        """Keeps the pretrained output layer, frozen and in evaluation mode."""
+        """Keeps the pretrained output layer, frozen and in evaluation mode. Labels that only count say nothing."""
         self.source_head = head.requires_grad_(False).eval()
-        self.source_labels = labels
+        self.source_labels = [] if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
+
+    def keep_source_linear(self, state: Mapping[str, Tensor], labels: list[str]) -> None:
+        """Keeps the linear layer whose `head.weight` and `head.bias` stand in a state dict with our names, if any."""
+        if "head.weight" not in state:
+            return
+        weight, bias = state["head.weight"], state.get("head.bias")
+        old = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
+        old.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
+        self.keep_source_head(old, labels)
 
     def train(self, mode: bool = True) -> "Network":
         super().train(mode)
@@ -248,7 +258,7 @@ def set_dropout(module: nn.Module, probability: float | None) -> None:
     for m in module.modules():
         if isinstance(m, nn.modules.dropout._DropoutNd):
             m.p = probability
-        for name in ("dropout_prob", "attention_dropout", "dropout_rate"):
+        for name in ("dropout", "activation_dropout", "attention_dropout", "dropout_prob", "dropout_rate"):
             if isinstance(getattr(m, name, None), float):
                 setattr(m, name, probability)
 

@@ -153,6 +153,14 @@ class LSTM(SmallNetwork):
         if path is not None and path.is_file() and (words := read_state_dict(path).get(WORDS)) is not None:
             self.set_extra_state(words)
 
+    def layers(self) -> list[tuple[str, list[str]]]:
+        """The embedding, then each layer of the LSTM, both directions together."""
+        groups: dict[str, list[str]] = {}
+        for name in self.encoder_parameters():
+            found = re.search(r"_(l\d+)(?:_reverse)?$", name)
+            groups.setdefault(found[1] if found else "embedding", []).append(name)
+        return list(groups.items())
+
     @property
     def input_spec(self) -> InputSpec:
         return InputSpec("text", tokenizer=self.tokenizer, max_length=self.max_length)

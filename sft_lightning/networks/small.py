@@ -35,11 +35,8 @@ class SmallNetwork(Network):
         self.input_config = dict(source.ours.get("input") or {})
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
-        if keep and "head.weight" in state:
-            outputs, inputs = state["head.weight"].shape
-            old = nn.Linear(inputs, outputs)
-            old.load_state_dict({"weight": state["head.weight"], "bias": state["head.bias"]})
-            self.keep_source_head(old, list(source.ours.get("task", {}).get("labels", [])))
+        if keep:
+            self.keep_source_linear(state, list(source.ours.get("task", {}).get("labels", [])))
         self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 

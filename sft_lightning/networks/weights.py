@@ -116,6 +116,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
             break
     if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise UserError(f"pretrained: {path} is not a state dict (names to tensors)")
+    if all(n.startswith("network.") for n in state):  # a checkpoint of ours
+        return {n.removeprefix("network."): v for n, v in state.items()}
     return dict(state)
 
 

@@ -7,8 +7,8 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from sft_lightning.modules.base import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks import Batch, Task
+from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
 
 @torch.no_grad()

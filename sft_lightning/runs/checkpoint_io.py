@@ -1,12 +1,34 @@
 """Checkpoints written whole or not at all."""
 
 import os
+import pickle
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from sft_lightning.errors import UserError
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """A checkpoint's content, mapped from the file rather than read, and never run."""
+    try:
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except FileNotFoundError:
+        raise UserError(f"ckpt_path: {path} does not exist") from None
+    except pickle.UnpicklingError as error:
+        if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
+            what = f"ckpt_path: {path} holds pickled code or objects besides tensors ({found[1]})"
+            raise UserError(f"{what}; it was not run") from None
+        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged") from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged: {str(error).splitlines()[0]}") from None
+    if not isinstance(held, dict) or "state_dict" not in held:
+        raise UserError(f"ckpt_path: {path} is no checkpoint; to start from weights use network.init_args.pretrained")
+    return held
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

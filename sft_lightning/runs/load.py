@@ -52,8 +52,14 @@ class Run:
         if not self.files.metrics.is_file():
             return []
         rows = []
-        for line in self.files.metrics.read_text().splitlines():
-            row = json.loads(line)
+        lines = self.files.metrics.read_text().splitlines(keepends=True)
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                if number == len(lines) and not line.endswith("\n"):
+                    break  # being written, or cut off where the run was killed
+                raise UserError(f"{self.files.metrics} cannot be read: line {number}: {error}") from None
             rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
         return rows
 

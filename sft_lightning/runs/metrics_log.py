@@ -4,12 +4,15 @@ import json
 import math
 import time
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers.logger import Logger
 from lightning_utilities.core.rank_zero import rank_zero_only
+
+from sft_lightning.runs.directory import write_atomic
 
 
 class MetricsLog(Logger):
@@ -23,6 +26,7 @@ class MetricsLog(Logger):
         super().__init__()
         self.path = Path(path)
         self._held: dict[str, Any] = {}
+        self._written: int | None = None  # the last line's step
 
     @property
     def name(self) -> str:
@@ -49,7 +53,7 @@ class MetricsLog(Logger):
             self.flush()
         if not self._held:
             self._held = {"step": at, "time": round(time.time(), 3)}
-        for name, value in metrics.items():
+        for name, value in named_by_split(metrics).items():
             number = float(value)
             if name == "epoch":
                 self._held["epoch"] = int(number)
@@ -58,21 +62,26 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Writes what is held."""
-        if self._held:
+        """Writes what is held, into the last line where that is of the same step."""
+        if not self._held:
+            return
+        if self._held["step"] == self._written:
+            lines = self.path.read_text().splitlines()
+            lines[-1] = json.dumps({**json.loads(lines[-1]), **self._held})
+            write_atomic(self.path, "".join(f"{line}\n" for line in lines))
+        else:
             with self.path.open("a") as file:
                 file.write(json.dumps(self._held) + "\n")
-            self._held = {}
+        self._written, self._held = self._held["step"], {}
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Drops what was logged after `step`."""
         self._held = {}
         if self.path.is_file():
-            from sft_lightning.runs.directory import write_atomic
-
             kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept))
+            self._written = int(_step(kept[-1])) if kept else None
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -84,3 +93,10 @@ def _step(line: str) -> float:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return math.inf  # a torn line goes
+
+
+def named_by_split(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Names for a history: what testing says of retention and drift is put under `test/`, apart from validation's."""
+    if not any(name.startswith("test/") for name in metrics):
+        return dict(metrics)
+    return {f"test/{n}" if n.startswith(("retention/", "drift/")) else n: v for n, v in metrics.items()}

@@ -1,6 +1,7 @@
 """`run.json`: what the run is, how it stands, and the final and the best of each metric."""
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -52,6 +53,8 @@ class Record:
     def start(self, **about: Any) -> None:
         """Marks the run as running; times, versions, git state and machine are filled in here."""
         times = {"started": now(), **self.content.get("times", {})}
+        times.pop("ended", None)  # a resumed run's earlier end is none, nor is its reason one
+        self.content.pop("reason", None)
         self.update(
             status="running",
             **about,
@@ -70,9 +73,15 @@ class Record:
         """Notes a value of a metric; `better` is 'max' or 'min'."""
         entry = self.content["metrics"].setdefault(name, {})
         entry["final"] = value
-        best = entry.get("best")
-        if best is None or (value > best if better == "max" else value < best):
+        if improves(value, entry.get("best"), better):
             entry["best"], entry["best_step"] = value, step
+
+
+def improves(value: float, best: float | None, better: str) -> bool:
+    """Whether `value` is the new best; `better` is 'max' or 'min'. NaN is worse than any number."""
+    if best is None or math.isnan(best):
+        return best is None or not math.isnan(value)
+    return value > best if better == "max" else value < best
 
 
 def now() -> str:

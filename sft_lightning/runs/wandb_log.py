@@ -1,53 +1,97 @@
 """Weights & Biases: our run's id is W&B's, the whole nested config goes up, and nothing needs an account."""
 
+import os
+import warnings
 from argparse import Namespace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning.pytorch.loggers import WandbLogger
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.runs.metrics_log import named_by_split
+
+PATIENCE = 30.0  # seconds for W&B's server to answer at the start, where WANDB_INIT_TIMEOUT says nothing
 
 
 class WandbLog(WandbLogger):
-    """WandbLogger without its flattened hyperparameters: the full config stands in W&B's config already."""
+    """WandbLogger without its flattened hyperparameters: the full config stands in W&B's config already.
 
-    begun = False
+    W&B's own process may end before ours, for instance by the SIGTERM that Slurm sends to all of a step: one warning,
+    and the run goes on without it.
+    """
+
+    lost = False
+
+    @contextmanager
+    def _unless_lost(self) -> Iterator[None]:
+        try:
+            yield
+        except ConnectionError as error:
+            if not self.lost:
+                warnings.warn(f"W&B's process is gone ({error}): nothing more is recorded there")
+            self.lost = True
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The config is given at the start, nested, as in config.yaml."""
 
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        if not self.lost:
+            with self._unless_lost():
+                super().log_metrics(named_by_split(metrics), step)
+
+    def log_panels(self, panels: dict[str, Any], step: int) -> None:
+        """Pictures and tables."""
+        if not self.lost:
+            with self._unless_lost():
+                self.experiment.log({**panels, "trainer/global_step": step})
+
     def describe(self, about: dict[str, Any]) -> None:
         """Adds what is known once data and network are built: fingerprints, task, git state, teacher."""
-        self.experiment.config.update(about, allow_val_change=True)
+        if not self.lost:
+            with self._unless_lost():
+                self.experiment.config.update(about, allow_val_change=True)
 
     def close(self, code: int) -> None:
         """Ends the W&B run with an exit code; flushes."""
         if self._experiment is not None:
-            self._experiment.finish(exit_code=code)
+            with self._unless_lost():
+                self._experiment.finish(exit_code=code)
             self._experiment = None
+        if self.lost:
+            import wandb
+
+            with suppress(ConnectionError):
+                wandb.teardown()
 
 
 def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
-    """A logger for this run; online, it begins at once, so that what is wrong is said before training."""
+    """A logger for this run; it begins at once, so that what is wrong is said before training."""
     import wandb
 
-    logger = WandbLog(
-        project=settings.wandb_project,
-        id=run.run_id,
-        name=run.run_id,
-        save_dir=str(run.path),
-        offline=not online,
-        group=settings.wandb_group or settings.experiment,
-        job_type=settings.wandb_job_type or settings.model.class_path.rpartition(".")[2],
-        tags=settings.wandb_tags,
-        config=config,
-        settings=wandb.Settings(silent=not online, console="off"),
-    )
-    logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
-    if online and rank == 0:
-        try:
+    waits = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
+    try:
+        logger = WandbLog(
+            project=settings.wandb_project,
+            id=run.run_id,
+            name=run.run_id,
+            save_dir=str(run.path),
+            offline=not online,
+            group=settings.wandb_group or settings.experiment,
+            job_type=settings.wandb_job_type or settings.model.class_path.rpartition(".")[2],
+            tags=settings.wandb_tags,
+            config=config,
+            settings=wandb.Settings(silent=not online, console="off", **waits),
+        )
+        logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
+        if rank == 0:
             _ = logger.experiment
-        except wandb.Error as error:
-            raise UserError(f"--wandb online: W&B cannot be used: {error}; use --wandb offline") from None
+    except (wandb.Error, ValueError) as error:  # no server, no key; a project, tag or URL it refuses
+        said = " ".join(str(error).split()).rstrip(".")
+        mode, other = ("online", "offline") if online else ("offline", "disabled")
+        raise UserError(f"--wandb {mode}: W&B cannot be used: {said}; use --wandb {other}") from None
     return logger

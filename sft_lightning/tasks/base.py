@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -38,6 +39,11 @@ class TaskInfo:
     @staticmethod
     def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
         return value if isinstance(value, TaskInfo) else TaskInfo(**dict(value))
+
+
+def at_least_single(logits: Tensor) -> Tensor:
+    """Logits in single precision, or double where they are: losses are never summed in half precision."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class Task(ABC):

@@ -8,7 +8,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 from torchmetrics.text import Perplexity
 
-from sft_lightning.tasks.base import Task
+from sft_lightning.tasks.base import Task, at_least_single
 
 
 class CausalLM(Task):
@@ -25,7 +25,7 @@ class CausalLM(Task):
         return ["perplexity", "token_accuracy"]
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits.float(), y, reduction="sum")
+        return F.cross_entropy(at_least_single(logits), y, reduction="sum")
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)

@@ -13,7 +13,7 @@ from torchmetrics.classification import (
 )
 
 from sft_lightning.errors import UserError
-from sft_lightning.tasks.base import Task, TaskInfo
+from sft_lightning.tasks.base import Task, TaskInfo, at_least_single
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -58,7 +58,7 @@ class Classification(Task):
         return ["accuracy", "f1_macro"]
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(logits, y, reduction="sum", label_smoothing=self.label_smoothing)
+        return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, PearsonCorrCoef, SpearmanCorrCoef
 
-from sft_lightning.tasks.base import Task
+from sft_lightning.tasks.base import Task, at_least_single
 
 
 class Regression(Task):
@@ -25,7 +25,8 @@ class Regression(Task):
         return ["mse", "pearson", "spearman"]
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(logits.squeeze(-1), y.to(logits.dtype), reduction="sum")
+        said = at_least_single(logits).squeeze(-1)
+        return F.mse_loss(said, y.to(said.dtype), reduction="sum")
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.float().squeeze(-1)

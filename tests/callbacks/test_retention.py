@@ -74,7 +74,8 @@ def test_gauges_equal_direct_computation_on_whole_splits(pretrained: str, varian
     for name, value in before.items():
         assert monitor.before[name] == pytest.approx(value, rel=1e-5), f"{name} before training"
     at_start = {"drift/kl": 0.0, "retention/agreement": 1.0, "drift/features_cka": 1.0, "retention/forgetting": 0.0}
-    assert at_start.items() <= monitor.before.items()
+    for name, value in at_start.items():
+        assert monitor.before[name] == pytest.approx(value, abs=1e-6), f"{name} before training"
 
     tester = quiet_trainer(callbacks=[RetentionMonitor(source)])
     (tested,) = tester.test(module, data, verbose=False)
@@ -208,3 +209,16 @@ def test_the_values_before_training_are_logged_at_step_zero(pretrained: str) -> 
     assert step == 0 and {"val/accuracy", "val/loss", "retention/accuracy", "drift/kl"} <= values.keys()
     output, y = outputs_on(module.network, data, "val")
     assert values["val/accuracy"] == pytest.approx(accuracy_score(y, output.logits.argmax(1)))
+
+
+def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
+    from sft_lightning.callbacks.checkpoints import better
+
+    info = TaskInfo("regression", 1)
+    directions = {
+        "retention/accuracy": "max",
+        "retention/perplexity": "min",
+        "retention/loss": "min",
+        "drift/kl": "min",
+    }
+    assert {name: better(name, info) for name in directions} == directions

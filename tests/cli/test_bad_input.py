@@ -44,10 +44,14 @@ def altered(tmp_path: Path, **changes: Any) -> list[Any]:
     return config(tmp_path, yaml.safe_dump({k: v for k, v in content.items() if v is not None}))
 
 
-def plain(tmp_path: Path, data: dict[str, Any], network: dict[str, Any] | None = None) -> list[Any]:
+def plain(
+    tmp_path: Path, data: dict[str, Any], network: dict[str, Any] | None = None, after: bool = False
+) -> list[Any]:
     """PlainSFT from scratch on some data."""
     net = network or {"class_path": "LeNet", "init_args": {"image_size": 16}}
-    return altered(tmp_path, model={"class_path": "PlainSFT"}, network=net, data=data, retention=None)
+    return altered(
+        tmp_path, model={"class_path": "PlainSFT"}, network=net, data=data, retention=None, test_after_fit=after
+    )
 
 
 CONFIGS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -119,6 +123,20 @@ FLAGS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     "a checkpoint that is not there": (["--ckpt_path", "nowhere.ckpt"], ("nowhere.ckpt does not exist",)),
     "a module to import that is not there": (["--import", "nowhere_at_all"], ("nowhere_at_all cannot be imported",)),
     "a run to resume that is not there": (["--resume", "runs/nowhere"], ("nowhere is no run",)),
+    "a selecting metric that this run does not measure": (
+        ["--select_by", "retention/acuracy"],
+        ("did you mean 'retention/accuracy'",),
+    ),
+    "a checkpoint of a run that only begins": (["--ckpt_path", "last"], ("--resume",)),
+    "optimizer arguments that torch refuses": (
+        ["--model.init_args.optimizer_args", "{betas: [2.0, 0.9]}"],
+        ("AdamW refuses", "beta"),
+    ),
+    "a decoupled pull beyond the start": (
+        ["--model", "L2SPSFT", "--model.how", "decoupled", "--model.lr", 0.3, "--model.decoupled_weight", 10],
+        ("takes back more than the whole drift",),
+    ),
+    "an evaluation batch of none": (["--data.init_args.eval_batch_size", 0], ("eval_batch_size",)),
     "frozen parts that match nothing": (["--model.freeze", "['^decoder']"], ("matches no parameter",)),
 }
 
@@ -264,6 +282,22 @@ def test_a_pretrained_file(command: Command, tmp_path: Path, case: str) -> None:
     flags = ["--network.init_args.pretrained", str(tmp_path / name)]
     expect_one_line(command, [*DISTILL, *flags], *told)
     assert not owned.exists(), "the pickled code was run"
+
+
+def test_a_test_after_fit_without_a_test_split_is_said_before_training(command: Command, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for label in ("cat", "dog"):
+            for i in range(8):
+                image(tmp_path / f"images/{split}/{label}/{i}.png")
+    data = {"class_path": "ImageFolder", "init_args": {"root": str(tmp_path / "images"), "batch_size": 4}}
+    expect_one_line(command, plain(tmp_path, data, after=True), "test_after_fit", "no test split")
+
+
+def test_a_checkpoint_that_is_none(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "text.ckpt").write_text("nothing of the kind")
+    expect_one_line(command, [*DISTILL, "--ckpt_path", tmp_path / "text.ckpt"], "text.ckpt", "no checkpoint")
+    torch.save({"state_dict": {"a": torch.zeros(1)}}, tmp_path / "foreign.ckpt")
+    expect_one_line(command, [*DISTILL, "--ckpt_path", tmp_path / "foreign.ckpt"], "ckpt_path")
 
 
 def test_a_checkpoint_with_pickled_code_is_refused(command: Command, tmp_path: Path) -> None:

@@ -90,20 +90,29 @@ def test_test_validate_and_predict_use_the_best_checkpoint_of_a_run(command: Com
     assert sum(right) / len(right) == pytest.approx(record["test"]["test/accuracy"])
 
 
-def test_resume_goes_on_where_the_run_stopped_and_ends_like_an_undisturbed_one(command: Command) -> None:
-    whole = command("fit", *DISTILL, *SHORT, "--run_id", "whole").run
-    half = command("fit", *DISTILL, *SHORT, "--trainer.max_epochs", 10, "--run_id", "half").run
-    resumed = command("fit", "--resume", half.path, "--trainer.max_epochs", 20)
+STOPS = {"at the end of an epoch": ("--trainer.max_epochs", 10), "amid an epoch": ("--trainer.max_steps", 52)}
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_resume_goes_on_where_the_run_stopped_and_ends_like_an_undisturbed_one(command: Command, stop: str) -> None:
+    drawn = ("--network.init_args.dropout", 0.3, "--model.init_args.ema_decay", 0.9, "--model.lr_schedule", "constant")
+    whole = command("fit", *DISTILL, *SHORT, *drawn, "--run_id", "whole").run
+    half = command("fit", *DISTILL, *SHORT, *drawn, *STOPS[stop], "--run_id", "half").run
+    resumed = command("fit", "--resume", half.path, "--trainer.max_epochs", 20, "--trainer.max_steps", -1)
     assert resumed.code == 0, resumed.err
     again = load(half.path)
     assert again.path == half.path
     assert again.record["resumed"] == 1
-    states = [torch.load(r.files.last, weights_only=True)["state_dict"] for r in (whole, again)]
-    assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]), "the resumed weights differ"
+    assert again.config["trainer"]["max_epochs"] == 20, "config.yaml does not say what the run became"
+    saved = [torch.load(r.files.last, weights_only=True) for r in (whole, again)]
+    for part in ("state_dict", "raw_weights"):
+        one, other = (s[part] for s in saved)
+        assert all(torch.equal(one[k], other[k]) for k in one), f"the resumed {part} differs"
     assert whole.metrics == again.metrics
     steps = [row["step"] for row in again.history()]
     assert steps == sorted(set(steps)), "a step was logged twice"
-    assert steps == [row["step"] for row in whole.history()]
+    if stop == "at the end of an epoch":  # a run that stops elsewhere is measured there once more
+        assert steps == [row["step"] for row in whole.history()]
 
 
 def test_a_run_directory_is_never_reused_silently(command: Command) -> None:
@@ -242,6 +251,7 @@ def test_a_run_that_ends_between_validations_is_measured_and_saved_at_its_end(co
     assert run.metrics["drift/weights_l2"] > 0
     saved = torch.load(run.files.last, weights_only=True)
     assert saved["global_step"] == 7
+    assert run.record["metrics"]["drift/kl"]["before"] == 0.0
     assert run.files.best.is_file()
     assert (run.files.model / "model.safetensors").is_file()
     assert run.history()[-1]["step"] == 7

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from sft_lightning.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
-from tests.support import VARIANTS, digits, fit, make, pretrained_mlp, quiet_trainer, weights
+from tests.support import OLD, VARIANTS, digits, fit, make, pretrained_mlp, quiet_trainer, weights
 
 
 def saved(module: SFTModule, path: Path, **settings: Any) -> str:
@@ -103,3 +103,10 @@ def test_another_teacher_is_refused(pretrained: str, checkpoints: Any, tmp_path:
     for variant in VARIANTS:
         with pytest.raises(UserError, match="the pretrained weights have changed"):
             fit(make(variant, str(tmp_path), lr=1e-2), digits(), max_epochs=2, ckpt_path=checkpoints[variant])
+
+
+def test_a_checkpoint_for_other_classes_is_refused(pretrained: str, tmp_path: Path) -> None:
+    path = tmp_path / "new.ckpt"
+    fit(make("plain", pretrained), digits(), max_steps=1).save_checkpoint(path)
+    with pytest.raises(UserError, match="classes|labels"):
+        fit(make("plain", pretrained), digits(OLD), max_steps=2, ckpt_path=path)

@@ -1,0 +1,56 @@
+"""What README promises, run."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.conftest import Command, command  # noqa: F401  the fixture
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def test_the_python_script_learns_and_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(blocks("python")[0], names)
+    metrics = names["trainer"].callback_metrics
+    assert metrics["val/accuracy"] > 0.85
+    assert metrics["retention/accuracy"] > 0.95
+
+
+def test_the_yaml_and_the_way_a_run_is_read_back(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    content = yaml.safe_load(blocks("yaml")[0])
+    content["trainer"]["max_epochs"] = 2
+    (tmp_path / "readme.yaml").write_text(yaml.safe_dump(content))
+    done = command("fit", "--config", tmp_path / "readme.yaml", "--model.anchor_weight", 0.3, "--wandb", "disabled")
+    assert done.code == 0, done.err
+    exec(blocks("python")[1].replace("runs/digits-distill/RUN_ID", str(done.run.path)), {})
+
+
+def test_every_file_and_class_it_names_exists() -> None:
+    import sft_lightning.data
+    import sft_lightning.modules
+    import sft_lightning.networks
+
+    known = {*sft_lightning.data.__all__, *sft_lightning.modules.__all__, *sft_lightning.networks.__all__}
+    table = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    for name in re.findall(r"`([A-Z][A-Za-z0-9]+)`", table):
+        assert name in known, f"README names {name}, which is not there"
+    for path in re.findall(r"(?:experiments|benchmarks|docs)/[\w/]+\.\w+", README):
+        assert (Path(__file__).parents[1] / path).is_file(), f"README names {path}, which is not there"
+
+
+def test_help_texts_are_up_to_date() -> None:
+    from sft_lightning.__main__ import COMMANDS, HELP
+    from sft_lightning.helptext import help_text
+
+    for name in COMMANDS:
+        due = "run `.venv/bin/python -m sft_lightning.helptext`"
+        assert (HELP / f"{name}.txt").read_text() == help_text(name), f"{name} --help is out of date: {due}"
