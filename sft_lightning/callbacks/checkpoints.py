@@ -48,9 +48,16 @@ class Checkpoints(ModelCheckpoint):
     ) -> None:
         """At the last step of `max_steps`, while the epoch is open: so that more steps can follow on a resume."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.is_last_batch:
+            return  # the epoch's end is Lightning's to save
         if trainer.global_step == trainer.max_steps and self.saved_at != trainer.global_step:
             self.saved_at = trainer.global_step
             trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lightning saves once more here, when the loops are closed and no step could follow."""
+        if self.saved_at != trainer.global_step:
+            super().on_train_end(trainer, pl_module)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)

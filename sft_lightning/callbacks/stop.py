@@ -48,14 +48,11 @@ class GracefulStop(Checkpoint):  # Lightning calls these after all others, so th
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if (batch_idx + 1) % trainer.accumulate_grad_batches and not trainer.is_last_batch:
-            return  # amid a step: what its micro-batches have added up would be lost
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # amid a step, what its micro-batches have added up would be lost
+        if trainer.is_last_batch and trainer.num_training_batches > trainer.accumulate_grad_batches:
+            return  # from a checkpoint made at an epoch's last batch Lightning does not go on exactly: one step more
         self._leave_if_asked(trainer)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A signal that came while validating: the last step may be behind us."""
-        if trainer.state.fn == "fit":
-            self._leave_if_asked(trainer)
 
     def _leave_if_asked(self, trainer: Trainer) -> None:
         asked = self.asked or 0

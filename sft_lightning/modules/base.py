@@ -210,8 +210,12 @@ class SFTModule(L.LightningModule):
         return output
 
     def train(self, mode: bool = True) -> "SFTModule":
-        """Train mode, except for normalisation statistics that stand still."""
+        """Train mode, except for normalisation statistics that stand still, and for an encoder that is frozen whole: a
+        linear probe sees the features as they are, without dropout.
+        """
         super().train(mode)
+        if self.network is not None and not any(p.requires_grad for p in self.network.encoder.parameters()):
+            self.network.encoder.eval()
         for norm in getattr(self, "_still", []):
             norm.eval()
         return self

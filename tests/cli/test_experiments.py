@@ -60,10 +60,11 @@ def cifar(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comman
     if "lite0" in file:
         for split, count in (("train", 45), ("test", 24)):
             table(count, seed=len(split)).to_parquet(tmp / f"{split}.parquet")
+        small = {"shots_per_class": 2, "image_size": 32}
         paths = {s: str(tmp / f"{s}.parquet") for s in ("train", "test")}
         return {
             "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
-            "data": {"init_args": {"path": "parquet", "data_files": paths, "shots_per_class": 2, "image_size": 32}},
+            "data": {"init_args": {"path": None, "image_column": "image", "data_files": paths, **small}},
         }
     write_cifar(tmp / "data", monkeypatch)
     root = {"root": str(tmp / "data"), "download": False}

@@ -21,6 +21,11 @@ FIT = (
 DISABLED = ("--wandb", "disabled")
 
 
+def without_wandb() -> dict[str, str]:
+    """The environment without what W&B leaves in it for child processes, so that the command starts its own service."""
+    return {k: v for k, v in os.environ.items() if not k.startswith(("WANDB", "_WANDB"))}
+
+
 def descendants(pid: int) -> list[int]:
     listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
     pairs = [tuple(map(int, line.split())) for line in listed.splitlines()]
@@ -42,7 +47,7 @@ def test_a_signal_stops_the_run_with_everything_saved(
     process = subprocess.Popen(
         [sys.executable, "-m", "sft_lightning", *FIT, "--run_id", "stopped", "--wandb", wandb],
         cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
+        env={**without_wandb(), "OMP_NUM_THREADS": "1", "HOME": str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

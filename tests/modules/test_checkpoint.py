@@ -108,5 +108,5 @@ def test_another_teacher_is_refused(pretrained: str, checkpoints: Any, tmp_path:
 def test_a_checkpoint_for_other_classes_is_refused(pretrained: str, tmp_path: Path) -> None:
     path = tmp_path / "new.ckpt"
     fit(make("plain", pretrained), digits(), max_steps=1).save_checkpoint(path)
-    with pytest.raises(UserError, match="classes|labels"):
+    with pytest.raises(UserError, match=r"classes|labels"):
         fit(make("plain", pretrained), digits(OLD), max_steps=2, ckpt_path=path)

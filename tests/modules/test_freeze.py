@@ -97,3 +97,12 @@ def test_statistics_of_a_frozen_batchnorm_stand_still_too(pretrained_norms: str,
     fit(module, digits(), max_epochs=2, callbacks=[recorder])
     assert stood_still(recorder, module) >= STATISTICS
     assert "head.weight" not in stood_still(recorder, module)
+
+
+def test_a_linear_probe_sees_the_features_without_dropout(pretrained_norms: str) -> None:
+    module = PlainSFT(spec(NormNet, pretrained=pretrained_norms), freeze="all-but-head")
+    fit(module, digits(), max_steps=2)
+    module.train()
+    assert module.network is not None
+    assert not any(m.training for m in module.network.encoder.modules()), "the frozen encoder is in train mode"
+    assert module.network.head.training
