@@ -68,7 +68,13 @@ class Split(Dataset[Batch]):
         positions = np.array([k.position for k in keys], dtype=np.int64)
         rows = self.rows[positions]
         x = self.samples.fetch(rows.tolist(), keys, self.train)
-        batch: Batch = {"x": x, "index": torch.from_numpy(rows), "epoch": keys[0].epoch, "train": self.train}
+        batch: Batch = {
+            "x": x,
+            "index": torch.from_numpy(rows),
+            "rows": rows.tolist(),
+            "epoch": keys[0].epoch,
+            "train": self.train,
+        }
         real = np.array([k.real for k in keys])
         if "y" in x:  # language models: the samples made their own items
             batch["y"] = x.pop("y")

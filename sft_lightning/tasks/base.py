@@ -20,7 +20,7 @@ Batch = dict[str, Any]
 
 `x`: dict of network inputs (tensors with B rows; an optional bool `select` tells which rows or positions are items);
 `y`: `[N]` targets, one per item; absent when predicting on unlabelled data;
-`index`: `[B]` int64, the samples' numbers in their split; `count`: int N, known on the host.
+`index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
 """
 
 

@@ -245,7 +245,7 @@ class ImageData(SFTDataModule):
         if image.dtype != torch.uint8:
             return batch
         if batch["train"]:
-            rows = batch["index"].cpu().numpy()
+            rows = np.asarray(batch["rows"])
 
             def numbers(stream: int) -> np.ndarray:
                 return hashed_uniform(self.seed or 0, batch["epoch"], rows, stream)
@@ -257,7 +257,9 @@ class ImageData(SFTDataModule):
             if "flip" in self.augment:
                 flip = torch.from_numpy(numbers(2) < 0.5).to(image.device)
                 image = torch.where(flip[:, None, None, None], image.flip(-1), image)
-        mean, std = (t.to(image.device) for t in self._stats)
+        if self._stats[0].device != image.device:
+            self._stats = (self._stats[0].to(image.device), self._stats[1].to(image.device))
+        mean, std = self._stats
         batch["x"]["image"] = (image.to(torch.float32) - mean) / std
         return batch
 
