@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from sft_lightning.errors import UserError
+from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import spec
 from tests.support import VARIANTS, NormNet, Recorder, digits, fit, make, weights
 
