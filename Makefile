@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 py := .venv/bin/python
 
-.PHONY: help setup quickstart test test-all lint format lock
+.PHONY: help setup quickstart test test-all lint format lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -32,3 +32,7 @@ lock: setup ## write requirements-lock.txt anew from pyproject.toml
 	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv pip compile pyproject.toml --all-extras --universal \
 	  --python-version 3.11 --generate-hashes --no-annotate --no-emit-index-url \
 	  --custom-compile-command "make lock" --quiet --upgrade --output-file requirements-lock.txt
+
+audit: setup ## look up known vulnerabilities of the locked requirements; needs the network
+	@uv=$$(command -v uv || echo .venv/bin/uv); $$uv tool run pip-audit@2.10.1 --requirement requirements-lock.txt \
+	  --require-hashes --disable-pip --strict --progress-spinner off

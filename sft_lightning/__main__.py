@@ -1,10 +1,12 @@
 """The entry point. Help and version answer at once; everything heavy is imported when a command needs it."""
 
 import sys
+import traceback
 from pathlib import Path
 
-from sft_lightning import __version__
+from sft_lightning import __version__, secrets
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.signals import SIGNALS, Interrupted
 
 COMMANDS = {
     "fit": "Fine-tune a network on data with a variant; target and retention are measured side by side.",
@@ -43,6 +45,24 @@ def main(args: list[str] | None = None) -> int:
         print(f"sft-lightning {__version__}")
         return 0
     command = arguments[0]
+    SIGNALS.install()
+    secrets.forget()
+    secrets.learn_arguments(arguments)
+    try:
+        with secrets.guarded_streams():
+            return carry_out(command, arguments)
+    except Exception:
+        said = traceback.format_exc()
+        if (shown := secrets.redact(said)) == said:
+            raise
+        print(shown, end="", file=sys.stderr)
+        return 1
+    finally:
+        SIGNALS.restore()
+
+
+def carry_out(command: str, arguments: list[str]) -> int:
+    """The command itself."""
     try:
         if command not in COMMANDS:
             raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
@@ -57,6 +77,8 @@ def main(args: list[str] | None = None) -> int:
         return 2
     except SystemExit as stop:  # the parser, after --help or --print_config
         return stop.code if isinstance(stop.code, int) else 0
+    except Interrupted as stop:
+        return stop.exit_code
     except KeyboardInterrupt:
         return 130
 

@@ -3,10 +3,15 @@
 import errno
 import logging
 import os
+import pickle
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import Enum
 from importlib import import_module
+from multiprocessing import active_children
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,15 +23,20 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
-from sft_lightning.callbacks import Interrupted, RetentionMonitor
-from sft_lightning.config_files import allow_on_as_key, check_yaml
+from sft_lightning import secrets
+from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.check_settings import check_settings
+from sft_lightning.config_files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.explain import explain
+from sft_lightning.faults import end_processes, machine_fault
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
+from sft_lightning.refusals import refused
 from sft_lightning.runs import RunDirectory
 from sft_lightning.session import RUN_DIR, Session
+from sft_lightning.signals import Interrupted
 
 OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
@@ -35,12 +45,21 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("select_by", str | None, None, "Metric that chooses best.ckpt; default val/ and the task's first metric."),
     ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
     ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
+    (
+        "wandb_fallback",
+        Literal["offline"] | None,
+        None,
+        "What --wandb online does where no server answers: go on offline; null for an error before training.",
+    ),
     ("wandb_project", str, "sft_lightning", "W&B project."),
     ("wandb_group", str | None, None, "W&B group; default the experiment."),
     ("wandb_job_type", str | None, None, "W&B job type; default the variant."),
     ("wandb_tags", list[str] | None, None, "W&B tags."),
+    ("save_every_n_steps", int | None, None, "Save last.ckpt every so many optimizer steps, besides at validations."),
+    ("save_every_minutes", float | None, 10.0, "Save last.ckpt every so many minutes, besides at validations."),
     ("quiet", bool, False, "Print nothing but the run's path."),
 ]
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT)
 NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config config.yaml` from repeating the run
 
 
@@ -82,10 +101,18 @@ class SFTCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         try:
-            self.config = parser.parse_args(args)
+            with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
+                self.config = parser.parse_args(args)
         except ArgumentError as error:
             keys = {getattr(action, "dest", "") for sub in self._subcommand_parsers.values() for action in sub._actions}
             raise UserError(explain(error, keys)) from None
+        except yaml.YAMLError as error:  # in a file that an option names, or in an option's value
+            raise UserError(f"{option_behind(error, self.arguments)}: not valid YAML: {error}") from None
+        except RecursionError:
+            raise UserError("--config: values are nested too deeply, or within themselves") from None
+        secrets.learn(self.settings)
+        secrets.refuse_left_out(self.settings)
+        check_settings(self.settings, {name: kind for name, kind, *_ in OPTIONS})
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration: the module compares the two when it is loaded."""
@@ -98,7 +125,7 @@ class SFTCLI(LightningCLI):
 
     def saved_config(self) -> dict[str, Any]:
         """Everything resolved, as it goes into config.yaml."""
-        settings = self.settings.clone()
+        settings = spelled(self.settings.clone())
         for name in NOT_SAVED:
             settings.pop(name, None)
         parser = self._parser(self.config.subcommand)
@@ -110,7 +137,11 @@ class SFTCLI(LightningCLI):
         self.session.open(self)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        return super().instantiate_trainer(**self.session.trainer_arguments(self._get(self.config_init, "trainer")))
+        arguments = self.session.trainer_arguments(self._get(self.config_init, "trainer"))
+        trainer = super().instantiate_trainer(**arguments)
+        # Our handlers stand, and Lightning's would undo them.
+        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        return trainer
 
     def source(self) -> RetentionMonitor:
         """The monitor with the source data that `retention:` names, or without."""
@@ -120,9 +151,58 @@ class SFTCLI(LightningCLI):
         self.session.run(self, subcommand, self._prepare_subcommand_kwargs(subcommand))
 
 
+@contextmanager
+def secrets_not_printed(parsers: list[LightningArgumentParser]) -> Iterator[None]:
+    """While parsers parse, and may come upon `--print_config`: what they dump is without secrets."""
+    for parser in parsers:
+
+        def dump(*args: Any, dump: Any = parser.dump, **kwargs: Any) -> str:
+            text: str = dump(*args, **kwargs)
+            content = yaml.safe_load(text)
+            shown = secrets.without(content)
+            return text if shown == content else yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
+
+        parser.dump = dump
+    try:
+        yield
+    finally:
+        for parser in parsers:
+            del parser.dump
+
+
+def option_behind(error: yaml.YAMLError, arguments: list[str]) -> str:
+    """The option whose value, or file, is no YAML; all options where that cannot be told."""
+    name, mark = "", getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
+    read = str(getattr(mark, "buffer", None) or "").rstrip("\0")
+    for argument in arguments:
+        name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
+        if name and value and read and value.strip() == read.strip():
+            return name
+    return "the command line, or a file it names"
+
+
+def spelled(value: Any) -> Any:
+    """Settings with choices of an Enum, which YAML does not know, as they are written."""
+    if isinstance(value, Namespace):
+        for name, held in vars(value).items():
+            setattr(value, name, spelled(held))
+        return value
+    if isinstance(value, list):
+        return [spelled(held) for held in value]
+    return value if not isinstance(value, Enum) else str(value.value) if isinstance(value, str) else value.name
+
+
 def plain(network: Any) -> Any:
     """The network's specification as plain values, for the module."""
     return network.as_dict() if isinstance(network, Namespace) else network
+
+
+def underscored(argument: str) -> str:
+    """`--run-id` is `--run_id`: other tools write options so."""
+    name, is_given, value = argument.partition("=")
+    known = {f"--{option}" for option, *_ in OPTIONS} | {"--ckpt_path", "--seed_everything"}
+    wanted = "--" + name[2:].replace("-", "_")
+    return wanted + is_given + value if name.startswith("--") and wanted in known else argument
 
 
 def pop_option(arguments: list[str], name: str) -> str | None:
@@ -143,7 +223,7 @@ def pop_option(arguments: list[str], name: str) -> str | None:
 def existing_run(path: str, what: str) -> RunDirectory:
     """A run directory that is there."""
     run = RunDirectory(Path(path).expanduser())
-    for needed in (run.record, run.config, run.last):
+    for needed in (run.record, run.config, *([] if what == "resume" else [run.last])):
         if not needed.is_file():
             raise UserError(f"--{what}: {path} is no run that can be used: it has no {needed.relative_to(run.path)}")
     return run
@@ -155,7 +235,7 @@ def run(arguments: list[str]) -> int:
     allow_on_as_key()
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))  # a user's own module beside the config, also for the console script
-    typed, arguments = arguments, list(arguments)
+    typed, arguments = arguments, [underscored(a) for a in arguments]
     while (module := pop_option(arguments, "import")) is not None:
         try:
             import_module(module)
@@ -167,7 +247,9 @@ def run(arguments: list[str]) -> int:
         if command != "fit":
             raise UserError(f"--resume is for fit; use {command} --run {path}")
         resume = existing_run(path, "resume")
-        rest = ["--config", str(resume.config), *rest, "--ckpt_path", str(resume.last)]
+        rest = ["--config", str(resume.config), *rest]
+        if resume.last.is_file():
+            rest += ["--ckpt_path", str(resume.last)]
     elif (path := pop_option(rest, "run")) is not None:
         if command == "fit":
             raise UserError(f"--run is for validate, test and predict; to continue a run use fit --resume {path}")
@@ -181,29 +263,34 @@ def run(arguments: list[str]) -> int:
             check_yaml(Path(rest[i + 1]))
         elif argument.startswith("--config="):
             check_yaml(Path(argument.partition("=")[2]))
-    session = Session(typed, resume, of_run)
+    check_values(rest)
+    session, processes = Session(typed, resume, of_run), active_children()
     try:
         SFTCLI([command, *rest], session)
     except Interrupted as stop:
-        session.fail(stop)
+        session.stopped(stop)
         return stop.exit_code
     except BaseException as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             session.fail(error.__context__)  # Lightning makes 1 of a Ctrl-C
             return 130
-        wrong = user_error(error)
-        session.fail(wrong or error)
+        wrong = user_error(error, session.directory if command == "fit" else None)
+        code = session.settle(wrong or error, 2 if wrong is not None else 1)
+        if code is not None:  # another rank's failure, said there
+            return code
         if wrong is not None:
             raise wrong from None
         raise
     finally:
+        end_processes(but=processes)
+        session.close()
         if session.rank == 0:
             os.environ.pop(RUN_DIR, None)
     return 0
 
 
-def user_error(error: BaseException) -> UserError | None:
-    """The user's mistake behind an exception, if it is one."""
+def user_error(error: BaseException, run: RunDirectory | None = None) -> UserError | None:
+    """The user's mistake behind an exception, if it is one, or what the machine lacks; `run` is the one being fitted."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, ArgumentError):
@@ -214,7 +301,8 @@ def user_error(error: BaseException) -> UserError | None:
         return UserError(f"trainer: {error}")
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
         return UserError(
-            "data.batch_size: BatchNorm cannot train on a micro-batch of one sample, and the last one of the epoch has one; "
+            "data.batch_size: BatchNorm cannot train on a micro-batch of one sample, which the last one of the epoch has, or "
+            "one with unreadable samples; "
             "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true"
         )
     if "Error(s) in loading state_dict" in str(error):
@@ -225,11 +313,29 @@ def user_error(error: BaseException) -> UserError | None:
         if isinstance(behind, UserError):
             return behind
         behind = behind.__cause__ or behind.__context__
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return UserError(
-            f"no space left on the disk: {error.filename or 'while saving'}; the last good checkpoint is kept"
-        )
-    return None
+    if (fault := machine_fault(error)) is not None:
+        kept = f"; to go on from last.ckpt: fit --resume {run.path}" if run is not None and run.last.is_file() else ""
+        return UserError(fault + kept)
+    if isinstance(error, pickle.UnpicklingError):
+        return UserError(f"a file holds pickled code or objects besides tensors, which is never run: {error}")
+    return unwritable(error, run) or refused(error)
+
+
+def unwritable(error: BaseException, run: RunDirectory | None) -> UserError | None:
+    """What stood in the way of writing a run's files: no space, no right, no folder any more."""
+    if not isinstance(error, OSError) or run is None:
+        return None
+    where = Path(error.filename) if isinstance(error.filename, str) else run.path
+    no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not no_space and (error.errno not in UNWRITABLE or not where.is_relative_to(run.path)):
+        return None
+    remedy = "make room" if no_space else "see to the folder"
+    kept = (
+        f"; the last good checkpoint is kept: {remedy}, then fit --resume {run.path}"
+        if os.path.isfile(run.last)
+        else ""
+    )
+    return UserError(f"runs_dir: {where} cannot be written: {error.strerror}{kept}")
 
 
 def quieten() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from sft_lightning import secrets
 from sft_lightning.errors import UserError
 
 
@@ -16,7 +17,7 @@ def allow_on_as_key() -> None:
         return
 
     def load(text: str) -> Any:
-        return named(plain(text))
+        return text if text == secrets.HIDDEN else named(plain(text))  # it is no YAML, and stands for what was left out
 
     load.names_keys = True  # type: ignore[attr-defined]
     set_loader("yaml", load)
@@ -32,16 +33,54 @@ def named(value: Any) -> Any:
 def check_yaml(path: Path) -> None:
     """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--config: {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config: {path} cannot be read: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: {path} is not UTF-8 at byte {error.start}: convert it") from None
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"--config: {path}: values are nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"--config: {path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except ValueError as error:  # a date that is none, a number of thousands of digits, a path with a null character
+        raise UserError(f"--config: {path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
-        raise UserError(
-            f"--config: {path} must hold keys and values (model, network, data, …), it holds {type(content).__name__}"
-        )
+        held = {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(content).__name__, "a value")
+        raise UserError(f"--config: {path} must hold keys and values (model, network, data, …), it holds {held}")
+    check_size(path, content)
+    secrets.learn(content)
+
+
+DEEPEST, MOST = 50, 100_000
+
+
+def check_size(path: Path, content: Any) -> None:
+    """Raises UserError where aliases make a config endless, or as good as that."""
+    level, count = [content], 0
+    for _ in range(DEEPEST):
+        below = [v for held in level for v in (held.values() if isinstance(held, dict) else held)]
+        level, count = [v for v in below if isinstance(v, dict | list | tuple | set)], count + len(below)
+        if not level:
+            return
+        if count > MOST:
+            break
+    raise UserError(f"--config: {path}: values are nested too deeply, or within themselves, or too many")
+
+
+def check_values(arguments: list[str]) -> None:
+    """Raises UserError for a value on the command line with a YAML tag, such as `!!python/object`: they make objects."""
+    name = ""
+    for argument in arguments:
+        name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
+        if "!" not in value:
+            continue
+        try:
+            yaml.safe_load(value)
+        except yaml.constructor.ConstructorError:
+            raise UserError(f"{name}: {value:.80} has a YAML tag, and only plain values are read: quote it") from None
+        except yaml.YAMLError:
+            continue  # no YAML: text

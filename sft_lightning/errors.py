@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 240  # characters of one word, of which no path that can be opened has many more
+
 
 class UserError(ValueError):
     """Something the user gave cannot work. The message is one line: what, where, what to do.
@@ -16,11 +18,21 @@ class UserError(ValueError):
             "Traceback (most recent call last)" in text
         ):  # torch re-raises a data worker's error with its traceback inside
             text = text.rpartition("UserError: ")[2]
-        super().__init__(" ".join(text.split()))
+        super().__init__(" ".join(map(short, printable(text).split())))
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def printable(text: str) -> str:
+    """Text that leaves a terminal as it is: control characters, and bytes that are none, are written out."""
+    return "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in text)
+
+
+def short(word: str) -> str:
+    """The beginning and the end of what is too long to read, and would bury the rest of a message."""
+    return word if len(word) <= LONGEST else f"{word[:100]}…{word[-40:]}"
+
+
+def nearest(name: object, names: Iterable[object]) -> str:
     """`; did you mean 'X'?` for the nearest of `names`, or an empty string."""
-    by_lower = {n.lower(): n for n in names}
-    close = get_close_matches(name.lower(), by_lower, n=1, cutoff=0.6)
+    by_lower = {str(n).lower(): str(n) for n in names}
+    close = get_close_matches(str(name).lower()[:LONGEST], by_lower, n=1, cutoff=0.6)
     return f"; did you mean '{by_lower[close[0]]}'?" if close else ""

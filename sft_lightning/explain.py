@@ -19,35 +19,62 @@ def _reason(text: str, where: str, keys: list[str]) -> str:
     if match := re.match(r'Parser key "([^"]+)":\s*(.*)', text, re.S):
         key = match[1] if not where else f"{where}.{match[1]}"
         return _reason(match[2], key, keys)
-    if "Does not validate against any of the" in text:
-        given = re.search(r"Given value: (.*)", text)
-        reasons = [r for r in _listed(text) if "NoneType" not in r.split("\n")[0]]
-        if reasons and all(re.match(r"Expected an? <class '\w+'>", r) for r in reasons) and given:
-            kinds = " or ".join(dict.fromkeys(_kind(r) for r in reasons))
-            return f"{where}: must be {kinds}, got {given[1].strip()}"
-        best = max(reasons, key=lambda r: "given class_path" in r, default=text)
-        return _reason(best, where, keys)
     if match := re.match(r"Problem with given class_path '([^']+)':\s*(.*)", text, re.S):
         return _in_class(match[1], match[2].strip(), where, keys)
+    if "Does not validate against any of the" in text:
+        return _of_union(text, where, keys)
     if match := re.match(r"Expected a dot import path string: (\S+)", text):
-        known = class_names(where)
-        there = f"; there are {', '.join(known)}" if known else ""
-        return f"{where}: no class '{match[1]}'{nearest(match[1], known)}{there}"
+        return f"{where}: no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}"
     if match := re.match(r"Expected an? (?:typing\.)?Literal\[(.*?)\]\.? Got value: (.*)", text, re.S):
         choices = [c.strip(" '\"") for c in match[1].split(",")]
         return (
             f"{where}: '{match[2].split()[0]}' is none of {', '.join(choices)}{nearest(match[2].split()[0], choices)}"
         )
-    if match := re.match(r"Expected an? <class '(\w+)'>\.? Got value: (.*)", text, re.S):
-        return f"{where}: must be {_kind(text)}, got {match[2].strip()}"
+    if match := re.match(r"Expected an? (.*?)\.? Got value:(.*)", text, re.S):
+        return f"{where}: must be {_kinds(match[1])}, got {_value(match[2])}"
     if match := re.search(r"arguments are required: (.*)", text):
         names = [n.strip().partition(".")[2] or n.strip() for n in match[1].split(",")]
         return f"{' and '.join(names)} must be given: --config FILE, or --{names[0]} NAME"
     if match := re.search(r"does not accept (?:nested key|option) '([^']+)'", text):
         return _unknown(match[1], keys)
+    if text.startswith("Empty nested key"):
+        return "--config: a key has no name"
     if match := re.search(r"[Uu]nrecognized arguments: --(\S+)", text):
         return _unknown(match[1].partition("=")[0], keys)
     return f"{where}: {text}" if where else text
+
+
+def _of_union(text: str, where: str, keys: list[str]) -> str:
+    """Why a value is of none of several kinds: what is wrong within the one that was meant, else the kinds."""
+    head, _, body = text.partition("Errors:\n")
+    body = body.strip("\n")
+    indent = len(body) - len(body.lstrip())
+    body, _, given = body.partition("\n" + " " * max(0, indent - 2) + "Given value type:")
+    reasons = [r.strip() for r in re.split(rf"(?:^|\n) {{{indent}}}- ", body) if r.strip()]
+    value = _value(given.partition("Given value:")[2])
+    for start in ("Problem with given class_path", "Parser key", "Expected a dot import path"):
+        if found := next((r for r in reasons if r.startswith(start)), None):
+            return _reason(found, where, keys)
+    if found := next((r for r in reasons if r.startswith("Import path does not correspond")), None):
+        return f"{where}: {value} is no {found.rpartition(' ')[2]}{_there(where)}"
+    if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid ", r)), None):
+        return f"{where}: {found.splitlines()[0]}"  # what a constructor said
+    kinds = re.search(r"Subtypes: \[(.*)\]", head)
+    return f"{where}: must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}"
+
+
+def _there(where: str) -> str:
+    known = class_names(where)
+    return f"; there are {', '.join(known)}" if known else ""
+
+
+def _value(text: str) -> str:
+    """A value as given, at most a line of it."""
+    found = " ".join(text.split())
+    shown = {"": "nothing", "None": "null", "True": "true", "False": "false"}.get(found, found)
+    if match := re.match(r"NestedArg\(key='([^']*)'", shown):
+        return f"a key '{match[1]}'"
+    return shown if len(shown) <= 120 else f"{shown[:100]}…"
 
 
 def _in_class(path: str, text: str, where: str, keys: list[str]) -> str:
@@ -58,22 +85,54 @@ def _in_class(path: str, text: str, where: str, keys: list[str]) -> str:
         return f"{where}: no module '{match[1]}' to take {path} from; is it on the path, or needs --import?"
     if re.match(r"(Not a valid|Import path|module .* has no attribute)", text):
         return f"{where}: {path}: {text.splitlines()[0]}"
+    if match := re.match(r"the following arguments are required: (.*)", text):
+        return f"{where}: {name} needs {match[1].strip()}: set init_args"
+    if re.match(r"'\w+' object (has no attribute|is not)", text):
+        return f"{where}.init_args: must be names and values, as {name} takes them"
     return _reason(text, f"{where}.init_args" if where else where, keys)
 
 
-def _listed(text: str) -> list[str]:
-    """The reasons a Union lists, each with what is indented below it."""
-    body = text.partition("Errors:")[2].partition("\nGiven value type:")[0]
-    return [r.strip() for r in re.split(r"\n\s{0,4}- ", "\n" + body.strip("\n")) if r.strip()]
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "names and values",
+    "tuple": "a list",
+    "Any": "anything",
+    "NoneType": "null",
+    "timedelta": "a time",
+}
+SEVERAL = {"int": "whole numbers", "float": "numbers", "str": "texts", "str | int": "texts or whole numbers"}
+LISTS = ("list", "Sequence", "Iterable", "tuple", "set")
 
 
-def _kind(text: str) -> str:
-    kinds = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}
-    match = re.search(r"<class '(\w+)'>", text)
-    return kinds.get(match[1], match[1]) if match else "something else"
+def _kinds(types: str) -> str:
+    """Types as Python writes them, in words: `list[str], <class 'NoneType'>` is a list of texts."""
+    parts = [p.strip() for p in re.split(r",(?![^\[(]*[\])])|(?<=[\]>\w])\s+\|\s+(?![^\[]*\])", types)]
+    words = dict.fromkeys(_kind(p) for p in parts if "NoneType" not in p and p != "None")
+    return " or ".join(words) or "null"
+
+
+def _kind(written: str) -> str:
+    """One type."""
+    if match := re.match(r"(?:typing\.)?Literal\[(.*)\]", written):
+        return ", ".join(choice.strip(" '\"") for choice in match[1].split(","))
+    match = re.match(r"(?:<class ')?([\w.]+)(?:\[(.*)\])?", written)
+    if match is None:
+        return "something else"
+    name = match[1].rpartition(".")[2]
+    if name in LISTS:
+        return f"a list of {SEVERAL[match[2]]}" if match[2] in SEVERAL else "a list"
+    return KINDS.get(name, f"class_path and init_args of a {name}")
 
 
 def _unknown(name: str, keys: list[str]) -> str:
+    if name in keys:
+        return f"'{name}' cannot be set in a config, or not for this command"
+    if not name:
+        return "a key has no name"
     top = name.partition(".")[0]
     tops = {k.partition(".")[0] for k in keys}
     if top not in tops:
@@ -119,3 +178,8 @@ def arguments_of(path: str) -> list[str]:
         if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
             break
     return list(names)
+
+
+def kind_of(wanted: Any) -> str:
+    """A type in words."""
+    return _kinds(f"<class '{wanted.__name__}'>" if isinstance(wanted, type) else str(wanted))

@@ -3,6 +3,8 @@
 import os
 import shutil
 import sys
+import warnings
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,24 +12,29 @@ import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import subprocess_script
+from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher as SubprocessLauncher
 
+from sft_lightning import secrets
 from sft_lightning.callbacks import (
     Bar,
     Checkpoints,
     Console,
-    GracefulStop,
-    Interrupted,
     Panels,
     RunRecorder,
     WritePredictions,
 )
+from sft_lightning.callbacks.checkpoints import link
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
+from sft_lightning.ranks import Ranks
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
 from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from sft_lightning.runs.directory import write_atomic
+from sft_lightning.runs.directory import run_path, sweep, write_atomic
+from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.record import command_line
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
+from sft_lightning.signals import Interrupted
 
 if TYPE_CHECKING:
     from sft_lightning.cli import SFTCLI
@@ -51,6 +58,8 @@ class Session:
         self.record: Record | None = None
         self.wandb: WandbLog | None = None
         self.trainer: Trainer | None = None
+        self.lock: RunLock | None = None
+        self.ranks: Ranks | None = None
 
     @property
     def made_here(self) -> bool:
@@ -59,16 +68,16 @@ class Session:
     def open(self, cli: "SFTCLI") -> None:
         """Finds or makes the directory; writes config.yaml and the first run.json."""
         settings = self.settings = cli.settings
+        if settings.experiment is None:
+            settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
+        root = settings.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
+        self.find_last(root)
         checkpoint = settings.get("ckpt_path")
-        if checkpoint in ("best", "last", "hpc"):
-            raise UserError(
-                f"ckpt_path: a run that only begins has no {checkpoint} checkpoint; use --resume or --run RUN_DIR"
-            )
+        if not settings.weights_only:
+            raise UserError("weights_only: pickled code in a checkpoint is never run: leave it true")
         if checkpoint:
             held = read_checkpoint(checkpoint)
             check_same(held.get(CHECKPOINT_KEY), None)
-        if settings.experiment is None:
-            settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
         if cli.config.subcommand != "fit":
             self.know_the_task(held if checkpoint else {})
         existing = self.resume or self.of_run
@@ -77,7 +86,6 @@ class Session:
         elif self.rank and RUN_DIR in os.environ:
             self.directory = RunDirectory(Path(os.environ[RUN_DIR]))
         else:
-            root = settings.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
             if launched() > 1 and settings.run_id is None:
                 raise UserError(f"run_id: {launched()} processes were launched together: name their run by --run_id")
             if self.rank:
@@ -85,17 +93,26 @@ class Session:
             else:
                 self.directory = create_run(root, settings.experiment, settings.run_id)
         os.environ[RUN_DIR] = str(self.directory.path)
-        self.config = cli.saved_config()
-        if existing is not None:
+        if self.rank == 0:
+            self.lock = RunLock(self.directory.path)
+            self.lock.take()
+            if self.resume is not None:
+                sweep(self.directory.path)
+        self.config = secrets.without(cli.saved_config())
+        if existing is not None and existing.record.is_file():
             self.record = Record.read(existing.record)
         else:
             self.record = Record(self.directory.record)
+        self.goes_on = self.resume is not None and bool(checkpoint)
         if self.rank == 0:
             if self.of_run is None:  # after a resume too: what was overridden is what the run became
                 write_atomic(self.directory.config, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             if self.resume is not None:
                 self.record.content["resumed"] = self.record.content.get("resumed", 0) + 1
                 self.record.content.pop("test", None)  # it was measured on a checkpoint that is about to be outdone
+                if not self.goes_on:  # it ended before anything was saved, and begins again
+                    self.record.content["metrics"] = {}
+                    self.directory.metrics.unlink(missing_ok=True)
             if self.of_run is None:
                 self.record.start(
                     experiment=settings.experiment,
@@ -108,6 +125,21 @@ class Session:
                 )
         self.stage = str(cli.config.subcommand)
         self.monitor = cli.source
+
+    def find_last(self, root: str) -> None:
+        """`--run_id NAME --ckpt_path last`: that run, where it left off; from the beginning where there is nothing yet."""
+        settings, checkpoint = self.settings, self.settings.get("ckpt_path")
+        if checkpoint in ("best", "hpc") or (checkpoint == "last" and settings.run_id is None):
+            raise UserError(
+                f"ckpt_path: of which run is '{checkpoint}'? Use fit --resume RUN_DIR, or --run_id NAME with ckpt_path "
+                "last; for the other commands --run RUN_DIR"
+            )
+        if checkpoint != "last":
+            return
+        run = RunDirectory(run_path(root, settings.experiment, settings.run_id))
+        settings.ckpt_path = str(run.last) if run.last.is_file() else None
+        if run.path.is_dir() and self.rank == 0:
+            self.resume = run
 
     def know_the_task(self, checkpoint: dict[str, Any]) -> None:
         """Takes what is predicted from the run or the checkpoint, so that unlabelled data will do."""
@@ -122,7 +154,7 @@ class Session:
         settings, run = self.settings, self.directory
         bar = sys.stdout.isatty() and not settings.quiet
         self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
-        self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit)
+        self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on)
         callbacks: list[Callback] = [
             self.monitor(),
             *([Panels()] if settings.wandb != "disabled" else []),
@@ -132,13 +164,13 @@ class Session:
         ]
         loggers: list[Logger] = []
         if self.stage == "fit":
-            self.checkpoints = Checkpoints(run.checkpoints, settings.select_by)
-            callbacks += [self.checkpoints, GracefulStop(str(run.last))]
+            every = {"every_n_steps": settings.save_every_n_steps, "every_minutes": settings.save_every_minutes}
+            callbacks.append(Checkpoints(run, self.recorder, **every))
             loggers.append(MetricsLog(run.metrics))
         if self.stage == "predict":
             callbacks.append(WritePredictions(run.predictions))
         if settings.wandb != "disabled" and self.stage != "predict" and not given.get("fast_dev_run"):
-            self.wandb = make_wandb(settings, run, self.config, online=settings.wandb == "online", rank=self.rank)
+            self.wandb = self.begin_wandb()
             loggers.append(self.wandb)
         theirs = given.get("logger")
         loggers += [] if theirs in (None, True, False) else theirs if isinstance(theirs, list) else [theirs]
@@ -153,11 +185,31 @@ class Session:
             "use_distributed_sampler": False,
         }
 
+    def begin_wandb(self) -> WandbLog:
+        """Online where asked for; offline where no server answers and `wandb_fallback` allows it."""
+        assert self.directory is not None
+        online = self.settings.wandb == "online"
+        try:
+            return make_wandb(self.settings, self.directory, self.config, online=online, rank=self.rank)
+        except UserError as error:
+            if not online or self.settings.wandb_fallback is None:
+                raise
+            warnings.warn(f"{error.args[0].partition('; use')[0]}: recording offline, `wandb sync` sends it later")
+        return make_wandb(self.settings, self.directory, self.config, online=False, rank=self.rank)
+
     def run(self, cli: "SFTCLI", command: str, kwargs: dict[str, Any]) -> None:
         """The command itself, then what belongs to its end."""
         assert self.directory is not None
         assert self.record is not None
         self.trainer = cli.trainer
+        if cli.trainer.world_size > 1:
+            self.ranks = Ranks(self.directory.path, self.rank)
+            launcher = cli.trainer.strategy.launcher
+            if isinstance(launcher, SubprocessLauncher):  # its observer would kill rank zero where another fails
+                setattr(subprocess_script, "_launch_process_observer", self.ranks.adopt)  # noqa: B010
+            self.ranks.watch(self.give_up)
+            if self.rank == 0:
+                self.ranks.clear()
         if command == "predict":
             kwargs["return_predictions"] = False
         if command in ("validate", "test"):
@@ -188,20 +240,47 @@ class Session:
             trainer.test(cli.model, datamodule=cli.datamodule, ckpt_path=str(best), verbose=False, weights_only=True)
 
     def measure_the_end(self, cli: "SFTCLI") -> None:
-        """Validates and saves once more where training ended between two validations."""
+        """Validates once more where training ended between two validations."""
         assert self.directory is not None
         run, trainer, recorder = self.directory, cli.trainer, self.recorder
-        measured = trainer.strategy.broadcast(recorder.measured_at)
-        if measured != trainer.global_step and "val" in cli.datamodule.splits:
+        recorder.end_of_fit(trainer)
+        if not run.last.is_file():
+            trainer.save_checkpoint(run.last)
+        if trainer.strategy.broadcast(recorder.measured_at) != trainer.global_step and "val" in cli.datamodule.splits:
             recorder.closing = True
             trainer.validate(cli.model, datamodule=cli.datamodule, verbose=False)
             recorder.closing = False
-        if measured != trainer.global_step or not run.last.is_file():
-            if self.checkpoints.saved_at != trainer.global_step:
-                trainer.save_checkpoint(run.last)
-            selected = self.record.content.get("selected", {}) if self.record else {}
-            if trainer.is_global_zero and selected.get("step") == trainer.global_step:
-                shutil.copyfile(run.last, run.best)
+            if trainer.is_global_zero and recorder.is_best:
+                link(run.last, run.best)
+
+    def settle(self, error: BaseException, code: int) -> int | None:
+        """Among several ranks, whose error it was: the exit code where another rank says it; None where this one does."""
+        if self.ranks is None:
+            self.fail(error)
+            return None
+        verdict = self.ranks.settle(error, code)
+        if verdict.own:
+            self.fail(error)
+            return None if verdict.says else verdict.code
+        if verdict.code > 128:
+            self.fail(Interrupted(verdict.code - 128))
+            return verdict.code
+        self.fail(UserError(verdict.reason) if verdict.code == 2 else RuntimeError(verdict.reason))
+        if verdict.says:
+            print(f"sft-lightning: error: {verdict.reason}", file=sys.stderr)
+        return verdict.code
+
+    def stopped(self, stop: Interrupted) -> None:
+        """After a signal. Where it reached this rank alone, and not in training, the others learn of it by the note."""
+        if self.ranks is not None:
+            self.ranks.report(128 + stop.signum, f"Interrupted: {stop}")
+        self.fail(stop)
+
+    def give_up(self, why: str) -> None:
+        """The record's last word where this process hangs and is about to be ended."""
+        if self.rank == 0 and self.record is not None and self.of_run is None:
+            with suppress(OSError):
+                self.record.end("failed", reason=why)
 
     def fail(self, error: BaseException) -> None:
         """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""
@@ -218,13 +297,28 @@ class Session:
                     break
         elif self.record.content.get("status") == "running":
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            self.record.end("interrupted" if stopped else "failed", reason=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # no room even for this
+                steps = {"steps": self.trainer.global_step} if self.trainer is not None else {}
+                self.record.end("interrupted" if stopped else "failed", reason=reason(error), **steps)
+
+    def close(self) -> None:
+        """Lets others work in the run directory."""
+        if self.ranks is not None:
+            self.ranks.end()
+        if self.lock is not None:
+            self.lock.release()
+            self.lock = None
 
     def close_wandb(self, code: int) -> None:
         """Ends the W&B run, if one was begun."""
         if self.wandb is not None and self.rank == 0:
             self.wandb.close(code)
             self.wandb = None
+
+
+def reason(error: BaseException) -> str:
+    """Why a run ended, for its record."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")
 
 
 def launched() -> int:

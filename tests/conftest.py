@@ -1,6 +1,7 @@
 """Fixtures for all tests: one thread, and one pretrained net for the whole session."""
 
 import logging
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -42,3 +43,9 @@ def _pretrain(network: dict[str, Any], folder: Path) -> str:
     assert module.network is not None
     module.network.save_pretrained(str(folder))
     return str(folder)
+
+
+def pytest_sessionfinish() -> None:
+    """Figures that tests noted go to the file of SFT_EXACTNESS_RESULTS, if set; see tests/exactness/figures.py."""
+    if "tests.exactness.figures" in sys.modules:
+        sys.modules["tests.exactness.figures"].write()

@@ -1,12 +1,14 @@
 """What the tests share: a tiny pretrained net on digits, a quiet trainer, a recorder, and training in plain PyTorch."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.plugins.precision import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
@@ -118,6 +120,16 @@ class Recorder(Callback):
         self.grads.append({n: p.grad.clone() for n, p in named if p.grad is not None})
         self.weights.append(weights(pl_module))
         self.logged.append({k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+class Scaled(MixedPrecision):
+    """Single precision with a gradient scaler."""
+
+    def __init__(self) -> None:
+        super().__init__("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**12))
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
 
 # ---- the same in plain PyTorch, with nothing of the library ----

@@ -1,92 +1,173 @@
-"""`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose."""
+"""`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose; and the stop that a signal asks for."""
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 
-from sft_lightning.callbacks.retention import RetentionMonitor
+from sft_lightning.callbacks.position import Position
+from sft_lightning.callbacks.recorder import RunRecorder, retention_monitor
+from sft_lightning.callbacks.selection import selecting
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.tasks import TASKS, TaskInfo, make_task
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.signals import SIGNALS, Interrupted
 
 
-class Checkpoints(ModelCheckpoint):
-    """Saves at each validation: `last.ckpt` always, `best.ckpt` where the selecting metric improved. Never test data.
+class Checkpoints(Checkpoint):  # Lightning calls these after all others, so that they save what the others have done
+    """Saves `last.ckpt` at each validation and every so often, always between two optimizer steps; `best.ckpt` is the
+    `last.ckpt` of the validation that the record calls the best. When a signal came, saves and stops.
+
+    A checkpoint is made where training can go on from exactly (see Position). After an epoch's last step that is once
+    the epoch is closed, or, where a signal wants to stop before the validation, with a note that it is due.
 
     Args:
-        folder: Where they go.
-        select_by: Metric that selects best.ckpt; default `val/` and the task's first metric.
+        run: Where they go.
+        recorder: Says which validation was the best.
+        every_n_steps: Optimizer steps between saves, besides those at validations; none for no such saves.
+        every_minutes: Minutes between saves, likewise.
     """
 
-    def __init__(self, folder: str | Path, select_by: str | None = None) -> None:
-        super().__init__(
-            dirpath=folder,
-            filename="best",
-            monitor=select_by or "val/loss",
-            mode="min",
-            save_last=True,
-            save_top_k=1,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
-        self.select_by = select_by
-        self.saved_at: int | None = None  # optimizer steps done when last.ckpt was written amid an epoch
+    def __init__(
+        self,
+        run: RunDirectory,
+        recorder: RunRecorder,
+        every_n_steps: int | None = None,
+        every_minutes: float | None = None,
+    ) -> None:
+        for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
+            if value is not None and value <= 0:
+                raise UserError(f"save_{name}: must be more than 0, got {value}; null for none")
+        self.run, self.recorder, self.every_n_steps, self.every_minutes = run, recorder, every_n_steps, every_minutes
+        self._due = False
+        self._saved_step: int | None = None
+        self._saved_time = time.monotonic()
+
+    # ---- when ----
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What selects must be measured: else the run would fail at its first validation."""
-        super().on_train_start(trainer, pl_module)
-        watch = next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
-        if self.select_by is not None and watch is not None and watch.before and self.select_by not in watch.before:
+        by, watch = self.recorder.select_by, retention_monitor(trainer)
+        assert isinstance(pl_module, SFTModule) and pl_module.info is not None
+        selecting(pl_module.info, by)
+        if by is not None and watch is not None and watch.before and by not in watch.before:
             raise UserError(
-                f"select_by: '{self.select_by}' is not measured in this run{nearest(self.select_by, watch.before)}; "
+                f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "
                 f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
             )
+        self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        SIGNALS.waits = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """At the last step of `max_steps`, while the epoch is open: so that more steps can follow on a resume."""
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if trainer.is_last_batch:
-            return  # the epoch's end is Lightning's to save
-        if trainer.global_step == trainer.max_steps and self.saved_at != trainer.global_step:
-            self.saved_at = trainer.global_step
-            trainer.save_checkpoint(Path(str(self.dirpath)) / "last.ckpt")
+        if not between_steps(trainer):
+            return  # amid a step, what its micro-batches have added up would be lost
+        stop, due = self._asked(trainer)
+        self._due |= due or trainer.global_step == trainer.max_steps
+        validates = position(trainer).owed(trainer)
+        if stop and (validates or not epoch_is_over(trainer)):
+            self.save(trainer)
+            raise Interrupted(stop, trainer.global_rank)
+        if self._due and not validates and not epoch_is_over(trainer):
+            self.save(trainer)
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """A validation may take longer than the grace that is given: it is left, and made up for on resume."""
+        if trainer.state.fn != "fit" or not between_steps(trainer):
+            return
+        stop, _ = self._asked(trainer)
+        if stop:
+            self.save(trainer)
+            raise Interrupted(stop, trainer.global_rank)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self._due = True
+        if between_steps(trainer) and not epoch_is_over(trainer) and not trainer.should_stop:
+            self._save_or_stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step == trainer.max_steps and not epoch_is_over(trainer) and not trainer.should_stop:
+            return  # saved within the epoch, which more steps may continue
+        fit: Any = trainer.fit_loop
+        self._due |= trainer.limit_val_batches == 0 or trainer.should_stop
+        self._due |= fit.epoch_progress.current.processed == fit.max_epochs
+        self._save_or_stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lightning saves once more here, when the loops are closed and no step could follow."""
-        if self.saved_at != trainer.global_step:
-            super().on_train_end(trainer, pl_module)
+        SIGNALS.waits = False
+        if SIGNALS.asked is not None:
+            raise Interrupted(SIGNALS.asked, trainer.global_rank)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        super().setup(trainer, pl_module, stage)
-        info = getattr(getattr(trainer, "datamodule", None), "task_info", None) or getattr(pl_module, "info", None)
-        if isinstance(info, TaskInfo):
-            self.monitor, mode = selecting(info, self.select_by)
-            self._ModelCheckpoint__init_monitor_mode(mode)  # type: ignore[attr-defined]  # sets what __init__ set
+    def _save_or_stop(self, trainer: Trainer) -> None:
+        stop, due = self._asked(trainer)
+        if stop or due or self._due:
+            self.save(trainer)
+        if stop:
+            raise Interrupted(stop, trainer.global_rank)
+
+    def _asked(self, trainer: Trainer) -> tuple[int, bool]:
+        """(signal or 0, whether a save is due), the same on all ranks: a signal may have reached one of them only."""
+        signum = SIGNALS.asked or 0
+        due = self.every_minutes is not None and time.monotonic() - self._saved_time >= 60 * self.every_minutes
+        if trainer.world_size > 1:
+            flags = torch.tensor([float(signum), float(due)], device=trainer.strategy.root_device)
+            agreed: torch.Tensor = trainer.strategy.reduce(flags, reduce_op="max")
+            signum, due = int(agreed[0]), bool(agreed[1])
+        steps = trainer.global_step - (self._saved_step or 0)
+        return signum, due or (self.every_n_steps is not None and steps >= self.every_n_steps)
+
+    # ---- what ----
+
+    def save(self, trainer: Trainer) -> None:
+        """Writes last.ckpt, and best.ckpt where the last validation was the best: the same file under another name."""
+        trainer.save_checkpoint(self.run.last)
+        if trainer.is_global_zero and self.recorder.is_best:
+            link(self.run.last, self.run.best)
+        self.recorder.is_best = False
+        self._due, self._saved_step, self._saved_time = False, trainer.global_step, time.monotonic()
 
 
-def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
-    """(metric, 'max' or 'min') that chooses among checkpoints."""
-    task = make_task(info)
-    if select_by is None:
-        name, mode = task.primary
-        return f"val/{name}", mode
-    names = [f"val/{n}" for n in ("loss", *task.metric_names)]
-    if select_by not in names and not select_by.startswith(("retention/", "drift/")):
-        raise UserError(
-            f"select_by: '{select_by}' is not measured on validation{nearest(select_by, names)}; "
-            f"there are {', '.join(names)}, and what stands under retention/ and drift/"
-        )
-    return select_by, better(select_by, info)
+def link(source: Path, target: Path) -> None:
+    """Makes `target` another name of what `source` is now, at once; a copy where the file system has no links."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:
+            import shutil
+
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def better(metric: str, info: TaskInfo) -> str:
-    """Whether 'max' or 'min' of a logged metric is better."""
-    stage, _, name = metric.partition("/")
-    if metric in ("retention/agreement", "drift/features_cka"):
-        return "max"
-    if stage == "retention":  # of the source's task, which need not be the target's
-        return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), "min")
-    return make_task(info).better(name) if stage in ("val", "test") else "min"
+def position(trainer: Trainer) -> Position:
+    """The trainer's position keeper: every SFTModule brings one."""
+    return next(c for c in trainer.callbacks if isinstance(c, Position))  # type: ignore[attr-defined]
+
+
+def between_steps(trainer: Trainer) -> bool:
+    """Whether no gradient is being accumulated."""
+    return not trainer.fit_loop.epoch_loop._should_accumulate()
+
+
+def epoch_is_over(trainer: Trainer) -> bool:
+    """Whether the epoch's last batch was trained."""
+    return trainer.fit_loop.epoch_loop._num_ready_batches_reached()

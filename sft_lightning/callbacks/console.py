@@ -11,6 +11,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from sft_lightning.callbacks.recorder import retention_monitor
+from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.modules.base import SFTModule
 
@@ -111,6 +112,9 @@ class Console(Callback):
                 if isinstance(line, Table):
                     self.terminal.print(line)
                 else:
+                    self.say(line)
+            for part in ("data", "retention"):
+                for line in skipped_lines(record.get(part, {}).get("skipped", {})):
                     self.say(line)
         print(f"run        {self.run}", flush=True)
 

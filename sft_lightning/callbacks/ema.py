@@ -47,6 +47,9 @@ class EMA(Callback):
             self._restored = {}
         elif not self.average:
             self.average = {n: w.clone() for n, w in weights.items()}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Only here does a resumed trainer know its step: a micro-batch amid the next one must not count as one."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -79,8 +82,13 @@ class EMA(Callback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The average is the result."""
-        self._swap_in(pl_module)
-        self._raw, self.average, self._final_raw = {}, {}, self._raw
+        if self.average:
+            self._swap_in(pl_module)
+            self._raw, self.average, self._final_raw = {}, {}, self._raw
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Also where a resumed run had no step left."""
+        self.on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if not self.average and not self._final_raw:

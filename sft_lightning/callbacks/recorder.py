@@ -8,15 +8,17 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.callbacks.checkpoints import better, selecting
 from sft_lightning.callbacks.retention import RetentionMonitor
-from sft_lightning.callbacks.stop import Interrupted
+from sft_lightning.callbacks.selection import better, selecting
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import improves
 from sft_lightning.runs.wandb_log import WandbLog
+from sft_lightning.tasks import TaskInfo
+
+KEY = "run_record"
 
 
 class RunRecorder(Callback):
@@ -26,15 +28,21 @@ class RunRecorder(Callback):
         record: Where to write; already started with what is known before data and network are built.
         select_by: Metric that selects best.ckpt; default the task's first on validation.
         needs_test: The run is to be tested after fit, so a test split must be there.
+        goes_on: The checkpoint that fit begins from is this run's own: the record goes on from it too.
     """
 
-    def __init__(self, record: Record, select_by: str | None = None, needs_test: bool = False) -> None:
-        self.record, self.select_by, self.needs_test = record, select_by, needs_test
+    def __init__(
+        self, record: Record, select_by: str | None = None, needs_test: bool = False, goes_on: bool = False
+    ) -> None:
+        self.record, self.select_by, self.needs_test, self.goes_on = record, select_by, needs_test, goes_on
         self._began = time.perf_counter()
         self._best: float | None = None
         self._fitting = False
         self.closing = False  # set for the validation that a fit ends with where the last one came earlier
         self.measured_at: int | None = None
+        self.is_best = False  # whether the last validation was the best, until best.ckpt is written
+        self._train: dict[str, float] = {}  # last values of train/*
+        self._seconds = 0.0  # of fits before a resume
 
     def _about(self, trainer: Trainer, module: SFTModule) -> dict[str, Any]:
         data, network = trainer.datamodule, module.network  # type: ignore[attr-defined]
@@ -61,6 +69,8 @@ class RunRecorder(Callback):
         }
         if isinstance(data, SFTDataModule):
             about["data"] = {"description": data.describe(), "fingerprint": data.fingerprint()}
+            if skipped := data.skipped_report(gather=False):
+                about["data"]["skipped"] = skipped
         monitor = retention_monitor(trainer)
         if monitor is not None and monitor.source is not None and monitor.source.splits:
             about["retention"] = {
@@ -84,8 +94,6 @@ class RunRecorder(Callback):
             return
         about = self._about(trainer, pl_module)
         for logger in trainer.loggers:
-            if isinstance(logger, MetricsLog) and trainer.global_step:
-                logger.rewind(trainer.global_step)
             if isinstance(logger, WandbLog):
                 logger.describe({**about, "git": self.record.content.get("git")})
         monitor = retention_monitor(trainer)
@@ -110,7 +118,19 @@ class RunRecorder(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, pl_module, testing=True)
 
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.note_skipped(trainer)
+
+    def note_skipped(self, trainer: Trainer) -> None:
+        """Samples left out so far, of data and retention data, on any rank: every rank calls this."""
+        monitor = retention_monitor(trainer)
+        parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
+        for name, part in parts.items():
+            if isinstance(part, SFTDataModule) and (skipped := part.skipped_report()):
+                self.record.content.setdefault(name, {}).setdefault("skipped", {}).update(skipped)
+
     def _note(self, trainer: Trainer, module: LightningModule, testing: bool = False) -> None:
+        self.note_skipped(trainer)
         assert isinstance(module, SFTModule)
         assert module.info is not None
         if not trainer.is_global_zero:
@@ -125,51 +145,81 @@ class RunRecorder(Callback):
             values = {k: v for k, v in values.items() if k.startswith("test/")}
         for name, value in values.items():
             self.record.metric(name, value, trainer.global_step, better(name, module.info))
-        name, mode = selecting(module.info, self.select_by)
         if not testing:
             self.measured_at = trainer.global_step
-        if not testing and name in values:
-            score = values[name]
-            if improves(score, self._best, mode):
-                self._best = score
-                for metric in values:
-                    self.record.content["metrics"][metric]["selected"] = values[metric]
-                self.record.content["selected"] = {
-                    "by": name,
-                    "step": trainer.global_step,
-                    "epoch": trainer.current_epoch,
-                }
+            self._select(module.info, values, trainer.global_step, epochs_begun(trainer) - 1)
         self.record.write()
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
+    def _select(self, info: TaskInfo, values: dict[str, float], step: int, epoch: int) -> None:
+        """Notes whether a validation is the best so far, and if so every metric's value at it."""
+        name, mode = selecting(info, self.select_by)
+        self.is_best = name in values and improves(values[name], self._best, mode)
+        if self.is_best:
+            self._best = values[name]
+            for metric in values:
+                self.record.content["metrics"][metric]["selected"] = values[metric]
+            self.record.content["selected"] = {"by": name, "step": step, "epoch": epoch}
+
+    def end_of_fit(self, trainer: Trainer) -> None:
+        """What is known once training is over, also where a resume found it to be over already."""
+        self._gather(trainer)
+        self.note_skipped(trainer)
+        for name, value in self._train.items():
+            self.record.content["metrics"].setdefault(name, {})["final"] = value
         monitor = retention_monitor(trainer)
         times = self.record.content.setdefault("times", {})
-        times["fit_s"] = round(time.perf_counter() - self._began, 3)
+        times["fit_s"] = round(self._elapsed(), 3)
         times["retention_s"] = round(monitor.seconds, 3) if monitor else 0.0
-        train = {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
-        for name, value in train.items():
-            self.record.content["metrics"].setdefault(name, {})["final"] = value
-        self.record.update(steps=trainer.global_step, epochs=trainer.current_epoch)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero:
-            stopped = isinstance(exception, Interrupted | KeyboardInterrupt)
-            reason = type(exception).__name__ + (f": {exception}" if str(exception) else "")
-            self.record.end("interrupted" if stopped else "failed", reason=reason, steps=trainer.global_step)
+            self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
+
+    def _gather(self, trainer: Trainer) -> None:
+        self._train |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}
+
+    def _elapsed(self) -> float:
+        return self._seconds + time.perf_counter() - self._began
 
     # ---- resume ----
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"metrics": self.record.content["metrics"], "best": self._best}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """The record as it stands, and the history's open row: what the file has after this step is written anew."""
+        self._gather(trainer)
+        log = metrics_log(trainer)
+        checkpoint[KEY] = {
+            "metrics": self.record.content["metrics"],
+            "selected": self.record.content.get("selected"),
+            "best": self._best,
+            "measured_at": self.measured_at,
+            "train": self._train,
+            "seconds": self._elapsed(),
+            "row": log.row() if log else {},
+        }
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self._fitting:  # testing a checkpoint restores callbacks too, and must not turn the record back
-            self.record.content["metrics"] = state_dict["metrics"]
-            self._best = state_dict["best"]
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        held = checkpoint.get(KEY)
+        if held is None or not self._fitting or not self.goes_on:  # testing a checkpoint restores callbacks too
+            return
+        self.record.content["metrics"] = held["metrics"]
+        if held["selected"]:
+            self.record.content["selected"] = held["selected"]
+        else:
+            self.record.content.pop("selected", None)
+        self._best, self.measured_at = held["best"], held["measured_at"]
+        self._train, self._seconds = dict(held["train"]), held["seconds"]
+        if (log := metrics_log(trainer)) is not None:
+            log.rewind(checkpoint["global_step"], held["row"])
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
     """The trainer's retention monitor, if there is one."""
     return next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
+
+
+def metrics_log(trainer: Trainer) -> MetricsLog | None:
+    """The run's history, if it keeps one."""
+    return next((x for x in trainer.loggers if isinstance(x, MetricsLog)), None)
+
+
+def epochs_begun(trainer: Trainer) -> int:
+    """Epochs of which at least one step was trained; the last of them may be unfinished."""
+    return int(trainer.fit_loop.epoch_progress.current.ready)

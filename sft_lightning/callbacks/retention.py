@@ -39,7 +39,7 @@ class RetentionMonitor(Callback):
         self._task: Task | None = None
         self._meter: DriftMeter | None = None
         self._rows_left = 0
-        self._cache: dict[int, Output] = {}
+        self._cache: dict[tuple[int, ...], Output] = {}
         self._forget_answers()
         self._test_before: dict[str, float] = {}
         self._loaders: dict[str, DataLoader[Batch]] = {}
@@ -100,7 +100,7 @@ class RetentionMonitor(Callback):
         if split not in self._loaders:
             self._loaders[split] = self.source.loader(split, trainer.global_rank, trainer.world_size)
         loader = limited(trainer, self._loaders[split], split)
-        values = evaluate(trainer, module, loader, self.source.finish, self._task, score)
+        values = evaluate(trainer, module, loader, self.source.receive, self._task, score)
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
 
@@ -155,7 +155,7 @@ class RetentionMonitor(Callback):
             return output.logits
 
         loader = limited(trainer, data.loader("val", trainer.global_rank, trainer.world_size), "val")
-        values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.finish, module.task, score).items()}
+        values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
         if meter is not None and module.teacher is not None:
             shared = network.shared_parameters()
             values |= {**weight_drift(list(shared.values()), module.teacher.starts(list(shared))), **meter.values()}
@@ -180,13 +180,14 @@ class RetentionMonitor(Callback):
         if self._meter is None or self._rows_left <= 0 or not isinstance(student, Output) or module.teacher is None:
             return
         began = time.perf_counter()
-        teacher = self._cache.get(number)
+        key = (number, *batch["rows"])  # a sample that cannot be read this time may be missing
+        teacher = self._cache.get(key)
         if teacher is None:
             with trainer.precision_plugin.forward_context():
                 teacher = module.teacher(batch["x"])
             room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
             if room <= self._cache_room:  # validation views are the same each time, so the teacher's answers are too
-                self._cache[number] = teacher
+                self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(student, teacher)
         self._rows_left -= len(batch["index"])

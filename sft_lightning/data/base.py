@@ -1,5 +1,6 @@
 """What every data module does: subset, split, describe, fingerprint, batch. A data set adds where samples come from."""
 
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,13 +10,19 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
+from sft_lightning.signals import ignore_in_worker
 from sft_lightning.tasks import Batch, TaskInfo
+
+
+MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
 
 
 class Samples(ABC):
@@ -23,13 +30,18 @@ class Samples(ABC):
 
     targets: np.ndarray | None
     """`[rows]` class numbers or values; None where unlabelled or where the target is part of the sample."""
+    skips: bool = False
+    """Whether samples that cannot be read are left out; else the first of them ends the run."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
-        """Network inputs of these rows, batched, in a dict; language models add `y` for their tokens."""
+        """Network inputs of these rows, batched, in a dict; language models add `y` for their tokens.
+
+        Raises BadSample naming rows that cannot be read.
+        """
 
     @abstractmethod
     def digest(self) -> bytes:
@@ -38,6 +50,10 @@ class Samples(ABC):
     def lengths(self) -> np.ndarray | None:
         """Tokens of each row where batches may be grouped by length."""
         return None
+
+    def bad_rows(self) -> dict[int, str]:
+        """Rows that loading found to be unusable, and why: they are in no split."""
+        return {}
 
     def name(self, row: int) -> str:
         """What to call a row in a message."""
@@ -57,6 +73,8 @@ class Splits:
 class Split(Dataset[Batch]):
     """Some rows of some samples, delivered as whole batches."""
 
+    name = ""
+
     def __init__(self, samples: Samples, rows: np.ndarray, targets: np.ndarray | None, train: bool) -> None:
         self.samples, self.rows, self.targets, self.train = samples, rows, targets, train
 
@@ -64,10 +82,10 @@ class Split(Dataset[Batch]):
         return len(self.rows)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """One batch. Items that are fillers are marked off in `x['select']`."""
+        """One batch. Items that are fillers are marked off in `x['select']`; `skipped` names samples left out."""
+        x, keys, bad = fetch_readable(self, keys)
         positions = np.array([k.position for k in keys], dtype=np.int64)
         rows = self.rows[positions]
-        x = self.samples.fetch(rows.tolist(), keys, self.train)
         batch: Batch = {
             "x": x,
             "index": torch.from_numpy(rows),
@@ -75,6 +93,8 @@ class Split(Dataset[Batch]):
             "epoch": keys[0].epoch,
             "train": self.train,
         }
+        if bad:
+            batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
         real = np.array([k.real for k in keys])
         if "y" in x:  # language models: the samples made their own items
             batch["y"] = x.pop("y")
@@ -94,7 +114,7 @@ class Split(Dataset[Batch]):
         return self.__getitems__([key if isinstance(key, Key) else Key(int(key), 0)])
 
 
-def _as_is(batch: Batch) -> Batch:
+def _as_is(batch: Any) -> Any:
     return batch
 
 
@@ -112,6 +132,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             data has no validation split.
         num_workers: Processes that load data; 0 loads in the main one.
         seed: Seed of the order of samples and of augmentation; default the run's seed.
+        on_bad_sample: What to do where a sample cannot be read: fail naming it, or skip it, counted and reported.
     """
 
     task_name: str = "classification"
@@ -129,11 +150,15 @@ class SFTDataModule(L.LightningDataModule, ABC):
         val_fraction: float = 0.1,
         num_workers: int = 0,
         seed: int | None = None,
+        on_bad_sample: OnBadSample = "fail",
     ) -> None:
         super().__init__()
         self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
         self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
         self.val_fraction, self.num_workers, self.seed = val_fraction, num_workers, seed
+        self.on_bad_sample = on_bad_sample
+        self.skipped: Skipped = {}
+        self._warned = False
         self.task_info: TaskInfo | None = None
         self.splits: dict[str, Split] = {}
         self.spec: InputSpec | None = None
@@ -147,8 +172,15 @@ class SFTDataModule(L.LightningDataModule, ABC):
             raise UserError(f"data: val_fraction must be in (0, 1), got {val_fraction}")
         if eval_batch_size is not None and eval_batch_size < 1:
             raise UserError(f"data: eval_batch_size must be at least 1, got {eval_batch_size}")
-        if num_workers < 0:
-            raise UserError(f"data: num_workers must not be negative, got {num_workers}")
+        if not 0 <= num_workers <= MOST_WORKERS:
+            raise UserError(f"data: num_workers must be 0 to {MOST_WORKERS}, got {num_workers}")
+        for name, number in (("subset_seed", subset_seed), ("seed", seed or 0)):
+            if not 0 <= number < 2**32:
+                raise UserError(f"data: {name} must be 0 to {2**32 - 1}, got {number}")
+        if batch_size < 1:
+            raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
+        if on_bad_sample not in ("fail", "skip"):
+            raise UserError(f"data.on_bad_sample: '{on_bad_sample}' is neither fail nor skip")
 
     # ---- what a data set defines ----
 
@@ -178,10 +210,18 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
             self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
         if stage == "predict" and (samples := self.load_for_prediction()) is not None:
-            self.splits = {"predict": Split(samples, np.arange(len(samples)), None, False)}
+            samples.skips = self.skips
+            self.splits = {"predict": Split(samples, self._rows(samples, None, "predict"), None, False)}
+            self.splits["predict"].name = "predict"
             return
         loaded = self.load()
+        for part in (loaded.train, loaded.val, loaded.test):
+            if part is not None:
+                part.skips = self.skips
         labels, numbers = self._choose_classes(loaded.labels)
+        if self.task_name == "classification" and len(labels) < 2:
+            chosen = "classes" if self.classes is not None else "the training data"
+            raise UserError(f"data: {chosen} has {len(labels)} classes ({', '.join(labels)}): at least 2 are needed")
         self.task_info = TaskInfo(self.task_name, self.count_outputs(labels, loaded), labels, list(self.metrics))
         train, val = self._rows(loaded.train, numbers, "train"), None
         if loaded.val is None:
@@ -197,6 +237,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
         if loaded.test is not None:
             self.splits["test"] = self._split(loaded.test, self._rows(loaded.test, numbers, "test"), numbers, False)
         for name, split in self.splits.items():
+            split.name = name
             if not len(split):
                 raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
 
@@ -223,9 +264,24 @@ class SFTDataModule(L.LightningDataModule, ABC):
         return [labels[n] for n in numbers], numbers
 
     def _rows(self, samples: Samples, numbers: list[int] | None, what: str) -> np.ndarray:
-        if numbers is None or samples.targets is None:
-            return np.arange(len(samples))
-        return np.flatnonzero(np.isin(samples.targets, numbers))
+        rows = np.arange(len(samples))
+        if numbers is not None and samples.targets is not None:
+            refused = [-1] if samples.bad_rows() else []  # whatever class a row with an unusable label is of
+            rows = np.flatnonzero(np.isin(samples.targets, [*numbers, *refused]))
+        return self._usable(what, samples, rows)
+
+    def _usable(self, what: str, samples: Samples, rows: np.ndarray) -> np.ndarray:
+        """Without the rows that loading refused."""
+        bad = samples.bad_rows()
+        if not bad:
+            return rows
+        there = set(rows.tolist())
+        self.note_skipped(what, {samples.name(r): why for r, why in bad.items() if r in there}, of_all_ranks=True)
+        usable = rows[~np.isin(rows, list(bad))]
+        if not len(usable):
+            row, why = next(iter(bad.items()))
+            raise UserError(f"data: not one sample of {what} can be used; the first: {samples.name(row)}: {why}")
+        return usable
 
     def _strata(self, samples: Samples, rows: np.ndarray) -> np.ndarray | None:
         if samples.targets is None or self.task_name != "classification":
@@ -318,9 +374,10 @@ class SFTDataModule(L.LightningDataModule, ABC):
             seed=self.seed or 0,
             lengths=None if lengths is None else lengths[split.rows],
         )
-        from torchdata.stateful_dataloader import StatefulDataLoader
-
-        loader: DataLoader[Batch] = StatefulDataLoader(
+        if train:
+            sampler.go_on_at(*self._go_on_at)
+            self._go_on_at = (0, 0)
+        loader: DataLoader[Batch] = DataLoader(
             split,
             batch_sampler=sampler,
             num_workers=self.num_workers,
@@ -329,8 +386,17 @@ class SFTDataModule(L.LightningDataModule, ABC):
             generator=torch.Generator().manual_seed(self.seed or 0),  # or each iteration would draw from the global one
             pin_memory=torch.cuda.is_available(),
             multiprocessing_context="fork" if self.num_workers and not torch.cuda.is_available() else None,
+            worker_init_fn=ignore_in_worker if self.num_workers else None,
         )
         return loader
+
+    def go_on_at(self, epoch: int, batches: int) -> None:
+        """The next training loader begins in an epoch after so many of a rank's micro-batches: nothing else is needed to
+        go on amid an epoch, since order and views are functions of (seed, epoch, row).
+        """
+        self._go_on_at = (epoch, batches)
+
+    _go_on_at = (0, 0)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", *self._world())
@@ -344,11 +410,65 @@ class SFTDataModule(L.LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.loader("predict" if "predict" in self.splits else "test", *self._world()[:2])
 
+    def receive(self, batch: Batch) -> Batch:
+        """On the device, after transfer: notes what was left out of the batch, and finishes it."""
+        if "skipped" in batch:
+            self.note_skipped(*batch.pop("skipped"))
+        return self.finish(batch)
+
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Finishes the batch, in the trainer's precision: Lightning converts batches before this hook alone."""
-        batch, trainer = self.finish(batch), getattr(self, "trainer", None)
+        batch, trainer = self.receive(batch), getattr(self, "trainer", None)
         converted: Batch = batch if trainer is None else trainer.precision_plugin.convert_input(batch)
         return converted
+
+    # ---- samples that cannot be read ----
+
+    @property
+    def skips(self) -> bool:
+        """Whether such samples are left out."""
+        return self.on_bad_sample == "skip"
+
+    def note_skipped(self, split: str, samples: dict[str, str], of_all_ranks: bool = False) -> None:
+        """Adds samples (name to reason) that were left out; says so of the first, once for each process."""
+        known = self.skipped.setdefault(split, {})
+        new = {name: why for name, why in samples.items() if name not in known}
+        known.update(new)
+        rank = getattr(getattr(self, "trainer", None), "global_rank", 0)
+        if not new or self._warned or (of_all_ranks and rank):
+            return
+        self._warned = True
+        name, why = next(iter(new.items()))
+        more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+        print(
+            f"sft-lightning: warning: data: {printable(name)}{more} of {split} left out as data.on_bad_sample is skip "
+            f"({why}); all are counted in run.json",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def gather_skipped(self) -> Skipped:
+        """`skipped` of all ranks together, which must all call this."""
+        if self.skips and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.skipped)
+            self.skipped = merged(parts)
+        return self.skipped
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was left out so far, on any rank."""
+        return {"skipped": self.gather_skipped()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes over what was left out before a resume: each sample still counts once."""
+        self.skipped = merged([state_dict["skipped"], self.skipped])
+
+    def skipped_report(self, gather: bool = True) -> dict[str, Any]:
+        """Of each split how many samples were left out, and the first with the reasons.
+
+        With `gather` of all ranks together, which must all call this.
+        """
+        return report(self.gather_skipped() if gather else self.skipped)
 
     # ---- saying what it is ----
 

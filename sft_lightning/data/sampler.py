@@ -1,6 +1,7 @@
 """Which samples make which micro-batch on which rank: the same optimizer steps however the work is split."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,8 @@ def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
     """Samples per rank and micro-batch, from the global batch size per optimizer step."""
     if batch_size < 1:
         raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
+    if accumulate < 1:
+        raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate}")
     parts = world_size * accumulate
     if batch_size % parts:
         near = max(parts, round(batch_size / parts) * parts)
@@ -67,7 +70,7 @@ class GlobalBatches(Sampler[list[Key]]):
     ) -> None:
         self.size, self.micro, self.accumulate, self.rank, self.world_size = size, micro, accumulate, rank, world_size
         self.shuffle, self.seed, self.lengths = shuffle, seed, None if lengths is None else np.asarray(lengths)
-        self.epoch = 0
+        self.epoch, self.skip = 0, 0
         self.sampler = self  # Lightning tells `batch_sampler.sampler` the epoch
 
     @property
@@ -77,7 +80,12 @@ class GlobalBatches(Sampler[list[Key]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Chooses the order of the next iteration."""
-        self.epoch = epoch
+        if epoch != self.epoch:
+            self.epoch, self.skip = epoch, 0
+
+    def go_on_at(self, epoch: int, batches: int) -> None:
+        """Leaves out the first so many batches of an epoch, which is the next."""
+        self.epoch, self.skip = epoch, batches
 
     def __len__(self) -> int:
         step = self.micro * self.world_size
@@ -104,6 +112,9 @@ class GlobalBatches(Sampler[list[Key]]):
         return batches
 
     def __iter__(self) -> Iterator[list[Key]]:
+        yield from islice(self._batches(), self.skip, None)
+
+    def _batches(self) -> Iterator[list[Key]]:
         step = self.micro * self.world_size
         for batch in self.order():
             for start in range(0, len(batch), step):

@@ -4,11 +4,13 @@ from typing import Any, ClassVar, Literal
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
@@ -18,6 +20,7 @@ from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"
+LARGEST = 1e30  # of what multiplies weights in single precision
 
 
 class SFTModule(L.LightningModule):
@@ -83,10 +86,14 @@ class SFTModule(L.LightningModule):
         self.meters = nn.ModuleDict()
         self._sums: Tensor | None = None  # task's loss, anchor: of the optimizer step so far, on the device
         self._items = 0
+        self.stepped: tuple[Tensor, Tensor, int] | None = None
+        """(task's loss and anchor summed over the last optimizer step, the same of this rank alone, number of items)"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
         for name, low in (("lr", 0.0), ("weight_decay", 0.0), ("head_lr_factor", 0.0), ("layer_decay", 0.0)):
             if not self.hparams[name] >= low:
                 raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
+            if self.hparams[name] > LARGEST:
+                raise UserError(f"{name} must be at most {LARGEST:g}, got {self.hparams[name]}")
         check_choice("lr_schedule", lr_schedule, ("constant", "linear", "cosine"))
         if not 0.0 <= label_smoothing < 1.0:
             raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
@@ -158,14 +165,13 @@ class SFTModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Drift is measured in every run, and weights averaged where asked for."""
-        from sft_lightning.callbacks import EMA, RandomState, RetentionMonitor
+        from sft_lightning.callbacks import EMA, FiniteLoss, Position, RandomState, RetentionMonitor
 
         have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
             callbacks.append(EMA(self.hparams["ema_decay"]))
-        if RandomState not in have:
-            callbacks.append(RandomState())
+        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position) if kind not in have]
         return callbacks
 
     def configure_optimizers(self) -> Any:
@@ -262,17 +268,19 @@ class SFTModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
         assert self._sums is not None
-        sums, count = self._sums, self._items
+        local = sums = self._sums
+        count = self._items
         if self.trainer.world_size > 1:
             reduced = self.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(count)])]))
             sums, count = reduced[:2], int(reduced[2])
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             torch._foreach_mul_(grads, self.expected_items / count)
-        self.add_penalty(optimizer)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
-            self._log_step(sums, count, optimizer)
+            self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
+        self.add_penalty(optimizer)
+        self.stepped = (sums, local, count)
         self._sums, self._items = None, 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
@@ -286,19 +294,19 @@ class SFTModule(L.LightningModule):
         base = first.get("initial_lr", first["lr"])
         if penalty is not None:
             anchor += float(penalty)
-        self.log_dict(
-            {
-                "train/loss": task + anchor,
-                "train/loss_task": task,
-                "train/loss_anchor": anchor,
-                "train/anchor_ratio": anchor / task if task > 0 else 0.0,
-                "train/lr": self.hparams["lr"] * (first["lr"] / base if base else 1.0),
-                "train/items": float(count),
-                "step": float(self.trainer.global_step + 1),
-            },
-            on_step=True,
-            on_epoch=False,
-        )
+        values = {
+            "train/loss": task + anchor,
+            "train/loss_task": task,
+            "train/loss_anchor": anchor,
+            "train/anchor_ratio": anchor / task if task > 0 else 0.0,
+            "train/lr": self.hparams["lr"] * (first["lr"] / base if base else 1.0),
+            "train/items": float(count),
+        }
+        self.log_dict(values, on_step=True, on_epoch=False, logger=False)
+        for logger in self.trainer.loggers:  # now: Lightning would after the hooks in which a checkpoint is made
+            logger.log_metrics(
+                {**values, "epoch": float(self.trainer.current_epoch)}, step=self.trainer.global_step + 1
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
         return self._evaluate("val", batch)
@@ -325,8 +333,9 @@ class SFTModule(L.LightningModule):
     def _log_meters(self, stage: str) -> None:
         values = read_meters(self.stage_meters(stage))
         logged = {f"{stage}/{k}": v for k, v in values.items()}
-        if self.trainer.state.fn == "fit":
-            logged["step"] = float(self.trainer.global_step)  # optimizer steps done: the loggers' step
+        progress = self.trainer.fit_loop.epoch_progress.current
+        if progress.ready:  # it trains, or has trained: the loggers' step is that of optimizer steps done
+            logged["step"], logged["epoch"] = float(self.trainer.global_step), progress.ready - 1.0
         self.log_dict(logged)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
@@ -346,8 +355,16 @@ class SFTModule(L.LightningModule):
             "task": self.info.to_dict() if self.info else None,
         }
 
+    @property
+    def hparams_initial(self) -> AttributeDict:
+        """What loggers get: without secrets."""
+        return AttributeDict(secrets.without(dict(super().hparams_initial)))
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = self.about()
+        for key in ("hyper_parameters", "datamodule_hyper_parameters"):
+            if key in checkpoint:
+                checkpoint[key] = secrets.without(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""

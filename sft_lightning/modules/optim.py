@@ -47,7 +47,7 @@ def optimizer_class(name: str) -> type[Optimizer]:
     module, _, cls = name.rpartition(".")
     try:
         found = getattr(import_module(module) if module else torch.optim, cls)
-    except (ImportError, AttributeError):
+    except (ImportError, AttributeError, TypeError, ValueError):
         known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
         raise UserError(f"optimizer: no '{name}' in torch.optim{nearest(name, known)}") from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
@@ -74,8 +74,10 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
     names = [g["names"] for g in groups]
     try:
         optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
-    except (ValueError, TypeError) as error:
-        raise UserError(f"optimizer_args: {cls.__name__} refuses {arguments}: {error}") from None
+    except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
+        raise UserError(
+            f"model.init_args.optimizer_args: {cls.__name__} refuses {arguments or 'to be without arguments'}: {error}"
+        ) from None
     for group, n in zip(optimizer.param_groups, names, strict=True):
         group["names"] = n
     return optimizer

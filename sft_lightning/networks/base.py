@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.secrets import refuse_left_out
 from sft_lightning.tasks.base import TaskInfo
 
 NORMS = (
@@ -237,6 +238,7 @@ def build_network(network: Spec | str, task: TaskInfo) -> Network:
     if not isinstance(network, Mapping) or "class_path" not in network:
         raise UserError("network: give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
     cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
+    refuse_left_out(args, "network.init_args")
     try:
         return cls(task, **args)
     except TypeError as error:

@@ -1,6 +1,6 @@
 """What every transformers network does: load with a report, split the last layer off, export a genuine folder.
 
-No code but transformers' own is ever run: `trust_remote_code` is False throughout.
+No code but transformers' own is run, unless a network is told to by `trust_remote_code`.
 """
 
 import re
@@ -13,24 +13,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.base import Network, fresh_linear
-from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve
+from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
 Config = str | dict[str, Any] | None
 """A transformers configuration: a folder or hub name, or `{'model_type': 'vit', 'hidden_size': 64, ...}`."""
 
 
-def load_hf(auto_class: Any, pretrained: str | None, config: Config, network: Network, **kwargs: Any) -> Any:
+def load_hf(
+    auto_class: Any, pretrained: str | None, config: Config, network: Network, trust: bool = False, **kwargs: Any
+) -> Any:
     """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
 
     Sets `network.pretrained`, `.report`, `.input_config` and `.fresh` (names as the model's own, so the model must
-    become `network.encoder`, or the caller renames them). `kwargs` go to `from_pretrained`.
+    become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `kwargs` go
+    to `from_pretrained`.
     """
     if pretrained is None:
         if config is None:
             raise UserError(f"network {type(network).__name__}: set pretrained, or config to start from random weights")
-        return from_config(auto_class, config, network).eval()
+        return from_config(auto_class, config, network, trust).eval()
     quieten()
     source = find(pretrained, network)
     network.pretrained, network.report.source = pretrained, pretrained
@@ -44,17 +48,17 @@ def load_hf(auto_class: Any, pretrained: str | None, config: Config, network: Ne
                 f"pretrained: {source.file} is a state dict alone: give the folder with its config.json, or set config"
             )
         place, kwargs["state_dict"] = None, read_state_dict(source.file)
-        blank = from_config(auto_class, config, network)
+        blank = from_config(auto_class, config, network, trust)
         auto_class, kwargs["config"] = type(blank), blank.config
     elif config is not None:
         with user_errors("config", network):
-            kwargs["config"] = make_config(config)
-    with user_errors(f"pretrained: {pretrained}", network):
+            kwargs["config"] = make_config(config, trust)
+    with user_errors(f"pretrained: {pretrained}", network), tensors_alone():
         model, info = auto_class.from_pretrained(
             place,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # so that the error is ours, with names
-            **({} if place is None else {"trust_remote_code": False}),
+            **({} if place is None else {"trust_remote_code": trust}),
             **{"dtype": torch.float32, **kwargs},
         )
     own = list(model.state_dict())
@@ -94,20 +98,20 @@ def find(pretrained: str, network: Network) -> Source:
     return source
 
 
-def from_config(auto_class: Any, config: str | dict[str, Any], network: Network) -> Any:
+def from_config(auto_class: Any, config: str | dict[str, Any], network: Network, trust: bool = False) -> Any:
     """A model with random weights."""
     with user_errors("config", network):
-        made = make_config(config)
+        made = make_config(config, trust)
         made.architectures = made.architectures or []  # what auto classes choose by where a type has several models
-        return auto_class.from_config(made, trust_remote_code=False)
+        return auto_class.from_config(made, trust_remote_code=trust)
 
 
-def make_config(config: str | dict[str, Any]) -> Any:
+def make_config(config: str | dict[str, Any], trust: bool = False) -> Any:
     """A transformers configuration from a folder, a hub's name or plain values."""
     from transformers import CONFIG_MAPPING, AutoConfig
 
     if isinstance(config, str):
-        return AutoConfig.from_pretrained(config, trust_remote_code=False)
+        return AutoConfig.from_pretrained(config, trust_remote_code=trust)
     values = dict(config)
     kind = str(values.pop("model_type", ""))
     if kind not in CONFIG_MAPPING:
@@ -191,7 +195,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             config.problem_type = "regression" if regression else "single_label_classification"
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
-            "init_args": network.export_config(),
+            "init_args": secrets.without(network.export_config()),
             "task": task.to_dict(),
             "input": network.input_config,
         }
@@ -247,7 +251,10 @@ def explain(error: Exception, network: str) -> str | None:
     said, kind = str(error), type(error).__name__
     chain = f"{kind} {type(error.__cause__).__name__} {said}"
     if "trust_remote_code" in said:
-        return "needs Python code that comes with the model, which is never run: choose a model that transformers has"
+        return (
+            "needs Python code that comes with the model, which was not run: choose a model that transformers has, or, once "
+            "you have read that code, set network.init_args.trust_remote_code true"
+        )
     if re.search("Unrecognized configuration class", said):
         config = re.search(r"configuration class <class '[\w.]*?(\w+)'>", said)
         return f"a model with {config[1] if config else 'this configuration'} is not one for {network}"

@@ -7,7 +7,7 @@ from torch import nn
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
 from sft_lightning.networks.base import InputSpec
-from sft_lightning.networks.weights import Source, resolve
+from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
 
 
@@ -87,7 +87,8 @@ class Timm(Backbone):
         from sft_lightning.networks.hf import explain
 
         try:
-            model = self.build(name, pretrained=True)
+            with tensors_alone():
+                model = self.build(name, pretrained=True)
         except UserError:
             raise
         except Exception as error:

@@ -1,16 +1,19 @@
 """Image classification networks of torchvision, by name."""
 
+import pickle
 import re
+from pathlib import Path
 from types import MethodType
 from typing import Any
 from urllib.error import URLError
 
+import torch
 from torch import nn
 
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
 from sft_lightning.networks.base import InputSpec
-from sft_lightning.networks.weights import Source, resolve
+from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
 
 FIXED = {"vit": "image_size", "maxvit": "input_size"}  # families built for one size, and the argument that sets it
@@ -109,7 +112,13 @@ class Torchvision(Backbone):
     def from_library(self, weights: Any, pretrained: str, keep: bool) -> None:
         """Torchvision's own weights, from its cache or its server."""
         try:
-            model = self.build(weights=weights)
+            with tensors_alone():
+                model = self.build(weights=weights)
+        except pickle.UnpicklingError:
+            raise UserError(
+                f"pretrained: {Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} holds pickled code, or is "
+                "damaged, and was not run: remove it, so that it is fetched anew"
+            ) from None
         except URLError as error:
             raise UserError(
                 f"pretrained: {pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}"

@@ -27,6 +27,7 @@ class TransformersImage(Network):
         dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
         gradient_checkpointing: Compute activations anew in the backward pass: less memory, about a third more time.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
     """
 
     def __init__(
@@ -37,11 +38,12 @@ class TransformersImage(Network):
         dropout: float | None = None,
         gradient_checkpointing: bool = False,
         keep_source_head: bool = True,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(task)
         from transformers import AutoModelForImageClassification
 
-        model = load_hf(AutoModelForImageClassification, pretrained, config, self)
+        model = load_hf(AutoModelForImageClassification, pretrained, config, self, trust_remote_code)
         self.head_name = split_head(self, model, keep_source_head)
         set_dropout(model, dropout)
         if gradient_checkpointing:

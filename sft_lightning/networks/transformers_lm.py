@@ -34,6 +34,7 @@ class TransformersLM(Network):
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         dtype: Of the weights; bfloat16 halves the memory, and the optimizer's steps round.
+        trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
@@ -49,12 +50,13 @@ class TransformersLM(Network):
         max_length: int | None = None,
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(task)
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype: '{dtype}' is neither float32 nor bfloat16")
-        model = self._load(pretrained, config, getattr(torch, dtype))
-        self.tokenizer = load_tokenizer(tokenizer or pretrained, self)
+        model = self._load(pretrained, config, getattr(torch, dtype), trust_remote_code)
+        self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
         check_vocabulary(self.tokenizer, model)
         self.max_length = token_limit(self.tokenizer, model, max_length)
         self._whole = [model]  # in a list: the same weights must not be registered twice
@@ -72,13 +74,15 @@ class TransformersLM(Network):
         if gradient_checkpointing:
             checkpoint_gradients(model)
 
-    def _load(self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype) -> Any:
+    def _load(
+        self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype, trust: bool
+    ) -> Any:
         from transformers import AutoModelForCausalLM
 
         quantised = pretrained is not None and pretrained.endswith(".gguf")
         if quantised and (find_spec("gguf") is None or find_spec("accelerate") is None):
             raise UserError("pretrained: reading a .gguf file needs more packages: pip install 'sft-lightning[gguf]'")
-        model = load_hf(AutoModelForCausalLM, pretrained, config, self, dtype=dtype).to(dtype)
+        model = load_hf(AutoModelForCausalLM, pretrained, config, self, trust, dtype=dtype).to(dtype)
         if (
             quantised
         ):  # what is loaded calls itself quantised, and cannot be saved: move the weights to one that does not

@@ -32,6 +32,7 @@ class TransformersText(Network):
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         keep_source_head: Keep the pretrained output layer, where there is one, frozen, beside the new one.
+        trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class TransformersText(Network):
         max_length: int | None = None,
         gradient_checkpointing: bool = False,
         keep_source_head: bool = True,
+        trust_remote_code: bool = False,
     ) -> None:
         super().__init__(task)
         from transformers import AutoModel, AutoModelForSequenceClassification
@@ -57,15 +59,17 @@ class TransformersText(Network):
         self.pooling: str = pooling
         self.head_name: str | None = None
         if pooling == "model":
-            model = load_hf(AutoModelForSequenceClassification, pretrained, config, self)
+            model = load_hf(AutoModelForSequenceClassification, pretrained, config, self, trust_remote_code)
             self.head_name = split_head(self, model, keep_source_head)
             if self.head_name == "score":  # decoders: each token has a score, the last token's counts
                 self.pooling = "last"
         else:
-            model = load_hf(AutoModel, pretrained, config, self)
+            model = load_hf(AutoModel, pretrained, config, self, trust_remote_code)
             self._own_head(model, ours, pretrained, keep_source_head)
         self.encoder = model
-        self.tokenizer = load_tokenizer(tokenizer or pretrained, self)
+        self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
+        if not decodes(model):  # an encoder counts positions, and takes its vector, from where the row begins
+            self.tokenizer.padding_side = "right"
         check_vocabulary(self.tokenizer, model)
         if model.config.pad_token_id is None or self.head_name == "score":  # in exports, transformers looks for it
             model.config.pad_token_id = self.tokenizer.pad_token_id
@@ -148,7 +152,7 @@ def positions(mask: Tensor) -> Tensor:
 # ---- what text networks share ----
 
 
-def load_tokenizer(name: str | None, network: Network) -> Any:
+def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> Any:
     """The tokenizer in a folder, a run directory, a .gguf file or on the hub; with a padding token."""
     from transformers import AutoTokenizer
 
@@ -163,7 +167,7 @@ def load_tokenizer(name: str | None, network: Network) -> Any:
     elif source.file is not None:
         raise UserError(f"network: {name} is a state dict alone: set tokenizer (a folder or hub name)")
     with user_errors(f"tokenizer: {name}", network):
-        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False, **extra)
+        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=trust, **extra)
     if tokenizer.pad_token is None:
         if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:
             raise UserError(f"tokenizer: {name} has neither a padding nor an end token: choose another")

@@ -6,8 +6,10 @@ Python package, none of whose code is run), a run directory, a folder with `conf
 """
 
 import json
+import os
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -77,7 +80,7 @@ def in_package(pretrained: str) -> Path:
     """`package:NAME/PATH` as a path. The package is found, not imported."""
     name, _, below = pretrained.removeprefix("package:").partition("/")
     try:
-        found = find_spec(name)
+        found = find_spec(name) if "." not in name else None  # what is above a dotted name would be imported
     except (ImportError, ValueError):
         found = None
     if found is None or not found.submodule_search_locations:
@@ -119,6 +122,19 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     if all(n.startswith("network.") for n in state):  # a checkpoint of ours
         return {n.removeprefix("network."): v for n, v in state.items()}
     return dict(state)
+
+
+@contextmanager
+def tensors_alone() -> Iterator[None]:
+    """While another library loads weights: torch unpickles tensors and nothing else, whatever that library asks for."""
+    force, force_not = "TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+    before = {name: os.environ.pop(name, None) for name in (force, force_not)}
+    os.environ[force] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[force]
+        os.environ.update({name: value for name, value in before.items() if value is not None})
 
 
 def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> dict[str, Tensor]:
@@ -171,7 +187,7 @@ def save_folder(network: "Network", folder: str) -> None:
     cls = type(network)
     about = {
         "network": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": network.export_config(),
+        "init_args": secrets.without(network.export_config()),
         "task": network.task.to_dict(),
         "input": network.input_config,
     }

@@ -3,6 +3,7 @@
 import os
 import re
 import secrets
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,14 +67,19 @@ def make_run_id() -> str:
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
 
 
-def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> RunDirectory:
-    """Makes `root/experiment/run_id`."""
+def run_path(root: str | Path, experiment: str, run_id: str | None = None) -> Path:
+    """`root/experiment/run_id`."""
     for what, name in (("experiment", experiment), ("run_id", run_id)):
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(
                 f"{what}: '{name}' must be 1 to 64 letters, digits, '.', '_' or '-', not beginning with a sign"
             )
-    path = Path(root).expanduser() / experiment / (run_id or make_run_id())
+    return Path(root).expanduser() / experiment / (run_id or make_run_id())
+
+
+def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> RunDirectory:
+    """Makes `root/experiment/run_id`."""
+    path = run_path(root, experiment, run_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.mkdir()
@@ -101,3 +107,12 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Removes what a killed process left half-written under temporary names. The run must be locked."""
+    for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)

@@ -45,7 +45,10 @@ class Run:
     @property
     def config(self) -> dict[str, Any]:
         """`config.yaml`, everything resolved."""
-        return dict(yaml.safe_load(self.files.config.read_text()))
+        try:
+            return dict(yaml.safe_load(self.files.config.read_text()))
+        except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
+            raise UserError(f"{self.files.config} cannot be read: {error}") from None
 
     def history(self) -> list[dict[str, Any]]:
         """`metrics.jsonl`: one dict per logged step, in order; numbers as float, NaN and infinities too."""

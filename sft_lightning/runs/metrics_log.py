@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
@@ -74,12 +75,17 @@ class MetricsLog(Logger):
                 file.write(json.dumps(self._held) + "\n")
         self._written, self._held = self._held["step"], {}
 
+    def row(self) -> dict[str, Any]:
+        """What is held of a step that may not be over; a checkpoint keeps it."""
+        return dict(self._held)
+
     @rank_zero_only
-    def rewind(self, step: int) -> None:
-        """Drops what was logged after `step`."""
-        self._held = {}
+    def rewind(self, step: int, row: Mapping[str, Any] = MappingProxyType({})) -> None:
+        """Goes back to how it was after `step`, when `row` was held: what was written since is dropped."""
+        self._held, self._written = dict(row), None
         if self.path.is_file():
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) <= step]
+            end = row.get("step", step + 1)
+            kept = [line for line in self.path.read_text().splitlines() if _step(line) < end]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept))
             self._written = int(_step(kept[-1])) if kept else None
 

@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sft_lightning import secrets
 from sft_lightning.runs.directory import write_atomic
 
 SCHEMA = 1
@@ -48,7 +49,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        write_atomic(self.path, json.dumps(self.content, indent=2, allow_nan=True) + "\n")
+        write_atomic(self.path, json.dumps(strict(secrets.without(self.content)), indent=2, allow_nan=False) + "\n")
 
     def start(self, **about: Any) -> None:
         """Marks the run as running; times, versions, git state and machine are filled in here."""
@@ -77,8 +78,18 @@ class Record:
             entry["best"], entry["best_step"] = value, step
 
 
+def strict(value: Any) -> Any:
+    """The same with NaN and infinities as strings: JSON has no such numbers."""
+    if isinstance(value, dict):
+        return {k: strict(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [strict(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def improves(value: float, best: float | None, better: str) -> bool:
     """Whether `value` is the new best; `better` is 'max' or 'min'. NaN is worse than any number."""
+    best = None if best is None else float(best)  # a record that was read has text for NaN
     if best is None or math.isnan(best):
         return best is None or not math.isnan(value)
     return value > best if better == "max" else value < best
@@ -116,7 +127,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def command_line(args: list[str]) -> str:
-    """The command as typed."""
+    """The command as typed, but for secrets."""
     import shlex
 
-    return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *args])
+    return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *secrets.without_in_arguments(args)])

@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from sft_lightning import secrets
 from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.runs.metrics_log import named_by_split
@@ -35,12 +36,19 @@ class WandbLog(WandbLogger):
                 warnings.warn(f"W&B's process is gone ({error}): nothing more is recorded there")
             self.lost = True
 
+    def _has_folder(self) -> bool:
+        """Offline the folder is all there is: without it W&B goes on into nothing, and says nothing."""
+        if self._offline and self._experiment is not None and not os.path.isdir(self._experiment.dir):
+            warnings.warn(f"W&B's folder is gone ({self._experiment.dir}): nothing more is recorded there")
+            self.lost = True
+        return not self.lost
+
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """The config is given at the start, nested, as in config.yaml."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        if not self.lost:
+        if not self.lost and self._has_folder():
             with self._unless_lost():
                 super().log_metrics(named_by_split(metrics), step)
 
@@ -54,7 +62,7 @@ class WandbLog(WandbLogger):
         """Adds what is known once data and network are built: fingerprints, task, git state, teacher."""
         if not self.lost:
             with self._unless_lost():
-                self.experiment.config.update(about, allow_val_change=True)
+                self.experiment.config.update(secrets.without(about), allow_val_change=True)
 
     def close(self, code: int) -> None:
         """Ends the W&B run with an exit code; flushes."""
@@ -67,6 +75,7 @@ class WandbLog(WandbLogger):
 
             with suppress(ConnectionError):
                 wandb.teardown()
+            wandb.run = None  # finish could not say so, and the next run of this process would write to it
 
 
 def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
@@ -81,16 +90,20 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
             name=run.run_id,
             save_dir=str(run.path),
             offline=not online,
+            mode="online" if online else "offline",  # Lightning leaves "offline" to all later runs of the process
             group=settings.wandb_group or settings.experiment,
             job_type=settings.wandb_job_type or settings.model.class_path.rpartition(".")[2],
-            tags=settings.wandb_tags,
-            config=config,
+            tags=secrets.without(settings.wandb_tags),
+            config=secrets.without(config),
             settings=wandb.Settings(silent=not online, console="off", **waits),
         )
         logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
         if rank == 0:
-            _ = logger.experiment
+            with secrets.hidden_from_wandb():
+                _ = logger.experiment
     except (wandb.Error, ValueError) as error:  # no server, no key; a project, tag or URL it refuses
+        with suppress(Exception):
+            wandb.teardown()  # its process holds the run's id, and an offline run may want it
         said = " ".join(str(error).split()).rstrip(".")
         mode, other = ("online", "offline") if online else ("offline", "disabled")
         raise UserError(f"--wandb {mode}: W&B cannot be used: {said}; use --wandb {other}") from None

@@ -38,7 +38,16 @@ class TaskInfo:
 
     @staticmethod
     def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
-        return value if isinstance(value, TaskInfo) else TaskInfo(**dict(value))
+        if isinstance(value, TaskInfo):
+            return value
+        try:
+            info = TaskInfo(**dict(value))
+        except (TypeError, ValueError):
+            raise UserError(f"task: needs name and num_outputs, and may have labels and metrics, got {value}") from None
+        lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
+        if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
+            raise UserError(f"task: name is a text, num_outputs a number, labels and metrics are lists, got {value}")
+        return info
 
 
 def at_least_single(logits: Tensor) -> Tensor:

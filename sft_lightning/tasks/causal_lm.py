@@ -6,9 +6,16 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
-from torchmetrics.text import Perplexity
 
 from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.tasks.meters import MeanLoss
+
+
+class Perplexity(MeanLoss):
+    """e to the mean loss. torchmetrics' own is infinite where one token's probability is below 1e-45."""
+
+    def compute(self) -> Tensor:
+        return super().compute().exp()
 
 
 class CausalLM(Task):
@@ -32,7 +39,7 @@ class CausalLM(Task):
 
     def update(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):
-            metric.update(logits.float()[None], y[None])
+            metric.update(self.loss(logits, y), len(y))
         else:
             super().update(metric, logits, y)
 

@@ -4,11 +4,15 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from sft_lightning.errors import UserError
 from sft_lightning.tasks.base import Batch, Task
 
 
 class MeanLoss(Metric):
-    """Mean over items of a loss that comes as sums. NaN stays NaN: torchmetrics' MeanMetric leaves such batches out."""
+    """Mean over items of a loss that comes as sums, which are added up in double precision where the machine has it.
+
+    NaN stays NaN: torchmetrics' MeanMetric leaves such batches out.
+    """
 
     higher_is_better = False
     full_state_update = False
@@ -17,8 +21,9 @@ class MeanLoss(Metric):
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("items", torch.zeros(()), dist_reduce_fx="sum")
+        dtype = torch.float32 if torch.backends.mps.is_available() else torch.float64
+        self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
     def update(self, total: Tensor, items: int) -> None:
         """Adds the loss `total` of `items` items."""
@@ -26,6 +31,11 @@ class MeanLoss(Metric):
         self.items += items
 
     def compute(self) -> Tensor:
+        if self.items == 0:
+            raise UserError(
+                "metrics: there is nothing to measure, as every label is masked: look at the validation (or test) data, "
+                "data.max_length and trainer.limit_val_batches"
+            )
         return self.total / self.items
 
 

@@ -212,7 +212,7 @@ def test_the_values_before_training_are_logged_at_step_zero(pretrained: str) -> 
 
 
 def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
-    from sft_lightning.callbacks.checkpoints import better
+    from sft_lightning.callbacks.selection import better
 
     info = TaskInfo("regression", 1)
     directions = {

@@ -259,6 +259,6 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.M
     assert "another shape" in said(pretrained=str(tmp_path))
     foreign = {"model_type": "own", "auto_map": {"AutoConfig": "code.Config"}}
     (tmp_path / "config.json").write_text(json.dumps(settings | foreign))
-    assert "which is never run" in said(pretrained=str(tmp_path))
+    assert "trust_remote_code" in said(pretrained=str(tmp_path))
     (tmp_path / "config.json").write_text("{")
     assert "cannot be read" in said(pretrained=str(tmp_path))

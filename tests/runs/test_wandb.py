@@ -144,6 +144,19 @@ def test_online_without_a_server_says_so_before_training(
     assert command(*FIT, "--wandb", "disabled").code == 0, "the failed attempt disturbs the next run"
 
 
+def test_without_a_server_the_run_falls_back_to_offline_where_allowed(
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_INIT_TIMEOUT", "3")
+    with pytest.warns(UserWarning, match="recording offline, `wandb sync` sends it later"):
+        result = command(*FIT, "--wandb", "online", "--wandb-fallback", "offline", "--run-id", "fallen")
+    assert result.code == 0, result.err
+    assert list(result.run.path.glob("wandb/offline-run-*")), "nothing was recorded offline"
+
+
 def test_without_a_setting_the_wait_for_a_server_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 

@@ -25,7 +25,10 @@ class AGNews(TextData):
 
     def load(self) -> Splits:
         names = ("train", "test")
-        tables = hub_tables(HUB) if self.root is None else {name: root_table(self.root, name) for name in names}
+        if self.root is None:
+            tables = hub_tables(HUB, skip=self.skips)
+        else:
+            tables = {name: root_table(self.root, name, self.skips) for name in names}
         train, test = (
             TextRows(t.texts("text", "data.root"), None, class_numbers(t, "label", LABELS), t)
             for t in (tables[name] for name in names)

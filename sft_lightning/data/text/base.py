@@ -158,6 +158,9 @@ class TextRows(Tokens):
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.digest()
 
+    def bad_rows(self) -> dict[int, str]:
+        return (self.table.bad or {}) if self.table is not None else {}
+
     def name(self, row: int) -> str:
         return self.table.name(row) if self.table is not None else super().name(row)
 

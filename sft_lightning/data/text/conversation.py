@@ -5,7 +5,7 @@ in the tokens: the text before the answer, tokenised alone, must give the first 
 the model is asked to go on from there. Where tokens merge across that boundary, the parts are tokenised apart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import pairwise
@@ -48,23 +48,32 @@ class Rendered:
 
 
 def conversations(table: Table) -> list[Conversation]:
-    """Reads the rows of any of the three layouts."""
+    """Reads the rows of any of the three layouts; rows that are left out have no messages."""
     columns = table.columns
     if "messages" in columns:
-        return [_chat(value, table.name(row)) for row, value in enumerate(columns["messages"])]
+        return _each(table, _chat, columns["messages"])
     if "instruction" in columns and "output" in columns:
         inputs = columns.get("input", [""] * len(table))
-        rows = zip(columns["instruction"], inputs, columns["output"], strict=True)
-        return [_alpaca(*values, table.name(row)) for row, values in enumerate(rows)]
+        return _each(table, _alpaca, columns["instruction"], inputs, columns["output"])
     if "prompt" in columns and "completion" in columns:
-        pairs = zip(columns["prompt"], columns["completion"], strict=True)
-        return [_completion(*values, table.name(row)) for row, values in enumerate(pairs)]
+        return _each(table, _completion, columns["prompt"], columns["completion"])
     wanted = ("messages", "instruction", "output", "prompt", "completion")
     close = next((hint for name in columns if (hint := nearest(name, wanted))), "")
     raise UserError(
         f"data: {table.where} has columns {', '.join(columns)}; wanted are prompt and completion, or instruction, input "
         f"and output, or messages{close}"
     )
+
+
+def _each(table: Table, read: Callable[..., Conversation], *columns: list[Any]) -> list[Conversation]:
+    found = []
+    for row, values in enumerate(zip(*columns, strict=True)):
+        try:
+            found.append(read(*values, table.name(row)))
+        except UserError as error:
+            table.refuse(row, error)
+            found.append(Conversation([]))
+    return found
 
 
 def _turns(question: str, answer: str) -> list[dict[str, Any]]:
@@ -256,7 +265,15 @@ class InstructionRows(Tokens):
 
     def tokenise(self) -> None:
         """Truncates at the end; `supervised` marks tokens by position, so that padding with EOS takes nothing away."""
-        rendered = [render(c, self.tokenizer, self.name(r)) for r, c in enumerate(self.conversations)]
+        rendered = []
+        for row, conversation in enumerate(self.conversations):
+            rendered.append(Rendered(""))
+            if row in self.bad_rows():
+                continue
+            try:
+                rendered[row] = render(conversation, self.tokenizer, self.name(row))
+            except UserError as error:
+                self.table.refuse(row, error)
         made = encode(rendered, self.tokenizer)
         self.truncated = np.array([self.max_length is not None and len(ids) > self.max_length for ids, _ in made])
         self.ids = Ragged([ids[: self.max_length] for ids, _ in made])
@@ -278,6 +295,9 @@ class InstructionRows(Tokens):
 
     def digest(self) -> bytes:
         return sha256(repr([c.messages for c in self.conversations]).encode("utf-8", "surrogatepass")).digest()
+
+    def bad_rows(self) -> dict[int, str]:
+        return self.table.bad or {}
 
     def name(self, row: int) -> str:
         return self.table.name(row)

@@ -68,9 +68,10 @@ class GLUE(TextData):
 
     def load(self) -> Splits:
         if self.root is not None:
-            tables = {name: root_table(f"{self.root}/{self.subset}", name) for name in ("train", self.held_out)}
+            root = f"{self.root}/{self.subset}"
+            tables = {name: root_table(root, name, self.skips) for name in ("train", self.held_out)}
         else:
-            tables = hub_tables(HUB, self.subset)
+            tables = hub_tables(HUB, self.subset, skip=self.skips)
         return Splits(
             self._rows_of(tables["train"]), test=self._rows_of(tables[self.held_out]), labels=self.about.labels
         )

@@ -27,7 +27,10 @@ class IMDB(TextData):
 
     def load(self) -> Splits:
         names = ("train", "test")
-        tables = hub_tables(HUB) if self.root is None else {name: self._local(self.root, name) for name in names}
+        if self.root is None:
+            tables = hub_tables(HUB, skip=self.skips)
+        else:
+            tables = {name: self._local(self.root, name) for name in names}
         train, test = (
             TextRows(t.texts("text", "data.root"), None, class_numbers(t, "label", LABELS), t)
             for t in (tables[name] for name in names)
@@ -37,9 +40,16 @@ class IMDB(TextData):
     def _local(self, root: str, split: str) -> Table:
         folder = Path(root).expanduser() / split
         if not (folder / "pos").is_dir():
-            return root_table(root, split)
+            return root_table(root, split, self.skips)
         files = [(path, label) for label in LABELS for path in sorted((folder / label).glob("*.txt"))]
         if not files:
             raise UserError(f"data.root: {folder} has no reviews in {' and '.join(LABELS)}")
-        columns = {"text": [p.read_text(encoding="utf-8") for p, _ in files], "label": [label for _, label in files]}
-        return Table(str(folder), columns)
+        table = Table(str(folder), {"text": [], "label": [label for _, label in files]}, bad={} if self.skips else None)
+        for row, (path, _) in enumerate(files):
+            try:
+                table.columns["text"].append(path.read_text(encoding="utf-8"))
+            except (OSError, UnicodeDecodeError) as error:
+                why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
+                table.columns["text"].append("")
+                table.refuse(row, UserError(f"data: {path} {why}: mend or remove it"))
+        return table

@@ -59,12 +59,12 @@ class Instructions(TokenData):
 
     def load(self) -> Splits:
         if self.path is not None:
-            hub = hub_tables(self.path, self.config)
+            hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
                 raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
             tables = {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
         else:
-            tables = {n: read_table(f, f"data.{n}") for n, f in self.files.items() if f is not None}
+            tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in self.files.items() if f is not None}
         rows = {name: InstructionRows(table) for name, table in tables.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"))
 
@@ -79,6 +79,7 @@ class Instructions(TokenData):
         super().prepare(network)
         for name, split in self.splits.items():
             assert isinstance(split.samples, InstructionRows)
+            split.rows = self._usable(name, split.samples, split.rows)  # a chat template may have refused some
             keep = split.samples.kept()[split.rows]
             self.dropped[name] = int((~keep).sum())
             if not keep.any():

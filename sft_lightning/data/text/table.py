@@ -63,7 +63,7 @@ class TextTable(TextData):
 
     def _tables(self) -> dict[str, Table]:
         if self.path is not None:
-            hub = hub_tables(self.path, self.config)
+            hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
                 raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
             tables = {
@@ -75,11 +75,13 @@ class TextTable(TextData):
         if self.files["train"] is None:
             raise UserError("data: TextTable needs train (a file) or path (a data set on the hub)")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
-        return {n: read_table(f, f"data.{n}") for n, f in named.items()}
+        return {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
 
     def load(self) -> Splits:
         tables = self._tables()
         classes: list[str] = []
+        if self.skips:
+            self._texts_of(tables["train"])  # a row that is left out names no class
         if self.task_name == "classification":
             classes = class_names(tables["train"], self.label_column, self.labels)
         rows = {name: self._rows_of(table, classes) for name, table in tables.items()}
@@ -88,11 +90,14 @@ class TextTable(TextData):
     def load_for_prediction(self) -> Samples | None:
         """The file `predict`, its labels unread."""
         file = self.files["predict"]
-        return None if file is None else self._rows_of(read_table(file, "data.predict"), None)
+        return None if file is None else self._rows_of(read_table(file, "data.predict", self.skips), None)
+
+    def _texts_of(self, table: Table) -> tuple[list[str], list[str] | None]:
+        text = table.texts(self.text_column, "data.text_column")
+        return text, table.texts(self.pair_column, "data.pair_column") if self.pair_column else None
 
     def _rows_of(self, table: Table, classes: list[str] | None) -> TextRows:
-        text = table.texts(self.text_column, "data.text_column")
-        pair = self.pair_column and table.texts(self.pair_column, "data.pair_column")
+        text, pair = self._texts_of(table)
         targets: np.ndarray | None = None
         if classes is not None:
             by_class = self.task_name == "classification"
@@ -101,4 +106,4 @@ class TextTable(TextData):
                 if by_class
                 else table.numbers(self.label_column, "data.label_column")
             )
-        return TextRows(text, pair or None, targets, table)
+        return TextRows(text, pair, targets, table)

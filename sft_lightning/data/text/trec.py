@@ -27,9 +27,9 @@ class TREC(TextData):
     def load(self) -> Splits:
         names = ("train", "test")
         if self.root is None:
-            tables = hub_tables(HUB, revision=REVISION)
+            tables = hub_tables(HUB, revision=REVISION, skip=self.skips)
         else:
-            tables = {name: root_table(self.root, name) for name in names}
+            tables = {name: root_table(self.root, name, self.skips) for name in names}
         on_hub = "coarse_label" in tables["train"].columns
         column, labels = ("coarse_label", HUB_LABELS) if on_hub else ("label", JSONL_LABELS)
         train, test = (

@@ -4,8 +4,11 @@ Workers (or the main process) hand over batches of uint8 images; crop, flip and 
 device. Every random choice is a function of (seed, epoch, row), never of a worker's random stream.
 """
 
+import errno
+import struct
+import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from math import prod
 from mmap import mmap
@@ -18,6 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.sampler import Key
 from sft_lightning.errors import UserError
@@ -25,6 +29,13 @@ from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Batch
 
 Augment = Literal["crop", "flip", "randaugment"]
+DAMAGE = (
+    *(OSError, EOFError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError),
+    *(SyntaxError, NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
+)
+"""What decoders raise on damaged files."""
+LARGEST_SIDE = 1 << 14
+MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # troubles of the machine's, not of the file's
 
 
 def hashed_uniform(seed: int, epoch: int, rows: np.ndarray, stream: int) -> np.ndarray:
@@ -53,6 +64,7 @@ class Images(Samples):
         self.seed = 0
         self._kept: Tensor | None = None
         self._have: Tensor | None = None
+        self._first = 0  # the row whose view showed the shape of all
 
     @abstractmethod
     def read(self, row: int) -> Tensor:
@@ -66,7 +78,8 @@ class Images(Samples):
     def keep(self) -> None:
         """Makes room for all views, if they fit. Called before workers fork, so that they share it."""
         if self._kept is None and len(self):
-            shape = (len(self), *self.view(0).shape)
+            self._first, image = next(self.readable(range(len(self))))
+            shape = (len(self), *image.shape)
             if prod(shape) <= self.KEEP_BYTES:
                 self._kept, self._have = shared_bytes(shape), shared_bytes((len(self),))
 
@@ -90,17 +103,31 @@ class Images(Samples):
             image = image.repeat_interleave(self.channels, dim=-3)
         return image
 
+    def readable(self, rows: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
+        """Rows with their views. BadSample for one that cannot be read; at the end and for all, where they are skipped."""
+        bad: dict[int, str] = {}
+        for row in rows:
+            try:
+                image = self.view(row)
+            except BadSample as error:
+                if not self.skips:
+                    raise
+                bad |= error.rows
+            else:
+                yield row, image
+        if bad:
+            raise BadSample.of(self, bad)
+
     def views(self, rows: Sequence[int]) -> Tensor:
         """`[B, C, H, W]` uint8; kept in memory once read, where all of them fit."""
         if self._kept is None or self._have is None:
-            images = [self.view(r) for r in rows]
+            images = [image for _, image in self.readable(rows)]
             for row, image in zip(rows, images, strict=True):
                 self.check_shape(row, image, rows[0], images[0])
             return torch.stack(images)
         at = torch.tensor(rows)
-        for row in at[self._have[at] == 0].tolist():
-            image = self.view(row)
-            self.check_shape(row, image, 0, self._kept[0])
+        for row, image in self.readable(at[self._have[at] == 0].tolist()):
+            self.check_shape(row, image, self._first, self._kept[0])
             self._kept[row], self._have[row] = image, 1
         return self._kept[at]
 
@@ -172,21 +199,36 @@ class EncodedImages(Images):
         try:
             with self.open(row) as stream, Image.open(stream) as image:
                 upright = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            why = "is no image, or a damaged one" if isinstance(error, UnidentifiedImageError) else str(error)
-            raise UserError(f"data: {self.name(row)} cannot be read: {why}; replace or remove it") from None
+        except DAMAGE as error:
+            raise self.damaged(row, error) from None
         pixels = torch.from_numpy(np.array(upright))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
+    def damaged(self, row: int, error: BaseException) -> BaseException:
+        """What to raise for a row that cannot be read."""
+        if getattr(error, "errno", None) in MACHINE:
+            return error
+        said = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
+        why = "is no image, or a damaged one" if isinstance(error, UnidentifiedImageError) else said
+        return BadSample.of(self, {row: " ".join(why.split())})
+
     def digest(self) -> bytes:
-        """Over every row's key and bytes, read in pieces; computed once."""
+        """Over every row's key and bytes, read in pieces; computed once. What may be skipped counts as 'unreadable'."""
         if self._digest is None:
             digest = sha256()
             for row in range(len(self)):
-                digest.update(f"{self.key(row)}\0".encode())
-                with self.open(row) as stream:
-                    while piece := stream.read(1 << 20):
-                        digest.update(piece)
+                digest.update(f"{self.key(row)}\0".encode("utf-8", "surrogateescape"))
+                before = digest.copy()
+                try:
+                    with self.open(row) as stream:
+                        while piece := stream.read(1 << 20):
+                            digest.update(piece)
+                except DAMAGE as error:
+                    wrong = self.damaged(row, error)
+                    if not self.skips or not isinstance(wrong, BadSample):
+                        raise wrong from None
+                    digest = before
+                    digest.update(b"unreadable")
             self._digest = digest.digest()
         return self._digest
 
@@ -216,6 +258,10 @@ class ImageData(SFTDataModule):
         super().__init__(**kwargs)
         self.image_size, self.augment, self.crop_padding = image_size, list(augment or []), crop_padding
         self._stats: tuple[Tensor, Tensor] | None = None
+        if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
+            raise UserError(f"data: image_size must be 1 to {LARGEST_SIDE} pixels, got {image_size}")
+        if not 0 <= crop_padding <= LARGEST_SIDE:
+            raise UserError(f"data: crop_padding must be 0 to {LARGEST_SIDE} pixels, got {crop_padding}")
         if unknown := set(self.augment) - {"crop", "flip", "randaugment"}:
             raise UserError(f"data: augment has no '{unknown.pop()}'; there are crop, flip, randaugment")
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import EncodedImages, ImageData
-from sft_lightning.data.vision.tables import classes_of, load_tables, pick, targets_of
+from sft_lightning.data.vision.paths import folders_of, named_files
+from sft_lightning.data.vision.tables import classes_of, load_tables, local_files, pick, targets_of
 from sft_lightning.errors import UserError
 
 VALIDATION = ("validation", "val", "valid", "dev")
@@ -16,20 +17,31 @@ BINARY = ("binary", "large_binary")
 
 
 class TableImages(EncodedImages):
-    """A column of encoded images."""
+    """A column of encoded images; `files` has those rows that name a file instead."""
 
-    def __init__(self, table: Any, column: str, split: str, targets: np.ndarray) -> None:
+    def __init__(
+        self,
+        table: Any,
+        column: str,
+        split: str,
+        files: dict[int, str],
+        targets: np.ndarray,
+        bad: dict[int, str] | None = None,
+    ) -> None:
         super().__init__(targets)
-        self.table, self.column, self.split = table, column, split
+        self.table, self.column, self.split, self.files, self.bad = table, column, split, files, bad or {}
 
     def __len__(self) -> int:
         return len(self.table)
 
     def open(self, row: int) -> BinaryIO:
+        if row in self.files:
+            return Path(self.files[row]).open("rb")
         cell = self.table[row][self.column]
-        if isinstance(cell, dict):
-            cell = cell["bytes"] if cell.get("bytes") is not None else Path(cell["path"]).read_bytes()
-        return BytesIO(cell)
+        return BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
+
+    def bad_rows(self) -> dict[int, str]:
+        return self.bad
 
     def key(self, row: int) -> str:
         return str(row)
@@ -40,6 +52,8 @@ class TableImages(EncodedImages):
 
 class HubImages(ImageData):
     """Images and labels of a data set on the hub, or of parquet files as the hub has them.
+
+    A row may name an image file instead of holding it; the file must lie in the parquet files' folder or below.
 
     Args:
         path: The hub's name of the data set, a parquet file, a pattern of parquet files, or a folder of them.
@@ -74,6 +88,7 @@ class HubImages(ImageData):
 
     def load(self) -> Splits:
         tables = load_tables(self.path, self.data_files, self.config_name)
+        folders = folders_of(self.path, local_files(self.path, self.data_files))
         val = self.val_split or next((n for n in VALIDATION if n in tables), None)
         test = self.test_split or next((n for n in ("test",) if n in tables), None)
         chosen = {n: tables[pick(n, tables, "split")] for n in (self.train_split, val, test) if n is not None}
@@ -81,12 +96,14 @@ class HubImages(ImageData):
             pick(self.image_column, table.column_names, "column")
             pick(self.label_column, table.column_names, "column")
         labels, numbers = classes_of(chosen[self.train_split], self.label_column)
+        images = {name: encoded(table, self.image_column) for name, table in chosen.items()}
         splits = {
             name: TableImages(
-                encoded(table, self.image_column),
+                images[name],
                 self.image_column,
                 name,
-                targets_of(table, self.label_column, numbers, name),
+                named_files(images[name], self.image_column, folders, name),
+                *targets_of(table, self.label_column, numbers, name, self.skips),
             )
             for name, table in chosen.items()
         }

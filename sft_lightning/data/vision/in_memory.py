@@ -1,6 +1,7 @@
 """Data sets of torchvision that fit in memory: the common part of MNIST and CIFAR."""
 
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, ClassVar
 from urllib.error import URLError
 
@@ -42,7 +43,7 @@ class InMemoryImages(ImageData):
         root = Path(self.root).expanduser()
         try:
             return make(root, train=train)
-        except (RuntimeError, OSError):  # absent, incomplete, or another file than it should be
+        except (RuntimeError, OSError, UnpicklingError):  # absent, incomplete, or another file than it should be
             if not self.download:
                 raise UserError(
                     f"data: {root.resolve()} does not hold {self.dataset}, or damaged: set data.init_args.download true, "
@@ -50,7 +51,7 @@ class InMemoryImages(ImageData):
                 ) from None
         try:
             return make(root, train=train, download=True)
-        except (RuntimeError, URLError, OSError) as error:
+        except (RuntimeError, URLError, OSError, UnpicklingError) as error:
             why = str(error).strip().splitlines()[-1]
             raise UserError(
                 f"data: {self.dataset} is not in {root.resolve()} and cannot be downloaded ({why}): put {self.files} there"

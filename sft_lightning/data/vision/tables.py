@@ -39,6 +39,12 @@ def parquet_files(path: str) -> list[str]:
     return sorted(map(str, here.rglob("*.parquet"))) if here.is_dir() else sorted(glob(str(here), recursive=True))
 
 
+def local_files(path: str | None, data_files: dict[str, str] | None) -> list[str]:
+    """All parquet files here that `load_tables` reads; none where the table is the hub's."""
+    patterns = [path] if data_files is None else data_files.values()
+    return [file for pattern in patterns for file in parquet_files(str(pattern))]
+
+
 def by_split(files: list[str]) -> dict[str, list[str]]:
     """Files under the split that their names say; 'train' where they say nothing."""
     splits: dict[str, list[str]] = {}
@@ -86,12 +92,14 @@ def classes_of(table: Any, column: str) -> tuple[list[str], dict[Any, int]]:
     return [str(v) for v in ordered], {v: i for i, v in enumerate(ordered)}
 
 
-def targets_of(table: Any, column: str, numbers: dict[Any, int], split: str) -> np.ndarray:
-    """The class number of each row; each must be one of the training split's."""
-    values = table[column][:]
+def targets_of(
+    table: Any, column: str, numbers: dict[Any, int], split: str, skip: bool = False
+) -> tuple[np.ndarray, dict[int, str]]:
+    """The class number of each row, which must be one of the training split's; and, with `skip`, rows of another: -1."""
+    values, bad = table[column][:], dict[int, str]()
     for row, value in enumerate(values):
         if value not in numbers:
-            raise UserError(
-                f"data: row {row} of split '{split}' has {column} {value!r}, which is no class of the training split"
-            )
-    return np.array([numbers[v] for v in values], dtype=np.int64)
+            bad[row] = f"{column} {value!r} is no class of the training split"
+            if not skip:
+                raise UserError(f"data: row {row} of split '{split}': {bad[row]}")
+    return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad

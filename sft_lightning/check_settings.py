@@ -1,0 +1,132 @@
+"""What the parser lets pass and no class is ready for: null where a value belongs, NaN, and arguments that nobody takes."""
+
+import math
+import types
+import typing
+from collections.abc import Iterator
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+
+from sft_lightning.errors import UserError, nearest
+from sft_lightning.explain import arguments_of, kind_of
+
+Taken = dict[str, tuple[Any, Any]]
+"""Arguments of a class: annotation and default."""
+
+
+def check_settings(settings: Namespace, options: dict[str, Any]) -> None:
+    """Raises UserError naming the first key whose value cannot be meant.
+
+    Args:
+        settings: A command's configuration, parsed.
+        options: Name of each option of ours, and its type.
+    """
+    for name, wanted in options.items():
+        if name in settings:
+            check_value(name, settings[name], wanted, Parameter.empty)
+    for name in ("model", "network", "data"):
+        if not isinstance(settings.get(name), Namespace):
+            raise UserError(f"{name} must be given: --config FILE, or --{name} NAME")
+    for name in ("model", "network", "data", "retention"):
+        check_class(name, settings.get(name))
+    trainer = settings.get("trainer")
+    if not isinstance(trainer, Namespace):
+        raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
+    taken = taken_by(Trainer)
+    for name, value in vars(trainer).items():
+        check_value(f"trainer.{name}", value, *taken.get(name, (Any, None)), finite=False)
+        for key, held in classes_in(f"trainer.{name}", value):
+            check_class(key, held, finite=False)
+
+
+def classes_in(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value, or those of a list, that name a class."""
+    for i, held in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(held, Namespace) and "class_path" in held:
+            yield (f"{key}[{i}]" if isinstance(value, list) else key), held
+
+
+def check_class(key: str, value: Any, finite: bool = True) -> None:
+    """Looks at the arguments of a class that the configuration names."""
+    path = value.get("class_path") if isinstance(value, Namespace) else None
+    if not isinstance(path, str):
+        return
+    module, _, name = path.rpartition(".")
+    taken = taken_by(getattr(import_module(module), name)) if module else {}
+    given = value.get("init_args")
+    for argument, held in vars(given).items() if isinstance(given, Namespace) else ():
+        check_value(f"{key}.init_args.{argument}", held, *taken.get(argument, (Any, None)), finite=finite)
+    further = value.get("dict_kwargs")
+    if further and not any(p.kind == Parameter.VAR_KEYWORD for p in last_signature(path)):
+        unknown = next(iter(further))
+        raise UserError(f"{key}: {name} has no argument '{unknown}'{nearest(unknown, arguments_of(path))}")
+
+
+def last_signature(path: str) -> list[Parameter]:
+    """Parameters of the topmost constructor to which a class passes on what it does not know."""
+    module, _, name = path.rpartition(".")
+    parameters: list[Parameter] = []
+    for base in getattr(import_module(module), name).__mro__:
+        if "__init__" in vars(base) and base is not object:
+            parameters = list(signature(base.__init__).parameters.values())
+            if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
+                break
+    return parameters
+
+
+def taken_by(cls: Any) -> Taken:
+    """A class's arguments, those behind **kwargs too."""
+    taken: Taken = {}
+    for base in getattr(cls, "__mro__", (cls,)):
+        if "__init__" not in vars(base) or base is object:
+            continue
+        try:
+            hints = typing.get_type_hints(base.__init__)
+            parameters = signature(base.__init__).parameters
+        except (NameError, TypeError, ValueError):
+            break
+        for name, parameter in parameters.items():
+            taken.setdefault(name, (hints.get(name, Any), parameter.default))
+        if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
+            break
+    return taken
+
+
+def check_value(key: str, value: Any, wanted: Any, default: Any, finite: bool = True) -> None:
+    """Raises UserError for null where it is none of the choices, and for what is no number, or none that is finite."""
+    if value is None and default is not None and not takes_null(wanted):
+        raise UserError(f"{key}: must be {kind_of(wanted)}, got null")
+    for name, number in numbers_in(key, value):
+        if math.isnan(number) or (finite and math.isinf(number)):
+            raise UserError(f"{name}: must be a finite number, got {number}")
+
+
+def takes_null(wanted: Any) -> bool:
+    """Whether a type has null among its values."""
+    if wanted in (Any, None, types.NoneType, object) or isinstance(wanted, typing.TypeVar):
+        return True
+    origin = typing.get_origin(wanted)
+    if origin is typing.Literal:
+        return None in typing.get_args(wanted)
+    return origin in (typing.Union, types.UnionType) and any(takes_null(w) for w in typing.get_args(wanted))
+
+
+def numbers_in(key: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers with a point among plain nested values, with their keys; those of classes are looked at apart."""
+    if isinstance(value, float):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, held in value.items():
+            yield from numbers_in(f"{key}.{name}", held)
+    elif isinstance(value, list | tuple):
+        for i, held in enumerate(value):
+            yield from numbers_in(f"{key}[{i}]", held)
+
+
+def shown(value: Any) -> str:
+    """A value as it would be written in a config."""
+    return "null" if value is None else str(value)

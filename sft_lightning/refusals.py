@@ -1,0 +1,88 @@
+"""Settings that a library refuses: told from the error it raises, by where it was raised."""
+
+import re
+import sysconfig
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+from sft_lightning.errors import UserError
+from sft_lightning.explain import explain
+
+OURS = Path(__file__).parent
+LIBRARIES = ("site-packages", "dist-packages")
+REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError)
+"""What libraries raise on settings they cannot work with; NotImplementedError and RecursionError are RuntimeErrors."""
+
+
+def refused(error: BaseException) -> UserError | None:
+    """The line for an error that a library raises on what the configuration asks of it; None for any other.
+
+    An error in our own code, or a user's, is a bug and is none of these: its traceback is needed.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if type(error).__module__.startswith("wandb"):
+        return UserError(f"wandb: {said(error)}")
+    if not isinstance(error, REFUSALS) or not frames or not of_library(frames[-1]):
+        return None
+    if not all(of_library(f) or Path(f.f_code.co_filename).is_relative_to(OURS) for f in frames):
+        return None  # a class of the user's own took part
+    raised = place(frames[-1])
+    names = [frame.f_code.co_name for frame in frames]
+    built = next((frame for frame in frames if frame.f_code.co_name == "build_network"), None)
+    if built is not None:
+        cls = getattr(built.f_locals.get("cls"), "__name__", "the class")
+        return UserError(f"network: {cls} cannot be built with these arguments: {said(error)}")
+    if any("/torch/optim/" in place(f) and is_optimizer(f) for f in frames) and "optimizer_step" in names:
+        kind = next((type(f.f_locals["self"]).__name__ for f in reversed(frames) if is_optimizer(f)), "the optimizer")
+        return UserError(f"model.init_args.optimizer: {kind} cannot take a step: {said(error)}")
+    of_lightning = [p for p in map(place, frames) if "/lightning/" in p]
+    if of_lightning and (callback := re.search(r"/callbacks/(\w+)\.py", of_lightning[-1])) is not None:
+        return UserError(f"trainer.callbacks: {callback[1]}: {said(error)}")
+    if "instantiate_classes" in names:
+        return not_made(error, frames)
+    if "/lightning/" in raised or "/lightning_utilities/" in raised or "instantiate_trainer" in names:
+        return UserError(f"trainer: {said(error)}")
+    return None
+
+
+def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
+    """The line where a class cannot be made of the arguments that the configuration gives it."""
+    behind: BaseException | None = error
+    while behind is not None:
+        last = [frame for frame, _ in walk_tb(behind.__traceback__)][-1:]
+        if last and not of_library(last[0]):
+            return None  # raised by a constructor of ours, or of the user's own
+        behind = behind.__cause__ or behind.__context__
+    component = next((f.f_locals.get("component") for f in frames if f.f_code.co_name == "instantiate_classes"), None)
+    where = str(getattr(component, "dest", None) or "model, network or data")
+    if "Does not validate against any of the" in str(error):
+        return UserError(explain(f'Parser key "{where}":\n{error}'))
+    return UserError(f"{where}: {said(error)}")
+
+
+def place(frame: Any) -> str:
+    """File of a frame."""
+    return Path(frame.f_code.co_filename).as_posix()
+
+
+def of_library(frame: Any) -> bool:
+    """Whether a frame is of an installed package other than this, or of the standard library."""
+    path = Path(frame.f_code.co_filename)
+    if path.is_relative_to(OURS):
+        return False
+    standard = path.is_relative_to(sysconfig.get_paths()["stdlib"]) or not path.is_absolute()  # <frozen …>, <string>
+    return standard or any(part in LIBRARIES for part in path.parts)
+
+
+def is_optimizer(frame: Any) -> bool:
+    """Whether a frame is of an optimizer's method."""
+    from torch.optim import Optimizer
+
+    return isinstance(frame.f_locals.get("self"), Optimizer)
+
+
+def said(error: BaseException) -> str:
+    """An error's message, without C++'s own traceback."""
+    text = str(error).partition("Exception raised from")[0].strip() or type(error).__name__
+    return " ".join(text.split())[:400]

@@ -1,0 +1,190 @@
+"""One tiny case at least for every task, to be tuned by every variant: what the tests of this folder run over.
+
+A new task belongs into CASES, a new variant into VARIANTS of tests/support.py; `test_cases.py` fails until they are.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sft_lightning.data import Instructions, SFTDataModule
+from sft_lightning.data.base import Splits
+from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.conversation import InstructionRows
+from sft_lightning.data.text.files import Table
+from sft_lightning.modules import SFTModule
+from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
+from sft_lightning.networks.base import Spec
+from sft_lightning.tasks import TaskInfo
+from tests.exactness.tokenizers import fixed_words, gpt2, llama3
+from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.support import HIDDEN, NEW, OLD, VARIANTS, FewDigits, NormNet
+
+Sizes = tuple[int, int, int]
+WORDS = " ".join(SENTENCES[:6]).split()
+
+
+# ---- texts in memory, of lengths that differ widely ----
+
+
+def few_texts(count: int, seed: int) -> list[str]:
+    """1 to 12 words each."""
+    rng = np.random.default_rng(seed)
+    return [" ".join(rng.choice(WORDS, size=rng.integers(1, 13))) for _ in range(count)]
+
+
+class FewTexts(TextData):
+    """Random texts with a class or a value each: `sizes` for train, val and test.
+
+    Args:
+        sizes: Rows of each split.
+        labels: Classes; none for a regression.
+        **kwargs: As TextData.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("no", "yes"), **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": 8, "seed": 0, **kwargs})
+        self.sizes, self.labels = sizes, list(labels)
+        self.task_name = "classification" if labels else "regression"
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            texts = few_texts(count, seed=number)
+            rng = np.random.default_rng(10 + number)
+            drawn = rng.permutation(np.arange(count) % max(1, len(self.labels)))  # every class from the third row on
+            values = rng.normal(1.0, 2.0, size=count).astype(np.float32)
+            parts.append(TextRows(texts, None, drawn.astype(np.int64) if self.labels else values))
+        return Splits(*parts, labels=self.labels)
+
+
+class FewAnswers(Instructions):
+    """Random prompts with completions, in which the share of supervised tokens differs widely.
+
+    Args:
+        sizes: Rows of each split.
+        **kwargs: As Instructions.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"path": "in memory", "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            said = {"prompt": few_texts(count, seed=20 + number), "completion": few_texts(count, seed=30 + number)}
+            parts.append(InstructionRows(Table(f"answers {number}", said)))
+        return Splits(*parts)
+
+
+# ---- cases ----
+
+
+@dataclass(frozen=True)
+class Case:
+    """A task with a network and data for it.
+
+    `arguments` are a variant's arguments where the case needs others than VARIANTS has; `refused` says how the library
+    refuses a variant that cannot work here: nothing is left out silently.
+    """
+
+    task: str
+    pretrain: Callable[[Path], str]
+    """Writes a pretrained network into a folder, and returns what `pretrained` has to be."""
+    network: Callable[[str], Spec]
+    data: Callable[..., SFTDataModule]
+    """Takes `sizes` and a data module's settings."""
+    source: Callable[..., SFTDataModule] | None = None
+    """The same for the task the network was pretrained on, where it can still be asked."""
+    new_head: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+    arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+
+def _save_small(network: Spec) -> Callable[[Path], str]:
+    def pretrain(folder: Path) -> str:
+        torch.manual_seed(0)
+        build_network(network, TaskInfo("classification", len(OLD), [str(n) for n in OLD])).save_pretrained(str(folder))
+        return str(folder)
+
+    return pretrain
+
+
+def _save_tiny(kind: str, head: str) -> Callable[[Path], str]:
+    layers = {"n_layer": 1} if kind == "gpt2" else {"num_hidden_layers": 1}
+    words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2}[kind]
+    return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers)
+
+
+def _text(**arguments: Any) -> Callable[[str], Spec]:
+    return lambda folder: spec(TransformersText, pretrained=folder, **arguments)
+
+
+def _language(folder: str) -> Spec:
+    return spec(TransformersLM, pretrained=folder)
+
+
+def _old_texts(**settings: Any) -> FewTexts:
+    return FewTexts(labels=("old0", "old1", "old2"), **settings)
+
+
+def _values(**settings: Any) -> FewTexts:
+    return FewTexts(labels=(), **settings)
+
+
+CASES: dict[str, Case] = {
+    "images": Case(
+        "classification",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder),
+        lambda **settings: FewDigits(digits=NEW, **settings),
+        lambda **settings: FewDigits(digits=OLD, **settings),
+    ),
+    "images with norms": Case(
+        "classification",
+        _save_small(spec(NormNet)),
+        lambda folder: spec(NormNet, pretrained=folder),
+        lambda **settings: FewDigits(digits=NEW, **settings),
+        lambda **settings: FewDigits(digits=OLD, **settings),
+        settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+    ),
+    "texts": Case("classification", _save_tiny("bert", "sequence"), _text(), FewTexts, _old_texts),
+    "texts without a source head": Case(
+        "classification",
+        _save_tiny("bert", "none"),
+        _text(pooling="mean"),
+        FewTexts,
+        refused={"distill-logits-kl": "kl compares probabilities, and features are none"},
+    ),
+    "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),
+    "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+    "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+}
+
+PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]
+"""(case, variant) wherever the library accepts it."""
+REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]
+
+
+def folder_of(case: str, root: Path) -> str:
+    """The case's pretrained network below `root`, written on first use."""
+    folder = root / case.replace(" ", "-")
+    if not (folder / "config.json").is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        CASES[case].pretrain(folder)
+    return str(folder)
+
+
+def make(case: str, variant: str, root: Path, dropout: float = 0.0, **settings: Any) -> SFTModule:
+    """A module of `variant` on the case's pretrained network."""
+    cls, arguments = VARIANTS[variant]
+    own = CASES[case]
+    network = own.network(folder_of(case, root))
+    network["init_args"]["dropout"] = dropout
+    return cls(network, **{**own.settings, **arguments, **own.arguments.get(variant, {}), **settings})

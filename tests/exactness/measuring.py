@@ -1,0 +1,204 @@
+"""Metrics as the library gives them, and as scikit-learn and scipy do on one sample at a time."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from scipy.special import log_softmax
+from scipy.stats import pearsonr, spearmanr
+from sklearn import metrics as sk
+
+from sft_lightning.callbacks import RetentionMonitor, WritePredictions
+from sft_lightning.data import SFTDataModule
+from sft_lightning.modules import SFTModule
+from sft_lightning.networks import Network
+from sft_lightning.tasks import TASKS
+from tests.exactness.cases import CASES, make
+from tests.exactness.training import displace, real_rows
+from tests.support import fit, quiet_trainer
+
+# ---- as the library has it ----
+
+
+class Seen(Callback):
+    """Row numbers of the samples that were validated on this rank, fillers left out."""
+
+    def __init__(self) -> None:
+        self.rows: list[int] = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.rows += real_rows(batch)
+
+
+def metrics_of(case: str, data: SFTDataModule) -> list[str]:
+    """All metrics that the task has for this data."""
+    names = list(TASKS[CASES[case].task].metric_makers)
+    two = len(getattr(data, "labels", [])) == 2
+    return [n for n in names if n != "f1" or two]
+
+
+def samples(case: str, rows: int) -> SFTDataModule:
+    """`rows` to validate and as many to test, 4 a batch: ragged, and with two processes uneven."""
+    data = CASES[case].data(sizes=(8, rows, rows), batch_size=8, eval_batch_size=4)
+    data.metrics = metrics_of(case, data)
+    return data
+
+
+def source_samples(case: str, rows: int) -> SFTDataModule | None:
+    source = CASES[case].source
+    return None if source is None else source(sizes=(8, rows, rows), batch_size=8, eval_batch_size=4)
+
+
+def moved_module(case: str, root: Path, data: SFTDataModule) -> SFTModule:
+    """A student away from its teacher, the same each time."""
+    data.setup()
+    assert data.task_info is not None
+    module = make(case, "plain", root, task=data.task_info.to_dict(), lr=0.0)
+    torch.manual_seed(0)
+    module.configure_model()
+    displace(module)
+    return module
+
+
+def measure(case: str, rows: int, root: Path, how: str, **settings: Any) -> dict[str, Any]:
+    """`metrics` and `rows` seen of `trainer.validate`, of the validation in a fit that moves nothing, or predictions."""
+    data, source, seen = samples(case, rows), source_samples(case, rows), Seen()
+    module = moved_module(case, root, data)
+    callbacks = [seen, *([] if source is None else [RetentionMonitor(source)])]
+    if how == "predict":
+        path = root / f"{case}-{rows}-{settings.get('devices', 1)}.jsonl"
+        trainer = quiet_trainer(callbacks=[WritePredictions(path)], precision="64-true", **settings)
+        trainer.predict(module, data, return_predictions=False)
+        return {"predictions": path.read_text() if trainer.is_global_zero else ""}
+    if how == "fit":
+        trainer = fit(module, data, max_epochs=1, callbacks=callbacks, precision="64-true", **settings)
+        values = dict(trainer.callback_metrics)
+    else:
+        trainer = quiet_trainer(callbacks=callbacks, precision="64-true", **settings)
+        (values,) = trainer.validate(module, data, verbose=False)
+    return {"metrics": {k: float(v) for k, v in values.items()}, "rows": seen.rows}
+
+
+# ---- as the field has it ----
+
+Reference = Callable[[np.ndarray, np.ndarray], float]
+
+
+def _said(metric: Callable[..., float], **arguments: Any) -> Reference:
+    return lambda logits, y: float(metric(y, logits.argmax(1), **arguments))
+
+
+def _value(metric: Callable[..., float]) -> Reference:
+    return lambda logits, y: float(metric(y, logits[:, 0]))
+
+
+def _correlation(metric: Callable[..., Any]) -> Reference:
+    """NaN for fewer than two items, where scipy is silent or refuses."""
+    return lambda logits, y: float(metric(y, logits[:, 0]).statistic) if len(y) > 1 else math.nan
+
+
+def nats(logits: np.ndarray, y: np.ndarray) -> float:
+    """scikit-learn's log loss, or scipy's where a probability is below what scikit-learn clips to."""
+    log_p = log_softmax(logits, axis=1)
+    value = float(-log_p[np.arange(len(y)), y].mean())
+    if log_p.min() > -30:
+        p = np.exp(log_p)
+        assert np.isclose(value, sk.log_loss(y, p / p.sum(1, keepdims=True), labels=range(p.shape[1])), rtol=1e-12)
+    return value
+
+
+REFERENCES: dict[str, dict[str, Reference]] = {
+    "classification": {
+        "loss": nats,
+        "accuracy": _said(sk.accuracy_score),
+        "f1": _said(sk.f1_score, zero_division=0.0),
+        "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
+        "matthews": _said(sk.matthews_corrcoef),
+    },
+    "regression": {
+        "loss": _value(sk.mean_squared_error),
+        "mse": _value(sk.mean_squared_error),
+        "mae": _value(sk.mean_absolute_error),
+        "pearson": _correlation(pearsonr),
+        "spearman": _correlation(spearmanr),
+    },
+    "causal_lm": {
+        "loss": nats,
+        "perplexity": lambda logits, y: math.exp(nats(logits, y)),
+        "token_accuracy": _said(sk.accuracy_score),
+    },
+}
+"""Task to metric to reference: each takes all logits and targets at once."""
+
+
+@dataclass
+class Answers:
+    """What a network says to a split, one sample at a time."""
+
+    logits: np.ndarray
+    features: np.ndarray
+    source_logits: np.ndarray | None
+    y: np.ndarray
+    row_of_item: list[int]
+
+
+@torch.no_grad()
+def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
+    """Asks in evaluation mode and double precision."""
+    was, parts = network.training, []
+    network.eval()
+    dtype = next(network.parameters()).dtype
+    rows: list[int] = []
+    for position in range(len(data.splits[split])):
+        batch = data.finish(data.splits[split][position])
+        x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
+        parts.append((network(x), batch["y"]))
+        rows += batch["index"].tolist() * len(batch["y"])
+    network.train(was)
+
+    def joined(name: str) -> np.ndarray:
+        return torch.cat([getattr(output, name) for output, _ in parts]).double().numpy()
+
+    return Answers(
+        joined("logits"),
+        joined("features"),
+        joined("source_logits") if parts[0][0].source_logits is not None else None,
+        torch.cat([y for _, y in parts]).double().numpy(),
+        rows,
+    )
+
+
+def reference(task: str, names: list[str], answers: Answers, of_source: bool = False) -> dict[str, float]:
+    """The loss and these metrics."""
+    logits = answers.source_logits if of_source else answers.logits
+    assert logits is not None
+    y = answers.y if task == "regression" else answers.y.astype(np.int64)
+    return {name: REFERENCES[task][name](logits, y) for name in ("loss", *names)}
+
+
+def drift(student: Answers, teacher: Answers, shares_outputs: bool) -> dict[str, float]:
+    """The gauges of drift, in numpy."""
+    centred = [a.features - a.features.mean(0) for a in (student, teacher)]
+    one, other = (c @ c.T for c in centred)
+    with np.errstate(invalid="ignore"):
+        values = {"drift/features_cka": float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum()))}
+    mine, theirs = (a.logits if shares_outputs else a.source_logits for a in (student, teacher))
+    if mine is not None and theirs is not None:
+        log_s, log_t = log_softmax(mine, axis=1), log_softmax(theirs, axis=1)
+        values["drift/kl"] = float((np.exp(log_t) * (log_t - log_s)).sum(1).mean())
+        values["retention/agreement"] = float((mine.argmax(1) == theirs.argmax(1)).mean())
+    return values

@@ -1,0 +1,63 @@
+"""A checkpoint holds the student, its optimizer and plain values: no teacher, no frozen copy, no code."""
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.exactness import figures
+from tests.exactness.cases import PAIRS
+from tests.exactness.training import in_one_piece
+from tests.support import VARIANTS, quiet_trainer
+
+EVERY = pytest.mark.parametrize(("case", "variant"), PAIRS)
+
+
+@cache
+def checkpoint(case: str, variant: str, root: Path) -> Path:
+    path = root / f"{case}-{variant}.ckpt"
+    in_one_piece(case, variant, root).trainer.save_checkpoint(path)
+    return path
+
+
+def tensors(value: Any, path: str = "") -> dict[str, Tensor]:
+    """Every tensor in nested containers, by its path."""
+    if isinstance(value, Tensor):
+        return {path: value}
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return {k: t for key, v in items for k, t in tensors(v, f"{path}/{key}").items()}
+
+
+@EVERY
+def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Path, case: str, variant: str) -> None:
+    run = in_one_piece(case, variant, root)
+    paths = checkpoint(case, variant, root), checkpoint(case, "plain", root)
+    held, plain = (tensors(torch.load(path, weights_only=True)) for path in paths)
+    assert held.keys() == plain.keys(), f"other tensors than PlainSFT's: {sorted(held.keys() ^ plain.keys())}"
+    larger = paths[0].stat().st_size / paths[1].stat().st_size - 1
+    figures.note("checkpoint, larger than PlainSFT's", larger, "share")
+    assert abs(larger) <= 0.05, f"{variant}'s checkpoint is {larger:+.1%} the size of PlainSFT's"
+    teacher = run.module.teacher
+    assert teacher is not None
+    for name, value in teacher.start.items():
+        if value.min() == value.max():  # as a new norm's: others begin alike
+            continue
+        copies = [p for p, t in held.items() if t.shape == value.shape and torch.equal(t.double(), value.double())]
+        assert not copies, f"{copies} are the teacher's {name}"
+
+
+@EVERY
+def test_a_checkpoint_gives_the_module_back_without_running_code(root: Path, case: str, variant: str) -> None:
+    run = in_one_piece(case, variant, root)
+    module = VARIANTS[variant][0].load_from_checkpoint(checkpoint(case, variant, root), weights_only=True)
+    assert module.info == run.module.info
+    expected = run.module.state_dict()
+    for name, value in module.state_dict().items():
+        same = torch.equal(value, expected[name].to(value.dtype))
+        assert same, f"{name} is not what was saved"
+    path = str(checkpoint(case, variant, root))
+    (values,) = quiet_trainer().validate(module, run.data, ckpt_path=path, weights_only=True, verbose=False)
+    assert "val/loss" in values

@@ -1,0 +1,237 @@
+"""Metrics are scikit-learn's and scipy's on all predictions together, each sample counted once."""
+
+import json
+import math
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from sft_lightning.errors import UserError
+from sft_lightning.tasks import TASKS, TaskInfo, make_task
+from tests.exactness import figures
+from tests.exactness.cases import CASES, PAIRS, make
+from tests.exactness.jobs import HOW, SIZES
+from tests.exactness.measuring import (
+    REFERENCES,
+    Answers,
+    drift,
+    measure,
+    metrics_of,
+    moved_module,
+    one_by_one,
+    reference,
+    samples,
+    source_samples,
+)
+from tests.exactness.training import in_one_piece
+from tests.support import quiet_trainer
+
+BOUND = 1e-6
+FORGETTING = "retention/forgetting"
+REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
+EVERYTHING = pytest.mark.parametrize("how", [how for how in HOW if how != "predict"])
+EVERY_CASE = pytest.mark.parametrize("case", CASES)
+EVERY_SIZE = pytest.mark.parametrize("rows", SIZES)
+
+
+def test_every_metric_of_every_task_has_a_reference() -> None:
+    for name, task in TASKS.items():
+        missing = {"loss", *task.metric_makers} - REFERENCES.get(name, {}).keys()
+        assert not missing, f"{name}: add {missing} to REFERENCES in tests/exactness/measuring.py"
+
+
+def check(found: dict[str, float], expected: dict[str, float], where: str) -> None:
+    """Both NaN, or within BOUND of one another, relative to the value or to 1, whichever is larger.
+
+    Forgetting is a difference: it can be no more exact than the metric it is a difference of.
+    """
+    missing = expected.keys() - found.keys()
+    assert not missing, f"{missing} are not logged"
+    for name, value in expected.items():
+        if math.isnan(value) or math.isnan(found[name]):
+            assert math.isnan(value) and math.isnan(found[name]), f"{name} is {found[name]}, it should be {value}"
+            continue
+        of = [abs(v) for k, v in expected.items() if k == name or (name == FORGETTING and k.startswith("retention/"))]
+        off = abs(found[name] - value) / max(1.0, *of)
+        figures.note(f"metrics, {where}", off, "relative")
+        assert off <= BOUND, f"{name} is {found[name]:.9g}, it should be {value:.9g}: off by {off:.1e}"
+
+
+@cache
+def answers(case: str, rows: int, root: Path) -> dict[str, Answers]:
+    """One sample at a time: the student on the new task, student and teacher on its inputs and on the source task's."""
+    data, source = samples(case, rows), source_samples(case, rows)
+    module = moved_module(case, root, data)
+    assert module.network is not None and module.teacher is not None
+    data.bind(module.network)
+    said = {
+        "val": one_by_one(module.network, data, "val"),
+        "test": one_by_one(module.network, data, "test"),
+        "teacher": one_by_one(module.teacher.network.double(), data, "val"),
+    }
+    module.double()
+    said["val"], said["test"] = (one_by_one(module.network, data, split) for split in ("val", "test"))
+    if source is not None:
+        source.setup()
+        source.bind(module.network)
+        said["source"] = one_by_one(module.network, source, "val")
+        said["source of the teacher"] = one_by_one(module.teacher.network, source, "val")
+    return said
+
+
+def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
+    own, said = CASES[case], answers(case, rows, root)
+    names = metrics_of(case, samples(case, rows))
+    values = {f"val/{k}": v for k, v in reference(own.task, names, said["val"]).items()}
+    values |= drift(said["val"], said["teacher"], shares_outputs=not own.new_head)
+    if own.source is None:
+        return values
+    of_source, source_task = own.new_head, "classification" if own.new_head else own.task
+    task = make_task(TaskInfo(source_task, 3))
+    now, before = (
+        {f"retention/{k}": v for k, v in reference(source_task, task.default_metrics, said[who], of_source).items()}
+        for who in ("source", "source of the teacher")
+    )
+    values |= now
+    if how == "fit":  # before it, the teacher was asked
+        primary, better = task.primary
+        lost = before[f"retention/{primary}"] - now[f"retention/{primary}"]
+        values[FORGETTING] = lost if better == "max" else -lost
+    return values
+
+
+alone = cache(measure)
+
+
+@EVERY_CASE
+@EVERY_SIZE
+@EVERYTHING
+def test_metrics_are_the_reference_on_all_predictions(root: Path, case: str, rows: int, how: str) -> None:
+    found = alone(case, rows, root, how)
+    check(found["metrics"], expected(case, rows, root, how), "1 process")
+    assert Counter(found["rows"]) == Counter(range(rows)), "a sample is missing, or counted twice"
+
+
+UNDEFINED = {"one item": 1, "all alike": 21, "too many alike for 32 bits to add their ranks": 70_000}
+
+
+@pytest.mark.parametrize("what", UNDEFINED)
+@pytest.mark.parametrize("constant", ["said", "true"])
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_a_correlation_that_is_undefined_is_nan(metric: str, constant: str, what: str) -> None:
+    """As scipy has it."""
+    items = UNDEFINED[what]
+    alike, other = torch.full((items,), 3.1), torch.linspace(-1, 1, items)
+    said, true = (alike, other) if constant == "said" else (other, alike)
+    meter = REGRESSION.make_metrics()[metric]
+    REGRESSION.update(meter, said[:, None], true)
+    assert math.isnan(float(meter.compute()))
+
+
+@pytest.mark.parametrize("items", [2, 3, 5, 100_000])
+@pytest.mark.parametrize("metric", ["pearson", "spearman"])
+def test_correlations_with_ties_are_scipys(metric: str, items: int) -> None:
+    generator = torch.Generator().manual_seed(items)
+    true = torch.randint(0, 4, (items,), generator=generator).float()
+    true[:2] = torch.tensor([0.0, 3.0])
+    said = (true + torch.randn(items, generator=generator) / 4).round()
+    meter = REGRESSION.make_metrics()[metric]
+    for part in range(0, items, 4096):
+        REGRESSION.update(meter, said[part : part + 4096, None], true[part : part + 4096])
+    expected = REFERENCES["regression"][metric](said[:, None].double().numpy(), true.double().numpy())
+    check({metric: float(meter.compute())}, {metric: expected}, "correlations with ties")
+
+
+def test_perplexity_is_finite_where_a_token_was_all_but_impossible() -> None:
+    task = make_task(TaskInfo("causal_lm", 2))
+    logits, y = torch.tensor([[0.0, -110.0], [0.0, 0.0]]), torch.tensor([1, 0])
+    meter = task.make_metrics()["perplexity"]
+    task.update(meter, logits, y)
+    expected = REFERENCES["causal_lm"]["perplexity"](logits.double().numpy(), y.numpy())
+    assert float(meter.compute()) == pytest.approx(expected, rel=1e-6)
+
+
+class Mask(Callback):
+    """Takes all items out of every validation batch."""
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        select = batch["x"].get("select", torch.ones(len(batch["index"]), dtype=torch.bool))
+        batch["x"]["select"] = torch.zeros_like(select)
+        batch["y"], batch["count"] = batch["y"][:0], 0
+
+
+@EVERY_CASE
+def test_a_validation_with_nothing_to_measure_is_an_error_and_no_nan(root: Path, case: str) -> None:
+    data = samples(case, 5)
+    trainer = quiet_trainer(callbacks=[Mask()])
+    with pytest.raises(UserError, match="there is nothing to measure, as every label is masked"):
+        trainer.validate(make(case, "plain", root), data, verbose=False)
+
+
+@EVERY_CASE
+@EVERY_SIZE
+@EVERYTHING
+def test_two_processes_measure_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
+    ranks = together("measure", case, rows, how)
+    one = alone(case, rows, root, how)["metrics"]
+    for rank in ranks:
+        check(rank["metrics"], expected(case, rows, root, how), "2 processes")
+        assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
+    assert Counter(ranks[0]["rows"] + ranks[1]["rows"]) == Counter(range(rows)), "a sample is missing, or counted twice"
+
+
+@EVERY_CASE
+@EVERY_SIZE
+def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int) -> None:
+    written = measure(case, rows, root, "predict")["predictions"]
+    said = answers(case, rows, root)["test"]
+    lines = [json.loads(line) for line in written.splitlines()]
+    assert [line["index"] for line in lines] == sorted(said.row_of_item), "a sample is missing, or comes twice"
+    order = np.argsort(said.row_of_item, kind="stable")
+    wanted = [{"index": said.row_of_item[i], **row} for i, row in zip(order, in_words(case, said, order), strict=True)]
+    for line, want in zip(lines, wanted, strict=True):
+        assert line.keys() == want.keys()
+        for key, value in want.items():
+            assert line[key] == (pytest.approx(value, abs=2e-6) if key != "label" else value), f"{line}, not {want}"
+    assert together("measure", case, rows, "predict")[0]["predictions"] == written, (
+        "two processes predict something else"
+    )
+
+
+def in_words(case: str, said: Answers, order: np.ndarray) -> list[dict[str, Any]]:
+    """The items' predictions as predictions.jsonl has them."""
+    logits = said.logits[order]
+    probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
+    if CASES[case].task == "regression":
+        return [{"value": v} for v in logits[:, 0].tolist()]
+    if CASES[case].task == "causal_lm":
+        return [{"token": int(p.argmax()), "probability": float(p.max())} for p in probabilities]
+    data = samples(case, 1)
+    data.setup()
+    assert data.task_info is not None
+    names = data.task_info.labels
+    return [{"label": names[int(p.argmax())], "probabilities": p.tolist()} for p in probabilities]
+
+
+@pytest.mark.parametrize(("case", "variant"), PAIRS)
+def test_metrics_at_the_end_of_an_epoch_are_those_of_the_weights_then(root: Path, case: str, variant: str) -> None:
+    run = in_one_piece(case, variant, root)
+    network = run.module.network
+    assert network is not None
+    now = {n: v.clone() for n, v in network.state_dict().items()}
+    network.load_state_dict(run.steps[1].after)
+    said = one_by_one(network, run.data, "val")
+    network.load_state_dict(now)
+    assert run.module.task is not None
+    names = run.module.task.metric_names
+    wanted = {f"val/{k}": v for k, v in reference(CASES[case].task, names, said).items()}
+    check(run.metrics, wanted, "validation inside fit")

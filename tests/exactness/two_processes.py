@@ -1,0 +1,75 @@
+"""Run as `python -m tests.exactness.two_processes ROOT OUT JOBS`: trains and measures on two gloo processes.
+
+JOBS is a JSON list of lists, a function of DO with its arguments; job n of rank r is left in OUT/n-r.pt.
+"""
+
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+TWO: dict[str, Any] = {"strategy": "ddp", "devices": 2}
+Job = tuple[Any, ...]
+
+
+def _train(root: Path, case: str, variant: str, kind: str, accumulate: int) -> Any:
+    from tests.exactness.training import train
+
+    return [vars(step) for step in train(case, variant, root, kind, accumulate, **TWO).steps]
+
+
+def _measure(root: Path, case: str, rows: int, how: str) -> Any:
+    from tests.exactness.measuring import measure
+
+    return measure(case, rows, root, how, **TWO)
+
+
+DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure}
+
+
+def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> None:
+    warnings.simplefilter("ignore")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank)}
+    for number, (name, *arguments) in enumerate(jobs):
+        try:
+            torch.save(DO[name](Path(root), *arguments), Path(out) / f"{number}-{rank}.pt")
+        except Exception as error:
+            raise RuntimeError(f"rank {rank}, job {name} {arguments}") from error
+    torch.distributed.destroy_process_group()
+
+
+class Together:
+    """What two processes did: the results of a job on both ranks."""
+
+    def __init__(self, root: Path, out: Path, jobs: Sequence[Job]) -> None:
+        self.out, self.jobs = out, {job: number for number, job in enumerate(jobs)}
+        (out / "jobs.json").write_text(json.dumps(list(jobs)))
+        command = [sys.executable, "-m", "tests.exactness.two_processes", str(root), str(out), str(out / "jobs.json")]
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=540)
+        assert done.returncode == 0, f"two processes failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+
+    def __call__(self, *job: Any) -> list[Any]:
+        return [torch.load(self.out / f"{self.jobs[job]}-{rank}.pt", weights_only=True) for rank in (0, 1)]
+
+
+if __name__ == "__main__":
+    import tests.exactness.measuring
+    import tests.exactness.training  # noqa: F401  before the fork, so that it is paid once
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    todo = json.loads(Path(sys.argv[3]).read_text())
+    torch.multiprocessing.start_processes(work, (number, *sys.argv[1:3], todo), nprocs=2, start_method="fork")

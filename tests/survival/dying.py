@@ -1,0 +1,48 @@
+"""For `--import tests.survival.dying`: the process kills itself at the moment that SFT_TEST_DIE names.
+
+`fsync:7` dies before the 7th sync of a file, which is then under its temporary name; `rename:7` before the 7th rename;
+`renamed:7` after it; `half:3` when half of the 3rd checkpoint is written.
+"""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+
+WHAT, _, NUMBER = os.environ.get("SFT_TEST_DIE", "").partition(":")
+LEFT = {WHAT: int(NUMBER or 0)}
+
+
+def tick(what: str) -> None:
+    if what in LEFT:
+        LEFT[what] -= 1
+        if LEFT[what] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def dying() -> None:
+    fsync, replace, save = os.fsync, Path.replace, torch.save
+
+    def our_fsync(descriptor: Any) -> None:
+        tick("fsync")
+        fsync(descriptor)
+
+    def our_replace(self: Path, target: Any) -> Path:
+        tick("rename")
+        done = replace(self, target)
+        tick("renamed")
+        return done
+
+    def our_save(thing: Any, file: Any, *args: Any, **kwargs: Any) -> None:
+        save(thing, file, *args, **kwargs)
+        if LEFT.get("half") == 1:
+            file.flush()
+            os.truncate(file.name, os.path.getsize(file.name) // 2)
+        tick("half")
+
+    os.fsync, Path.replace, torch.save = our_fsync, our_replace, our_save  # type: ignore[method-assign, assignment]
+
+
+dying()

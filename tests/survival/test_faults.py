@@ -1,0 +1,313 @@
+"""What goes wrong around a run: it ends with one line, or goes on and says so; what was saved stays."""
+
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from sft_lightning.runs import load
+from tests.cli.conftest import Command, Result
+from tests.exactness.figures import note
+from tests.survival.snapshots import difference, outcome
+from tests.survival.zygote import Zygote
+
+FIT = (
+    "fit", "--config", "experiments/digits/distill.yaml", "--trainer.max_epochs", 4, "--wandb", "disabled",
+    "--trainer.check_val_every_n_epoch", 1, "--experiment", "x",
+)  # fmt: skip
+
+
+def with_fault(folder: Path, **arguments: Any) -> tuple[str, str]:
+    """`--config FILE` that adds a fault."""
+    name = "SlowTest" if "what" not in arguments else "Fault"
+    callback = {"class_path": f"tests.survival.faults.{name}", "init_args": arguments}
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": [callback]}}))
+    return "--config", str(path)
+
+
+def one_line(result: Result, *said: str) -> None:
+    assert result.code == 2, f"it ended with {result.code}:\n{result.err}"
+    lines = [line for line in result.err.splitlines() if line.startswith("sft-lightning: error:")]
+    assert len(lines) == 1, f"not one line:\n{result.err}"
+    assert "Traceback" not in result.err, result.err
+    for words in said:
+        assert words in lines[0], f"'{words}' is missing in: {lines[0]}"
+    note("faults met with one line or survived", 0)
+
+
+def finite(path: Path) -> bool:
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return all(bool(v.isfinite().all()) for v in state.values())
+
+
+# ---- numbers ----
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_a_loss_that_is_no_number_stops_the_run_with_step_terms_and_samples(command: Command, optimizer: str) -> None:
+    arguments = ("--model.init_args.optimizer", optimizer, "--model.init_args.lr", 1e30, "--run_id", "nan")
+    result = command(*FIT, *arguments, "--save_every_n_steps", 1)
+    one_line(result, "at optimizer step", "loss_task", "loss_anchor", "sample ", "lower model.init_args.lr")
+    run = load(result.runs / "x/nan")
+    assert run.status == "failed"
+    assert "at optimizer step" in run.record["reason"]
+    assert not run.files.last.is_file() or finite(run.files.last), "last.ckpt holds weights that are no numbers"
+
+
+@pytest.mark.parametrize(
+    ("every", "said"), [(1, "the weights are not finite after"), (100, "loss is nan at optimizer")]
+)
+def test_weights_that_are_no_numbers_are_never_saved(command: Command, tmp_path: Path, every: int, said: str) -> None:
+    fault = with_fault(tmp_path, what="poison", step=12)
+    result = command(*FIT, *fault, "--run_id", "nan", "--save_every_n_steps", every)
+    one_line(result, said, f"step {12 if every == 1 else 13}", "last.ckpt is the last finite one")
+    run = load(result.runs / "x/nan")
+    assert finite(run.files.last), "last.ckpt holds weights that are no numbers"
+    assert torch.load(run.files.last, weights_only=True)["global_step"] == (11 if every == 1 else 10)
+    rest = command("fit", "--resume", run.path, "--trainer.callbacks", "null")
+    assert rest.code == 0, rest.err
+    assert difference(outcome(command(*FIT, "--run_id", "whole").run.path), outcome(run.path)) is None
+
+
+def test_a_single_sample_that_breaks_the_loss_is_named(command: Command, tmp_path: Path) -> None:
+    rows = [f"word {i},{i / 10}" for i in range(40)]
+    rows[17] = "the culprit,1e30"
+    for name in ("train", "val"):
+        (tmp_path / f"{name}.csv").write_text(
+            "\n".join(["text,label", *(rows if name == "train" else rows[:9])]) + "\n"
+        )
+    config = {
+        "model": {"class_path": "PlainSFT", "init_args": {"lr": 1e-3}},
+        "network": {"class_path": "LSTM"},
+        "data": {
+            "class_path": "TextTable",
+            "init_args": {
+                "train": str(tmp_path / "train.csv"),
+                "val": str(tmp_path / "val.csv"),
+                "task": "regression",
+                "batch_size": 4,
+            },
+        },
+        "trainer": {"max_epochs": 2, "accelerator": "cpu"},
+        "wandb": "disabled",
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    one_line(command("fit", "--config", tmp_path / "config.yaml"), "the loss is infinite", "train.csv line 19")
+
+
+# ---- the disk ----
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("a disk of a few megabytes can only be mounted by root")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_keeps_the_last_good_checkpoint(command: Command, small_disk: Path, tmp_path: Path) -> None:
+    undisturbed = command(*FIT, "--run_id", "whole")
+    fault = with_fault(tmp_path, what="fill", step=12, where=str(small_disk / "filler"))
+    result = command(*FIT, *fault, "--runs_dir", small_disk, "--run_id", "full", "--save_every_n_steps", 1)
+    one_line(result, "cannot be written: No space left on device", "make room", "fit --resume")
+    path = small_disk / "x/full"
+    saved = torch.load(path / "checkpoints/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 11, "the checkpoint before the disk was full is not the one kept"
+    assert not list(path.rglob("*.tmp")), "a half-written file is left"
+    (small_disk / "filler").unlink()
+    rest = command("fit", "--resume", path, "--trainer.callbacks", "null")
+    assert rest.code == 0, rest.err
+    assert difference(outcome(undisturbed.run.path), outcome(path)) is None
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may look into: pytest's own are closed to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_a_folder_that_becomes_read_only_is_said_in_one_line(zygote: Zygote, open_folder: Path, tmp_path: Path) -> None:
+    fault = with_fault(tmp_path, what="forbid", step=12, where="checkpoints")
+    env = {"SFT_RUNS_DIR": str(open_folder)}
+    code = zygote.run([*FIT, *fault, "--run_id", "closed", "--save_every_n_steps", 1], tmp_path / "out", env)
+    said = (tmp_path / "out").read_text()
+    assert code == 2, said
+    run = load(open_folder / "x/closed")
+    run.files.checkpoints.chmod(0o777)
+    assert said.count("sft-lightning: error:") == 1 and "Permission denied" in said and "Traceback" not in said, said
+    assert torch.load(run.files.last, weights_only=True)["global_step"] == 11
+    assert run.status == "failed"
+    note("faults met with one line or survived", 0)
+
+
+def test_a_disk_on_which_renames_are_slow_never_shows_half_a_file(
+    command: Command,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    rename, torn, over = Path.replace, [], threading.Event()
+
+    def slowly(self: Path, target: Any) -> Path:
+        time.sleep(0.05)
+        return rename(self, target)
+
+    def watch() -> None:
+        run = tmp_path / "runs/x/slow"
+        while not over.is_set():
+            for path, read in ((run / "run.json", lambda p: load(p.parent)), (run / "checkpoints/last.ckpt", finite)):
+                if path.is_file():
+                    try:
+                        read(path)
+                    except Exception as error:
+                        torn.append(f"{path.name}: {error}")
+            time.sleep(0.002)
+
+    monkeypatch.setattr(Path, "replace", slowly)
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        result = command(*FIT, "--run_id", "slow", "--save_every_n_steps", 2)
+    finally:
+        over.set()
+        watcher.join()
+    assert result.code == 0, result.err
+    assert not torn, f"a reader met half a file: {torn[:3]}"
+
+
+def test_a_clock_that_jumps_changes_nothing_but_times(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    steady = command(*FIT, "--run_id", "steady").run.path
+    clock, calls = time.time, [0]
+
+    def jumping() -> float:
+        calls[0] += 1
+        return clock() + (-86400.0, 0.0, 86400.0)[calls[0] % 3]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", jumping)
+        result = command(*FIT, "--run_id", "jumping", "--save_every_n_steps", 1)
+    assert result.code == 0, result.err
+    assert calls[0] > 3, "the clock was not looked at"
+    assert difference(outcome(steady), outcome(result.run.path)) is None
+    steps = [row["step"] for row in result.run.history()]
+    assert steps == sorted(steps)
+
+
+# ---- W&B ----
+
+
+def test_the_run_goes_on_where_wandbs_folder_vanishes(command: Command, tmp_path: Path) -> None:
+    steady = command(*FIT, "--run_id", "steady").run.path
+    fault = with_fault(tmp_path, what="remove", step=7, where="wandb")
+    with pytest.warns(UserWarning, match="W&B's folder is gone") as said:
+        result = command(*FIT, *fault, "--run_id", "lost", "--wandb", "offline")
+    assert len([w for w in said if "folder is gone" in str(w.message)]) == 1, "it is not said once"
+    assert result.code == 0, result.err
+    assert "Traceback" not in result.err, result.err
+    assert difference(outcome(steady), outcome(result.run.path)) is None, "the local record is not complete"
+
+
+# ---- two processes, and signals ----
+
+
+def begun(path: Path, pid: int, zygote: Zygote, out: Path) -> None:
+    """Waits until a file is there."""
+    until = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < until, f"{path.name} did not come:\n{out.read_text()}"
+        time.sleep(0.02)
+
+
+def asleep(zygote: Zygote, tmp_path: Path, run_id: str, fault: tuple[str, str], mark: Path, *more: object) -> int:
+    """A run that has come to its fault, which takes long."""
+    env = {"SFT_RUNS_DIR": str(tmp_path / "runs")}
+    pid = zygote.spawn([*FIT, *fault, "--run_id", run_id, *more], tmp_path / "out", env)
+    begun(mark, pid, zygote, tmp_path / "out")
+    return pid
+
+
+def test_a_second_process_is_refused_while_the_first_works_and_let_in_once_it_is_dead(
+    zygote: Zygote,
+    command: Command,
+    tmp_path: Path,
+) -> None:
+    fault = with_fault(tmp_path, what="sleep", step=7, where=str(tmp_path / "mark"))
+    pid = asleep(zygote, tmp_path, "twice", fault, tmp_path / "mark", "--data.num_workers", 2)
+    run = tmp_path / "runs/x/twice"
+    before = (run / "run.json").read_text()
+    one_line(command("fit", "--resume", run), f"is in use by process {pid} on", "wait for it")
+    one_line(command(*FIT, "--run_id", "twice", "--ckpt_path", "last"), "is in use by process")
+    one_line(command(*FIT, "--run_id", "twice"), "exists; choose another run_id")
+    assert (run / "run.json").read_text() == before, "the refused process has touched the run"
+    os.kill(pid, signal.SIGKILL)
+    zygote.wait(pid)
+    rest = command("fit", "--resume", run, "--trainer.callbacks", "null", "--data.num_workers", 0)
+    assert rest.code == 0, rest.err
+    whole = command(*FIT, "--run_id", "whole").run.path
+    assert difference(outcome(whole), outcome(run)) is None
+
+
+def test_a_second_ctrl_c_stops_at_once(zygote: Zygote, tmp_path: Path) -> None:
+    fault = with_fault(tmp_path, what="sleep", step=7, where=str(tmp_path / "mark"))
+    pid = asleep(zygote, tmp_path, "twice", fault, tmp_path / "mark")
+    os.kill(pid, signal.SIGINT)
+    time.sleep(1.0)
+    assert load(tmp_path / "runs/x/twice").status == "running", "the first Ctrl-C did not wait for the step's end"
+    os.kill(pid, signal.SIGINT)
+    began = time.monotonic()
+    assert zygote.wait(pid) == 130, (tmp_path / "out").read_text()
+    assert time.monotonic() - began < 10
+    run = load(tmp_path / "runs/x/twice")
+    assert run.status == "interrupted"
+    assert torch.load(run.files.last, weights_only=True)["global_step"] == 5, (
+        "not the checkpoint of the last validation"
+    )
+
+
+@pytest.mark.parametrize(("asked", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_testing_leaves_a_run_that_a_resume_completes(
+    zygote: Zygote,
+    command: Command,
+    tmp_path: Path,
+    asked: signal.Signals,
+    code: int,
+) -> None:
+    fault = with_fault(tmp_path, where=str(tmp_path / "mark"))
+    pid = asleep(zygote, tmp_path, "tested", fault, tmp_path / "mark")
+    os.kill(pid, asked)
+    assert zygote.wait(pid) == code, (tmp_path / "out").read_text()
+    run = tmp_path / "runs/x/tested"
+    assert load(run).status == "interrupted"
+    rest = command("fit", "--resume", run, "--trainer.callbacks", "null")
+    assert rest.code == 0, rest.err
+    whole = command(*FIT, "--run_id", "whole").run.path
+    assert difference(outcome(whole), outcome(run)) is None
+
+
+@pytest.mark.parametrize("after", [0.0, 0.05, 0.2, 0.4])
+def test_a_signal_before_training_begins_is_no_crash(zygote: Zygote, tmp_path: Path, after: float) -> None:
+    pid = zygote.spawn([*FIT, "--run_id", "early"], tmp_path / "out", {"SFT_RUNS_DIR": str(tmp_path / "runs")})
+    time.sleep(after)
+    os.kill(pid, signal.SIGTERM)
+    code = zygote.wait(pid)
+    said = (tmp_path / "out").read_text() if (tmp_path / "out").is_file() else ""
+    assert code in (143, -signal.SIGTERM), f"it ended with {code}:\n{said}"  # the latter before the first line of ours
+    assert "Traceback" not in said, said
+    record = tmp_path / "runs/x/early/run.json"
+    if record.is_file():
+        assert load(record.parent).status == "interrupted"

@@ -1,0 +1,106 @@
+"""SIGKILL at any moment: a loadable last.ckpt, and a run that ends as if nothing had been."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.exactness.figures import note
+from tests.survival.snapshots import difference, outcome
+from tests.survival.zygote import Zygote
+
+FIT = (
+    "fit", "--config", "experiments/digits/distill.yaml", "--trainer.max_epochs", 12, "--wandb", "disabled",
+    "--trainer.check_val_every_n_epoch", 3, "--save_every_n_steps", 1, "--experiment", "x", "--ckpt_path", "last",
+    "--network.init_args.dropout", 0.2, "--model.init_args.ema_decay", 0.9, "--data.augment", "[crop]",
+    "--model.init_args.lr_schedule", "cosine", "--trainer.accumulate_grad_batches", 2,
+)  # fmt: skip
+
+
+def environment(tmp_path: Path, **more: str) -> dict[str, str]:
+    return {"SFT_RUNS_DIR": str(tmp_path / "runs"), **more}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    code = zygote.run([*FIT, "--run_id", "whole"], folder / "out", environment(folder))
+    assert code == 0, (folder / "out").read_text()
+    return outcome(folder / "runs/x/whole")
+
+
+def check_loadable(run: Path, when: str) -> None:
+    """After the first save there is always a checkpoint, whole."""
+    last = run / "checkpoints/last.ckpt"
+    seen = run.parent / f"{run.name}.had-a-checkpoint"
+    if last.is_file():
+        torch.load(last, weights_only=True)
+        seen.touch()
+    assert last.is_file() or not seen.is_file(), f"last.ckpt is gone after a kill {when}"
+    for name in ("run.json", "config.yaml"):
+        if (run / name).is_file():
+            text = (run / name).read_text()
+            assert text.endswith("\n"), f"{name} is torn after a kill {when}"
+            assert not name.endswith("json") or json.loads(text)
+
+
+def killed_run(zygote: Zygote, tmp_path: Path, kills: int, seed: int, workers: int) -> int:
+    """A run that is killed after random times and begun again by the same command, then left to end."""
+    chance, done, run = random.Random(seed), 0, tmp_path / "runs/x/killed"
+    command = [*FIT, "--run_id", "killed", "--data.num_workers", workers]
+    while done < kills:
+        pid = zygote.spawn(command, tmp_path / "out", environment(tmp_path))
+        time.sleep(chance.uniform(0.1, 1.8))
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            break
+        code = zygote.wait(pid)
+        if code == 0:
+            break  # it had ended before
+        assert code == -signal.SIGKILL, (tmp_path / "out").read_text()
+        done += 1
+        check_loadable(run, f"number {done}")
+    code = zygote.run(command, tmp_path / "out", environment(tmp_path))
+    assert code == 0, (tmp_path / "out").read_text()
+    return done
+
+
+@pytest.mark.parametrize(("kills", "workers"), [(3, 0), pytest.param(20, 0, marks=pytest.mark.slow),
+                                                pytest.param(20, 2, marks=pytest.mark.slow)])  # fmt: skip
+def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(
+    zygote: Zygote, undisturbed: dict[str, Any], tmp_path: Path, kills: int, workers: int
+) -> None:
+    done = killed_run(zygote, tmp_path, kills, seed=kills + workers, workers=workers)
+    assert done >= min(kills, 3), "the run was too short to be killed"
+    found = difference(undisturbed, outcome(tmp_path / "runs/x/killed"))
+    assert found is None, f"after {done} kills the run differs: {found}"
+    for _ in range(done):
+        note(f"killed at a random moment and resumed, {workers} workers: values that differ", 0)
+
+
+MOMENTS = ["half:5", "fsync:20", "rename:12", "renamed:13"]
+MORE = ["half:1", "half:2", "fsync:1", "fsync:4", "rename:3", "rename:4", "renamed:3", "renamed:4", "fsync:60"]
+
+
+@pytest.mark.parametrize("moment", [*MOMENTS, *(pytest.param(m, marks=pytest.mark.slow) for m in MORE)])
+def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_been(
+    zygote: Zygote, undisturbed: dict[str, Any], tmp_path: Path, moment: str
+) -> None:
+    run, command = tmp_path / "runs/x/killed", [*FIT, "--run_id", "killed"]
+    dying = [command[0], "--import", "tests.survival.dying", *command[1:]]
+    code = zygote.run(dying, tmp_path / "out", environment(tmp_path, SFT_TEST_DIE=moment))
+    assert code == -signal.SIGKILL, f"it was not killed:\n{(tmp_path / 'out').read_text()}"
+    check_loadable(run, f"at {moment}")
+    code = zygote.run(command, tmp_path / "out", environment(tmp_path))
+    assert code == 0, (tmp_path / "out").read_text()
+    found = difference(undisturbed, outcome(run))
+    assert found is None, f"killed at {moment}, the run differs: {found}"
+    assert not list(run.rglob("*.tmp")), "half-written files are left"
+    note("killed while a file is written and resumed: values that differ", 0)

@@ -1,0 +1,120 @@
+"""Processes that run the command line without paying for imports: forked from one that has imported everything.
+
+Run as `python -m tests.survival.zygote`, it reads requests as JSON lines and answers each with one line. A forked
+process is a real one: it can be killed, and it ends with the command's exit code.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+
+class Zygote:
+    """The side of the test."""
+
+    def __init__(self) -> None:
+        self._server = subprocess.Popen(
+            [sys.executable, "-m", "tests.survival.zygote"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def _answer(self) -> Any:
+        assert self._server.stdout is not None
+        line = self._server.stdout.readline()
+        assert line, "the process that others are forked from has ended"
+        return json.loads(line)
+
+    def _ask(self, **request: Any) -> Any:
+        assert self._server.stdin is not None
+        self._server.stdin.write(json.dumps(request) + "\n")
+        self._server.stdin.flush()
+        return self._answer()
+
+    def spawn(self, arguments: Sequence[object], out: Path, env: Mapping[str, str] | None = None) -> int:
+        """Begins `sft-lightning ARGUMENTS`, its output into the file `out`; returns the process's number."""
+        return int(self._ask(spawn=[str(a) for a in arguments], out=str(out), env=dict(env or {})))
+
+    def wait(self, pid: int, timeout: float = 120.0) -> int:
+        """The exit code, negative for a signal; the process is killed where it takes longer than `timeout` seconds."""
+        return int(self._ask(wait=pid, timeout=timeout))
+
+    def run(self, arguments: Sequence[object], out: Path, env: Mapping[str, str] | None = None) -> int:
+        return self.wait(self.spawn(arguments, out, env))
+
+    def close(self) -> None:
+        assert self._server.stdin is not None
+        self._server.stdin.close()
+        self._server.wait(30)
+
+
+def child(arguments: list[str], out: str, env: dict[str, str]) -> None:
+    code = 1
+    try:
+        descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        for stream in (1, 2):
+            os.dup2(descriptor, stream)
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, 0)
+        os.environ.update(env)
+        sys.argv = ["sft_lightning", *arguments]
+        from sft_lightning.__main__ import main
+
+        code = main(arguments)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, timeout: float) -> int:
+    until = time.monotonic() + timeout
+    while time.monotonic() < until:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return -1000
+
+
+def serve() -> None:
+    import torch
+
+    import sft_lightning.cli
+    import sft_lightning.data.text
+    import sft_lightning.data.vision  # noqa: F401
+
+    torch.set_num_threads(1)
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    print("{}", file=answers)
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "wait" in request:
+            print(wait(request["wait"], request["timeout"]), file=answers)
+            continue
+        pid = os.fork()
+        if not pid:
+            child(request["spawn"], request["out"], request["env"])
+        print(pid, file=answers)
+
+
+if __name__ == "__main__":
+    serve()
