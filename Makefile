@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 py := .venv/bin/python
 
-.PHONY: help setup quickstart test test-all lint format lock audit
+.PHONY: help setup quickstart test test-all exactness lint format lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -19,6 +19,12 @@ test: setup ## set up, then the tests
 
 test-all: setup ## every test, the slow ones with real weights too
 	@$(py) -m pytest -q
+
+exactness: setup ## every test, the same checks on peers, then docs/exactness.md from what they measured
+	@rm -f benchmarks/results/exactness.json
+	@SFT_EXACTNESS_RESULTS=$(CURDIR)/benchmarks/results/exactness.json $(py) -m pytest -q
+	@$(py) -m benchmarks.peers.invariance --out benchmarks/results/peers.json
+	@$(py) -m benchmarks.exactness
 
 lint: setup ## ruff, ruff format and mypy
 	@$(py) -m ruff check .

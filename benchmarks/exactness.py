@@ -54,7 +54,7 @@ PROMISES: list[tuple[str, list[tuple[str, list[str], str]]]] = [
                 "WordPiece, BPE and SentencePiece: left and right padding give the same loss, the true end is supervised "
                 "where it pads too, exactly one BOS, labels decode to the completion, a batch without labels costs 0.",
                 ["tests/exactness/test_collators.py", "tests/data/test_instructions.py"],
-                r"^(padding|collator)",
+                r"^(loss and gradient of padded|padding|collator)",
             ),
         ],
     ),
@@ -173,7 +173,8 @@ def page(results: dict[str, Any], peers: dict[str, Any]) -> str:
         "# Exactness",
         "",
         "What this project promises about its numbers and its files, the tests that hold each promise, and what they measured.",
-        f"Written by `python -m benchmarks.exactness`; measured on {run['date']} with `{run['command']}`:",
+        f"Written by `python -m benchmarks.exactness` (`make exactness` measures too). Measured on {run['date']} by",
+        f"{', '.join(f'`{c}`' for c in run['commands'])}:",
         f"python {run['python']}, {', '.join(f'{k} {v}' for k, v in run['packages'].items())}; {run['cores']} CPU cores,",
         f"{'with' if run['gpu'] else 'no'} GPU.",
     ]
@@ -187,10 +188,10 @@ def page(results: dict[str, Any], peers: dict[str, Any]) -> str:
         "",
         "## The same checks on Hugging Face Trainer",
         "",
-        f"The same tiny models, data and optimizers ({peers['date'][:10]}, `{peers['command'].partition(' --out')[0]}`). Relative "
-        "errors of gradients and weights",
-        "against plain PyTorch over accumulation 1, 2, 4, 8 and four optimizer steps, or counts; **bold** is beyond the bound. Where",
-        "a documented option changes the outcome, both are shown; `benchmarks/results/peers.json` holds every row with its note.",
+        f"The same tiny models, data and optimizers, on {peers['date'][:10]}: `{peers['command'].partition(' --out')[0]}`.",
+        "Relative errors of gradients and weights against plain PyTorch over accumulation 1, 2, 4, 8 and four optimizer steps,",
+        "or counts; **bold** is beyond the bound. Where a documented option changes the outcome, both are shown. What each",
+        "setting is, and why a row fails, stands in `benchmarks/results/peers.json`.",
         "",
         *peers_table(peers),
         "",

@@ -12,8 +12,9 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.explain import arguments_of, kind_of
+from sft_lightning.explain import arguments_of, class_names, kind_of
 
+BASES = ("SFTModule", "Network", "SFTDataModule", "SmallNetwork", "ImageData", "TextData", "TokenData")
 Taken = dict[str, tuple[Any, Any]]
 """Arguments of a class: annotation and default."""
 
@@ -32,7 +33,13 @@ def check_settings(settings: Namespace, options: dict[str, Any]) -> None:
         if not isinstance(settings.get(name), Namespace):
             raise UserError(f"{name} must be given: --config FILE, or --{name} NAME")
     for name in ("model", "network", "data", "retention"):
-        check_class(name, settings.get(name))
+        held = settings.get(name)
+        path = held.get("class_path") if isinstance(held, Namespace) else None
+        if isinstance(path, str) and path.rpartition(".")[2] in BASES:  # what `network: {}` is taken for
+            raise UserError(
+                f"{name}: class_path must name one of {', '.join(class_names(name))}, or a class of your own"
+            )
+        check_class(name, held)
     trainer = settings.get("trainer")
     if not isinstance(trainer, Namespace):
         raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
@@ -101,7 +108,10 @@ def check_value(key: str, value: Any, wanted: Any, default: Any, finite: bool = 
     if value is None and default is not None and not takes_null(wanted):
         raise UserError(f"{key}: must be {kind_of(wanted)}, got null")
     for name, number in numbers_in(key, value):
-        if math.isnan(number) or (finite and math.isinf(number)):
+        if isinstance(number, int):
+            if abs(number) >= 1 << 63:
+                raise UserError(f"{name}: is beyond all whole numbers that can be computed with: {number!s:.40}")
+        elif math.isnan(number) or (finite and math.isinf(number)):
             raise UserError(f"{name}: must be a finite number, got {number}")
 
 
@@ -116,8 +126,8 @@ def takes_null(wanted: Any) -> bool:
 
 
 def numbers_in(key: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers with a point among plain nested values, with their keys; those of classes are looked at apart."""
-    if isinstance(value, float):
+    """The numbers among plain nested values, with their keys; those of classes are looked at apart."""
+    if isinstance(value, float | int):
         yield key, value
     elif isinstance(value, dict):
         for name, held in value.items():

@@ -33,6 +33,7 @@ from sft_lightning.explain import explain
 from sft_lightning.faults import end_processes, machine_fault
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
+from sft_lightning.ranks import LAUNCH, broken
 from sft_lightning.refusals import refused
 from sft_lightning.runs import RunDirectory
 from sft_lightning.session import RUN_DIR, Session
@@ -107,7 +108,10 @@ class SFTCLI(LightningCLI):
             keys = {getattr(action, "dest", "") for sub in self._subcommand_parsers.values() for action in sub._actions}
             raise UserError(explain(error, keys)) from None
         except yaml.YAMLError as error:  # in a file that an option names, or in an option's value
-            raise UserError(f"{option_behind(error, self.arguments)}: not valid YAML: {error}") from None
+            why = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+            raise UserError(f"{option_behind(self.arguments)}: not valid YAML: {why}: quote it") from None
+        except ValueError as error:  # a date that is none, for instance
+            raise UserError(f"--config, or an option's value, cannot be read: {error}") from None
         except RecursionError:
             raise UserError("--config: values are nested too deeply, or within themselves") from None
         secrets.learn(self.settings)
@@ -170,15 +174,18 @@ def secrets_not_printed(parsers: list[LightningArgumentParser]) -> Iterator[None
             del parser.dump
 
 
-def option_behind(error: yaml.YAMLError, arguments: list[str]) -> str:
-    """The option whose value, or file, is no YAML; all options where that cannot be told."""
-    name, mark = "", getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
-    read = str(getattr(mark, "buffer", None) or "").rstrip("\0")
+def option_behind(arguments: list[str]) -> str:
+    """The option whose value is no YAML, as far as that can be told."""
+    name = ""
     for argument in arguments:
         name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
-        if name and value and read and value.strip() == read.strip():
-            return name
-    return "the command line, or a file it names"
+        try:
+            yaml.safe_load(value)
+        except yaml.YAMLError:
+            return name or "the command line"
+        except (ValueError, RecursionError):
+            continue
+    return "a value in --config, or a file that an option names,"
 
 
 def spelled(value: Any) -> Any:
@@ -223,9 +230,12 @@ def pop_option(arguments: list[str], name: str) -> str | None:
 def existing_run(path: str, what: str) -> RunDirectory:
     """A run directory that is there."""
     run = RunDirectory(Path(path).expanduser())
-    for needed in (run.record, run.config, *([] if what == "resume" else [run.last])):
+    for needed in (run.config, *([] if what == "resume" else [run.record, run.last])):
         if not needed.is_file():
             raise UserError(f"--{what}: {path} is no run that can be used: it has no {needed.relative_to(run.path)}")
+    for file in (run.record, run.metrics, run.last, run.best):
+        if file.is_dir() or (file.is_symlink() and not file.exists()):
+            raise UserError(f"--{what}: {file} is no file: remove it")
     return run
 
 
@@ -237,6 +247,8 @@ def run(arguments: list[str]) -> int:
         sys.path.append(str(Path.cwd()))  # a user's own module beside the config, also for the console script
     typed, arguments = arguments, [underscored(a) for a in arguments]
     while (module := pop_option(arguments, "import")) is not None:
+        if not all(part.isidentifier() for part in module.split(".")):
+            raise UserError(f"--import: '{module}' is no module's name, such as my_package.my_module")
         try:
             import_module(module)
         except ImportError as error:
@@ -274,7 +286,8 @@ def run(arguments: list[str]) -> int:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
             session.fail(error.__context__)  # Lightning makes 1 of a Ctrl-C
             return 130
-        wrong = user_error(error, session.directory if command == "fit" else None)
+        of_others = session.ranks is not None and broken(error)
+        wrong = None if of_others else user_error(error, session.directory if command == "fit" else None)
         code = session.settle(wrong or error, 2 if wrong is not None else 1)
         if code is not None:  # another rank's failure, said there
             return code
@@ -286,6 +299,7 @@ def run(arguments: list[str]) -> int:
         session.close()
         if session.rank == 0:
             os.environ.pop(RUN_DIR, None)
+            os.environ.pop(LAUNCH, None)
     return 0
 
 
@@ -316,6 +330,8 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     if (fault := machine_fault(error)) is not None:
         kept = f"; to go on from last.ckpt: fit --resume {run.path}" if run is not None and run.last.is_file() else ""
         return UserError(fault + kept)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return UserError(f"no path can be so long: {error.filename}: look for the key that names a file or folder so")
     if isinstance(error, pickle.UnpicklingError):
         return UserError(f"a file holds pickled code or objects besides tensors, which is never run: {error}")
     return unwritable(error, run) or refused(error)

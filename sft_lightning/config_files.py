@@ -33,6 +33,8 @@ def named(value: Any) -> Any:
 def check_yaml(path: Path) -> None:
     """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
     try:
+        if path.is_char_device() or path.is_block_device():
+            raise UserError(f"--config: {path} is a device, not a file")
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"--config: {path} does not exist") from None
@@ -46,6 +48,8 @@ def check_yaml(path: Path) -> None:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"--config: {path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except UserError:
+        raise
     except ValueError as error:  # a date that is none, a number of thousands of digits, a path with a null character
         raise UserError(f"--config: {path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):

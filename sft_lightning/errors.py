@@ -1,5 +1,6 @@
 """The one exception for what is the user's to mend, and the words to say it in."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -29,6 +30,11 @@ def printable(text: str) -> str:
 def short(word: str) -> str:
     """The beginning and the end of what is too long to read, and would bury the rest of a message."""
     return word if len(word) <= LONGEST else f"{word[:100]}…{word[-40:]}"
+
+
+def plainly(text: str) -> str:
+    """Without Python's way to write types."""
+    return re.sub(r"<class '[\w.]*?(\w+)'>", r"\1", text).replace("NoneType", "null")
 
 
 def nearest(name: object, names: Iterable[object]) -> str:

@@ -23,7 +23,7 @@ def _reason(text: str, where: str, keys: list[str]) -> str:
         return _in_class(match[1], match[2].strip(), where, keys)
     if "Does not validate against any of the" in text:
         return _of_union(text, where, keys)
-    if match := re.match(r"Expected a dot import path string: (\S+)", text):
+    if match := re.match(r"Expected a dot import path string:\s*(.*)", text, re.S):
         return f"{where}: no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}"
     if match := re.match(r"Expected an? (?:typing\.)?Literal\[(.*?)\]\.? Got value: (.*)", text, re.S):
         choices = [c.strip(" '\"") for c in match[1].split(",")]
@@ -39,9 +39,17 @@ def _reason(text: str, where: str, keys: list[str]) -> str:
         return _unknown(match[1], keys)
     if text.startswith("Empty nested key"):
         return "--config: a key has no name"
+    if match := re.match(r"Key must be a string, got: (.*?)\.?$", text):
+        return f"--config: a key must be text, got {_value(match[1])}: quote it"
+    if match := re.match(r"Unable to load config '(.*?)'", text, re.S):
+        return f"{where or '--config'}: {_value(match[1])} is no file that can be read, and no names and values"
     if match := re.search(r"[Uu]nrecognized arguments: --(\S+)", text):
         return _unknown(match[1].partition("=")[0], keys)
-    return f"{where}: {text}" if where else text
+    if match := re.search(r"[Uu]nrecognized arguments: (.*)", text, re.S):
+        return f"the command line has '{_value(match[1])}', which is no option: options begin with --"
+    if where and re.search(r"'\w+' (object )?(has no attribute|is not \w+)|of type '\w+' is", text):
+        return f"{where}: cannot be read: it takes a class's name, or class_path and init_args"
+    return f"{where or '--config'}: {text}" if where or "--" not in text else text
 
 
 def _of_union(text: str, where: str, keys: list[str]) -> str:
@@ -57,8 +65,8 @@ def _of_union(text: str, where: str, keys: list[str]) -> str:
             return _reason(found, where, keys)
     if found := next((r for r in reasons if r.startswith("Import path does not correspond")), None):
         return f"{where}: {value} is no {found.rpartition(' ')[2]}{_there(where)}"
-    if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid ", r)), None):
-        return f"{where}: {found.splitlines()[0]}"  # what a constructor said
+    if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid |Does not validate ", r)), None):
+        return _reason(found.splitlines()[0], where, keys)  # what a constructor said
     kinds = re.search(r"Subtypes: \[(.*)\]", head)
     return f"{where}: must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}"
 

@@ -15,16 +15,18 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from sft_lightning.runs.directory import write_atomic
+from sft_lightning.signals import SIGNALS
 
 LAUNCH = "SFT_LAUNCH"
 PEERS = re.compile(
-    r"closed by peer|Connection (reset|refused)|gloo|NCCL|Broken pipe|Socket|TCPStore|ProcessGroup|Timed out|collective",
-    re.I,
+    r"\b(closed by peer|gloo|NCCL|TCPStore|ProcessGroup\w*|Broken pipe|Connection reset|Timed out)\b", re.I
 )
+"""What collectives say, as RuntimeError, where another rank is gone"""
 
 
 def launch_id() -> str:
@@ -34,6 +36,11 @@ def launch_id() -> str:
         told = [os.environ[n] for n in (*names, "TORCHELASTIC_RESTART_COUNT") if n in os.environ]
         os.environ[LAUNCH] = re.sub(r"\W", "-", "-".join(told)) or secrets.token_hex(4)
     return os.environ[LAUNCH]
+
+
+def broken(error: BaseException) -> bool:
+    """Whether a collective broke off because another rank is gone."""
+    return isinstance(error, RuntimeError) and PEERS.search(str(error)) is not None
 
 
 class Verdict(NamedTuple):
@@ -86,6 +93,8 @@ class Ranks:
         found = []
         for path in self.folder.glob(self._note("*").name):
             try:
+                if path.stat().st_mtime < SIGNALS.since:
+                    continue  # of an earlier launch: torchrun's are all named alike
                 note = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
@@ -104,15 +113,17 @@ class Ranks:
 
     def clear(self) -> None:
         """Takes the notes of earlier launches away."""
-        for path in set(self.folder.glob(".failed-*")) - set(self.folder.glob(self._note("*").name)):
-            path.unlink(missing_ok=True)
+        for path in self.folder.glob(".failed-*"):
+            with suppress(OSError):
+                if path.stat().st_mtime < SIGNALS.since:
+                    path.unlink()
 
     # ---- whose failure it was ----
 
     def settle(self, error: BaseException, code: int) -> Verdict:
         """Whose failure it was that ended this rank with `error`, and who says so."""
         reason = f"{type(error).__name__}: {error}" if code == 1 else str(error)
-        if not PEERS.search(f"{type(error).__name__}: {error}"):
+        if not broken(error):
             return Verdict(code, reason, own=True, says=self._first_to_say(code, reason))
         until = time.monotonic() + self.PATIENCE
         while time.monotonic() < until:
@@ -124,7 +135,10 @@ class Ranks:
             if self.rank and os.getppid() != self._parent:
                 return Verdict(2, f"rank 0 was killed; fit --resume {self.folder} goes on", False, self.rank == 1)
             time.sleep(0.1)
-        reason = f"another rank ended without a word: out of memory, perhaps; fit --resume {self.folder} goes on"
+        said = str(error).strip().splitlines()[0][:160]
+        reason = (
+            f"another rank ended without a word: out of memory, perhaps ({said}); fit --resume {self.folder} goes on"
+        )
         return Verdict(2, reason, own=False, says=self._first_to_say(2, reason))
 
     def _first_to_say(self, code: int, reason: str) -> bool:
@@ -135,11 +149,11 @@ class Ranks:
 
     # ---- none outlives the others ----
 
-    def watch(self, before_end: Callable[[str], None]) -> None:
+    def watch(self, before_end: Callable[[str, int], None]) -> None:
         """Ends this process where another has failed and this one hangs; `before_end` is told why first."""
         threading.Thread(target=self._watch, args=(before_end,), daemon=True, name="ranks").start()
 
-    def _watch(self, before_end: Callable[[str], None]) -> None:
+    def _watch(self, before_end: Callable[[str, int], None]) -> None:
         while not self._ended.wait(1.0):
             others = self.others()
             why = f"rank {others[0][0]}: {others[0][2]}" if others else self.killed()
@@ -151,8 +165,9 @@ class Ranks:
                 return
             if not others and not self.rank:
                 print(f"sft-lightning: error: {why}", file=sys.stderr, flush=True)
-            before_end(why)
-            os._exit(others[0][1] if others else 2)
+            code = others[0][1] if others else 2
+            before_end(why, code)
+            os._exit(code)
 
     def end(self) -> None:
         """This rank ends by itself."""

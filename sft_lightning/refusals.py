@@ -6,12 +6,24 @@ from pathlib import Path
 from traceback import walk_tb
 from typing import Any
 
-from sft_lightning.errors import UserError
+from packaging.version import InvalidVersion
+
+from sft_lightning.errors import UserError, plainly
 from sft_lightning.explain import explain
 
 OURS = Path(__file__).parent
 LIBRARIES = ("site-packages", "dist-packages")
-REFUSALS = (TypeError, ValueError, RuntimeError, LookupError, AttributeError, ArithmeticError, AssertionError, ImportError)
+RESTORES = ("restore", "_restore", "resume")
+REFUSALS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
 """What libraries raise on settings they cannot work with; NotImplementedError and RecursionError are RuntimeErrors."""
 
 
@@ -23,6 +35,10 @@ def refused(error: BaseException) -> UserError | None:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if type(error).__module__.startswith("wandb"):
         return UserError(f"wandb: {said(error)}")
+    if restoring := next(
+        (f for f in reversed(frames) if f.f_code.co_name.startswith(RESTORES) and "/lightning/" in place(f)), None
+    ):
+        return unfit(error, restoring, frames[-1])
     if not isinstance(error, REFUSALS) or not frames or not of_library(frames[-1]):
         return None
     if not all(of_library(f) or Path(f.f_code.co_filename).is_relative_to(OURS) for f in frames):
@@ -46,6 +62,15 @@ def refused(error: BaseException) -> UserError | None:
     return None
 
 
+def unfit(error: BaseException, restoring: Any, last: Any) -> UserError | None:
+    """The line where a checkpoint's content is not what it is taken for: it comes from outside, whoever stumbles on it."""
+    if not isinstance(error, (*REFUSALS, InvalidVersion)):
+        return None
+    path = getattr(restoring.f_locals.get("self"), "_ckpt_path", None) or "the checkpoint"
+    what = f"{type(error).__name__} {error}".partition("\n")[0]
+    return UserError(f"ckpt_path: {path} is damaged, or of another version: {last.f_code.co_name} met {plainly(what)}")
+
+
 def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
     """The line where a class cannot be made of the arguments that the configuration gives it."""
     behind: BaseException | None = error
@@ -54,7 +79,7 @@ def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
         if last and not of_library(last[0]):
             return None  # raised by a constructor of ours, or of the user's own
         behind = behind.__cause__ or behind.__context__
-    component = next((f.f_locals.get("component") for f in frames if f.f_code.co_name == "instantiate_classes"), None)
+    component = next((f.f_locals["component"] for f in reversed(frames) if "component" in f.f_locals), None)
     where = str(getattr(component, "dest", None) or "model, network or data")
     if "Does not validate against any of the" in str(error):
         return UserError(explain(f'Parser key "{where}":\n{error}'))
@@ -85,4 +110,4 @@ def is_optimizer(frame: Any) -> bool:
 def said(error: BaseException) -> str:
     """An error's message, without C++'s own traceback."""
     text = str(error).partition("Exception raised from")[0].strip() or type(error).__name__
-    return " ".join(text.split())[:400]
+    return plainly(" ".join(text.split())[:400])

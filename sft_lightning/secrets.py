@@ -39,7 +39,7 @@ BEFORE_KEY = these(
     "comet neptune"
 )
 BEFORE_TOKEN = these(
-    "auth access api refresh session secret security oauth bearer login id job service bot user personal private deploy "
+    "auth access api refresh session secret security oauth bearer login id service personal private deploy "
     "registry read write git github gitlab hf hub face huggingface slack wandb comet neptune aws"
 )
 IN_QUERY = these("sig sign signature credential key token auth pass")
@@ -67,7 +67,7 @@ def is_secret(name: str) -> bool:
 
 def looks_random(value: str) -> bool:
     """Letters and digits mixed, and long enough to be a key rather than a word."""
-    mixed = re.search("[A-Za-z]", value) and re.search("[0-9]", value)
+    mixed = re.search("[A-Za-z]", value) and re.search("[0-9].*[0-9]", value)
     return bool(mixed and re.fullmatch(r"[A-Za-z0-9_-]{16,}", value))
 
 
@@ -137,12 +137,15 @@ def options(arguments: list[str]) -> list[tuple[str, str]]:
 
 
 def from_environment() -> set[str]:
-    """Values of variables such as WANDB_API_KEY or HF_TOKEN, of 8 characters and more, and passwords in URLs."""
+    """Values of variables such as WANDB_API_KEY or HF_TOKEN, and passwords in URLs.
+
+    Of 8 characters and more; below 16 only such as no path or name is likely to hold: `postgres` is a folder, too.
+    """
     found: set[str] = set()
     for name, value in os.environ.items():
         if "://" in value:
             found.update(s for s in in_urls(value) if len(s) >= 8)
-        if len(value) < 8 or value.lower() in PLACEHOLDERS:
+        if len(value) < 8 or value.lower() in PLACEHOLDERS or (len(value) < 16 and value.isalpha()):
             continue
         last = words(name)[-1:]
         named = is_secret(name.lower()) or last == ["token"] or (last == ["key"] and looks_random(value))

@@ -152,6 +152,8 @@ class Session:
         assert self.directory is not None
         assert self.record is not None
         settings, run = self.settings, self.directory
+        if given.get("num_sanity_val_steps"):
+            raise UserError("trainer.num_sanity_val_steps: every run is measured before training anyway; set 0")
         bar = sys.stdout.isatty() and not settings.quiet
         self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
         self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on)
@@ -258,6 +260,7 @@ class Session:
         if self.ranks is None:
             self.fail(error)
             return None
+        self.ranks.end()
         verdict = self.ranks.settle(error, code)
         if verdict.own:
             self.fail(error)
@@ -273,22 +276,30 @@ class Session:
     def stopped(self, stop: Interrupted) -> None:
         """After a signal. Where it reached this rank alone, and not in training, the others learn of it by the note."""
         if self.ranks is not None:
+            self.ranks.end()
             self.ranks.report(128 + stop.signum, f"Interrupted: {stop}")
         self.fail(stop)
 
-    def give_up(self, why: str) -> None:
+    def give_up(self, why: str, code: int) -> None:
         """The record's last word where this process hangs and is about to be ended."""
         if self.rank == 0 and self.record is not None and self.of_run is None:
             with suppress(OSError):
-                self.record.end("failed", reason=why)
+                self.record.end("interrupted" if code > 128 else "failed", reason=why)
 
     def fail(self, error: BaseException) -> None:
         """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""
-        self.close_wandb(1)
+        try:
+            self._record_failure(error)
+        finally:
+            self.close_wandb(1)
+
+    def _record_failure(self, error: BaseException) -> None:
         trained = self.trainer is not None and self.trainer.global_step > 0
         if self.rank or self.directory is None or self.record is None or self.of_run is not None:
             return
-        if isinstance(error, UserError) and self.made_here and not trained:
+        # Among several ranks the directory stays: the others read there why they end.
+        if isinstance(error, UserError) and self.made_here and not trained and self.ranks is None:
+            self.close_wandb(1)
             shutil.rmtree(self.directory.path, ignore_errors=True)
             for parent in (self.directory.path.parent, self.directory.path.parent.parent):
                 try:

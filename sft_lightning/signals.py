@@ -6,6 +6,7 @@ the imports that take seconds.
 """
 
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -23,7 +24,7 @@ class Interrupted(BaseException):
     def exit_code(self) -> int:
         """143 after SIGTERM, 130 after Ctrl-C.
 
-        0 for ranks after the first: Lightning kills rank zero, which may be closing the run yet, where one ends with another.
+        0 for ranks after the first: launchers kill rank zero, which may be closing the run yet, where one ends with another.
         """
         return 128 + self.signum if self.rank == 0 else 0
 
@@ -34,11 +35,12 @@ class Signals:
     def __init__(self) -> None:
         self.asked: int | None = None
         self.waits = False
+        self.since = 0.0  # when the command began, seconds since 1970
         self._before: dict[int, Any] = {}
 
     def install(self) -> None:
         """Begins to handle signals; `restore` ends it."""
-        self.asked, self.waits = None, False
+        self.asked, self.waits, self.since = None, False, time.time()
         for signum in HANDLED:
             try:
                 self._before[signum] = signal.signal(signum, self._handle)

@@ -1,7 +1,6 @@
 """Fixtures for all tests: one thread, and one pretrained net for the whole session."""
 
 import logging
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import lightning.pytorch  # noqa: F401  sets its loggers up, before they are quietened
 import pytest
 import torch
+
+from tests.exactness import figures
 
 torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.fabric"):
@@ -45,7 +46,12 @@ def _pretrain(network: dict[str, Any], folder: Path) -> str:
     return str(folder)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Counts outcomes by file, for docs/exactness.md."""
+    if report.when == "call" or report.outcome != "passed":
+        figures.outcome(report.nodeid.partition("::")[0], report.outcome)
+
+
 def pytest_sessionfinish() -> None:
     """Figures that tests noted go to the file of SFT_EXACTNESS_RESULTS, if set; see tests/exactness/figures.py."""
-    if "tests.exactness.figures" in sys.modules:
-        sys.modules["tests.exactness.figures"].write()
+    figures.write()

@@ -1,6 +1,7 @@
 """`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose; and the stop that a signal asks for."""
 
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from sft_lightning.callbacks.position import Position
-from sft_lightning.callbacks.recorder import RunRecorder, retention_monitor
+from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
 from sft_lightning.callbacks.selection import selecting
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.modules.base import SFTModule
@@ -49,8 +50,20 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
 
     # ---- when ----
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Where the run was killed between the two files, the second is made now."""
+        if self.recorder.goes_on:
+            self._choose(trainer)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What selects must be measured: else the run would fail at its first validation."""
+        every, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches
+        ends = every == trainer.num_training_batches and trainer.check_val_every_n_epoch is not None
+        if isinstance(every, int) and every % accumulate and not ends:
+            raise UserError(
+                f"trainer.val_check_interval: every {every} micro-batches is amid an optimizer step of {accumulate}: set a "
+                "multiple of trainer.accumulate_grad_batches"
+            )
         by, watch = self.recorder.select_by, retention_monitor(trainer)
         assert isinstance(pl_module, SFTModule) and pl_module.info is not None
         selecting(pl_module.info, by)
@@ -135,11 +148,19 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
 
     def save(self, trainer: Trainer) -> None:
         """Writes last.ckpt, and best.ckpt where the last validation was the best: the same file under another name."""
+        if (log := metrics_log(trainer)) is not None:
+            log.sync()
         trainer.save_checkpoint(self.run.last)
+        self._choose(trainer)
+        self._due, self._saved_step, self._saved_time = False, trainer.global_step, time.monotonic()
+
+    def _choose(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.recorder.is_best:
             link(self.run.last, self.run.best)
         self.recorder.is_best = False
-        self._due, self._saved_step, self._saved_time = False, trainer.global_step, time.monotonic()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        SIGNALS.waits = isinstance(exception, Interrupted)  # what is closed after an error may be cut short
 
 
 def link(source: Path, target: Path) -> None:
@@ -150,9 +171,9 @@ def link(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary)
         except OSError:
-            import shutil
-
             shutil.copyfile(source, temporary)
+            with temporary.open("rb") as copy:
+                os.fsync(copy.fileno())
         temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)

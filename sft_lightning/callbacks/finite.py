@@ -31,7 +31,7 @@ class FiniteLoss(Callback):
         self._rows, self._steps = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._rows += batch["rows"]
+        self._rows += batch.get("rows", [])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,7 +52,7 @@ class FiniteLoss(Callback):
             self._check_losses(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if trainer.state.fn != "fit" or not trainer.training:
+        if trainer.state.fn != "fit" or not (trainer.training or trainer.validating):
             return
         self._check_losses(trainer, pl_module)
         weights = [p for p in pl_module.parameters() if p.requires_grad]

@@ -25,7 +25,8 @@ class Position(Callback):
     `epoch`: epochs that are over; `steps`: optimizer steps done in the one that is not; `batches`, `accumulate`,
     `ranks`: the same in micro-batches, and how steps were split; `validate`: a validation was due after the last step
     and is not done; `stop`: training was to end early. Steps, not micro-batches, count: a run may go on with another
-    split of the work.
+    split of the work. A checkpoint must be made between two steps: one that a callback of the user's makes amid a step has
+    lost what its micro-batches had added up.
     """
 
     def __init__(self) -> None:
@@ -103,7 +104,7 @@ class Position(Callback):
                 validate_now(trainer)
             if due:  # Lightning passes over the validation, and counts the step once more
                 loop._batches_that_stepped -= 1
-        trainer.should_stop = place["stop"]
+        trainer.should_stop = trainer.should_stop or place["stop"]  # the validation just made up for may say so too
 
 
 def set_counters(loops: dict[str, Any], place: dict[str, Any]) -> None:

@@ -189,6 +189,7 @@ class RunRecorder(Callback):
             "metrics": self.record.content["metrics"],
             "selected": self.record.content.get("selected"),
             "best": self._best,
+            "is_best": self.is_best,
             "measured_at": self.measured_at,
             "train": self._train,
             "seconds": self._elapsed(),
@@ -205,6 +206,7 @@ class RunRecorder(Callback):
         else:
             self.record.content.pop("selected", None)
         self._best, self.measured_at = held["best"], held["measured_at"]
+        self.is_best = held["is_best"]  # a kill may have come before best.ckpt was written
         self._train, self._seconds = dict(held["train"]), held["seconds"]
         if (log := metrics_log(trainer)) is not None:
             log.rewind(checkpoint["global_step"], held["row"])

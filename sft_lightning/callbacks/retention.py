@@ -180,7 +180,10 @@ class RetentionMonitor(Callback):
         if self._meter is None or self._rows_left <= 0 or not isinstance(student, Output) or module.teacher is None:
             return
         began = time.perf_counter()
-        key = (number, *batch["rows"])  # a sample that cannot be read this time may be missing
+        key = (
+            number,
+            *(batch.get("rows") or batch["index"].tolist()),
+        )  # a sample that cannot be read this time may be missing
         teacher = self._cache.get(key)
         if teacher is None:
             with trainer.precision_plugin.forward_context():

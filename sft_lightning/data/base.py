@@ -21,7 +21,6 @@ from sft_lightning.networks.base import InputSpec, Network
 from sft_lightning.signals import ignore_in_worker
 from sft_lightning.tasks import Batch, TaskInfo
 
-
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
 
 

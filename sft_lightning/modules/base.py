@@ -324,6 +324,16 @@ class SFTModule(L.LightningModule):
         """The metric objects of 'val' or 'test'."""
         return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator]
 
+    def on_validation_epoch_start(self) -> None:
+        self._reset_meters("val")  # one that was left halfway may have come before
+
+    def on_test_epoch_start(self) -> None:
+        self._reset_meters("test")
+
+    def _reset_meters(self, stage: str) -> None:
+        for meter in self.stage_meters(stage).values():
+            meter.reset()
+
     def on_validation_epoch_end(self) -> None:
         self._log_meters("val")
 

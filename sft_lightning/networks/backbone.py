@@ -58,7 +58,7 @@ class Backbone(Network):
     def check_ours(self, source: Source) -> None:
         """Raises UserError where one of our folders holds another network."""
         args = source.ours.get("init_args") or {}
-        theirs = (source.ours.get("network", "").rpartition(".")[2], args.get("name"))
+        theirs = ((source.ours.get("network") or "").rpartition(".")[2], args.get("name"))
         if theirs != (type(self).__name__, self.model_name):
             raise UserError(
                 f"pretrained: {source.name} holds a {' '.join(t for t in theirs if t)}, the network asked for is "

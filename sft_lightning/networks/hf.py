@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from sft_lightning import secrets
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.errors import UserError, nearest, plainly
+from sft_lightning.faults import machine_fault
 from sft_lightning.networks.base import Network, fresh_linear
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
@@ -92,7 +93,7 @@ def quieten() -> None:
 def find(pretrained: str, network: Network) -> Source:
     """Resolves `pretrained`; one of our folders must be a transformers folder too."""
     source = resolve(pretrained)
-    theirs = source.ours.get("network", "").rpartition(".")[2]
+    theirs = (source.ours.get("network") or "").rpartition(".")[2]
     if theirs and "model_type" not in source.config:
         raise UserError(f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(network).__name__}")
     return source
@@ -272,6 +273,15 @@ def explain(error: Exception, network: str) -> str | None:
         return "no such folder here and no such public model on the hub; for a private one set HF_TOKEN"
     if re.search("connect|offline|resolve|cached|LocalEntryNotFound|Max retries", chain, re.IGNORECASE):
         return "no such folder here, and the hub cannot be reached to look there"
-    if isinstance(error, (ImportError, ValueError, OSError, KeyError, TypeError)):
+    if kind.startswith("StrictDataclass"):
+        return f"config.json: {plainly(' '.join(said.split()).rpartition('TypeError: ')[2].partition(' Errors:')[0])}"
+    if isinstance(error, MemoryError) or machine_fault(error) is not None:
+        return None
+    if isinstance(error, (AttributeError, TypeError, IndexError)) or "NoneType" in said or type(error) is Exception:
+        first = said.strip().splitlines()[0] if said.strip() else kind
+        return f"a file in the folder, or a setting, is not as transformers expects it ({plainly(first)})"
+    if isinstance(
+        error, (ImportError, ValueError, OSError, LookupError, RuntimeError, ArithmeticError, AssertionError)
+    ):
         return f"{said.strip().splitlines()[0] if said.strip() else kind}"
     return None

@@ -21,7 +21,7 @@ class SmallNetwork(Network):
         source = resolve(pretrained)
         if source.hub:
             raise UserError(f"pretrained: {pretrained}: no such folder or file ({type(self).__name__} is on no hub)")
-        theirs = source.ours.get("network", "").rpartition(".")[2]
+        theirs = (source.ours.get("network") or "").rpartition(".")[2]
         if theirs and theirs != type(self).__name__:
             raise UserError(
                 f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(self).__name__}"
@@ -36,7 +36,7 @@ class SmallNetwork(Network):
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         if keep:
-            self.keep_source_linear(state, list(source.ours.get("task", {}).get("labels", [])))
+            self.keep_source_linear(state, list((source.ours.get("task") or {}).get("labels") or []))
         self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 

@@ -93,9 +93,50 @@ def in_package(pretrained: str) -> Path:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads((folder / "config.json").read_text()))
-    except (ValueError, OSError) as error:
+        content = json.loads((folder / "config.json").read_text(encoding="utf-8"), parse_constant=constant)
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"pretrained: {folder}/config.json cannot be read: {error}") from None
+    wrong = misfit(content)
+    if wrong is not None:
+        raise UserError(f"pretrained: {folder}/config.json is damaged: {wrong}")
+    return dict(content)
+
+
+def constant(name: str) -> float:
+    """JSON has no such numbers, and Python writes them: an infinity may be meant, NaN never is."""
+    if name == "NaN":
+        raise ValueError("NaN is no value")
+    return float(name)
+
+
+def misfit(content: Any) -> str | None:
+    """What in a config.json cannot be of our own making, or anyone's; None where nothing is."""
+    if not isinstance(content, dict):
+        return "it holds no names and values"
+    if huge := next((n for n, v in content.items() if isinstance(v, int) and abs(v) >= 1 << 63), None):
+        return f"{huge} is beyond all sizes"
+    ours = content.get(OURS)
+    if ours is None:
+        return None
+    if not isinstance(ours, dict):
+        return f"{OURS} holds no names and values"
+    for name, kind in (("network", str), ("init_args", dict), ("task", dict), ("input", dict)):
+        if ours.get(name) is not None and not isinstance(ours[name], kind):
+            return f"{OURS}.{name} is no {'text' if kind is str else 'mapping'}"
+    labels = (ours.get("task") or {}).get("labels")
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(n, str) for n in labels)):
+        return f"{OURS}.task.labels is no list of texts"
+    seen = ours.get("input") or {}
+    for name, low, high in (("mean", -1e6, 1e6), ("std", 1e-9, 1e6), ("size", 1, 1 << 14)):
+        value = seen.get(name)
+        if value is not None and not (
+            isinstance(value, list)
+            and len(value) == (2 if name == "size" else len(value) or 1)
+            and all(isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high for v in value)
+            and (name != "size" or all(isinstance(v, int) for v in value))
+        ):
+            return f"{OURS}.input.{name} is no list of such numbers: {value!r:.60}"
+    return None
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:

@@ -24,11 +24,25 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             what = f"ckpt_path: {path} holds pickled code or objects besides tensors ({found[1]})"
             raise UserError(f"{what}; it was not run") from None
         raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged") from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged: {str(error).splitlines()[0]}") from None
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever damaged bytes lead to
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged: {why}") from None
     if not isinstance(held, dict) or "state_dict" not in held:
         raise UserError(f"ckpt_path: {path} is no checkpoint; to start from weights use network.init_args.pretrained")
+    for name, kind in KINDS.items():
+        if name in held and not isinstance(held[name], kind):
+            raise UserError(f"ckpt_path: {path} is damaged: its {name} is not what it should be")
+    if not all(isinstance(v, torch.Tensor) for v in held["state_dict"].values()):
+        raise UserError(f"ckpt_path: {path} is damaged: its state_dict holds more than tensors")
+    about = held.get("sft_lightning")
+    if about is not None and not {"variant", "network", "anchor", "teacher", "task"} <= set(about):
+        raise UserError(f"ckpt_path: {path} is damaged: it does not say what it is of")
     return held
+
+
+KINDS = {"state_dict": dict, "hyper_parameters": dict, "sft_lightning": dict, "global_step": int, "epoch": int}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import time
 from argparse import Namespace
 from collections.abc import Mapping
@@ -75,6 +76,13 @@ class MetricsLog(Logger):
                 file.write(json.dumps(self._held) + "\n")
         self._written, self._held = self._held["step"], {}
 
+    @rank_zero_only
+    def sync(self) -> None:
+        """Makes what is in the file last through a loss of power, as the checkpoint that follows will."""
+        if self.path.is_file():
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
     def row(self) -> dict[str, Any]:
         """What is held of a step that may not be over; a checkpoint keeps it."""
         return dict(self._held)
@@ -85,7 +93,7 @@ class MetricsLog(Logger):
         self._held, self._written = dict(row), None
         if self.path.is_file():
             end = row.get("step", step + 1)
-            kept = [line for line in self.path.read_text().splitlines() if _step(line) < end]
+            kept = [line for line in self.path.read_text(errors="replace").splitlines() if _step(line) < end]
             write_atomic(self.path, "".join(f"{line}\n" for line in kept))
             self._written = int(_step(kept[-1])) if kept else None
 
@@ -97,8 +105,8 @@ class MetricsLog(Logger):
 def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, KeyError):
-        return math.inf  # a torn line goes
+    except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
+        return math.inf  # a torn line goes, and what is none
 
 
 def named_by_split(metrics: Mapping[str, Any]) -> dict[str, Any]:

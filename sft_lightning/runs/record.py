@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning import secrets
+from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import write_atomic
 
 SCHEMA = 1
@@ -41,7 +42,14 @@ class Record:
 
     @staticmethod
     def read(path: Path) -> "Record":
-        return Record(path, json.loads(path.read_text()))
+        """What a run's directory has; UserError where it is damaged, or not of this project."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, OSError, RecursionError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from None
+        if wrong := misfit(content):
+            raise UserError(f"{path} is damaged, or not of this project: {wrong}")
+        return Record(path, content)
 
     def update(self, **values: Any) -> None:
         """Sets top-level entries and writes."""
@@ -76,6 +84,31 @@ class Record:
         entry["final"] = value
         if improves(value, entry.get("best"), better):
             entry["best"], entry["best_step"] = value, step
+
+
+def misfit(content: Any) -> str | None:
+    """What in a record that was read is not as this module writes it; None where nothing is."""
+    if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+        return "it has no metrics"
+    for name, entry in content["metrics"].items():
+        if not isinstance(entry, dict):
+            return f"metric {name} is no object"
+        for which, value in entry.items():
+            try:
+                float(value)
+            except (TypeError, ValueError, OverflowError):
+                return f"metric {name} has a {which} that is no number"
+    for name, kind in (
+        ("times", dict),
+        ("resumed", int),
+        ("data", dict),
+        ("test", dict),
+        ("selected", dict),
+        ("status", str),
+    ):
+        if name in content and content[name] is not None and not isinstance(content[name], kind):
+            return f"its {name} is no {'number' if kind is int else 'text' if kind is str else 'object'}"
+    return None
 
 
 def strict(value: Any) -> Any:

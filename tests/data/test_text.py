@@ -367,7 +367,7 @@ FILES: list[tuple[str, str, dict[str, Any], str]] = [
     ("a.jsonl", GOOD, {"task": "regression"}, "a.jsonl line 1: label is 'x', not a finite number"),
     ("a.jsonl", "", {}, "has no rows"),
     ("a.json", "[{]", {}, "a.json is malformed"),
-    ("a.json", '["a"]', {}, "row 0 is malformed: a str, not an object"),
+    ("a.json", '["a"]', {}, "row 0 is malformed: a text, not an object"),
     ("a.csv", "text,label\na,x\nb,y,z\n", {}, "a.csv line 3 is malformed: 3 fields where the header has 2"),
     ("a.csv", 'text,label\na,x\n"b,y\n', {}, "is malformed: unexpected end of data"),
     ("a.csv", "text,label\n1,x\n2.5,y\n", {}, "column 'text' holds numbers, not texts: set data.text_column"),

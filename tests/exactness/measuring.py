@@ -27,7 +27,7 @@ from tests.support import fit, quiet_trainer
 
 
 class Seen(Callback):
-    """Row numbers of the samples that were validated on this rank, fillers left out."""
+    """Row numbers of the samples that were measured on this rank, fillers left out."""
 
     def __init__(self) -> None:
         self.rows: list[int] = []
@@ -42,6 +42,8 @@ class Seen(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self.rows += real_rows(batch)
+
+    on_test_batch_end = on_validation_batch_end
 
 
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
@@ -75,7 +77,9 @@ def moved_module(case: str, root: Path, data: SFTDataModule) -> SFTModule:
 
 
 def measure(case: str, rows: int, root: Path, how: str, **settings: Any) -> dict[str, Any]:
-    """`metrics` and `rows` seen of `trainer.validate`, of the validation in a fit that moves nothing, or predictions."""
+    """`metrics` and `rows` seen of `trainer.validate`, `trainer.test` or the validation in a fit that moves nothing; or
+    `predictions`.
+    """
     data, source, seen = samples(case, rows), source_samples(case, rows), Seen()
     module = moved_module(case, root, data)
     callbacks = [seen, *([] if source is None else [RetentionMonitor(source)])]
@@ -89,7 +93,7 @@ def measure(case: str, rows: int, root: Path, how: str, **settings: Any) -> dict
         values = dict(trainer.callback_metrics)
     else:
         trainer = quiet_trainer(callbacks=callbacks, precision="64-true", **settings)
-        (values,) = trainer.validate(module, data, verbose=False)
+        (values,) = (trainer.test if how == "test" else trainer.validate)(module, data, verbose=False)
     return {"metrics": {k: float(v) for k, v in values.items()}, "rows": seen.rows}
 
 

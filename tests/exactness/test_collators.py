@@ -113,15 +113,25 @@ def test_labels_are_the_completion_and_its_one_end(tmp_path: Path, family: str, 
     assert batch["count"] == len(batch["y"]) == int(x["select"].sum())
 
 
+ONE_AFTER_ANOTHER = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+BROUGHT = {
+    "nobody": (None, ""),
+    "the text": (None, "<s>"),
+    "the template": (MISTRAL, ""),
+    "both": (ONE_AFTER_ANOTHER, "<s>"),
+}
+
+
 @pytest.mark.parametrize(("family", "side", "eos"), GRID)
-@pytest.mark.parametrize("template", [None, MISTRAL], ids=["", "template that brings BOS"])
-def test_exactly_one_bos_where_the_family_has_one(
-    tmp_path: Path, family: str, side: str, eos: bool, template: str | None
+@pytest.mark.parametrize("who", BROUGHT)
+def test_exactly_one_bos_where_the_family_has_one_whoever_brings_one(
+    tmp_path: Path, family: str, side: str, eos: bool, who: str
 ) -> None:
-    if template is not None and family not in BEGINS:
-        template = template.replace("{{ bos_token }}", "")
+    template, first = BROUGHT[who]
+    if family not in BEGINS:
+        template, first = template and template.replace("{{ bos_token }}", ""), ""
     network = language_model(tmp_path, family, side, eos, template=template)
-    batch = batch_of(Said(PAIRS), network)
+    batch = batch_of(Said([(first + prompt, completion) for prompt, completion in PAIRS]), network)
     bos, x = network.tokenizer.bos_token_id, batch["x"]
     for ids, mask in zip(x["input_ids"], x["attention_mask"].bool(), strict=True):
         if family in BEGINS:

@@ -65,42 +65,38 @@ def check(found: dict[str, float], expected: dict[str, float], where: str) -> No
 
 
 @cache
-def answers(case: str, rows: int, root: Path) -> dict[str, Answers]:
-    """One sample at a time: the student on the new task, student and teacher on its inputs and on the source task's."""
+def answers(case: str, rows: int, root: Path, split: str) -> dict[str, Answers]:
+    """One sample at a time: student and teacher on the new task's inputs and on the source task's."""
     data, source = samples(case, rows), source_samples(case, rows)
-    module = moved_module(case, root, data)
+    module = moved_module(case, root, data).double()
     assert module.network is not None and module.teacher is not None
     data.bind(module.network)
-    said = {
-        "val": one_by_one(module.network, data, "val"),
-        "test": one_by_one(module.network, data, "test"),
-        "teacher": one_by_one(module.teacher.network.double(), data, "val"),
-    }
-    module.double()
-    said["val"], said["test"] = (one_by_one(module.network, data, split) for split in ("val", "test"))
+    student, teacher = module.network, module.teacher.network.double()
+    said = {"student": one_by_one(student, data, split), "teacher": one_by_one(teacher, data, split)}
     if source is not None:
         source.setup()
-        source.bind(module.network)
-        said["source"] = one_by_one(module.network, source, "val")
-        said["source of the teacher"] = one_by_one(module.teacher.network, source, "val")
+        source.bind(student)
+        said["student on the source"] = one_by_one(student, source, split)
+        said["teacher on the source"] = one_by_one(teacher, source, split)
     return said
 
 
 def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
-    own, said = CASES[case], answers(case, rows, root)
+    own, split = CASES[case], "test" if how == "test" else "val"
+    said = answers(case, rows, root, split)
     names = metrics_of(case, samples(case, rows))
-    values = {f"val/{k}": v for k, v in reference(own.task, names, said["val"]).items()}
-    values |= drift(said["val"], said["teacher"], shares_outputs=not own.new_head)
+    values = {f"{split}/{k}": v for k, v in reference(own.task, names, said["student"]).items()}
+    values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head)
     if own.source is None:
         return values
     of_source, source_task = own.new_head, "classification" if own.new_head else own.task
     task = make_task(TaskInfo(source_task, 3))
     now, before = (
         {f"retention/{k}": v for k, v in reference(source_task, task.default_metrics, said[who], of_source).items()}
-        for who in ("source", "source of the teacher")
+        for who in ("student on the source", "teacher on the source")
     )
     values |= now
-    if how == "fit":  # before it, the teacher was asked
+    if how != "validate":  # else nobody asked the teacher
         primary, better = task.primary
         lost = before[f"retention/{primary}"] - now[f"retention/{primary}"]
         values[FORGETTING] = lost if better == "max" else -lost
@@ -193,7 +189,7 @@ def test_two_processes_measure_the_same(together: Any, root: Path, case: str, ro
 @EVERY_SIZE
 def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int) -> None:
     written = measure(case, rows, root, "predict")["predictions"]
-    said = answers(case, rows, root)["test"]
+    said = answers(case, rows, root, "test")["student"]
     lines = [json.loads(line) for line in written.splitlines()]
     assert [line["index"] for line in lines] == sorted(said.row_of_item), "a sample is missing, or comes twice"
     order = np.argsort(said.row_of_item, kind="stable")

@@ -48,7 +48,7 @@ BASES: dict[str, dict[str, Any]] = {
     "plain": on_digits("PlainSFT", lr_schedule="cosine", warmup=0.1, optimizer="SGD", optimizer_args={"momentum": 0.9}),
     "text": {
         "model": {"class_path": "PlainSFT", "init_args": {"lr": 0.01, "ema_decay": 0.9, "label_smoothing": 0.1}},
-        "network": {"class_path": "LSTM", "init_args": {"hidden": 8, "embedding": 8, "max_length": 16}},
+        "network": {"class_path": "LSTM", "init_args": {"hidden": 8, "embedding_dim": 8, "max_length": 16}},
         "data": TEXTS,
         "trainer": {**TRAINER, "callbacks": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}]},
         "select_by": "val/loss",
@@ -75,12 +75,37 @@ NUMBERS = [0, 1, -1, 2, 3, 0.5, -0.5, 1.5, 1e-9, 1e300, -1e300, 1e-300, float("n
 STRINGS = [
     *("", " ", "x", "null", "true", "1e3", "0x10", "nan", ".", "..", "/", "~", "a/b", "nowhere/at/all", "/dev/null"),
     *("nowhere.yaml", "nowhere.csv", "nowhere.safetensors", "builtin:nowhere", "package:nowhere/x", "rows.csv"),
-    *("é", "日本語", "🙂", "a\x00b", "\x1b[31mred", "a\nb", "\t", "\ud800", "a" * 300, "a/" * 900, "{}", "[]", "(", "*", "%s"),
+    *(
+        "é",
+        "日本語",
+        "🙂",
+        "a\x00b",
+        "\x1b[31mred",
+        "a\nb",
+        "\t",
+        "\ud800",
+        "a" * 300,
+        "a/" * 900,
+        "{}",
+        "[]",
+        "(",
+        "*",
+        "%s",
+    ),
     *("!!python/object/apply:os.system", "&a", "*a", "2020-01-01", "10:00:00", "1_000", "yes", "on", "val/loss"),
 ]
 CLASSES = [
     *("PlainSFT", "DistillSFT", "L2SPSFT", "SFTModule", "MLP", "LeNet", "LSTM", "Network", "Digits", "TextTable"),
-    *("ImageFolder", "Instructions", "SFTDataModule", "EarlyStopping", "torch.nn.Linear", "os.system", "nowhere.My", "os"),
+    *(
+        "ImageFolder",
+        "Instructions",
+        "SFTDataModule",
+        "EarlyStopping",
+        "torch.nn.Linear",
+        "os.system",
+        "nowhere.My",
+        "os",
+    ),
     *("Callback", "DigitsX", "sft_lightning", "sft_lightning.networks.MLP", "ModelSummary", "lightning.Trainer"),
 ]
 scalars: st.SearchStrategy[Any] = st.one_of(
@@ -99,12 +124,16 @@ scalars: st.SearchStrategy[Any] = st.one_of(
 values: st.SearchStrategy[Any] = st.one_of(
     scalars,
     st.lists(scalars, max_size=3),
-    st.dictionaries(st.one_of(st.text(max_size=6), st.sampled_from(["class_path", "init_args", "x"])), scalars, max_size=3),
+    st.dictionaries(
+        st.one_of(st.text(max_size=6), st.sampled_from(["class_path", "init_args", "x"])), scalars, max_size=3
+    ),
     st.builds(lambda c: {"class_path": c}, st.sampled_from(CLASSES)),
-    st.builds(lambda c, n, v: {"class_path": c, "init_args": {n: v}}, st.sampled_from(CLASSES), st.text(max_size=6), scalars),
+    st.builds(
+        lambda c, n, v: {"class_path": c, "init_args": {n: v}}, st.sampled_from(CLASSES), st.text(max_size=6), scalars
+    ),
 )
 BOUNDED: dict[str, list[Any]] = {
-    "max_epochs": [0, 1, 2, None, "x", -2, True, 1.5, [], float("nan")],
+    "max_epochs": [0, 1, 2, "x", -2, True, 1.5, [], float("nan")],  # null is 1,000
     "max_steps": [0, 1, 3, None, "x", -2, 1.5],
     "devices": [0, -1, 1, "auto", "0", "1", "abc", [], [0], [0, 1], None, 1.5, "", "1,"],
     "num_nodes": [0, -1, 1, None, "x"],
@@ -214,7 +243,20 @@ def typo(draw: st.DrawFn, name: str) -> str:
 
 def mutate(draw: st.DrawFn, tree: dict[str, Any], touched: list[str]) -> None:
     """Changes one thing."""
-    kinds = ["value", "value", "value", "drop", "typo", "branch", "swap", "unknown", "trainer", "trainer", "option", "null"]
+    kinds = [
+        "value",
+        "value",
+        "value",
+        "drop",
+        "typo",
+        "branch",
+        "swap",
+        "unknown",
+        "trainer",
+        "trainer",
+        "option",
+        "null",
+    ]
     kind = draw(st.sampled_from(kinds))
     places = [p for p in paths(tree) if p[0] not in UNTOUCHED or len(p) > 1]
     if kind == "trainer" and isinstance(tree.get("trainer"), dict):
@@ -251,7 +293,9 @@ def mutate(draw: st.DrawFn, tree: dict[str, Any], touched: list[str]) -> None:
             a, b = get(tree, one), get(tree, other)
             get(tree, one[:-1])["class_path"], get(tree, other[:-1])["class_path"] = b, a
     elif kind == "unknown" and isinstance(holder, dict):
-        name = draw(st.one_of(st.text(max_size=8), st.sampled_from(["x", "1", "optimizer", "fit", "config", "class_path"])))
+        name = draw(
+            st.one_of(st.text(max_size=8), st.sampled_from(["x", "1", "optimizer", "fit", "config", "class_path"]))
+        )
         holder[name] = draw(scalars)
         touched.append(name)
 
@@ -264,23 +308,52 @@ def bytes_mutated(draw: st.DrawFn, content: bytes) -> bytes:
     if kind == "cut":  # the part before the trainer alone has no end
         return content[:at] if b"max_epochs" in content[:at] else content[: max(0, at - 1)] + b"\n]"
     if kind == "insert":
-        return content[:at] + draw(st.sampled_from([b"\xff", b"\x00", b"\t", b"[", b"{", b": ", b"'", b"*", b"&a ", b"- "])) + content[at:]
+        return (
+            content[:at]
+            + draw(st.sampled_from([b"\xff", b"\x00", b"\t", b"[", b"{", b": ", b"'", b"*", b"&a ", b"- "]))
+            + content[at:]
+        )
     if kind == "flip" and content:
         at = min(at, len(content) - 1)
         return content[:at] + bytes([content[at] ^ (1 << draw(st.integers(4, 7)))]) + content[at + 1 :]
     if kind == "tab":
         return content[:line] + b"\t" + content[line:]
     if kind == "alias":
-        return content[:line] + draw(st.sampled_from([b"x: *nowhere\n", b"x: &a [*a]\n", b"<<: *a\n", b"<<: 3\n"])) + content[line:]
+        return (
+            content[:line]
+            + draw(st.sampled_from([b"x: *nowhere\n", b"x: &a [*a]\n", b"<<: *a\n", b"<<: 3\n"]))
+            + content[line:]
+        )
     if kind == "tag":
-        return content.replace(b": ", b": " + draw(st.sampled_from([b"!!python/name:os.system ", b"!x ", b"!!int ", b"!!set ", b"!!binary "])), 1)
+        return content.replace(
+            b": ",
+            b": " + draw(st.sampled_from([b"!!python/name:os.system ", b"!x ", b"!!int ", b"!!set ", b"!!binary "])),
+            1,
+        )
     if kind == "duplicate":
         return content + content
     if kind == "prefix":
-        return draw(st.sampled_from([b"\xef\xbb\xbf", b"---\n", b"\xff\xfe", b"%YAML 9.9\n---\n", b"# c\n", b"a: 1\n---\n"])) + content
+        return (
+            draw(
+                st.sampled_from([b"\xef\xbb\xbf", b"---\n", b"\xff\xfe", b"%YAML 9.9\n---\n", b"# c\n", b"a: 1\n---\n"])
+            )
+            + content
+        )
     return draw(
         st.sampled_from(
-            [b"", b"\n", b"null", b"- a\n- b\n", b"text", b"3", b"{}", b"[" * 3000, b"a: " + b"[" * 200 + b"]" * 200, b"1: 2", b"? [a]\n: 1"]
+            [
+                b"",
+                b"\n",
+                b"null",
+                b"- a\n- b\n",
+                b"text",
+                b"3",
+                b"{}",
+                b"[" * 3000,
+                b"a: " + b"[" * 200 + b"]" * 200,
+                b"1: 2",
+                b"? [a]\n: 1",
+            ]
         )
     )
 

@@ -83,7 +83,8 @@ def streams() -> Iterator[list[str]]:
         os.dup2(out.fileno(), 1)
         os.dup2(err.fileno(), 2)
         sys.stdout, sys.stderr = (
-            open(fd, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False) for fd in (1, 2)
+            open(fd, "w", buffering=1, encoding="utf-8", errors=how, closefd=False)  # noqa: SIM115  closed with the file
+            for fd, how in ((1, "strict"), (2, "backslashreplace"))
         )
         try:
             yield told
@@ -135,7 +136,7 @@ def statuses(runs: Path) -> dict[Path, str]:
     for path in runs.rglob("run.json"):
         try:
             found[path] = str(json.loads(path.read_bytes())["status"])
-        except (ValueError, KeyError, TypeError, OSError):
+        except (ValueError, KeyError, TypeError, OSError, RecursionError):
             found[path] = "unreadable"
     return found
 
@@ -200,7 +201,7 @@ def complaints(ended: Ended, folder: Path, names: set[str] = frozenset()) -> lis
     if ended.code == 2 and not statuses(folder):
         left = [p for p in (folder / "runs").rglob("*") if p.is_file()]
         wrong += [f"left behind: {left}"] if left else []
-    temporary = [p for p in folder.rglob("*.tmp")]
+    temporary = list(folder.rglob("*.tmp"))
     wrong += [f"temporary files were left: {temporary}"] if temporary else []
     if children := active_children():
         wrong.append(f"processes were left: {children}")

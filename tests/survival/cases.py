@@ -87,11 +87,15 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "lr_schedule": "cosine",
         "warmup": 0.2,
     },
-    "max_steps amid an epoch, validation every third micro-batch": {
-        "trainer": {"max_epochs": -1, "max_steps": 8, "val_check_interval": 3, "accumulate_grad_batches": 2},
+    "max_steps amid an epoch, validation at every step": {
+        "trainer": {"max_epochs": -1, "max_steps": 8, "val_check_interval": 2, "accumulate_grad_batches": 2},
         "data": {},
     },
     "early stopping": {"trainer": {"max_epochs": 6, "callbacks": [EARLY]}, "data": {}},
+    "early stopping amid an epoch": {
+        "trainer": {"max_epochs": 6, "val_check_interval": 2, "callbacks": [EARLY]},
+        "data": {"batch_size": 8},
+    },
     "validation every second epoch": {"trainer": {"max_epochs": 4, "check_val_every_n_epoch": 2}, "data": {}},
     "two workers": {"trainer": {"accumulate_grad_batches": 2}, "data": {"num_workers": 2, "augment": ["crop"]}},
 }

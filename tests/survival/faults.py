@@ -10,6 +10,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.errors import UserError
+
 
 class Fault(Callback):
     """Does `what` on rank `rank` (all for -1) once optimizer step `step` is done; `where` names a folder or file it needs."""
@@ -17,12 +19,23 @@ class Fault(Callback):
     def __init__(self, what: str, step: int = 3, rank: int = 0, where: str = "") -> None:
         self.what, self.step, self.rank, self.where = what, step, rank, where
 
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        if self.step == 0 and trainer.global_step == 0 and self.rank in (trainer.global_rank, -1):
+            getattr(self, self.what)(trainer)
+
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.state.fn == "fit" and self.rank in (trainer.global_rank, -1) and trainer.global_step == self.step:
             getattr(self, self.what)(trainer)
 
     def fail(self, trainer: Trainer) -> None:
         raise RuntimeError("this is a bug of one rank")
+
+    def refuse(self, trainer: Trainer) -> None:
+        raise UserError("data: socket.png cannot be read; replace or remove it")
+
+    def pause(self, trainer: Trainer) -> None:
+        """For `where` seconds: longer than ranks wait for one that has failed."""
+        time.sleep(float(self.where))
 
     def kill(self, trainer: Trainer) -> None:
         os.kill(os.getpid(), signal.SIGKILL)

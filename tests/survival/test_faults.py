@@ -1,6 +1,7 @@
 """What goes wrong around a run: it ends with one line, or goes on and says so; what was saved stays."""
 
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -206,6 +207,45 @@ def test_a_clock_that_jumps_changes_nothing_but_times(command: Command, monkeypa
     assert difference(outcome(steady), outcome(result.run.path)) is None
     steps = [row["step"] for row in result.run.history()]
     assert steps == sorted(steps)
+
+
+def test_a_kill_between_last_and_best_leaves_the_right_best(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`best.ckpt` is made after `last.ckpt`, which says that it is due."""
+    from sft_lightning.callbacks import checkpoints
+
+    whole = command(*FIT, "--run_id", "whole").run.path
+    real, cuts = checkpoints.link, []
+
+    def cut(source: Path, target: Path) -> None:
+        copy = tmp_path / f"cut-{len(cuts)}"
+        shutil.copytree(source.parents[1], copy)
+        cuts.append(copy)
+        real(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoints, "link", cut)
+        assert command(*FIT, "--run_id", "cut").code == 0
+    assert cuts
+    for copy in cuts:
+        assert command("fit", "--resume", copy).code == 0
+        found = difference(outcome(whole), outcome(copy))
+        assert found is None, f"killed before best.ckpt was made, the run differs: {found}"
+
+
+def test_weights_that_are_no_numbers_are_not_saved_at_a_validation_amid_an_epoch(
+    command: Command, tmp_path: Path
+) -> None:
+    fault = with_fault(tmp_path, what="poison", step=12)
+    result = command(*FIT, *fault, "--run_id", "nan", "--trainer.val_check_interval", 2)
+    one_line(result, "the weights are not finite after optimizer step 12")
+    assert finite(load(result.runs / "x/nan").files.last), "last.ckpt holds weights that are no numbers"
+
+
+def test_validation_amid_an_optimizer_step_is_refused(command: Command) -> None:
+    amid = ("--trainer.accumulate_grad_batches", 4, "--trainer.val_check_interval", 3)
+    one_line(command(*FIT, *amid), "trainer.val_check_interval: every 3 micro-batches is amid an optimizer step of 4")
 
 
 # ---- W&B ----

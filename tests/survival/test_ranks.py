@@ -35,7 +35,7 @@ def faults(folder: Path, *each: dict[str, Any]) -> tuple[str, str]:
 
 
 def launch(zygote: Zygote, folder: Path, *arguments: object) -> list[int]:
-    """Begins two ranks as torchrun does."""
+    """Begins two ranks as torchrun does, which gives every launch the same name."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -46,7 +46,8 @@ def launch(zygote: Zygote, folder: Path, *arguments: object) -> list[int]:
         "WORLD_SIZE": "2",
         "LOCAL_WORLD_SIZE": "2",
         "GROUP_RANK": "0",
-        "TORCHELASTIC_RUN_ID": f"test-{port}",
+        "TORCHELASTIC_RUN_ID": "none",
+        "SFT_LAUNCH": "none-29500-0",
     }
     return [
         zygote.spawn(arguments, folder / f"out-{rank}", {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)})
@@ -85,6 +86,26 @@ def test_where_a_rank_fails_all_end_and_it_is_said_once(zygote: Zygote, tmp_path
         assert run.status == "failed"
         assert words in run.record["reason"]
     note("a rank failed: seconds until all had ended", round(took, 1), "s")
+
+
+def test_a_mistake_of_the_users_that_one_rank_meets_first_is_said_once(zygote: Zygote, tmp_path: Path) -> None:
+    fault = faults(tmp_path, {"what": "refuse", "rank": 0, "step": 0})
+    ranks = launch(zygote, tmp_path, *FIT, *fault, "--run_id", "refused")
+    codes = [zygote.wait(pid, WITHIN) for pid in ranks]
+    assert codes == [2, 2], said(tmp_path)
+    lines = [line for line in said(tmp_path).splitlines() if "error:" in line]
+    assert len(lines) == 1 and "socket.png cannot be read" in lines[0], said(tmp_path)
+
+
+def test_what_failed_in_an_earlier_launch_is_not_taken_for_a_failure_of_this_one(
+    zygote: Zygote, undisturbed: dict[str, Any], tmp_path: Path
+) -> None:
+    fault = faults(tmp_path, {"what": "fail", "rank": 1, "step": 7})
+    again = (*FIT, "--run_id", "again", "--ckpt_path", "last")
+    assert [zygote.wait(pid) for pid in launch(zygote, tmp_path, *again, *fault)] == [1, 1], said(tmp_path)
+    slow = faults(tmp_path, {"what": "pause", "rank": 1, "step": 9, "where": "18"})
+    assert [zygote.wait(pid) for pid in launch(zygote, tmp_path, *again, *slow)] == [0, 0], said(tmp_path)
+    assert difference(undisturbed, outcome(tmp_path / "runs/x/again")) is None
 
 
 def test_a_rank_that_hangs_does_not_outlive_one_that_failed(zygote: Zygote, tmp_path: Path) -> None:

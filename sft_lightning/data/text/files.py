@@ -13,6 +13,15 @@ import numpy as np
 from sft_lightning.errors import UserError, nearest
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+KINDS = {
+    "int": "a number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "a text",
+    "list": "a list",
+    "dict": "an object",
+    "NoneType": "null",
+}
 NO_TEXT = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are read where bad rows are left out
 Bad = dict[int, str] | None
 """Rows that cannot be used, and why; None where the first of them is an error."""
@@ -88,8 +97,15 @@ def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool
     if value is None:
         raise UserError(f"data: {row}: {what} has no value: fill it or remove the row")
     if not isinstance(value, str):
-        kind = "a number" if isinstance(value, (int, float)) else f"a {type(value).__name__}"
+        kind = KINDS.get(type(value).__name__, f"a {type(value).__name__}")
         raise UserError(f"data: {row}: {what} holds {kind} ({value!r:.40}), not a text: set {argument} to the texts'")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        half = f"{value[error.start]!r} at character {error.start}"
+        raise UserError(
+            f"data: {row}: {what} has half of a character ({half}): write it whole, or remove the row"
+        ) from None
     if not allow_empty and not value.strip():
         raise UserError(f"data: {row}: {what} is empty: fill it or remove the row")
 
@@ -113,8 +129,14 @@ def class_names(table: Table, column: str, given: Sequence[str] | None) -> list[
         return table.names[column]
     values = table.column(column, "data.label_column")
     found = {str(v) for row, v in enumerate(values) if v is not None and row not in (table.bad or {})}
+    found = {name for name in found if writable(name)}
     found -= {""}  # a row without a label, which `class_numbers` refuses
     return sorted(found, key=lambda v: (not v.lstrip("-").isdigit(), int(v) if v.lstrip("-").isdigit() else 0, v))
+
+
+def writable(text: str) -> bool:
+    """Whether a text is of whole characters, as JSON's escapes need not be."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def class_numbers(table: Table, column: str, classes: Sequence[str]) -> np.ndarray:
@@ -126,7 +148,11 @@ def class_numbers(table: Table, column: str, classes: Sequence[str]) -> np.ndarr
         text = str(value)
         if column in table.names and isinstance(value, int) and 0 <= value < len(table.names[column]):
             text = table.names[column][value]
-        if text in by_name:
+        if not writable(text):
+            table.refuse(
+                row, UserError(f"data: {table.name(row)}: label {value!r} has half of a character: write it whole")
+            )
+        elif text in by_name:
             found[row] = by_name[text]
         elif not numeric and text.isdigit() and int(text) < len(classes):
             found[row] = int(text)
@@ -217,10 +243,10 @@ def _jsonl(path: Path, bad: Bad) -> Table:
                 continue
             try:
                 row, why = json.loads(line), ""
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 row, why = {}, str(error)
             if not isinstance(row, dict):
-                row, why = {}, f"a {type(row).__name__}, not an object"
+                row, why = {}, f"{KINDS.get(type(row).__name__, 'a value')}, not an object"
             if bad is not None and NO_TEXT.search(line):
                 why = "not UTF-8"
             if why:
@@ -234,16 +260,18 @@ def _json(path: Path, bad: Bad) -> Table:
     text = path.read_text(encoding="utf-8-sig")
     try:
         rows = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if "Extra data" in str(error):  # one object a line, whatever the suffix says
             return _jsonl(path, bad)
         raise UserError(f"data: {path} is malformed: {error}") from None
     rows = [rows] if isinstance(rows, dict) else rows
     if not isinstance(rows, list):
-        raise UserError(f"data: {path} is malformed: a {type(rows).__name__}, not a list of objects")
+        raise UserError(
+            f"data: {path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
+        )
     for number, row in enumerate(rows):
         if not isinstance(row, dict):
-            _refuse(bad, number, f"{path} row {number}", f"a {type(row).__name__}, not an object")
+            _refuse(bad, number, f"{path} row {number}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
             rows[number] = {}
     return _of_rows(str(path), rows, None, bad)
 
