@@ -14,6 +14,6 @@ COMMON = {
 
 
 def of(examples: int) -> settings:
-    """The same examples each time; others with SFT_FUZZ_SEED, which says how many times as many."""
+    """The same examples each time; others with SFT_FUZZ_MORE, which says how many times as many."""
     more = int(os.environ.get("SFT_FUZZ_MORE", "0"))
     return settings(max_examples=examples * max(1, more), derandomize=not more, **COMMON)
