@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -53,12 +54,12 @@ class Fault(Callback):
         shutil.rmtree(Path(trainer.default_root_dir) / self.where)
 
     def forbid(self, trainer: Trainer) -> None:
-        """Takes the right to write a folder of the run away; from root too, who would keep it."""
-        run = Path(trainer.default_root_dir)
-        run.chmod(0o777)
-        (run / self.where).chmod(0o555)
+        """Takes the right to write a folder of the run away; for root, whom rights do not bind, by a read-only mount."""
+        folder = Path(trainer.default_root_dir) / self.where
+        folder.chmod(0o555)
         if os.getuid() == 0:
-            os.seteuid(65534)
+            for options in (["--bind", str(folder)], ["-o", "remount,bind,ro"]):
+                subprocess.run(["mount", *options, str(folder)], check=True)
 
     def fill(self, trainer: Trainer) -> None:
         """Leaves no room on the disk that holds `where`."""
