@@ -24,7 +24,7 @@ PROMISES: list[tuple[str, list[tuple[str, list[str], str]]]] = [
                 "processes, for every variant and task: uneven lengths, unevenly masked labels, ragged last batch, last "
                 "window not full; anchors too. At most 1e-6 in float64, 1e-5 in float32, relative to each tensor's norm.",
                 ["tests/exactness/test_gradients.py", "tests/modules/test_gradient_invariance.py"],
-                r"^(gradient|weights)",
+                r"^(clipped )?(gradient|weights)",
             ),
             (
                 "The penalty on weights is applied once per optimizer step, after unscaling and before clipping.",

@@ -123,6 +123,8 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         SIGNALS.waits = False
+        if self._due and trainer.should_stop:  # by the validation that a resume began with
+            self.save(trainer)
         if SIGNALS.asked is not None:
             raise Interrupted(SIGNALS.asked, trainer.global_rank)
 

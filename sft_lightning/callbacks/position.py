@@ -102,6 +102,9 @@ class Position(Callback):
             due = loop._should_check_val_fx(fit._data_fetcher)
             if place["validate"]:
                 validate_now(trainer)
+                if trainer.should_stop and fit._can_stop_early:  # the loop ends here, and does not close the epoch
+                    fit.epoch_progress.increment_processed()
+                    fit.epoch_progress.increment_completed()
             if due:  # Lightning passes over the validation, and counts the step once more
                 loop._batches_that_stepped -= 1
         trainer.should_stop = trainer.should_stop or place["stop"]  # the validation just made up for may say so too
