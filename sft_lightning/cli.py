@@ -30,7 +30,7 @@ from sft_lightning.config_files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.explain import explain
-from sft_lightning.faults import end_processes, machine_fault
+from sft_lightning.faults import end_processes, machine_fault, unwritable
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
 from sft_lightning.ranks import LAUNCH, broken
@@ -60,7 +60,6 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("save_every_minutes", float | None, 10.0, "Save last.ckpt every so many minutes, besides at validations."),
     ("quiet", bool, False, "Print nothing but the run's path."),
 ]
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT)
 NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config config.yaml` from repeating the run
 
 
@@ -334,24 +333,9 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
         return UserError(f"no path can be so long: {error.filename}: look for the key that names a file or folder so")
     if isinstance(error, pickle.UnpicklingError):
         return UserError(f"a file holds pickled code or objects besides tensors, which is never run: {error}")
-    return unwritable(error, run) or refused(error)
-
-
-def unwritable(error: BaseException, run: RunDirectory | None) -> UserError | None:
-    """What stood in the way of writing a run's files: no space, no right, no folder any more."""
-    if not isinstance(error, OSError) or run is None:
-        return None
-    where = Path(error.filename) if isinstance(error.filename, str) else run.path
-    no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    if not no_space and (error.errno not in UNWRITABLE or not where.is_relative_to(run.path)):
-        return None
-    remedy = "make room" if no_space else "see to the folder"
-    kept = (
-        f"; the last good checkpoint is kept: {remedy}, then fit --resume {run.path}"
-        if os.path.isfile(run.last)
-        else ""
-    )
-    return UserError(f"runs_dir: {where} cannot be written: {error.strerror}{kept}")
+    if run is not None and (fault := unwritable(error, run.path, run.last)) is not None:
+        return UserError(fault)
+    return refused(error)
 
 
 def quieten() -> None:

@@ -1,6 +1,7 @@
 """What the machine ran out of, or lost, told from the error it shows in: one line with the remedy."""
 
 import errno
+import os
 import re
 import signal
 from collections.abc import Collection
@@ -16,6 +17,7 @@ TRIED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(\w+)")
 MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED|Unable to allocate", re.IGNORECASE)
 SHARED = re.compile(r"(open|allocate) shared memory|(file|object) </torch_|out of shared memory")
 MEASURING = {"_evaluate", "evaluate", "_compare", "predict_step"}
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT)
 TRAINING = {"training_step", "backward", "optimizer_step", "optimizer_closure"}
 
 
@@ -40,6 +42,25 @@ def machine_fault(error: BaseException) -> str | None:
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY.search(text)):
         return _memory(text, {code.co_name for code in places})
     return None
+
+
+def unwritable(error: BaseException, run: Path, last: Path) -> str | None:
+    """The line for what stood in the way of writing a run's files: no space, no right, no folder any more; else None.
+
+    Args:
+        error: What was raised.
+        run: The run directory.
+        last: Its last.ckpt.
+    """
+    if not isinstance(error, OSError):
+        return None
+    where = Path(error.filename) if isinstance(error.filename, str) else run
+    no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    if not no_space and (error.errno not in UNWRITABLE or not where.is_relative_to(run)):
+        return None
+    remedy = "make room" if no_space else "see to the folder"
+    kept = f"; the last good checkpoint is kept: {remedy}, then fit --resume {run}" if os.path.isfile(last) else ""
+    return f"runs_dir: {where} cannot be written: {error.strerror}{kept}"
 
 
 def _worker(by: str | None, code: re.Match[str] | None) -> str:

@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 import warnings
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,7 @@ class Session:
         self.trainer: Trainer | None = None
         self.lock: RunLock | None = None
         self.ranks: Ranks | None = None
+        self.undo = ExitStack()
 
     @property
     def made_here(self) -> bool:
@@ -208,7 +209,9 @@ class Session:
             self.ranks = Ranks(self.directory.path, self.rank)
             launcher = cli.trainer.strategy.launcher
             if isinstance(launcher, SubprocessLauncher):  # its observer would kill rank zero where another fails
-                setattr(subprocess_script, "_launch_process_observer", self.ranks.adopt)  # noqa: B010
+                name = "_launch_process_observer"
+                self.undo.callback(setattr, subprocess_script, name, getattr(subprocess_script, name))
+                setattr(subprocess_script, name, self.ranks.adopt)
             self.ranks.watch(self.give_up)
             if self.rank == 0:
                 self.ranks.clear()
@@ -314,6 +317,7 @@ class Session:
 
     def close(self) -> None:
         """Lets others work in the run directory."""
+        self.undo.close()
         if self.ranks is not None:
             self.ranks.end()
         if self.lock is not None:

@@ -1,5 +1,6 @@
 """Texts with one label each: tokenised once, padded to each batch's longest, in batches of like length."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, ClassVar
@@ -70,9 +71,9 @@ class Tokens(Samples):
             self.tokenise()
             self._made_with = (state,)
 
+    @abstractmethod
     def tokenise(self) -> None:
         """Sets `ids` and `truncated`, one for each row."""
-        raise NotImplementedError
 
     def lengths(self) -> np.ndarray | None:
         self.ready()  # here, before workers are forked
