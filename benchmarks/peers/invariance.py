@@ -39,7 +39,7 @@ PEERS: dict[str, Any] = {"ours": ours, "hf": hf_trainer}
 
 def warm(files: tiny_tasks.Files, norms: str = "double") -> None:
     """Imports once what every forked process would import: all see one state of the tree, also while it is edited."""
-    for module in ("sklearn.metrics", "torchdata.stateful_dataloader", "transformers.trainer"):
+    for module in ("sklearn.metrics", "transformers.trainer"):
         import_module(module)
     for module in pkgutil.walk_packages(sft_lightning.__path__, "sft_lightning."):
         if not module.name.endswith("__main__"):
@@ -95,7 +95,7 @@ def about(command: str, seconds: float) -> dict[str, Any]:
         done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent)
         return done.stdout.strip()
 
-    packages = ("torch", "lightning", "transformers", "accelerate", "torchdata", "torchmetrics", "scikit-learn")
+    packages = ("torch", "lightning", "transformers", "accelerate", "torchmetrics", "scikit-learn")
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": command,
