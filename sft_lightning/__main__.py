@@ -13,7 +13,11 @@ COMMANDS = {
     "validate": "Measure a run's (or a checkpoint's) metrics on the validation split.",
     "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
     "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
+    "ablate": "Compare ways of fine-tuning over seeds: settings chosen on validation, test touched once.",
+    "compare": "Set runs and studies side by side: what was learned, what was kept, at what cost.",
 }
+ELSEWHERE = {"ablate": "sft_lightning.ablation.command", "compare": "sft_lightning.report.command"}
+"""Commands that are none of Trainer's methods, and whose `main` carries them out."""
 HELP = Path(__file__).parent / "assets" / "help"
 
 
@@ -69,6 +73,11 @@ def carry_out(command: str, arguments: list[str]) -> int:
         if arguments[1:] in (["--help"], ["-h"]) and (HELP / f"{command}.txt").is_file():
             print((HELP / f"{command}.txt").read_text(), end="")
             return 0
+        if command in ELSEWHERE:
+            from importlib import import_module
+
+            code: int = import_module(ELSEWHERE[command]).main(arguments[1:])
+            return code
         from sft_lightning.cli import run
 
         return run(arguments)

@@ -9,11 +9,12 @@ from typing import Any
 
 from docstring_parser import parse
 
-from sft_lightning.__main__ import COMMANDS, HELP
+from sft_lightning.__main__ import COMMANDS, ELSEWHERE, HELP
 from sft_lightning.cli import OPTIONS
 from sft_lightning.explain import class_names
 
 WIDTH = 110
+OURS = [name for name in COMMANDS if name not in ELSEWHERE]
 ONLY_FIT = ("select_by", "test_after_fit")
 KEYS = {
     "model": "The variant: how the network is tuned.",
@@ -124,5 +125,5 @@ def row(name: str, text: str) -> list[str]:
 
 if __name__ == "__main__":
     HELP.mkdir(exist_ok=True)
-    for name in COMMANDS:
+    for name in OURS:
         (HELP / f"{name}.txt").write_text(help_text(name))

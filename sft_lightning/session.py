@@ -20,6 +20,7 @@ from sft_lightning.callbacks import (
     Bar,
     Checkpoints,
     Console,
+    Details,
     Panels,
     RunRecorder,
     WritePredictions,
@@ -30,7 +31,7 @@ from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
 from sft_lightning.ranks import Ranks
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
 from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from sft_lightning.runs.directory import run_path, sweep, write_atomic
+from sft_lightning.runs.directory import run_path, sweep, sweep_run_id, write_atomic
 from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.record import command_line
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
@@ -72,6 +73,8 @@ class Session:
         if settings.experiment is None:
             settings.experiment = self.of_run.experiment if self.of_run else experiment_name(cli.arguments)
         root = settings.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
+        if cli.config.subcommand == "fit" and settings.run_id is None:
+            settings.run_id = sweep_run_id()
         self.find_last(root)
         checkpoint = settings.get("ckpt_path")
         if not settings.weights_only:
@@ -172,6 +175,8 @@ class Session:
             loggers.append(MetricsLog(run.metrics))
         if self.stage == "predict":
             callbacks.append(WritePredictions(run.predictions))
+        else:
+            callbacks.append(Details(run.details, "val" if self.stage == "validate" else "test"))
         if settings.wandb != "disabled" and self.stage != "predict" and not given.get("fast_dev_run"):
             self.wandb = self.begin_wandb()
             loggers.append(self.wandb)
@@ -227,6 +232,8 @@ class Session:
                 self.record.end("finished")
             else:
                 self.record.write()
+            if self.wandb is not None:
+                self.wandb.summarise(self.record.content)
             self.close_wandb(0)
             self.console.finish(command, self.record.content)
 

@@ -2,6 +2,7 @@
 
 from sft_lightning.callbacks.checkpoints import Checkpoints
 from sft_lightning.callbacks.console import Bar, Console
+from sft_lightning.callbacks.details import Details
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.finite import FiniteLoss
 from sft_lightning.callbacks.panels import Panels
@@ -16,6 +17,7 @@ __all__ = [
     "Bar",
     "Checkpoints",
     "Console",
+    "Details",
     "FiniteLoss",
     "Panels",
     "Position",

@@ -14,8 +14,8 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.networks.base import Output
-from sft_lightning.retention import DriftMeter, evaluate, weight_drift
-from sft_lightning.tasks import Batch, Task, make_task
+from sft_lightning.retention import Answers, DriftMeter, evaluate, weight_drift
+from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 
 
 class RetentionMonitor(Callback):
@@ -36,6 +36,9 @@ class RetentionMonitor(Callback):
         self.source, self.drift_rows = source, drift_rows
         self.before: dict[str, float] = {}
         self.seconds = 0.0
+        self.said: dict[str, Answers] | None = None
+        """Where a dict, what classifiers say while a split is measured is kept in it: 'source before' and 'source after'
+        on the source data, 'head before' and 'head after' of the kept source head on the target's inputs"""
         self._task: Task | None = None
         self._meter: DriftMeter | None = None
         self._rows_left = 0
@@ -47,12 +50,18 @@ class RetentionMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What the teacher said is kept for one fit or test: the next may be on other data."""
         self._forget_answers()
+        self.said = None
 
     def _forget_answers(self) -> None:
         self._cache.clear()
         self._cache_room = 256 << 20
 
     # ---- the source task's data ----
+
+    @property
+    def source_info(self) -> TaskInfo | None:
+        """The source task, once its data is loaded."""
+        return None if self._task is None else self._task.info
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head speaks of the same classes."""
@@ -100,9 +109,16 @@ class RetentionMonitor(Callback):
         if split not in self._loaders:
             self._loaders[split] = self.source.loader(split, trainer.global_rank, trainer.world_size)
         loader = limited(trainer, self._loaders[split], split)
-        values = evaluate(trainer, module, loader, self.source.receive, self._task, score)
+        answers = self._answers("source before" if of_teacher else "source after")
+        values = evaluate(trainer, module, loader, self.source.receive, self._task, score, answers)
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
+
+    def _answers(self, name: str) -> Answers | None:
+        """Where to keep what is said of the source samples; None where nobody asked, or where no class is said."""
+        if self.said is None or self._task is None or self._task.name != "classification":
+            return None
+        return self.said.setdefault(name, Answers())
 
     def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
         assert self._task is not None
@@ -193,6 +209,10 @@ class RetentionMonitor(Callback):
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(student, teacher)
+        if self.said is not None and module.network is not None and not module.network.shares_outputs:
+            for name, output in (("head before", teacher), ("head after", student)):
+                if output.source_logits is not None and output.source_logits.shape[-1] > 1:
+                    self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)
         self._rows_left -= len(batch["index"])
         self.seconds += time.perf_counter() - began
 
@@ -229,9 +249,11 @@ class RetentionMonitor(Callback):
         if self._task is not None and self.source is not None and split in self.source.splits:
             before = self.before
             if split == "test":
-                if not self._test_before:
+                if not self._test_before or self.said is not None:
                     self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
                 before = self._test_before
+            elif self._answers("source before") is not None:  # of validation the metrics alone are kept
+                self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
             values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
         module.log_dict(values)

@@ -2,7 +2,16 @@
 
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.text import GLUE, IMDB, TREC, AGNews, Instructions, TextTable
-from sft_lightning.data.vision import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, HubImages, ImageFolder
+from sft_lightning.data.vision import (
+    CIFAR10,
+    CIFAR100,
+    MNIST,
+    ColouredDigits,
+    Digits,
+    FashionMNIST,
+    HubImages,
+    ImageFolder,
+)
 
 __all__ = [
     "CIFAR10",
@@ -12,6 +21,7 @@ __all__ = [
     "MNIST",
     "TREC",
     "AGNews",
+    "ColouredDigits",
     "Digits",
     "FashionMNIST",
     "HubImages",

@@ -14,13 +14,20 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
+from sft_lightning.data.subset import cut, folds, share, shots, strata
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
 from sft_lightning.signals import ignore_in_worker
 from sft_lightning.tasks import Batch, TaskInfo
 
+AFTER_LOADING = {
+    *("batch_size", "eval_batch_size", "shots_per_class", "train_fraction", "subset_seed", "folds", "fold"),
+    *("val_fraction", "num_workers", "seed", "trainer", "splits", "spec", "task_info", "skipped", "_warned"),
+}
+"""What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
 
 
@@ -120,15 +127,26 @@ def _as_is(batch: Any) -> Any:
 class SFTDataModule(L.LightningDataModule, ABC):
     """Samples, subset and split the same way for every variant.
 
+    In this order: the validation split is set aside where the data has none of its own (`val_fraction`, always the same
+    rows), the labelled subset is drawn from the rest (`shots_per_class`, `train_fraction`), and with `folds` the subset
+    is cut into parts. A run that holds out a part validates on it alone: the ordinary validation rows are then neither
+    trained nor validated on, so that the labelled set is all that was looked at, and training rows are the same ones
+    with and without folds. The test split is never touched by any of this.
+
     Args:
         batch_size: Samples per optimizer step, over all micro-batches and ranks.
         eval_batch_size: Samples per rank and batch when not training; default the same as batch_size over ranks.
         classes: Keep these classes, by name or number, in this order.
         shots_per_class: Labelled training samples kept per class.
         train_fraction: Share of the training samples kept, stratified.
-        subset_seed: Seed of the labelled subset, and of nothing else.
+        subset_seed: Seed of the labelled subset and of its folds, and of nothing else.
+        folds: Parts the labelled training set is cut into for cross-validation; null for the ordinary validation split.
+        fold: Which part, from 0, is held out to validate on; null trains on all of them, and validates on the ordinary
+            split.
+        test_fraction: Share of the training samples, stratified, set aside to test on where the data has no test split, the
+            same rows whatever the seeds; null for none.
         val_fraction: Share of the training samples set aside, stratified, to choose checkpoints and settings, where the
-            data has no validation split.
+            data has no validation split; folds never hold them.
         num_workers: Processes that load data; 0 loads in the main one.
         seed: Seed of the order of samples and of augmentation; default the run's seed.
         on_bad_sample: What to do where a sample cannot be read: fail naming it, or skip it, counted and reported.
@@ -146,6 +164,9 @@ class SFTDataModule(L.LightningDataModule, ABC):
         shots_per_class: int | None = None,
         train_fraction: float | None = None,
         subset_seed: int = 0,
+        folds: int | None = None,
+        fold: int | None = None,
+        test_fraction: float | None = None,
         val_fraction: float = 0.1,
         num_workers: int = 0,
         seed: int | None = None,
@@ -154,6 +175,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
         super().__init__()
         self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
         self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
+        self.folds, self.fold = folds, fold
         self.val_fraction, self.num_workers, self.seed = val_fraction, num_workers, seed
         self.on_bad_sample = on_bad_sample
         self.skipped: Skipped = {}
@@ -167,6 +189,15 @@ class SFTDataModule(L.LightningDataModule, ABC):
             raise UserError(f"data: shots_per_class must be at least 1, got {shots_per_class}")
         if train_fraction is not None and not 0 < train_fraction <= 1:
             raise UserError(f"data: train_fraction must be in (0, 1], got {train_fraction}")
+        if folds is not None and folds < 2:
+            raise UserError(f"data: folds must be at least 2, got {folds}")
+        if fold is not None and folds is None:
+            raise UserError(f"data: fold {fold} is one of the parts that folds says: set data.init_args.folds too")
+        if fold is not None and folds is not None and not 0 <= fold < folds:
+            raise UserError(f"data: fold must be 0 to {folds - 1} with folds {folds}, got {fold}")
+        self.test_fraction = test_fraction
+        if test_fraction is not None and not 0 < test_fraction < 1:
+            raise UserError(f"data: test_fraction must be in (0, 1), got {test_fraction}")
         if not 0 < val_fraction < 1:
             raise UserError(f"data: val_fraction must be in (0, 1), got {val_fraction}")
         if eval_batch_size is not None and eval_batch_size < 1:
@@ -185,7 +216,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the samples."""
+        """Reads the samples, and sets nothing on `self`: runs of a study that load the same may share them."""
 
     def load_for_prediction(self) -> Samples | None:
         """Unlabelled samples to predict on, where the data set was given some; else predict uses the test split."""
@@ -213,7 +244,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             self.splits = {"predict": Split(samples, self._rows(samples, None, "predict"), None, False)}
             self.splits["predict"].name = "predict"
             return
-        loaded = self.load()
+        loaded = reuse.samples(self._of_samples(), self.load)
         for part in (loaded.train, loaded.val, loaded.test):
             if part is not None:
                 part.skips = self.skips
@@ -222,23 +253,30 @@ class SFTDataModule(L.LightningDataModule, ABC):
             chosen = "classes" if self.classes is not None else "the training data"
             raise UserError(f"data: {chosen} has {len(labels)} classes ({', '.join(labels)}): at least 2 are needed")
         self.task_info = TaskInfo(self.task_name, self.count_outputs(labels, loaded), labels, list(self.metrics))
-        train, val = self._rows(loaded.train, numbers, "train"), None
-        if loaded.val is None:
-            train, val = self._cut(loaded.train, train)
-        self.total_train = len(train)
-        train = self._subset(loaded.train, train, labels, numbers)
+        rows, test = self._rows(loaded.train, numbers, "train"), None
+        if loaded.test is None and self.test_fraction is not None:
+            by_class = loaded.train.targets if self.task_name == "classification" else None
+            rows, test = cut(rows, strata(by_class, rows), self.test_fraction, f"data: {type(self).__name__}")
+        train, val = self._train_and_val(loaded, rows, labels, numbers)
         self.splits["train"] = self._split(loaded.train, train, numbers, True)
-        if loaded.val is None:
-            assert val is not None
+        if val is not None:
             self.splits["val"] = self._split(loaded.train, val, numbers, False)
         else:
+            assert loaded.val is not None
             self.splits["val"] = self._split(loaded.val, self._rows(loaded.val, numbers, "val"), numbers, False)
+        if test is not None:
+            self.splits["test"] = self._split(loaded.train, test, numbers, False)
         if loaded.test is not None:
             self.splits["test"] = self._split(loaded.test, self._rows(loaded.test, numbers, "test"), numbers, False)
         for name, split in self.splits.items():
             split.name = name
             if not len(split):
                 raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
+
+    def _of_samples(self) -> str:
+        """All that `load` depends on: what the constructor set, but for what chooses among samples and batches them."""
+        given = {name: repr(value) for name, value in vars(self).items() if name not in AFTER_LOADING}
+        return f"{type(self).__module__}.{type(self).__qualname__} {sorted(given.items())}"
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
         """Width of the network's output."""
@@ -282,47 +320,26 @@ class SFTDataModule(L.LightningDataModule, ABC):
             raise UserError(f"data: not one sample of {what} can be used; the first: {samples.name(row)}: {why}")
         return usable
 
-    def _strata(self, samples: Samples, rows: np.ndarray) -> np.ndarray | None:
-        if samples.targets is None or self.task_name != "classification":
-            return None
-        strata: np.ndarray = samples.targets[rows]
-        return strata if np.unique(strata, return_counts=True)[1].min() >= 2 else None
-
-    def _cut(self, samples: Samples, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Sets validation aside: always the same rows, whatever the seeds."""
-        return cut(rows, self._strata(samples, rows), self.val_fraction, f"data: {type(self).__name__}")
-
-    def _subset(self, samples: Samples, rows: np.ndarray, labels: list[str], numbers: list[int] | None) -> np.ndarray:
-        rng = np.random.default_rng(self.subset_seed)
+    def _train_and_val(
+        self, loaded: Splits, rows: np.ndarray, labels: list[str], numbers: list[int] | None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Of the usable `rows` of the training samples those to train on, and those to validate on unless the data's own
+        validation split serves.
+        """
+        val: np.ndarray | None = None
+        targets = loaded.train.targets if self.task_name == "classification" else None
+        names = dict(zip(numbers if numbers is not None else range(len(labels)), labels, strict=True))
+        if loaded.val is None:
+            rows, val = cut(rows, strata(targets, rows), self.val_fraction, f"data: {type(self).__name__}")
+        self.total_train = len(rows)
         if self.train_fraction is not None and self.train_fraction < 1:
-            from sklearn.model_selection import train_test_split
-
-            keep = max(1, round(len(rows) * self.train_fraction))
-            if keep >= len(rows):
-                return rows
-            strata = self._strata(samples, rows)
-            if strata is not None and len(rows) - keep < len(np.unique(strata)):
-                strata = None  # what is left out is less than one per class: nothing to stratify
-            if strata is not None and keep < len(np.unique(strata)):
-                raise UserError(
-                    f"data: train_fraction {self.train_fraction} keeps {keep} samples for {len(labels)} classes"
-                )
-            kept, _ = train_test_split(rows, train_size=keep, stratify=strata, random_state=self.subset_seed)
-            return np.sort(kept)
-        if self.shots_per_class is None:
-            return rows
-        if samples.targets is None or self.task_name != "classification":
-            raise UserError("data: shots_per_class is for classes; use train_fraction")
-        kept_rows = []
-        for position, number in enumerate(numbers if numbers is not None else range(len(labels))):
-            of_class = rows[samples.targets[rows] == number]
-            if len(of_class) < self.shots_per_class:
-                raise UserError(
-                    f"data: shots_per_class {self.shots_per_class}, but class '{labels[position]}' has {len(of_class)} "
-                    "training samples"
-                )
-            kept_rows.append(rng.permutation(of_class)[: self.shots_per_class])
-        return np.sort(np.concatenate(kept_rows))
+            rows = share(rows, strata(targets, rows), self.train_fraction, self.subset_seed, len(labels))
+        elif self.shots_per_class is not None:
+            rows = shots(rows, targets, self.shots_per_class, self.subset_seed, names)
+        parts = [] if self.folds is None else folds(rows, targets, self.folds, self.subset_seed, names)
+        if self.fold is None:
+            return rows, val
+        return np.setdiff1d(rows, parts[self.fold]), parts[self.fold]
 
     def _split(self, samples: Samples, rows: np.ndarray, numbers: list[int] | None, train: bool) -> Split:
         targets = samples.targets
@@ -489,6 +506,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
         train = self.splits.get("train")
         if train is not None and len(train) < getattr(self, "total_train", 0):
             line += f" (of {self.total_train:,} to train on)"
+        if self.fold is not None and "predict" not in self.splits:
+            line += f"; val is fold {self.fold} of 0 to {(self.folds or 0) - 1}"
         if self.task_info is not None and self.task_info.name == "classification" and "val" in self.splits:
             targets = self.splits["val"].targets
             assert targets is not None
@@ -497,20 +516,6 @@ class SFTDataModule(L.LightningDataModule, ABC):
             share = np.bincount(targets.astype(np.int64)).max() / len(targets)
             line += f"; {len(names)} classes ({shown}), majority share {share:.2f}"
         return line
-
-
-def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, the part cut off): the same rows each time, stratified where that can be."""
-    from sklearn.model_selection import train_test_split
-
-    classes = 1 if strata is None else len(np.unique(strata))
-    size = max(classes, round(len(rows) * fraction))
-    if size >= len(rows):
-        raise UserError(f"{where}: {len(rows)} samples are too few to set {fraction:.0%} aside for validation")
-    if strata is not None and len(rows) - size < classes:
-        strata = None
-    rest, part = train_test_split(rows, test_size=size, stratify=strata, random_state=0)
-    return np.sort(rest), np.sort(part)
 
 
 def tensor_digest(*arrays: np.ndarray | Tensor) -> bytes:

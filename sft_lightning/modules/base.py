@@ -139,7 +139,7 @@ class SFTModule(L.LightningModule):
                 f"{type(self).__name__} anchors to a pretrained network: set network.init_args.pretrained, or use PlainSFT"
             )
         if network.pretrained is not None:
-            self._teacher.append(Teacher(network))
+            self._teacher.append(Teacher(network, self.hparams["network"]))
         self.check_network(network)
         self.frozen = apply_freeze(network, self.hparams["freeze"])
         self._still = still_batchnorms(network, self.hparams["freeze_batchnorm_stats"])

@@ -1,10 +1,12 @@
 """The pretrained network, frozen: a copy apart from the student, outside the module tree."""
 
 from copy import deepcopy
+from hashlib import blake2b
 
 import torch
 from torch import Tensor
 
+from sft_lightning import reuse
 from sft_lightning.networks.base import Network, Output, weights_hash
 
 
@@ -14,15 +16,20 @@ class Teacher:
     A plain object, not a module: it is in no state_dict, no DDP bucket and no optimizer, and `train()` never reaches
     it. Always in evaluation mode, never with gradients. Made from the network right after `pretrained` was loaded,
     before any checkpoint is restored, so that it is the pretrained network on resume too; `hash` proves it.
+
+    Args:
+        network: The student, just built.
+        spec: What it was built of, as plain values.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, spec: object = None) -> None:
         self.network = deepcopy(network).requires_grad_(False).eval()
         known = network.shared_parameters()
         self.start: dict[str, Tensor] = {n: p.data for n, p in self.network.named_parameters() if n in known}
         buffers = {n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head."))}
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.start, **heads, **buffers})
+        self._whole = (repr(spec), "")  # what tells this teacher from others, its weights when that is asked for
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves it beside the student."""
@@ -32,10 +39,35 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x: dict[str, Tensor]) -> Output:
-        """What the pretrained network says, under the caller's autocast."""
-        output: Output = self.network(x)
+        """What the pretrained network says, under the caller's autocast.
+
+        In a study's worker a batch that was seen before, in this run or another, is not computed again. It is known by its
+        content, so a view that differs is another batch, and what is said is the same to the bit.
+        """
+        output: Output
+        if reuse.TEACHER.on and all(t.device.type == "cpu" for t in x.values()):
+            output = reuse.TEACHER.get(self._key(x), lambda: self.network(x), bytes_of)
+        else:
+            output = self.network(x)
         return output
+
+    def _key(self, x: dict[str, Tensor]) -> tuple[object, ...]:
+        """All that the answer depends on, and whether it may take part in a backward pass."""
+        if not self._whole[1]:
+            self._whole = (self._whole[0], weights_hash(self.network.state_dict()))
+        cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
+        digest = blake2b(digest_size=16)
+        for name, tensor in sorted(x.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()} ".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
+        dtype = next(self.network.parameters()).dtype
+        return *self._whole, dtype, cast, torch.is_inference_mode_enabled(), digest.digest()
 
     def starts(self, names: list[str]) -> list[Tensor]:
         """w_S⁰ of the parameters named."""
         return [self.start[n] for n in names]
+
+
+def bytes_of(output: Output) -> int:
+    """Memory that an output takes."""
+    return sum(t.numel() * t.element_size() for t in output if t is not None)

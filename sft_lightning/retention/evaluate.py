@@ -7,6 +7,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from sft_lightning.retention.answers import Answers
 from sft_lightning.tasks import Batch, Task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
@@ -19,10 +20,12 @@ def evaluate(
     finish: Callable[[Batch], Batch],
     task: Task,
     score: Callable[[dict[str, Tensor]], Tensor],
+    answers: Answers | None = None,
 ) -> dict[str, float]:
     """The task's metrics and 'loss' of `score(x) -> logits[N, C]` over all batches and ranks, in the trainer's precision.
 
     The module's mode and the random state are left as they were found: measuring must not change what is trained.
+    Where there are `answers`, what was said of each of this rank's samples is added to them.
     """
     meters: dict[str, Any] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
@@ -35,7 +38,10 @@ def evaluate(
                 batch = finish(trainer.strategy.batch_to_device(raw, module.device))
                 batch = trainer.precision_plugin.convert_input(batch)
                 with trainer.precision_plugin.forward_context():
-                    update_meters(task, meters, score(batch["x"]), batch)
+                    logits = score(batch["x"])
+                    update_meters(task, meters, logits, batch)
+                if answers is not None:
+                    answers.add(batch, logits)
     finally:
         for m, mode in modes.items():
             m.training = mode

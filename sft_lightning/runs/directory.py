@@ -58,6 +58,10 @@ class RunDirectory:
         return self.path / "predictions.jsonl"
 
     @property
+    def details(self) -> Path:
+        return self.path / "details.json"
+
+    @property
     def figures(self) -> Path:
         return self.path / "figures"
 
@@ -65,6 +69,11 @@ class RunDirectory:
 def make_run_id() -> str:
     """A fresh id: UTC time and four random hexadecimal digits. It is the W&B id too."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
+
+
+def sweep_run_id() -> str | None:
+    """The id by which a W&B sweep knows the run that its agent starts, in this process; None where no agent started it."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def run_path(root: str | Path, experiment: str, run_id: str | None = None) -> Path:

@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from sft_lightning import secrets
 from sft_lightning.errors import UserError
-from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.runs.directory import RunDirectory, sweep_run_id
 from sft_lightning.runs.metrics_log import named_by_split
 
 PATIENCE = 30.0  # seconds for W&B's server to answer at the start, where WANDB_INIT_TIMEOUT says nothing
@@ -64,6 +64,21 @@ class WandbLog(WandbLogger):
             with self._unless_lost():
                 self.experiment.config.update(secrets.without(about), allow_val_change=True)
 
+    def summarise(self, record: dict[str, Any]) -> None:
+        """Puts into the summary each metric's last value, and as `selected/…` its value at best.ckpt.
+
+        The test of a finished run is recorded apart, under the same id: its summary says what the fit's said, so that
+        whichever of the two W&B keeps is whole.
+        """
+        said: dict[str, float] = {}
+        for name, entry in record["metrics"].items():
+            for key, which in ((name, "final"), (f"selected/{name}", "selected")):
+                if which in entry:
+                    said[key] = float(entry[which])
+        if not self.lost and self._has_folder():
+            with self._unless_lost():
+                self.experiment.summary.update(said)
+
     def close(self, code: int) -> None:
         """Ends the W&B run with an exit code; flushes."""
         if self._experiment is not None:
@@ -98,6 +113,10 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
             settings=wandb.Settings(silent=not online, console="off", **waits),
         )
         logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
+        if sweep_run_id() is not None:  # the agent has said to which project the run belongs, and W&B takes no other
+            logger._wandb_init.pop("project")
+            if sweep_run_id() == run.run_id:
+                logger._wandb_init.pop("id")
         if rank == 0:
             with secrets.hidden_from_wandb():
                 _ = logger.experiment

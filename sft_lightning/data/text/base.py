@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sft_lightning import reuse
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
@@ -42,6 +43,14 @@ class Ragged:
         return torch.from_numpy(out)
 
 
+def identity(tokenizer: Any) -> object:
+    """Equal for tokenizers that make the same tokens, as far as that can be told; else the tokenizer itself."""
+    if not reuse.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
+        return tokenizer
+    sides = (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.chat_template)
+    return type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), *sides
+
+
 class Tokens(Samples):
     """Samples that become token ids once a tokenizer is known.
 
@@ -59,10 +68,14 @@ class Tokens(Samples):
         self.ids = Ragged([])
         self.truncated = np.zeros(0, dtype=bool)
         self._made_with: Any = None
+        self._made_by: Any = None
 
     def use(self, tokenizer: Any, max_length: int | None, multiple: int = 1) -> None:
-        """Fixes what makes the tokens."""
-        self.tokenizer, self.max_length, self.multiple, self._made_with = tokenizer, max_length, multiple, None
+        """Fixes what makes the tokens. Those that the same made already, in another run of a study, stay."""
+        made_by = (identity(tokenizer), max_length)
+        if not reuse.DATA.on or made_by != self._made_by:
+            self._made_with = None
+        self.tokenizer, self.max_length, self.multiple, self._made_by = tokenizer, max_length, multiple, made_by
 
     def ready(self) -> None:
         """Tokenises, unless that is done."""

@@ -3,7 +3,8 @@
 import numpy as np
 import torch
 
-from sft_lightning.data.base import Splits, cut
+from sft_lightning.data.base import Splits
+from sft_lightning.data.subset import cut
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 
 

@@ -5,7 +5,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from sft_lightning.data.base import Splits, cut
+from sft_lightning.data.base import Splits
+from sft_lightning.data.subset import cut, strata
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.errors import UserError, nearest
 
@@ -40,36 +41,35 @@ class ImageFolder(ImageData):
 
     Args:
         root: Folder with train, val and test folders, or with one folder per class.
-        test_fraction: Share of the images, stratified, that is the test split where root has no train folder.
+        test_fraction: Share of the images to train on, stratified, that is the test split where root has no test folder;
+            default 0.2 without a train folder, and with one no test split.
         predict_root: Folder of images without labels, for predict.
         **kwargs: Size and augmentation, subset, split, batches; see Digits.
     """
 
-    def __init__(self, root: str, test_fraction: float = 0.2, predict_root: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, root: str, test_fraction: float | None = None, predict_root: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.root, self.test_fraction, self.predict_root = root, test_fraction, predict_root
-        if not 0 < test_fraction < 1:
+        if test_fraction is not None and not 0 < test_fraction < 1:
             raise UserError(f"data: test_fraction must be in (0, 1), got {test_fraction}")
 
     def load(self) -> Splits:
         root = folder(self.root, "root")
         if not (root / "train").is_dir():
             labels = classes_in(root)
-            every = labelled(root, labels)
-            strata = every.targets
-            assert strata is not None
-            enough = np.bincount(strata).min() >= 2
-            parts = cut(np.arange(len(every)), strata if enough else None, self.test_fraction, "data: ImageFolder")
-            train, test = (FileImages(root, [every.paths[i] for i in rows], strata[rows]) for rows in parts)
+            train, test = parted(labelled(root, labels), self.test_fraction or 0.2)
             return Splits(train, test=test, labels=labels)
         labels = classes_in(root / "train")
-        val = next((root / name for name in VALIDATION if (root / name).is_dir()), None)
-        return Splits(
-            labelled(root / "train", labels),
-            labelled(val, labels) if val is not None else None,
-            labelled(root / "test", labels) if (root / "test").is_dir() else None,
-            labels,
-        )
+        found = next((root / name for name in VALIDATION if (root / name).is_dir()), None)
+        train, val = labelled(root / "train", labels), labelled(found, labels) if found is not None else None
+        if (root / "test").is_dir():
+            return Splits(train, val, labelled(root / "test", labels), labels)
+        if self.test_fraction is None:
+            return Splits(train, val, labels=labels)
+        train, test = parted(train, self.test_fraction)
+        return Splits(train, val, test, labels)
 
     def load_for_prediction(self) -> FileImages | None:
         if self.predict_root is None:
@@ -78,6 +78,15 @@ class ImageFolder(ImageData):
         if not (paths := images_below(root)):
             raise UserError(f"data: predict_root {root} has no images ({', '.join(SUFFIXES)})")
         return FileImages(root, paths, None)
+
+
+def parted(every: FileImages, fraction: float) -> tuple[FileImages, FileImages]:
+    """(the rest, a share of the images of each class): the same each time."""
+    targets, rows = every.targets, np.arange(len(every))
+    assert targets is not None
+    parts = cut(rows, strata(targets, rows), fraction, "data: ImageFolder")
+    rest, part = (FileImages(every.root, [every.paths[i] for i in rows], targets[rows]) for rows in parts)
+    return rest, part
 
 
 def folder(path: str, argument: str) -> Path:

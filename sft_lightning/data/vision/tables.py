@@ -1,4 +1,4 @@
-"""Tables of the `datasets` library: found, loaded, and their columns read."""
+"""Tables of the `datasets` library: found, loaded, and their columns read. Files that are lists of images count as such."""
 
 import re
 from collections.abc import Iterable
@@ -8,8 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from sft_lightning.data.vision.image_folder import SUFFIXES
 from sft_lightning.errors import UserError, nearest
 
+LISTS = (".csv", ".tsv", ".jsonl", ".json")
+"""Suffixes of files that name images instead of holding them"""
 SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.\d]|$)")
 
 
@@ -20,11 +23,17 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
         for split, files in found.items():
             if not files:
                 raise UserError(f"data: data_files: {split}: {data_files[split]} does not exist")
-        return load("parquet", "data_files", data_files=found)
+        lists = {split: load_list(files) for split, files in found.items() if is_list(files[0])}
+        rest = {split: files for split, files in found.items() if split not in lists}
+        tables = load("parquet", "data_files", data_files=rest) if rest else {}
+        return {split: naming_images(lists.get(split) or tables[split]) for split in found}
     assert path is not None
     files = parquet_files(path)
+    if files and is_list(files[0]):
+        return {"train": naming_images(load_list(files))}
     if files:
-        return load("parquet", path, data_files=by_split(files))
+        tables = load("parquet", path, data_files=by_split(files))
+        return {split: naming_images(table) for split, table in tables.items()}
     local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
     if Path(path).expanduser().is_dir():
         raise UserError(f"data: path {path} is a folder without parquet files")
@@ -33,8 +42,48 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
     return load(path, path, name=config_name)
 
 
+def is_list(file: str) -> bool:
+    """Whether a file is text that names images."""
+    return Path(file).suffix.lower() in LISTS
+
+
+def load_list(files: list[str]) -> Any:
+    """A CSV, TSV, JSON or JSONL file as a table; columns that hold whole numbers alone are numbers."""
+    import datasets
+
+    from sft_lightning.data.text.files import read_table
+
+    if len(files) > 1:
+        raise UserError(f"data: {files[0]} and {files[1]}: one file of a split is expected")
+    columns = read_table(files[0], "data.data_files").columns
+    for name, values in columns.items():
+        if all(isinstance(v, str) and re.fullmatch(r"-?(0|[1-9]\d{0,17})", v) for v in values):
+            columns[name] = [int(v) for v in values]
+    try:
+        return datasets.Dataset.from_dict(columns)
+    except (TypeError, ValueError, OverflowError) as error:  # pyarrow's: a column of different kinds
+        raise UserError(f"data: {files[0]}: {str(error).splitlines()[0]}") from None
+
+
+def naming_images(table: Any) -> Any:
+    """The table, its columns of image files' names turned into columns of images."""
+    from datasets import Image
+
+    for name, feature in table.features.items():
+        if getattr(feature, "dtype", None) not in ("string", "large_string") or not len(table):
+            continue
+        if names_image(table[0][name]) and all(map(names_image, table[name][:])):
+            table = table.cast_column(name, Image(decode=False))
+    return table
+
+
+def names_image(value: Any) -> bool:
+    """Whether a value is a file name with an image's suffix."""
+    return isinstance(value, str) and value.lower().endswith(SUFFIXES)
+
+
 def parquet_files(path: str) -> list[str]:
-    """The parquet files that a file name, a pattern or a folder stands for."""
+    """The parquet files that a pattern or a folder stands for, or the one file of that name."""
     here = Path(path).expanduser()
     return sorted(map(str, here.rglob("*.parquet"))) if here.is_dir() else sorted(glob(str(here), recursive=True))
 

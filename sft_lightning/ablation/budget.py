@@ -1,0 +1,66 @@
+"""A budget of time, and how many seeds it pays for."""
+
+import math
+import re
+
+from sft_lightning.errors import UserError
+
+SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
+PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", re.IGNORECASE)
+
+
+def parse_budget(text: str) -> float:
+    """Seconds of `1h`, `90m`, `2h30m`, `3600s`, `1.5h`, `1d`. Raises UserError for anything else, and for nothing."""
+    said = text.strip()
+    parts = PART.findall(said)
+    if not parts or PART.sub("", said).strip():
+        raise UserError(f"--budget: '{text}' is no time such as 1h, 90m, 2h30m or 3600s")
+    units = [unit.lower() for _, unit in parts]
+    if len({SECONDS[u] for u in units}) < len(units):
+        raise UserError(f"--budget: '{text}' names a unit twice: write 2h30m, for instance")
+    seconds = sum(float(number) * SECONDS[unit] for (number, _), unit in zip(parts, units, strict=True))
+    if not 0 < seconds < math.inf:
+        raise UserError(f"--budget: '{text}' is no time at all: 1h, for instance")
+    return seconds
+
+
+def seeds_for(
+    budget_s: float, seconds_per_seed_round: float, workers: int, least: int = 3, most: int = 20, fixed_s: float = 0.0
+) -> tuple[int, str]:
+    """(number of seeds, the sentence that explains it).
+
+    Args:
+        budget_s: What there is, in seconds of wall time.
+        seconds_per_seed_round: Cost of all points that one more seed brings, one after another, in seconds.
+        workers: Points that run side by side.
+        least: Fewest seeds, whatever the budget: fewer show no spread.
+        most: Most seeds: more show little.
+        fixed_s: Cost of the points that are run once, whatever the number of seeds, one after another, in seconds.
+    """
+    workers = max(1, workers)
+    fixed, each = fixed_s / workers, max(seconds_per_seed_round / workers, 1e-9)
+    affordable = math.floor((budget_s - fixed) / each + 1e-9)
+    seeds = min(max(affordable, least), most)
+    total = fixed + seeds * each
+    where = "1 worker" if workers == 1 else f"{workers} workers"
+    cost = f"{spoken(each)} a seed with {where}" + (f" after {spoken(fixed)} of tuning" if fixed >= 1 else "")
+    if affordable < least:
+        why = f"the budget of {spoken(budget_s)} pays for {max(affordable, 0)} ({cost}); fewer than {least} show no spread"
+        return seeds, f"{seeds} seeds: {why}, so this takes about {spoken(total)}"
+    if affordable > most:
+        return (
+            seeds,
+            f"{seeds} seeds, the most that is run by itself: about {spoken(total)} of {spoken(budget_s)} ({cost})",
+        )
+    return seeds, f"{seeds} seeds, as many as {spoken(budget_s)} pays for: about {spoken(total)} ({cost})"
+
+
+def spoken(seconds: float) -> str:
+    """`45 s`, `12 min`, `2 h 5 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    hours, rest = divmod(minutes, 60)
+    return f"{hours} h" + (f" {rest} min" if rest else "")

@@ -1,0 +1,211 @@
+"""`points.csv` and `study.json`: what a study found, from its points' records."""
+
+import csv
+import io
+import json
+from typing import Any
+
+from sft_lightning.ablation.engine import Choice, Engine
+from sft_lightning.ablation.overlay import short
+from sft_lightning.ablation.plan import Point
+from sft_lightning.runs.directory import write_atomic
+from sft_lightning.runs.record import strict
+
+SCHEMA = 1
+
+
+def rows(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
+    """(columns, one row per point) of `points.csv`: no times in it, so equal studies have equal files."""
+    study = engine.study
+    tuned = list(dict.fromkeys(k for p in engine.all_points() for k in p.setting)) or study.tuned_keys
+    names = {k: short(k, tuned) for k in tuned}
+    axes = [a.name for a in study.axes]
+    names = {k: v if v not in (*axes, "seed", "arm", "point", "fold") else k for k, v in names.items()}
+    selected = {p.id for c in choices(engine) for p in c.points}
+    columns = ["point", "arm", *axes, *names.values(), "seed", *(["fold"] if study.folds else [])]
+    columns += ["selected", "status", "steps"]
+    metrics: dict[str, None] = {}
+    table = []
+    for point in engine.all_points():
+        standing = engine.look(point)
+        record = standing.record or {}
+        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **point.cell}
+        row |= {names[k]: v for k, v in point.setting.items()}
+        row |= {
+            "seed": point.seed,
+            **({"fold": point.fold} if study.folds else {}),
+            "selected": int(point.id in selected),
+        }
+        row |= {"status": standing.status, "steps": record.get("steps")}
+        if standing.status == "finished":
+            values = measured(record, point.id in selected)
+            metrics |= dict.fromkeys(values)
+            row |= values
+        table.append(row)
+    return [*columns, *sorted(metrics, key=order)], table
+
+
+def order(metric: str) -> tuple[int, str]:
+    """Target, kept, drift; validation before test."""
+    stages = ("val/", "retention/", "drift/", "test/")
+    return next((i for i, s in enumerate(stages) if metric.startswith(s)), len(stages)), metric
+
+
+def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
+    """Metrics at best.ckpt; those of the test split where the point is one that was chosen."""
+    values = {}
+    for name, entry in record["metrics"].items():
+        if name.startswith(("train/", "test/")) or "selected" not in entry:
+            continue
+        values[name] = float(entry["selected"])
+    for name, value in (record.get("test") or {}).items() if tested else ():
+        values[name if name.startswith("test/") else f"test/{name}"] = float(value)
+    return values
+
+
+def choices(engine: Engine) -> list[Choice]:
+    """Those that are made."""
+    found = [engine.choice(cell, arm) for cell, arm in engine.places()]
+    return [c for c in found if c is not None]
+
+
+def csv_text(columns: list[str], table: list[dict[str, Any]]) -> str:
+    """The table as CSV; floats with all their digits."""
+    file = io.StringIO()
+    writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
+    writer.writeheader()
+    for row in table:
+        writer.writerow({k: "" if v is None else repr(v) if isinstance(v, float) else v for k, v in row.items()})
+    return file.getvalue()
+
+
+def by_seed(engine: Engine, points: list[Point], metric: str) -> dict[int, float]:
+    """{seed: value} of a metric over an arm's chosen points."""
+    found = {}
+    for point in points:
+        value = engine.look(point).value(metric) if engine.look(point).status == "finished" else None
+        if value is not None:
+            found[point.seed] = value
+    return found
+
+
+def content(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
+    """`study.json`."""
+    study, points = engine.study, engine.all_points()
+    standings = [engine.look(p) for p in points]
+    count = {
+        s: sum(x.status == s for x in standings) for s in ("finished", "failed", "queued", "interrupted", "running")
+    }
+    engine.know_metrics()
+    cells = [cell_content(engine, cell, with_statistics=status != "running") for cell in study.cells]
+    return {
+        "schema": SCHEMA,
+        "study": study.name,
+        "status": status,
+        "file": study.content,
+        "baseline": study.baseline,
+        "axes": {a.name: list(a.levels) for a in study.axes},
+        "seeds": engine.seeds,
+        "metrics": named_metrics(engine),
+        "report": study.report,
+        "select": {"rule": study.select.rule, "within": study.select.within},
+        "points": {"total": len(points), **count, "tested": sum(s.tested for s in standings)},
+        "failures": failures(engine, points),
+        **(about or {}),
+        "cells": cells,
+        "answer": [c["statistics"]["answer"] for c in cells if c.get("statistics")],
+    }
+
+
+def named_metrics(engine: Engine) -> dict[str, Any] | None:
+    """What is learned and kept is measured by: on validation, and on the test split."""
+    found = engine.metrics
+    if found is None:
+        return None
+    return {
+        "target": found.target,
+        "kept": found.kept,
+        "test_target": on_test(found.target),
+        "test_kept": on_test(found.kept) if found.kept else None,
+        "better": {"target": found.target_better, "kept": found.kept_better},
+    }
+
+
+def on_test(metric: str) -> str:
+    """A validation metric's name on the test split."""
+    return f"test/{metric.removeprefix('val/')}"
+
+
+def failures(engine: Engine, points: list[Point]) -> list[dict[str, Any]]:
+    """Points that failed, why, and where the whole of it can be read."""
+    found = []
+    for point in points:
+        standing = engine.look(point)
+        job = "fit" if standing.status == "failed" else "test" if standing.test_failed else None
+        if job is not None:
+            log = str(engine.folder.log(point.id).relative_to(engine.folder.path))
+            reason = standing.of(job).get("reason", "")
+            found.append(
+                {"point": point.id, "arm": point.arm, "label": point.label, "job": job, "reason": reason, "log": log}
+            )
+    return found
+
+
+def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) -> dict[str, Any]:
+    """One cell: each arm's choice, and the statistics over the chosen points' tests."""
+    study, arms = engine.study, {}
+    made: dict[str, Choice] = {}
+    for arm in study.arms:
+        choice = engine.choice(cell, arm)
+        if choice is None:
+            continue
+        made[arm.name] = choice
+        records = [engine.look(p).record for p in choice.points]
+        arms[arm.name] = {
+            "variant": next((r["variant"] for r in records if r), None),
+            "chosen": None if choice.setting is None else study.shown(choice.setting),
+            "why": choice.why,
+            "candidates": [
+                {"setting": study.shown(c.setting), "target": c.target, "kept": c.kept, "n": c.n, "allowed": allowed}
+                for c, allowed in choice.candidates
+            ],
+            "tested_before": [study.shown(s) for s in choice.tested_before],
+            "points": [p.id for p in choice.points],
+        }
+    return {"at": cell, "arms": arms, "statistics": statistics_of(engine, cell, made) if with_statistics else None}
+
+
+def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
+    """Over what was measured on the test split; None before."""
+    from sft_lightning.ablation.statistics import cell_statistics
+
+    names = named_metrics(engine)
+    if names is None:
+        return None
+    values = {
+        which: {a: by_seed(engine, c.points, names[which]) for a, c in made.items()} if names[which] else None
+        for which in ("test_target", "test_kept")
+    }
+    target = {a: v for a, v in (values["test_target"] or {}).items() if v}
+    if engine.study.baseline not in target:
+        return None
+    kept = {a: v for a, v in (values["test_kept"] or {}).items() if v} or None
+    shown = {a: engine.study.shown(c.setting) for a, c in made.items() if c.setting is not None}
+    return cell_statistics(
+        target=target,
+        kept=kept,
+        baseline=engine.study.baseline,
+        names={"target": names["test_target"], "kept": names["test_kept"]},
+        better=names["better"],
+        within=engine.study.select.within,
+        at=cell,
+        settings=shown,
+    )
+
+
+def write(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Writes both files; returns study.json's content."""
+    write_atomic(engine.folder.points, csv_text(*rows(engine)))
+    found = content(engine, status, about)
+    write_atomic(engine.folder.record, json.dumps(strict(found), indent=1, default=str, allow_nan=False) + "\n")
+    return found

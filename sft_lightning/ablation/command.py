@@ -1,0 +1,299 @@
+"""`ablate`: a study from a file, or from a network and data alone, carried out on this machine."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from sft_lightning.ablation.study import Study, make_study, read_study
+from sft_lightning.errors import UserError
+
+MOST_SEEDS = 20  # of a study with a budget
+
+
+class Parser(argparse.ArgumentParser):
+    """Whose errors are the user's."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"ablate: {message}; see ablate --help")
+
+
+def make_parser() -> Parser:
+    """The options of `ablate`."""
+    parser = Parser(
+        prog="sft-lightning ablate",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Compare ways of fine-tuning: every arm over seeds, settings chosen on validation, test touched once.\n"
+        "  ablate --config STUDY.yaml\n"
+        "  ablate --network NAME_OR_FOLDER --data FILE_OR_FOLDER [--budget 1h]",
+    )
+    parser.add_argument("--config", type=Path, help="The study file; see docs/ablations.md.")
+    group = parser.add_argument_group("without a study file")
+    group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
+    group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
+    group.add_argument("--retention", help="Data of what the network can do already, to measure what is kept.")
+    group.add_argument(
+        "--budget", help="Wall time for the study, such as 1h or 90m: sets the number of seeds, at least 3."
+    )
+    for name, text in (
+        ("text_column", "Column of texts; two with a comma are a pair."),
+        ("label_column", "Column of labels."),
+        ("image_column", "Column of image files."),
+        ("task", "classification, regression or causal_lm."),
+    ):
+        group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
+    group = parser.add_argument_group("how")
+    group.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="Change the base experiment.")
+    group.add_argument("--seeds", type=int, help="Number of seeds, in place of the file's.")
+    group.add_argument(
+        "--launcher", choices=["local", "slurm"], default="local", help="Where points run: here, or a job array."
+    )
+    group.add_argument(
+        "--sbatch", action="append", default=[], metavar="OPTION", help="Of sbatch: --sbatch=--time=01:00:00."
+    )
+    group.add_argument("--workers", type=int, help="Points that run side by side; default one per GPU, else per core.")
+    group.add_argument("--threads", type=int, help="CPU threads of each point; default the cores over the workers.")
+    group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print the points and what they would cost.")
+    group.add_argument("--retry", action="store_true", help="Try points again that failed.")
+    group.add_argument("--runs_dir", "--runs-dir", help="Root of run directories; default SFT_RUNS_DIR, else runs.")
+    group.add_argument("--wandb", choices=["online", "offline", "disabled"], help="Where W&B records of points go.")
+    group.add_argument("--html", type=Path, help="The comparison's page; default report.html in the study's folder.")
+    group.add_argument(
+        "--import", dest="imports", action="append", default=[], metavar="MODULE", help=argparse.SUPPRESS
+    )
+    group.add_argument("--quiet", action="store_true", help="Print nothing but the answer.")
+    parser.add_argument("--study_folder", type=Path, help=argparse.SUPPRESS)  # what a task of the array is given
+    parser.add_argument("--point", help=argparse.SUPPRESS)
+    return parser
+
+
+def main(arguments: list[str]) -> int:
+    """Carries out `ablate`; returns the exit code: 0 done, 2 where points failed. Raises UserError for bad input."""
+    given = make_parser().parse_args(arguments)
+    for name, least in (("seeds", 1), ("workers", 1), ("threads", 1)):
+        value = getattr(given, name)
+        if value is not None and value < least:
+            raise UserError(f"--{name}: must be at least {least}, not {value}")
+    if given.point is not None and given.study_folder is not None:
+        from sft_lightning.ablation.slurm import run_point
+
+        return run_point(given.study_folder, given.point)
+    if given.launcher == "slurm" and given.budget is not None:
+        raise UserError("--budget: a job array is planned beforehand: give --seeds in its place")
+    budget_s = None
+    if given.budget is not None:
+        from sft_lightning.ablation.budget import parse_budget
+
+        budget_s = parse_budget(given.budget)
+    study = find_study(given, budget_s)
+    return carry_out(study, given, budget_s)
+
+
+def find_study(given: argparse.Namespace, budget_s: float | None) -> Study:
+    """The study that the options name, or the default one for a network and data."""
+    if given.config is not None:
+        for name in ("network", "data", "retention"):
+            if getattr(given, name) is not None:
+                raise UserError(f"--{name}: the study file says it: write it there, or leave --config out")
+        study = read_study(given.config)
+        if given.seeds is None and budget_s is None and not given.set:
+            return study
+        content = with_options(study.content, given, MOST_SEEDS if budget_s else study.content.get("seeds", 3))
+        return make_study(content, given.config.parent, given.config.stem)
+    if given.network is None or given.data is None:
+        raise UserError("ablate: give --config STUDY.yaml, or --network and --data; see ablate --help")
+    from sft_lightning.ablation.front_door import front_door
+
+    named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
+    content, lines = front_door(given.network, given.data, given.retention, **named)
+    if not given.quiet:
+        print("\n".join(lines), flush=True)
+    content = with_options(content, given, MOST_SEEDS if budget_s else content.get("seeds", 3))
+    return make_study(content, Path.cwd(), "study")
+
+
+def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any) -> dict[str, Any]:
+    """The study with what the command line says in place of the file."""
+    changed = dict(content.get("set") or {})
+    for option in given.set:
+        key, is_given, text = option.partition("=")
+        if not is_given or not key:
+            raise UserError(f"--set: '{option}' must be KEY=VALUE, such as data.batch_size=32")
+        try:
+            changed[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(f"--set: the value of '{option}' is no YAML: quote it") from None
+    result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}
+    if given.seeds and isinstance(content.get("tune_seeds"), int):
+        result["tune_seeds"] = min(content["tune_seeds"], given.seeds)
+    return result
+
+
+def carry_out(study: Study, given: argparse.Namespace, budget_s: float | None) -> int:
+    """Plans, runs, collects, and says the answer."""
+    from sft_lightning.ablation.engine import Engine
+    from sft_lightning.ablation.folder import StudyFolder
+    from sft_lightning.ablation.plan import Plan
+    from sft_lightning.ablation.resolve import Resolver
+
+    import_user_modules(given.imports)
+    root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
+    folder = StudyFolder.at(root, study.name)
+    about = {} if given.wandb is None else {"wandb": given.wandb}
+    plan = Plan(study, Resolver(), about)
+    engine = Engine(study, plan, folder)
+    held = held_budget(folder, budget_s)
+    if budget_s is not None:
+        engine.n_seeds, engine.only_tune = (held, False) if held else (1, True)
+    if given.dry_run:
+        from sft_lightning.ablation.dry_run import show
+
+        show(engine, how_many(engine, given)[0])
+        return 0
+    if given.launcher == "slurm":
+        return submit(engine, given)
+    return conduct(
+        engine,
+        given,
+        budget_s if held is None else None,
+        {"budget": {"seconds": budget_s, "seeds": held}} if held else {},
+    )
+
+
+def submit(engine: Any, given: argparse.Namespace) -> int:
+    """The points as a Slurm job array."""
+    from sft_lightning.ablation import slurm
+    from sft_lightning.runs.lock import RunLock
+
+    engine.plan.check()
+    engine.folder.make()
+    lock = RunLock(engine.folder.path)
+    lock.take()
+    try:
+        if given.retry:
+            engine.retry()
+        file = engine.folder.path / "study.yaml"
+        write_study(engine)
+        kept = ["--config", str(file), "--runs_dir", str(engine.folder.path.parent)]
+        for name in ("workers", "threads", "wandb", "html"):
+            if getattr(given, name) is not None:
+                kept += [f"--{name}", str(getattr(given, name))]
+        for module in given.imports:
+            kept += ["--import", module]
+        print(slurm.submit(engine, kept, given.sbatch, given.workers or 50))
+    finally:
+        lock.release()
+    return 0
+
+
+def write_study(engine: Any) -> None:
+    """study.yaml in the study's folder: whole, so that it needs no other file."""
+    from sft_lightning.runs.directory import write_atomic
+
+    content = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
+    write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(content, sort_keys=False))
+
+
+def held_budget(folder: Any, budget_s: float | None) -> int | None:
+    """The number of seeds that an earlier start of the study with the same budget settled on."""
+    try:
+        held = json.loads(folder.record.read_text())["budget"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (
+        int(held["seeds"]) if budget_s is not None and held.get("seconds") == budget_s and held.get("seeds") else None
+    )
+
+
+def import_user_modules(names: list[str]) -> None:
+    """Modules with classes of the user's own, which configs may name."""
+    from importlib import import_module
+
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    for name in names:
+        try:
+            import_module(name)
+        except ImportError as error:
+            raise UserError(f"--import: {name} cannot be imported: {error}") from None
+
+
+def how_many(engine: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
+    """(workers, threads of each, GPUs, whether points are commands of their own)."""
+    first = engine.plan.check()["trainer"]
+    several = str(first["devices"]) not in ("auto", "1", "[0]", "-1") or first["num_nodes"] > 1
+    gpus = [] if first["accelerator"] == "cpu" else visible_gpus()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    default = 1 if several else len(gpus) or cores
+    workers = given.workers or default
+    return workers, given.threads or max(1, cores // workers), [] if several else gpus, several
+
+
+def visible_gpus() -> list[str]:
+    """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in this process."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import torch
+
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    found = torch.cuda.device_count()
+    return [g for g in given.split(",") if g][:found] if given else [str(i) for i in range(found)]
+
+
+def conduct(engine: Any, given: argparse.Namespace, budget_s: float | None, about: dict[str, Any]) -> int:
+    """The study itself, with its folder locked."""
+    from sft_lightning.ablation import collect
+    from sft_lightning.ablation.pool import Pool
+    from sft_lightning.ablation.progress import Progress
+    from sft_lightning.ablation.run import Budget
+    from sft_lightning.ablation.run import carry_out as run
+    from sft_lightning.runs.lock import RunLock
+    from sft_lightning.signals import Interrupted
+
+    folder = engine.folder
+    workers, threads, gpus, several = how_many(engine, given)
+    folder.make()
+    lock = RunLock(folder.path)
+    lock.take()
+    engine.width = workers
+    if given.retry:
+        engine.retry()
+    write_study(engine)
+    pool = Pool(folder, workers, threads, gpus, several)
+    progress = Progress(engine, workers, given.quiet)
+    try:
+        status = run(engine, pool, progress, Budget(budget_s) if budget_s is not None else None, about)
+    except Interrupted as stop:
+        collect.write(engine, "interrupted", about)
+        print(f"interrupted: the same command goes on; {folder.path}", file=sys.stderr)
+        return stop.exit_code
+    finally:
+        pool.close()
+        lock.release()
+    found = collect.write(engine, status, about)
+    return finish(engine, found, given)
+
+
+def finish(engine: Any, found: dict[str, Any], given: argparse.Namespace) -> int:
+    """Prints the answer, writes the page."""
+    from sft_lightning.report import command as report
+
+    folder = engine.folder
+    for failure in found["failures"]:
+        print(f"failed {failure['label']}: {failure['reason']} ({folder.path / failure['log']})", file=sys.stderr)
+    page = given.html or folder.report
+    if given.quiet:
+        print("\n".join(found["answer"]))
+    else:
+        report.main([str(folder.path), "--html", str(page)])
+        print(f"study   {folder.path}")
+    if found["failures"]:
+        print(
+            f"sft-lightning: error: {len(found['failures'])} points failed; --retry tries them again", file=sys.stderr
+        )
+        return 2
+    return 0

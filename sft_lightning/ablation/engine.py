@@ -1,0 +1,192 @@
+"""What is due next in a study, told from how its points stand: tuning, then the choice, then the chosen points' test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft_lightning.ablation.choose import Candidate, Metrics, candidate, choose, metrics_of
+from sft_lightning.ablation.folder import Standing, StudyFolder
+from sft_lightning.ablation.plan import Plan, Point
+from sft_lightning.ablation.search import Search
+from sft_lightning.ablation.study import Arm, Study
+
+Job = tuple[str, str]
+"""('fit' or 'test', point id)"""
+
+
+@dataclass
+class Choice:
+    """How an arm's setting was chosen in a cell."""
+
+    arm: str
+    cell: dict[str, Any]
+    setting: dict[str, Any] | None
+    """None where no setting has a finished point"""
+    why: str
+    candidates: list[tuple[Candidate, bool]]
+    """With whether the rule allowed each"""
+    points: list[Point] = field(default_factory=list)
+    """The chosen setting's, one for each seed"""
+    tested_before: list[dict[str, Any]] = field(default_factory=list)
+    """Other settings that have been tested: chosen once, before points were added"""
+
+
+class Engine:
+    """The state of a study.
+
+    Args:
+        study: What is to be done.
+        plan: Makes its points.
+        folder: Where they lie.
+        seeds: How many of the study's seeds are run; all, where it is None.
+        width: Points that are worked on at a time: a search proposes as many settings.
+    """
+
+    def __init__(self, study: Study, plan: Plan, folder: StudyFolder, seeds: int | None = None, width: int = 1) -> None:
+        self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
+        self.only_tune = False
+        self.standing: dict[str, Standing] = {}
+        self.metrics: Metrics | None = None
+        self.points: dict[str, Point] = {}
+        self.under_way: set[Job] = set()
+        self._searches: dict[str, Search] = {}
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.study.seeds[: self.n_seeds]
+
+    @property
+    def tune_seeds(self) -> list[int]:
+        return [s for s in self.study.tune_seeds if s in self.seeds]
+
+    # ---- points ----
+
+    def places(self) -> Iterator[tuple[dict[str, Any], Arm]]:
+        """(cell, arm)"""
+        for cell in self.study.cells:
+            for arm in self.study.arms:
+                yield cell, arm
+
+    def look(self, point: Point) -> Standing:
+        """How a point stands, read from disk once and after each of its jobs."""
+        self.points.setdefault(point.id, point)
+        if point.id not in self.standing:
+            self.standing[point.id] = self.folder.standing(point.id)
+        return self.standing[point.id]
+
+    def ended(self, job: str, point: str) -> None:
+        """A job is over: its point is looked at anew."""
+        self.under_way.discard((job, point))
+        self.standing[point] = self.folder.standing(point)
+        for search in self._searches.values():
+            search.look()
+
+    def tuning(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
+        """The points that choose an arm's setting; none where there is one setting alone."""
+        if arm.search is not None:
+            return self.search(cell, arm).points()
+        if len(arm.settings) == 1:
+            return []
+        return list(self.plan.tuning(arm, cell, self.tune_seeds))
+
+    def search(self, cell: dict[str, Any], arm: Arm) -> Search:
+        key = f"{arm.name} {cell}"
+        if key not in self._searches:
+            self._searches[key] = Search(self, cell, arm)
+            self._searches[key].look()
+        return self._searches[key]
+
+    # ---- what is due ----
+
+    def choice(self, cell: dict[str, Any], arm: Arm) -> Choice | None:
+        """The arm's choice in a cell; None while tuning points are due."""
+        if arm.search is None and len(arm.settings) == 1:
+            setting = arm.settings[0]
+            return Choice(
+                arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.seeds)
+            )
+        points = self.tuning(cell, arm)
+        if any(self.look(p).status not in ("finished", "failed") for p in points):
+            return None
+        if arm.search is not None and not self.search(cell, arm).over:
+            return None
+        return self.chosen(cell, arm, points)
+
+    def chosen(self, cell: dict[str, Any], arm: Arm, points: list[Point]) -> Choice:
+        """The choice by the points that are finished."""
+        self.know_metrics()
+        grouped: dict[str, list[Point]] = {}
+        for point in points:
+            grouped.setdefault(str(point.setting), []).append(point)
+        candidates = []
+        wanted = len(self.tune_seeds) * (self.study.folds or 1)
+        for group in grouped.values():
+            found = self.candidate(group, wanted)
+            if found is not None:
+                candidates.append(found)
+        if not candidates or self.metrics is None:
+            return Choice(arm.name, cell, None, "no point of the arm is finished", [])
+        best, reach, why = choose(candidates, self.study.select, self.metrics)
+        if broken := len(grouped) - sum(c.whole for c in candidates):
+            why += f"; {broken} settings that failed or were given up are passed over"
+        final = self.plan.final(arm, cell, best.setting, self.seeds)
+        ours = {p.id for p in final}
+        before = {str(p.setting): p.setting for p in points if p.id not in ours and self.look(p).tested}
+        before.pop(str(best.setting), None)
+        return Choice(
+            arm.name, cell, best.setting, why, list(zip(candidates, reach, strict=True)), final, list(before.values())
+        )
+
+    def candidate(self, group: list[Point], wanted: int = 0) -> Candidate | None:
+        """A setting's means over its finished points."""
+        finished = [self.look(p) for p in group if self.look(p).status == "finished"]
+        if self.metrics is None:
+            return None
+        kept = self.metrics.kept
+        values = [(s.value(self.metrics.target), s.value(kept) if kept else None) for s in finished]
+        return candidate(group[0].setting, values, wanted)
+
+    def know_metrics(self) -> None:
+        """The rule's metrics, as soon as a point is finished."""
+        if self.metrics is None:
+            for standing in self.standing.values():
+                if standing.status == "finished" and standing.record and standing.record.get("task"):
+                    self.metrics = metrics_of(self.study.select, standing.record)
+                    return
+
+    def jobs(self) -> list[Job]:
+        """What can be done now, the most urgent first: tests, then fits seed by seed."""
+        tests: list[Job] = []
+        fits: list[tuple[int, Point]] = []
+        for cell, arm in self.places():
+            choice = self.choice(cell, arm)
+            for point in self.tuning(cell, arm) if choice is None else choice.points:
+                standing = self.look(point)
+                if standing.status in ("queued", "interrupted"):
+                    fits.append((self.study.seeds.index(point.seed), point))
+                elif choice is not None and not self.only_tune and standing.wants_test:
+                    tests.append(("test", point.id))
+        fits.sort(key=lambda f: f[0])
+        jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
+        return [j for j in jobs if j not in self.under_way]
+
+    def all_points(self) -> list[Point]:
+        """Every point known so far, in the order of the table: cells, arms, settings, seeds, folds."""
+        points: dict[str, Point] = {}
+        for cell, arm in self.places():
+            choice = self.choice(cell, arm)
+            final = choice.points if choice else []
+            for point in [*self.tuning(cell, arm), *final]:
+                points.setdefault(point.id, point)
+        return list(points.values())
+
+    def retry(self) -> int:
+        """Forgets that points failed; returns how many."""
+        count = 0
+        for point in self.all_points():
+            standing = self.look(point)
+            if standing.status == "failed" or standing.test_failed:
+                self.folder.note(point.id).unlink(missing_ok=True)
+                self.standing[point.id] = self.folder.standing(point.id)
+                count += 1
+        return count

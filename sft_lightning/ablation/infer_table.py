@@ -1,0 +1,239 @@
+"""From a table to a data block: texts with labels, images with labels, or instructions with answers."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.ablation import infer_columns as columns
+from sft_lightning.ablation.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
+from sft_lightning.data.vision.image_folder import VALIDATION
+from sft_lightning.errors import UserError
+
+VALIDATIONS = ("validation", *VALIDATION, "dev")
+FEW_MISSING = 0.05
+"""Share of rows without text or label up to which they are left out"""
+
+
+# ---- files ----
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """Files by split: the file itself, or those of a folder."""
+    if path.is_file():
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(f"--data: {path} is none of {', '.join(FORMATS)}, nor a folder")
+        return {"train": path}
+    found = {"train": split_file(path, "train"), "test": split_file(path, "test")}
+    found["val"] = next((f for name in VALIDATIONS if (f := split_file(path, name)) is not None), None)
+    if found["train"] is not None:
+        return {split: file for split, file in found.items() if file is not None}
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and not p.name.startswith("."))
+    if len(tables) == 1:
+        return {"train": tables[0]}
+    if tables:
+        some = ", ".join(p.name for p in tables[:4])
+        raise UserError(f"--data: {path} has {len(tables)} tables ({some}), none called train: name one file")
+    raise UserError(f"--data: {path} has neither a table (train.csv, …) nor a folder of images for each class")
+
+
+def read_sheet(path: Path) -> tuple[Table, list[str]]:
+    """(the table, names of columns that hold images): of a parquet file, images are not read."""
+    if path.suffix.lower() != ".parquet":
+        return read_table(path, "--data"), []
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    def holds_bytes(kind: Any) -> bool:
+        within = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+        return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
+
+    try:
+        schema = parquet.read_schema(path)
+        embedded = [f.name for f in schema if holds_bytes(f.type)]
+        if not embedded:
+            return read_table(path, "--data"), []
+        table = parquet.read_table(path, columns=[n for n in schema.names if n not in embedded])
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
+    names = {n: list(f["names"]) for n, f in about.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
+    if not table.num_rows:
+        raise UserError(f"--data: {path} has no rows")
+    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, names), embedded
+
+
+# ---- what is in them ----
+
+
+def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
+    """`TextTable`, `HubImages` or `Instructions` on the files of the splits."""
+    table, embedded = read_sheet(files["train"])
+    table.where = str(files["train"])
+    if "image" in kinds:
+        return image_plan(files, table, embedded, said)
+    if embedded and not any(columns.is_text(v) for v in table.columns.values()):
+        fits(kinds, ("image",), network, f"{table.where} holds images")
+    layout = columns.layout_of(table)
+    labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
+    if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
+        return instruction_plan(files, table, layout)
+    if said.task == "causal_lm":
+        fits(kinds, ("tokens",), network, f"{table.where} is to be continued (--task causal_lm)")
+    if layout is not None and not labels_wanted and not columns.named(table.columns, columns.LABELS):
+        fits(kinds, ("tokens",), network, f"{table.where} holds instructions ({', '.join(layout)})")
+    return text_plan(files, table, said)
+
+
+def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:
+    """A table with a column of images, or of their files' names."""
+    image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
+    others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
+    label = columns.label_of(table, said.label_column, others)
+    init = {
+        "data_files": {{"val": "validation"}.get(split, split): str(file) for split, file in files.items()},
+        "image_column": image,
+        "label_column": label,
+    }
+    plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
+    read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
+    if plan.task != "classification":
+        raise UserError(
+            f"--data: {table.where}: column '{label}' holds values, not classes, which images are not tuned on here: "
+            "set --label_column, or --task classification"
+        )
+    count_others(plan, files)
+    plan.pixels = largest(images_at(files["train"], image, table))
+    plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
+    return plan
+
+
+def images_at(path: Path, column: str, table: Table) -> list[Any]:
+    """The first few images of a table, as files."""
+    if column in table.columns:
+        return [path.parent / name for name in table.columns[column][:8] if not columns.missing(name)]
+    from io import BytesIO
+
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        cells = next(file.iter_batches(8, columns=[column])).column(column).to_pylist()
+    held = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+    return [BytesIO(data) for data in held if data]
+
+
+def largest(images: list[Any]) -> int | None:
+    """Shorter side, in pixels, of the largest. Raises UserError for a file that is no image."""
+    from PIL import Image
+
+    sides = []
+    for file in images:
+        try:
+            with Image.open(file) as image:
+                sides.append(min(image.size))
+                image.verify()
+        except Exception as error:
+            name = file if isinstance(file, Path) else "an image of the table"
+            raise UserError(
+                f"--data: {name} is no image, or a damaged one ({type(error).__name__}): remove it"
+            ) from None
+    return max(sides, default=None)
+
+
+def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan:
+    """A table with texts, or pairs of texts, and a label each."""
+    probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
+    label = columns.label_of(table, said.label_column, probable)
+    texts = probable or columns.texts_of(table, None, label)
+    if label in texts:
+        raise UserError(f"--data: {table.where}: column '{label}' cannot be both texts and labels: set --label_column")
+    init: dict[str, Any] = {split: str(file) for split, file in files.items()}
+    init |= {"text_column": texts[0], "label_column": label} | ({"pair_column": texts[1]} if len(texts) > 1 else {})
+    plan = DataPlan("text", "", {"class_path": "TextTable", "init_args": init}, 0)
+    read_labels(plan, table, label, [label, *texts], said)
+    if plan.task == "regression":
+        init["task"] = "regression"
+    count_others(plan, files)
+    plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in spread(len(table))]
+    what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
+    plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
+    return plan
+
+
+def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
+    """Prompts with answers, or conversations."""
+    from sft_lightning.data.text.conversation import conversations
+
+    told = conversations(table)  # or says which columns are wanted
+    plan = DataPlan(
+        "tokens",
+        "causal_lm",
+        {"class_path": "Instructions", "init_args": {split: str(file) for split, file in files.items()}},
+        len(table),
+        texts=["\n".join(str(m["content"]) for m in told[row].messages) for row in spread(len(told))],
+    )
+    count_others(plan, files)
+    plan.lines = [f"{table.where}: {len(table):,} instructions with answers in columns {columns.listed(layout or ())}"]
+    return plan
+
+
+def spread(rows: int) -> list[int]:
+    """Some rows from all over a table: files may be sorted."""
+    return [int(row) for row in np.linspace(0, rows - 1, min(rows, columns.LOOKED_AT))]
+
+
+# ---- labels ----
+
+
+def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
+    """Task, classes and counts from the column of labels; rows that lack something are left out where they are few."""
+    whole = [not any(columns.missing(table.columns[c][row]) for c in needed) for row in range(len(table))]
+    lacking = len(table) - sum(whole)
+    if lacking > FEW_MISSING * len(table):
+        row = whole.index(False)
+        column = next(c for c in needed if columns.missing(table.columns[c][row]))
+        raise UserError(
+            f"--data: {table.name(row)}: column '{column}' is empty, and {lacking:,} of {len(table):,} rows lack a text or "
+            "label: fill them, remove them, or name other columns"
+        )
+    if lacking:
+        plan.block["init_args"]["on_bad_sample"] = "skip"
+        plan.lines.append(f"{lacking} rows without a text or label are left out (--data.on_bad_sample skip)")
+    values = [v for v, fine in zip(table.columns[label], whole, strict=True) if fine]
+    names = table.names.get(label)
+    task = columns.task_of(values, said.task or ("classification" if names else None))
+    if task is None:
+        raise UserError(
+            f"--data: {table.where}: column '{label}' has {len(set(map(str, values))):,} different values in {len(values):,} "
+            "rows, neither classes nor numbers: set --label_column"
+        )
+    plan.task, plan.train = task, len(values)
+    if task == "regression":
+        found = columns.numbers(values)
+        if found is None:
+            raise UserError(f"--task: column '{label}' of {table.where} holds no numbers, which a regression predicts")
+        plan.variance = float(np.var(found))
+        if not plan.variance > 0:
+            raise UserError(f"--data: {table.where}: column '{label}' holds one value alone ({found[0]:g})")
+        return
+    by_name = Counter(names[v] if names and isinstance(v, int) and 0 <= v < len(names) else str(v) for v in values)
+    order = names or class_names(Table(table.where, {label: values}), label, None)
+    plan.counts = {name: by_name.get(name, 0) for name in order}
+    check_classes(table.where, f"column '{label}'", plan)
+
+
+def count_others(plan: DataPlan, files: dict[str, Path]) -> None:
+    """Sizes of the validation and test files."""
+    for split in ("val", "test"):
+        if split in files:
+            setattr(plan, split, len(read_sheet(files[split])[0]))
+
+
+def labels_said(plan: DataPlan, label: str) -> str:
+    """Task and classes, in words."""
+    if plan.task == "regression":
+        return f"values in column '{label}' (regression, standard deviation {plan.variance**0.5:.3g})"
+    return f"labels in column '{label}': {classes_said(plan)}"

@@ -1,0 +1,132 @@
+"""From a study to its points: each an ordinary run, addressed by a hash of its resolved config."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any
+
+import yaml
+
+from sft_lightning.ablation.overlay import looked_up, merged, put
+from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.errors import UserError
+
+ASIDE = (
+    *("experiment", "runs_dir", "quiet", "test_after_fit", "save_every_n_steps", "save_every_minutes"),
+    *("wandb", "wandb_fallback", "wandb_project", "wandb_group", "wandb_job_type", "wandb_tags"),
+)
+"""Keys that change nothing of what a run computes."""
+FOLD = ("data.init_args.folds", "data.init_args.fold")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run of a study."""
+
+    id: str
+    arm: str
+    cell: dict[str, Any]
+    setting: dict[str, Any]
+    """Full key: value"""
+    seed: int
+    fold: int | None
+    config: dict[str, Any] = field(repr=False, compare=False)
+    """Resolved: what fit is given"""
+
+    @property
+    def label(self) -> str:
+        """What to call it in a line."""
+        parts = [self.arm, *(f"{k}={v}" for k, v in self.cell.items())]
+        parts += [f"{k.rpartition('.')[2]}={v}" for k, v in self.setting.items()]
+        return " ".join([*parts, f"seed {self.seed}", *([] if self.fold is None else [f"fold {self.fold}"])])
+
+
+class Plan:
+    """Makes points of a study, each config resolved by the parser that fit has.
+
+    Args:
+        study: The study.
+        resolve: From overlays, first to last, to a resolved config; see `Resolver`.
+        about: Run options for all points, such as `wandb`.
+    """
+
+    def __init__(self, study: Study, resolve: Any, about: dict[str, Any] | None = None) -> None:
+        self.study, self.resolve, self.about = study, resolve, about or {}
+        self._resolved: dict[str, dict[str, Any]] = {}
+        self._made: dict[str, Point] = {}
+
+    def point(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seed: int, fold: int | None) -> Point:
+        """The point at these places."""
+        key = json.dumps([arm.name, cell, setting, seed, fold], default=str)
+        if key not in self._made:
+            self._made[key] = self._make(arm, cell, setting, seed, fold)
+        return self._made[key]
+
+    def _make(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seed: int, fold: int | None) -> Point:
+        config = self._base(arm, cell, setting)
+        for name in self.study.vary:
+            config = put(config, name, seed)
+        if self.study.folds is not None:
+            for name, value in zip(FOLD, (self.study.folds, fold), strict=True):
+                config = put(config, name, value)
+        return Point(address(config), arm.name, cell, setting, seed, fold, config)
+
+    def _base(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
+        """Resolved but for the seed and the fold: those are numbers, which need no parser."""
+        key = json.dumps([arm.name, cell, setting], default=str)
+        if key not in self._resolved:
+            levels = [axis.levels[cell[axis.name]] for axis in self.study.axes]
+            tuned: dict[str, Any] = {}
+            for name, value in setting.items():
+                tuned = put(tuned, name, value)
+            mine = {"experiment": self.study.name, "test_after_fit": False, "quiet": True}
+            groups = {"wandb_group": self.study.name, "wandb_job_type": arm.name}
+            where = f"arms.{arm.name}"
+            try:
+                config = self.resolve([self.study.base, *levels, arm.overlay, tuned, {**mine, **groups, **self.about}])
+            except UserError as error:
+                raise UserError(f"{where}{told({**cell, **setting})}: {error}") from None
+            for wanted in [*self.study.vary, *(FOLD if self.study.folds else ())]:
+                try:
+                    looked_up(config, wanted)
+                except KeyError:
+                    raise UserError(f"{where}: {wanted} is no key of its config: see vary and folds") from None
+            self._resolved[key] = config
+        return self._resolved[key]
+
+    def check(self) -> dict[str, Any]:
+        """Resolves every arm in every cell with every setting, before anything is run. Returns the first of them."""
+        found = []
+        for cell in self.study.cells:
+            for arm in self.study.arms:
+                found += [self._base(arm, cell, setting) for setting in arm.settings]
+        return found[0]
+
+    def tuning(self, arm: Arm, cell: dict[str, Any], seeds: list[int]) -> Iterator[Point]:
+        """The points that an arm's setting is chosen by; seed by seed."""
+        folds: list[int | None] = [None] if self.study.folds is None else list(range(self.study.folds))
+        for seed in seeds:
+            for setting in arm.settings:
+                for fold in folds:
+                    yield self.point(arm, cell, setting, seed, fold)
+
+    def final(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seeds: list[int]) -> list[Point]:
+        """The points of the chosen setting: these are tested."""
+        return [self.point(arm, cell, setting, seed, None) for seed in seeds]
+
+
+def told(places: dict[str, Any]) -> str:
+    """` (k=v, …)`"""
+    return f" ({', '.join(f'{k}={v}' for k, v in places.items())})" if places else ""
+
+
+def address(config: dict[str, Any]) -> str:
+    """12 hexadecimal digits of the sha256 of what a config computes: keys that only say where records go are left out."""
+    content = {k: v for k, v in config.items() if k not in ASIDE}
+    return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def written(config: dict[str, Any]) -> str:
+    """A resolved config as the file that fit reads."""
+    return yaml.safe_dump(merged(config, {}), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,88 @@
+"""The study itself: what is due goes to the pool until nothing is; files are written as points end."""
+
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from sft_lightning.ablation import collect
+from sft_lightning.ablation.budget import seeds_for
+from sft_lightning.ablation.engine import Engine
+from sft_lightning.ablation.pool import Pool
+from sft_lightning.ablation.progress import Progress
+from sft_lightning.signals import SIGNALS, Interrupted
+
+GRACE = 120.0
+"""Seconds that points are given to save what they have when the study is asked to stop."""
+
+EVERY = 10.0
+"""Seconds between writings of study.json and points.csv while points are under way."""
+
+
+@dataclass
+class Budget:
+    """A study that takes as many seeds as `seconds` allow."""
+
+    seconds: float
+    least: int = 3
+    said: str | None = None
+
+    def settle(self, engine: Engine, workers: int) -> None:
+        """Sets the number of seeds, once the points of the first are done; before anything is tested."""
+        spent = [engine.look(p).of("fit").get("seconds", 0.0) for p in engine.all_points() if p.seed == engine.seeds[0]]
+        most = len(engine.study.seeds)
+        engine.n_seeds, self.said = seeds_for(self.seconds, sum(spent), workers, min(self.least, most), most)
+        engine.only_tune = False
+
+
+def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | None, about: dict[str, Any]) -> str:
+    """Until nothing is due. Returns the study's status: 'finished', or 'failed' where points failed.
+
+    Raises Interrupted when asked to stop, with everything saved.
+    """
+    SIGNALS.waits = True
+    written = 0.0
+    try:
+        while True:
+            if SIGNALS.asked is not None:
+                raise Interrupted(SIGNALS.asked)
+            jobs = engine.jobs()
+            if not jobs and not engine.under_way:
+                if budget is None or not engine.only_tune:
+                    break
+                budget.settle(engine, len(pool.workers))
+                about["budget"] = {"seconds": budget.seconds, "seeds": engine.n_seeds, "why": budget.said}
+                continue
+            for job, point in jobs[: pool.idle]:
+                engine.folder.plan(engine.points[point])
+                engine.under_way.add((job, point))
+                pool.give(job, point)
+            for job, point, note in pool.results(timeout=0.5):
+                engine.ended(job, point)
+                engine.know_metrics()
+                progress.ended(job, point, note)
+            progress.show()
+            if time.monotonic() - written > EVERY:
+                written = time.monotonic()
+                collect.write(engine, "running", about)
+    except Interrupted:
+        stop(engine, pool)
+        raise
+    finally:
+        progress.close()
+    failed = any(engine.look(p).status == "failed" or engine.look(p).test_failed for p in engine.all_points())
+    return "failed" if failed else "finished"
+
+
+def stop(engine: Engine, pool: Pool) -> None:
+    """Lets the points under way save and end; a second Ctrl-C ends them at once."""
+    print("stopping: points under way are saved; Ctrl-C once more ends them at once", file=sys.stderr, flush=True)
+    pool.stop(signal.SIGTERM)
+    end = time.monotonic() + GRACE
+    SIGNALS.asked, SIGNALS.waits = None, True
+    while engine.under_way and time.monotonic() < end and SIGNALS.asked is None:
+        for job, point, _ in pool.results(timeout=0.2):
+            engine.ended(job, point)
+    pool.stop(signal.SIGKILL)
+    engine.standing.clear()

@@ -1,0 +1,133 @@
+"""A search over ranges, by Optuna: it proposes settings, and stops those that do not look well; its journal is a file."""
+
+import json
+import logging
+from typing import TYPE_CHECKING, Any
+
+from sft_lightning.ablation.choose import or_zero, sign
+from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.study import Arm
+from sft_lightning.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from sft_lightning.ablation.engine import Engine
+
+SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
+
+
+class Search:
+    """The settings that Optuna has proposed for an arm in a cell, and what became of them.
+
+    One objective with the rule `best`; two, target and kept, with `keep`, and then the study's rule chooses among all
+    that were tried. With one objective and `prune`, a setting is given up after a seed at which it is worse than the
+    median of the others (MedianPruner). Several processes may share the journal.
+    """
+
+    def __init__(self, engine: "Engine", cell: dict[str, Any], arm: Arm) -> None:
+        try:
+            import optuna
+            from optuna.storages import JournalStorage
+            from optuna.storages.journal import JournalFileBackend
+        except ImportError:
+            raise UserError(
+                f"arms.{arm.name}.search: Optuna is not installed: pip install 'sft-lightning[search]'"
+            ) from None
+        assert arm.search is not None
+        self.optuna, self.engine, self.cell, self.arm = optuna, engine, cell, arm
+        self.trials = int(arm.search["trials"])
+        logging.getLogger("optuna").setLevel(logging.WARNING)
+        name = arm.search["sampler"]
+        if name not in SAMPLERS:
+            raise UserError(
+                f"arms.{arm.name}.search.sampler: '{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+            )
+        sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=engine.study.seeds[0])
+        journal = engine.folder.journal
+        self.two = engine.study.select.rule == "keep"
+        prunes = arm.search["prune"] and not self.two
+        self.study = optuna.create_study(
+            # A dry run of what was never begun leaves no file.
+            storage=JournalStorage(JournalFileBackend(str(journal))) if journal.parent.is_dir() else None,
+            study_name=json.dumps([arm.name, cell, arm.search["ranges"], self.two], sort_keys=True, default=str),
+            sampler=sampler,
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
+            directions=["maximize"] * (1 + self.two),  # values of which less is better are told with the other sign
+            load_if_exists=True,
+        )
+
+    def _trials(self, *states: str) -> list[Any]:
+        wanted = [getattr(self.optuna.trial.TrialState, s) for s in states]
+        return list(self.study.get_trials(deepcopy=False, states=wanted or None))
+
+    @property
+    def over(self) -> bool:
+        """Whether all trials are done."""
+        return len(self._trials()) >= self.trials and not self._trials("RUNNING")
+
+    def setting(self, trial: Any) -> dict[str, Any]:
+        """A trial's setting, in the order of the ranges."""
+        assert self.arm.search is not None
+        return {key: trial.params[key] for key in self.arm.search["ranges"]}
+
+    def points(self) -> list[Point]:
+        """Of all settings proposed so far; of one that was given up, those that were run."""
+        points: dict[str, Point] = {}
+        for trial in self._trials():
+            if len(trial.params) < len((self.arm.search or {})["ranges"]):
+                continue  # another process is proposing it
+            given_up = trial.state.name in ("PRUNED", "FAIL")
+            for point in self._of(trial):
+                if not given_up or self.engine.look(point).status in ("finished", "failed"):
+                    points[point.id] = point
+        return list(points.values())
+
+    def _of(self, trial: Any) -> list[Point]:
+        setting, plan, study = self.setting(trial), self.engine.plan, self.engine.study
+        folds: list[int | None] = [None] if study.folds is None else list(range(study.folds))
+        return [plan.point(self.arm, self.cell, setting, s, f) for s in self.engine.tune_seeds for f in folds]
+
+    def look(self) -> None:
+        """Tells Optuna what is finished, and asks for as many settings as can be worked on."""
+        for trial in self._trials("RUNNING"):
+            self._tell(trial)
+        while len(self._trials()) < self.trials and len(self._trials("RUNNING")) < self.engine.width:
+            self._ask()
+
+    def _ask(self) -> None:
+        assert self.arm.search is not None
+        trial = self.study.ask()
+        for key, about in self.arm.search["ranges"].items():
+            if isinstance(about, list):
+                trial.suggest_categorical(key, about)
+            elif isinstance(about["low"], int) and isinstance(about["high"], int):
+                trial.suggest_int(
+                    key, about["low"], about["high"], step=about.get("step", 1), log=bool(about.get("log"))
+                )
+            else:
+                trial.suggest_float(
+                    key, about["low"], about["high"], step=about.get("step"), log=bool(about.get("log"))
+                )
+
+    def _tell(self, trial: Any) -> None:
+        engine, points = self.engine, self._of(trial)
+        standings = [engine.look(p) for p in points]
+        engine.know_metrics()
+        if any(s.status == "failed" for s in standings):
+            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+            return
+        finished = [p for p, s in zip(points, standings, strict=True) if s.status == "finished"]
+        if not finished or engine.metrics is None:
+            return
+        found = engine.candidate(finished)
+        if found is None:
+            self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
+            return
+        target = sign(engine.metrics.target_better) * found.target
+        if len(finished) == len(points):
+            kept = sign(engine.metrics.kept_better) * or_zero(found.kept)
+            self.study.tell(trial.number, [target, kept] if self.two else target)
+        elif not self.two:
+            live = self.optuna.trial.Trial(self.study, trial._trial_id)
+            live.report(target, len(finished))
+            if live.should_prune():
+                self.study.tell(trial.number, state=self.optuna.trial.TrialState.PRUNED)

@@ -1,0 +1,141 @@
+"""What carries points out: in this process, one after another, each as its command would."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from sft_lightning import reuse
+from sft_lightning.ablation.folder import STOPPED, StudyFolder
+from sft_lightning.signals import SIGNALS
+
+SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
+
+
+def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False) -> dict[str, Any]:
+    """Fits ('fit') or tests ('test') a point, and notes how it ended; the note is returned too.
+
+    A point that was begun is gone on with. All that is printed goes to the point's log.
+
+    Args:
+        folder: The study's.
+        job: 'fit' or 'test'.
+        point: The point's id.
+        commands: Run it as a command of its own, which runs with several processes need.
+    """
+    if job == "fit":
+        where = ["--runs_dir", str(folder.path.parent), "--experiment", folder.path.name, "--run_id", point]
+        arguments = ["fit", "--config", str(folder.config(point)), *where, "--ckpt_path", "last"]
+    else:
+        arguments = ["test", "--run", str(folder.run(point).path)]
+    reuse.next_run()
+    began, since = time.perf_counter(), size(folder.log(point))
+    try:
+        with said_to(folder.log(point)):
+            code = as_command(arguments) if commands else as_function(arguments)
+    except Exception as error:  # a bug of ours in this point is no reason to lose the others
+        code, reason = 1, f"{type(error).__name__}: {error}"
+    else:
+        reason = why(folder.log(point), since) if code else ""
+    held = folder.read_note(point).get(job, {})
+    spent = time.perf_counter() - began + (held.get("seconds", 0.0) if held.get("exit") in STOPPED else 0.0)
+    return folder.add_note(point, job, exit=code, reason=reason, seconds=round(spent, 3))
+
+
+def as_function(arguments: list[str]) -> int:
+    """The exit code of a command, carried out here."""
+    from sft_lightning.__main__ import main
+
+    return main(arguments)
+
+
+def as_command(arguments: list[str]) -> int:
+    """The exit code of a command, in a process of its own."""
+    code = subprocess.run([sys.executable, "-m", "sft_lightning", *arguments], check=False).returncode
+    return code if code >= 0 else 128 - code
+
+
+def size(path: Path) -> int:
+    """Bytes of a file; 0 where there is none."""
+    return path.stat().st_size if path.is_file() else 0
+
+
+def why(log: Path, since: int) -> str:
+    """The line that says why a point failed, from what it printed."""
+    with log.open("rb") as file:
+        file.seek(since)
+        text = file.read().decode(errors="replace")
+    said = SAID.findall(text)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return str(said[-1]) if said else lines[-1][:500] if lines else "it printed nothing"
+
+
+class said_to:
+    """What is printed meanwhile, by this process and those it starts, goes to the end of a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> None:
+        self.streams = sys.stdout, sys.stderr
+        for stream in self.streams:
+            stream.flush()
+        self.kept = os.dup(1), os.dup(2)
+        with self.path.open("ab") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        sys.stdout = os.fdopen(os.dup(1), "w", buffering=1)
+        sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.close()
+        sys.stdout, sys.stderr = self.streams
+        for kept, number in zip(self.kept, (1, 2), strict=True):
+            os.dup2(kept, number)
+            os.close(kept)
+
+
+def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: str | None, commands: bool) -> None:
+    """A worker process: takes (job, point) from `connection`, and gives back (job, point, note), until it is told None.
+
+    It ends when its parent does, however that comes.
+    """
+    SIGNALS.restore()
+    for signum in (signal.SIGINT, signal.SIGTERM):  # between two points there is nothing to save
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent(alive)
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import torch
+
+    torch.set_num_threads(threads)
+    reuse.begin()
+    while True:
+        try:
+            task = connection.recv()
+        except EOFError:
+            return
+        if task is None:
+            return
+        job, point = task
+        connection.send((job, point, carry_out(folder, job, point, commands)))
+
+
+def end_with_parent(alive: Any) -> None:
+    """Ends this process at once when the other end of the pipe `alive`, which the parent holds, is closed."""
+    from threading import Thread
+
+    def watch() -> None:
+        try:
+            alive.recv()
+        except (EOFError, OSError):
+            os._exit(1)
+
+    Thread(target=watch, daemon=True, name="end-with-parent").start()

@@ -1,0 +1,106 @@
+"""`details.json` of an arm's runs, put together over seeds: layers, confusion matrices, changed samples."""
+
+from statistics import fmean
+from typing import Any
+
+from sft_lightning.report.from_study import as_mapping
+from sft_lightning.report.read import number_or_none
+
+MOST_SAMPLES = 12  # shown of each arm
+MOST_IMAGE = 60_000  # characters of a data URL
+MEASURES = {
+    "relative": "relative change of weights ‖w−w⁰‖/‖w⁰‖",
+    "l2": "change of weights ‖w−w⁰‖",
+    "cka": "change of features 1 − CKA",
+}
+Details = list[dict[str, Any]]
+
+
+def rounded(value: float | None) -> float | None:
+    """Six significant digits: what a figure shows, in less space."""
+    return None if value is None else float(f"{value:.6g}")
+
+
+def layers_of(details: Details) -> list[dict[str, Any]]:
+    """(layer, index, measure, value, n): means over seeds, in forward order."""
+    by: dict[tuple[str, str], list[float]] = {}
+    for one in details:
+        layers = one.get("layers")
+        for layer in layers if isinstance(layers, list) else []:
+            for measure in MEASURES:
+                value = number_or_none(as_mapping(layer).get(measure))
+                if value is not None:
+                    by.setdefault((measure, str(layer.get("name"))), []).append(
+                        1 - value if measure == "cka" else value
+                    )
+    order: dict[str, int] = {}
+    return [
+        {
+            "layer": layer,
+            "index": order.setdefault(layer, len(order)),
+            "measure": measure,
+            "value": rounded(fmean(values)),
+            "n": len(values),
+        }
+        for (measure, layer), values in by.items()
+    ]
+
+
+def matrix_of(details: Details, which: str) -> dict[str, Any] | None:
+    """Labels and summed counts of the `target`, or of the source task `before` or `after`; None where no run has them."""
+    labels: list[str] = []
+    summed: list[list[float]] = []
+    for one in details:
+        part = as_mapping(one.get("confusion" if which == "target" else "source_confusion"))
+        counts, names = part.get("counts" if which == "target" else which), part.get("labels")
+        if not isinstance(counts, list) or not isinstance(names, list) or not is_matrix(counts, len(names)):
+            continue
+        mine = [str(n) for n in names]
+        if not labels:
+            labels, summed = mine, [[0] * len(mine) for _ in mine]
+        if labels == mine:
+            summed = [[a + b for a, b in zip(x, y, strict=True)] for x, y in zip(summed, counts, strict=True)]
+    return {"labels": labels, "counts": summed} if labels else None
+
+
+def is_matrix(counts: list[Any], size: int) -> bool:
+    """Whether `counts` is size × size finite numbers."""
+    return 0 < size == len(counts) and all(
+        isinstance(row, list) and len(row) == size and all(number_or_none(c) is not None for c in row) for row in counts
+    )
+
+
+def samples_of(details: Details) -> dict[str, Any]:
+    """The samples that most seeds changed, the most confident first; how many changed in the mean, of how many."""
+    by: dict[tuple[str, str], dict[str, Any]] = {}
+    for one in details:
+        changed = one.get("changed")
+        for entry in changed if isinstance(changed, list) else []:
+            if isinstance(entry, dict):
+                kept = by.setdefault((str(entry.get("on")), str(entry.get("row"))), {**entry, "seeds": 0})
+                kept["seeds"] += 1
+    best = sorted(by.values(), key=lambda e: (-e["seeds"], -(number_or_none(e.get("confidence_after")) or 0.0)))
+    totals, compared = (
+        [t for d in details if (t := number_or_none(d.get(name))) is not None] for name in ("changed_total", "compared")
+    )
+    return {
+        "of": len(details),
+        "total": rounded(fmean(totals)) if totals else None,
+        "compared": rounded(fmean(compared)) if compared else None,
+        "samples": [sample(e) for e in best[:MOST_SAMPLES]],
+    }
+
+
+def sample(entry: dict[str, Any]) -> dict[str, Any]:
+    """What the page shows of a changed sample; an image only where it is a small PNG within the file itself."""
+    shown: dict[str, Any] = {"seeds": entry["seeds"]}
+    for key in ("on", "name", "label", "before", "after", "text"):
+        if entry.get(key) is not None:
+            shown[key] = str(entry[key])[:300]
+    for key in ("confidence_before", "confidence_after"):
+        if (value := number_or_none(entry.get(key))) is not None:
+            shown[key] = rounded(value)
+    image = entry.get("image")
+    if isinstance(image, str) and image.startswith("data:image/png;base64,") and len(image) <= MOST_IMAGE:
+        shown["image"] = image
+    return shown

@@ -1,0 +1,138 @@
+"""What is compared: points (runs) in cells, grouped by arm and setting."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft_lightning.report.metrics import better, on_test
+from sft_lightning.report.read import Notes, RunFiles
+
+LOOSE = "runs"  # the study's name of runs that belong to none
+
+
+@dataclass
+class Point:
+    """One run of a comparison. `values` holds metrics by name, test's under `test/…`."""
+
+    id: str
+    arm: str
+    cell: dict[str, Any]
+    setting: dict[str, Any]
+    seed: str
+    selected: bool
+    status: str
+    values: dict[str, float]
+    variant: str = ""
+    study: str = LOOSE
+    fold: str = ""
+    files: RunFiles | None = None
+    steps: float | None = None
+
+    @property
+    def cost(self) -> dict[str, Any]:
+        """Seconds of fitting and of measuring retention, trainable parameters, device; what is not known is left out."""
+        record = self.files.record if self.files else {}
+        times, parameters, device = (_mapping(record, k) for k in ("times", "parameters", "device"))
+        found = {
+            "fit_s": times.get("fit_s"),
+            "retention_s": times.get("retention_s"),
+            "trainable": parameters.get("trainable"),
+            "device": device.get("name") or device.get("type"),
+        }
+        return {k: v for k, v in found.items() if v is not None}
+
+
+def _mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
+    value = record.get(key)
+    return value if isinstance(value, dict) else {}
+
+
+@dataclass
+class Cell:
+    """One combination of axis values, reported apart."""
+
+    study: str
+    at: dict[str, Any]
+    statistics: Any = None
+    answer: str = ""
+    chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """what study.json says of each arm: `chosen`, `why`, `candidates`"""
+
+    def label(self, several_studies: bool) -> str:
+        """`shots_per_class 5`, after the study's name where there are several."""
+        at = ", ".join(f"{k.replace('_', ' ')} {value_text(v)}" for k, v in self.at.items())
+        return f"{self.study}: {at}" if several_studies and at else self.study if several_studies else at
+
+
+@dataclass
+class Comparison:
+    """All points, their cells in order, and what names the axes of the learned × kept plane."""
+
+    points: list[Point]
+    cells: list[Cell]
+    target: str
+    """validation's name of the metric of what was learned"""
+    kept: str | None
+    """the same of what was kept"""
+    drift: str | None
+    directions: dict[str, str] = field(default_factory=dict)
+    baseline: str | None = None
+    notes: Notes = field(default_factory=Notes)
+    title: str = ""
+
+    @property
+    def arms(self) -> list[str]:
+        """Names in order of appearance: the baseline is wherever the study file has it."""
+        return list(dict.fromkeys(p.arm for p in self.points))
+
+    def label(self, cell: Cell) -> str:
+        return cell.label(len({c.study for c in self.cells}) > 1) or "all runs"
+
+    def of(self, cell: Cell) -> list[Point]:
+        """The points of a cell."""
+        return [p for p in self.points if p.study == cell.study and p.cell == cell.at]
+
+    def better(self, metric: str) -> str:
+        return self.directions.get(metric) or better(metric)
+
+    def metrics(self) -> list[str]:
+        """Validation's names of all metrics that some point has, target and kept first."""
+        names = {n for p in self.points for n in p.values if n.startswith(("val/", "retention/", "drift/"))}
+        first = [n for n in (self.target, self.kept, self.drift) if n is not None]
+        return list(dict.fromkeys([*first, *sorted(names)]))
+
+    def split(self, points: list[Point], metric: str) -> str:
+        """'test' where every group of the selected points has test values of a metric, else 'val'."""
+        groups = grouped(p for p in points if p.selected)
+        all_tested = groups and all(any(on_test(metric) in p.values for p in g) for g in groups.values())
+        return "test" if all_tested else "val"
+
+
+def grouped(points: Any) -> dict[tuple[str, str], list[Point]]:
+    """Points by (arm, setting), in order of appearance: what is repeated over seeds."""
+    found: dict[tuple[str, str], list[Point]] = {}
+    for point in points:
+        found.setdefault((point.arm, setting_text(point.setting)), []).append(point)
+    return found
+
+
+def group_names(points: list[Point]) -> dict[tuple[str, str], str]:
+    """A name for each group of points: the arm, with the setting where an arm has several."""
+    keys = list(grouped(points))
+    arms = [arm for arm, _ in keys]
+    return {(arm, setting): arm if arms.count(arm) == 1 else f"{arm}, {setting}" for arm, setting in keys}
+
+
+def setting_text(setting: dict[str, Any]) -> str:
+    """`lr 0.001, alpha 0.01`."""
+    return ", ".join(f"{k} {value_text(v)}" for k, v in setting.items())
+
+
+def value_text(value: Any) -> str:
+    """A setting's value as short text."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(value_text, value)) + "]"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)

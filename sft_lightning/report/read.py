@@ -1,0 +1,224 @@
+"""Finds runs and studies under paths, and reads their files; what cannot be read becomes a note, and the rest goes on."""
+
+import csv
+import glob
+import json
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+SCHEMA = 1
+DEEPEST = 4  # levels of folders below a path in which runs are looked for
+LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster; hundreds of configs are read
+
+
+class Notes(list[str]):
+    """What the reader found wrong, one line each, said once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: dict[str, list[str]] = {}
+
+    def add(self, where: object, what: str) -> None:
+        line = " ".join(f"{where}: {what}".split())
+        if line not in self:
+            self._said.setdefault(" ".join(what.split()), []).append(str(where))
+            self.append(line)
+
+    def together(self, most: int = 3) -> list[str]:
+        """The same with what is true of more than `most` places said once: `a, b and 7 more: …`."""
+        lines = []
+        for what, places in self._said.items():
+            if len(places) > most:
+                lines.append(f"{', '.join(places[: most - 1])} and {len(places) - most + 1} more: {what}")
+            else:
+                lines += [f"{place}: {what}" for place in places]
+        return lines
+
+
+@dataclass
+class RunFiles:
+    """One run directory: its record, and its other files when asked for."""
+
+    path: Path
+    record: dict[str, Any]
+    notes: Notes
+
+    @property
+    def status(self) -> str:
+        return str(self.record.get("status", "unknown"))
+
+    def config(self) -> dict[str, Any]:
+        """`config.yaml`; empty, with a note, where it is missing or damaged."""
+        file = self.path / "config.yaml"
+        try:
+            content = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+        except FileNotFoundError:
+            self.notes.add(self.path, "it has no config.yaml: its settings are not compared")
+        except (yaml.YAMLError, ValueError, OSError, RecursionError):
+            self.notes.add(self.path, "its config.yaml cannot be read: its settings are not compared")
+        else:
+            if isinstance(content, dict):
+                return content
+            self.notes.add(self.path, "its config.yaml holds no settings: they are not compared")
+        return {}
+
+    def history(self) -> list[dict[str, float]]:
+        """`metrics.jsonl`: a dict per logged step; empty, with a note, where it is missing; damaged lines are left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            self.notes.add(self.path, "it has no metrics.jsonl: it is missing from the curves")
+            return []
+        rows, damaged = [], 0
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                rows.append({k: v for k, v in ((k, number_or_none(v)) for k, v in row.items()) if v is not None})
+            except (ValueError, AttributeError, RecursionError):
+                damaged += number < len(lines)  # the last one is being written, or was cut off by a kill
+        if damaged:
+            self.notes.add(self.path, f"{damaged} of its {len(lines)} lines of metrics.jsonl are damaged and left out")
+        return [row for row in rows if "step" in row]
+
+    def details(self) -> dict[str, Any]:
+        """`details.json`; empty, with a note, where it is missing, damaged or of another schema."""
+        content = read_json(self.path / "details.json")
+        if isinstance(content, dict) and content.get("schema", SCHEMA) == SCHEMA:
+            return content
+        if content is None:
+            self.notes.add(self.path, "it has no details.json: no confusion matrix, layers or samples of it")
+        elif isinstance(content, dict):
+            self.notes.add(self.path, f"its details.json has schema {content.get('schema')}, not {SCHEMA}: left out")
+        else:
+            self.notes.add(self.path, "its details.json cannot be read: left out")
+        return {}
+
+
+@dataclass
+class StudyFiles:
+    """One study directory: `study.json`, the rows of `points.csv`, and the directories of its points."""
+
+    path: Path
+    content: dict[str, Any]
+    rows: list[dict[str, str]]
+
+    @property
+    def name(self) -> str:
+        return str(self.content.get("study") or self.path.name)
+
+
+@dataclass
+class Found:
+    """All that the paths hold."""
+
+    studies: list[StudyFiles] = field(default_factory=list)
+    runs: list[RunFiles] = field(default_factory=list)
+    notes: Notes = field(default_factory=Notes)
+
+
+def collect(paths: Iterable[str]) -> Found:
+    """Studies and loose runs under `paths`: run and study directories, folders of them, files in them, and globs."""
+    found, seen = Found(), set[Path]()
+    for given in paths:
+        folders = [folder for path in expand(given) for folder in directories(path)]
+        if not folders:
+            there = bool(glob.glob(given)) or Path(given).expanduser().exists()
+            found.notes.add(given, "no run and no study in it" if there else "no such run, study or folder")
+        for folder in folders:
+            _take(folder, found, seen)
+    return found
+
+
+def expand(given: str) -> list[Path]:
+    """A path as it is where it exists, else what it matches as a glob."""
+    path = Path(given).expanduser()
+    if path.exists():
+        return [path.parent if path.is_file() else path]
+    return [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_dir()]
+
+
+def directories(path: Path, depth: int = DEEPEST) -> Iterator[Path]:
+    """The run and study directories at or below `path`; below one of them no other is looked for."""
+    try:
+        if any((path / name).is_file() for name in ("study.json", "points.csv", "run.json", "config.yaml")):
+            yield path
+        elif depth:
+            for child in sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".")):
+                yield from directories(child, depth - 1)
+    except OSError:
+        return
+
+
+def _take(folder: Path, found: Found, seen: set[Path]) -> None:
+    if folder.resolve() in seen:
+        return
+    seen.add(folder.resolve())
+    if (folder / "study.json").is_file() or (folder / "points.csv").is_file():
+        if (study := read_study(folder, found.notes)) is not None:
+            found.studies.append(study)
+            return
+        for child in sorted(folder.iterdir()):
+            if (child / "run.json").is_file():
+                _take(child, found, seen)
+    elif (run := read_run(folder, found.notes)) is not None:
+        found.runs.append(run)
+
+
+def read_run(path: Path, notes: Notes) -> RunFiles | None:
+    """A run directory; None, with a note, where its record is missing, damaged or of another schema."""
+    content = read_json(path / "run.json")
+    if content is None:
+        notes.add(path, "it has no run.json: left out")
+    elif not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
+        notes.add(path, "its run.json is damaged, or not of this project: left out")
+    elif content.get("schema", SCHEMA) != SCHEMA:
+        notes.add(path, f"its run.json has schema {content['schema']}, this version reads {SCHEMA}: left out")
+    else:
+        return RunFiles(path, content, notes)
+    return None
+
+
+def read_study(path: Path, notes: Notes) -> StudyFiles | None:
+    """A study directory; None, with a note, where one of its two files does not do: its runs can still be read."""
+    content = read_json(path / "study.json")
+    if not isinstance(content, dict) or not isinstance(content.get("metrics") or {}, dict):
+        what = "has no study.json" if content is None else "has a damaged study.json"
+    elif content.get("schema", SCHEMA) != SCHEMA:
+        what = f"has a study.json of schema {content['schema']}, this version reads {SCHEMA}"
+    else:
+        try:
+            with (path / "points.csv").open(newline="", encoding="utf-8") as file:
+                rows = [{k: v or "" for k, v in row.items() if k} for row in csv.DictReader(file, restval="")]
+            if rows and {"point", "arm"} <= set(rows[0]):
+                return StudyFiles(path, content, rows)
+            what = "has a points.csv without points"
+        except (OSError, ValueError, csv.Error):
+            what = "has no points.csv that can be read"
+    notes.add(path, f"it {what}: its runs are compared as runs of no study")
+    return None
+
+
+def read_json(path: Path) -> Any:
+    """The content of a file; None where there is none, and a text that says why where it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (ValueError, OSError, RecursionError) as error:
+        return str(error)
+
+
+def number_or_none(value: Any) -> float | None:
+    """A finite number, or None: JSON's text for NaN and infinities, and what is no number, are not known."""
+    if value is None or value == "" or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None

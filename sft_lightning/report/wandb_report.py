@@ -1,0 +1,198 @@
+"""A comparison as a W&B report: the answer, the table, and W&B's own panels over the runs that it compares.
+
+Made by W&B's workspaces library (extra `[wandb-report]`), which talks to a server: the page of `compare --html` needs none.
+The panels are empty until the runs are on that server: `wandb sync` sends runs that were recorded offline.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.errors import UserError
+from sft_lightning.report import loose_statistics, read
+from sft_lightning.report.build import compare
+from sft_lightning.report.metrics import on_test, words
+from sft_lightning.report.model import LOOSE, Cell, Comparison, Point
+from sft_lightning.report.summary import Row, answers, rows
+from sft_lightning.report.table import as_markdown, columns
+from sft_lightning.report.theme import colours
+from sft_lightning.secrets import redact
+
+STEP = "trainer/global_step"
+FORGETTING = "retention/forgetting"
+LONGEST_TITLE = 128  # characters that the library takes
+
+
+def write_report(paths: list[Path], entity: str | None, project: str, title: str | None = None) -> str:
+    """Compares the runs and studies under `paths` and writes the report; returns its URL.
+
+    Args:
+        paths: As `compare` takes them.
+        entity: W&B user or team; None for the default of who is logged in.
+        project: The W&B project that the runs are in.
+        title: Of the report; None for one from the names of what is compared.
+    """
+    comparison = compare(read.collect(map(str, paths)))
+    summary = rows(comparison)
+    loose_statistics.add(comparison, summary)
+    return send(comparison, summary, entity, project, title)
+
+
+def send(comparison: Comparison, summary: list[Row], entity: str | None, project: str, title: str | None = None) -> str:
+    """Writes the report of a comparison; returns its URL. UserError where the library, a key or a server is missing."""
+    wr = library()
+    import wandb
+
+    with said_in_one_line(wandb):
+        entity = entity or wandb.Api().default_entity
+        if not entity:
+            raise UserError("--wandb-report: W&B names no default entity: give ENTITY/PROJECT")
+    report = wr.Report(
+        project=project,
+        entity=entity,
+        title=redact(title or f"Learned and kept: {comparison.title}")[:LONGEST_TITLE],
+        description="Made by sft_lightning compare --wandb-report",
+        width="fluid",
+        blocks=blocks(comparison, summary, entity, project),
+    )
+    with said_in_one_line(wandb):
+        return str(report.save().url)
+
+
+def library(part: str = "reports.v2") -> Any:
+    """A module of W&B's workspaces library; UserError where that is not installed."""
+    try:
+        return import_module(f"wandb_workspaces.{part}")
+    except ImportError:
+        raise UserError(
+            "--wandb-report: W&B's workspaces library is not installed: pip install 'sft-lightning[wandb-report]'"
+        ) from None
+
+
+@contextmanager
+def said_in_one_line(wandb: Any) -> Iterator[None]:
+    """What W&B or its library raises, as the user's to mend: no key, no server, no such project. Its processes end."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # the library raises plain ones too, where nobody is logged in
+        said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
+        raise UserError(
+            f"--wandb-report: W&B cannot be used: {said}; log in by `wandb login` or WANDB_API_KEY, name the server in "
+            "WANDB_BASE_URL, or use --html, which needs neither"
+        ) from None
+    finally:
+        with suppress(Exception):
+            wandb.teardown()
+
+
+def parse_target(given: str) -> tuple[str | None, str]:
+    """(entity, project) of `PROJECT` or `ENTITY/PROJECT`."""
+    *entity, project = given.split("/")
+    if len(entity) > 1 or not project or entity == [""]:
+        raise UserError(f"--wandb-report: '{given}' must be PROJECT or ENTITY/PROJECT")
+    return (entity[0] if entity else None), project
+
+
+# ---- what the report holds ----
+
+
+def blocks(comparison: Comparison, summary: list[Row], entity: str, project: str) -> list[Any]:
+    """The report from top to bottom: the answer, the table, then panels for each cell."""
+    wr = library()
+    said = dict(answers(comparison, summary))
+    table, several = as_markdown(comparison, summary, columns(comparison)), len(said) > 1
+    made: list[Any] = [wr.H1("Answer")]
+    made += [wr.P(redact(f"{label}: {text}" if several else text)) for label, text in said.items() if text]
+    made += [wr.H1("Comparison"), wr.MarkdownBlock(redact(table))]
+    for cell in comparison.cells:
+        mine = [r for r in summary if r.cell is cell]
+        if mine:
+            made += [wr.H1(redact(comparison.label(cell))), *cell_blocks(comparison, cell, mine, entity, project)]
+    made.append(wr.P("Runs that were recorded offline appear here once `wandb sync` has sent them to this project."))
+    if comparison.notes:
+        made += [wr.H1("Notes"), wr.UnorderedList([redact(note) for note in comparison.notes.together()])]
+    return made
+
+
+def cell_blocks(comparison: Comparison, cell: Cell, mine: list[Row], entity: str, project: str) -> list[Any]:
+    """Curves and bars by arm over the runs of the table, then every run as a dot."""
+    wr = library()
+    target, kept = comparison.target, comparison.kept
+    split = mine[0].split
+    chosen = [p for r in mine for p in r.points]
+    arm = "JobType" if cell.study != LOOSE else "Group"
+    curves = [
+        wr.LinePlot(
+            title=f"{words(metric)}, over steps",
+            x=STEP,
+            y=[metric],
+            groupby=arm,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+            title_x="optimizer steps",
+            layout=wr.Layout(w=12, h=8),
+        )
+        for metric in (target, kept)
+        if metric is not None
+    ]
+    bars = [
+        wr.BarPlot(
+            title=f"{words(metric)} ({at_the_end(metric, split)})",
+            metrics=[at_the_end(metric, split)],
+            groupby=arm,
+            groupby_aggfunc="mean",
+            groupby_rangefunc="stddev",
+            layout=wr.Layout(w=8, h=8),
+        )
+        for metric in dict.fromkeys([target, kept, FORGETTING])
+        if metric is not None and known(chosen, metric, split)
+    ]
+    made = [
+        wr.PanelGrid(runsets=[runset(cell, chosen, "settings compared", entity, project, arm)], panels=[*curves, *bars])
+    ]
+    if kept is not None:
+        dots = [("compared", split, chosen)]
+        every = comparison.of(cell)
+        if len(every) > len(chosen):
+            dots.append(("every setting tried", "val", every))
+        for name, of, points in dots:
+            plane = wr.ScatterPlot(
+                title=f"Learned × kept: {name}, a dot for each run",
+                x=at_the_end(target, of),
+                y=at_the_end(kept, of),
+                layout=wr.Layout(w=24, h=12),
+            )
+            of_arms = runset(cell, points, name, entity, project, None)
+            coloured(of_arms, points, comparison.arms)
+            made.append(wr.PanelGrid(runsets=[of_arms], panels=[plane]))
+    return made
+
+
+def at_the_end(metric: str, split: str) -> str:
+    """A metric's key in W&B's summary: of the test split, or validation's at best.ckpt."""
+    return on_test(metric) if split == "test" else f"selected/{metric}"
+
+
+def known(points: list[Point], metric: str, split: str) -> bool:
+    """Whether any run has the metric."""
+    return any((on_test(metric) if split == "test" else metric) in p.values for p in points)
+
+
+def runset(cell: Cell, points: list[Point], name: str, entity: str, project: str, arm: str | None) -> Any:
+    """Exactly these runs: by the study's group, and by their ids; grouped by arm where `arm` names W&B's key of it."""
+    wr, expr = library(), library("expr")
+    filters = [expr.Metric("ID").isin(list(dict.fromkeys(p.id for p in points)))]
+    if cell.study != LOOSE:
+        filters.insert(0, expr.Metric("Group") == cell.study)
+    return wr.Runset(entity=entity, project=project, name=name, filters=filters, groupby=[arm] if arm else [])
+
+
+def coloured(of_arms: Any, points: list[Point], arms: list[str]) -> None:
+    """Gives the runs of an arm one colour, the page's."""
+    wr = library()
+    palette = dict(zip(arms, colours("light", len(arms)), strict=True))
+    of_arms.run_settings = {p.id: wr.RunSettings(color=palette[p.arm]) for p in points}

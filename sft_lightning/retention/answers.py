@@ -1,0 +1,70 @@
+"""What a classifier said of each sample: to count confusions, and to compare two networks sample by sample."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sft_lightning.tasks import Batch
+from sft_lightning.tasks.base import at_least_single
+
+UNKNOWN = -1
+
+
+class Said(NamedTuple):
+    """Answers of N samples, sorted by row, each sample once. Arrays `[N]`."""
+
+    rows: np.ndarray
+    """Row numbers, which name samples"""
+    targets: np.ndarray
+    """True classes; UNKNOWN where the classifier is of another task than the samples"""
+    classes: np.ndarray
+    """Classes said"""
+    confidences: np.ndarray
+    """Probabilities of what was said, in [0, 1]"""
+
+
+class Answers:
+    """Collects answers batch by batch."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[Tensor, ...]] = []
+
+    @torch.no_grad()
+    def add(self, batch: Batch, logits: Tensor, known: bool = True) -> None:
+        """Adds `logits[N, C]` of a batch's N samples; `known` says that `batch['y']` are their true classes."""
+        index, select = batch["index"], batch["x"].get("select")
+        rows = index if select is None else index[select]  # a filler is no sample
+        classes = logits.argmax(-1)
+        confidences = at_least_single(logits).softmax(-1).gather(-1, classes[:, None])[:, 0]
+        targets = batch["y"] if known else torch.full_like(rows, UNKNOWN)
+        self._parts.append(tuple(t.cpu() for t in (rows, targets, classes, confidences)))
+
+    def said(self) -> Said:
+        """Everything added on this rank."""
+        none = torch.zeros(0, dtype=torch.int64)
+        columns = zip((none, none, none, torch.zeros(0)), *self._parts, strict=True)
+        return merged([Said(*(torch.cat(c).numpy() for c in columns))])
+
+
+def merged(parts: Sequence[Said]) -> Said:
+    """The answers of several ranks as one."""
+    together = Said(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    first = np.unique(together.rows, return_index=True)[1]
+    return Said(*(column[first] for column in together))
+
+
+def of_both(one: Said, other: Said) -> tuple[Said, Said]:
+    """The two on the samples that both have: one that cannot be read at times may be missing from either."""
+    at = np.intersect1d(one.rows, other.rows, assume_unique=True, return_indices=True)[1:]
+    first, second = (Said(*(c[i] for c in said)) for said, i in zip((one, other), at, strict=True))
+    return first, second
+
+
+def confusion(said: Said, classes: int) -> list[list[int]]:
+    """Samples counted: `[true class][class said]`."""
+    pairs = said.targets.astype(np.int64) * classes + said.classes
+    counts: list[list[int]] = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
+    return counts

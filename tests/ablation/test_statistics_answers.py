@@ -1,0 +1,196 @@
+"""A cell's answer in one sentence: what it says in each case, and that it claims no more than the tests show."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sft_lightning.ablation.statistics import cell_statistics
+
+NAMES = {"target": "test/accuracy", "kept": "test/retention/accuracy"}
+ACCURACIES = {"target": "max", "kept": "max"}
+
+
+def study(gains, seeds=10, noise=0.005, base=0.8, seed=0):
+    """Arms around `base` plus their gain: a seed moves all arms alike, and noise each by itself, with mean exactly 0."""
+    rng = np.random.default_rng(seed)
+    common = rng.normal(0, 0.02, seeds)
+    found = {}
+    for arm, gain in gains.items():
+        own = rng.normal(0, noise, seeds)
+        own -= own.mean()
+        found[arm] = {s: float(base + gain + common[s] + own[s]) for s in range(seeds)}
+    return found
+
+
+def answer(target, kept, within=0.01, at=None, settings=None, names=NAMES, better=ACCURACIES):
+    at = {"shots_per_class": 5} if at is None else at
+    return cell_statistics(target, kept, "plain", names, better, within, at, settings)["answer"]
+
+
+def test_an_arm_that_keeps_more_and_learns_as_well():
+    said = answer(
+        study({"plain": 0, "distill": -0.001}, noise=0.003),
+        study({"plain": -0.1, "distill": -0.05}),
+        settings={"distill": {"anchor_weight": 0.1}},
+    )
+    assert said.startswith(
+        "With shots_per_class 5, distill (anchor_weight 0.1) keeps more than plain (test/retention/accuracy +5.0 points ["
+    )
+    assert "] , " not in said and ", p < 0.001) and learns as well to within 1 point (test/accuracy −0.1" in said
+    assert "one-sided p" in said and said.endswith(", over 10 seeds.")
+
+
+def test_without_a_shown_equality_it_says_that_no_difference_in_learning_is_shown():
+    said = answer(study({"plain": 0, "distill": -0.01}, noise=0.03), study({"plain": -0.1, "distill": -0.05}))
+    assert (
+        "keeps more than plain" in said and "with no difference in learning shown (test/accuracy −1.0 points [" in said
+    )
+    assert "as well" not in said
+
+
+def test_an_arm_that_is_better_in_both():
+    said = answer(study({"plain": 0, "distill": 0.04}), study({"plain": -0.1, "distill": -0.05}))
+    assert "distill keeps more than plain (" in said and "and learns more (test/accuracy +4.0 points" in said
+
+
+def test_a_trade_off_gives_both_numbers():
+    said = answer(study({"plain": 0, "distill": -0.06}), study({"plain": -0.1, "distill": -0.05}))
+    assert "keeps more than plain (test/retention/accuracy +5.0 points" in said
+    assert "but learns less (test/accuracy −6.0 points" in said
+
+
+def test_a_shown_loss_within_the_margin_is_said_to_be_one_and_small():
+    said = answer(study({"plain": 0, "distill": -0.005}, noise=0.001), study({"plain": -0.1, "distill": -0.05}))
+    assert "but learns less, by under 1 point, (test/accuracy −0.5" in said
+
+
+def test_a_gain_without_a_loss_goes_before_a_larger_gain_at_a_loss():
+    said = answer(
+        study({"plain": 0, "frozen": -0.2, "l2sp": 0.0}),
+        study({"plain": -0.3, "frozen": 0.0, "l2sp": -0.25}),
+        within=None,
+    )
+    assert said.startswith("With shots_per_class 5, l2sp keeps more")
+
+
+def test_arms_that_do_as_well_in_kind_are_named_and_not_ranked():
+    said = answer(
+        study({"plain": 0, "distill": 0.0, "l2sp": 0.0}), study({"plain": -0.1, "distill": -0.04, "l2sp": -0.05})
+    )
+    assert "; so does l2sp (arms were compared with plain, not with each other)" in said
+
+
+def test_nothing_shown_says_how_many_seeds_it_would_take():
+    said = answer(study({"plain": 0, "distill": 0.001}, noise=0.02), study({"plain": 0, "distill": 0.01}, noise=0.02))
+    assert (
+        "no difference shown between plain and distill in test/accuracy or test/retention/accuracy, over 10 seeds"
+        in said
+    )
+    assert "the nearest to one is distill's test/retention/accuracy +1.0 points [" in said
+    assert "to see one of this size about " in said and said.endswith(" seeds would be needed.")
+
+
+def test_arms_that_only_lose_are_said_to_lose():
+    said = answer(study({"plain": 0, "probe": -0.1, "l2sp": 0}, noise=0.02), study({"plain": 0, "probe": 0, "l2sp": 0}))
+    assert "no arm is shown better than plain, over 10 seeds: probe learns less (test/accuracy −10.0 points" in said
+    assert "no difference is shown for l2sp" in said
+
+
+@pytest.mark.parametrize(
+    ("seeds", "words"), [(1, "one seed: nothing can be said of the spread"), (2, "2 seeds: too few for a test")]
+)
+def test_fewer_than_three_seeds_are_shown_and_not_judged(seeds, words):
+    rng = {"noise": 0.0, "seeds": seeds}
+    said = answer(study({"plain": 0, "l2sp": -0.01}, **rng), study({"plain": 0, "l2sp": 0.1}, **rng))
+    assert said == (
+        f"With shots_per_class 5, {words}; seen against plain: l2sp test/accuracy −1.0 points and "
+        "test/retention/accuracy +10.0 points."
+    )
+
+
+def test_three_seeds_with_a_large_difference_may_still_show_nothing():
+    said = answer(
+        {"plain": {0: 0.80, 1: 0.81, 2: 0.79}, "l2sp": {0: 0.80, 1: 0.82, 2: 0.79}},
+        {"plain": {0: 0.50, 1: 0.60, 2: 0.70}, "l2sp": {0: 0.60, 1: 0.65, 2: 0.90}},
+    )
+    assert "no difference shown" in said and "over 3 seeds" in said
+
+
+def test_what_was_kept_may_not_have_been_measured():
+    for kept in (None, {"plain": {0: None}, "distill": {0: math.nan}}):
+        said = answer(study({"plain": 0, "distill": 0.04}), kept)
+        assert "distill learns more than plain (test/accuracy +4.0 points" in said
+        assert said.endswith("over 10 seeds; what was kept was not measured.")
+
+
+def test_an_arm_whose_kept_column_is_empty_is_not_said_to_keep():
+    kept = study({"plain": 0, "l2sp": 0.0})
+    said = answer(study({"plain": 0, "other-net": 0.05, "l2sp": 0}, noise=0.003), kept)
+    assert "other-net learns more than plain" in said and said.endswith("; what was kept was not measured.")
+
+
+def test_losses_are_said_in_their_own_unit_and_less_is_better():
+    said = answer(
+        study({"plain": 0, "distill": 0}, noise=0.02),
+        study({"plain": 1.0, "distill": 0.6}),
+        names={"target": "test/accuracy", "kept": "test/retention/loss"},
+        better={"target": "max", "kept": "min"},
+    )
+    assert "keeps more than plain (test/retention/loss −0.400 [" in said and "] (less is better), p < 0.001)" in said
+
+
+def test_an_accuracy_in_percent_is_not_multiplied_again():
+    percent = {arm: {s: 100 * v for s, v in x.items()} for arm, x in study({"plain": 0, "distill": 0.04}).items()}
+    said = answer(percent, None, within=1.0)
+    assert "points" not in said and "learns more than plain (test/accuracy +4.0" in said
+
+
+def test_seeds_that_lack_a_partner_are_mentioned():
+    target = study({"plain": 0, "distill": 0.04})
+    target["plain"][3] = math.nan
+    assert "over 9 seeds (1 left out as a value is missing)" in answer(target, None)
+
+
+def test_an_arm_with_too_few_seeds_is_not_said_to_show_no_difference():
+    target = study({"plain": 0, "l2sp": 0}) | {"late": {0: 0.9}}
+    said = answer(target, None)
+    assert "between plain and l2sp in test/accuracy" in said and said.endswith("; late has too few seeds for a test.")
+
+
+@pytest.mark.parametrize(
+    ("target", "words"),
+    [
+        ({"plain": {0: 0.9}}, "there is nothing to compare plain with"),
+        ({"plain": {}, "l2sp": {0: 0.9}}, "no arm has a value of the same seed as plain: nothing can be compared"),
+        ({"l2sp": {0: 0.9}}, "no arm has a value of the same seed as plain: nothing can be compared"),
+    ],
+)
+def test_an_empty_cell_says_so(target, words):
+    assert answer(target, None, at={}) == f"In this study, {words}."
+
+
+def test_equal_results_are_said_to_be_equal():
+    target = study({"plain": 0})
+    said = answer(target | {"twin": dict(target["plain"])}, None, within=None)
+    assert said.endswith("in test/accuracy, over 10 seeds: the means are the same.")
+
+
+some = st.dictionaries(st.integers(0, 4), st.sampled_from([None, math.nan, 0.5, 0.6, 0.9, 1.0]), max_size=5)
+some_studies = st.dictionaries(st.sampled_from(["plain", "l2sp", "distill"]), some)
+
+
+@settings(max_examples=150, deadline=None)
+@given(some_studies, st.none() | some_studies, st.sampled_from([None, 0.01, 0.5]), st.sampled_from(["max", "min"]))
+def test_whatever_is_missing_there_is_one_sentence(target, kept, within, better):
+    found = cell_statistics(target, kept, "plain", NAMES, {"target": "max", "kept": better}, within, {"shots": 5})
+    json.dumps(found, allow_nan=False)
+    said = found["answer"]
+    assert said.startswith("With shots 5, ") and said.endswith(".") and "None" not in said and "nan" not in said
+    verdicts = {d["verdict"] for side in found["differences"].values() for d in side or ()}
+    if not verdicts - {"no difference shown"}:
+        claims = [w for w in ("keeps more", "keeps less", "learns more", "learns less") if w in said]
+        assert not claims, f"claims {claims}, which no test shows: {said}"

@@ -1,0 +1,376 @@
+"""A study from its file to its answer: real points, in real worker processes."""
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from sft_lightning.__main__ import main
+from tests.survival.zygote import Zygote
+
+ROOT = Path(__file__).resolve().parents[2]
+DIGITS = {"val_fraction": 0.25, "batch_size": 20}
+BASE = {
+    "model": {"class_path": "PlainSFT", "init_args": {"lr": 0.001}},
+    "network": {
+        "class_path": "MLP",
+        "init_args": {"in_features": 64, "hidden": [128, 64], "pretrained": "builtin:digits-0-4"},
+    },
+    "data": {"class_path": "Digits", "init_args": {**DIGITS, "classes": [5, 6, 7, 8, 9], "shots_per_class": 4}},
+    "retention": {"class_path": "Digits", "init_args": {**DIGITS, "classes": [0, 1, 2, 3, 4]}},
+    "trainer": {"max_epochs": 6, "check_val_every_n_epoch": 3, "accelerator": "cpu"},
+    "wandb": "disabled",
+}
+ARMS = {
+    "plain": {"tune": {"model.lr": [0.001, 0.01]}},
+    "distill": {"set": {"model.class_path": "DistillSFT"}, "tune": {"model.anchor_weight": [0.1, 1.0]}},
+}
+
+
+def write(path: Path, **content) -> Path:
+    path.write_text(
+        yaml.safe_dump({"study": path.stem, "base": BASE, "arms": ARMS, "seeds": 2, **content}, sort_keys=False)
+    )
+    return path
+
+
+def ablate(file: Path, runs: Path, *more: str) -> int:
+    return main(["ablate", "--config", str(file), "--runs_dir", str(runs), "--workers", "2", "--threads", "1", *more])
+
+
+def points(folder: Path) -> list[dict[str, str]]:
+    with (folder / "points.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def attempts(folder: Path) -> dict[str, int]:
+    return {f.stem: json.loads(f.read_text())["fit"]["attempts"] for f in (folder / "logs").glob("*.json")}
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory):
+    """(file, runs_dir, folder) of one that is finished."""
+    place = tmp_path_factory.mktemp("study")
+    file = write(place / "small.yaml")
+    assert ablate(file, place / "runs") == 0
+    return file, place / "runs", place / "runs" / "small"
+
+
+@pytest.fixture(scope="module")
+def zygote():
+    held = Zygote()
+    yield held
+    held.close()
+
+
+class TestAFinishedStudy:
+    def test_has_every_point_once_each_an_ordinary_run(self, study):
+        table = points(study[2])
+        assert len(table) == 8 and len({r["point"] for r in table}) == 8
+        assert all(r["status"] == "finished" for r in table)
+        for row in table:
+            assert json.loads((study[2] / row["point"] / "run.json").read_text())["status"] == "finished"
+            assert (study[2] / row["point"] / "config.yaml").is_file()
+
+    def test_touched_test_with_the_chosen_points_alone(self, study):
+        for row in points(study[2]):
+            tested = "test" in json.loads((study[2] / row["point"] / "run.json").read_text())
+            assert tested == (row["selected"] == "1"), f"{row['point']} of {row['arm']}"
+            assert (row["test/accuracy"] != "") == tested
+        assert sum(r["selected"] == "1" for r in points(study[2])) == 4
+
+    def test_chose_by_the_means_on_validation_that_its_table_shows(self, study):
+        cell = json.loads((study[2] / "study.json").read_text())["cells"][0]
+        table = points(study[2])
+        for arm, key in (("plain", "lr"), ("distill", "anchor_weight")):
+            means = {}
+            for row in table:
+                if row["arm"] == arm:
+                    means.setdefault(float(row[key]), []).append(
+                        (float(row["val/accuracy"]), float(row["retention/accuracy"]))
+                    )
+            means = {k: [sum(v) / len(v) for v in zip(*values, strict=True)] for k, values in means.items()}
+            best = max(v for v, _ in means.values())
+            within = {k: kept for k, (v, kept) in means.items() if v >= best - 0.01 - 1e-9}
+            assert cell["arms"][arm]["chosen"] == {key: max(within, key=lambda k: within[k])}
+
+    def test_says_its_answer_with_statistics_over_the_tests(self, study):
+        found = json.loads((study[2] / "study.json").read_text())
+        assert found["status"] == "finished" and found["answer"]
+        assert found["cells"][0]["statistics"]["summaries"]["target"]["plain"]["n"] == 2
+        assert found["metrics"]["test_kept"] == "test/retention/accuracy"
+
+    def test_left_a_page(self, study):
+        assert "<html" in (study[2] / "report.html").read_text()[:2000].lower()
+
+    def test_is_not_computed_again(self, study):
+        before = attempts(study[2]), (study[2] / "points.csv").read_bytes()
+        assert ablate(study[0], study[1]) == 0
+        assert (attempts(study[2]), (study[2] / "points.csv").read_bytes()) == before
+
+    def test_computes_only_what_is_new_when_its_file_grows(self, study, tmp_path):
+        before = attempts(study[2])
+        file = write(tmp_path / "small.yaml", seeds=3)
+        assert ablate(file, study[1]) == 0
+        after = attempts(study[2])
+        assert all(after[p] == n for p, n in before.items()) and len(after) == 12
+        assert len(points(study[2])) == 12
+        assert ablate(study[0], study[1]) == 0  # and the smaller study is still there
+        assert len(points(study[2])) == 8
+
+    def test_does_not_care_where_records_go(self, study):
+        assert ablate(study[0], study[1], "--wandb", "offline", "--dry-run") == 0
+
+    def test_a_point_has_the_bits_of_the_same_run_alone(self, study, tmp_path):
+        """Workers carry out one point after another, and share what a teacher said: nothing of it may show."""
+        row = next(r for r in reversed(points(study[2])) if r["arm"] == "distill")
+        config = study[2] / row["point"] / "config.yaml"
+        assert (
+            main(["fit", "--config", str(config), "--runs_dir", str(tmp_path), "--run_id", "alone", "--quiet", "true"])
+            == 0
+        )
+        alone, shared = weights(next(tmp_path.glob("*/alone"))), weights(study[2] / row["point"])
+        assert all(torch.equal(alone[k], shared[k]) for k in shared) and alone.keys() == shared.keys()
+
+
+class TestADryRun:
+    def test_says_how_many_points_and_touches_nothing(self, tmp_path, capsys):
+        assert ablate(write(tmp_path / "dry.yaml"), tmp_path / "runs", "--dry-run") == 0
+        said = capsys.readouterr().out
+        assert "8 fits and 4 tests" in said and "not known before the first point" in said
+        assert not (tmp_path / "runs").exists()
+
+    def test_tells_the_cost_once_a_point_is_finished(self, study, tmp_path, capsys):
+        file = write(tmp_path / "small.yaml", seeds=6)
+        assert ablate(file, study[1], "--dry-run") == 0
+        assert "cost: about" in capsys.readouterr().out
+
+
+class TestHonesty:
+    def test_the_choice_does_not_change_when_the_test_labels_are_shuffled(self, tmp_path):
+        chosen, validation = [], []
+        for shuffled in (False, True):
+            given = {**BASE["data"]["init_args"], "shuffled": shuffled}
+            data = {"class_path": "tests.ablation.shuffled.ShuffledTest", "init_args": given}
+            file = write(tmp_path / f"shuffled-{shuffled}.yaml", base={**BASE, "data": data})
+            assert ablate(file, tmp_path) == 0
+            folder = tmp_path / file.stem
+            cell = json.loads((folder / "study.json").read_text())["cells"][0]
+            chosen.append({a: v["chosen"] for a, v in cell["arms"].items()})
+            validation.append([r["val/accuracy"] for r in points(folder)])
+            test = [float(r["test/accuracy"]) for r in points(folder) if r["test/accuracy"]]
+            assert (max(test) < 0.45) == shuffled, "the labels of the test split were not shuffled"
+        assert chosen[0] == chosen[1] and validation[0] == validation[1]
+
+
+class TestMoreWaysToChoose:
+    def test_with_folds_the_chosen_setting_is_fitted_once_more_on_all_labels(self, tmp_path):
+        file = write(tmp_path / "folds.yaml", folds=2, seeds=1, arms={"plain": ARMS["plain"]})
+        assert ablate(file, tmp_path) == 0
+        table = points(tmp_path / "folds")
+        assert [(r["fold"], r["selected"]) for r in table] == [("0", "0"), ("1", "0")] * 2 + [("", "1")]
+        sizes = {}
+        for row in table:
+            record = json.loads((tmp_path / "folds" / row["point"] / "run.json").read_text())
+            sizes[row["fold"]] = record["data"]["description"]
+        assert "10 train, 10 val" in sizes["0"] and "20 train" in sizes[""]
+
+    def test_tuned_on_few_seeds_the_chosen_setting_is_run_on_all(self, tmp_path):
+        file = write(tmp_path / "few.yaml", tune_seeds=1, arms={"plain": ARMS["plain"]})
+        assert ablate(file, tmp_path) == 0
+        assert sorted((r["seed"], r["selected"]) for r in points(tmp_path / "few")) == [
+            ("0", "0"),
+            ("0", "1"),
+            ("1", "1"),
+        ]
+
+    def test_each_cell_of_the_axes_has_its_own_choice(self, tmp_path):
+        axes = {"data.shots_per_class": [2, 4], "net": {"two": {}, "frozen": {"model.freeze": {"bottom_layers": 1}}}}
+        file = write(tmp_path / "cells.yaml", axes=axes, seeds=1, arms={"plain": {}})
+        assert ablate(file, tmp_path) == 0
+        table = points(tmp_path / "cells")
+        assert [(r["shots_per_class"], r["net"]) for r in table] == [(s, n) for s in "24" for n in ("two", "frozen")]
+        assert len(json.loads((tmp_path / "cells" / "study.json").read_text())["cells"]) == 4
+
+    @pytest.mark.parametrize("rule", ["keep", "best"])
+    def test_a_search_proposes_settings_and_goes_on_from_its_journal(self, rule, tmp_path):
+        search = {"trials": 3, "ranges": {"model.lr": {"low": 0.001, "high": 0.01, "log": True}}, "sampler": "random"}
+        file = write(
+            tmp_path / f"search-{rule}.yaml", seeds=1, arms={"plain": {"search": search}}, select={"rule": rule}
+        )
+        assert ablate(file, tmp_path) == 0
+        folder = tmp_path / file.stem
+        table = points(folder)
+        assert len(table) == 3 and sum(r["selected"] == "1" for r in table) == 1
+        assert all(0.001 <= float(r["lr"]) <= 0.01 for r in table)
+        before = attempts(folder)
+        assert ablate(file, tmp_path) == 0 and attempts(folder) == before
+
+    def test_a_budget_sets_the_number_of_seeds_before_anything_is_tested(self, tmp_path, capsys):
+        file = write(tmp_path / "budget.yaml", arms={"plain": ARMS["plain"]})
+        assert ablate(file, tmp_path, "--budget", "1s") == 0
+        found = json.loads((tmp_path / "budget" / "study.json").read_text())
+        assert found["seeds"] == [0, 1, 2] and found["budget"]["seeds"] == 3 and "3 seeds" in found["budget"]["why"]
+
+
+class TestFailures:
+    def test_points_that_fail_are_named_and_the_others_go_on_and_retry_tries_them_again(self, tmp_path, capsys):
+        arms = {**ARMS, "broken": {"set": {"model.lr": 1e30}}}
+        file = write(tmp_path / "broken.yaml", arms=arms, seeds=1)
+        assert ablate(file, tmp_path) == 2
+        said = capsys.readouterr().err
+        assert "failed broken seed 0: " in said and "1 points failed; --retry" in said
+        folder = tmp_path / "broken"
+        found = json.loads((folder / "study.json").read_text())
+        assert found["status"] == "failed" and [f["arm"] for f in found["failures"]] == ["broken"]
+        statuses = {r["arm"]: r["status"] for r in points(folder)}
+        assert statuses == {"plain": "finished", "distill": "finished", "broken": "failed"}
+        bad = found["failures"][0]["point"]
+        assert ablate(file, tmp_path) == 2 and attempts(folder)[bad] == 1, "a failed point was run again unasked"
+        assert ablate(file, tmp_path, "--retry") == 2 and attempts(folder)[bad] == 1, "forgotten, then tried once"
+
+    def test_a_worker_that_is_killed_fails_its_point_alone(self, tmp_path, zygote):
+        base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 300}}
+        file = write(tmp_path / "killed.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})
+        pid = zygote.spawn(command(file, tmp_path), tmp_path / "out")
+        victim = wait_for_worker(tmp_path / "killed")
+        os.kill(victim, signal.SIGKILL)
+        assert zygote.wait(pid) == 2, (tmp_path / "out").read_text()
+        assert sorted(r["status"] for r in points(tmp_path / "killed")) == ["failed", "finished"]
+        assert "was killed by SIGKILL" in (tmp_path / "out").read_text()
+
+    def test_an_arm_that_cannot_be_parsed_is_said_before_anything_runs(self, tmp_path, capsys):
+        file = write(tmp_path / "bad.yaml", arms={"plain": {"tune": {"model.lrate": [1]}}})
+        assert ablate(file, tmp_path / "runs") == 2
+        said = capsys.readouterr().err
+        assert "arms.plain (model.init_args.lrate=1)" in said and "lrate" in said and said.count("\n") == 1
+        assert not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            ([], "give --config STUDY.yaml, or --network and --data"),
+            (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
+            (["--config", "x.yaml", "--network", "y"], "--network: the study file says it"),
+            (["--budget", "soon", "--network", "x", "--data", "y"], "'soon' is no time"),
+            (["--workers", "0"], "--workers: must be at least 1"),
+            (["--seeds", "many"], "invalid int value: 'many'"),
+            (["--nonsense"], "unrecognized arguments: --nonsense"),
+        ],
+    )
+    def test_bad_options_are_said_in_one_line(self, arguments, said, capsys):
+        assert main(["ablate", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+
+def command(file: Path, runs: Path) -> list[str]:
+    return ["ablate", "--config", str(file), "--runs_dir", str(runs), "--workers", "2", "--threads", "1"]
+
+
+def holder(run: Path) -> int | None:
+    """The process that works in a run directory, once it trains."""
+    try:
+        content = json.loads((run / ".lock").read_text())
+        return int(content["pid"]) if (run / "metrics.jsonl").stat().st_size else None
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def wait_for_worker(folder: Path) -> int:
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        for run in folder.glob("*/metrics.jsonl"):
+            record = json.loads((run.parent / "run.json").read_text())
+            if (pid := holder(run.parent)) is not None and record["status"] == "running":
+                return pid
+        time.sleep(0.05)
+    raise AssertionError(f"no point of {folder} began to train within 120 s")
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class TestSurvival:
+    def test_killed_and_started_again_it_ends_as_if_never_disturbed(self, study, tmp_path, zygote):
+        """No point twice, no point lost, and the same bytes in points.csv."""
+        file = write(tmp_path / "small.yaml")
+        begun: dict[str, float] = {}
+        for moment in (1, 3, 6):  # points finished when it is killed
+            pid = zygote.spawn(command(file, tmp_path), tmp_path / f"out{moment}")
+            end = time.monotonic() + 120
+            while len(finished(tmp_path / "small")) < moment and time.monotonic() < end:
+                time.sleep(0.01)
+            workers = [p for p in (holder(r) for r in (tmp_path / "small").glob("*") if r.is_dir()) if p]
+            os.kill(pid, signal.SIGKILL)
+            assert zygote.wait(pid) == -signal.SIGKILL
+            end = time.monotonic() + 10
+            while any(map(alive, workers)) and time.monotonic() < end:
+                time.sleep(0.05)
+            assert not any(map(alive, workers)), "workers outlive the study that was killed"
+            for run in finished(tmp_path / "small"):
+                begun.setdefault(run, started(tmp_path / "small" / run))
+        pid = zygote.spawn(command(file, tmp_path), tmp_path / "out")
+        assert zygote.wait(pid) == 0, (tmp_path / "out").read_text()
+        assert (tmp_path / "small" / "points.csv").read_bytes() == (study[2] / "points.csv").read_bytes()
+        assert {r: started(tmp_path / "small" / r) for r in begun} == begun, "a finished point was begun again"
+
+    @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    def test_asked_to_stop_it_saves_its_points_and_goes_on_later(self, signum, code, tmp_path, zygote):
+        base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 200}}
+        file = write(tmp_path / "stop.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})
+        pid = zygote.spawn(command(file, tmp_path), tmp_path / "out")
+        wait_for_worker(tmp_path / "stop")
+        os.kill(pid, signum)
+        assert zygote.wait(pid) == code, (tmp_path / "out").read_text()
+        assert json.loads((tmp_path / "stop" / "study.json").read_text())["status"] == "interrupted"
+        stopped = [r["point"] for r in points(tmp_path / "stop") if r["status"] == "interrupted"]
+        assert stopped and any((tmp_path / "stop" / p / "checkpoints" / "last.ckpt").is_file() for p in stopped)
+        assert zygote.wait(zygote.spawn(command(file, tmp_path), tmp_path / "out2")) == 0
+        assert all(r["status"] == "finished" for r in points(tmp_path / "stop"))
+
+    def test_two_at_once_in_one_folder_are_refused(self, study, capsys):
+        from sft_lightning.runs.lock import RunLock
+
+        lock = RunLock(study[2])
+        pid = os.fork()
+        if pid == 0:
+            lock.take()
+            time.sleep(60)
+            os._exit(0)
+        try:
+            time.sleep(0.5)
+            assert ablate(study[0], study[1]) == 2
+            assert f"is in use by process {pid}" in capsys.readouterr().err
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+
+def finished(folder: Path) -> list[str]:
+    found = []
+    for record in folder.glob("*/run.json"):
+        try:
+            content = json.loads(record.read_text())
+        except ValueError:
+            continue
+        found += [record.parent.name] if content.get("status") == "finished" else []
+    return found
+
+
+def started(run: Path) -> str:
+    return str(json.loads((run / "run.json").read_text())["times"]["started"])
