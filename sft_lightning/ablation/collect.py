@@ -111,6 +111,7 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
         "select": {"rule": study.select.rule, "within": study.select.within},
         "points": {"total": len(points), **count, "tested": sum(s.tested for s in standings)},
         "failures": failures(engine, points),
+        "work_s": round(sum(x.of(job).get("seconds", 0.0) for x in standings for job in ("fit", "test")), 1),
         **(about or {}),
         "cells": cells,
         "answer": [c["statistics"]["answer"] for c in cells if c.get("statistics")],

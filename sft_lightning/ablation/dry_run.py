@@ -30,7 +30,9 @@ def show(engine: Engine, workers: int) -> None:
         row = [arm.name, *(str(v) for v in cell.values()), settings(engine, arm), str(searched), str(more)]
         table.add_row(*row, str(len(engine.seeds)), str(finished))
     console.print(table)
-    seeds = f"{len(engine.seeds)} seeds" + (" (the budget says how many more)" if engine.only_tune else "")
+    seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}" + (
+        " (the budget says how many more)" if engine.only_tune else ""
+    )
     console.print(f"{fits} fits and {tests} tests; {seeds}; {workers} workers; {engine.folder.path}", soft_wrap=True)
     left = remaining(engine, workers)
     if left is None:

@@ -30,9 +30,19 @@ class Budget:
 
     def settle(self, engine: Engine, workers: int) -> None:
         """Sets the number of seeds, once the points of the first are done; before anything is tested."""
-        spent = [engine.look(p).of("fit").get("seconds", 0.0) for p in engine.all_points() if p.seed == engine.seeds[0]]
+        spent: dict[str, list[float]] = {}
+        for point in engine.all_points():
+            if point.seed == engine.seeds[0]:
+                spent.setdefault(f"{point.arm} {point.cell}", []).append(
+                    engine.look(point).of("fit").get("seconds", 0.0)
+                )
+        first = sum(map(sum, spent.values()))
+        # A seed that is not tuned on brings the chosen settings' points alone.
+        alone = len(engine.study.tune_seeds) == 1
+        each = sum(sum(s) / len(s) for s in spent.values()) if alone else first
         most = len(engine.study.seeds)
-        engine.n_seeds, self.said = seeds_for(self.seconds, sum(spent), workers, min(self.least, most), most)
+        fixed = first - each if alone else 0.0
+        engine.n_seeds, self.said = seeds_for(self.seconds, each, workers, min(self.least, most), most, fixed)
         engine.only_tune = False
 
 

@@ -38,7 +38,8 @@ def answer_cell(
     """One sentence: which arm learns and keeps how much more than the baseline, with intervals, p values and seeds.
 
     It names the arm of the best shown outcome: better in one column or both without a shown loss (the most kept first), else a
-    trade-off with both numbers, else that no difference is shown and how many seeds would be needed, else what is worse.
+    trade-off with both numbers (of shares: the most gained less lost),
+    else that no difference is shown and how many seeds would be needed, else what is worse.
     Arms that do as well in kind are named, not ranked: they were compared with the baseline and not with each other.
 
     Args:
@@ -76,12 +77,16 @@ def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column]) -> str
 
 
 def _gain(found: list[Case], baseline: str, columns: Mapping[str, Column]) -> str:
-    """The arm that gains most, what it pays, and who else does so."""
+    """The arm that gains most, less what it pays where both are in points; and who else does so."""
 
     def rank(c: Case) -> tuple[bool, bool, float]:
         side, d = ("kept", c.kept) if c.verdicts[1] == "better" else ("target", c.target)
         assert d is not None and d.mean is not None
-        return c.verdicts[1] == "better", c.verdicts[0] == "better" or c.as_good is not None, columns[side].gain(d.mean)
+        gain = columns[side].gain(d.mean)
+        if "worse" in c.verdicts and all(column.share for column in columns.values()):  # points for points
+            assert c.kept is not None and c.kept.mean is not None and c.target.mean is not None
+            gain = columns["kept"].gain(c.kept.mean) + columns["target"].gain(c.target.mean)
+        return c.verdicts[1] == "better", c.verdicts[0] == "better" or c.as_good is not None, gain
 
     best = max(found, key=rank)
     outcome = (best.verdicts, best.as_good is None)

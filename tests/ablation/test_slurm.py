@@ -1,0 +1,56 @@
+"""A study as a job array, on a real Slurm."""
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from sft_lightning.__main__ import main
+from tests.ablation.test_studies import ARMS, write
+
+
+def has_slurm() -> bool:
+    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+
+
+def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    file = write(tmp_path / "none.yaml", seeds=1)
+    assert main(["ablate", "--config", str(file), "--runs_dir", str(tmp_path), "--launcher", "slurm"]) == 2
+    assert "there is no sbatch here" in capsys.readouterr().err
+
+
+def test_a_point_that_is_none_is_refused(tmp_path, capsys):
+    assert main(["ablate", "--study_folder", str(tmp_path), "--point", "abc"]) == 2
+    assert "has no point 'abc'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not has_slurm(), reason="needs a Slurm that answers sinfo")
+def test_an_array_and_its_collecting_job_end_as_the_study_does_here(tmp_path, capsys):
+    arms = {"plain": ARMS["plain"]}
+    for name, launcher in (("here", "local"), ("there", "slurm")):
+        file = write(tmp_path / "study.yaml", study=name, arms=arms, seeds=1)
+        where = ["--runs_dir", str(tmp_path / "runs"), "--workers", "2", "--threads", "1"]
+        assert main(["ablate", "--config", str(file), *where, "--launcher", launcher]) == 0
+    job = capsys.readouterr().out.rpartition("collect job ")[2].partition(":")[0]
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        if not subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True).stdout.strip():
+            break
+        time.sleep(1)
+    record = tmp_path / "runs" / "there" / "study.json"
+    logs = "".join(f.read_text() for f in sorted(record.parent.glob("logs/slurm-*")))
+    assert record.is_file(), logs
+    assert json.loads(record.read_text())["status"] == "finished", logs
+
+    def measured(name):
+        with (tmp_path / "runs" / name / "points.csv").open() as table:
+            return [{k: v for k, v in row.items() if k != "point"} for row in csv.DictReader(table)]
+
+    assert measured("there") == measured("here")
+    assert os.path.isfile(tmp_path / "runs" / "there" / "report.html")
