@@ -8,6 +8,7 @@ from typing import Any
 from sft_lightning.ablation.engine import Choice, Engine
 from sft_lightning.ablation.overlay import short
 from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.study import COLUMNS
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.runs.record import strict
 
@@ -20,7 +21,7 @@ def rows(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
     tuned = list(dict.fromkeys(k for p in engine.all_points() for k in p.setting)) or study.tuned_keys
     names = {k: short(k, tuned) for k in tuned}
     axes = [a.name for a in study.axes]
-    names = {k: v if v not in (*axes, "seed", "arm", "point", "fold") else k for k, v in names.items()}
+    names = {k: v if v not in (*axes, *COLUMNS) else k for k, v in names.items()}
     selected = {p.id for c in choices(engine) for p in c.points}
     columns = ["point", "arm", *axes, *names.values(), "seed", *(["fold"] if study.folds else [])]
     columns += ["selected", "status", "steps"]
@@ -29,8 +30,8 @@ def rows(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
     for point in engine.all_points():
         standing = engine.look(point)
         record = standing.record or {}
-        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **point.cell}
-        row |= {names[k]: v for k, v in point.setting.items()}
+        places = {**point.cell, **{names[k]: v for k, v in point.setting.items()}}
+        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: place(v) for k, v in places.items()}}
         row |= {
             "seed": point.seed,
             **({"fold": point.fold} if study.folds else {}),
@@ -43,6 +44,11 @@ def rows(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
             row |= values
         table.append(row)
     return [*columns, *sorted(metrics, key=order)], table
+
+
+def place(value: Any) -> Any:
+    """A label or a tuned value as YAML writes it: an empty place is for what an arm does not have."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def order(metric: str) -> tuple[int, str]:
@@ -96,7 +102,6 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
     count = {
         s: sum(x.status == s for x in standings) for s in ("finished", "failed", "queued", "interrupted", "running")
     }
-    engine.know_metrics()
     cells = [cell_content(engine, cell, with_statistics=status != "running") for cell in study.cells]
     return {
         "schema": SCHEMA,
@@ -106,7 +111,7 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
         "baseline": study.baseline,
         "axes": {a.name: list(a.levels) for a in study.axes},
         "seeds": engine.seeds,
-        "metrics": named_metrics(engine),
+        "metrics": next((c["metrics"] for c in cells if c["metrics"]), None),
         "report": study.report,
         "select": {"rule": study.select.rule, "within": study.select.within},
         "points": {"total": len(points), **count, "tested": sum(s.tested for s in standings)},
@@ -114,13 +119,13 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
         "work_s": round(sum(x.of(job).get("seconds", 0.0) for x in standings for job in ("fit", "test")), 1),
         **(about or {}),
         "cells": cells,
-        "answer": [c["statistics"]["answer"] for c in cells if c.get("statistics")],
+        "answer": [answer_of(c) for c in cells if c["statistics"] or c["mixed"]],
     }
 
 
-def named_metrics(engine: Engine) -> dict[str, Any] | None:
-    """What is learned and kept is measured by: on validation, and on the test split."""
-    found = engine.metrics
+def named_metrics(engine: Engine, cell: dict[str, Any]) -> dict[str, Any] | None:
+    """What is learned and kept is measured by in a cell: on validation, and on the test split."""
+    found = engine.metrics_of(cell)
     if found is None:
         return None
     return {
@@ -135,6 +140,11 @@ def named_metrics(engine: Engine) -> dict[str, Any] | None:
 def on_test(metric: str) -> str:
     """A validation metric's name on the test split."""
     return f"test/{metric.removeprefix('val/')}"
+
+
+def answer_of(cell: dict[str, Any]) -> str:
+    """A cell's answer, or why there is none."""
+    return str(cell["statistics"]["answer"] if cell["statistics"] else f"No answer: {cell['mixed']}.")
 
 
 def failures(engine: Engine, points: list[Point]) -> list[dict[str, Any]]:
@@ -173,14 +183,31 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
             "tested_before": [study.shown(s) for s in choice.tested_before],
             "points": [p.id for p in choice.points],
         }
-    return {"at": cell, "arms": arms, "statistics": statistics_of(engine, cell, made) if with_statistics else None}
+    mixed = mixed_data(engine, made)
+    statistics = statistics_of(engine, cell, made) if with_statistics and not mixed else None
+    return {"at": cell, "metrics": named_metrics(engine, cell), "arms": arms, "statistics": statistics, "mixed": mixed}
+
+
+def mixed_data(engine: Engine, made: dict[str, Choice]) -> str | None:
+    """What changed on disk between points that would be averaged; None where nothing did."""
+    tests: set[str] = set()
+    for choice in made.values():
+        teachers = set()
+        for point in choice.points:
+            record = engine.look(point).record
+            if engine.look(point).status == "finished" and record:
+                tests.add(record.get("data", {}).get("fingerprint", {}).get("test", ""))
+                teachers.add(record.get("teacher_hash"))
+        if len(teachers) > 1:
+            return f"the pretrained weights of {choice.arm} changed between its points: give the study another name"
+    return "the test data changed between points: give the study another name" if len(tests) > 1 else None
 
 
 def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
     """Over what was measured on the test split; None before."""
     from sft_lightning.ablation.statistics import cell_statistics
 
-    names = named_metrics(engine)
+    names = named_metrics(engine, cell)
     if names is None:
         return None
     values = {

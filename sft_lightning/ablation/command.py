@@ -97,7 +97,7 @@ def main(arguments: list[str]) -> int:
 def find_study(given: argparse.Namespace, budget_s: float | None) -> Study:
     """The study that the options name, or the default one for a network and data."""
     if given.config is not None:
-        for name in ("network", "data", "retention"):
+        for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
             if getattr(given, name) is not None:
                 raise UserError(f"--{name}: the study file says it: write it there, or leave --config out")
         study = read_study(given.config)
@@ -144,25 +144,21 @@ def carry_out(study: Study, given: argparse.Namespace, budget_s: float | None) -
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     folder = StudyFolder.at(root, study.name)
-    about = {} if given.wandb is None else {"wandb": given.wandb}
-    plan = Plan(study, Resolver(), about)
+    plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
     engine = Engine(study, plan, folder)
-    held = held_budget(folder, budget_s)
+    settled = held_budget(folder, budget_s)
     if budget_s is not None:
-        engine.n_seeds, engine.only_tune = (held, False) if held else (1, True)
+        engine.n_seeds, engine.only_tune = (settled, False) if settled else (1, True)
     if given.dry_run:
         from sft_lightning.ablation.dry_run import show
 
+        engine.reads_only = True
         show(engine, how_many(engine, given)[0])
         return 0
     if given.launcher == "slurm":
         return submit(engine, given)
-    return conduct(
-        engine,
-        given,
-        budget_s if held is None else None,
-        {"budget": {"seconds": budget_s, "seeds": held}} if held else {},
-    )
+    about = {"budget": {"seconds": budget_s, "seeds": settled}} if settled else {}
+    return conduct(engine, given, None if settled else budget_s, about)
 
 
 def submit(engine: Any, given: argparse.Namespace) -> int:
@@ -180,7 +176,7 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         file = engine.folder.path / "study.yaml"
         write_study(engine)
         kept = ["--config", str(file), "--runs_dir", str(engine.folder.path.parent)]
-        for name in ("workers", "threads", "wandb", "html"):
+        for name in ("threads", "wandb", "html"):
             if getattr(given, name) is not None:
                 kept += [f"--{name}", str(getattr(given, name))]
         for module in given.imports:
@@ -199,15 +195,20 @@ def write_study(engine: Any) -> None:
     write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(content, sort_keys=False))
 
 
+def held(folder: Any, key: str) -> Any:
+    """What an earlier start of the study noted in study.json."""
+    try:
+        return json.loads(folder.record.read_text()).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
 def held_budget(folder: Any, budget_s: float | None) -> int | None:
     """The number of seeds that an earlier start of the study with the same budget settled on."""
-    try:
-        held = json.loads(folder.record.read_text())["budget"]
-    except (OSError, ValueError, KeyError, TypeError):
+    about = held(folder, "budget")
+    if budget_s is None or not isinstance(about, dict) or about.get("seconds") != budget_s or not about.get("seeds"):
         return None
-    return (
-        int(held["seeds"]) if budget_s is not None and held.get("seconds") == budget_s and held.get("seeds") else None
-    )
+    return int(about["seeds"])
 
 
 def import_user_modules(names: list[str]) -> None:
@@ -225,13 +226,14 @@ def import_user_modules(names: list[str]) -> None:
 
 def how_many(engine: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
     """(workers, threads of each, GPUs, whether points are commands of their own)."""
-    first = engine.plan.check()["trainer"]
-    several = str(first["devices"]) not in ("auto", "1", "[0]", "-1") or first["num_nodes"] > 1
-    gpus = [] if first["accelerator"] == "cpu" else visible_gpus()
+    trainers = [config["trainer"] for config in engine.plan.check()]
+    several = any(str(t["devices"]) not in ("auto", "1", "[0]", "-1") or t["num_nodes"] > 1 for t in trainers)
+    gpus = [] if all(t["accelerator"] == "cpu" for t in trainers) else visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = 1 if several else len(gpus) or cores
     workers = given.workers or default
-    return workers, given.threads or max(1, cores // workers), [] if several else gpus, several
+    threads = given.threads or held(engine.folder, "threads") or max(1, cores // workers)
+    return workers, int(threads), [] if several else gpus, several
 
 
 def visible_gpus() -> list[str]:
@@ -260,6 +262,7 @@ def conduct(engine: Any, given: argparse.Namespace, budget_s: float | None, abou
     lock = RunLock(folder.path)
     lock.take()
     engine.width = workers
+    about["threads"] = threads
     if given.retry:
         engine.retry()
     write_study(engine)

@@ -22,8 +22,9 @@ def show(engine: Engine, workers: int) -> None:
     for cell, arm in engine.places():
         tuning = engine.tuning(cell, arm)
         # With folds, or fewer seeds to tune on than to compare on, the chosen setting is fitted once more.
-        chosen = {p.id for p in engine.plan.final(arm, cell, (arm.settings or [{}])[0], engine.seeds)}
-        more = len(chosen - {p.id for p in tuning})
+        one_setting = arm.search is None and len(arm.settings) == 1
+        tuned_on = set() if one_setting or study.folds else set(engine.tune_seeds)
+        more = len(set(engine.seeds) - tuned_on)
         searched = arm.search["trials"] * len(engine.tune_seeds) * (study.folds or 1) if arm.search else len(tuning)
         finished = sum(engine.look(p).status == "finished" for p in [*tuning, *engine_final(engine, cell, arm)])
         fits, tests = fits + searched + more, tests + len(engine.seeds)

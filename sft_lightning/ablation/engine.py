@@ -46,7 +46,7 @@ class Engine:
         self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
         self.only_tune = False
         self.standing: dict[str, Standing] = {}
-        self.metrics: Metrics | None = None
+        self.reads_only = False  # a dry run proposes nothing
         self.points: dict[str, Point] = {}
         self.under_way: set[Job] = set()
         self._searches: dict[str, Search] = {}
@@ -114,45 +114,54 @@ class Engine:
 
     def chosen(self, cell: dict[str, Any], arm: Arm, points: list[Point]) -> Choice:
         """The choice by the points that are finished."""
-        self.know_metrics()
+        metrics = self.metrics_of(cell)
         grouped: dict[str, list[Point]] = {}
         for point in points:
             grouped.setdefault(str(point.setting), []).append(point)
         candidates = []
         wanted = len(self.tune_seeds) * (self.study.folds or 1)
         for group in grouped.values():
-            found = self.candidate(group, wanted)
+            found = None if metrics is None else self.candidate(group, metrics, wanted)
             if found is not None:
                 candidates.append(found)
-        if not candidates or self.metrics is None:
+        if not candidates or metrics is None:
             return Choice(arm.name, cell, None, "no point of the arm is finished", [])
-        best, reach, why = choose(candidates, self.study.select, self.metrics)
+        best, reach, why = choose(candidates, self.study.select, metrics)
         if broken := len(grouped) - sum(c.whole for c in candidates):
             why += f"; {broken} settings that failed or were given up are passed over"
         final = self.plan.final(arm, cell, best.setting, self.seeds)
-        ours = {p.id for p in final}
-        before = {str(p.setting): p.setting for p in points if p.id not in ours and self.look(p).tested}
-        before.pop(str(best.setting), None)
-        return Choice(
-            arm.name, cell, best.setting, why, list(zip(candidates, reach, strict=True)), final, list(before.values())
-        )
+        before = []
+        for group in grouped.values():
+            setting = group[0].setting
+            tested = (self.look(p).tested for p in [*group, *self.plan.final(arm, cell, setting, self.study.seeds)])
+            if setting != best.setting and any(tested):
+                before.append(setting)
+        if before:
+            said = "; ".join(", ".join(f"{k} {v}" for k, v in self.study.shown(s).items()) for s in before)
+            why += f"; tested earlier, when it was the choice: {said}"
+        return Choice(arm.name, cell, best.setting, why, list(zip(candidates, reach, strict=True)), final, before)
 
-    def candidate(self, group: list[Point], wanted: int = 0) -> Candidate | None:
+    def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None:
         """A setting's means over its finished points."""
         finished = [self.look(p) for p in group if self.look(p).status == "finished"]
-        if self.metrics is None:
-            return None
-        kept = self.metrics.kept
-        values = [(s.value(self.metrics.target), s.value(kept) if kept else None) for s in finished]
+        kept = metrics.kept
+        values = [(s.value(metrics.target), s.value(kept) if kept else None) for s in finished]
         return candidate(group[0].setting, values, wanted)
 
-    def know_metrics(self) -> None:
-        """The rule's metrics, as soon as a point is finished."""
-        if self.metrics is None:
-            for standing in self.standing.values():
+    def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
+        """The rule's metrics in a cell, by its first finished point in the order of the plan; None before there is one."""
+        for arm in self.study.arms:
+            settings = self.search(cell, arm).points() if arm.search is not None else None
+            points = settings if settings is not None else self.tuning(cell, arm) or self.first(cell, arm)
+            for point in points:
+                standing = self.look(point)
                 if standing.status == "finished" and standing.record and standing.record.get("task"):
-                    self.metrics = metrics_of(self.study.select, standing.record)
-                    return
+                    return metrics_of(self.study.select, standing.record)
+        return None
+
+    def first(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
+        """The points of an arm's only setting."""
+        return self.plan.final(arm, cell, arm.settings[0], self.seeds)
 
     def jobs(self) -> list[Job]:
         """What can be done now, the most urgent first: tests, then fits seed by seed."""
@@ -169,6 +178,14 @@ class Engine:
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         return [j for j in jobs if j not in self.under_way]
+
+    def elsewhere(self) -> int:
+        """Points that other processes are at: an earlier start's that is not over yet, or a job's. They are looked at anew."""
+        ours = {point for _, point in self.under_way}
+        held = [p.id for p in self.all_points() if self.look(p).status == "running" and p.id not in ours]
+        for point in held:
+            self.standing.pop(point)
+        return len(held)
 
     def all_points(self) -> list[Point]:
         """Every point known so far, in the order of the table: cells, arms, settings, seeds, folds."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import yaml
 
+from sft_lightning import secrets
 from sft_lightning.ablation.overlay import looked_up, merged, put
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.errors import UserError
 
 ASIDE = (
-    *("experiment", "runs_dir", "quiet", "test_after_fit", "save_every_n_steps", "save_every_minutes"),
+    *("runs_dir", "quiet", "test_after_fit", "save_every_n_steps", "save_every_minutes"),
     *("wandb", "wandb_fallback", "wandb_project", "wandb_group", "wandb_job_type", "wandb_tags"),
 )
 """Keys that change nothing of what a run computes."""
@@ -84,24 +85,41 @@ class Plan:
             groups = {"wandb_group": self.study.name, "wandb_job_type": arm.name}
             where = f"arms.{arm.name}"
             try:
-                config = self.resolve([self.study.base, *levels, arm.overlay, tuned, {**mine, **groups, **self.about}])
+                config = self.resolve(
+                    [self.study.base, self.study.common, *levels, arm.overlay, tuned, {**mine, **groups, **self.about}]
+                )
             except UserError as error:
                 raise UserError(f"{where}{told({**cell, **setting})}: {error}") from None
+            if secrets.without(config) != config:
+                raise UserError(
+                    f"{where}: a value is a secret, and a study writes its points to files: use an environment variable"
+                )
             for wanted in [*self.study.vary, *(FOLD if self.study.folds else ())]:
                 try:
-                    looked_up(config, wanted)
+                    if isinstance(looked_up(config, wanted), dict):
+                        raise KeyError
                 except KeyError:
                     raise UserError(f"{where}: {wanted} is no key of its config: see vary and folds") from None
             self._resolved[key] = config
         return self._resolved[key]
 
-    def check(self) -> dict[str, Any]:
-        """Resolves every arm in every cell with every setting, before anything is run. Returns the first of them."""
-        found = []
+    def check(self) -> list[dict[str, Any]]:
+        """Resolves every arm in every cell with every setting, before anything is run; UserError where two are the same."""
+        found: list[dict[str, Any]] = []
+        places: dict[str, str] = {}
         for cell in self.study.cells:
             for arm in self.study.arms:
-                found += [self._base(arm, cell, setting) for setting in arm.settings]
-        return found[0]
+                for setting in arm.settings:
+                    config = self._base(arm, cell, setting)
+                    found.append(config)
+                    if arm.search is not None:
+                        continue
+                    place = f"arms.{arm.name}{told({**cell, **setting})}"
+                    if (other := places.setdefault(address(config), place)) != place:
+                        raise UserError(
+                            f"{place} and {other} are the same runs: where an arm's set names what an axis varies, the arm wins"
+                        )
+        return found
 
     def tuning(self, arm: Arm, cell: dict[str, Any], seeds: list[int]) -> Iterator[Point]:
         """The points that an arm's setting is chosen by; seed by seed."""

@@ -69,9 +69,14 @@ class Pool:
 
     def give(self, job: str, point: str) -> None:
         """Hands a job to an idle worker."""
-        worker = next(w for w in self.workers if w.at is None)
-        worker.at = (job, point)
-        worker.connection.send((job, point))
+        number = next(i for i, w in enumerate(self.workers) if w.at is None)
+        try:
+            self.workers[number].connection.send((job, point))
+        except OSError:  # it died idle
+            self.workers[number].process.join()
+            self.workers[number] = self._start(number)
+            self.workers[number].connection.send((job, point))
+        self.workers[number].at = (job, point)
 
     def results(self, timeout: float) -> list[tuple[str, str, dict[str, Any]]]:
         """(job, point, note) of what ended within `timeout` seconds."""
@@ -114,8 +119,8 @@ class Pool:
                 continue
         for worker in self.workers:
             worker.process.join(30)
-            if worker.process.is_alive():
-                worker.process.kill()
+            if worker.process.is_alive() and worker.process.pid is not None:
+                os.killpg(worker.process.pid, signal.SIGKILL)
 
 
 def _begin(

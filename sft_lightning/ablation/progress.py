@@ -89,7 +89,7 @@ class Progress:
             self.show()
             return
         standing = self.engine.look(of)
-        metrics = self.engine.metrics
+        metrics = self.engine.metrics_of(of.cell)
         said = f"failed: {about.get('reason')}" if failed else ""
         if not failed and metrics is not None:
             names = [m for m in (metrics.target, metrics.kept) if m]

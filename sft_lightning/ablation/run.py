@@ -52,12 +52,18 @@ def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | N
     Raises Interrupted when asked to stop, with everything saved.
     """
     SIGNALS.waits = True
-    written = 0.0
+    written, waited = 0.0, False
     try:
         while True:
             if SIGNALS.asked is not None:
                 raise Interrupted(SIGNALS.asked)
             jobs = engine.jobs()
+            if not jobs and not engine.under_way and engine.elsewhere():
+                if not waited:
+                    print("waiting for points that other processes are at", file=sys.stderr, flush=True)
+                waited = True
+                time.sleep(1)
+                continue
             if not jobs and not engine.under_way:
                 if budget is None or not engine.only_tune:
                     break
@@ -70,7 +76,6 @@ def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | N
                 pool.give(job, point)
             for job, point, note in pool.results(timeout=0.5):
                 engine.ended(job, point)
-                engine.know_metrics()
                 progress.ended(job, point, note)
             progress.show()
             if time.monotonic() - written > EVERY:

@@ -45,19 +45,29 @@ class Search:
         journal = engine.folder.journal
         self.two = engine.study.select.rule == "keep"
         prunes = arm.search["prune"] and not self.two
-        self.study = optuna.create_study(
-            # A dry run of what was never begun leaves no file.
-            storage=JournalStorage(JournalFileBackend(str(journal))) if journal.parent.is_dir() else None,
-            study_name=json.dumps([arm.name, cell, arm.search["ranges"], self.two], sort_keys=True, default=str),
-            sampler=sampler,
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
-            directions=["maximize"] * (1 + self.two),  # values of which less is better are told with the other sign
-            load_if_exists=True,
-        )
+        about = {
+            "study_name": json.dumps([arm.name, cell, arm.search["ranges"], self.two], sort_keys=True, default=str),
+            "sampler": sampler,
+            "pruner": optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
+        }
+        up: list[Any] = ["maximize"] * (1 + self.two)  # values of which less is better are told with the other sign
+        if not engine.reads_only:
+            storage = JournalStorage(JournalFileBackend(str(journal)))
+            self.study = optuna.create_study(storage=storage, directions=up, load_if_exists=True, **about)
+            return
+        try:  # a dry run writes nothing
+            if not journal.is_file():
+                raise KeyError
+            self.study = optuna.load_study(storage=JournalStorage(JournalFileBackend(str(journal))), **about)
+        except KeyError:
+            self.study = optuna.create_study(directions=up, **about)
 
     def _trials(self, *states: str) -> list[Any]:
+        """Trials in these states, or all; but for those that are being proposed, or whose proposer was killed at it."""
+        assert self.arm.search is not None
         wanted = [getattr(self.optuna.trial.TrialState, s) for s in states]
-        return list(self.study.get_trials(deepcopy=False, states=wanted or None))
+        trials = self.study.get_trials(deepcopy=False, states=wanted or None)
+        return [t for t in trials if len(t.params) == len(self.arm.search["ranges"])]
 
     @property
     def over(self) -> bool:
@@ -73,11 +83,8 @@ class Search:
         """Of all settings proposed so far; of one that was given up, those that were run."""
         points: dict[str, Point] = {}
         for trial in self._trials():
-            if len(trial.params) < len((self.arm.search or {})["ranges"]):
-                continue  # another process is proposing it
-            given_up = trial.state.name in ("PRUNED", "FAIL")
             for point in self._of(trial):
-                if not given_up or self.engine.look(point).status in ("finished", "failed"):
+                if trial.state.name != "PRUNED" or self.engine.look(point).status in ("finished", "failed"):
                     points[point.id] = point
         return list(points.values())
 
@@ -87,11 +94,19 @@ class Search:
         return [plan.point(self.arm, self.cell, setting, s, f) for s in self.engine.tune_seeds for f in folds]
 
     def look(self) -> None:
-        """Tells Optuna what is finished, and asks for as many settings as can be worked on."""
-        for trial in self._trials("RUNNING"):
-            self._tell(trial)
-        while len(self._trials()) < self.trials and len(self._trials("RUNNING")) < self.engine.width:
-            self._ask()
+        """Tells Optuna what is finished, and asks for as many settings as can be worked on.
+
+        A setting that was tried already is finished as it is proposed, so this goes on until nothing changes.
+        """
+        if self.engine.reads_only:
+            return
+        done = -1
+        while done != len(self._trials()) - len(self._trials("RUNNING")):
+            done = len(self._trials()) - len(self._trials("RUNNING"))
+            for trial in self._trials("RUNNING"):
+                self._tell(trial)
+            while len(self._trials()) < self.trials and len(self._trials("RUNNING")) < self.engine.width:
+                self._ask()
 
     def _ask(self) -> None:
         assert self.arm.search is not None
@@ -111,20 +126,20 @@ class Search:
     def _tell(self, trial: Any) -> None:
         engine, points = self.engine, self._of(trial)
         standings = [engine.look(p) for p in points]
-        engine.know_metrics()
+        metrics = engine.metrics_of(self.cell)
         if any(s.status == "failed" for s in standings):
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
         finished = [p for p, s in zip(points, standings, strict=True) if s.status == "finished"]
-        if not finished or engine.metrics is None:
+        if not finished or metrics is None:
             return
-        found = engine.candidate(finished)
+        found = engine.candidate(finished, metrics)
         if found is None:
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
-        target = sign(engine.metrics.target_better) * found.target
+        target = sign(metrics.target_better) * found.target
         if len(finished) == len(points):
-            kept = sign(engine.metrics.kept_better) * or_zero(found.kept)
+            kept = sign(metrics.kept_better) * or_zero(found.kept)
             self.study.tell(trial.number, [target, kept] if self.two else target)
         elif not self.two:
             live = self.optuna.trial.Trial(self.study, trial._trial_id)

@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from itertools import product
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ KEYS = {
 }
 ARM_KEYS = ("set", "tune", "search")
 SELECT_KEYS = ("target", "kept", "rule", "within")
+COLUMNS = ("point", "arm", "seed", "fold", "selected", "status", "steps")
+"""Of points.csv, whatever the study"""
 RULES = ("keep", "best")
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}"
 
@@ -79,6 +82,8 @@ class Study:
 
     name: str
     base: dict[str, Any]
+    common: dict[str, Any]
+    """What all arms change of it; axes and arms are laid over it"""
     arms: list[Arm]
     axes: list[Axis]
     seeds: list[int]
@@ -133,7 +138,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     if not re.fullmatch(NAME, name):
         raise UserError(f"study: '{name}' must be 1 to 48 letters, digits, '.', '_', '+' or '-'")
     base = read_base(content.get("base"), folder)
-    arms = read_arms(content.get("arms"), nested(mapping(content.get("set"), "set"), "set"))
+    arms = read_arms(content.get("arms"))
     seeds = read_seeds(content.get("seeds", 3))
     tune_seeds = number(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
@@ -148,6 +153,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     return Study(
         name=name,
         base=base,
+        common=nested(mapping(content.get("set"), "set"), "set"),
         arms=arms,
         axes=read_axes(content.get("axes")),
         seeds=seeds,
@@ -202,12 +208,10 @@ def read_base(value: Any, folder: Path) -> dict[str, Any]:
     return nested(named(yaml.safe_load(path.read_text(encoding="utf-8"))), "base")
 
 
-def read_arms(value: Any, common: dict[str, Any]) -> list[Arm]:
-    """Arms in their order; `common` is what all of them change."""
+def read_arms(value: Any) -> list[Arm]:
+    """Arms in their order."""
     if not isinstance(value, dict) or not value:
         raise UserError("arms: name at least one: {plain: {}, l2sp: {set: …, tune: …}}")
-    from sft_lightning.ablation.overlay import merged
-
     arms = []
     for name, about in value.items():
         where = f"arms.{name}"
@@ -221,8 +225,10 @@ def read_arms(value: Any, common: dict[str, Any]) -> list[Arm]:
             if not values or any(values.count(v) > 1 for v in values):
                 raise UserError(f"{where}.tune.{key}: must be a list of different values")
             tune[full(str(key))] = values
+        if tune and about.get("search") is not None:
+            raise UserError(f"{where}: give tune or search, not both")
         own = nested(mapping(about.get("set"), f"{where}.set"), f"{where}.set")
-        arms.append(Arm(name, merged(common, own), tune, read_search(about.get("search"), f"{where}.search")))
+        arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search")))
     return arms
 
 
@@ -232,20 +238,33 @@ def read_search(value: Any, where: str) -> dict[str, Any] | None:
         return None
     value = mapping(value, where)
     known(value, ("trials", "ranges", "sampler", "prune"), where)
-    number(value.get("trials"), f"{where}.trials", 1, 10_000)
+    number(value.get("trials", 20), f"{where}.trials", 1, 10_000)
+    for key, kind, fits in (
+        ("trials", "a whole number", int),
+        ("sampler", "a name", str),
+        ("prune", "true or false", bool),
+    ):
+        if key in value and not isinstance(value[key], fits):
+            raise UserError(f"{where}.{key}: must be {kind}, not {value[key]!r}")
     ranges = mapping(value.get("ranges"), f"{where}.ranges")
     if not ranges:
         raise UserError(f"{where}.ranges: name what is searched: {{model.alpha: {{low: 0.001, high: 1.0, log: true}}}}")
     for key, about in ranges.items():
-        fits = isinstance(about, list) and bool(about)
-        if isinstance(about, dict):
-            known(about, ("low", "high", "log", "step"), f"{where}.ranges.{key}")
-            low, high = about.get("low"), about.get("high")
-            if isinstance(low, int | float) and isinstance(high, int | float):
-                fits = low < high and not (about.get("log") and (low <= 0 or "step" in about))
-        if not fits:
+        if not (isinstance(about, list) and about) and not is_range(about, f"{where}.ranges.{key}"):
             raise UserError(f"{where}.ranges.{key}: must be {{low: …, high: …, log: true|false}} or a list of values")
     return {"trials": 20, "sampler": "tpe", "prune": True, **value, "ranges": {full(k): v for k, v in ranges.items()}}
+
+
+def is_range(about: Any, where: str) -> bool:
+    """Whether `low` and `high`, with `log` or `step`, make a range."""
+    if not isinstance(about, dict):
+        return False
+    known(about, ("low", "high", "log", "step"), where)
+    low, high, step = about.get("low"), about.get("high"), about.get("step", 1)
+    numbers = [n for n in (low, high, step) if isinstance(n, int | float) and not isinstance(n, bool) and isfinite(n)]
+    if len(numbers) < 3 or not isinstance(about.get("log", False), bool):
+        return False
+    return low < high and step > 0 and not (about.get("log") and (low <= 0 or "step" in about))  # type: ignore[operator]
 
 
 def read_axes(value: Any) -> list[Axis]:
@@ -259,7 +278,10 @@ def read_axes(value: Any) -> list[Axis]:
             if any(levels.count(v) > 1 for v in levels):
                 raise UserError(f"{where}: names a value twice")
             overlays = {label(v): nested({key: v}, where) for v in levels}
-            axes.append(Axis(short(full(key), keys), overlays))
+            name = short(full(key), keys)
+            axes.append(Axis(name if name not in COLUMNS else full(key), overlays))
+        elif str(key) in COLUMNS:
+            raise UserError(f"{where}: points.csv has a column {key} already: choose another name")
         elif isinstance(levels, dict) and levels:
             axes.append(Axis(str(key), {k: nested(mapping(v, f"{where}.{k}"), where) for k, v in levels.items()}))
         else:

@@ -55,7 +55,12 @@ def as_function(arguments: list[str]) -> int:
 
 def as_command(arguments: list[str]) -> int:
     """The exit code of a command, in a process of its own."""
-    code = subprocess.run([sys.executable, "-m", "sft_lightning", *arguments], check=False).returncode
+    handlers = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}  # they are the command's
+    try:
+        code = subprocess.run([sys.executable, "-m", "sft_lightning", *arguments], check=False).returncode
+    finally:
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
     return code if code >= 0 else 128 - code
 
 
@@ -136,6 +141,8 @@ def end_with_parent(alive: Any) -> None:
         try:
             alive.recv()
         except (EOFError, OSError):
+            if os.getpgrp() == os.getpid():  # with all that this process started
+                os.killpg(0, signal.SIGKILL)
             os._exit(1)
 
     Thread(target=watch, daemon=True, name="end-with-parent").start()

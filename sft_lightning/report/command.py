@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> int:
     comparison = compare(found, metrics)
     summary = rows(comparison)
     loose_statistics.add(comparison, summary)
-    shown = table.columns(comparison, metrics)
+    shown = table.columns(comparison, metrics or asked_by_study(found))
     text = table.render(options.format, comparison, summary, shown)
     said: list[str] = []
     if options.html is not None:
@@ -91,6 +91,12 @@ def main(arguments: list[str]) -> int:
     for line in said:
         print(line, file=sys.stderr if options.format != "table" else sys.stdout)
     return 0
+
+
+def asked_by_study(found: read.Found) -> list[str]:
+    """The metrics that a study's file asks tables to show, where that study is all there is."""
+    asked = found.studies[0].content.get("report") if len(found.studies) == 1 and not found.runs else None
+    return [str(m) for m in asked] if isinstance(asked, list) else []
 
 
 def _safe(text: str) -> str:

@@ -66,7 +66,10 @@ def _cells(study: StudyFiles, points: list[Point], notes: Notes) -> list[Cell]:
     answers = [answers] if isinstance(answers, str) else answers if isinstance(answers, list) else []
     cells: list[Cell] = []
     for i, entry in enumerate(said):
-        at = {str(k): parsed(value_text(v)) for k, v in as_mapping(entry.get("at")).items()}
+        at = {
+            str(k): parsed(repr(v) if isinstance(v, float) else value_text(v))
+            for k, v in as_mapping(entry.get("at")).items()
+        }
         if not any(p.cell == at for p in points):
             notes.add(study.path, f"study.json has a cell {at or 'without axes'} of which points.csv has no point")
             continue

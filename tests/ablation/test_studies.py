@@ -216,6 +216,55 @@ class TestMoreWaysToChoose:
         before = attempts(folder)
         assert ablate(file, tmp_path) == 0 and attempts(folder) == before
 
+    def test_a_search_that_proposes_a_setting_twice_still_ends_with_a_choice(self, tmp_path):
+        search = {"trials": 5, "ranges": {"model.lr": [0.001, 0.01]}, "sampler": "random"}
+        arms = {"plain": {}, "tuned": {"search": search}}
+        file = write(tmp_path / "twice.yaml", seeds=1, arms=arms)
+        assert ablate(file, tmp_path) == 0
+        found = json.loads((tmp_path / "twice" / "study.json").read_text())
+        assert found["cells"][0]["arms"]["tuned"]["chosen"]["lr"] in (0.001, 0.01)
+        assert len(points(tmp_path / "twice")) <= 3
+
+    def test_a_search_survives_a_kill_amid_a_proposal_and_a_dry_run_proposes_nothing(self, tmp_path, capsys):
+        import optuna
+
+        search = {"trials": 2, "ranges": {"model.lr": [0.001, 0.01], "model.warmup": [0.0, 0.1]}, "sampler": "random"}
+        file = write(tmp_path / "amid.yaml", seeds=1, arms={"plain": {"search": search}})
+        assert ablate(file, tmp_path) == 0
+        journal = tmp_path / "amid" / "search.journal"
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        name = optuna.get_all_study_names(storage)[0]
+        optuna.load_study(study_name=name, storage=storage).ask()  # and killed before it chose values
+        size = journal.stat().st_size
+        file = write(tmp_path / "amid.yaml", seeds=1, arms={"plain": {"search": {**search, "trials": 3}}})
+        assert ablate(file, tmp_path, "--dry-run") == 0 and journal.stat().st_size == size
+        assert "3 fits and 1 tests" in capsys.readouterr().out
+        assert ablate(file, tmp_path) == 0
+
+    def test_failed_trials_are_tried_again_when_asked(self, tmp_path):
+        search = {"trials": 2, "ranges": {"model.lr": [1e30, 2e30]}, "sampler": "random"}
+        file = write(tmp_path / "fails.yaml", seeds=1, arms={"plain": {"search": search}})
+        assert ablate(file, tmp_path) == 2
+        failed = len(points(tmp_path / "fails"))
+        assert ablate(file, tmp_path, "--retry") == 2
+        assert len(points(tmp_path / "fails")) == failed
+
+    def test_what_was_tested_before_the_study_grew_is_named(self, tmp_path):
+        lrs = {"plain": {"tune": {"model.lr": [1e-6, 1e-5]}}}
+        select = {"rule": "best"}
+        assert ablate(write(tmp_path / "grown.yaml", seeds=1, folds=2, arms=lrs, select=select), tmp_path) == 0
+        more = {"plain": {"tune": {"model.lr": [1e-6, 1e-5, 0.01]}}}
+        assert ablate(write(tmp_path / "grown.yaml", seeds=1, folds=2, arms=more, select=select), tmp_path) == 0
+        arm = json.loads((tmp_path / "grown" / "study.json").read_text())["cells"][0]["arms"]["plain"]
+        assert arm["chosen"] == {"lr": 0.01} and len(arm["tested_before"]) == 1 and "tested earlier" in arm["why"]
+
+    def test_labels_that_yaml_writes_as_true_and_null_keep_their_answers(self, tmp_path, capsys):
+        axes = {"data.shots_per_class": [2, None], "data.augment": [None, ["flip"]]}
+        short = {"trainer.max_epochs": 1, "trainer.check_val_every_n_epoch": 1}
+        assert ablate(write(tmp_path / "labels.yaml", seeds=1, axes=axes, arms=ARMS, set=short), tmp_path) == 0
+        said = capsys.readouterr()
+        assert "no point" not in said.err and said.out.count("one seed") == 4
+
     def test_a_budget_sets_the_number_of_seeds_before_anything_is_tested(self, tmp_path, capsys):
         file = write(tmp_path / "budget.yaml", arms={"plain": ARMS["plain"]})
         assert ablate(file, tmp_path, "--budget", "1s") == 0
@@ -248,6 +297,81 @@ class TestFailures:
         assert zygote.wait(pid) == 2, (tmp_path / "out").read_text()
         assert sorted(r["status"] for r in points(tmp_path / "killed")) == ["failed", "finished"]
         assert "was killed by SIGKILL" in (tmp_path / "out").read_text()
+
+    def test_test_data_that_changed_between_points_give_no_answer(self, tmp_path):
+        rows = [f"{'good' if i % 2 else 'bad'} {i} {'fine' if i % 2 else 'poor'},{i % 2}" for i in range(60)]
+        network = {"class_path": "LSTM", "init_args": {"embedding_dim": 8, "hidden": 8}}
+        data = {"class_path": "TextTable", "init_args": {"train": str(tmp_path / "a.csv"), "test_fraction": 0.3}}
+        base = {
+            "model": BASE["model"],
+            "network": network,
+            "data": data,
+            "trainer": {"max_epochs": 1},
+            "wandb": "disabled",
+        }
+        arms = {"plain": {}, "slow": {"set": {"model.lr": 1e-4}}}
+        for seeds in (1, 3):
+            (tmp_path / "a.csv").write_text("\n".join(["text,label", *rows]) + "\n")
+            assert ablate(write(tmp_path / "changed.yaml", base=base, arms=arms, seeds=seeds), tmp_path) == 0
+            rows = [row.replace("fine", "great") for row in rows]
+        found = json.loads((tmp_path / "changed" / "study.json").read_text())
+        assert found["answer"] == ["No answer: the test data changed between points: give the study another name."]
+        assert found["cells"][0]["statistics"] is None
+
+    def test_a_secret_in_a_study_is_refused_before_anything_is_written(self, tmp_path, capsys):
+        base = {**BASE, "wandb_tags": ["https://me:hunter2secret@example.org/x"]}
+        assert ablate(write(tmp_path / "secret.yaml", base=base), tmp_path / "runs") == 2
+        said = capsys.readouterr().err
+        assert "a value is a secret" in said and "hunter2secret" not in said and not (tmp_path / "runs").exists()
+
+    @pytest.mark.parametrize(
+        ("content", "said"),
+        [
+            (
+                {"axes": {"data.shots_per_class": [2, 4]}, "arms": {"plain": {"set": {"data.shots_per_class": 3}}}},
+                "the arm wins",
+            ),
+            ({"arms": {"plain": {}, "again": {}}}, "are the same runs"),
+            ({"axes": {"steps": {"short": {}, "long": {"trainer.max_epochs": 9}}}}, "has a column steps already"),
+            ({"vary": ["seed_everything", "trainer"]}, "trainer is no key"),
+        ],
+    )
+    def test_what_would_mix_runs_up_is_refused(self, content, said, tmp_path, capsys):
+        assert ablate(write(tmp_path / "mixed.yaml", **content), tmp_path / "runs") == 2
+        error = capsys.readouterr().err
+        assert said in error and error.count("\n") == 1
+
+    def test_a_set_for_all_arms_leaves_the_axes_as_they_are(self, tmp_path, capsys):
+        file = write(tmp_path / "axes.yaml", axes={"data.shots_per_class": [2, 4]}, set={"data.shots_per_class": 3})
+        assert ablate(file, tmp_path / "runs", "--dry-run") == 0
+        assert "16 fits and 8 tests" in capsys.readouterr().out
+
+    def test_a_study_waits_for_points_that_another_process_is_at(self, tmp_path, zygote):
+        base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 150}}
+        file = write(
+            tmp_path / "wait.yaml", base=base, seeds=1, arms={"plain": {}, "slow": {"set": {"model.lr": 1e-4}}}
+        )
+        assert ablate(file, tmp_path, "--dry-run") == 0
+        pid = zygote.spawn(command(file, tmp_path), tmp_path / "out")
+        run = holder_run(tmp_path / "wait")
+        other = zygote.spawn(
+            ["ablate", "--study_folder", str(tmp_path / "wait"), "--point", run.name], tmp_path / "out1"
+        )
+        zygote.wait(pid), zygote.wait(other)
+        os.utime(run)  # both ended; now one that is at a point while the study starts again
+        for file_ in ("run.json", "checkpoints/last.ckpt"):
+            (run / file_).unlink(missing_ok=True)
+        for note in (tmp_path / "wait" / "logs").glob(f"{run.name}.json"):
+            note.unlink()
+        other = zygote.spawn(
+            ["ablate", "--study_folder", str(tmp_path / "wait"), "--point", run.name], tmp_path / "out2"
+        )
+        end = time.monotonic() + 60
+        while not (run / "run.json").exists() and time.monotonic() < end:
+            time.sleep(0.01)
+        assert ablate(file, tmp_path) == 0
+        assert zygote.wait(other) == 0
+        assert {r["status"] for r in points(tmp_path / "wait")} == {"finished"}
 
     def test_an_arm_that_cannot_be_parsed_is_said_before_anything_runs(self, tmp_path, capsys):
         file = write(tmp_path / "bad.yaml", arms={"plain": {"tune": {"model.lrate": [1]}}})
@@ -296,6 +420,11 @@ def wait_for_worker(folder: Path) -> int:
                 return pid
         time.sleep(0.05)
     raise AssertionError(f"no point of {folder} began to train within 120 s")
+
+
+def holder_run(folder: Path) -> Path:
+    wait_for_worker(folder)
+    return next(r.parent for r in folder.glob("*/run.json") if holder(r.parent))
 
 
 def alive(pid: int) -> bool:

@@ -88,6 +88,14 @@ def test_seeds_axes_and_settings_make_the_product():
         ({"study": "../up"}, "study: '../up' must be"),
         ({"arms": {"a": {"search": {"ranges": {"model.lr": {"low": 1, "high": 0}}}}}}, "must be {low: …, high: …"),
         ({"arms": {"a": {"search": {"ranges": {"model.lr": {"low": 0, "high": 1, "log": True}}}}}}, "must be {low: …"),
+        ({"arms": {"a": {"search": {"trials": None, "ranges": {"model.lr": [1]}}}}}, "trials: must be a whole number"),
+        ({"arms": {"a": {"search": {"sampler": ["x"], "ranges": {"model.lr": [1]}}}}}, "sampler: must be a name"),
+        ({"arms": {"a": {"search": {"ranges": {"model.lr": {"low": 0, "high": float("inf")}}}}}}, "must be {low: …"),
+        ({"arms": {"a": {"search": {"ranges": {"model.lr": {"low": 0, "high": 1, "step": -1}}}}}}, "must be {low: …"),
+        (
+            {"arms": {"a": {"search": {"ranges": {"model.lr": [1]}}, "tune": {"model.lr": [1]}}}},
+            "tune or search, not both",
+        ),
         ({"arms": {"a": {"search": {"trials": 0, "ranges": {"model.lr": [1]}}}}}, "trials: must be a whole number"),
     ],
 )

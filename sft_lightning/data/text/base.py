@@ -47,7 +47,12 @@ def identity(tokenizer: Any) -> object:
     """Equal for tokenizers that make the same tokens, as far as that can be told; else the tokenizer itself."""
     if not reuse.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenizer
-    sides = (tokenizer.padding_side, tokenizer.truncation_side, tokenizer.chat_template)
+    sides = (
+        tuple(tokenizer.model_input_names),
+        tokenizer.padding_side,
+        tokenizer.truncation_side,
+        tokenizer.chat_template,
+    )
     return type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), *sides
 
 
