@@ -57,7 +57,8 @@ def shown(value: float | None, share: bool, digits: int = 1) -> str:
     """A number in points where it is a share."""
     if value is None:
         return "–"
-    return f"{100 * value:.{digits}f}" if share else f"{value:.4g}"
+    text = f"{round(100 * value, digits) + 0.0:.{digits}f}" if share else f"{value:.4g}"
+    return text.replace("-", "−") if share else text
 
 
 def table(cell: dict[str, Any]) -> list[str]:
