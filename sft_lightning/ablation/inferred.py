@@ -29,7 +29,7 @@ def lines_of(
     val = f"{plan.val:,} to validate" if plan.val is not None else f"{init['val_fraction']:.0%} of the rest to validate"
     told.append(f"split      {test}, {val}; about {plan.labelled:,} to learn from")
     if "folds" in study:
-        told.append(f"folds      {study['folds']}: so few samples are chosen by in cross-validation")
+        told.append(f"folds      {study['folds']}: so few labels: settings are chosen by cross-validation")
     class_path = net.blocks[plan.kind]["class_path"]
     head = "its output layer is kept as the source head" if net.source_outputs else "it has no output layer to keep"
     head = "it keeps its output layer" if plan.kind == "tokens" else head

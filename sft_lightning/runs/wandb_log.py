@@ -95,6 +95,8 @@ class WandbLog(WandbLogger):
 
 def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
     """A logger for this run; it begins at once, so that what is wrong is said before training."""
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
+
     import wandb
 
     waits = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
@@ -120,6 +122,12 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
         if rank == 0:
             with secrets.hidden_from_wandb():
                 _ = logger.experiment
+    except WandbServiceConnectionError as error:
+        if os.environ.pop("WANDB_SERVICE", None) is None:
+            raise UserError(f"--wandb: W&B's own process cannot be started: {error}; use --wandb disabled") from None
+        # It is that of an earlier run in this process, or of a parent, and has ended.
+        wandb.teardown()
+        return make_wandb(settings, run, config, online, rank)
     except (wandb.Error, ValueError) as error:  # no server, no key; a project, tag or URL it refuses
         with suppress(Exception):
             wandb.teardown()  # its process holds the run's id, and an offline run may want it

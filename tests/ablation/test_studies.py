@@ -346,6 +346,7 @@ class TestFailures:
         assert ablate(file, tmp_path / "runs", "--dry-run") == 0
         assert "16 fits and 8 tests" in capsys.readouterr().out
 
+    @pytest.mark.slow
     def test_a_study_waits_for_points_that_another_process_is_at(self, tmp_path, zygote):
         base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 150}}
         file = write(
@@ -458,7 +459,9 @@ class TestSurvival:
         assert (tmp_path / "small" / "points.csv").read_bytes() == (study[2] / "points.csv").read_bytes()
         assert {r: started(tmp_path / "small" / r) for r in begun} == begun, "a finished point was begun again"
 
-    @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+    @pytest.mark.parametrize(
+        ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+    )
     def test_asked_to_stop_it_saves_its_points_and_goes_on_later(self, signum, code, tmp_path, zygote):
         base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 200}}
         file = write(tmp_path / "stop.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})

@@ -245,6 +245,18 @@ def test_validation_amid_an_optimizer_step_is_refused(command: Command) -> None:
 # ---- W&B ----
 
 
+def test_a_service_of_wandb_that_an_earlier_run_left_and_that_has_ended_is_replaced(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import wandb
+
+    wandb.teardown()
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{tmp_path}/gone")
+    result = command(*FIT, "--run_id", "dead", "--wandb", "offline")
+    assert result.code == 0, result.err
+    assert list(result.run.path.glob("wandb/offline-run-*/*.wandb"))
+
+
 def test_the_run_goes_on_where_wandbs_folder_vanishes(command: Command, tmp_path: Path) -> None:
     steady = command(*FIT, "--run_id", "steady").run.path
     fault = with_fault(tmp_path, what="remove", step=7, where="wandb")

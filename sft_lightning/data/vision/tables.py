@@ -72,7 +72,8 @@ def naming_images(table: Any) -> Any:
     for name, feature in table.features.items():
         if getattr(feature, "dtype", None) not in ("string", "large_string") or not len(table):
             continue
-        if names_image(table[0][name]) and all(map(names_image, table[name][:])):
+        column = table.select_columns([name])  # a row of the whole table would decode its images
+        if names_image(column[0][name]) and all(map(names_image, column[name][:])):
             table = table.cast_column(name, Image(decode=False))
     return table
 
