@@ -1,0 +1,32 @@
+"""Every study under experiments/ablations is read, resolved, and as far as its data are here, run small."""
+
+from pathlib import Path
+
+import pytest
+
+from sft_lightning.__main__ import main
+from sft_lightning.ablation.plan import Plan
+from sft_lightning.ablation.resolve import Resolver
+from sft_lightning.ablation.study import read_study
+
+FOLDER = Path(__file__).resolve().parents[2] / "experiments/ablations"
+STUDIES = sorted(FOLDER.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda f: f.stem)
+def test_a_shipped_study_resolves_and_has_the_baselines_tuned(file):
+    study = read_study(file)
+    configs = Plan(study, Resolver()).check()
+    assert len(configs) == len(study.cells) * sum(len(arm.settings) for arm in study.arms)
+    plain = study.arm(study.baseline)
+    assert plain.tune, f"{file.name}: the baseline's learning rate is not tuned, but the anchors' strength is"
+    frozen = [a.overlay.get("model", {}).get("init_args", {}).get("freeze") for a in study.arms]
+    assert "all-but-head" in frozen, f"{file.name}: there is no linear probe to compare with"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["digits", "coloured-digits"])
+def test_a_shipped_study_runs(name, tmp_path):
+    short = ["--set", "trainer.max_epochs=1", "--set", "trainer.check_val_every_n_epoch=1", "--wandb", "disabled"]
+    where = ["--config", str(FOLDER / f"{name}.yaml"), "--runs_dir", str(tmp_path), "--workers", "2", "--threads", "1"]
+    assert main(["ablate", *where, *short, "--seeds", "1", "--quiet"]) == 0
