@@ -6,8 +6,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.engine import Engine
-from sft_lightning.ablation.progress import remaining, spoken
+from sft_lightning.ablation.progress import remaining
 
 
 def show(engine: Engine, workers: int) -> None:

@@ -151,9 +151,8 @@ class Engine:
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
         """The rule's metrics in a cell, by its first finished point in the order of the plan; None before there is one."""
         for arm in self.study.arms:
-            settings = self.search(cell, arm).points() if arm.search is not None else None
-            points = settings if settings is not None else self.tuning(cell, arm) or self.first(cell, arm)
-            for point in points:
+            only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
+            for point in [*self.tuning(cell, arm), *only]:
                 standing = self.look(point)
                 if standing.status == "finished" and standing.record and standing.record.get("task"):
                     return metrics_of(self.study.select, standing.record)

@@ -61,10 +61,8 @@ class StudyFolder:
             raise UserError(f"runs_dir: {error.filename} cannot be made: {error.strerror}; set --runs_dir") from None
 
     def plan(self, point: Point) -> None:
-        """Writes what fit is given for a point."""
-        file = self.config(point.id)
-        if not file.is_file():
-            write_atomic(file, written(point.config))
+        """Writes what fit is given for a point: anew each time, since where its records go may have changed."""
+        write_atomic(self.config(point.id), written(point.config))
 
     # ---- how a point stands ----
 

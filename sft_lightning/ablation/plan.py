@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from sft_lightning import secrets
-from sft_lightning.ablation.overlay import looked_up, merged, put
+from sft_lightning.ablation.overlay import looked_up, put
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.errors import UserError
 
@@ -147,4 +147,4 @@ def address(config: dict[str, Any]) -> str:
 
 def written(config: dict[str, Any]) -> str:
     """A resolved config as the file that fit reads."""
-    return yaml.safe_dump(merged(config, {}), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -63,10 +63,6 @@ class Pool:
     def idle(self) -> int:
         return sum(w.at is None for w in self.workers)
 
-    @property
-    def busy(self) -> list[tuple[str, str]]:
-        return [w.at for w in self.workers if w.at is not None]
-
     def give(self, job: str, point: str) -> None:
         """Hands a job to an idle worker."""
         number = next(i for i, w in enumerate(self.workers) if w.at is None)

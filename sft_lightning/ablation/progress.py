@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.engine import Engine
 
 
@@ -29,13 +30,6 @@ def remaining(engine: Engine, workers: int) -> float | None:
             of_arm = spent.get(point.arm, every)
             total += sum(of_arm) / len(of_arm)
     return total / max(1, workers)
-
-
-def spoken(seconds: float) -> str:
-    """A duration in words."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class Progress:
