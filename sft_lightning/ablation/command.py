@@ -5,21 +5,15 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from sft_lightning.ablation.study import Study, make_study, read_study
+from sft_lightning.arguments import Parser
 from sft_lightning.errors import UserError
 
 MOST_SEEDS = 20  # of a study with a budget
-
-
-class Parser(argparse.ArgumentParser):
-    """Whose errors are the user's."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"ablate: {message}; see ablate --help")
 
 
 def make_parser() -> Parser:

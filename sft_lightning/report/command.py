@@ -3,21 +3,14 @@
 import argparse
 import sys
 from pathlib import Path
-from typing import NoReturn
 
-from sft_lightning.errors import UserError, printable
+from sft_lightning.arguments import Parser
+from sft_lightning.errors import printable
 from sft_lightning.report import loose_statistics, read, table
 from sft_lightning.report.build import compare
 from sft_lightning.report.summary import rows
 
 FIGURE_FORMATS = ("svg", "pdf", "png")
-
-
-class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, as all commands do."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"compare: {message}; see compare --help")
 
 
 def parser() -> Parser:
