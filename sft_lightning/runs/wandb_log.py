@@ -95,9 +95,8 @@ class WandbLog(WandbLogger):
 
 def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
     """A logger for this run; it begins at once, so that what is wrong is said before training."""
-    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
-
     import wandb
+    from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 
     waits = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
     try:
