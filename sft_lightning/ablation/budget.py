@@ -1,4 +1,4 @@
-"""A budget of time, and how many seeds it pays for."""
+"""A budget of time, what size of study it pays for, and how many seeds."""
 
 import math
 import re
@@ -22,6 +22,45 @@ def parse_budget(text: str) -> float:
     if not 0 < seconds < math.inf:
         raise UserError(f"--budget: '{text}' is no time at all: 1h, for instance")
     return seconds
+
+
+SLACK = 1.25
+"""An arm's fit costs up to so many times the baseline's: a teacher runs beside the network, or a penalty is computed"""
+
+
+def fits_of(settings: list[int], tune_seeds: int, folds: int | None, seeds: int) -> int:
+    """Fits of a study in one cell, tuning and chosen settings together.
+
+    Args:
+        settings: Number of settings of each arm.
+        tune_seeds: Seeds that settings are chosen on.
+        folds: Of cross-validation; None for none.
+        seeds: Of the chosen settings.
+    """
+    tuning = sum(n for n in settings if n > 1) * min(tune_seeds, seeds) * (folds or 1)
+    tuned = sum(n > 1 for n in settings)
+    again = (
+        seeds if folds else seeds - min(tune_seeds, seeds)
+    )  # tuning without folds trained the chosen setting already
+    return tuning + tuned * again + (len(settings) - tuned) * seeds
+
+
+def size_for(budget_s: float, fit_s: float, workers: int, fits: list[int]) -> tuple[int, str]:
+    """(index of the largest study that the budget pays for, else the last; its cost in words).
+
+    Args:
+        budget_s: What there is, in seconds of wall time.
+        fit_s: Cost of one fit of the baseline, in seconds.
+        workers: Fits that run side by side.
+        fits: Number of fits of each study with the fewest seeds, the whole one first, ever smaller ones after it.
+    """
+    costs = [n * fit_s * SLACK / max(1, workers) for n in fits]
+    index = next((i for i, cost in enumerate(costs) if cost <= budget_s), len(costs) - 1)
+    more = "more than" if costs[index] > budget_s else "of"
+    return (
+        index,
+        f"about {spoken(costs[index])}, {more} {spoken(budget_s)}, for {fits[index]} fits with the fewest seeds",
+    )
 
 
 def seeds_for(

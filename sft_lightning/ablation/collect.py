@@ -5,6 +5,8 @@ import io
 import json
 from typing import Any
 
+import yaml
+
 from sft_lightning.ablation.engine import Choice, Engine
 from sft_lightning.ablation.overlay import short
 from sft_lightning.ablation.plan import Point
@@ -95,6 +97,14 @@ def by_seed(engine: Engine, points: list[Point], metric: str) -> dict[int, float
     return found
 
 
+def write_file(engine: Engine) -> None:
+    """study.yaml in the study's folder: whole, so that it needs no other file."""
+    whole = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
+    if engine.n_seeds is not None and not engine.only_tune:
+        whole["seeds"] = engine.seeds  # what a budget settled
+    write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(whole, sort_keys=False))
+
+
 def content(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
     """`study.json`."""
     study, points = engine.study, engine.all_points()
@@ -183,21 +193,27 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
             "tested_before": [study.shown(s) for s in choice.tested_before],
             "points": [p.id for p in choice.points],
         }
-    mixed = mixed_data(engine, made)
+    mixed = mixed_data(engine, cell, made)
     statistics = statistics_of(engine, cell, made) if with_statistics and not mixed else None
     return {"at": cell, "metrics": named_metrics(engine, cell), "arms": arms, "statistics": statistics, "mixed": mixed}
 
 
-def mixed_data(engine: Engine, made: dict[str, Choice]) -> str | None:
-    """What changed on disk between points that would be averaged; None where nothing did."""
+def mixed_data(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
+    """What changed on disk between points that would be compared; None where nothing did."""
     tests: set[str] = set()
+    learned: dict[str, dict[str, str]] = {}
     for choice in made.values():
         teachers = set()
-        for point in choice.points:
+        for point in [*engine.tuning(cell, engine.study.arm(choice.arm)), *choice.points]:
             record = engine.look(point).record
-            if engine.look(point).status == "finished" and record:
-                tests.add(record.get("data", {}).get("fingerprint", {}).get("test", ""))
-                teachers.add(record.get("teacher_hash"))
+            if engine.look(point).status != "finished" or not record:
+                continue
+            prints = record.get("data", {}).get("fingerprint", {})
+            tests.add(prints.get("test", ""))
+            teachers.add(record.get("teacher_hash"))
+            same = learned.setdefault(json.dumps(point.config.get("data"), sort_keys=True, default=str), prints)
+            if any(prints.get(split) != same.get(split) for split in ("train", "val")):
+                return "the training or validation data changed between points: give the study another name"
         if len(teachers) > 1:
             return f"the pretrained weights of {choice.arm} changed between its points: give the study another name"
     return "the test data changed between points: give the study another name" if len(tests) > 1 else None

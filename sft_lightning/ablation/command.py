@@ -14,6 +14,8 @@ from sft_lightning.arguments import Parser
 from sft_lightning.errors import UserError
 
 MOST_SEEDS = 20  # of a study with a budget
+Sizes = list[tuple[Study, tuple[str, ...]]]
+"""A study, then smaller ones, each with what it leaves out"""
 
 
 def make_parser() -> Parser:
@@ -32,7 +34,8 @@ def make_parser() -> Parser:
     group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
     group.add_argument("--retention", help="Data of what the network can do already, to measure what is kept.")
     group.add_argument(
-        "--budget", help="Wall time for the study, such as 1h or 90m: sets the number of seeds, at least 3."
+        "--budget",
+        help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
     )
     for name, text in (
         ("text_column", "Column of texts; two with a comma are a pair."),
@@ -84,31 +87,32 @@ def main(arguments: list[str]) -> int:
         from sft_lightning.ablation.budget import parse_budget
 
         budget_s = parse_budget(given.budget)
-    study = find_study(given, budget_s)
-    return carry_out(study, given, budget_s)
+    return carry_out(find_study(given, budget_s), given, budget_s)
 
 
-def find_study(given: argparse.Namespace, budget_s: float | None) -> Study:
-    """The study that the options name, or the default one for a network and data."""
+def find_study(given: argparse.Namespace, budget_s: float | None) -> Sizes:
+    """The study that the options name; or the default one for a network and data, and smaller ones for a budget."""
     if given.config is not None:
         for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
             if getattr(given, name) is not None:
                 raise UserError(f"--{name}: the study file says it: write it there, or leave --config out")
         study = read_study(given.config)
         if given.seeds is None and budget_s is None and not given.set:
-            return study
+            return [(study, ())]
         content = with_options(study.content, given, MOST_SEEDS if budget_s else study.content.get("seeds", 3))
-        return make_study(content, given.config.parent, given.config.stem)
+        return [(make_study(content, given.config.parent, given.config.stem), ())]
     if given.network is None or given.data is None:
         raise UserError("ablate: give --config STUDY.yaml, or --network and --data; see ablate --help")
-    from sft_lightning.ablation.front_door import front_door
+    from sft_lightning.ablation.front_door.default_study import front_door
+    from sft_lightning.ablation.front_door.thrift import sizes
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     content, lines = front_door(given.network, given.data, given.retention, **named)
     if not given.quiet:
         print("\n".join(lines), flush=True)
     content = with_options(content, given, MOST_SEEDS if budget_s else content.get("seeds", 3))
-    return make_study(content, Path.cwd(), "study")
+    found = sizes(content)[: None if budget_s else 1]
+    return [(make_study(size.content, Path.cwd(), "study"), size.left_out) for size in found]
 
 
 def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any) -> dict[str, Any]:
@@ -128,21 +132,24 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
     return result
 
 
-def carry_out(study: Study, given: argparse.Namespace, budget_s: float | None) -> int:
+def carry_out(sizes: Sizes, given: argparse.Namespace, budget_s: float | None) -> int:
     """Plans, runs, collects, and says the answer."""
     from sft_lightning.ablation.engine import Engine
     from sft_lightning.ablation.folder import StudyFolder
     from sft_lightning.ablation.plan import Plan
     from sft_lightning.ablation.resolve import Resolver
+    from sft_lightning.ablation.spend import Budget
 
+    study = sizes[0][0]
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     folder = StudyFolder.at(root, study.name)
     plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
     engine = Engine(study, plan, folder)
-    settled = held_budget(folder, budget_s)
+    budget = None
     if budget_s is not None:
-        engine.n_seeds, engine.only_tune = (settled, False) if settled else (1, True)
+        budget = Budget(budget_s, sizes, held(folder, "budget"))
+        budget.begin(engine)
     if given.dry_run:
         from sft_lightning.ablation.dry_run import show
 
@@ -151,13 +158,12 @@ def carry_out(study: Study, given: argparse.Namespace, budget_s: float | None) -
         return 0
     if given.launcher == "slurm":
         return submit(engine, given)
-    about = {"budget": {"seconds": budget_s, "seeds": settled}} if settled else {}
-    return conduct(engine, given, None if settled else budget_s, about)
+    return conduct(engine, given, budget)
 
 
 def submit(engine: Any, given: argparse.Namespace) -> int:
     """The points as a Slurm job array."""
-    from sft_lightning.ablation import slurm
+    from sft_lightning.ablation import collect, slurm
     from sft_lightning.runs.lock import RunLock
 
     engine.plan.check()
@@ -168,7 +174,7 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         if given.retry:
             engine.retry()
         file = engine.folder.path / "study.yaml"
-        write_study(engine)
+        collect.write_file(engine)
         kept = ["--config", str(file), "--runs_dir", str(engine.folder.path.parent)]
         for name in ("threads", "wandb", "html"):
             if getattr(given, name) is not None:
@@ -181,28 +187,12 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
     return 0
 
 
-def write_study(engine: Any) -> None:
-    """study.yaml in the study's folder: whole, so that it needs no other file."""
-    from sft_lightning.runs.directory import write_atomic
-
-    content = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
-    write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(content, sort_keys=False))
-
-
 def held(folder: Any, key: str) -> Any:
     """What an earlier start of the study noted in study.json."""
     try:
         return json.loads(folder.record.read_text()).get(key)
     except (OSError, ValueError, AttributeError):
         return None
-
-
-def held_budget(folder: Any, budget_s: float | None) -> int | None:
-    """The number of seeds that an earlier start of the study with the same budget settled on."""
-    about = held(folder, "budget")
-    if budget_s is None or not isinstance(about, dict) or about.get("seconds") != budget_s or not about.get("seeds"):
-        return None
-    return int(about["seeds"])
 
 
 def import_user_modules(names: list[str]) -> None:
@@ -240,12 +230,11 @@ def visible_gpus() -> list[str]:
     return [g for g in given.split(",") if g][:found] if given else [str(i) for i in range(found)]
 
 
-def conduct(engine: Any, given: argparse.Namespace, budget_s: float | None, about: dict[str, Any]) -> int:
+def conduct(engine: Any, given: argparse.Namespace, budget: Any) -> int:
     """The study itself, with its folder locked."""
     from sft_lightning.ablation import collect
     from sft_lightning.ablation.pool import Pool
     from sft_lightning.ablation.progress import Progress
-    from sft_lightning.ablation.run import Budget
     from sft_lightning.ablation.run import carry_out as run
     from sft_lightning.runs.lock import RunLock
     from sft_lightning.signals import Interrupted
@@ -256,14 +245,14 @@ def conduct(engine: Any, given: argparse.Namespace, budget_s: float | None, abou
     lock = RunLock(folder.path)
     lock.take()
     engine.width = workers
-    about["threads"] = threads
+    about: dict[str, Any] = {"threads": threads, **({} if budget is None else {"budget": budget.record})}
     if given.retry:
         engine.retry()
-    write_study(engine)
+    collect.write_file(engine)
     pool = Pool(folder, workers, threads, gpus, several)
     progress = Progress(engine, workers, given.quiet)
     try:
-        status = run(engine, pool, progress, Budget(budget_s) if budget_s is not None else None, about)
+        status = run(engine, pool, progress, budget, about)
     except Interrupted as stop:
         collect.write(engine, "interrupted", about)
         print(f"interrupted: the same command goes on; {folder.path}", file=sys.stderr)

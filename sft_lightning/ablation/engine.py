@@ -45,6 +45,7 @@ class Engine:
     def __init__(self, study: Study, plan: Plan, folder: StudyFolder, seeds: int | None = None, width: int = 1) -> None:
         self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
         self.only_tune = False
+        self.only: Point | None = None  # what is to be timed before anything else
         self.standing: dict[str, Standing] = {}
         self.reads_only = False  # a dry run proposes nothing
         self.points: dict[str, Point] = {}
@@ -58,6 +59,12 @@ class Engine:
     @property
     def tune_seeds(self) -> list[int]:
         return [s for s in self.study.tune_seeds if s in self.seeds]
+
+    def resize(self, study: Study) -> None:
+        """Goes on with another study: points that both have are kept."""
+        self.study, self.plan = study, self.plan.of(study)
+        self.points.clear()
+        self._searches.clear()
 
     # ---- points ----
 
@@ -164,6 +171,10 @@ class Engine:
 
     def jobs(self) -> list[Job]:
         """What can be done now, the most urgent first: tests, then fits seed by seed."""
+        if self.only is not None:
+            job = ("fit", self.only.id)
+            due = self.look(self.only).status in ("queued", "interrupted") and job not in self.under_way
+            return [job] if due else []
         tests: list[Job] = []
         fits: list[tuple[int, Point]] = []
         for cell, arm in self.places():

@@ -57,6 +57,10 @@ class Plan:
         self._resolved: dict[str, dict[str, Any]] = {}
         self._made: dict[str, Point] = {}
 
+    def of(self, study: Study) -> "Plan":
+        """A plan of another study, made in the same way."""
+        return Plan(study, self.resolve, self.about)
+
     def point(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seed: int, fold: int | None) -> Point:
         """The point at these places."""
         key = json.dumps([arm.name, cell, setting, seed, fold], default=str)

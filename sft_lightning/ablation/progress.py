@@ -103,6 +103,12 @@ class Progress:
             soft_wrap=True,
         )
 
+    def say(self, lines: list[str]) -> None:
+        """Something about the whole study."""
+        if not self.quiet:
+            for line in lines:
+                self.console.print(line, markup=False, soft_wrap=True)
+
     def close(self) -> None:
         """Leaves the last table standing."""
         if self.live is not None:

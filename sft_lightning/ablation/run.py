@@ -3,14 +3,13 @@
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from typing import Any
 
 from sft_lightning.ablation import collect
-from sft_lightning.ablation.budget import seeds_for
 from sft_lightning.ablation.engine import Engine
 from sft_lightning.ablation.pool import Pool
 from sft_lightning.ablation.progress import Progress
+from sft_lightning.ablation.spend import Budget
 from sft_lightning.signals import SIGNALS, Interrupted
 
 GRACE = 120.0
@@ -18,32 +17,6 @@ GRACE = 120.0
 
 EVERY = 10.0
 """Seconds between writings of study.json and points.csv while points are under way."""
-
-
-@dataclass
-class Budget:
-    """A study that takes as many seeds as `seconds` allow."""
-
-    seconds: float
-    least: int = 3
-    said: str | None = None
-
-    def settle(self, engine: Engine, workers: int) -> None:
-        """Sets the number of seeds, once the points of the first are done; before anything is tested."""
-        spent: dict[str, list[float]] = {}
-        for point in engine.all_points():
-            if point.seed == engine.seeds[0]:
-                spent.setdefault(f"{point.arm} {point.cell}", []).append(
-                    engine.look(point).of("fit").get("seconds", 0.0)
-                )
-        first = sum(map(sum, spent.values()))
-        # A seed that is not tuned on brings the chosen settings' points alone.
-        alone = len(engine.study.tune_seeds) == 1
-        each = sum(sum(s) / len(s) for s in spent.values()) if alone else first
-        most = len(engine.study.seeds)
-        fixed = first - each if alone else 0.0
-        engine.n_seeds, self.said = seeds_for(self.seconds, each, workers, min(self.least, most), most, fixed)
-        engine.only_tune = False
 
 
 def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | None, about: dict[str, Any]) -> str:
@@ -65,10 +38,12 @@ def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | N
                 time.sleep(1)
                 continue
             if not jobs and not engine.under_way:
-                if budget is None or not engine.only_tune:
+                if budget is None or not budget.settle(engine, len(pool.workers)):
                     break
-                budget.settle(engine, len(pool.workers))
-                about["budget"] = {"seconds": budget.seconds, "seeds": engine.n_seeds, "why": budget.said}
+                progress.say([f"budget  {line}" for line in budget.why[-1:]])
+                about["budget"] = budget.record
+                collect.write_file(engine)
+                collect.write(engine, "running", about)
                 continue
             for job, point in jobs[: pool.idle]:
                 engine.folder.plan(engine.points[point])

@@ -27,6 +27,9 @@ def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell
             found.notes.add(study.path, what)
         for point in here:
             point.selected = point.selected or point.arm in open_arms
+    left_out = as_mapping(study.content.get("budget")).get("left_out")
+    if isinstance(left_out, list) and left_out:
+        found.notes.add(study.path, f"smaller than the default study, for its budget: {'; '.join(map(str, left_out))}")
     _say_what_is_missing(study, points, found.notes)
     return points, cells
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.ablation import infer_columns as columns
-from sft_lightning.ablation.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.ablation.front_door import infer_columns as columns
+from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
 from sft_lightning.data.vision.image_folder import VALIDATION
 from sft_lightning.errors import UserError

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from sft_lightning.ablation.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
-from sft_lightning.ablation.infer_table import VALIDATIONS, files_of, largest, table_plan
+from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.ablation.front_door.infer_table import VALIDATIONS, files_of, largest, table_plan
 from sft_lightning.data.text.files import FORMATS
 from sft_lightning.data.vision.image_folder import VALIDATION, images_below, labelled
 from sft_lightning.errors import UserError, nearest

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.ablation.network_plan import NetworkPlan, block, one_line
+from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block, one_line
 from sft_lightning.errors import UserError
 
 

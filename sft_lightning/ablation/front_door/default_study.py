@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from sft_lightning.errors import UserError
 
 if TYPE_CHECKING:
-    from sft_lightning.ablation.data_plan import DataPlan
-    from sft_lightning.ablation.network_plan import NetworkPlan
-    from sft_lightning.ablation.recipe import Length, Recipe
+    from sft_lightning.ablation.front_door.data_plan import DataPlan
+    from sft_lightning.ablation.front_door.network_plan import NetworkPlan
+    from sft_lightning.ablation.front_door.recipe import Length, Recipe
 
 TASKS = ("classification", "regression", "causal_lm")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
@@ -49,11 +49,11 @@ def front_door(
     """
     if task is not None and task not in TASKS:
         raise UserError(f"--task: '{task}' is none of {', '.join(TASKS)}")
-    from sft_lightning.ablation.data_plan import Overrides
-    from sft_lightning.ablation.infer_data import infer_data
-    from sft_lightning.ablation.infer_network import infer_network
-    from sft_lightning.ablation.inferred import lines_of
-    from sft_lightning.ablation.recipe import RECIPES, arms, length
+    from sft_lightning.ablation.front_door.data_plan import Overrides
+    from sft_lightning.ablation.front_door.infer_data import infer_data
+    from sft_lightning.ablation.front_door.infer_network import infer_network
+    from sft_lightning.ablation.front_door.recipe import RECIPES, arms, length
+    from sft_lightning.ablation.front_door.shown import lines_of
 
     net = infer_network(network)
     plan = infer_data(data, net.kinds, net.said, Overrides(task, text_column, label_column, image_column))
@@ -144,7 +144,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool) -> int | None:
     """Tokens to which longer samples are cut: what nineteen of twenty need; None to leave it to the network."""
     if plan.kind == "image" or net.max_length is None or not plan.texts:
         return None
-    from sft_lightning.ablation.infer_transformers import tokens_needed
+    from sft_lightning.ablation.front_door.infer_transformers import tokens_needed
 
     pretrained = net.blocks[plan.kind]["init_args"]["pretrained"]
     template, most = (64, 2 * LONGEST_TEXT[gpu]) if plan.kind == "tokens" else (4, LONGEST_TEXT[gpu])
@@ -155,7 +155,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool) -> int | None:
 
 def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "DataPlan":
     """The retention block's data, whose classes must be the source head's."""
-    from sft_lightning.ablation.infer_data import infer_data
+    from sft_lightning.ablation.front_door.infer_data import infer_data
 
     try:
         try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft_lightning.ablation.network_plan import NetworkPlan, block, one_line
+from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block, one_line
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.torchvision_models import FIXED
 from sft_lightning.networks.weights import read_state_dict, resolve

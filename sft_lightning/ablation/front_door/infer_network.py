@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from sft_lightning.ablation.infer_backbone import of_file, of_timm, of_torchvision
-from sft_lightning.ablation.infer_transformers import of_transformers
-from sft_lightning.ablation.network_plan import NetworkPlan, block
+from sft_lightning.ablation.front_door.infer_backbone import of_file, of_timm, of_torchvision
+from sft_lightning.ablation.front_door.infer_transformers import of_transformers
+from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.weights import FILES, Source, resolve
 

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from sft_lightning.ablation.data_plan import DataPlan
-from sft_lightning.ablation.network_plan import FAMILIES, NetworkPlan
-from sft_lightning.ablation.recipe import Length
+from sft_lightning.ablation.front_door.data_plan import DataPlan
+from sft_lightning.ablation.front_door.network_plan import FAMILIES, NetworkPlan
+from sft_lightning.ablation.front_door.recipe import Length
 
 
 def lines_of(

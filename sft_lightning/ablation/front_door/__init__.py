@@ -1,0 +1,1 @@
+"""The front door: a network and some data become the default study."""
