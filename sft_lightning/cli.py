@@ -356,6 +356,7 @@ def quieten() -> None:
         ".*Trying to infer the `batch_size`.*",
         ".*You are using a custom batch sampler.*",
         ".*sync_dist=True.*",  # what we log is reduced over ranks already
+        ".*srun. command is available on your system but is not used.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):
         warnings.filterwarnings("ignore", message=text)

@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 
 from sft_lightning.errors import UserError
 
@@ -45,53 +46,43 @@ def fits_of(settings: list[int], tune_seeds: int, folds: int | None, seeds: int)
     return tuning + tuned * again + (len(settings) - tuned) * seeds
 
 
-def size_for(budget_s: float, fit_s: float, workers: int, fits: list[int]) -> tuple[int, str]:
+def size_for(budget_s: float, costs: list[float], workers: int) -> tuple[int, str]:
     """(index of the largest study that the budget pays for, else the last; its cost in words).
 
     Args:
         budget_s: What there is, in seconds of wall time.
-        fit_s: Cost of one fit of the baseline, in seconds.
-        workers: Fits that run side by side.
-        fits: Number of fits of each study with the fewest seeds, the whole one first, ever smaller ones after it.
+        costs: Seconds of each study with the fewest seeds, one run after another: the whole one, then ever smaller ones.
+        workers: Runs side by side.
     """
-    costs = [n * fit_s * SLACK / max(1, workers) for n in fits]
-    index = next((i for i, cost in enumerate(costs) if cost <= budget_s), len(costs) - 1)
-    more = "more than" if costs[index] > budget_s else "of"
-    return (
-        index,
-        f"about {spoken(costs[index])}, {more} {spoken(budget_s)}, for {fits[index]} fits with the fewest seeds",
-    )
+    walls = [cost / max(1, workers) for cost in costs]
+    index = next((i for i, wall in enumerate(walls) if wall <= budget_s), len(walls) - 1)
+    more = "more than the" if walls[index] > budget_s else "of the"
+    return index, f"about {spoken(walls[index])} with the fewest seeds, {more} {spoken(budget_s)}"
 
 
 def seeds_for(
-    budget_s: float, seconds_per_seed_round: float, workers: int, least: int = 3, most: int = 20, fixed_s: float = 0.0
+    budget_s: float, cost: Callable[[int], float], workers: int, least: int = 3, most: int = 20
 ) -> tuple[int, str]:
     """(number of seeds, the sentence that explains it).
 
     Args:
         budget_s: What there is, in seconds of wall time.
-        seconds_per_seed_round: Cost of all points that one more seed brings, one after another, in seconds.
-        workers: Points that run side by side.
+        cost: Seconds of the study with so many seeds, one run after another; it grows with them.
+        workers: Runs side by side.
         least: Fewest seeds, whatever the budget: fewer show no spread.
-        most: Most seeds: more show little.
-        fixed_s: Cost of the points that are run once, whatever the number of seeds, one after another, in seconds.
+        most: Most seeds: more show little, or are not there.
     """
     workers = max(1, workers)
-    fixed, each = fixed_s / workers, max(seconds_per_seed_round / workers, 1e-9)
-    affordable = math.floor((budget_s - fixed) / each + 1e-9)
+    affordable = max((n for n in range(1, most + 2) if cost(n) / workers <= budget_s + 1e-6), default=0)
     seeds = min(max(affordable, least), most)
-    total = fixed + seeds * each
+    total = spoken(cost(seeds) / workers)
     where = "1 worker" if workers == 1 else f"{workers} workers"
-    cost = f"{spoken(each)} a seed with {where}" + (f" after {spoken(fixed)} of tuning" if fixed >= 1 else "")
     if affordable < least:
-        why = f"the budget of {spoken(budget_s)} pays for {max(affordable, 0)} ({cost}); fewer than {least} show no spread"
-        return seeds, f"{seeds} seeds: {why}, so this takes about {spoken(total)}"
+        why = f"the budget of {spoken(budget_s)} pays for {affordable} with {where}, and fewer than {least} show no spread"
+        return seeds, f"{seeds} seeds: {why}, so this takes about {total}"
     if affordable > most:
-        return (
-            seeds,
-            f"{seeds} seeds, the most that is run by itself: about {spoken(total)} of {spoken(budget_s)} ({cost})",
-        )
-    return seeds, f"{seeds} seeds, as many as {spoken(budget_s)} pays for: about {spoken(total)} ({cost})"
+        return seeds, f"{seeds} seeds, the most there are: about {total} of {spoken(budget_s)} with {where}"
+    return seeds, f"{seeds} seeds, as many as {spoken(budget_s)} pays for: about {total} with {where}"
 
 
 def spoken(seconds: float) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from sft_lightning.ablation.engine import Choice, Engine
-from sft_lightning.ablation.overlay import short
-from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.overlay import put, short
+from sft_lightning.ablation.plan import FOLD, Point
 from sft_lightning.ablation.study import COLUMNS
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.runs.record import strict
@@ -102,6 +102,8 @@ def write_file(engine: Engine) -> None:
     whole = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
     if engine.n_seeds is not None and not engine.only_tune:
         whole["seeds"] = engine.seeds  # what a budget settled
+        if isinstance(whole.get("tune_seeds"), int):
+            whole["tune_seeds"] = min(whole["tune_seeds"], len(engine.seeds))
     write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(whole, sort_keys=False))
 
 
@@ -200,23 +202,33 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
 
 def mixed_data(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
     """What changed on disk between points that would be compared; None where nothing did."""
-    tests: set[str] = set()
-    learned: dict[str, dict[str, str]] = {}
+    seen: dict[str, tuple[str, Any]] = {}
     for choice in made.values():
-        teachers = set()
         for point in [*engine.tuning(cell, engine.study.arm(choice.arm)), *choice.points]:
             record = engine.look(point).record
-            if engine.look(point).status != "finished" or not record:
-                continue
-            prints = record.get("data", {}).get("fingerprint", {})
-            tests.add(prints.get("test", ""))
-            teachers.add(record.get("teacher_hash"))
-            same = learned.setdefault(json.dumps(point.config.get("data"), sort_keys=True, default=str), prints)
-            if any(prints.get(split) != same.get(split) for split in ("train", "val")):
-                return "the training or validation data changed between points: give the study another name"
-        if len(teachers) > 1:
-            return f"the pretrained weights of {choice.arm} changed between its points: give the study another name"
-    return "the test data changed between points: give the study another name" if len(tests) > 1 else None
+            if engine.look(point).status == "finished" and record:
+                for what, same, found in traces(engine, point, record):
+                    if seen.setdefault(same, (what, found))[1] != found:
+                        return f"{what} changed between points: give the study another name"
+    return None
+
+
+def traces(engine: Engine, point: Point, record: dict[str, Any]) -> list[tuple[str, str, Any]]:
+    """(what it is, a name for what must be the same, how it was found) of what a point read from disk."""
+    prints = record.get("data", {}).get("fingerprint", {})
+    sources = record.get("data", {}).get("source", {})
+    data, network = (json.dumps(point.config.get(k), sort_keys=True, default=str) for k in ("data", "network"))
+    drawn = {"data": point.config.get("data")}
+    for key in [k for k in (*engine.study.vary, *FOLD) if k.startswith("data.")]:
+        drawn = put(drawn, key, None)
+    anywhere = json.dumps(drawn, sort_keys=True, default=str)
+    learned = "the training or validation data"
+    return [
+        ("the test data", "test", prints.get("test")),
+        (learned, f"learned {data}", [prints.get("train"), prints.get("val")]),
+        (learned, f"source {anywhere}", [sources.get("train"), sources.get("val")]),
+        (f"the pretrained weights of {point.arm}", f"teacher {network}", record.get("teacher_hash")),
+    ]
 
 
 def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:

@@ -72,6 +72,8 @@ def make_parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Carries out `ablate`; returns the exit code: 0 done, 2 where points failed. Raises UserError for bad input."""
     given = make_parser().parse_args(arguments)
+    if given.seeds is not None and given.budget is not None:
+        raise UserError("--seeds: the budget settles their number: give one of the two")
     for name, least in (("seeds", 1), ("workers", 1), ("threads", 1)):
         value = getattr(given, name)
         if value is not None and value < least:
@@ -99,7 +101,10 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> Sizes:
         study = read_study(given.config)
         if given.seeds is None and budget_s is None and not given.set:
             return [(study, ())]
-        content = with_options(study.content, given, MOST_SEEDS if budget_s else study.content.get("seeds", 3))
+        seeds = study.content.get("seeds", 3)
+        if budget_s and isinstance(seeds, int):
+            seeds = max(seeds, MOST_SEEDS)
+        content = with_options(study.content, given, seeds)
         return [(make_study(content, given.config.parent, given.config.stem), ())]
     if given.network is None or given.data is None:
         raise UserError("ablate: give --config STUDY.yaml, or --network and --data; see ablate --help")
@@ -107,7 +112,8 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> Sizes:
     from sft_lightning.ablation.front_door.thrift import sizes
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
-    content, lines = front_door(given.network, given.data, given.retention, **named)
+    said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
+    content, lines = front_door(given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], **named)
     if not given.quiet:
         print("\n".join(lines), flush=True)
     content = with_options(content, given, MOST_SEEDS if budget_s else content.get("seeds", 3))

@@ -3,51 +3,91 @@
 import sys
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.engine import Engine
-from sft_lightning.ablation.progress import remaining
+from sft_lightning.ablation.progress import Work, seconds_left, work
+
+LISTED = 40
+"""Fits of a study whose points are shown one by one"""
+WIDTH = 100
+"""Columns where there is no terminal that says how many it has"""
 
 
 def show(engine: Engine, workers: int) -> None:
-    """Prints each arm's points in each cell, and the cost by the points that are finished already."""
-    study = engine.study
-    console = Console(file=sys.stdout, highlight=False)
-    axes = [a.name for a in study.axes]
-    table = Table()
-    for name in ("arm", *axes, "settings", "tune", "refit", "test", "done"):
-        table.add_column(name, justify="left" if name in ("arm", *axes, "settings") else "right")
-    fits = tests = 0
-    for cell, arm in engine.places():
-        tuning = engine.tuning(cell, arm)
-        # With folds, or fewer seeds to tune on than to compare on, the chosen setting is fitted once more.
-        one_setting = arm.search is None and len(arm.settings) == 1
-        tuned_on = set() if one_setting or study.folds else set(engine.tune_seeds)
-        more = len(set(engine.seeds) - tuned_on)
-        searched = arm.search["trials"] * len(engine.tune_seeds) * (study.folds or 1) if arm.search else len(tuning)
-        finished = sum(engine.look(p).status == "finished" for p in [*tuning, *engine_final(engine, cell, arm)])
-        fits, tests = fits + searched + more, tests + len(engine.seeds)
-        row = [arm.name, *(str(v) for v in cell.values()), settings(engine, arm), str(searched), str(more)]
-        table.add_row(*row, str(len(engine.seeds)), str(finished))
-    console.print(table)
+    """Prints the points, or of many what each arm asks for in each cell; their number; and the cost by those that are done."""
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
+    todo = work(engine)
+    fits, tests = sum(w.tuning + w.refits for w in todo), sum(w.tests for w in todo)
+    console.print(by_point(engine, todo) if fits <= LISTED else by_arm(engine, todo))
+    if fits > LISTED:
+        said = f"--dry-run lists the points of up to {LISTED} fits; points.csv has all of them once the study runs"
+        console.print(said, soft_wrap=True)
+    grids = ", and how large the grids are" if engine.only else ""
     seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}" + (
-        " (the budget says how many more)" if engine.only_tune else ""
+        f" (the budget says how many more{grids})" if engine.only_tune else ""
     )
     console.print(f"{fits} fits and {tests} tests; {seeds}; {workers} workers; {engine.folder.path}", soft_wrap=True)
-    left = remaining(engine, workers)
-    if left is None:
-        console.print("cost: not known before the first point is finished", soft_wrap=True)
-    else:
-        console.print(f"cost: about {spoken(left)} to go, by the points that are finished", soft_wrap=True)
+    console.print(cost(engine, todo, workers), soft_wrap=True)
 
 
-def engine_final(engine: Engine, cell: dict[str, Any], arm: Any) -> list[Any]:
-    """The chosen setting's points, where it is chosen already, but for those of tuning."""
-    choice = engine.choice(cell, arm)
-    known = {p.id for p in engine.tuning(cell, arm)}
-    return [p for p in choice.points if p.id not in known] if choice else []
+def cost(engine: Engine, todo: list[Work], workers: int) -> str:
+    """What is left, in words."""
+    if not any(w.fits_left or w.tests_left for w in todo):
+        return "cost: nothing is left to do"
+    fits, tests = seconds_left(engine, todo)
+    if fits is None:
+        return "cost: not known before the first point is finished"
+    left = spoken((fits + (tests or 0.0)) / max(1, workers))
+    uncounted = "; tests not counted: none is done yet" if tests is None else ""
+    return f"cost: about {left} to go, by the points that are finished{uncounted}"
+
+
+def by_point(engine: Engine, todo: list[Work]) -> Table:
+    """A row for each point, and one for those of an arm in a cell that nobody knows yet."""
+    axes = [a.name for a in engine.study.axes]
+    folds = ["fold"] if engine.study.folds else []
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("point", "arm", *axes, "setting", "seed", *folds, "status"):
+        numbers = name in ("seed", *folds)
+        broken = name in ("arm", *axes, "setting")
+        table.add_column(name, justify="right" if numbers else "left", overflow="fold", no_wrap=not broken)
+    for place in todo:
+        about = [place.arm.name, *(str(v) for v in place.cell.values())]
+        for point in place.points:
+            standing = engine.look(point)
+            fold = ["" if point.fold is None else str(point.fold)] if folds else []
+            status = standing.status + (", tested" if standing.tested else "")
+            table.add_row(point.id, *about, setting(engine, point.setting), str(point.seed), *fold, status)
+        for number, what in ((place.unproposed, "as the search proposes"), (place.unchosen, "the one that is chosen")):
+            if number:
+                table.add_row(f"{number} more", *about, what, "", *([""] if folds else []), "to come")
+    return table
+
+
+def by_arm(engine: Engine, todo: list[Work]) -> Table:
+    """A row for each arm in each cell."""
+    axes = [a.name for a in engine.study.axes]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in ("arm", *axes, "settings", "tune", "refit", "test", "done"):
+        left = name in ("arm", *axes, "settings")
+        table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
+    for place in todo:
+        done = sum(engine.look(p).status == "finished" for p in place.points)
+        numbers = (place.tuning, place.refits, place.tests, done)
+        about = [place.arm.name, *(str(v) for v in place.cell.values()), settings(engine, place.arm)]
+        table.add_row(*about, *map(str, numbers))
+    return table
+
+
+def setting(engine: Engine, given: dict[str, Any]) -> str:
+    """`lr 0.001, alpha 0.01`"""
+    shown = engine.study.shown(given)
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
 
 def settings(engine: Engine, arm: Any) -> str:

@@ -192,7 +192,8 @@ class Engine:
     def elsewhere(self) -> int:
         """Points that other processes are at: an earlier start's that is not over yet, or a job's. They are looked at anew."""
         ours = {point for _, point in self.under_way}
-        held = [p.id for p in self.all_points() if self.look(p).status == "running" and p.id not in ours]
+        known = [*self.all_points(), *([self.only] if self.only is not None else [])]
+        held = [p.id for p in known if self.look(p).status == "running" and p.id not in ours]
         for point in held:
             self.standing.pop(point)
         return len(held)

@@ -146,6 +146,12 @@ def told(places: dict[str, Any]) -> str:
 def address(config: dict[str, Any]) -> str:
     """12 hexadecimal digits of the sha256 of what a config computes: keys that only say where records go are left out."""
     content = {k: v for k, v in config.items() if k not in ASIDE}
+    init = content.get("data", {}).get("init_args", {})
+    if init.get("fold") is None and "folds" in init:  # of how many folds none is left out says nothing
+        content["data"] = {
+            **content["data"],
+            "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
+        }
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

@@ -2,6 +2,8 @@
 
 import sys
 import time
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 from rich.console import Console
@@ -9,27 +11,95 @@ from rich.live import Live
 from rich.table import Table
 
 from sft_lightning.ablation.budget import spoken
+from sft_lightning.ablation.cost import seconds_of_fit
 from sft_lightning.ablation.engine import Engine
+from sft_lightning.ablation.folder import Standing
+from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.study import Arm
+
+
+@dataclass(frozen=True)
+class Work:
+    """What an arm asks for in a cell: all of it, and what is left. Points that nobody knows yet count by their number."""
+
+    cell: dict[str, Any]
+    arm: Arm
+    points: list[Point]
+    """Those that are known: of tuning, then of the chosen setting"""
+    tuning: int
+    """Fits that the setting is chosen by"""
+    refits: int
+    """Fits of the chosen setting that are none of those"""
+    tests: int
+    unproposed: int
+    """Fits of trials that the search has not proposed yet"""
+    unchosen: int
+    """Refits of a setting that is not chosen yet"""
+    fits_left: int
+    tests_left: int
+
+
+def work(engine: Engine) -> list[Work]:
+    """What each arm asks for in each cell, by how its points stand; of points that two ask for, the first has what is left."""
+    found: list[Work] = []
+    met: dict[str, set[str]] = {"fit": set(), "test": set()}
+    folds, seeds = engine.study.folds, engine.seeds
+    for cell, arm in engine.places():
+        tuning, choice = engine.tuning(cell, arm), engine.choice(cell, arm)
+        planned, unproposed = len(tuning), 0
+        if arm.search is not None:
+            search, each = engine.search(cell, arm), len(engine.tune_seeds) * (folds or 1)
+            planned, unproposed = search.trials * each, max(0, search.trials - len(search.proposed())) * each
+        # Tuning without folds has trained the chosen setting already, on the seeds that it was chosen on.
+        alone = arm.search is None and len(arm.settings) == 1
+        refits = len(seeds) if alone or folds else len(set(seeds) - set(engine.tune_seeds))
+        chosen = choice.points if choice else []
+        points = list({p.id: p for p in [*tuning, *chosen]}.values())
+        fits = {p.id for p in points if not over(engine.look(p))} - met["fit"]
+        tests = {p.id for p in chosen if to_test(engine.look(p))} - met["test"]
+        met = {"fit": met["fit"] | fits, "test": met["test"] | tests}
+        unchosen = 0 if choice else refits
+        left = (len(fits) + unproposed + unchosen, len(tests) if choice else len(seeds))
+        found.append(Work(cell, arm, points, planned, refits, len(seeds), unproposed, unchosen, *left))
+    return found
+
+
+def over(standing: Standing) -> bool:
+    """Whether a point asks for no more of its fit."""
+    return standing.status in ("finished", "failed")
+
+
+def to_test(standing: Standing) -> bool:
+    """Whether a chosen point's test is still to come, be it after its fit."""
+    return standing.wants_test or not over(standing)
+
+
+def seconds_left(engine: Engine, todo: list[Work]) -> tuple[float | None, float | None]:
+    """Seconds of the fits and of the tests that are left, one after another; None where none is done that tells.
+
+    A fit takes its arm's mean, or that of all where none of the arm is done; a test takes the mean of all.
+    """
+    fit: dict[str, list[float]] = {}
+    test: list[float] = []
+    for place in todo:
+        for standing in map(engine.look, place.points):
+            if (seconds := seconds_of_fit(standing)) is not None:
+                fit.setdefault(place.arm.name, []).append(seconds)
+            if standing.tested and (seconds := standing.of("test").get("seconds")) is not None:
+                test.append(float(seconds))
+    every = [s for found in fit.values() for s in found]
+    fits = {w.arm.name: fmean(fit.get(w.arm.name, every)) for w in todo} if every else {}
+    left, tests = sum(w.fits_left for w in todo), sum(w.tests_left for w in todo)
+    return (
+        sum(w.fits_left * fits[w.arm.name] for w in todo) if fits else None if left else 0.0,
+        tests * fmean(test) if test else None if tests else 0.0,
+    )
 
 
 def remaining(engine: Engine, workers: int) -> float | None:
-    """Seconds to go, as far as can be told: points to fit by their arm's mean time (else the mean of all), over the workers."""
-    spent: dict[str, list[float]] = {}
-    points = engine.all_points()
-    for point in points:
-        standing = engine.look(point)
-        seconds = standing.of("fit").get("seconds")
-        if standing.status == "finished" and seconds:
-            spent.setdefault(point.arm, []).append(float(seconds))
-    if not spent:
-        return None
-    every = [s for found in spent.values() for s in found]
-    total = 0.0
-    for point in points:
-        if engine.look(point).status not in ("finished", "failed"):
-            of_arm = spent.get(point.arm, every)
-            total += sum(of_arm) / len(of_arm)
-    return total / max(1, workers)
+    """Seconds to go, as far as can be told; None before a fit is done. Tests are left out before one of them is done."""
+    fits, tests = seconds_left(engine, work(engine))
+    return None if fits is None else (fits + (tests or 0.0)) / max(1, workers)
 
 
 class Progress:

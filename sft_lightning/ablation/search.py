@@ -62,7 +62,7 @@ class Search:
         except KeyError:
             self.study = optuna.create_study(directions=up, **about)
 
-    def _trials(self, *states: str) -> list[Any]:
+    def proposed(self, *states: str) -> list[Any]:
         """Trials in these states, or all; but for those that are being proposed, or whose proposer was killed at it."""
         assert self.arm.search is not None
         wanted = [getattr(self.optuna.trial.TrialState, s) for s in states]
@@ -72,7 +72,7 @@ class Search:
     @property
     def over(self) -> bool:
         """Whether all trials are done."""
-        return len(self._trials()) >= self.trials and not self._trials("RUNNING")
+        return len(self.proposed()) >= self.trials and not self.proposed("RUNNING")
 
     def setting(self, trial: Any) -> dict[str, Any]:
         """A trial's setting, in the order of the ranges."""
@@ -82,7 +82,7 @@ class Search:
     def points(self) -> list[Point]:
         """Of all settings proposed so far; of one that was given up, those that were run."""
         points: dict[str, Point] = {}
-        for trial in self._trials():
+        for trial in self.proposed():
             for point in self._of(trial):
                 if trial.state.name != "PRUNED" or self.engine.look(point).status in ("finished", "failed"):
                     points[point.id] = point
@@ -101,11 +101,11 @@ class Search:
         if self.engine.reads_only:
             return
         done = -1
-        while done != len(self._trials()) - len(self._trials("RUNNING")):
-            done = len(self._trials()) - len(self._trials("RUNNING"))
-            for trial in self._trials("RUNNING"):
+        while done != len(self.proposed()) - len(self.proposed("RUNNING")):
+            done = len(self.proposed()) - len(self.proposed("RUNNING"))
+            for trial in self.proposed("RUNNING"):
                 self._tell(trial)
-            while len(self._trials()) < self.trials and len(self._trials("RUNNING")) < self.engine.width:
+            while len(self.proposed()) < self.trials and len(self.proposed("RUNNING")) < self.engine.width:
                 self._ask()
 
     def _ask(self) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.callbacks.selection import better, selecting
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
@@ -68,15 +69,12 @@ class RunRecorder(Callback):
             },
         }
         if isinstance(data, SFTDataModule):
-            about["data"] = {"description": data.describe(), "fingerprint": data.fingerprint()}
+            about["data"] = about_data(data)
             if skipped := data.skipped_report(gather=False):
                 about["data"]["skipped"] = skipped
         monitor = retention_monitor(trainer)
         if monitor is not None and monitor.source is not None and monitor.source.splits:
-            about["retention"] = {
-                "description": monitor.source.describe(),
-                "fingerprint": monitor.source.fingerprint(),
-            }
+            about["retention"] = about_data(monitor.source)
         return about
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -210,6 +208,15 @@ class RunRecorder(Callback):
         self._train, self._seconds = dict(held["train"]), held["seconds"]
         if (log := metrics_log(trainer)) is not None:
             log.rewind(checkpoint["global_step"], held["row"])
+
+
+def about_data(data: SFTDataModule) -> dict[str, Any]:
+    """What a record says of data: in words, how many samples, and hashes by which a change shows."""
+    return {
+        "description": data.describe(),
+        "sizes": {name: len(split) for name, split in data.splits.items()},
+        **fingerprints(data.splits),
+    }
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:

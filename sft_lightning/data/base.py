@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
+from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
 from sft_lightning.errors import UserError
@@ -490,14 +491,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
     def fingerprint(self) -> dict[str, str]:
         """Hash of content, rows and targets of each split: equal if and only if the samples are."""
-        prints = {}
-        for name, split in self.splits.items():
-            digest = sha256(split.samples.digest())
-            digest.update(split.rows.tobytes())
-            if split.targets is not None:
-                digest.update(np.ascontiguousarray(split.targets).tobytes())
-            prints[name] = digest.hexdigest()[:16]
-        return prints
+        return fingerprints(self.splits)["fingerprint"]
 
     def describe(self) -> str:
         """One line: sizes, classes, majority share."""

@@ -6,6 +6,8 @@ from sft_lightning.report.model import Cell, Point, value_text
 from sft_lightning.report.read import Found, Notes, RunFiles, StudyFiles, number_or_none, read_json
 
 ABOUT = ("point", "arm", "seed", "fold", "selected", "status", "steps")
+PROBE = "all-but-head"
+"""What a linear probe freezes"""
 
 
 def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell]]:
@@ -31,6 +33,7 @@ def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell
     if isinstance(left_out, list) and left_out:
         found.notes.add(study.path, f"smaller than the default study, for its budget: {'; '.join(map(str, left_out))}")
     _say_what_is_missing(study, points, found.notes)
+    _say_what_is_not_compared(study, points, found.notes)
     return points, cells
 
 
@@ -100,6 +103,46 @@ def _say_what_is_missing(study: StudyFiles, points: list[Point], notes: Notes) -
             notes.add(
                 study.path, f"{count} of {len(points)} points {'are' if count > 1 else 'is'} {status}: not in any mean"
             )
+
+
+def _say_what_is_not_compared(study: StudyFiles, points: list[Point], notes: Notes) -> None:
+    """Notes where the study file lacks a baseline: a linear probe, and a tuned learning rate of the arm compared with."""
+    arms = as_mapping(as_mapping(study.content.get("file")).get("arms"))
+    if not arms:
+        return
+    runs = {p.arm: p.files for p in reversed(points) if p.files}
+    tasks = {str(name) for r in runs.values() if (name := as_mapping(r.record.get("task")).get("name"))}
+    frozen = [_said(as_mapping(arm).get("set"), "freeze") for arm in arms.values()]
+    if PROBE not in frozen:  # the base may say it, and then the configs of an arm's points do
+        frozen = [_said(run.config(), "freeze") for run in runs.values()]
+    if tasks and "causal_lm" not in tasks and PROBE not in frozen:
+        what = "no arm is a linear probe, so nothing says what a new head alone reaches: add an arm such as"
+        notes.add(study.path, f"{what} linear_probe: {{set: {{model.freeze: {PROBE}}}, tune: {{model.lr: […]}}}}")
+    baseline = str(study.content.get("baseline"))
+    if baseline in arms and len(arms) > 1 and not _tunes_rate(as_mapping(arms[baseline])):
+        what = f"the learning rate of the baseline, {baseline}, is not tuned, which can flatter the other arms: add"
+        notes.add(study.path, f"{what} tune: {{model.lr: […]}} to it, with the rates to choose from")
+
+
+def _said(overlay: Any, name: str) -> Any:
+    """What an overlay, dotted or nested, says of an argument of the model; None where it says nothing."""
+    held = as_mapping(overlay)
+    for key, value in held.items():
+        if key in (f"model.{name}", f"model.init_args.{name}"):
+            return value
+        if key in ("model", "model.init_args"):
+            below = as_mapping(value)
+            found = below.get(name, as_mapping(below.get("init_args")).get(name))
+            if found is not None:
+                return found
+    return None
+
+
+def _tunes_rate(arm: dict[str, Any]) -> bool:
+    """Whether an arm chooses its learning rate among several."""
+    given = as_mapping(arm.get("tune")), as_mapping(as_mapping(arm.get("search")).get("ranges"))
+    found = [_said(overlay, "lr") for overlay in given]
+    return any(isinstance(f, dict) or (isinstance(f, list) and len(f) > 1) for f in found)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -62,32 +63,65 @@ def _names(row: Row, has_setting: bool) -> list[str]:
     return [row.group, row.setting if row.group == row.arm else ""] if has_setting else [row.group]
 
 
+LEAST = 80  # characters
 LEGEND = "mean ± standard deviation over seeds; * best mean; ◆ no other arm is better on both target and kept"
 
 
 def as_table(comparison: Comparison, found: list[Row], metrics: list[str], width: int | None = None) -> str:
     """For a terminal: a table for each cell, with its answer."""
     out = io.StringIO()
-    width = width or max(80, shutil.get_terminal_size((110, 40)).columns)
+    width = width or max(LEAST, shutil.get_terminal_size((110, 40)).columns)
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False, color_system=None)
     said = dict(answers(comparison, found))
+    hidden: list[str] = []
+    main = (comparison.target, comparison.kept)
     for label, mine in cells_of(comparison, found):
-        heads, has_setting = _about(mine, metrics)
         title = label if len(comparison.cells) > 1 else None
-        table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
-        for i, head in enumerate(heads):
-            left = i < 1 + has_setting
-            head = head if left else "/\n".join(head.rsplit("/", 1)) if len(head) > 16 else head
-            table.add_column(Text(head), justify="left" if left else "right", overflow="fold", no_wrap=not left)
-        for row in mine:
-            names = _names(row, has_setting)
-            names[0] = f"◆ {names[0]}" if row.front else f"  {names[0]}"
-            table.add_row(*(Text(t) for t in [*names, *_entries(row, metrics)]))
+        here, costs, table = list(metrics), True, _grid(mine, metrics, title)
+        while least_width(console, table) > width and (costs or len(here) > 1):  # what matters least goes first
+            aside = [m for m in here[1:] if m not in main]
+            if aside or not costs:
+                hidden.append(shown(leaves := (aside or here)[-1], mine[0].split))
+                here.remove(leaves)
+            else:
+                hidden, costs = [*hidden, "fit", "seeds"], False
+            table = _grid(mine, here, title, costs)
         console.print(table)
         console.print(Text(said.get(label, "")), soft_wrap=True)
         console.print()
+    if hidden:
+        names = ", ".join(dict.fromkeys(hidden))
+        console.print(
+            Text(f"{width} columns have no room for {names}: a wider terminal, or --format csv"), soft_wrap=True
+        )
     console.print(Text(LEGEND), soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _grid(mine: list[Row], metrics: list[str], title: str | None, costs: bool = True) -> Table:
+    """A cell's rows. Names and numbers are not broken, settings are, between two words where that is enough."""
+    heads, has_setting = _about(mine, metrics)
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
+    lines = []
+    for row in mine:
+        names = _names(row, has_setting)
+        names[0] = f"◆ {names[0]}" if row.front else f"  {names[0]}"
+        lines.append([*names, *_entries(row, metrics)][: None if costs else -2])
+    for i, head in enumerate(heads[: None if costs else -2]):
+        left, setting = i < 1 + has_setting, i == 1 and has_setting
+        head = head if left else "/\n".join(head.rsplit("/", 1)) if len(head) > 16 else head
+        texts = [*head.split("\n"), *(line[i] for line in lines)]
+        least = min(max(len(w) for t in texts for w in t.split()), 24) if setting else max(map(len, texts))
+        justify: Any = "left" if left else "right"
+        table.add_column(Text(head), justify=justify, overflow="fold", no_wrap=not setting, min_width=least)
+    for line in lines:
+        table.add_row(*map(Text, line))
+    return table
+
+
+def least_width(console: Console, table: Table) -> int:
+    """Characters that a table needs."""
+    return Measurement.get(console, console.options.update(max_width=10_000), table).minimum
 
 
 def tidy(comparison: Comparison, found: list[Row]) -> list[dict[str, Any]]:

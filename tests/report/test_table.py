@@ -6,6 +6,8 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.report.conftest import Compare
 from tests.report.written import write_run
 
@@ -66,3 +68,18 @@ def test_metrics_that_are_asked_for_are_the_columns(study: Path, compare: Compar
         study, "--metric", "val/loss", "--metric", "drift/kl,retention/forgetting", "--format", "markdown"
     ).out
     assert "test/loss | test/drift/kl | test/retention/forgetting" in out.replace("\\_", "_")
+
+
+@pytest.mark.parametrize(("width", "hidden"), [(70, "fit, seeds"), (200, None)])
+def test_a_narrow_terminal_loses_whole_columns_the_least_first_and_says_which(
+    width: int, hidden: str | None, study: Path, compare: Compare, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sft_lightning.report.table.LEAST", 60)
+    out = compare(study).out
+    rows = [line for line in out.splitlines() if " ± " in line and not line.startswith("mean")]
+    assert rows and max(map(len, rows)) <= width
+    assert all(re.search(r"\d\.\d{4} ± \d\.\d{4}", row) for row in rows), f"a number was broken:\n{out}"
+    assert re.search(r"logit-anchor .* ± ", out), "a name was broken"
+    said = [line for line in out.splitlines() if "columns have no room for" in line]
+    assert said == [] if hidden is None else hidden in said[0]

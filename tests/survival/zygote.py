@@ -70,9 +70,9 @@ def child(arguments: list[str], out: str, env: dict[str, str]) -> None:
         os.dup2(null, 0)
         os.environ.update(env)
         sys.argv = ["sft_lightning", *arguments]
-        from sft_lightning.__main__ import main
+        from sft_lightning.__main__ import command
 
-        code = main(arguments)
+        code = command()
     except BaseException:
         import traceback
 

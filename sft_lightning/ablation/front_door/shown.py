@@ -65,6 +65,6 @@ def lines_of(
     seeds = {None: "all of them", 1: "the first"}.get(number := study.get("tune_seeds"), f"the first {number}")
     told.append(
         f"choice     best {rule['kept']} within {rule['within']:g} of the best {rule['target']}; {study['seeds']} seeds, "
-        f"settings chosen on {seeds}"
+        f"settings chosen on {seeds}; a --budget or --seeds changes that"
     )
     return told

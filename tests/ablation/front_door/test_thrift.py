@@ -61,12 +61,12 @@ def test_fits_are_counted_as_the_engine_makes_them(
 
 
 def test_the_largest_study_that_the_budget_pays_for_is_taken() -> None:
-    fits = [100, 40, 20]
-    assert size_for(1e6, 10, 1, fits)[0] == 0
-    assert size_for(800, 10, 1, fits)[0] == 1  # 40 × 10 s × 1.25 = 500 s, 100 take 1250 s
-    assert size_for(800, 10, 2, fits)[0] == 0  # two at a time: 625 s
-    index, said = size_for(1, 10, 1, fits)
-    assert index == 2 and "more than 1 s" in said and "20 fits" in said
+    costs = [1250.0, 500.0, 250.0]
+    assert size_for(1e6, costs, 1)[0] == 0
+    assert size_for(800, costs, 1)[0] == 1
+    assert size_for(800, costs, 2)[0] == 0, "two at a time"
+    index, said = size_for(1, costs, 1)
+    assert index == 2 and "more than the 1 s" in said
 
 
 SHORT = ["--set", "trainer.max_epochs=2", "--set", "trainer.check_val_every_n_epoch=1"]
