@@ -1,10 +1,13 @@
 """The entry point. Help and version answer at once; everything heavy is imported when a command needs it."""
 
+import signal
 import sys
 import traceback
 from pathlib import Path
 
 from sft_lightning import __version__, secrets
+from sft_lightning.cluster.allocation import allocation
+from sft_lightning.cluster.requeue import come_back, hold, watch_the_clock, watch_the_signal
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.signals import SIGNALS, Interrupted
 
@@ -14,9 +17,16 @@ COMMANDS = {
     "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
     "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
     "ablate": "Compare ways of fine-tuning over seeds: settings chosen on validation, test touched once.",
+    "study": "How a study stands: its points, and where it runs on Slurm their jobs.",
+    "submit": "Submit a fit as a Slurm job that comes back after preemption.",
     "compare": "Set runs and studies side by side: what was learned, what was kept, at what cost.",
 }
-ELSEWHERE = {"ablate": "sft_lightning.ablation.command", "compare": "sft_lightning.report.command"}
+ELSEWHERE = {
+    "ablate": "sft_lightning.ablation.command",
+    "study": "sft_lightning.ablation.status",
+    "submit": "sft_lightning.cluster.submit",
+    "compare": "sft_lightning.report.command",
+}
 """Commands that are none of Trainer's methods, and whose `main` carries them out."""
 HELP = Path(__file__).parent / "assets" / "help"
 
@@ -39,7 +49,8 @@ def overview() -> str:
 def main(args: list[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    0 done; 1 a bug (with its traceback); 2 the user's input (one line on stderr); 130 after Ctrl-C, 143 after SIGTERM.
+    0 done; 1 a bug (with its traceback); 2 the user's input (one line on stderr); 130 after Ctrl-C, 143 after SIGTERM,
+    138 after SIGUSR1.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -92,5 +103,15 @@ def carry_out(command: str, arguments: list[str]) -> int:
         return 130
 
 
+def command() -> int:
+    """The command of this process, which Slurm may preempt: then the job asks to come back."""
+    signal.signal(signal.SIGUSR1, hold)
+    job = allocation()
+    if job is not None:
+        watch_the_clock(job)
+        watch_the_signal(sys.argv[1:])
+    return come_back(main(), sys.argv[1:])
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())

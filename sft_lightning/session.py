@@ -26,12 +26,13 @@ from sft_lightning.callbacks import (
     WritePredictions,
 )
 from sft_lightning.callbacks.checkpoints import link
+from sft_lightning.cluster.layout import follow
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
 from sft_lightning.ranks import Ranks
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
 from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
-from sft_lightning.runs.directory import run_path, sweep, sweep_run_id, write_atomic
+from sft_lightning.runs.directory import experiment_name, run_path, sweep, sweep_run_id, write_atomic
 from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.record import command_line
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
@@ -54,7 +55,7 @@ class Session:
 
     def __init__(self, typed: list[str], resume: RunDirectory | None, of_run: RunDirectory | None) -> None:
         self.typed, self.resume, self.of_run = typed, resume, of_run
-        self.rank = int(next((os.environ[n] for n in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if n in os.environ), "0"))
+        self.rank = int(next((os.environ[n] for n in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if n in os.environ), "0"))
         self.directory: RunDirectory | None = None
         self.record: Record | None = None
         self.wandb: WandbLog | None = None
@@ -116,6 +117,7 @@ class Session:
                 self.record.content.pop("test", None)  # it was measured on a checkpoint that is about to be outdone
                 if not self.goes_on:  # it ended before anything was saved, and begins again
                     self.record.content["metrics"] = {}
+                    self.record.content.pop("steps", None)
                     self.directory.metrics.unlink(missing_ok=True)
             if self.of_run is None:
                 self.record.start(
@@ -182,14 +184,16 @@ class Session:
             loggers.append(self.wandb)
         theirs = given.get("logger")
         loggers += [] if theirs in (None, True, False) else theirs if isinstance(theirs, list) else [theirs]
-        plugins = given.get("plugins") or []
+        layout = follow(given)
+        plugins = [*as_list(given.get("plugins") or []), *layout.pop("plugins", [])]
         return {
+            **layout,
             "callbacks": [*as_list(given.get("callbacks")), *callbacks],
             "logger": loggers,
             "default_root_dir": str(run.path),
             "enable_progress_bar": bar,
             "enable_checkpointing": self.stage == "fit",
-            "plugins": [*as_list(plugins), AtomicCheckpointIO()],
+            "plugins": [*plugins, AtomicCheckpointIO()],
             "use_distributed_sampler": False,
         }
 
@@ -319,8 +323,9 @@ class Session:
         elif self.record.content.get("status") == "running":
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             with suppress(OSError):  # no room even for this
-                steps = {"steps": self.trainer.global_step} if self.trainer is not None else {}
-                self.record.end("interrupted" if stopped else "failed", reason=reason(error), **steps)
+                steps = self.trainer.global_step if self.trainer is not None else 0
+                steps = max(steps, self.record.content.get("steps") or 0)  # a resume may not have come so far yet
+                self.record.end("interrupted" if stopped else "failed", reason=reason(error), steps=steps)
 
     def close(self) -> None:
         """Lets others work in the run directory."""
@@ -353,15 +358,3 @@ def launched() -> int:
 def as_list(value: Any) -> list[Any]:
     """None, one or several, as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def experiment_name(arguments: list[str]) -> str:
-    """Folder and file name of the last --config: experiments/digits/distill.yaml is digits-distill."""
-    files = [arguments[i + 1] for i, a in enumerate(arguments[:-1]) if a in ("--config", "-c")]
-    files += [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
-    if not files:
-        return "unnamed"
-    path = Path(files[-1]).resolve()
-    alone = path.parent.name in ("experiments", "") or path.parent == Path.cwd()
-    name = path.stem if alone else f"{path.parent.name}-{path.stem}"
-    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:64].lstrip("._-") or "unnamed"

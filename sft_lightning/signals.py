@@ -1,8 +1,8 @@
-"""SIGTERM and Ctrl-C, from the first line of a command to its last.
+"""SIGTERM, SIGUSR1 and Ctrl-C, from the first line of a command to its last.
 
 While a step is being trained a signal is noted, and the run stops at the step's end with everything saved; a second
 Ctrl-C stops at once. At any other time the command stops where it is. Imports nothing heavy: the handlers stand before
-the imports that take seconds.
+the imports that take seconds. SIGUSR1 is a cluster's word that the node is about to be taken away (see cluster/requeue.py).
 """
 
 import signal
@@ -10,7 +10,7 @@ import time
 from types import FrameType
 from typing import Any
 
-HANDLED = (signal.SIGTERM, signal.SIGINT)
+HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 class Interrupted(BaseException):
@@ -22,7 +22,7 @@ class Interrupted(BaseException):
 
     @property
     def exit_code(self) -> int:
-        """143 after SIGTERM, 130 after Ctrl-C.
+        """143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1.
 
         0 for ranks after the first: launchers kill rank zero, which may be closing the run yet, where one ends with another.
         """

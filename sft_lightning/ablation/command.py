@@ -53,6 +53,9 @@ def make_parser() -> Parser:
     group.add_argument(
         "--sbatch", action="append", default=[], metavar="OPTION", help="Of sbatch: --sbatch=--time=01:00:00."
     )
+    group.add_argument("--profile", help="The cluster's profile, as of submit; see docs/clusters.md.")
+    group.add_argument("--partition", help="Of sbatch.")
+    group.add_argument("--time", help="Wall time of each task of the array until it is saved and requeued.")
     group.add_argument("--workers", type=int, help="Points that run side by side; default one per GPU, else per core.")
     group.add_argument("--threads", type=int, help="CPU threads of each point; default the cores over the workers.")
     group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print the points and what they would cost.")
@@ -170,6 +173,7 @@ def carry_out(sizes: Sizes, given: argparse.Namespace, budget_s: float | None) -
 def submit(engine: Any, given: argparse.Namespace) -> int:
     """The points as a Slurm job array."""
     from sft_lightning.ablation import collect, slurm
+    from sft_lightning.cluster.profile import read_profile
     from sft_lightning.runs.lock import RunLock
 
     engine.plan.check()
@@ -187,7 +191,8 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
                 kept += [f"--{name}", str(getattr(given, name))]
         for module in given.imports:
             kept += ["--import", module]
-        print(slurm.submit(engine, kept, given.sbatch, given.workers or 50))
+        choices = {"partition": given.partition, "time": given.time}
+        print(slurm.submit(engine, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50))
     finally:
         lock.release()
     return 0

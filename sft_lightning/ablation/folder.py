@@ -10,7 +10,7 @@ from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, run_path, write_atomic
 from sft_lightning.runs.lock import RunLock
 
-STOPPED = (130, 143)
+STOPPED = (130, 138, 143)
 """Exit codes of what was asked to stop, and can be gone on with."""
 
 

@@ -46,6 +46,10 @@ class Resolver:
         for layer in layers:
             if layer:
                 arguments += ["--config", yaml.safe_dump(layer, sort_keys=False, allow_unicode=True)]
+        return self.parsed(arguments)
+
+    def parsed(self, arguments: list[str]) -> dict[str, Any]:
+        """Of options as on fit's command line."""
         try:
             settings = self.parser.parse_args(arguments)
         except ArgumentError as error:

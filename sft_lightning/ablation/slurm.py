@@ -1,89 +1,80 @@
 """A study's due points as one Slurm job array, and a job after it that goes on with the study and writes its comparison."""
 
-import os
+import json
 import shlex
 import shutil
-import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from sft_lightning.ablation.engine import Engine
 from sft_lightning.ablation.folder import StudyFolder
 from sft_lightning.ablation.worker import carry_out
+from sft_lightning.cluster.checks import check
+from sft_lightning.cluster.profile import Profile
+from sft_lightning.cluster.sbatch import sbatch
+from sft_lightning.cluster.script import Job, Raw, render
 from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import write_atomic
 
-SCRIPT = """#!/bin/bash
-#SBATCH --job-name={name}
-#SBATCH --output={logs}/slurm-%A_%a.out
-{options}
-# One task for each line of points.txt: a point's id. A point that was begun is gone on with.
-set -eu
-cd {cwd}
-point=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {points})
-exec {python} -m sft_lightning ablate --study_folder {folder} --point "$point"
-"""
-COLLECT = """#!/bin/bash
-#SBATCH --job-name={name}-collect
-#SBATCH --output={logs}/slurm-%j-collect.out
-{options}
-# Goes on with the study: chosen settings' points that are missing, their tests, points.csv, study.json, the page.
-set -eu
-cd {cwd}
-exec {command}
-"""
 
-
-def submit(engine: Engine, command: list[str], options: list[str], limit: int) -> str:
+def submit(
+    engine: Engine, command: list[str], profile: Profile, choices: dict[str, Any], options: list[str], limit: int
+) -> str:
     """Writes both scripts into the study's folder and submits them; returns what to tell the user.
 
     Args:
         engine: The study, whose folder is made.
-        command: The `ablate` command that goes on with the study locally.
-        options: More options of sbatch, such as `--time=01:00:00`.
+        command: The `ablate` command that goes on with the study on its node.
+        profile: The cluster's.
+        choices: Partition, time and the like, which win over the profile.
+        options: More options of sbatch, such as `--gpus-per-node=1`.
         limit: Tasks of the array that run at a time.
     """
     if shutil.which("sbatch") is None:
         raise UserError("--launcher slurm: there is no sbatch here: run this on a login node, or use --launcher local")
     folder = engine.folder
     points = [point for job, point in engine.jobs() if job == "fit"]
+    place = folder.path.resolve() / "slurm"
+    here = [profile.python or sys.executable, "-m", "sft_lightning"]
+    line = f'point=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(place / "points.txt"))})'
+    logs = folder.path.resolve() / "logs"
+    array = Job(
+        name=f"ablate-{engine.study.name}",
+        nodes=1,
+        tasks_per_node=1,
+        gpus_per_node=0,
+        time=choices.get("time") or profile.time,
+        log=str(logs / "slurm-%A_%a.out"),
+        folder=Path.cwd(),
+        root=folder.path.resolve().parent,
+        command=[*here, "ablate", "--study_folder", str(folder.path.resolve()), "--point", Raw('"$point"')],
+        lead_s=profile.lead_s,
+        array=f"0-{len(points) - 1}%{limit}",
+        options=options,
+        before=[line],
+    )
+    whole = replace(array, name=f"{array.name}-collect", log=str(logs / "slurm-%j-collect.out"), array=None, before=[])
+    whole = replace(whole, command=[*here, "ablate", *command])
+    check(array, choices.get("partition") or profile.partition)
     for point in points:
-        engine.folder.plan(engine.points[point])
-    place = folder.path / "slurm"
+        folder.plan(engine.points[point])
     place.mkdir(exist_ok=True)
-    about = {
-        "name": f"ablate-{engine.study.name}",
-        "logs": folder.path.resolve() / "logs",
-        "cwd": shlex.quote(os.getcwd()),
-        "python": shlex.quote(sys.executable),
-        "folder": shlex.quote(str(folder.path.resolve())),
-        "points": shlex.quote(str(place.resolve() / "points.txt")),
-        "options": "\n".join(f"#SBATCH {o}" for o in options),
-    }
     write_atomic(place / "points.txt", "".join(f"{p}\n" for p in points))
-    collect = place / "collect.sbatch"
-    again = shlex.join([sys.executable, "-m", "sft_lightning", "ablate", *command])
-    write_atomic(collect, COLLECT.format(**about, command=again))
-    said = []
-    after: list[str] = []
+    scripts = {name: place / f"{name}.sbatch" for name in ("points", "collect")}
+    for name, job in (("points", array), ("collect", whole)):
+        write_atomic(scripts[name], render(job, profile, choices))
+    said, number = [], None
     if points:
-        array = place / "points.sbatch"
-        write_atomic(array, SCRIPT.format(**about))
-        job = sbatch(f"--array=0-{len(points) - 1}%{limit}", str(array))
-        said.append(f"array   job {job}: {len(points)} points, {limit} at a time")
-        after = [f"--dependency=afterany:{job}"]
-    last = sbatch(*after, str(collect))
+        number = sbatch(str(scripts["points"]))
+        said.append(f"array   job {number}: {len(points)} points, {limit} at a time")
+    last = sbatch(*([f"--dependency=afterany:{number}"] if number else []), str(scripts["collect"]))
     said.append(f"collect job {last}: goes on once the array has ended, and writes {folder.path}")
-    said.append(f"follow: squeue --me; cancel: scancel {last}{' ' + job if points else ''}")
+    said.append(f"follow  squeue --me; sft-lightning study status {folder.path}")
+    said.append(f"stop    scancel {last}{f' {number}' if number else ''}")
+    write_atomic(place / "jobs.json", json.dumps({"array": number, "collect": last, "points": points}) + "\n")
     return "\n".join(said)
-
-
-def sbatch(*arguments: str) -> str:
-    """The id of the job that sbatch made of these arguments; UserError with what it said."""
-    done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(f"--launcher slurm: sbatch refuses: {' '.join(done.stderr.split()) or done.returncode}")
-    return done.stdout.strip().partition(";")[0]
 
 
 def run_point(folder: Path, point: str) -> int:
@@ -91,7 +82,4 @@ def run_point(folder: Path, point: str) -> int:
     study = StudyFolder(folder)
     if not study.config(point).is_file():
         raise UserError(f"--point: {folder} has no point '{point}'")
-    os.environ["SLURM_JOB_NAME"] = "interactive"  # one process: Lightning need not look for ranks in Slurm's variables
-    for name in ("SLURM_PROCID", "SLURM_NTASKS", "SLURM_STEP_ID"):
-        os.environ.pop(name, None)
     return int(carry_out(study, "fit", point)["fit"]["exit"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from sft_lightning import reuse
 from sft_lightning.ablation.folder import STOPPED, StudyFolder
-from sft_lightning.signals import SIGNALS
+from sft_lightning.signals import HANDLED, SIGNALS
 
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
@@ -55,7 +55,7 @@ def as_function(arguments: list[str]) -> int:
 
 def as_command(arguments: list[str]) -> int:
     """The exit code of a command, in a process of its own."""
-    handlers = {s: signal.signal(s, lambda *_: None) for s in (signal.SIGINT, signal.SIGTERM)}  # they are the command's
+    handlers = {s: signal.signal(s, lambda *_: None) for s in HANDLED}  # they are the command's
     try:
         code = subprocess.run([sys.executable, "-m", "sft_lightning", *arguments], check=False).returncode
     finally:
@@ -111,9 +111,9 @@ def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: s
     It ends when its parent does, however that comes.
     """
     SIGNALS.restore()
-    for signum in (signal.SIGINT, signal.SIGTERM):  # between two points there is nothing to save
-        signal.signal(signum, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two points there is nothing to save
+    for signum in (signal.SIGINT, signal.SIGUSR1):  # the parent hears them too, and says what to do
+        signal.signal(signum, signal.SIG_IGN)
     end_with_parent(alive)
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu

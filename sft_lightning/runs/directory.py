@@ -76,6 +76,18 @@ def sweep_run_id() -> str | None:
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
+def experiment_name(arguments: list[str]) -> str:
+    """Folder and file name of the last --config: experiments/digits/distill.yaml is digits-distill."""
+    files = [arguments[i + 1] for i, a in enumerate(arguments[:-1]) if a in ("--config", "-c")]
+    files += [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    if not files:
+        return "unnamed"
+    path = Path(files[-1]).resolve()
+    alone = path.parent.name in ("experiments", "") or path.parent == Path.cwd()
+    name = path.stem if alone else f"{path.parent.name}-{path.stem}"
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in name)[:64].lstrip("._-") or "unnamed"
+
+
 def run_path(root: str | Path, experiment: str, run_id: str | None = None) -> Path:
     """`root/experiment/run_id`."""
     for what, name in (("experiment", experiment), ("run_id", run_id)):

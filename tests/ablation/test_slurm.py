@@ -3,18 +3,13 @@
 import csv
 import json
 import os
-import shutil
-import subprocess
-import time
+import re
 
 import pytest
 
 from sft_lightning.__main__ import main
 from tests.ablation.test_studies import ARMS, write
-
-
-def has_slurm() -> bool:
-    return shutil.which("sbatch") is not None and subprocess.run(["sinfo"], capture_output=True).returncode == 0
+from tests.cluster.conftest import slurm  # noqa: F401  a fixture
 
 
 def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch, capsys):
@@ -30,19 +25,16 @@ def test_a_point_that_is_none_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not has_slurm(), reason="needs a Slurm that answers sinfo")
-def test_an_array_and_its_collecting_job_end_as_the_study_does_here(tmp_path, capsys):
+def test_an_array_and_its_collecting_job_end_as_the_study_does_here(slurm, tmp_path, capsys):  # noqa: F811
     arms = {"plain": ARMS["plain"]}
     for name, launcher in (("here", "local"), ("there", "slurm")):
         file = write(tmp_path / "study.yaml", study=name, arms=arms, seeds=1)
         where = ["--runs_dir", str(tmp_path / "runs"), "--workers", "2", "--threads", "1"]
         assert main(["ablate", "--config", str(file), *where, "--launcher", launcher]) == 0
-    job = capsys.readouterr().out.rpartition("collect job ")[2].partition(":")[0]
-    end = time.monotonic() + 300
-    while time.monotonic() < end:
-        if not subprocess.run(["squeue", "-h", "-j", job], capture_output=True, text=True).stdout.strip():
-            break
-        time.sleep(1)
+    said = capsys.readouterr().out
+    slurm.jobs += re.findall(r"^(?:array  |collect) job (\d+):", said, re.MULTILINE)
+    assert len(slurm.jobs) >= 2, said
+    slurm.wait(slurm.jobs[-1], timeout=500)
     record = tmp_path / "runs" / "there" / "study.json"
     logs = "".join(f.read_text() for f in sorted(record.parent.glob("logs/slurm-*")))
     assert record.is_file(), logs

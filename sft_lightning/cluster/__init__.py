@@ -1,0 +1,1 @@
+"""Slurm: what this process is given, when it must stop, and how it comes back."""

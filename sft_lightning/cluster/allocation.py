@@ -1,0 +1,69 @@
+"""What Slurm gives to this process, told from its environment. Imports nothing heavy: it is asked before anything else."""
+
+import os
+import re
+import subprocess
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """A job, and of its step with several tasks this process."""
+
+    job: str
+    """What scontrol knows it by: `123`, or `120_4` for a task of an array"""
+    restarts: int
+    """How often the job was requeued"""
+    rank: int
+    tasks: int
+    """Of the step; of the job where it was not started by srun"""
+    nodes: int
+    tasks_per_node: int | None
+    """None where nodes have different numbers of tasks"""
+    by_srun: bool
+
+
+def allocation() -> Allocation | None:
+    """Of the Slurm job that this process runs in; None outside."""
+    given = os.environ
+    if "SLURM_JOB_ID" not in given:
+        return None
+    array = given.get("SLURM_ARRAY_JOB_ID")
+    by_srun = given.get("SLURM_STEP_ID", "").isdigit()
+    of = "STEP_NUM_" if by_srun and "SLURM_STEP_NUM_TASKS" in given else ""
+    nodes = given.get(f"SLURM_{of}NODES" if of else "SLURM_NNODES", "1")
+    per_node = re.fullmatch(r"(\d+)(\(x\d+\))?", given.get(f"SLURM_{'STEP_' if of else ''}TASKS_PER_NODE", "1"))
+    return Allocation(
+        job=f"{array}_{given['SLURM_ARRAY_TASK_ID']}" if array else given["SLURM_JOB_ID"],
+        restarts=number(given.get("SLURM_RESTART_COUNT")),
+        rank=number(given.get("SLURM_PROCID")),
+        tasks=number(given.get(f"SLURM_{of}TASKS" if of else "SLURM_NTASKS"), 1),
+        nodes=number(nodes, 1),
+        tasks_per_node=int(per_node[1]) if per_node else None,
+        by_srun=by_srun,
+    )
+
+
+def number(text: str | None, default: int = 0) -> int:
+    """A whole number from the environment."""
+    return int(text) if text is not None and text.isdigit() else default
+
+
+def scontrol(*arguments: str) -> subprocess.CompletedProcess[str] | None:
+    """What scontrol answers; None where there is none on this node, or no controller."""
+    try:
+        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+
+
+def ends(job: str) -> float | None:
+    """When the job's time is up, in seconds since 1970; None where it has no limit, or nobody says."""
+    if (given := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        return float(given)
+    answer = scontrol("show", "job", "-o", job)
+    found = re.search(r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", answer.stdout) if answer is not None else None
+    if answer is None or answer.returncode or found is None:
+        return None
+    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S"))

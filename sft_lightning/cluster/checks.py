@@ -1,0 +1,119 @@
+"""What would fail hours later, after the wait in the queue, said before the job is submitted."""
+
+import os
+import re
+import socket
+import subprocess
+from pathlib import Path
+
+from sft_lightning.cluster.allocation import scontrol
+from sft_lightning.cluster.script import Job
+from sft_lightning.cluster.wall_time import parse_time, written
+from sft_lightning.errors import UserError, nearest
+
+START_UP = 60
+"""Seconds that imports, data and the network take before the first step, at least"""
+LOCAL = ("tmpfs", "ramfs", "devtmpfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs")
+"""File systems that one machine has for itself"""
+
+
+def check(job: Job, partition: str | None) -> None:
+    """Raises UserError for a job that could not run, with what to change."""
+    if job.name in ("bash", "interactive"):
+        raise UserError(f"--job-name: Lightning takes a job called '{job.name}' for one process: give it another name")
+    check_options(job)
+    if job.time is not None:
+        least = START_UP + job.lead_s + 60
+        if parse_time(job.time) < least:
+            raise UserError(
+                f"--time: {job.time} is shorter than starting up ({START_UP} s), a minute's work and the {job.lead_s} s at the "
+                f"end that are for saving: ask for {written(least)} or more, or set --lead"
+            )
+    check_partition(job, partition)
+    if job.nodes > 1:
+        check_shared(job.root, partition)
+
+
+def check_options(job: Job) -> None:
+    """Options of sbatch that do not go with one process for each GPU."""
+    for option in job.options:
+        name = option.lstrip("-").partition("=")[0]
+        if name in ("gpus-per-task", "gpu-bind"):
+            raise UserError(f"--sbatch={option}: it hides a node's other GPUs from each rank: use --gpus-per-node")
+        if name in ("ntasks", "n", "ntasks-per-node"):
+            raise UserError(
+                f"--sbatch={option}: Trainer needs as many tasks on each node: use --nodes with --gpus-per-node, or "
+                "--tasks-per-node without GPUs"
+            )
+        if name in ("signal", "requeue", "no-requeue", "open-mode"):
+            raise UserError(f"--sbatch={option}: the run's stop and return rest on it: use --lead and --max-requeues")
+
+
+def check_partition(job: Job, partition: str | None) -> None:
+    """That there is such a partition, and that it lets a job run for so long on so many nodes."""
+    found = partitions()
+    if not found:
+        return  # no controller to ask: sbatch will say so
+    if partition is not None and partition not in found:
+        raise UserError(
+            f"--partition: there is no '{partition}'{nearest(partition, found)}; there are {', '.join(found)}"
+        )
+    name = partition or next((n for n, about in found.items() if about.get("Default") == "YES"), None)
+    if name is None:
+        raise UserError(f"--partition: this cluster has no default: choose among {', '.join(found)}")
+    limit = found[name].get("MaxTime", "UNLIMITED")
+    if job.time is not None and re.match(r"\d", limit) and parse_time(job.time) > parse_time(limit):
+        others = [n for n, about in found.items() if not re.match(r"\d", about.get("MaxTime", ""))]
+        raise UserError(
+            f"--time: {job.time} is more than the {limit} of partition {name}, where it would wait for ever: ask for less"
+            + (f", or --partition {others[0]}" if others else "")
+        )
+    total = found[name].get("TotalNodes", "")
+    if total.isdigit() and job.nodes > int(total):
+        raise UserError(f"--nodes: partition {name} has {total} nodes, not {job.nodes}")
+
+
+def partitions() -> dict[str, dict[str, str]]:
+    """Each partition as scontrol describes it; empty where it does not answer."""
+    answer = scontrol("show", "partition", "-o")
+    if answer is None or answer.returncode:
+        return {}
+    described = [dict(re.findall(r"(\w+)=(\S*)", line)) for line in answer.stdout.splitlines()]
+    return {about["PartitionName"]: about for about in described if "PartitionName" in about}
+
+
+def check_shared(root: Path, partition: str | None) -> None:
+    """That a folder for several nodes is none that each has for itself; the job checks it once more where it runs."""
+    if all_nodes_are_here():
+        return
+    kind = file_system(root)
+    private = [p for p in ("/tmp", "/var/tmp", "/dev/shm", os.environ.get("TMPDIR", "")) if p]
+    inside = next((p for p in private if root.is_relative_to(p)), None)
+    if inside is not None or kind in LOCAL:
+        why = (
+            f"{inside} is each node's own"
+            if inside is not None
+            else f"it lies on {kind}, which this machine has for itself"
+        )
+        raise UserError(
+            f"--runs_dir: {root} is not shared between nodes: {why}; choose a folder on the shared file system"
+        )
+
+
+def all_nodes_are_here() -> bool:
+    """Whether every node of the cluster is this machine."""
+    answer = scontrol("show", "node", "-o")
+    if answer is None or answer.returncode:
+        return False
+    hosts = set(re.findall(r"NodeHostName=(\S+)", answer.stdout))
+    addresses = set(re.findall(r"NodeAddr=(\S+)", answer.stdout))
+    return hosts <= {socket.gethostname()} or addresses <= {"127.0.0.1", "localhost"}
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that a path, or its nearest parent that is there, lies on."""
+    while not path.exists():
+        path = path.parent
+    done = subprocess.run(["stat", "-f", "-c", "%T", str(path)], capture_output=True, text=True, check=False)
+    kind = done.stdout.strip().partition("/")[0]
+    return "overlay" if kind == "overlayfs" else kind or "unknown"

@@ -1,0 +1,114 @@
+"""From the options of `submit` to the job, and what fit would say of it."""
+
+import argparse
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.ablation.overlay import full
+from sft_lightning.cluster.profile import Profile
+from sft_lightning.cluster.script import Job, Raw
+from sft_lightning.errors import UserError
+from sft_lightning.runs.directory import RunDirectory, experiment_name, make_run_id, run_path
+
+
+def place(given: argparse.Namespace) -> RunDirectory:
+    """Where the run will lie; for an array without the number."""
+    if given.resume is not None:
+        if given.array is not None:
+            raise UserError("--array: a run that is resumed is one: leave --array out")
+        for needed in ("config.yaml", "run.json"):
+            if not (given.resume / needed).is_file():
+                raise UserError(f"--resume: {given.resume} is no run: it has no {needed}")
+        return RunDirectory(given.resume.resolve())
+    if not given.config.is_file():
+        raise UserError(f"--config: no file {given.config}")
+    root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
+    experiment = given.experiment or experiment_name(["--config", str(given.config)])
+    path = run_path(Path(root).resolve(), experiment, given.run_id or make_run_id())
+    if path.exists():
+        raise UserError(f"--run_id: {path} exists; choose another, or go on with it by submit --resume {path}")
+    return RunDirectory(path)
+
+
+def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], where: RunDirectory) -> Job:
+    """The job that the options ask for."""
+    if given.gpus_per_node and given.tasks_per_node not in (None, given.gpus_per_node):
+        raise UserError(
+            f"--tasks-per-node: each GPU has one process: {given.gpus_per_node} GPUs are as many tasks: leave it out"
+        )
+    tasks = given.gpus_per_node or given.tasks_per_node or 1
+    root = where.path.parent.parent
+    command: list[str] = [profile.python or sys.executable, "-m", "sft_lightning", "fit"]
+    if given.resume is not None:
+        command += ["--resume", str(where.path)]
+    else:
+        number = "-$SLURM_ARRAY_TASK_ID" if given.array is not None else ""
+        run_id = Raw(f'"{where.run_id}{number}"') if number else where.run_id
+        command += ["--config", str(given.config.resolve()), "--runs_dir", str(root), "--experiment", where.experiment]
+        command += ["--run_id", run_id, "--ckpt_path", "last"]
+    for option in theirs:
+        if "{task}" in option:
+            if given.array is None:
+                raise UserError(
+                    f"submit: '{option}' asks for the number of a run in an array: add --array, such as 0-4"
+                )
+            option = Raw('"' + shlex.quote(option)[1:-1].replace("{task}", "$SLURM_ARRAY_TASK_ID") + '"')
+        command.append(option)
+    staged = []
+    for i, option in enumerate(given.stage_data):
+        key, is_given, source = option.partition("=")
+        if not is_given or not Path(source).expanduser().exists():
+            raise UserError(f"--stage-data: '{option}' must be KEY=PATH of a file or folder that is there")
+        if profile.scratch is None:
+            raise UserError(
+                "--stage-data: the profile has no scratch: say where a node's own disk is, such as scratch: $TMPDIR"
+            )
+        name = f"{i}-{Path(source).name}"
+        staged.append((str(Path(source).expanduser().resolve()), name))
+        command += [f"--{full(key)}", Raw(f'"$scratch/{name}"')]
+    logs = root / "slurm"
+    return Job(
+        name=given.job_name or where.experiment,
+        nodes=given.nodes,
+        tasks_per_node=tasks,
+        gpus_per_node=given.gpus_per_node,
+        time=given.time or profile.time,
+        log=str(logs / (f"{where.run_id}-%A_%a.out" if given.array else f"{where.run_id}-%j.out")),
+        folder=Path.cwd(),
+        root=root,
+        command=command,
+        lead_s=given.lead or profile.lead_s,
+        array=given.array,
+        max_requeues=given.max_requeues,
+        staged=staged,
+        options=given.sbatch,
+    )
+
+
+def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
+    """That fit would take the experiment and the options, and that its global batch divides among the ranks."""
+    from sft_lightning.ablation.resolve import Resolver
+    from sft_lightning.cli import underscored
+    from sft_lightning.config_files import check_yaml
+
+    file = given.config if given.config is not None else given.resume / "config.yaml"
+    check_yaml(file)
+    config = Resolver().parsed(["--config", str(file), *(underscored(o.replace("{task}", "0")) for o in theirs)])
+    trainer: dict[str, Any] = config.get("trainer", {})
+    if trainer.get("num_nodes") not in (None, 1, job.nodes):
+        raise UserError(f"trainer.num_nodes: {trainer['num_nodes']}, and --nodes is {job.nodes}: leave the first out")
+    devices = trainer.get("devices")
+    count = len(devices) if isinstance(devices, list) else devices
+    if str(count) not in ("None", "auto", "-1", str(job.tasks_per_node)):
+        raise UserError(f"trainer.devices: {devices}, and each node has {job.tasks_per_node} tasks: leave it out")
+    ranks = job.nodes * job.tasks_per_node
+    batch, micro = config["data"]["init_args"].get("batch_size"), trainer.get("accumulate_grad_batches") or 1
+    if isinstance(batch, int) and batch % (ranks * micro):
+        raise UserError(
+            f"data.batch_size: {batch} is the whole optimizer step's and does not divide among {ranks} ranks"
+            + (f" × {micro} micro-batches" if micro > 1 else "")
+            + f": choose a multiple of {ranks * micro}"
+        )

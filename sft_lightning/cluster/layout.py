@@ -1,0 +1,73 @@
+"""Trainer's `devices` and `num_nodes` follow from what Slurm gave; what does not fit is said before anything hangs."""
+
+import os
+from typing import Any
+
+from sft_lightning.cluster.allocation import Allocation, allocation
+from sft_lightning.errors import UserError
+
+
+def follow(given: Any) -> dict[str, Any]:
+    """Arguments of Trainer that a Slurm job settles; none outside a job.
+
+    Args:
+        given: `trainer` of the config.
+    """
+    job = allocation()
+    if job is None or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun says how many processes there are
+        return {}
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    check(job, given.get("devices"), given.get("num_nodes"))
+    if job.tasks == 1:  # whatever the job is called, and in each process where Lightning starts several
+        return {"plugins": [LightningEnvironment()]}
+    plugin = SLURMEnvironment(auto_requeue=False)  # cluster/requeue.py does that
+    return {"devices": job.tasks_per_node, "num_nodes": job.nodes, "plugins": [plugin]}
+
+
+def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
+    """Raises UserError where the job's tasks and what the config asks for are at odds."""
+    if job.tasks == 1:
+        if num_nodes not in (None, 1):
+            raise UserError(f"trainer.num_nodes: {num_nodes}, and the Slurm job has one task: add --nodes={num_nodes}")
+        return
+    if not job.by_srun:
+        raise UserError(
+            f"Slurm: the job has {job.tasks} tasks, and this process was not started by srun, so the others would never come: "
+            "write srun in front of the command, or ask for --ntasks=1"
+        )
+    if job.tasks_per_node is None or job.tasks_per_node * job.nodes != job.tasks:
+        raise UserError(
+            f"Slurm: {job.tasks} tasks on {job.nodes} nodes are not the same number on each: ask for --ntasks-per-node in "
+            "place of --ntasks"
+        )
+    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        raise UserError(
+            f"Slurm: Lightning takes a job called '{os.environ['SLURM_JOB_NAME']}' for one process: give it another "
+            "--job-name"
+        )
+    if num_nodes not in (None, 1, job.nodes):
+        raise UserError(f"trainer.num_nodes: {num_nodes}, and Slurm gave {job.nodes} nodes: leave it out")
+    count = len(devices) if isinstance(devices, list) else devices
+    if str(count) not in ("None", "auto", "-1", str(job.tasks_per_node)):
+        raise UserError(
+            f"trainer.devices: {devices}, and Slurm gave {job.tasks_per_node} tasks on each node: leave it out, or ask for "
+            f"--ntasks-per-node={count}"
+        )
+    check_gpus(job)
+
+
+def check_gpus(job: Allocation) -> None:
+    """Raises UserError where GPUs were hidden from ranks, or are fewer than they: each rank must see its node's."""
+    if "SLURM_GPUS_PER_TASK" in os.environ or "SLURM_GPU_BIND" in os.environ:
+        raise UserError(
+            f"Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for "
+            f"--gpus-per-node={job.tasks_per_node} (or --gres=gpu:{job.tasks_per_node}) and "
+            f"--ntasks-per-node={job.tasks_per_node}"
+        )
+    seen = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
+    if seen and job.tasks_per_node is not None and len(seen) < job.tasks_per_node:
+        raise UserError(
+            f"Slurm: {job.tasks_per_node} tasks on each node and {len(seen)} GPUs: ask for as many GPUs as tasks"
+        )

@@ -1,0 +1,115 @@
+"""How a cluster wants its jobs: one YAML file for each, chosen by `--profile`."""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sft_lightning.errors import UserError, nearest
+
+USERS = "~/.config/sft-lightning"
+"""The user's own profiles; they win over those in slurm/profiles beside the experiments."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What is the same for all jobs on a cluster. Command-line options win."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: str | None = None
+    """Wall time, as Slurm writes it: 04:00:00, 2-00, 30"""
+    cpus_per_task: int | None = None
+    mem: str | None = None
+    """Memory of each node, such as 64G"""
+    gpus: str = "gpus-per-node"
+    """How GPUs are asked for: gpus-per-node, or gres (gres=gpu:N)"""
+    gpu_type: str | None = None
+    lead_s: int = 180
+    """Seconds before the end at which Slurm sends SIGUSR1, and the run stops, is saved and requeued"""
+    modules: list[str] = field(default_factory=list)
+    """For `module load`"""
+    setup: list[str] = field(default_factory=list)
+    """Shell lines before the command, such as `source ~/venv/bin/activate`"""
+    container: str | None = None
+    """What the command runs in, such as `apptainer exec --nv image.sif`"""
+    python: str | None = None
+    """The Python of the nodes or of the container; default the one that submits"""
+    scratch: str | None = None
+    """Node-local folder for `--stage-data`, such as $TMPDIR or /scratch/$USER"""
+    env: dict[str, str] = field(default_factory=dict)
+    """Environment variables, none of them a secret"""
+    network: bool = True
+    """Whether nodes reach the network; where not, W&B records offline"""
+    sync_partition: str | None = None
+    """Where `--sync` runs `wandb sync`: a partition whose nodes reach the network"""
+    sbatch: list[str] = field(default_factory=list)
+    """More options of sbatch"""
+
+
+def read_profile(name: str | None) -> Profile:
+    """A profile by name or path; without one the user's `default`, where there is one, else an empty one."""
+    file = find(name or "default")
+    if file is None:
+        if name is None:
+            return Profile()
+        known = sorted({f.stem for folder in folders() for f in folder.glob("*.yaml")})
+        raise UserError(
+            f"--profile: no file '{name}', nor {USERS}/{name}.yaml or slurm/profiles/{name}.yaml{nearest(name, known)}"
+            + (f"; there are {', '.join(known)}" if known else "")
+        )
+    return made(file)
+
+
+def folders() -> list[Path]:
+    """Where profiles are looked for, in this order."""
+    return [Path(USERS).expanduser(), Path("slurm/profiles")]
+
+
+def find(name: str) -> Path | None:
+    """The file of a profile."""
+    if name.endswith((".yaml", ".yml")):
+        return Path(name).expanduser() if Path(name).expanduser().is_file() else None
+    return next((f / f"{name}.yaml" for f in folders() if (f / f"{name}.yaml").is_file()), None)
+
+
+def made(file: Path) -> Profile:
+    """The profile in a file; UserError for what is none."""
+    try:
+        content: Any = yaml.safe_load(file.read_text()) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--profile: {file} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--profile: {file} must be a mapping, such as partition: gpu")
+    types = {f.name: f.type for f in fields(Profile)}
+    for key, value in content.items():
+        if key not in types:
+            raise UserError(
+                f"--profile: {file}: no key '{key}'{nearest(str(key), types)}; there are {', '.join(types)}"
+            )
+        if (wrong := misfit(key, value)) is not None:
+            raise UserError(f"--profile: {file}: {key}: must be {wrong}, not {value!r}")
+    if "env" in content:
+        content["env"] = {str(name): str(value) for name, value in content["env"].items()}
+    return Profile(**content)
+
+
+def misfit(key: str, value: Any) -> str | None:
+    """What a key's value must be where it is something else."""
+    if key in ("modules", "setup", "sbatch"):
+        fine = isinstance(value, list) and all(isinstance(v, str) for v in value)
+        return None if fine else "a list of texts"
+    if key == "env":
+        return None if isinstance(value, dict) else "a mapping of names to values"
+    if key in ("cpus_per_task", "lead_s"):
+        return (
+            None if isinstance(value, int) and not isinstance(value, bool) and value > 0 else "a whole number above 0"
+        )
+    if key == "network":
+        return None if isinstance(value, bool) else "true or false"
+    if key == "gpus":
+        return None if value in ("gpus-per-node", "gres") else "gpus-per-node or gres"
+    return None if value is None or isinstance(value, str) else "a text: put it in quotes"

@@ -1,0 +1,16 @@
+"""Submitting: what sbatch answers."""
+
+import subprocess
+
+from sft_lightning.errors import UserError
+
+
+def sbatch(*arguments: str) -> str:
+    """The id of the job that sbatch made; UserError with what it said."""
+    try:
+        done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise UserError("submit: there is no sbatch here: run this on a login node, or look at --dry-run") from None
+    if done.returncode:
+        raise UserError(f"submit: sbatch refuses: {' '.join(done.stderr.split()) or done.returncode}")
+    return done.stdout.strip().partition(";")[0]

@@ -1,0 +1,109 @@
+"""From what a job needs to its sbatch script."""
+
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from sft_lightning.cluster.profile import Profile
+
+TEMPLATE = Path(__file__).parents[1] / "assets" / "slurm" / "fit.sbatch.j2"
+
+
+class Raw(str):
+    """A word that the shell of the job expands: written as it is, with its quotes."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job of one run, or an array of them."""
+
+    name: str
+    nodes: int
+    tasks_per_node: int
+    gpus_per_node: int
+    time: str | None
+    """Wall time, in Slurm's words; None for the partition's"""
+    log: str
+    """Slurm's file name pattern"""
+    folder: Path
+    """Where the command is carried out"""
+    root: Path
+    """runs_dir"""
+    command: list[str]
+    """Words of the command"""
+    lead_s: int
+    array: str | None = None
+    max_requeues: int | None = None
+    staged: list[tuple[str, str]] = field(default_factory=list)
+    """(source, name on the node) of data to copy"""
+    options: list[str] = field(default_factory=list)
+    """More options of sbatch"""
+    before: list[str] = field(default_factory=list)
+    """Shell lines before the command"""
+
+
+def options(job: Job, profile: Profile, given: dict[str, str | int | None]) -> list[str]:
+    """Of sbatch, without dashes; what was given on the command line wins over the profile."""
+    gpus = None
+    if job.gpus_per_node:
+        kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
+        gpus = (
+            f"gres=gpu:{kind}{job.gpus_per_node}"
+            if profile.gpus == "gres"
+            else f"gpus-per-node={kind}{job.gpus_per_node}"
+        )
+    named: dict[str, str | int | None] = {
+        "job-name": job.name,
+        "nodes": job.nodes,
+        "ntasks-per-node": job.tasks_per_node,
+        **{name: given.get(name) or getattr(profile, name.replace("-", "_")) for name in CHOICES},
+        "time": job.time,
+        "array": job.array,
+        "output": job.log,
+        "open-mode": "append",
+        "signal": f"USR1@{job.lead_s}",
+    }
+    made = [f"{name}={value}" for name, value in named.items() if value is not None]
+    return [*made, *([gpus] if gpus else []), "requeue", *profile.sbatch, *job.options]
+
+
+CHOICES = ("partition", "account", "qos", "constraint", "cpus-per-task", "mem")
+
+
+def render(job: Job, profile: Profile, given: dict[str, str | int | None]) -> str:
+    """The script."""
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters["quote"] = lambda value: shlex.quote(str(value))
+    template = environment.from_string(TEMPLATE.read_text())
+    words = [w if isinstance(w, Raw) else shlex.quote(w) for w in job.command]
+    return template.render(
+        options=[o.removeprefix("--") for o in options(job, profile, given)],
+        modules=profile.modules,
+        setup=[*profile.setup, *job.before],
+        env=profile.env,
+        network=profile.network,
+        container=profile.container,
+        scratch=profile.scratch,
+        cpus=given.get("cpus-per-task") or profile.cpus_per_task,
+        lead_s=max(30, job.lead_s - 60),
+        max_requeues=job.max_requeues,
+        nodes=job.nodes,
+        root=job.root,
+        folder=job.folder,
+        staged=job.staged,
+        command=" \\\n  ".join(lines(words)),
+        job="${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}" if job.array else "$SLURM_JOB_ID",
+    )
+
+
+def lines(words: list[str]) -> list[str]:
+    """Words in lines, an option with its value in one."""
+    found = [" ".join(words[:4])]
+    for word in words[4:]:
+        if word.startswith("--") or not found[-1].startswith("--"):
+            found.append(word)
+        else:
+            found[-1] += f" {word}"
+    return found

@@ -1,0 +1,145 @@
+"""Trainer's devices and nodes follow from the job; what is at odds with it is said, and what to do."""
+
+from typing import Any
+
+import pytest
+from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
+
+from sft_lightning.cluster.allocation import Allocation
+from sft_lightning.cluster.layout import check, follow
+from sft_lightning.errors import UserError
+from tests.cluster.environments import ONE, STEP
+from tests.cluster.test_allocation import given
+
+
+def of(**about: Any) -> Allocation:
+    """Two nodes with four tasks each, started by srun, but for what is said otherwise."""
+    usual = {"job": "5", "restarts": 0, "rank": 0, "tasks": 8, "nodes": 2, "tasks_per_node": 4, "by_srun": True}
+    return Allocation(**{**usual, **about})
+
+
+ALONE = {"tasks": 1, "nodes": 1, "tasks_per_node": 1, "by_srun": False}
+
+
+# ---- what follows ----
+
+
+def test_outside_a_job_nothing_follows(outside: pytest.MonkeyPatch) -> None:
+    assert follow({"devices": 4, "num_nodes": 3}) == {}
+
+
+def test_several_tasks_are_lightnings_ranks_and_lightning_does_not_requeue(outside: pytest.MonkeyPatch) -> None:
+    given(outside, STEP)
+    arguments = follow({"devices": "auto", "num_nodes": 1})
+    (plugin,) = arguments.pop("plugins")
+    assert arguments == {"devices": 1, "num_nodes": 2}
+    assert isinstance(plugin, SLURMEnvironment)
+    assert not plugin.auto_requeue, "Lightning's handler would save and requeue beside ours"
+
+
+@pytest.mark.parametrize("name", ["fit", "bash", "interactive"])
+def test_one_task_is_one_process_whatever_the_job_is_called(outside: pytest.MonkeyPatch, name: str) -> None:
+    given(outside, ONE, SLURM_JOB_NAME=name)
+    arguments = follow({"devices": "auto"})
+    (plugin,) = arguments.pop("plugins")
+    assert arguments == {}, "how many GPUs one process uses is the config's to say"
+    assert isinstance(plugin, LightningEnvironment)
+
+
+def test_processes_that_lightning_started_in_one_task_are_still_lightnings(outside: pytest.MonkeyPatch) -> None:
+    """Left to itself, it takes each of them for the first of a Slurm job's one rank, and they fight for a port."""
+    given(outside, ONE, LOCAL_RANK="1", NODE_RANK="0", WORLD_SIZE="2")
+    (plugin,) = follow({"devices": 2})["plugins"]
+    assert isinstance(plugin, LightningEnvironment)
+
+
+@pytest.mark.parametrize("by", [ONE, STEP], ids=["in a job of one task", "by srun, once on each node"])
+def test_processes_that_torchrun_started_find_each_other_by_themselves(
+    outside: pytest.MonkeyPatch, by: dict[str, str]
+) -> None:
+    given(outside, by, TORCHELASTIC_RUN_ID="none", LOCAL_RANK="1", RANK="1", WORLD_SIZE="8")
+    assert follow({"devices": 4, "num_nodes": 2}) == {}
+
+
+# ---- what fits ----
+
+
+@pytest.mark.parametrize("devices", [None, "auto", -1, "-1", 4, "4", [0, 1, 2, 3]])
+@pytest.mark.parametrize("num_nodes", [None, 1, 2])
+def test_what_the_config_leaves_open_or_says_rightly_fits(
+    outside: pytest.MonkeyPatch, devices: Any, num_nodes: int | None
+) -> None:
+    given(outside, CUDA_VISIBLE_DEVICES="0,1,2,3", SLURM_JOB_NAME="fit")
+    check(of(), devices, num_nodes)
+
+
+def test_one_task_may_use_several_devices(outside: pytest.MonkeyPatch) -> None:
+    check(of(**ALONE), 8, 1)
+
+
+def test_tasks_without_gpus_fit(outside: pytest.MonkeyPatch) -> None:
+    given(outside, CUDA_VISIBLE_DEVICES="")
+    check(of(), None, None)
+
+
+# ---- what does not ----
+
+
+MISMATCHES = {
+    "the config wants nodes that the job has not": (
+        ALONE, {}, (None, 4),
+        "trainer.num_nodes: 4, and the Slurm job has one task: add --nodes=4",
+    ),
+    "the command stands in the script without srun": (
+        {"by_srun": False}, {}, (None, None),
+        "Slurm: the job has 8 tasks, and this process was not started by srun, so the others would never come: write srun in "
+        "front of the command, or ask for --ntasks=1",
+    ),
+    "nodes have different numbers of tasks": (
+        {"tasks": 3, "tasks_per_node": None}, {}, (None, None),
+        "Slurm: 3 tasks on 2 nodes are not the same number on each: ask for --ntasks-per-node in place of --ntasks",
+    ),
+    "the job is called bash": (
+        {}, {"SLURM_JOB_NAME": "bash"}, (None, None),
+        "Slurm: Lightning takes a job called 'bash' for one process: give it another --job-name",
+    ),
+    "the job is called interactive": (
+        {}, {"SLURM_JOB_NAME": "interactive"}, (None, None),
+        "Slurm: Lightning takes a job called 'interactive' for one process: give it another --job-name",
+    ),
+    "another number of nodes": (
+        {}, {}, (None, 3),
+        "trainer.num_nodes: 3, and Slurm gave 2 nodes: leave it out",
+    ),
+    "another number of devices": (
+        {}, {}, (2, None),
+        "trainer.devices: 2, and Slurm gave 4 tasks on each node: leave it out, or ask for --ntasks-per-node=2",
+    ),
+    "another list of devices": (
+        {}, {}, ([0, 1], None),
+        "trainer.devices: [0, 1], and Slurm gave 4 tasks on each node: leave it out, or ask for --ntasks-per-node=2",
+    ),
+    "GPUs are given to tasks one by one": (
+        {}, {"SLURM_GPUS_PER_TASK": "1"}, (None, None),
+        "Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for --gpus-per-node=4 (or "
+        "--gres=gpu:4) and --ntasks-per-node=4",
+    ),
+    "GPUs are bound to tasks": (
+        {}, {"SLURM_GPU_BIND": "single:1"}, (None, None),
+        "Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for --gpus-per-node=4 (or "
+        "--gres=gpu:4) and --ntasks-per-node=4",
+    ),
+    "fewer GPUs than tasks": (
+        {}, {"CUDA_VISIBLE_DEVICES": "0,1"}, (None, None),
+        "Slurm: 4 tasks on each node and 2 GPUs: ask for as many GPUs as tasks",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", MISMATCHES)
+def test_a_mismatch_is_said_with_its_remedy(outside: pytest.MonkeyPatch, case: str) -> None:
+    job, environment, (devices, num_nodes), message = MISMATCHES[case]
+    given(outside, environment)
+    with pytest.raises(UserError) as refusal:
+        check(of(**job), devices, num_nodes)
+    assert str(refusal.value) == message

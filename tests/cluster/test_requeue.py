@@ -1,0 +1,378 @@
+"""A preempted run asks to come back. Slurm is not needed here: scontrol and scancel are stand-ins that note what is asked."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+import yaml
+
+from sft_lightning.cluster.allocation import Allocation
+from sft_lightning.cluster.requeue import ASK_AGAIN, PREEMPTED, come_back, requeues, run_of, watch_the_clock
+from tests.cluster.conftest import ROOT, StandIn
+from tests.cluster.environments import BATCH, ONE, STEP
+from tests.cluster.test_allocation import given
+from tests.survival.conftest import zygote  # noqa: F401  a fixture
+from tests.survival.snapshots import difference, outcome
+from tests.survival.zygote import Zygote
+
+JOB = Allocation(job="7", restarts=0, rank=0, tasks=1, nodes=1, tasks_per_node=1, by_srun=True)
+
+
+def record(run: Path, **content: Any) -> list[str]:
+    """Writes run.json as an interrupted fit leaves it; returns the command that names the run."""
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "run.json").write_text(json.dumps({"schema": 1, "metrics": {}, "status": "interrupted", **content}))
+    return ["fit", "--resume", str(run)]
+
+
+# ---- which run ----
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "fit --resume runs/e/r",
+        "fit --resume=runs/e/r --trainer.max_epochs 3",
+        "fit --config e.yaml --experiment e --run_id r --ckpt_path last",
+        "fit --experiment=e --run_id=r",
+        "fit --experiment=e --run-id r",
+        "fit --runs_dir runs --experiment e --run_id r",
+        "fit --runs-dir=runs --run_id r --experiment=e",
+        "ablate --study_folder runs/e --point r",
+        "ablate --study-folder=runs/e --point=r",
+    ],
+)
+def test_a_command_line_names_its_run(outside: pytest.MonkeyPatch, arguments: str) -> None:
+    assert run_of(arguments.split()) == Path("runs/e/r")
+
+
+def test_runs_lie_where_the_environment_says(outside: pytest.MonkeyPatch) -> None:
+    given(outside, SFT_RUNS_DIR="/scratch/runs", HOME="/home/me")
+    named = ["--experiment", "e", "--run_id", "r"]
+    assert run_of(["fit", *named]) == Path("/scratch/runs/e/r")
+    assert run_of(["fit", "--runs_dir", "~/here", *named]) == Path("/home/me/here/e/r")
+    assert run_of(["fit", "--resume", "~/runs/e/r"]) == Path("/home/me/runs/e/r")
+
+
+@pytest.mark.parametrize("arguments", ["fit --config e.yaml", "fit --experiment e", "fit --run_id r", "--help", ""])
+def test_a_command_line_that_names_no_run_has_none(outside: pytest.MonkeyPatch, arguments: str) -> None:
+    assert run_of(arguments.split()) is None
+
+
+# ---- who asks, and when ----
+
+
+def test_a_preempted_job_is_requeued_and_the_runs_record_says_so(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE)
+    run = tmp_path / "run"
+    assert come_back(PREEMPTED, record(run, steps=20)) == PREEMPTED
+    assert scontrol.asked == ["requeue 7"]
+    assert "saved; job 7 is requeued" in capsys.readouterr().out
+    assert json.loads((run / "run.json").read_text())["requeues"] == {"count": 1, "steps": [20], "job": "7"}
+
+
+def test_each_requeue_is_counted(outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for start, step in enumerate((20, 31, 58)):
+        given(outside, ONE, SLURM_RESTART_COUNT=str(start))
+        held = json.loads((run / "run.json").read_text()) if start else {}
+        assert come_back(PREEMPTED, record(run, **{**held, "steps": step})) == PREEMPTED
+    assert json.loads((run / "run.json").read_text())["requeues"] == {"count": 3, "steps": [20, 31, 58], "job": "7"}
+
+
+def test_a_requeue_before_there_was_a_record_is_counted_by_the_next(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path
+) -> None:
+    given(outside, ONE)
+    run = tmp_path / "run"
+    assert come_back(PREEMPTED, ["fit", "--resume", str(run)]) == PREEMPTED
+    assert not run.exists(), "a record was made up for a run that had not begun"
+    given(outside, ONE, SLURM_RESTART_COUNT="1")
+    assert come_back(PREEMPTED, record(run, steps=20)) == PREEMPTED
+    assert json.loads((run / "run.json").read_text())["requeues"] == {"count": 2, "steps": [20], "job": "7"}
+
+
+def test_a_task_of_an_array_asks_for_itself_alone(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    given(outside, ONE, SLURM_JOB_ID="124", SLURM_ARRAY_JOB_ID="120", SLURM_ARRAY_TASK_ID="4")
+    assert come_back(PREEMPTED, ["fit"]) == PREEMPTED
+    assert scontrol.asked == ["requeue 120_4"]
+
+
+@pytest.mark.parametrize("launched", [{"LOCAL_RANK": "1"}, {"RANK": "3", "LOCAL_RANK": "0"}])
+def test_of_processes_that_one_task_started_only_the_first_asks(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, launched: dict[str, str]
+) -> None:
+    given(outside, ONE, launched)
+    assert come_back(PREEMPTED, ["fit"]) == 0
+    assert not scontrol.asked, "Lightning's or torchrun's other processes asked too"
+
+
+def test_only_the_first_rank_asks(outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path) -> None:
+    given(outside, STEP)  # of rank 1
+    run = tmp_path / "run"
+    assert come_back(PREEMPTED, record(run, steps=20)) == 0
+    assert not scontrol.asked, "the job was requeued while the first rank may be writing"
+    assert "requeues" not in json.loads((run / "run.json").read_text())
+    given(outside, SLURM_PROCID="0")
+    assert come_back(PREEMPTED, record(run, steps=20)) == PREEMPTED
+    assert scontrol.asked == ["requeue 1"]
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 130, 143])
+def test_a_command_that_ended_otherwise_is_over(outside: pytest.MonkeyPatch, scontrol: StandIn, code: int) -> None:
+    given(outside, ONE)
+    assert come_back(code, ["fit"]) == code
+    assert not scontrol.asked
+
+
+def test_outside_a_job_nobody_is_asked(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    assert come_back(PREEMPTED, ["fit"]) == PREEMPTED
+    assert not scontrol.asked
+
+
+# ---- where scontrol cannot do it ----
+
+
+def test_without_scontrol_the_exit_code_asks_whoever_started_the_job(
+    outside: pytest.MonkeyPatch, no_scontrol: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE)
+    run = tmp_path / "run"
+    assert come_back(PREEMPTED, record(run, steps=20)) == ASK_AGAIN == 75
+    assert "no scontrol here: whoever started job 7 requeues it (exit code 75)" in capsys.readouterr().out
+    assert requeues(run)["steps"] == [20], "a run that is requeued by a wrapper is not told to have made progress"
+
+
+def test_what_scontrol_says_against_it_is_passed_on(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE)
+    scontrol.answers("Requested operation is presently disabled\nfor job 7\n", code=1)
+    assert come_back(PREEMPTED, ["fit"]) == ASK_AGAIN
+    said = "saved; scontrol does not requeue job 7: Requested operation is presently disabled for job 7"
+    assert said in capsys.readouterr().err
+
+
+# ---- when it is enough ----
+
+
+def refusal(arguments: list[str], scontrol: StandIn, capsys: pytest.CaptureFixture[str]) -> str:
+    """The one line that says why the job does not come back."""
+    assert come_back(PREEMPTED, arguments) == 2
+    assert not scontrol.asked, "it was said not to be requeued, and is"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("sft-lightning: error: not requeued: ")
+    return line.partition("requeued: ")[2]
+
+
+def test_no_job_is_requeued_for_ever(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE, SFT_MAX_REQUEUES="2")
+    run = tmp_path / "run"
+    command = record(run, steps=30, requeues={"count": 2, "steps": [10, 20]})
+    said = f"it was requeued 2 times already, of 2 (SFT_MAX_REQUEUES); fit --resume {run} goes on"
+    assert refusal(command, scontrol, capsys) == said
+    assert requeues(run)["steps"] == [10, 20], "a requeue that was refused is counted"
+
+
+def test_slurms_own_count_of_requeues_is_heeded_too(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE, SLURM_RESTART_COUNT="100")
+    said = "it was requeued 100 times already, of 100 (SFT_MAX_REQUEUES)"
+    assert refusal(["fit", "--config", "e.yaml"], scontrol, capsys) == said
+
+
+def test_a_job_may_be_told_never_to_come_back(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE, SFT_MAX_REQUEUES="0")
+    assert refusal(record(tmp_path / "run", steps=30), scontrol, capsys).startswith("it was requeued 0 times already")
+
+
+def test_a_job_that_trained_nothing_since_the_last_requeue_is_not_requeued_again(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE, SLURM_RESTART_COUNT="2")
+    run = tmp_path / "run"
+    command = record(run, steps=20, requeues={"count": 2, "steps": [10, 20]})
+    assert refusal(command, scontrol, capsys) == (
+        "no step was trained since it was requeued last (step 20): give it more time than starting takes; "
+        f"fit --resume {run} goes on"
+    )
+
+
+def test_a_job_that_never_gets_to_its_first_step_is_not_requeued_again(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--resume", str(tmp_path / "run")]
+    given(outside, ONE)
+    assert come_back(PREEMPTED, command) == PREEMPTED, "the first time may be bad luck"
+    given(outside, ONE, SLURM_RESTART_COUNT="1")
+    (scontrol.folder / "asked").unlink()
+    assert "no step was trained since it was requeued last (step 0)" in refusal(command, scontrol, capsys)
+
+
+def test_a_damaged_record_does_not_keep_the_job_from_coming_back(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path
+) -> None:
+    given(outside, ONE)
+    run = tmp_path / "run"
+    for content in ("", "[]", '{"requeues": 3}', '{"requeues": {"steps": [null]}, "metrics": {}}'):
+        run.mkdir(exist_ok=True)
+        (run / "run.json").write_text(content)
+        (scontrol.folder / "asked").write_text("")
+        code = come_back(PREEMPTED, ["fit", "--resume", str(run)])
+        assert (code, scontrol.asked) == (PREEMPTED, ["requeue 7"]), f"with {content!r} as its record"
+
+
+# ---- the deadline ----
+
+
+@pytest.fixture
+def signals(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """When SIGUSR1 came to this process."""
+    came: list[float] = []
+
+    def handle(signum: int, frame: FrameType | None) -> None:
+        came.append(time.time())
+
+    before = signal.signal(signal.SIGUSR1, handle)
+    yield came
+    signal.signal(signal.SIGUSR1, before)
+
+
+def wait_for(came: list[float], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not came and time.monotonic() < until:
+        time.sleep(0.02)
+
+
+def test_a_run_stops_in_time_where_no_signal_comes(outside: pytest.MonkeyPatch, signals: list[float]) -> None:
+    end = int(time.time()) + 1002
+    given(outside, SLURM_JOB_END_TIME=str(end), SFT_STOP_BEFORE_S="1000.5")
+    watch_the_clock(JOB)
+    wait_for(signals, 30)
+    assert signals, "the job's end was near, and the run was not told"
+    assert signals[0] >= end - 1000.5, "it was told too early"
+
+
+def when(seconds: float) -> str:
+    return "EndTime=" + time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(time.time() + seconds))
+
+
+WATCHING = """
+import signal, time
+from sft_lightning.cluster.allocation import allocation
+from sft_lightning.cluster.requeue import watch_the_clock
+signal.signal(signal.SIGUSR1, lambda *_: print("told to stop", flush=True))
+watch_the_clock(allocation())
+while True:
+    time.sleep(0.1)
+"""
+
+
+def test_an_end_that_was_put_off_is_noticed(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    """In a process of its own, which would watch on for as long as it lives."""
+    scontrol.answers(when(12))
+    env = {**os.environ, **ONE, "SFT_STOP_BEFORE_S": "10"}
+    process = subprocess.Popen([sys.executable, "-c", WATCHING], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        for times in (1, 2):
+            until = time.monotonic() + 60
+            while len(scontrol.asked) < times:
+                assert time.monotonic() < until, f"Slurm was not asked {times} times when the job ends"
+                time.sleep(0.01)
+            scontrol.answers(when(5000))
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+    finally:
+        process.kill()
+    assert process.communicate()[0] == "", "the run was stopped though its job had been given more time"
+
+
+def test_the_end_is_not_forgotten_where_slurm_does_not_answer_when_it_comes(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, signals: list[float]
+) -> None:
+    scontrol.answers(when(12))
+    given(outside, SFT_STOP_BEFORE_S="10")
+    watch_the_clock(JOB)
+    while not scontrol.asked:
+        time.sleep(0.01)
+    scontrol.answers("slurm_load_jobs error: Unable to contact slurm controller (connect failure)", code=1)
+    wait_for(signals, 30)
+    assert signals, "the controller was away for a moment, and the run goes on until it is killed"
+
+
+# ---- a whole fit, without Slurm ----
+
+FIT = (
+    "fit", "--config", "experiments/digits/distill.yaml", "--trainer.max_epochs", 12, "--wandb", "disabled",
+    "--trainer.check_val_every_n_epoch", 3, "--network.init_args.dropout", 0.2, "--model.init_args.ema_decay", 0.9,
+    "--data.augment", "[crop]", "--trainer.accumulate_grad_batches", 2, "--experiment", "x", "--ckpt_path", "last",
+)  # fmt: skip
+
+
+def test_a_fit_that_is_preempted_again_and_again_ends_as_if_nothing_had_been(
+    outside: pytest.MonkeyPatch,
+    scontrol: StandIn,
+    zygote: Zygote,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """The stand-in for scancel signals the process that calls it, after a while."""
+    (scontrol.folder / "scancel").write_text('#!/bin/sh\nsleep 0.05\nkill -s USR1 "$(ps -o ppid= -p $PPID)"\n')
+    (scontrol.folder / "scancel").chmod(0o755)
+    moments = ["step 8", "validation 2", "step 3 twice", "save 1", "test 1"]
+    preempted = {"class_path": "tests.cluster.moments.Preempted", "init_args": {"moments": moments}}
+    (tmp_path / "moments.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [preempted]}}))
+    env = {"SFT_RUNS_DIR": str(tmp_path / "runs"), "PATH": os.environ["PATH"]}
+    assert zygote.run([*FIT, "--run_id", "whole"], tmp_path / "out", env) == 0, (tmp_path / "out").read_text()
+    command = [*FIT, "--config", tmp_path / "moments.yaml", "--run_id", "preempted"]
+    for start, moment in enumerate([*moments, "the end"]):
+        job = {**env, **ONE, "SLURM_RESTART_COUNT": str(start)}
+        code = zygote.run(command, tmp_path / "out", job)
+        expected = 0 if moment == "the end" else PREEMPTED
+        assert code == expected, f"at {moment} it ended with {code}:\n{(tmp_path / 'out').read_text()}"
+    assert [a for a in scontrol.asked if a.startswith("requeue")] == ["requeue 7"] * len(moments)
+    run = tmp_path / "runs/x/preempted"
+    found = difference(outcome(tmp_path / "runs/x/whole"), outcome(run))
+    assert found is None, f"preempted and come back {len(moments)} times, the run differs: {found}"
+    held = json.loads((run / "run.json").read_text())["requeues"]
+    assert held["count"] == len(moments)
+    assert held["steps"] == sorted(set(held["steps"])), "a requeue without progress was not refused"
+
+
+def test_a_signal_during_the_imports_asks_to_come_back_and_leaves_nothing(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sft_lightning", *map(str, FIT), "--runs_dir", tmp_path / "runs", "--run_id", "early"],
+        cwd=ROOT,
+        env={**os.environ, **BATCH, "SLURM_NTASKS": "1", "SLURM_NNODES": "1", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        maps = Path(f"/proc/{process.pid}/maps")
+        while "libtorch" not in maps.read_text():
+            assert process.poll() is None, f"it ended before: {process.communicate()}"
+            time.sleep(0.01)
+        process.send_signal(signal.SIGUSR1)
+        _, err = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == PREEMPTED, f"it ended with {process.returncode}: {err}"
+    assert scontrol.asked[-1] == "requeue 1", err
+    assert "Traceback" not in err, err
+    assert not (tmp_path / "runs").exists(), "a run was begun"
