@@ -110,7 +110,9 @@ def command() -> int:
     if job is not None:
         watch_the_clock(job)
         watch_the_signal(sys.argv[1:])
-    return come_back(main(), sys.argv[1:])
+    code = come_back(main(), sys.argv[1:])
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
+    return code
 
 
 if __name__ == "__main__":

@@ -192,6 +192,7 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         for module in given.imports:
             kept += ["--import", module]
         choices = {"partition": given.partition, "time": given.time}
+        engine.threads = given.threads
         print(slurm.submit(engine, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50))
     finally:
         lock.release()

@@ -39,6 +39,7 @@ def submit(
     place = folder.path.resolve() / "slurm"
     here = [profile.python or sys.executable, "-m", "sft_lightning"]
     line = f'point=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(place / "points.txt"))})'
+    threads = f"export OMP_NUM_THREADS={engine.threads or '${SLURM_CPUS_PER_TASK:-1}'}"
     logs = folder.path.resolve() / "logs"
     array = Job(
         name=f"ablate-{engine.study.name}",
@@ -53,7 +54,7 @@ def submit(
         lead_s=profile.lead_s,
         array=f"0-{len(points) - 1}%{limit}",
         options=options,
-        before=[line],
+        before=[threads, line],
     )
     whole = replace(array, name=f"{array.name}-collect", log=str(logs / "slurm-%j-collect.out"), array=None, before=[])
     whole = replace(whole, command=[*here, "ablate", *command])

@@ -1,5 +1,6 @@
 """What carries points out: in this process, one after another, each as its command would."""
 
+import gc
 import os
 import re
 import signal
@@ -50,7 +51,10 @@ def as_function(arguments: list[str]) -> int:
     """The exit code of a command, carried out here."""
     from sft_lightning.__main__ import main
 
-    return main(arguments)
+    try:
+        return main(arguments)
+    finally:
+        gc.collect()  # trainer, module and data hold each other, and the next point needs their memory
 
 
 def as_command(arguments: list[str]) -> int:

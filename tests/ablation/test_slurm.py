@@ -25,7 +25,8 @@ def test_a_point_that_is_none_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_an_array_and_its_collecting_job_end_as_the_study_does_here(slurm, tmp_path, capsys):  # noqa: F811
+def test_an_array_and_its_collecting_job_end_as_the_study_does_here(slurm, tmp_path, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # goes with the jobs
     arms = {"plain": ARMS["plain"]}
     for name, launcher in (("here", "local"), ("there", "slurm")):
         file = write(tmp_path / "study.yaml", study=name, arms=arms, seeds=1)

@@ -1,8 +1,10 @@
 """A study from its file to its answer: real points, in real worker processes."""
 
 import csv
+import gc
 import json
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -510,3 +512,24 @@ def finished(folder: Path) -> list[str]:
 
 def started(run: Path) -> str:
     return str(json.loads((run / "run.json").read_text())["times"]["started"])
+
+
+def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
+    from sft_lightning.ablation.folder import StudyFolder
+    from sft_lightning.ablation.worker import carry_out
+    from sft_lightning.modules import SFTModule
+
+    point = points(study[2])[0]["point"]
+    folder = StudyFolder(tmp_path / "again")
+    folder.make()
+    shutil.copy(study[2] / "plan" / f"{point}.yaml", folder.config(point))
+    gc.collect()
+    gc.disable()
+    try:
+        before = sum(isinstance(held, SFTModule) for held in gc.get_objects())
+        note = carry_out(folder, "fit", point)
+        after = sum(isinstance(held, SFTModule) for held in gc.get_objects())
+    finally:
+        gc.enable()
+    assert note["fit"]["exit"] == 0, folder.log(point).read_text()
+    assert after == before, "the network of a finished point is held, and so would every point's be"

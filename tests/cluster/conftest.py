@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -71,7 +70,7 @@ class Slurm:
 def slurm() -> Iterator[Slurm]:
     """The Slurm that answers here, else one that is started, and then stays."""
     done = subprocess.run([ROOT / "scripts/slurm-cluster", "start"], capture_output=True, text=True, timeout=600)
-    if done.returncode == 2 and (os.getuid() or (shutil.which("apt-get") is None and shutil.which("slurmd") is None)):
+    if done.returncode and os.getuid():
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, f"scripts/slurm-cluster start: {done.stderr}"
     made = Slurm()

@@ -376,3 +376,60 @@ def test_a_signal_during_the_imports_asks_to_come_back_and_leaves_nothing(
     assert scontrol.asked[-1] == "requeue 1", err
     assert "Traceback" not in err, err
     assert not (tmp_path / "runs").exists(), "a run was begun"
+
+
+STUCK = """
+import ctypes, signal
+from sft_lightning.cluster import requeue
+from sft_lightning.signals import SIGNALS
+
+requeue.GRACE = 0.5
+signal.signal(signal.SIGUSR1, requeue.hold)
+SIGNALS.install()
+requeue.watch_the_signal(["fit"])
+lock, system = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+print("stuck", flush=True)
+system.pthread_mutex_lock(lock)
+system.pthread_mutex_lock(lock)  # for ever, and no signal wakes it
+"""
+
+
+def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_all_the_same(
+    outside: pytest.MonkeyPatch, scontrol: StandIn
+) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK], cwd=ROOT, env={**os.environ, **ONE}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "stuck\n"
+        states = ""
+        while not states.endswith("SSSSS"):  # it sleeps, and not only for a moment
+            states += Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
+            time.sleep(0.02)
+        process.send_signal(signal.SIGUSR1)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == PREEMPTED, f"it ended with {process.returncode}"
+    assert scontrol.asked == ["requeue 7"]
+    assert "saved; job 7 is requeued" in said
+
+
+AT_THE_END = """
+import os, signal, sys
+from sft_lightning.__main__ import command
+
+class Last:  # is taken away when Python has put its signal handlers away already
+    def __del__(self, kill=os.kill, process=os.getpid(), signum=signal.SIGUSR1):
+        kill(process, signum)
+
+last = Last()
+sys.argv = ["sft_lightning", "--version"]
+sys.exit(command())
+"""
+
+
+def test_a_signal_while_python_takes_itself_down_does_not_make_a_failure_of_a_finished_run() -> None:
+    done = subprocess.run([sys.executable, "-c", AT_THE_END], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"it ended with {done.returncode}: {done.stderr}"
