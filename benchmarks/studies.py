@@ -103,6 +103,13 @@ def section(held: dict[str, Any]) -> str:
         if cell["at"]:
             lines += [f"**{', '.join(f'{k} {v}' for k, v in cell['at'].items())}**", ""]
         lines += [*table(cell), "", cell["statistics"]["answer"], ""]
+        before = [
+            (name, arm["why"].partition("tested earlier, when it was the choice: ")[2])
+            for name, arm in cell["arms"].items()
+        ]
+        if any(setting for _, setting in before):
+            said = "; ".join(f"`{name}` {setting}" for name, setting in before if setting)
+            lines += [f"The grid grew after a first choice; tested then, and not shown: {said}.", ""]
     return "\n".join(lines)
 
 
