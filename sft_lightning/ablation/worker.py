@@ -126,6 +126,7 @@ def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: s
 
     torch.set_num_threads(threads)
     reuse.begin()
+    first = True
     while True:
         try:
             task = connection.recv()
@@ -135,6 +136,9 @@ def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: s
             return
         job, point = task
         connection.send((job, point, carry_out(folder, job, point, commands)))
+        if first:  # what is imported stays, and need not be looked through after each point
+            gc.freeze()
+            first = False
 
 
 def end_with_parent(alive: Any) -> None:
