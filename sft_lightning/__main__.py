@@ -9,7 +9,7 @@ from sft_lightning import __version__, secrets
 from sft_lightning.cluster.allocation import allocation
 from sft_lightning.cluster.requeue import come_back, hold, watch_the_clock, watch_the_signal
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.signals import SIGNALS, Interrupted
+from sft_lightning.signals import PREEMPT, SIGNALS, Interrupted
 
 COMMANDS = {
     "fit": "Fine-tune a network on data with a variant; target and retention are measured side by side.",
@@ -66,7 +66,7 @@ def main(args: list[str] | None = None) -> int:
     try:
         with secrets.guarded_streams():
             return carry_out(command, arguments)
-    except Exception:
+    except Exception:  # a bug: its traceback, without secrets
         said = traceback.format_exc()
         if (shown := secrets.redact(said)) == said:
             raise
@@ -105,13 +105,13 @@ def carry_out(command: str, arguments: list[str]) -> int:
 
 def command() -> int:
     """The command of this process, which Slurm may preempt: then the job asks to come back."""
-    signal.signal(signal.SIGUSR1, hold)
+    signal.signal(PREEMPT, hold)
     job = allocation()
     if job is not None:
         watch_the_clock(job)
         watch_the_signal(sys.argv[1:])
     code = come_back(main(), sys.argv[1:])
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
+    signal.signal(PREEMPT, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
     return code
 
 

@@ -10,7 +10,8 @@ import time
 from types import FrameType
 from typing import Any
 
-HANDLED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+PREEMPT: int = getattr(signal, "SIGUSR1", signal.SIGTERM)  # Windows has neither that signal nor Slurm
+HANDLED = (signal.SIGTERM, signal.SIGINT, PREEMPT)
 
 
 class Interrupted(BaseException):

@@ -21,8 +21,7 @@ Sizes = list[tuple[Study, tuple[str, ...]]]
 def make_parser() -> Parser:
     """The options of `ablate`."""
     parser = Parser(
-        prog="sft-lightning ablate",
-        allow_abbrev=False,
+        "ablate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Compare ways of fine-tuning: every arm over seeds, settings chosen on validation, test touched once.\n"
         "  ablate --config STUDY.yaml\n"
@@ -192,8 +191,11 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         for module in given.imports:
             kept += ["--import", module]
         choices = {"partition": given.partition, "time": given.time}
-        engine.threads = given.threads
-        print(slurm.submit(engine, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50))
+        print(
+            slurm.submit(
+                engine, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50, given.threads
+            )
+        )
     finally:
         lock.release()
     return 0

@@ -47,7 +47,6 @@ class Engine:
         self.only_tune = False
         self.only: Point | None = None  # what is to be timed before anything else
         self.standing: dict[str, Standing] = {}
-        self.threads: int | None = None  # of each point, where that was said
         self.reads_only = False  # a dry run proposes nothing
         self.points: dict[str, Point] = {}
         self.under_way: set[Job] = set()

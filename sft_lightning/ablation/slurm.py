@@ -20,7 +20,13 @@ from sft_lightning.runs.directory import write_atomic
 
 
 def submit(
-    engine: Engine, command: list[str], profile: Profile, choices: dict[str, Any], options: list[str], limit: int
+    engine: Engine,
+    command: list[str],
+    profile: Profile,
+    choices: dict[str, Any],
+    options: list[str],
+    limit: int,
+    threads: int | None,
 ) -> str:
     """Writes both scripts into the study's folder and submits them; returns what to tell the user.
 
@@ -31,6 +37,7 @@ def submit(
         choices: Partition, time and the like, which win over the profile.
         options: More options of sbatch, such as `--gpus-per-node=1`.
         limit: Tasks of the array that run at a time.
+        threads: CPU threads of each point; None for the CPUs that Slurm gives a task.
     """
     if shutil.which("sbatch") is None:
         raise UserError("--launcher slurm: there is no sbatch here: run this on a login node, or use --launcher local")
@@ -39,7 +46,7 @@ def submit(
     place = folder.path.resolve() / "slurm"
     here = [profile.python or sys.executable, "-m", "sft_lightning"]
     line = f'point=$(sed -n "$((SLURM_ARRAY_TASK_ID + 1))p" {shlex.quote(str(place / "points.txt"))})'
-    threads = f"export OMP_NUM_THREADS={engine.threads or '${SLURM_CPUS_PER_TASK:-1}'}"
+    cores = f"export OMP_NUM_THREADS={threads or '${SLURM_CPUS_PER_TASK:-1}'}"
     logs = folder.path.resolve() / "logs"
     array = Job(
         name=f"ablate-{engine.study.name}",
@@ -53,8 +60,8 @@ def submit(
         command=[*here, "ablate", "--study_folder", str(folder.path.resolve()), "--point", Raw('"$point"')],
         lead_s=profile.lead_s,
         array=f"0-{len(points) - 1}%{limit}",
-        options=options,
-        before=[threads, line],
+        options=[*profile.sbatch, *options],
+        before=[cores, line],
     )
     whole = replace(array, name=f"{array.name}-collect", log=str(logs / "slurm-%j-collect.out"), array=None, before=[])
     whole = replace(whole, command=[*here, "ablate", *command])
@@ -63,14 +70,14 @@ def submit(
         folder.plan(engine.points[point])
     place.mkdir(exist_ok=True)
     write_atomic(place / "points.txt", "".join(f"{p}\n" for p in points))
-    scripts = {name: place / f"{name}.sbatch" for name in ("points", "collect")}
-    for name, job in (("points", array), ("collect", whole)):
-        write_atomic(scripts[name], render(job, profile, choices))
+    scripts = place / "points.sbatch", place / "collect.sbatch"
+    write_atomic(scripts[1], render(whole, profile, choices))
     said, number = [], None
     if points:
-        number = sbatch(str(scripts["points"]))
+        write_atomic(scripts[0], render(array, profile, choices))
+        number = sbatch(str(scripts[0]))
         said.append(f"array   job {number}: {len(points)} points, {limit} at a time")
-    last = sbatch(*([f"--dependency=afterany:{number}"] if number else []), str(scripts["collect"]))
+    last = sbatch(*([f"--dependency=afterany:{number}"] if number else []), str(scripts[1]))
     said.append(f"collect job {last}: goes on once the array has ended, and writes {folder.path}")
     said.append(f"follow  squeue --me; sft-lightning study status {folder.path}")
     said.append(f"stop    scancel {last}{f' {number}' if number else ''}")

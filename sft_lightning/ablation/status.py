@@ -1,6 +1,5 @@
 """`study status`: a study's points with the states of their jobs."""
 
-import argparse
 import csv
 import json
 import subprocess
@@ -21,9 +20,7 @@ UNKNOWN = "–"
 def make_parser() -> Parser:
     """The options of `study`."""
     parser = Parser(
-        prog="sft-lightning study",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=110),
+        "study",
         description="How a study stands: its points, and where it runs on Slurm their jobs.",
     )
     parser.add_argument("what", choices=["status"], help="status: each point that is not finished, and how many are")

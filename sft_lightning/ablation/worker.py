@@ -12,7 +12,7 @@ from typing import Any
 
 from sft_lightning import reuse
 from sft_lightning.ablation.folder import STOPPED, StudyFolder
-from sft_lightning.signals import HANDLED, SIGNALS
+from sft_lightning.signals import HANDLED, PREEMPT, SIGNALS
 
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
@@ -116,7 +116,7 @@ def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: s
     """
     SIGNALS.restore()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two points there is nothing to save
-    for signum in (signal.SIGINT, signal.SIGUSR1):  # the parent hears them too, and says what to do
+    for signum in (signal.SIGINT, PREEMPT):  # the parent hears them too, and says what to do
         signal.signal(signum, signal.SIG_IGN)
     end_with_parent(alive)
     if gpu is not None:

@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 from sft_lightning.cluster.allocation import scontrol
+from sft_lightning.cluster.layout import NO_NAMES
 from sft_lightning.cluster.script import Job
 from sft_lightning.cluster.wall_time import parse_time, written
 from sft_lightning.errors import UserError, nearest
@@ -19,7 +20,7 @@ LOCAL = ("tmpfs", "ramfs", "devtmpfs", "overlay", "ext2", "ext3", "ext4", "xfs",
 
 def check(job: Job, partition: str | None) -> None:
     """Raises UserError for a job that could not run, with what to change."""
-    if job.name in ("bash", "interactive"):
+    if job.name in NO_NAMES:
         raise UserError(f"--job-name: Lightning takes a job called '{job.name}' for one process: give it another name")
     check_options(job)
     if job.time is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.ablation.overlay import full
+from sft_lightning.cluster.layout import fits
 from sft_lightning.cluster.profile import Profile
 from sft_lightning.cluster.script import Job, Raw
 from sft_lightning.errors import UserError
@@ -49,13 +50,15 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
         run_id = Raw(f'"{where.run_id}{number}"') if number else where.run_id
         command += ["--config", str(given.config.resolve()), "--runs_dir", str(root), "--experiment", where.experiment]
         command += ["--run_id", run_id, "--ckpt_path", "last"]
+    if not profile.network:
+        command += ["--wandb_fallback", "offline"]
     for option in theirs:
         if "{task}" in option:
             if given.array is None:
                 raise UserError(
                     f"submit: '{option}' asks for the number of a run in an array: add --array, such as 0-4"
                 )
-            option = Raw('"' + shlex.quote(option)[1:-1].replace("{task}", "$SLURM_ARRAY_TASK_ID") + '"')
+            option = Raw('"$SLURM_ARRAY_TASK_ID"'.join(part and shlex.quote(part) for part in option.split("{task}")))
         command.append(option)
     staged = []
     for i, option in enumerate(given.stage_data):
@@ -84,7 +87,7 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
         array=given.array,
         max_requeues=given.max_requeues,
         staged=staged,
-        options=given.sbatch,
+        options=[*profile.sbatch, *given.sbatch],
     )
 
 
@@ -101,8 +104,7 @@ def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
     if trainer.get("num_nodes") not in (None, 1, job.nodes):
         raise UserError(f"trainer.num_nodes: {trainer['num_nodes']}, and --nodes is {job.nodes}: leave the first out")
     devices = trainer.get("devices")
-    count = len(devices) if isinstance(devices, list) else devices
-    if str(count) not in ("None", "auto", "-1", str(job.tasks_per_node)):
+    if not fits(devices, job.tasks_per_node):
         raise UserError(f"trainer.devices: {devices}, and each node has {job.tasks_per_node} tasks: leave it out")
     ranks = job.nodes * job.tasks_per_node
     batch, micro = config["data"]["init_args"].get("batch_size"), trainer.get("accumulate_grad_batches") or 1

@@ -6,6 +6,9 @@ from typing import Any
 from sft_lightning.cluster.allocation import Allocation, allocation
 from sft_lightning.errors import UserError
 
+NO_NAMES = ("bash", "interactive")
+"""Jobs called so Lightning takes for one process at a prompt"""
+
 
 def follow(given: Any) -> dict[str, Any]:
     """Arguments of Trainer that a Slurm job settles; none outside a job.
@@ -42,20 +45,25 @@ def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
             f"Slurm: {job.tasks} tasks on {job.nodes} nodes are not the same number on each: ask for --ntasks-per-node in "
             "place of --ntasks"
         )
-    if os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+    if os.environ.get("SLURM_JOB_NAME") in NO_NAMES:
         raise UserError(
             f"Slurm: Lightning takes a job called '{os.environ['SLURM_JOB_NAME']}' for one process: give it another "
             "--job-name"
         )
     if num_nodes not in (None, 1, job.nodes):
         raise UserError(f"trainer.num_nodes: {num_nodes}, and Slurm gave {job.nodes} nodes: leave it out")
-    count = len(devices) if isinstance(devices, list) else devices
-    if str(count) not in ("None", "auto", "-1", str(job.tasks_per_node)):
+    if not fits(devices, job.tasks_per_node):
         raise UserError(
             f"trainer.devices: {devices}, and Slurm gave {job.tasks_per_node} tasks on each node: leave it out, or ask for "
-            f"--ntasks-per-node={count}"
+            f"--ntasks-per-node={len(devices) if isinstance(devices, list) else devices}"
         )
     check_gpus(job)
+
+
+def fits(devices: Any, tasks_per_node: int) -> bool:
+    """Whether trainer.devices leaves it to Slurm, or asks for as many processes."""
+    count = len(devices) if isinstance(devices, list) else devices
+    return str(count) in ("None", "auto", "-1", str(tasks_per_node))
 
 
 def check_gpus(job: Allocation) -> None:

@@ -5,6 +5,7 @@ and this process to itself where the end is near and nothing came. The run stops
 first rank has the job requeued, which begins again by the same command and resumes exactly.
 """
 
+import json
 import os
 import signal
 import sys
@@ -17,7 +18,7 @@ from typing import Any
 
 from sft_lightning.cluster.allocation import Allocation, allocation, ends, number, scontrol
 from sft_lightning.errors import UserError
-from sft_lightning.signals import SIGNALS
+from sft_lightning.signals import PREEMPT, SIGNALS
 
 LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""
@@ -26,10 +27,10 @@ GRACE = 10.0
 """Seconds in which the main thread hears of a signal, if it ever does"""
 ASK_AGAIN = 75
 """Exit code: saved, and to be requeued by whoever started this (EX_TEMPFAIL of sysexits.h), which has no scontrol"""
-PREEMPTED = 128 + signal.SIGUSR1
+PREEMPTED = 128 + PREEMPT
 
 
-def hold(signum: int = signal.SIGUSR1, frame: FrameType | None = None) -> None:
+def hold(signum: int = PREEMPT, frame: FrameType | None = None) -> None:
     """Before a command stands, and after it: SIGUSR1 does not end this process, which would not come back."""
 
 
@@ -54,7 +55,7 @@ def _watch(job: str, lead: float) -> None:
     while end is not None:
         left = end - lead - time.time()
         if left <= 0:
-            os.kill(os.getpid(), signal.SIGUSR1)
+            os.kill(os.getpid(), PREEMPT)
             return
         time.sleep(min(left, 3600.0))
         end = ends(job) or end  # the controller may be away for a moment
@@ -74,7 +75,7 @@ def watch_the_signal(arguments: list[str]) -> None:
 
 
 def _unstick(heard: int, arguments: list[str]) -> None:
-    while os.read(heard, 1)[0] != signal.SIGUSR1:
+    while os.read(heard, 1)[0] != PREEMPT:
         continue
     time.sleep(GRACE)
     if SIGNALS.asked is None and not SIGNALS.waits:
@@ -155,8 +156,6 @@ def refused(job: Allocation, run: Path | None) -> str | None:
 
 def requeues(run: Path | None) -> dict[str, Any]:
     """`steps` at which a run was requeued, and the step it is at `now`."""
-    import json
-
     try:
         content = json.loads((run / "run.json").read_text()) if run is not None else {}
         steps = [int(s) for s in content.get("requeues", {}).get("steps", [])]

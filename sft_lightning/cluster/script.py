@@ -39,7 +39,7 @@ class Job:
     staged: list[tuple[str, str]] = field(default_factory=list)
     """(source, name on the node) of data to copy"""
     options: list[str] = field(default_factory=list)
-    """More options of sbatch"""
+    """More options of sbatch, the profile's among them"""
     before: list[str] = field(default_factory=list)
     """Shell lines before the command"""
 
@@ -66,7 +66,7 @@ def options(job: Job, profile: Profile, given: dict[str, str | int | None]) -> l
         "signal": f"USR1@{job.lead_s}",
     }
     made = [f"{name}={value}" for name, value in named.items() if value is not None]
-    return [*made, *([gpus] if gpus else []), "requeue", *profile.sbatch, *job.options]
+    return [*made, *([gpus] if gpus else []), "requeue", *job.options]
 
 
 CHOICES = ("partition", "account", "qos", "constraint", "cpus-per-task", "mem")
@@ -83,7 +83,6 @@ def render(job: Job, profile: Profile, given: dict[str, str | int | None]) -> st
         modules=profile.modules,
         setup=[*profile.setup, *job.before],
         env=profile.env,
-        network=profile.network,
         container=profile.container,
         scratch=profile.scratch,
         cpus=given.get("cpus-per-task") or profile.cpus_per_task,

@@ -17,9 +17,7 @@ from sft_lightning.runs.directory import RunDirectory, write_atomic
 def make_parser() -> Parser:
     """The options of `submit`."""
     parser = Parser(
-        prog="sft-lightning submit",
-        allow_abbrev=False,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=110),
+        "submit",
         description="Submit a fit as a Slurm job: preempted, or its time up, it is saved, requeued and gone on with.",
         epilog="After -- come options of fit: submit --config E.yaml --gpus-per-node 4 -- --model.lr 1e-4",
     )
@@ -71,8 +69,11 @@ def main(arguments: list[str]) -> int:
         raise UserError("submit: give --config EXPERIMENT, or --resume RUN")
     for name in ("nodes", "tasks_per_node", "lead", "max_requeues"):
         value = getattr(given, name)
-        if value is not None and value < (0 if name == "max_requeues" else 1):
-            raise UserError(f"--{name.replace('_', '-')}: must be at least 1, not {value}")
+        least = 0 if name == "max_requeues" else 1
+        if value is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')}: must be at least {least}, not {value}")
+    if given.sync and profile.sync_partition is None:
+        raise UserError("--sync: the profile has no sync_partition, whose nodes reach the network: add one")
     if theirs != secrets.without_in_arguments(theirs):
         raise UserError("submit: an option of fit holds a secret, and scripts are files: use an environment variable")
     where = place(given)
@@ -114,9 +115,7 @@ def send(text: str, job: Job, where: RunDirectory, given: argparse.Namespace, pr
     print(f"resume  sft-lightning submit --resume {where.path}{each}")
     synced = f"wandb sync {where.path}{'-*' if job.array else ''}/wandb/offline-run-*"
     if given.sync:
-        if profile.sync_partition is None:
-            raise UserError("--sync: the profile has no sync_partition, whose nodes reach the network: add one")
-        after = ["--dependency", f"afterany:{number}", "--partition", profile.sync_partition, "--time", "30"]
+        after = ["--dependency", f"afterany:{number}", "--partition", str(profile.sync_partition), "--time", "30"]
         after += ["--job-name", f"{job.name}-sync", "--output", str(folder / f"{where.run_id}-sync-%j.out")]
         print(f"sync    job {sbatch(*after, '--wrap', synced)}")
     elif not profile.network:

@@ -52,9 +52,9 @@ def load_hf(
         blank = from_config(auto_class, config, network, trust)
         auto_class, kwargs["config"] = type(blank), blank.config
     elif config is not None:
-        with user_errors("config", network):
+        with user_errors("config", type(network).__name__):
             kwargs["config"] = make_config(config, trust)
-    with user_errors(f"pretrained: {pretrained}", network), tensors_alone():
+    with user_errors(f"pretrained: {pretrained}", type(network).__name__), tensors_alone():
         model, info = auto_class.from_pretrained(
             place,
             output_loading_info=True,
@@ -101,7 +101,7 @@ def find(pretrained: str, network: Network) -> Source:
 
 def from_config(auto_class: Any, config: str | dict[str, Any], network: Network, trust: bool = False) -> Any:
     """A model with random weights."""
-    with user_errors("config", network):
+    with user_errors("config", type(network).__name__):
         made = make_config(config, trust)
         made.architectures = made.architectures or []  # what auto classes choose by where a type has several models
         return auto_class.from_config(made, trust_remote_code=trust)
@@ -233,7 +233,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def user_errors(where: str, network: Network) -> Iterator[None]:
+def user_errors(where: str, name: str) -> Iterator[None]:
     """Turns what transformers raises for a wrong name, folder, file or setting into a UserError that begins with `where`."""
     try:
         with quiet():
@@ -241,7 +241,7 @@ def user_errors(where: str, network: Network) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        message = explain(error, type(network).__name__)
+        message = explain(error, name)
         if message is None:
             raise
         raise UserError(f"{where}: {message}") from None

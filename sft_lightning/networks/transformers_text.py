@@ -166,7 +166,7 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
         extra["gguf_file"] = source.file.name
     elif source.file is not None:
         raise UserError(f"network: {name} is a state dict alone: set tokenizer (a folder or hub name)")
-    with user_errors(f"tokenizer: {name}", network):
+    with user_errors(f"tokenizer: {name}", type(network).__name__):
         tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=trust, **extra)
     if tokenizer.pad_token is None:
         if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:

@@ -1,6 +1,5 @@
 """`compare`: its options, and what it prints and writes."""
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -16,10 +15,8 @@ FIGURE_FORMATS = ("svg", "pdf", "png")
 def parser() -> Parser:
     """The options of `compare`."""
     made = Parser(
-        prog="sft-lightning compare",
+        "compare",
         description="Runs and studies side by side: what each way of fine-tuning learned and kept, over seeds.",
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=110),
-        allow_abbrev=False,
     )
     made.add_argument(
         "paths",

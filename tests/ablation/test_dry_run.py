@@ -89,7 +89,6 @@ class TestWhatIsLeft:
         assert (todo.fits_left, todo.tests_left) == (1, 3), "one is tested, one failed: neither asks for anything more"
 
     def test_has_the_trials_that_a_search_has_not_proposed_yet(self, engine):
-        pytest.importorskip("optuna")
         search = {"trials": 8, "sampler": "random", "ranges": {"model.lr": {"low": 0.001, "high": 0.1}}}
         study = engine(arms={"plain": {"search": search}}, seeds=3, tune_seeds=2, width=3)
         (todo,) = work(study)
@@ -97,7 +96,6 @@ class TestWhatIsLeft:
         assert (todo.tuning, todo.fits_left) == (8 * 2, 8 * 2 + 1)
 
     def test_is_one_fit_where_two_arms_ask_for_the_same_run(self, engine):
-        pytest.importorskip("optuna")
         search = {"trials": 1, "sampler": "random", "ranges": {"model.lr": [0.001]}}
         arms = {"plain": {}, "searched": {"search": search}}
         todo = work(engine(arms=arms, seeds=2))
@@ -160,7 +158,6 @@ class TestADryRunsTable:
             assert "…" not in "".join(table), "a value is cut off:\n" + "\n".join(table)
 
     def test_says_which_trials_are_still_to_be_proposed(self, engine, capsys):
-        pytest.importorskip("optuna")
         search = {"trials": 4, "ranges": {"model.lr": {"low": 0.001, "high": 0.1, "log": True}}}
         out = said(engine(arms={"plain": {"search": search}}, seeds=2), capsys)
         assert "8 more" in out and "as the search proposes" in out and "8 fits and 2 tests" in out

@@ -58,6 +58,8 @@ def test_each_run_of_an_array_has_its_own_directory_and_number(script) -> None:
     text = script("--array", "0-4%2", "--run_id", "many", "--", "--seed_everything", "{task}")
     assert "#SBATCH --array=0-4%2\n" in text
     assert '--run_id "many-$SLURM_ARRAY_TASK_ID"' in text and '--seed_everything "$SLURM_ARRAY_TASK_ID"' in text
+    text = script("--array", "0-4", "--", "--wandb_tags", "[a'{task}$HOME]")
+    assert """--wandb_tags '[a'"'"''"$SLURM_ARRAY_TASK_ID"'$HOME]'""" in text, "what is not the number is quoted"
     assert 'scontrol requeue "${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID}"' in text
 
 
@@ -89,7 +91,7 @@ def test_a_profile_says_what_is_the_same_for_all_jobs_and_options_win(script, tm
         assert f"#SBATCH --{line}\n" in text
     for line in ("module load cuda/12.4 python", "source ~/venv/bin/activate", "export NCCL_DEBUG=WARN"):
         assert f"\n{line}\n" in text
-    assert "export WANDB_MODE=offline" in text, "its nodes have no network"
+    assert "--wandb_fallback offline" in text, "its nodes have no network"
     assert "srun --kill-on-bad-exit=1 apptainer exec --nv image.sif bash -c" in text
     assert "scratch=$TMPDIR/sft-$SLURM_JOB_ID" in text and '--data.init_args.root "$scratch/0-data"' in text
 
@@ -117,6 +119,7 @@ def test_a_profile_says_what_is_the_same_for_all_jobs_and_options_win(script, tm
         (["--config", DIGITS, "--", "--seed_everything", "{task}"], "add --array"),
         (["--config", DIGITS, "--stage-data", "data.root=/etc"], "the profile has no scratch"),
         (["--config", DIGITS, "--", "--wandb_project", "https://me:hunter2secret@x.org/a"], "holds a secret"),
+        (["--config", DIGITS, "--sync"], "--sync: the profile has no sync_partition"),
         (["--config", DIGITS, "--profile", "mars"], "--profile: no file 'mars'"),
     ],
 )

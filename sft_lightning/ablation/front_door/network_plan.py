@@ -5,8 +5,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_lightning.errors import UserError
-
 FAMILIES = {
     "small": "a small net",
     "convolutional": "a convolutional network",
@@ -58,15 +56,7 @@ def block(class_path: str, **init_args: Any) -> dict[str, Any]:
 @contextmanager
 def one_line(where: str) -> Iterator[None]:
     """Turns what transformers and the hub raise into a UserError that begins with `where`."""
-    from sft_lightning.networks.hf import explain, quiet
+    from sft_lightning.networks.hf import user_errors
 
-    try:
-        with quiet():
-            yield
-    except UserError:
-        raise
-    except Exception as error:
-        said = explain(error, "sft_lightning")
-        if said is None:
-            raise
-        raise UserError(f"{where}: {said}") from None
+    with user_errors(where, "sft_lightning"):
+        yield
