@@ -18,6 +18,7 @@ from sft_lightning.data.vision.digits import Digits
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.networks import MLP, InputSpec, Output, spec
 from sft_lightning.networks.small import SmallNetwork
+from sft_lightning.sharding.tensors import whole
 from sft_lightning.tasks import Batch, TaskInfo
 
 HIDDEN = [24, 16]
@@ -90,7 +91,7 @@ def fit(
 
 def weights(module: LightningModule) -> dict[str, Tensor]:
     """A copy of the network's parameters and buffers."""
-    return {n: v.detach().clone() for n, v in module.network.state_dict().items()}
+    return {n: whole(v.detach()).clone() for n, v in module.network.state_dict().items()}
 
 
 def moved(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:

@@ -1,9 +1,15 @@
-"""L2-SP: pull weights towards where they started (Li, Grandvalet, Davoine 2018, eq. 2). Lists of tensors, foreach kernels."""
+"""L2-SP: pull weights towards where they started (Li, Grandvalet, Davoine 2018, eq. 2). Lists of tensors, foreach kernels.
+
+Of sharded weights each rank pulls its part: the gradient of a weight depends on that weight alone. The penalty's value is
+summed over ranks, which must all ask for it.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from sft_lightning.sharding.tensors import local, over_ranks
 
 
 @torch.no_grad()
@@ -11,8 +17,10 @@ def squared_distance(weights: Sequence[Tensor], start: Sequence[Tensor] | None) 
     """‖w − w⁰‖² over all tensors, a scalar; `start=None` means the origin. Zero for an empty list."""
     if not weights:
         return torch.zeros(())
-    tensors = list(weights) if start is None else list(torch._foreach_sub(list(weights), list(start)))
-    return torch.stack(torch._foreach_norm(tensors)).square().sum()
+    tensors = [local(w) for w in weights]
+    if start is not None:
+        tensors = list(torch._foreach_sub(tensors, [local(s) for s in start]))
+    return over_ranks(torch.stack(torch._foreach_norm(tensors)).square().sum(), weights)
 
 
 def l2sp_penalty(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> Tensor:
@@ -28,12 +36,12 @@ def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None,
     are left alone. The difference comes first: near the start it is exact, where adding s·w and then −s·w⁰ would leave
     the rounding of both in the gradient.
     """
-    active = [(i, w.detach(), w.grad) for i, w in enumerate(weights) if w.grad is not None]
+    active = [(i, local(w.detach()), local(w.grad)) for i, w in enumerate(weights) if w.grad is not None]
     if not active or strength == 0.0:
         return
     drift = [w for _, w, _ in active]
     if start is not None:
-        drift = list(torch._foreach_sub(drift, [start[i] for i, _, _ in active]))
+        drift = list(torch._foreach_sub(drift, [local(start[i]) for i, _, _ in active]))
     torch._foreach_add_([grad for _, _, grad in active], drift, alpha=strength)
 
 
@@ -41,4 +49,4 @@ def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None,
 def pull_towards(weights: Sequence[Tensor], start: Sequence[Tensor], share: float) -> None:
     """W ← w − share·(w − w⁰), in place: decoupled L2-SP, with share = lr·λ. With w⁰ = 0 it is AdamW's weight decay."""
     if weights and share != 0.0:
-        torch._foreach_lerp_([w.detach() for w in weights], list(start), share)
+        torch._foreach_lerp_([local(w.detach()) for w in weights], [local(s) for s in start], share)

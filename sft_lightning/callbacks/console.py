@@ -80,7 +80,7 @@ class Console(Callback):
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
         self.say(
-            f"network    {type(network).__name__}: {total:,} parameters, {trained:,} trained, "
+            f"network    {network.name}: {total:,} parameters, {trained:,} trained, "
             f"{len(network.layers())} layers{source}"
         )
         for line in network.report.lines():

@@ -103,7 +103,7 @@ class Details(Callback):
         """Here the weights are those that were measured: averaged ones may be put back afterwards."""
         assert isinstance(pl_module, SFTModule)
         if self._measured(trainer):
-            self._layers = layer_drift(pl_module) if trainer.is_global_zero else []
+            self._layers = layer_drift(pl_module)
 
     on_test_epoch_end = on_validation_epoch_end
 
@@ -188,7 +188,10 @@ def gathered(trainer: Trainer, mine: dict[str, Said]) -> dict[str, Said]:
 
 
 def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
-    """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch."""
+    """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch.
+
+    All ranks call this: they may hold parts.
+    """
     network, teacher = module.network, module.teacher
     if network is None or teacher is None:
         return []

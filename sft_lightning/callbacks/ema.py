@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.sharding.tensors import gathered, local, part_of
 
 KEY = "raw_weights"
 
@@ -41,9 +42,11 @@ class EMA(Callback):
         weights = self._weights(pl_module)
         if self._restored:
             # The module was restored with the averaged weights; the raw ones go on training.
-            self.average = {n: v.to(weights[n].device) for n, v in self._restored["average"].items()}
+            self.average = {
+                n: part_of(v, weights[n]).to(weights[n].device) for n, v in self._restored["average"].items()
+            }
             for name, value in self._restored["raw"].items():
-                weights[name].copy_(value)
+                weights[name].copy_(part_of(value, weights[name]))
             self._restored = {}
         elif not self.average:
             self.average = {n: w.clone() for n, w in weights.items()}
@@ -59,7 +62,8 @@ class EMA(Callback):
             return
         self._step = trainer.global_step
         weights = self._weights(pl_module)
-        torch._foreach_lerp_(list(self.average.values()), [weights[n] for n in self.average], 1.0 - self.decay)
+        average, now = [local(a) for a in self.average.values()], [local(weights[n]) for n in self.average]
+        torch._foreach_lerp_(average, now, 1.0 - self.decay)
 
     def _swap_in(self, module: LightningModule) -> None:
         if self.average and not self._raw:
@@ -94,9 +98,9 @@ class EMA(Callback):
         if not self.average and not self._final_raw:
             return
         raw = self._raw or self._final_raw or self._weights(pl_module)
-        checkpoint[KEY] = {n: w.clone() for n, w in raw.items()}
+        checkpoint[KEY] = {n: gathered(w) for n, w in raw.items()}
         for name, value in self.average.items():
-            checkpoint["state_dict"][f"network.{name}"] = value.clone()
+            checkpoint["state_dict"][f"network.{name}"] = gathered(value)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if KEY in checkpoint and trainer.state.fn == "fit":

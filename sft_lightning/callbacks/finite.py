@@ -12,6 +12,7 @@ from torch import Tensor
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.sharding.tensors import local, over_ranks
 
 SHOWN = 8  # samples named
 
@@ -56,7 +57,8 @@ class FiniteLoss(Callback):
             return
         self._check_losses(trainer, pl_module)
         weights = [p for p in pl_module.parameters() if p.requires_grad]
-        if weights and not bool(torch.stack([w.isfinite().all() for w in weights]).all()):
+        bad = torch.stack([~local(w).isfinite().all() for w in weights]).sum() if weights else torch.zeros(())
+        if int(over_ranks(bad, weights)):
             raise UserError(
                 f"trainer: the weights are not finite after optimizer step {trainer.global_step}, though its loss was: "
                 f"the gradient overflowed. {self._advice(trainer)}"

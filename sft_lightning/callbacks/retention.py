@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Output
 from sft_lightning.retention import Answers, DriftMeter, evaluate, weight_drift
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
@@ -159,13 +161,13 @@ class RetentionMonitor(Callback):
             return {}
         assert network is not None
         assert module.task is not None
-        began, left = time.perf_counter(), -(-self.drift_rows // trainer.world_size)
+        began, left = time.perf_counter(), rows_of_a_rank(self.drift_rows, trainer)
         meter = DriftMeter(network.shares_outputs) if module.teacher is not None else None
 
         def score(x: dict[str, Tensor]) -> Tensor:
             nonlocal left
             output: Output = network(x)
-            if meter is not None and module.teacher is not None and left > 0:
+            if meter is not None and module.teacher is not None and any_left(left, trainer, module.teacher):
                 meter.add(output, module.teacher(x))
                 left -= len(next(iter(x.values())))
             return output.logits
@@ -183,7 +185,7 @@ class RetentionMonitor(Callback):
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SFTModule) and module.network is not None
         self._meter = DriftMeter(module.network.shares_outputs) if module.teacher is not None else None
-        self._rows_left = -(-self.drift_rows // trainer.world_size)
+        self._rows_left = rows_of_a_rank(self.drift_rows, trainer)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -193,7 +195,9 @@ class RetentionMonitor(Callback):
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
         assert isinstance(module, SFTModule)
-        if self._meter is None or self._rows_left <= 0 or not isinstance(student, Output) or module.teacher is None:
+        if self._meter is None or not isinstance(student, Output) or module.teacher is None:
+            return
+        if not any_left(self._rows_left, trainer, module.teacher):
             return
         began = time.perf_counter()
         key = (
@@ -205,7 +209,9 @@ class RetentionMonitor(Callback):
             with trainer.precision_plugin.forward_context():
                 teacher = module.teacher(batch["x"])
             room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
-            if room <= self._cache_room:  # validation views are the same each time, so the teacher's answers are too
+            # Validation views are the same each time, so the teacher's answers are too. One that is sharded is asked by all
+            # ranks or none, and they may not run out of room together.
+            if room <= self._cache_room and not module.teacher.sharded:
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(student, teacher)
@@ -272,6 +278,21 @@ class RetentionMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = dict(state_dict["before"])
+
+
+def rows_of_a_rank(rows: int, trainer: Trainer) -> int:
+    """A rank's share of so many rows, rounded up."""
+    return -(-rows // trainer.world_size)
+
+
+def any_left(rows: int, trainer: Trainer, teacher: Teacher) -> bool:
+    """Whether rows are left to compare. A sharded teacher is asked by all ranks or by none, and they may have had batches
+    of different sizes.
+    """
+    if not teacher.sharded:
+        return rows > 0
+    most: Tensor = trainer.strategy.reduce(torch.tensor(rows, device=trainer.strategy.root_device), reduce_op="max")
+    return int(most) > 0
 
 
 def limited(trainer: Trainer, loader: DataLoader[Batch], split: str) -> Iterable[Batch]:

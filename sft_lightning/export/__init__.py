@@ -6,18 +6,35 @@ from pathlib import Path
 import torch
 
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Network, build_network
+from sft_lightning.sharding.tensors import is_sharded
 
 
 def export_best(module: SFTModule, checkpoint: Path, folder: Path) -> None:
     """Loads the weights of a checkpoint into the module and writes its network: no teacher, no source head."""
-    assert module.network is not None
-    state = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
-    module.load_state_dict(state)
+    network = module.network
+    assert network is not None
+    if any(is_sharded(p) for p in network.parameters()):
+        network = whole_network(module, checkpoint)
+    else:
+        state = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
+        module.load_state_dict(state)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    module.network.save_pretrained(str(temporary))
+    network.save_pretrained(str(temporary))
     for file in temporary.rglob("*"):
         if file.is_file():
             file.chmod(0o644)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
+
+
+def whole_network(module: SFTModule, checkpoint: Path) -> Network:
+    """Built again, in this process's memory, where ranks hold parts of it."""
+    assert module.network is not None and module.info is not None
+    network = build_network(module.hparams["network"], module.info)
+    network.input_config = module.network.input_config
+    held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+    prefix = "network."
+    network.load_state_dict({n.removeprefix(prefix): t for n, t in held.items() if n.startswith(prefix)})
+    return network

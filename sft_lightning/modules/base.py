@@ -15,7 +15,11 @@ from sft_lightning.errors import UserError, nearest
 from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
-from sft_lightning.networks.base import Network, Output, Spec, build_network
+from sft_lightning.networks.base import Network, Output, Spec, build_network, weights_hash
+from sft_lightning.sharding.split import shard
+from sft_lightning.sharding.strategy import FSDP2, check_strategy
+from sft_lightning.sharding.tensors import is_sharded
+from sft_lightning.sharding.tensors import local
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
@@ -127,8 +131,30 @@ class SFTModule(L.LightningModule):
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
-        if self.network is not None or self.info is None:
+        strategy = self._trainer.strategy if self._trainer is not None else None
+        check_strategy(strategy)
+        if self.info is None:
             return
+        if isinstance(strategy, FSDP2):
+            self._build_in_parts(strategy)
+        elif self.network is None:
+            self._build()
+
+    def _build_in_parts(self, strategy: FSDP2) -> None:
+        if self.network is not None and any(map(is_sharded, self.network.parameters())):
+            return
+        if self.hparams["compile"]:
+            raise UserError("compile: not with trainer.strategy fsdp2: set compile false")
+        with strategy.in_turn():
+            network = self.network or self._build()
+            start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
+            shard(network, strategy.mesh)
+            if self.teacher is not None:
+                self.teacher.shard(strategy.mesh)
+        strategy.check_same(start)
+
+    def _build(self) -> Network:
+        assert self.info is not None
         network = build_network(self.hparams["network"], self.info)
         self.info = network.task  # a language model knows its number of outputs, the data (0) does not
         self.hparams["task"] = self.info.to_dict()
@@ -147,6 +173,7 @@ class SFTModule(L.LightningModule):
         self.make_meters()
         if self.hparams["compile"]:
             network.compile()
+        return network
 
     def make_meters(self) -> None:
         """One set of metrics per stage, so that validation inside fit never mixes with testing."""
@@ -268,19 +295,19 @@ class SFTModule(L.LightningModule):
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
         assert self._sums is not None
-        local = sums = self._sums
+        of_this_rank = sums = self._sums
         count = self._items
         if self.trainer.world_size > 1:
             reduced = self.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(count)])]))
             sums, count = reduced[:2], int(reduced[2])
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-            torch._foreach_mul_(grads, self.expected_items / count)
+            torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
         self.add_penalty(optimizer)
-        self.stepped = (sums, local, count)
+        self.stepped = (sums, of_this_rank, count)
         self._sums, self._items = None, 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:

@@ -5,9 +5,11 @@ from hashlib import blake2b
 
 import torch
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 
 from sft_lightning import reuse
 from sft_lightning.networks.base import Network, Output, weights_hash
+from sft_lightning.sharding.split import shard
 
 
 class Teacher:
@@ -29,13 +31,22 @@ class Teacher:
         buffers = {n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head."))}
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.start, **heads, **buffers})
+        self.sharded = False
         self._whole = (repr(spec), "")  # what tells this teacher from others, its weights when that is asked for
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves it beside the student."""
-        known = set(self.start)
         self.network.to(device=device, dtype=dtype)
-        self.start = {n: p.data for n, p in self.network.named_parameters() if n in known}
+        self._note_start()
+
+    def shard(self, mesh: DeviceMesh) -> None:
+        """Leaves each rank its part, as of the student: the parts of both belong together."""
+        shard(self.network, mesh)
+        self.sharded = True
+        self._note_start()
+
+    def _note_start(self) -> None:
+        self.start = {n: p.data for n, p in self.network.named_parameters() if n in self.start}
 
     @torch.no_grad()
     def __call__(self, x: dict[str, Tensor]) -> Output:
@@ -45,7 +56,7 @@ class Teacher:
         content, so a view that differs is another batch, and what is said is the same to the bit.
         """
         output: Output
-        if reuse.TEACHER.on and all(t.device.type == "cpu" for t in x.values()):
+        if reuse.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
             output = reuse.TEACHER.get(self._key(x), lambda: self.network(x), bytes_of)
         else:
             output = self.network(x)

@@ -96,6 +96,7 @@ class Network(nn.Module):
                 "choose another network or other data"
             )
         self.task = task
+        self.name = type(self).__name__  # which the class of a network that is sharded does not have
         self.source_head = None
         self.pretrained: str | None = None
         self.source_labels: list[str] = []

@@ -7,13 +7,26 @@ SIZES = (1, 5, 21)
 HOW = ("validate", "fit", "test", "predict")
 ACCUMULATE = (2, 4, 8)
 
+SHARDED = ("images", "llama")
+"""Cases whose networks are sharded in `make test` too: tensors that do not divide by two, and tied ones"""
+
 FAST: list[Job] = [
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case in SHARDED),
+    *(("measure", case, 5, how, "fsdp2") for case in SHARDED for how in HOW),
+    *(("norms", strategy) for strategy in ("ddp", "fsdp2")),
     *(("train", case, variant, "float64", 4) for case, variant in PAIRS),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
 ]
+MEASURED = [(case, rows) for case in CASES for rows in SIZES if rows != 5 or case not in SHARDED]
+
 SLOW: list[Job] = [
-    ("train", case, variant, kind, accumulate)
-    for case, variant in PAIRS
-    for kind, splits in (("float64", (1, 2, 8)), ("float32", (1, 2, 4, 8)))
-    for accumulate in splits
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case not in SHARDED),
+    *(("train", case, variant, "float32", 4, "fsdp2") for case, variant in PAIRS),
+    *(("measure", case, rows, how, "fsdp2") for case, rows in MEASURED for how in HOW),
+    *(
+        ("train", case, variant, kind, accumulate)
+        for case, variant in PAIRS
+        for kind, splits in (("float64", (1, 2, 8)), ("float32", (1, 2, 4, 8)))
+        for accumulate in splits
+    ),
 ]

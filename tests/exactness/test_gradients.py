@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 
 from tests.exactness import figures
 from tests.exactness.cases import CASES, PAIRS
-from tests.exactness.jobs import ACCUMULATE
+from tests.exactness.jobs import ACCUMULATE, SHARDED
 from tests.exactness.training import (
     CLIP,
     ROWS,
@@ -127,11 +127,17 @@ def test_a_gradient_scaler_changes_nothing(root: Path, case: str, variant: str) 
     check(run.steps, whole.steps, "float32", "1 process with a gradient scaler")
 
 
-def two_processes(results: Any, root: Path, case: str, variant: str, kind: str, accumulate: int) -> None:
+def two_processes(
+    results: Any, root: Path, case: str, variant: str, kind: str, accumulate: int, *strategy: str
+) -> None:
     whole = in_one_piece(case, variant, root, kind)
-    steps = merged(results("train", case, variant, kind, accumulate))
+    steps = merged(results("train", case, variant, kind, accumulate, *strategy))
     check_rows(steps, whole.steps, f"2 processes × {accumulate} micro-batches")
-    check(steps, whole.steps, kind, "2 processes")
+    check(steps, whole.steps, kind, " ".join(["2 processes", *strategy]))
+    logged = [{n: v for n, v in step.logged.items() if n != "train/anchor_ratio"} for step in whole.steps]
+    for number, (found, expected) in enumerate(zip(steps, logged, strict=True), 1):
+        off = {n: (found.logged[n], v) for n, v in expected.items() if found.logged[n] != pytest.approx(v, rel=1e-4)}
+        assert not off, f"step {number}: what is logged is not what one process logs: {off}"
 
 
 @EVERY
@@ -149,6 +155,35 @@ def test_two_processes_change_nothing_with_any_micro_batches(
     together_slow: Any, root: Path, case: str, variant: str, kind: str, accumulate: int
 ) -> None:
     two_processes(together_slow, root, case, variant, kind, accumulate)
+
+
+# ---- parameters in parts ----
+
+
+@pytest.mark.parametrize(("case", "variant"), [p for p in PAIRS if p[0] in SHARDED])
+def test_sharding_changes_nothing(together: Any, root: Path, case: str, variant: str) -> None:
+    """Student and teacher in two parts each, L2-SP on parts: every gradient, clipped or not, and every weight."""
+    two_processes(together, root, case, variant, "float64", 2, "fsdp2")
+
+
+def test_statistics_of_batchnorm_are_the_first_ranks_as_in_ddp(together: Any, root: Path) -> None:
+    ddp, sharded = together("norms", "ddp"), together("norms", "fsdp2")
+    start = torch.zeros(24, dtype=torch.float64)
+    assert not torch.equal(sharded[0]["encoder.2.running_mean"], start), "no statistics have moved"
+    for name, value in ddp[0].items():
+        assert torch.allclose(sharded[0][name].double(), value.double(), rtol=1e-6, atol=1e-9), f"{name} is not DDP's"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("case", "variant"), [p for p in PAIRS if p[0] not in SHARDED])
+def test_sharding_changes_nothing_in_any_network(together_slow: Any, root: Path, case: str, variant: str) -> None:
+    two_processes(together_slow, root, case, variant, "float64", 2, "fsdp2")
+
+
+@pytest.mark.slow
+@EVERY
+def test_sharding_changes_nothing_in_single_precision(together_slow: Any, root: Path, case: str, variant: str) -> None:
+    two_processes(together_slow, root, case, variant, "float32", 4, "fsdp2")
 
 
 # ---- batches by length ----

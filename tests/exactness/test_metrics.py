@@ -17,7 +17,7 @@ from sft_lightning.errors import UserError
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
 from tests.exactness import figures
 from tests.exactness.cases import CASES, PAIRS, make
-from tests.exactness.jobs import HOW, SIZES
+from tests.exactness.jobs import HOW, SHARDED, SIZES
 from tests.exactness.measuring import (
     REFERENCES,
     Answers,
@@ -183,6 +183,32 @@ def test_two_processes_measure_the_same(together: Any, root: Path, case: str, ro
         check(rank["metrics"], expected(case, rows, root, how), "2 processes")
         assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
     assert Counter(ranks[0]["rows"] + ranks[1]["rows"]) == Counter(range(rows)), "a sample is missing, or counted twice"
+
+
+def sharded_measures_the_same(results: Any, root: Path, case: str, rows: int, how: str) -> None:
+    ranks = results("measure", case, rows, how, "fsdp2")
+    one = alone(case, rows, root, how)["metrics"]
+    for rank in ranks:
+        check(rank["metrics"], expected(case, rows, root, how), "2 processes fsdp2")
+        assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
+
+
+@pytest.mark.parametrize("case", SHARDED)
+@EVERYTHING
+def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: str, how: str) -> None:
+    """Drift and what is kept of the source too: the teacher is in parts as well."""
+    sharded_measures_the_same(together, root, case, 5, how)
+
+
+@pytest.mark.slow
+@EVERY_CASE
+@EVERY_SIZE
+@EVERYTHING
+def test_any_sharded_network_measures_the_same(
+    together: Any, together_slow: Any, root: Path, case: str, rows: int, how: str
+) -> None:
+    results = together if rows == 5 and case in SHARDED else together_slow
+    sharded_measures_the_same(results, root, case, rows, how)
 
 
 @EVERY_CASE

@@ -15,6 +15,7 @@ from torch import Tensor
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
+from sft_lightning.sharding.tensors import part_of, whole
 from sft_lightning.tasks import Batch
 from tests.exactness.cases import CASES, make
 from tests.support import fit, weights
@@ -99,12 +100,12 @@ def displace(module: LightningModule) -> None:
     for parameter in module.network.parameters():
         noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
         if parameter.requires_grad:
-            parameter.add_(noise.to(parameter) * DISPLACED)
+            parameter.add_(part_of(noise.to(parameter.dtype) * DISPLACED, parameter))
 
 
 def gradients(module: LightningModule) -> Tensors:
     """A copy of the gradients of the network's parameters."""
-    return {n: p.grad.clone() for n, p in module.network.named_parameters() if p.grad is not None}
+    return {n: whole(p.grad).clone() for n, p in module.network.named_parameters() if p.grad is not None}
 
 
 def real_rows(batch: Batch) -> list[int]:

@@ -16,23 +16,45 @@ from typing import Any
 
 import torch
 
-TWO: dict[str, Any] = {"strategy": "ddp", "devices": 2}
 Job = tuple[Any, ...]
 
 
-def _train(root: Path, case: str, variant: str, kind: str, accumulate: int) -> Any:
+def _train(root: Path, case: str, variant: str, kind: str, accumulate: int, strategy: str = "ddp") -> Any:
     from tests.exactness.training import train
 
-    return [vars(step) for step in train(case, variant, root, kind, accumulate, **TWO).steps]
+    run = train(case, variant, root, kind, accumulate, strategy=strategy, devices=2)
+    if strategy == "fsdp2":
+        check_parts(run.module)
+    return [vars(step) for step in run.steps]
 
 
-def _measure(root: Path, case: str, rows: int, how: str) -> Any:
+def check_parts(module: Any) -> None:
+    """Each rank must hold half of student and teacher, but for rows that do not divide by two."""
+    for what, network in (("student", module.network), ("teacher", module.teacher.network)):
+        for name, parameter in network.named_parameters():
+            assert hasattr(parameter, "to_local"), f"{name} of the {what} is not sharded"
+            rows, mine = len(parameter), len(parameter.to_local())
+            assert mine <= -(-rows // 2), f"this rank holds {mine} of {rows} rows of {name} of the {what}"
+
+
+def _norms(root: Path, strategy: str) -> Any:
+    from tests.exactness.cases import CASES, make
+    from tests.support import fit, weights
+
+    case = "images with norms"
+    module = make(case, "plain", root, freeze_batchnorm_stats=False)
+    data = CASES[case].data(sizes=(21, 9, 5), batch_size=16, eval_batch_size=4)
+    trainer = fit(module, data, max_epochs=3, precision="64-true", strategy=strategy, devices=2)
+    return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}
+
+
+def _measure(root: Path, case: str, rows: int, how: str, strategy: str = "ddp") -> Any:
     from tests.exactness.measuring import measure
 
-    return measure(case, rows, root, how, **TWO)
+    return measure(case, rows, root, how, strategy=strategy, devices=2)
 
 
-DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure}
+DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure, "norms": _norms}
 
 
 def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> None:

@@ -216,7 +216,7 @@ class TokenData(SFTDataModule):
         if self.spec.kind != self.kind or tokenizer is None:
             takes = {"image": "images", "text": "texts to classify", "tokens": "texts to continue"}
             raise UserError(
-                f"network {type(network).__name__} takes {takes.get(self.spec.kind, self.spec.kind)}, "
+                f"network {network.name} takes {takes.get(self.spec.kind, self.spec.kind)}, "
                 f"{type(self).__name__} has {takes[self.kind]}: choose another network or other data"
             )
         length = self._length(self.spec)

@@ -269,7 +269,7 @@ class ImageData(SFTDataModule):
         """Size, channels and normalisation: the network's where it has them, else the data's."""
         assert self.spec is not None
         if self.spec.kind != "image":
-            raise UserError(f"network {type(network).__name__} takes text, {type(self).__name__} has images")
+            raise UserError(f"network {network.name} takes text, {type(self).__name__} has images")
         size = (self.image_size, self.image_size) if self.image_size is not None else self.spec.size
         mean, std = self.spec.mean or self.mean, self.spec.std or self.std
         if self.spec.channels is not None and len(mean) != self.spec.channels:

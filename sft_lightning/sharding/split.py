@@ -1,0 +1,40 @@
+"""Which modules of a network are gathered and let go of together."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+
+from sft_lightning.errors import UserError
+
+
+def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+    """Leaves each rank of the mesh its part of every parameter, on the mesh's device; buffers stay whole.
+
+    A block's parameters are gathered when it is called, in forward and in backward, and let go of after it. What is in no
+    block (embeddings, heads) is gathered for the whole of a pass. Between passes a rank holds its parts alone.
+    """
+    for name, parameter in network.named_parameters():
+        if not parameter.ndim:
+            raise UserError(f"trainer.strategy: fsdp2 cannot split {name}, a single number: use ddp")
+    owners = tensors_of(network)
+    for block in [b for b in blocks(network) if all(owners[i] == n for i, n in tensors_of(b).items())]:
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
+    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """The outermost modules that stand in a list or a sequence, and have parts of their own."""
+    for child in module.children():
+        composed = next(child.children(), None) is not None and next(child.parameters(), None) is not None
+        if composed and isinstance(module, nn.ModuleList | nn.Sequential):
+            yield child
+        else:
+            yield from blocks(child)
+
+
+def tensors_of(module: nn.Module) -> Counter[int]:
+    """How often each parameter is registered in a module: tied ones more than once."""
+    return Counter(id(p) for m in module.modules() for p in m.parameters(recurse=False))

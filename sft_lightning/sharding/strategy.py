@@ -1,0 +1,171 @@
+"""`trainer.strategy: fsdp2`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+from lightning.pytorch import Trainer
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.strategies import (
+    DeepSpeedStrategy,
+    FSDPStrategy,
+    ModelParallelStrategy,
+    Strategy,
+    StrategyRegistry,
+)
+from torch import Tensor, nn
+from torch.distributed.constants import default_pg_timeout
+from torch.distributed.device_mesh import DeviceMesh
+from torch.optim import Optimizer
+
+from sft_lightning.errors import UserError
+from sft_lightning.sharding.tensors import gathered, part_of
+
+
+class FSDP2(ModelParallelStrategy):
+    """Fully sharded data parallelism (Zhao et al. 2023; torch's fully_shard): ranks share the work as in DDP, and each
+    holds its part of every parameter of student and teacher, of gradients and of the optimizer's state.
+
+    What is computed is what DDP computes, gradient for gradient. Checkpoints are those of every other strategy: whole
+    tensors in one file, from which any number of ranks goes on. They pass through the first rank's memory.
+    """
+
+    strategy_name = "fsdp2"
+
+    def __init__(
+        self, process_group_backend: str | None = None, timeout: timedelta | None = default_pg_timeout
+    ) -> None:
+        super().__init__(
+            tensor_parallel_size=1,
+            save_distributed_checkpoint=False,
+            process_group_backend=process_group_backend,
+            timeout=timeout,
+        )
+        self._statistics: list[Tensor] = []
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def setup(self, trainer: Trainer) -> None:
+        if getattr(trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError("trainer.precision: 16-mixed scales gradients, which fsdp2 does not: use bf16-mixed")
+        super().setup(trainer)
+        assert self.lightning_module is not None
+        norms = [m for m in self.lightning_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self._statistics = [b for m in norms for b in m.buffers(recurse=False)]
+
+    @property
+    def mesh(self) -> DeviceMesh:
+        """The ranks, as one line of parts."""
+        return self.device_mesh["data_parallel"]
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """One rank of a node after another: each makes a network whole before it keeps its part, and a node's memory is to
+        hold one at a time.
+        """
+        for _ in range(self.local_rank):
+            self.barrier()
+        yield
+        for _ in range(self.local_rank, self.num_processes):
+            self.barrier()
+
+    def check_same(self, start: str) -> None:
+        """Ranks keep parts of what each made whole, so all must have made the same."""
+        starts: list[Any] = [None] * self.world_size
+        dist.all_gather_object(starts, start)
+        if len(set(starts)) != 1:
+            raise RuntimeError(f"ranks start from different weights: {starts}")
+
+    # ---- steps: statistics of BatchNorm are the first rank's, as in DDP ----
+
+    def _share_statistics(self) -> None:
+        for tensor in self._statistics:
+            dist.broadcast(tensor, 0)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_statistics()
+        return super().training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_statistics()
+        return super().validation_step(*args, **kwargs)
+
+    def test_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_statistics()
+        return super().test_step(*args, **kwargs)
+
+    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
+        self._share_statistics()
+        return super().predict_step(*args, **kwargs)
+
+    # ---- checkpoints ----
+
+    @property
+    def restore_checkpoint_after_setup(self) -> bool:
+        """Parts are made when the module is configured, before a checkpoint is read."""
+        return False
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The module's tensors, whole, on the first rank."""
+        assert self.lightning_module is not None
+        return {name: gathered(tensor) for name, tensor in self.lightning_module.state_dict().items()}
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As `optimizer.state_dict()` without sharding, on the first rank."""
+        held = (optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
+        state = {i: {k: all_of(v) for k, v in values.items()} for i, values in held["state"].items()}
+        return {**held, "state": state}
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
+        Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        """Each rank takes its parts."""
+        assert self.lightning_module is not None
+        mine = self.lightning_module.state_dict()
+        held = checkpoint["state_dict"]
+        parts = {n: part_of(t, mine[n]) if n in mine else t for n, t in held.items()}
+        self.lightning_module.load_state_dict(parts, strict=strict)
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        """Each rank takes its parts."""
+        for optimizer, held in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            numbers = [i for group in held["param_groups"] for i in group["params"]]
+            mine = dict(zip(numbers, (p for g in optimizer.param_groups for p in g["params"]), strict=False))
+            state = {i: {k: part(v, mine.get(i)) for k, v in values.items()} for i, values in held["state"].items()}
+            optimizer.load_state_dict({**held, "state": state})
+
+
+def all_of(value: Any) -> Any:
+    """Of the optimizer's state, tensors are gathered, and numbers are what they are."""
+    return gathered(value) if isinstance(value, Tensor) else value
+
+
+def part(value: Any, like: Any) -> Any:
+    """Of the optimizer's state, tensors of a parameter's shape are split as it is."""
+    return part_of(value, like) if isinstance(value, Tensor) else value
+
+
+def check_strategy(strategy: Strategy | None) -> None:
+    """Raises UserError for strategies under which parameters are not what anchors take them for."""
+    flat = isinstance(strategy, FSDPStrategy | DeepSpeedStrategy)
+    if flat or (isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2)):
+        raise UserError(
+            f"trainer.strategy: anchors do not know the parameters of {type(strategy).__name__}: use fsdp2, or ddp"
+        )
+
+
+StrategyRegistry.register(
+    FSDP2.strategy_name, FSDP2, description="Fully sharded data parallelism, by torch's fully_shard"
+)
