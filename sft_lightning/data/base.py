@@ -366,9 +366,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
         trainer = getattr(self, "trainer", None)
         if trainer is None:
             return 0, 1, 1
-        if trainer.world_size > 1:
-            # The sampler below already gives each rank its part, without padding.
-            trainer._accelerator_connector.use_distributed_sampler = False
+        # The sampler below already gives each rank its part, without padding.
+        trainer._accelerator_connector.use_distributed_sampler = False
         return trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
 
     def loader(self, name: str, rank: int, world_size: int, accumulate: int = 1) -> DataLoader[Batch]:

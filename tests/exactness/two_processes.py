@@ -48,13 +48,19 @@ def _norms(root: Path, strategy: str) -> Any:
     return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}
 
 
+def _family(root: Path, family: str, strategy: str) -> Any:
+    from tests.sharding.families import tuned
+
+    return tuned(root, family, strategy)
+
+
 def _measure(root: Path, case: str, rows: int, how: str, strategy: str = "ddp") -> Any:
     from tests.exactness.measuring import measure
 
     return measure(case, rows, root, how, strategy=strategy, devices=2)
 
 
-DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure, "norms": _norms}
+DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure, "norms": _norms, "family": _family}
 
 
 def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> None:
