@@ -24,7 +24,7 @@ KEYS = {
 }
 TRAINER = {
     "max_epochs": "Passes over the training samples.",
-    "accelerator, devices, num_nodes, strategy": "Where to run: cpu, gpu, auto; how many; ddp for several.",
+    "accelerator, devices, num_nodes, strategy": "Where to run: cpu, gpu, auto; how many; ddp, or fsdp2 if too large for one.",
     "precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
     "accumulate_grad_batches": "Micro-batches per optimizer step; data.batch_size stays the whole step's.",
     "gradient_clip_val": "Largest gradient norm, after the anchor's gradient was added.",

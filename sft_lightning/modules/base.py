@@ -18,8 +18,7 @@ from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Output, Spec, build_network, weights_hash
 from sft_lightning.sharding.split import shard
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
-from sft_lightning.sharding.tensors import is_sharded
-from sft_lightning.sharding.tensors import local
+from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 

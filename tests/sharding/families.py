@@ -44,6 +44,8 @@ TEXTS: dict[str, Callable[[str], Spec]] = {
         TransformersText, pretrained=folder, gradient_checkpointing=True
     ),
 }
+FROZEN = "BERT, the lower half frozen"
+TEXTS[FROZEN] = TEXTS["BERT"]
 FAMILIES = [*IMAGES, *TEXTS]
 
 
@@ -70,6 +72,7 @@ def tuned(root: Path, family: str, strategy: str) -> dict[str, Tensor]:
         network = TEXTS[family](folder)
     network["init_args"]["dropout"] = 0.0
     data = FewDigits(digits=NEW, **sizes) if family in IMAGES else FewTexts(**sizes)
-    module: SFTModule = PlainSFT(network, lr=1e-2) if family == "LSTM" else L2SPSFT(network, alpha=0.1, lr=1e-2)
+    how: dict[str, Any] = {"lr": 1e-2, "freeze": {"bottom_layers": 2} if family == FROZEN else None}
+    module: SFTModule = PlainSFT(network, **how) if family == "LSTM" else L2SPSFT(network, alpha=0.1, **how)
     trainer = fit(module, data, max_steps=3, precision="64-true", strategy=strategy, devices=2)
     return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}

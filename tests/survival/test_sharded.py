@@ -77,6 +77,7 @@ def test_a_run_that_was_stopped_goes_on_as_if_nothing_had_been(
     assert difference(outcome(runs["parts"]), outcome(tmp_path / "runs/x/again")) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [(SHARDED, ALONE), (FIT, SHARDED)])
 def test_a_run_may_go_on_with_another_strategy(
     zygote: Zygote, runs: dict[str, Path], tmp_path: Path, first: tuple[object, ...], then: tuple[object, ...]
