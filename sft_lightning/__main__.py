@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sft_lightning import __version__, secrets
 from sft_lightning.cluster.allocation import allocation
-from sft_lightning.cluster.requeue import come_back, hold, watch_the_clock, watch_the_signal
+from sft_lightning.cluster.requeue import hold, last_word, watch_the_clock, watch_the_signal
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.signals import PREEMPT, SIGNALS, Interrupted
 
@@ -110,7 +110,7 @@ def command() -> int:
     if job is not None:
         watch_the_clock(job)
         watch_the_signal(sys.argv[1:])
-    code = come_back(main(), sys.argv[1:])
+    code = last_word(main(), sys.argv[1:])
     signal.signal(PREEMPT, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
     return code
 

@@ -150,7 +150,7 @@ class Ranks:
     # ---- none outlives the others ----
 
     def watch(self, before_end: Callable[[str, int], None]) -> None:
-        """Ends this process where another has failed and this one hangs; `before_end` is told why first."""
+        """Ends this process where another has failed and this one hangs; `before_end` is told why first, and may end it."""
         threading.Thread(target=self._watch, args=(before_end,), daemon=True, name="ranks").start()
 
     def _watch(self, before_end: Callable[[str, int], None]) -> None:
@@ -166,8 +166,10 @@ class Ranks:
             if not others and not self.rank:
                 print(f"sft-lightning: error: {why}", file=sys.stderr, flush=True)
             code = others[0][1] if others else 2
-            before_end(why, code)
-            os._exit(code)
+            try:
+                before_end(why, code)
+            finally:
+                os._exit(code)
 
     def end(self) -> None:
         """This rank ends by itself."""

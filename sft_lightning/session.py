@@ -27,6 +27,7 @@ from sft_lightning.callbacks import (
 )
 from sft_lightning.callbacks.checkpoints import link
 from sft_lightning.cluster.layout import follow
+from sft_lightning.cluster.requeue import leave
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
 from sft_lightning.ranks import Ranks
@@ -299,6 +300,7 @@ class Session:
         if self.rank == 0 and self.record is not None and self.of_run is None:
             with suppress(OSError):
                 self.record.end("interrupted" if code > 128 else "failed", reason=why)
+        leave(code, sys.argv[1:])  # preempted, the job comes back all the same
 
     def fail(self, error: BaseException) -> None:
         """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""

@@ -224,8 +224,10 @@ def import_user_modules(names: list[str]) -> None:
 
 def how_many(engine: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
     """(workers, threads of each, GPUs, whether points are commands of their own)."""
+    from sft_lightning.ablation.worker import of_several
+
     trainers = [config["trainer"] for config in engine.plan.check()]
-    several = any(str(t["devices"]) not in ("auto", "1", "[0]", "-1") or t["num_nodes"] > 1 for t in trainers)
+    several = any(map(of_several, trainers))
     gpus = [] if all(t["accelerator"] == "cpu" for t in trainers) else visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = 1 if several else len(gpus) or cores

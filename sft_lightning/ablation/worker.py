@@ -12,6 +12,7 @@ from typing import Any
 
 from sft_lightning import reuse
 from sft_lightning.ablation.folder import STOPPED, StudyFolder
+from sft_lightning.cluster.requeue import WITHIN
 from sft_lightning.signals import HANDLED, PREEMPT, SIGNALS
 
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
@@ -58,14 +59,34 @@ def as_function(arguments: list[str]) -> int:
 
 
 def as_command(arguments: list[str]) -> int:
-    """The exit code of a command, in a process of its own."""
-    handlers = {s: signal.signal(s, lambda *_: None) for s in HANDLED}  # they are the command's
+    """The exit code of a command, in a process of its own. Signals are passed on; a job's requeue is not its to ask for."""
+    came: list[int] = []
+    handlers = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in HANDLED}
     try:
-        code = subprocess.run([sys.executable, "-m", "sft_lightning", *arguments], check=False).returncode
+        command = [sys.executable, "-m", "sft_lightning", *arguments]
+        child = subprocess.Popen(command, env={**os.environ, WITHIN: "1"})
+        while (code := waited(child)) is None:
+            for signum in came:
+                if signum != signal.SIGINT:  # a terminal sends it to both, and the second would end the command at once
+                    child.send_signal(signum)
+            came.clear()
     finally:
         for signum, handler in handlers.items():
             signal.signal(signum, handler)
     return code if code >= 0 else 128 - code
+
+
+def waited(child: subprocess.Popen[bytes]) -> int | None:
+    """A process's exit code; None where it has not ended within half a second."""
+    try:
+        return child.wait(0.5)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def of_several(trainer: dict[str, Any]) -> bool:
+    """Whether a point runs as several processes, which its Trainer starts by the command line: it must be the point's own."""
+    return str(trainer["devices"]) not in ("auto", "1", "[0]", "-1") or trainer["num_nodes"] > 1
 
 
 def size(path: Path) -> int:

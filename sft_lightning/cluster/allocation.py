@@ -1,5 +1,6 @@
 """What Slurm gives to this process, told from its environment. Imports nothing heavy: it is asked before anything else."""
 
+import math
 import os
 import re
 import subprocess
@@ -50,20 +51,33 @@ def number(text: str | None, default: int = 0) -> int:
     return int(text) if text is not None and text.isdigit() else default
 
 
-def scontrol(*arguments: str) -> subprocess.CompletedProcess[str] | None:
+def scontrol(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str] | None:
     """What scontrol answers; None where there is none on this node, or no controller."""
+    form = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     try:
-        return subprocess.run(["scontrol", *arguments], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            ["scontrol", *arguments], capture_output=True, text=True, timeout=timeout, check=False, env=form
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
 
 
-def ends(job: str) -> float | None:
-    """When the job's time is up, in seconds since 1970; None where it has no limit, or nobody says."""
-    if (given := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
-        return float(given)
-    answer = scontrol("show", "job", "-o", job)
-    found = re.search(r"\bEndTime=(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)", answer.stdout) if answer is not None else None
-    if answer is None or answer.returncode or found is None:
-        return None
-    return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S"))
+def ends(job: str, before: float | None = None) -> float | None:
+    """When the job's time is up, in seconds since 1970; infinity where it has no limit, None where nobody says.
+
+    The controller is asked first: a limit may be moved while the job runs, and the environment says what it was at the start.
+
+    Args:
+        job: Its id.
+        before: What was said before; it stands where the controller does not answer.
+    """
+    answer = scontrol("show", "job", "-o", job, timeout=10.0)
+    found = re.search(r"\bEndTime=(\S+)", answer.stdout) if answer is not None and not answer.returncode else None
+    if found is not None and re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", found[1]):
+        return time.mktime(time.strptime(found[1], "%Y-%m-%dT%H:%M:%S"))
+    if found is not None:
+        return math.inf
+    if before is not None:
+        return before
+    given = os.environ.get("SLURM_JOB_END_TIME", "")
+    return float(given) if given.isdigit() else None

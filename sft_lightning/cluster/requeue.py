@@ -7,6 +7,7 @@ first rank has the job requeued, which begins again by the same command and resu
 
 import json
 import os
+import random
 import signal
 import sys
 import threading
@@ -23,6 +24,10 @@ from sft_lightning.signals import PREEMPT, SIGNALS
 LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""
 MOST, MOST_VARIABLE = 100, "SFT_MAX_REQUEUES"
+WITHIN = "SFT_WITHIN"
+"""Set where another command of ours started this one, and asks for the requeue itself once all that it started has ended"""
+LOOKS = 60.0
+"""Seconds between two looks at the job's end, which may have been moved"""
 GRACE = 10.0
 """Seconds in which the main thread hears of a signal, if it ever does"""
 ASK_AGAIN = 75
@@ -46,19 +51,30 @@ def setting(name: str, default: float) -> float:
 
 
 def watch_the_clock(job: Allocation) -> None:
-    """Sends this process SIGUSR1 some time before the job's end, whatever Slurm sends. The end may be moved meanwhile."""
-    threading.Thread(target=_watch, args=(job.job, setting(LEAD_VARIABLE, LEAD)), daemon=True, name="deadline").start()
+    """Sends this process SIGUSR1 some time before the job's end, whatever Slurm sends. The end may be moved meanwhile.
+
+    The first rank alone looks: the others stop with it, and the controller is not asked by each. A command that another
+    one started is told by that.
+    """
+    if is_first(job) and WITHIN not in os.environ:
+        lead = setting(LEAD_VARIABLE, LEAD)
+        threading.Thread(target=_watch, args=(job.job, lead), daemon=True, name="deadline").start()
 
 
 def _watch(job: str, lead: float) -> None:
-    end = ends(job)
+    end, draw = ends(job), random.Random()
     while end is not None:
         left = end - lead - time.time()
         if left <= 0:
             os.kill(os.getpid(), PREEMPT)
             return
-        time.sleep(min(left, 3600.0))
-        end = ends(job) or end  # the controller may be away for a moment
+        time.sleep(min(left, LOOKS * draw.uniform(0.8, 1.2)))  # an array's tasks do not all ask at once
+        end = ends(job, end)
+
+
+def is_first(job: Allocation) -> bool:
+    """Whether this process speaks for all of the job's."""
+    return not job.rank and not any(number(os.environ.get(name)) for name in ("RANK", "LOCAL_RANK"))
 
 
 def watch_the_signal(arguments: list[str]) -> None:
@@ -79,12 +95,30 @@ def _unstick(heard: int, arguments: list[str]) -> None:
         continue
     time.sleep(GRACE)
     if SIGNALS.asked is None and not SIGNALS.waits:
-        code = come_back(PREEMPTED, arguments)
-        sys.stdout.flush()
-        os._exit(code)
+        leave(PREEMPTED, arguments)
 
 
 # ---- what then ----
+
+_LEAVING = threading.Lock()
+"""Taken for good by the thread that ends this process: it asks for the requeue, and no other does"""
+
+
+def leave(code: int, arguments: list[str]) -> None:
+    """From a thread: ends this process as its command would have ended with `code`. Does nothing where that ends by itself."""
+    if _LEAVING.acquire(blocking=False):
+        try:
+            code = come_back(code, arguments)
+            sys.stdout.flush()
+        finally:
+            os._exit(code)
+
+
+def last_word(code: int, arguments: list[str]) -> int:
+    """Where the command has ended by itself: `come_back`, unless a thread is at it and ends this process."""
+    if not _LEAVING.acquire(blocking=False):
+        threading.Event().wait()
+    return come_back(code, arguments)
 
 
 def come_back(code: int, arguments: list[str]) -> int:
@@ -97,8 +131,10 @@ def come_back(code: int, arguments: list[str]) -> int:
     job = allocation()
     if code != PREEMPTED or job is None:
         return code
-    if job.rank or any(number(os.environ.get(name)) for name in ("RANK", "LOCAL_RANK")):
+    if not is_first(job):
         return 0  # the first speaks for all, and may be writing yet
+    if WITHIN in os.environ:
+        return code
     run = run_of(arguments)
     if (why := refused(job, run)) is not None:
         print(f"sft-lightning: error: not requeued: {why}", file=sys.stderr)

@@ -1,5 +1,6 @@
 """What a process is told of its job, by the environment that Slurm gives it."""
 
+import math
 import time
 
 import pytest
@@ -69,15 +70,10 @@ def test_tasks_on_each_node_are_known_where_all_have_as_many(
     assert job.tasks_per_node == each
 
 
-def test_the_jobs_end_is_what_slurm_put_into_the_environment(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
-    given(outside, SLURM_JOB_END_TIME="1795357646")
-    assert ends("1") == 1795357646.0
-    assert not scontrol.asked, "the controller was asked for what is known"
-
-
-def test_the_jobs_end_is_asked_where_the_environment_does_not_say_it(
+def test_the_jobs_end_is_what_the_controller_says_and_not_what_it_was_at_the_start(
     outside: pytest.MonkeyPatch, scontrol: StandIn
 ) -> None:
+    given(outside, SLURM_JOB_END_TIME="1795357646")
     end = int(time.time()) + 500
     said = time.strftime("%Y-%m-%dT%H:%M:%S", time.localtime(end))
     scontrol.answers(
@@ -87,14 +83,19 @@ def test_the_jobs_end_is_asked_where_the_environment_does_not_say_it(
     assert scontrol.asked == ["show job -o 8"]
 
 
-@pytest.mark.parametrize(
-    ("said", "code"),
-    [("JobId=8 TimeLimit=UNLIMITED EndTime=Unknown Deadline=N/A", 0), ("slurm_load_jobs error: Invalid job id", 1)],
-    ids=["no limit", "no such job"],
-)
-def test_a_job_without_an_end_has_none(outside: pytest.MonkeyPatch, scontrol: StandIn, said: str, code: int) -> None:
-    scontrol.answers(said, code)
+def test_where_the_controller_does_not_answer_the_end_is_what_was_said_before_else_what_the_environment_says(
+    outside: pytest.MonkeyPatch, scontrol: StandIn
+) -> None:
+    scontrol.answers("slurm_load_jobs error: Unable to contact slurm controller", code=1)
     assert ends("8") is None
+    given(outside, SLURM_JOB_END_TIME="1795357646")
+    assert ends("8") == 1795357646.0
+    assert ends("8", before=1795350000.0) == 1795350000.0, "a limit that was moved is forgotten"
+
+
+def test_a_limit_that_was_taken_away_is_no_end_any_more(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    scontrol.answers("JobId=8 TimeLimit=UNLIMITED EndTime=Unknown Deadline=N/A")
+    assert ends("8", before=1795350000.0) == math.inf
 
 
 def test_where_there_is_no_scontrol_nobody_is_asked(outside: pytest.MonkeyPatch, no_scontrol: None) -> None:

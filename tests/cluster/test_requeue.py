@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
@@ -13,8 +14,19 @@ from typing import Any
 import pytest
 import yaml
 
+from sft_lightning.ablation.worker import as_command
 from sft_lightning.cluster.allocation import Allocation
-from sft_lightning.cluster.requeue import ASK_AGAIN, PREEMPTED, come_back, requeues, run_of, watch_the_clock
+from sft_lightning.cluster.requeue import (
+    ASK_AGAIN,
+    LEAD,
+    LOOKS,
+    PREEMPTED,
+    WITHIN,
+    come_back,
+    requeues,
+    run_of,
+    watch_the_clock,
+)
 from tests.cluster.conftest import ROOT, StandIn
 from tests.cluster.environments import BATCH, ONE, STEP
 from tests.cluster.test_allocation import given
@@ -258,7 +270,9 @@ def wait_for(came: list[float], seconds: float) -> None:
         time.sleep(0.02)
 
 
-def test_a_run_stops_in_time_where_no_signal_comes(outside: pytest.MonkeyPatch, signals: list[float]) -> None:
+def test_a_run_stops_in_time_where_no_signal_comes(
+    outside: pytest.MonkeyPatch, no_scontrol: None, signals: list[float]
+) -> None:
     end = int(time.time()) + 1002
     given(outside, SLURM_JOB_END_TIME=str(end), SFT_STOP_BEFORE_S="1000.5")
     watch_the_clock(JOB)
@@ -299,6 +313,42 @@ def test_an_end_that_was_put_off_is_noticed(outside: pytest.MonkeyPatch, scontro
     finally:
         process.kill()
     assert process.communicate()[0] == "", "the run was stopped though its job had been given more time"
+
+
+def test_an_end_that_was_brought_forward_is_noticed(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    scontrol.answers(when(50000))
+    env = {**os.environ, **ONE, "SFT_STOP_BEFORE_S": "10", "SLURM_JOB_END_TIME": str(int(time.time()) + 50000)}
+    looks = WATCHING.replace("watch_the_clock(alloc", "requeue.LOOKS = 0.3\nwatch_the_clock(alloc")
+    code = f"from sft_lightning.cluster import requeue\n{looks}"
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    try:
+        until = time.monotonic() + 60
+        while len(scontrol.asked) < 3:
+            assert time.monotonic() < until, "Slurm was not asked again when the job ends"
+            time.sleep(0.01)
+        scontrol.answers(when(5))
+        assert process.stdout is not None
+        assert process.stdout.readline() == "told to stop\n"
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_the_controller_is_looked_at_often_enough_and_not_too_often() -> None:
+    assert 30 <= LOOKS <= LEAD, "an end that is brought forward must be noticed in time, and hundreds of jobs ask"
+
+
+@pytest.mark.parametrize("other", [STEP, {**ONE, "LOCAL_RANK": "1"}], ids=["of srun", "of Lightning"])
+def test_of_several_ranks_only_the_first_asks_for_the_end(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, other: dict[str, str]
+) -> None:
+    scontrol.answers(when(-10))
+    env = {**os.environ, **other}
+    process = subprocess.Popen([sys.executable, "-c", WATCHING], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(1.5)
+    process.kill()
+    assert process.communicate()[0] == "" and not scontrol.asked, "each rank asks the controller"
 
 
 def test_the_end_is_not_forgotten_where_slurm_does_not_answer_when_it_comes(
@@ -414,6 +464,83 @@ def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_al
     assert process.returncode == PREEMPTED, f"it ended with {process.returncode}"
     assert scontrol.asked == ["requeue 7"]
     assert "saved; job 7 is requeued" in said
+
+
+HUNG = """
+import sys, time
+from pathlib import Path
+from sft_lightning.ranks import Ranks
+from sft_lightning.session import Session
+
+Ranks.GRACE, folder = 0.2, Path(sys.argv[3])
+Ranks(folder, 1).report(138, "Interrupted: SIGUSR1")
+Ranks(folder, 0).watch(Session([], None, None).give_up)
+time.sleep(600)
+"""
+
+
+def test_a_rank_that_hangs_while_another_was_preempted_brings_the_job_back_once(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", HUNG, "fit", "--resume", str(tmp_path)]
+    env = {**os.environ, **STEP, "SLURM_PROCID": "0"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+    assert (done.returncode, scontrol.asked) == (PREEMPTED, ["requeue 1"]), f"the job is left to nobody: {done.stderr}"
+
+
+TWICE = """
+import signal, sys, threading, time
+from sft_lightning.cluster import requeue
+from sft_lightning.cluster.requeue import last_word, leave
+
+threading.Thread(target=leave, args=(138, ["fit"]), daemon=True).start()
+if sys.argv[1] == "later":
+    time.sleep(0.1)
+sys.exit(last_word(138, ["fit"]))
+"""
+
+
+@pytest.mark.parametrize("when", ["at once", "later"])
+def test_a_job_is_requeued_once_though_the_command_ends_while_it_is_ended(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, when: str
+) -> None:
+    command, env = [sys.executable, "-c", TWICE, when], {**os.environ, **ONE}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, scontrol.asked) == (PREEMPTED, ["requeue 7"]), done.stderr
+
+
+def test_a_command_within_another_leaves_the_requeue_to_it(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    """A study that runs in one job: it is requeued when all its points have been saved."""
+    given(outside, ONE, {WITHIN: "1"})
+    assert come_back(PREEMPTED, ["fit"]) == PREEMPTED
+    watch_the_clock(JOB)
+    time.sleep(0.2)
+    assert not scontrol.asked
+
+
+def test_a_point_that_is_a_command_of_its_own_hears_the_signal_from_its_parent_which_alone_asks(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given(outside, ONE, OMP_NUM_THREADS="1")
+    monkeypatch.chdir(ROOT)
+    run = tmp_path / "runs/x/point"
+    preempted = {"class_path": "tests.cluster.moments.Preempted", "init_args": {"moments": ["step 8 silent"]}}
+    (tmp_path / "moments.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [preempted]}}))
+    said = [*FIT, "--config", tmp_path / "moments.yaml", "--runs_dir", tmp_path / "runs", "--run_id", "point"]
+
+    def signal_the_parent() -> None:
+        until = time.monotonic() + 300
+        while not (run / "metrics.jsonl").is_file() and time.monotonic() < until:
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+    threading.Thread(target=signal_the_parent, daemon=True).start()
+    code = as_command([str(a) for a in said])
+    assert code == PREEMPTED, f"the point ended with {code}"
+    assert not scontrol.asked, "the point asked for the requeue, or when the job ends, which is its parent's to do"
+    assert json.loads((run / "run.json").read_text())["steps"] == 4, "it was not stopped at the step's end, and saved"
+    assert come_back(code, ["ablate", "--config", "study.yaml"]) == PREEMPTED
+    assert scontrol.asked == ["requeue 7"]
 
 
 AT_THE_END = """
