@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+CONTROLLER = Path("/var/lib/sft-slurm/run/slurmctld.pid")
 ENDED = ("COMPLETED", "FAILED", "TIMEOUT", "CANCELLED", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 
 
@@ -19,6 +20,11 @@ class Slurm:
 
     def __init__(self) -> None:
         self.jobs: list[str] = []
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is the one of scripts/slurm-cluster: nobody else waits in its queue, and it may be disturbed."""
+        return CONTROLLER.is_file()
 
     def client(self, *arguments: object, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Runs sbatch, squeue, scancel, …, without what this process inherits of a job or of W&B."""
@@ -68,7 +74,7 @@ class Slurm:
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[Slurm]:
-    """The Slurm that answers here, else one that is started, and then stays."""
+    """The Slurm that answers here, else one that is started, and ended with the tests."""
     done = subprocess.run([ROOT / "scripts/slurm-cluster", "start"], capture_output=True, text=True, timeout=600)
     if done.returncode and os.getuid():
         pytest.skip(done.stderr.strip())
@@ -76,6 +82,8 @@ def slurm() -> Iterator[Slurm]:
     made = Slurm()
     yield made
     made.close()
+    if "are up" in done.stdout:
+        subprocess.run([ROOT / "scripts/slurm-cluster", "stop"], capture_output=True, timeout=120, check=False)
 
 
 @dataclass
