@@ -1,16 +1,17 @@
 """`study status`: a study's points with the states of their jobs."""
 
 import csv
-import json
-import subprocess
 import sys
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from sft_lightning.ablation.folder import StudyFolder
+from sft_lightning.ablation.folder import STOPPED, StudyFolder
+from sft_lightning.ablation.jobs import StudyJobs
 from sft_lightning.arguments import Parser
 from sft_lightning.errors import UserError
 
@@ -35,69 +36,84 @@ def main(arguments: list[str]) -> int:
     folder = StudyFolder(given.study)
     if not (given.study / "plan").is_dir():
         raise UserError(f"study: {given.study} is no study's folder: it has no plan/")
-    labels, jobs = labels_of(folder), jobs_of(folder)
-    states = squeue()
+    labels, jobs = labels_of(folder), StudyJobs(folder)
     table = Table()
-    for name in ("point", "what", "status", "job", "state", "why"):
-        table.add_column(name, no_wrap=name != "what", overflow="fold")
+    for name in ("point", "what", "state", "job", "why"):
+        table.add_column(name, no_wrap=name not in ("what", "why"), overflow="fold")
     found: Counter[str] = Counter()
-    for point in sorted(file.stem for file in (given.study / "plan").glob("*.yaml")):
-        standing = folder.standing(point)
-        job = jobs.get(point, UNKNOWN)
-        state, reason = states.get(job, (UNKNOWN, ""))
-        found[standing.status] += 1
-        if standing.status != "finished" or given.all:
-            why = str(standing.of("fit").get("reason") or "") if standing.status == "failed" else reason
-            table.add_row(point, labels.get(point, UNKNOWN), standing.status, job, state, why)
+    for point in [*labels, *planned(folder, labels)]:
+        at = where(folder, jobs, point)
+        found[at.state] += 1
+        if at.state != "finished" or given.all:
+            table.add_row(point, labels.get(point, UNKNOWN), at.state, at.job or UNKNOWN, at.why)
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if table.row_count:
         console.print(table)
-    said = ", ".join(f"{count} {status}" for status, count in sorted(found.items())) or "no point yet"
-    collect = noted(folder).get("collect")
-    if collect is not None:
-        state, reason = states.get(str(collect), ("over", ""))
-        said += f"; collecting job {collect}: {state}{f' ({reason})' if reason else ''}"
+    said = ", ".join(f"{found[state]} {state}" for state in sorted(found, key=order)) or "no point yet"
+    if not jobs.answers:
+        said += "; Slurm does not answer"
+    elif jobs.submissions:
+        last = jobs.submissions[-1].collect
+        about = jobs.of(last)
+        state = "over" if about is None else f"{about.state}{f' ({about.reason})' if about.reason else ''}"
+        said += f"; collecting job {last}: {state}"
     console.print(f"{said}; {given.study}", soft_wrap=True)
     return 0
 
 
-def noted(folder: StudyFolder) -> dict[str, object]:
-    """What the last submission was: `array`, `collect` (job ids), `points` in the order of the array's tasks."""
-    try:
-        content = json.loads((folder.path / "slurm" / "jobs.json").read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+class Where(NamedTuple):
+    """How a point stands, as one word, with its job and why."""
+
+    state: str
+    job: str | None
+    why: str = ""
 
 
-def jobs_of(folder: StudyFolder) -> dict[str, str]:
-    """{point: the array's task that it was submitted as, such as `12_3`}"""
-    about = noted(folder)
-    points = about.get("points")
-    return {str(p): f"{about.get('array')}_{i}" for i, p in enumerate(points)} if isinstance(points, list) else {}
+def where(folder: StudyFolder, jobs: StudyJobs, point: str) -> Where:
+    """What of a point: its run's files say what is done, the queue what is to come, and both together what is lost."""
+    standing, job = folder.standing(point), jobs.task_of(point)
+    if standing.status == "failed":
+        return Where("failed", job, str(standing.of("fit").get("reason") or ""))
+    if standing.status in ("finished", "running"):
+        return Where(standing.status, job)
+    if (about := jobs.of(job)) is not None:
+        return Where(about.state, job, about.reason)
+    begun = f"begun, at step {standing.record.get('steps') or 0}" if standing.record else ""
+    if job is None:
+        return Where("interrupted" if begun else "not submitted" if jobs.submissions else "queued", None, begun)
+    if not jobs.answers:
+        return Where("submitted", job, begun)
+    if standing.of("fit").get("exit") in STOPPED:
+        return Where("stopped", job, begun)
+    return Where("lost", job, f"its job is over; logs/slurm-{job}.out")
 
 
-def squeue() -> dict[str, tuple[str, str]]:
-    """{job: (state, why it waits)} of this user's jobs that are not over; empty where no Slurm answers."""
-    try:
-        done = subprocess.run(
-            ["squeue", "--me", "--noheader", "--array", "--format=%i %T %r"],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    found = {}
-    for line in done.stdout.splitlines():
-        job, state, reason = (*line.split(maxsplit=2), "", "")[:3]
-        found[job] = (state.lower(), "" if reason in ("None", "") else reason)
-    return found
+ORDER = (
+    "finished",
+    "running",
+    "completing",
+    "pending",
+    "submitted",
+    "queued",
+    "not submitted",
+    "interrupted",
+    "stopped",
+)
+"""In which states are counted; what needs somebody comes last"""
+
+
+def order(state: str) -> tuple[int, str]:
+    """Where a state comes in the summary."""
+    return ORDER.index(state) if state in ORDER else len(ORDER), state
+
+
+def planned(folder: StudyFolder, known: Container[str]) -> list[str]:
+    """Points that have a plan, and are not known from the table."""
+    return sorted(file.stem for file in (folder.path / "plan").glob("*.yaml") if file.stem not in known)
 
 
 def labels_of(folder: StudyFolder) -> dict[str, str]:
-    """What each point of points.csv is, in words."""
+    """Each point of points.csv, in its order, with what it is in words."""
     try:
         with folder.points.open(newline="") as file:
             rows = list(csv.DictReader(file))

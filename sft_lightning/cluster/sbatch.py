@@ -1,4 +1,4 @@
-"""Submitting: what sbatch answers."""
+"""Submitting and cancelling."""
 
 import subprocess
 
@@ -14,3 +14,8 @@ def sbatch(*arguments: str) -> str:
     if done.returncode:
         raise UserError(f"submit: sbatch refuses: {' '.join(done.stderr.split()) or done.returncode}")
     return done.stdout.strip().partition(";")[0]
+
+
+def cancel(job: str) -> None:
+    """Has a job of ours go away; one that is over is gone already."""
+    subprocess.run(["scancel", job], capture_output=True, check=False)
