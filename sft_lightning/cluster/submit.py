@@ -1,6 +1,8 @@
 """`submit`: a run, or an array of them, as a Slurm job that comes back after preemption."""
 
 import argparse
+import shlex
+import sys
 from pathlib import Path
 
 from sft_lightning import secrets
@@ -113,7 +115,8 @@ def send(text: str, job: Job, where: RunDirectory, given: argparse.Namespace, pr
     print(f"follow  squeue --job {number}; tail -F {job.log.replace('%j', number).replace('%A_%a', number + '_*')}")
     print(f"stop    scancel {number} saves and ends it; scancel --signal=USR1 {number} saves it and lets it come back")
     print(f"resume  sft-lightning submit --resume {where.path}{each}")
-    synced = f"wandb sync {where.path}{'-*' if job.array else ''}/wandb/offline-run-*"
+    python = shlex.quote(profile.python or sys.executable)  # of an environment that nobody activates there
+    synced = f"{python} -m wandb sync {shlex.quote(str(where.path))}{'-*' if job.array else ''}/wandb/offline-run-*"
     if given.sync:
         after = ["--dependency", f"afterany:{number}", "--partition", str(profile.sync_partition), "--time", "30"]
         after += ["--job-name", f"{job.name}-sync", "--output", str(folder / f"{where.run_id}-sync-%j.out")]

@@ -4,12 +4,14 @@ import csv
 import json
 import os
 import re
+import shlex
+import sys
 
 import pytest
 
 from sft_lightning.__main__ import main
-from tests.ablation.test_studies import ARMS, write
-from tests.cluster.conftest import slurm  # noqa: F401  a fixture
+from tests.ablation.test_studies import ARMS, BASE, write
+from tests.cluster.conftest import ROOT, slurm  # noqa: F401  a fixture
 
 
 def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch, capsys):
@@ -47,3 +49,57 @@ def test_an_array_and_its_collecting_job_end_as_the_study_does_here(slurm, tmp_p
 
     assert measured("there") == measured("here")
     assert os.path.isfile(tmp_path / "runs" / "there" / "report.html")
+
+
+IN_ONE_JOB = """#!/bin/bash
+#SBATCH --job-name=study --requeue --ntasks-per-node=1
+set -eu
+cd {root}
+srun --kill-on-bad-exit=1 bash -c 'trap "" USR1; exec "$@"' task {command}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["an array", "one job"])
+def test_points_of_two_processes_that_are_preempted_bring_their_job_back_once(
+    slurm,  # noqa: F811
+    tmp_path,
+    monkeypatch,
+    capsys,
+    place,
+):
+    """Each point is a command of its own, of two processes; that or the study is what Slurm started, and asks."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    preempted = {"class_path": "tests.cluster.moments.Preempted", "init_args": {"moments": ["step 3"]}}
+    two = {"devices": 2, "strategy": "ddp", "callbacks": [preempted]}
+    base = {**BASE, "trainer": {**BASE["trainer"], **two}}
+    file = write(tmp_path / "two.yaml", base=base, arms={"plain": {}}, seeds=1)
+    command = [
+        "ablate",
+        "--config",
+        str(file),
+        "--runs_dir",
+        str(tmp_path / "runs"),
+        "--workers",
+        "1",
+        "--threads",
+        "1",
+    ]
+    if place == "an array":
+        assert main([*command, "--launcher", "slurm"]) == 0
+        array, last = re.findall(r"^(?:array  |collect) job (\d+):", capsys.readouterr().out, re.MULTILINE)
+        slurm.jobs += [array, last]
+        job = f"{array}_0"
+    else:
+        whole = shlex.join([sys.executable, "-m", "sft_lightning", *command])
+        job = last = slurm.submit(IN_ONE_JOB.format(root=ROOT, command=whole), tmp_path)
+    about = slurm.wait(job, timeout=500)
+    folder = tmp_path / "runs" / "two"
+    logs = slurm.output(job) + "".join(f.read_text() for f in sorted(folder.glob("logs/*.log")))
+    assert about["JobState"] == "COMPLETED", f"job {job} is {about['JobState']}:\n{logs}"
+    assert about["Restarts"] == "1", f"it was requeued {about['Restarts']} times:\n{logs}"
+    assert logs.count("is requeued, and goes on") == 1, f"the requeue was not asked for once:\n{logs}"
+    slurm.wait(last, timeout=500)
+    assert json.loads((folder / "study.json").read_text())["status"] == "finished", logs
+    (record,) = (json.loads(f.read_text()) for f in folder.glob("*/run.json"))
+    assert (record["status"], record["resumed"], record["device"]["ranks"]) == ("finished", 1, 2), logs
