@@ -18,14 +18,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple
 
 from sft_lightning.runs.record import git_state
 
 FIT = ["--config", "experiments/digits/distill.yaml", "--wandb", "disabled"]
 TIMED = """#!/bin/bash
+date +%s.%N > {folder}/inside
 {python} "$@"
 code=$?
-times | tail -n 1 > {folder}/cpu
+times > {folder}/cpu
+date +%s.%N >> {folder}/inside
 exit $code
 """
 JOB = """#!/bin/bash
@@ -38,14 +41,30 @@ exit $code
 """
 
 
+class Times(NamedTuple):
+    """Seconds of one fit."""
+
+    wall: float
+    before: float
+    """Until Python is begun: srun, and Slurm's own on the node"""
+    after: float
+    """From Python's end on"""
+    cpu: float
+
+
+def times(folder: Path, began: float, ended: float) -> Times:
+    inside = [float(line) for line in (folder / "inside").read_text().split()]
+    return Times(ended - began, inside[0] - began, ended - inside[1], cpu(folder))
+
+
 def cpu(folder: Path) -> float:
     """User and system seconds that bash's `times` said of the fit."""
-    parts = (folder / "cpu").read_text().split()
+    parts = (folder / "cpu").read_text().splitlines()[-1].split()
     return sum(60 * float(m) + float(s) for m, s in (p.rstrip("s").split("m") for p in parts))
 
 
-def here(folder: Path, number: int) -> tuple[float, float]:
-    """(wall, CPU) seconds of the command in a shell."""
+def here(folder: Path, number: int) -> Times:
+    """The command in a shell."""
     env = {**os.environ, "SFT_RUNS_DIR": str(folder / "runs"), "OMP_NUM_THREADS": "1"}
     began = time.time()
     command = [
@@ -60,11 +79,11 @@ def here(folder: Path, number: int) -> tuple[float, float]:
         f"here-{number}",
     ]
     subprocess.run(command, check=True, env=env, stdout=subprocess.DEVNULL)
-    return time.time() - began, cpu(folder)
+    return times(folder, began, time.time())
 
 
-def under_slurm(folder: Path, number: int) -> tuple[float, float]:
-    """(wall, CPU) seconds of the same in a job, from the script's first line to its last."""
+def under_slurm(folder: Path, number: int) -> Times:
+    """The same in a job, from the script's first line to its last."""
     env = {
         **os.environ,
         "SFT_RUNS_DIR": str(folder / "runs"),
@@ -76,12 +95,12 @@ def under_slurm(folder: Path, number: int) -> tuple[float, float]:
     if done.returncode:
         sys.exit(f"the job failed: {(folder / 'out').read_text()}")
     began, ended = map(float, (folder / "wall").read_text().split())
-    return ended - began, cpu(folder)
+    return times(folder, began, ended)
 
 
 def compared(repeats: int) -> dict[str, object]:
-    arms: dict[str, Callable[[Path, int], tuple[float, float]]] = {"shell": here, "again": here, "slurm": under_slurm}
-    found: dict[str, list[tuple[float, float]]] = {name: [] for name in arms}
+    arms: dict[str, Callable[[Path, int], Times]] = {"shell": here, "again": here, "slurm": under_slurm}
+    found: dict[str, list[Times]] = {name: [] for name in arms}
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="slurm-start-") as place:
         folder = Path(place)
@@ -93,30 +112,31 @@ def compared(repeats: int) -> dict[str, object]:
             turn = number % 3
             for place_in, name in enumerate([*list(arms)[turn:], *list(arms)[:turn]]):
                 found[name].append(arms[name](folder, 1 + 3 * number + place_in))
-                print(f"{number} {name:<6} wall {found[name][-1][0]:.2f} s  cpu {found[name][-1][1]:.2f} s", flush=True)
-    wall = {name: [w for w, _ in values] for name, values in found.items()}
-    spent = {name: [c for _, c in values] for name, values in found.items()}
+                shown = "  ".join(f"{k} {v:.2f} s" for k, v in found[name][-1]._asdict().items())
+                print(f"{number} {name:<6} {shown}", flush=True)
 
-    def more(values: dict[str, list[float]], name: str) -> float:
-        return round(median(a - b for a, b in zip(values[name], values["shell"], strict=True)), 2)
+    def more(name: str, what: str) -> float:
+        """What an arm takes more than the command in a shell: the median of each round's difference."""
+        pairs = zip(found[name], found["shell"], strict=True)
+        return float(round(median(getattr(a, what) - getattr(b, what) for a, b in pairs), 2))
 
     return {
         "repeats": repeats,
-        "median_wall_s": {name: round(median(values), 2) for name, values in wall.items()},
-        "median_cpu_s": {name: round(median(values), 2) for name, values in spent.items()},
-        "slurm_more_wall_s": more(wall, "slurm"),
-        "again_more_wall_s": more(wall, "again"),
-        "slurm_more_cpu_s": more(spent, "slurm"),
-        "again_more_cpu_s": more(spent, "again"),
+        "median_s": {
+            name: {what: round(median(getattr(v, what) for v in values), 2) for what in Times._fields}
+            for name, values in found.items()
+        },
+        "slurm_more_s": {what: more("slurm", what) for what in Times._fields},
+        "again_more_s": {what: more("again", what) for what in Times._fields},
         "bound_s": 2.0,
-        "wall_s": {name: [round(v, 2) for v in values] for name, values in wall.items()},
+        "wall_s": {name: [round(v.wall, 2) for v in values] for name, values in found.items()},
         "slurm": subprocess.run(["sbatch", "--version"], capture_output=True, text=True, check=True).stdout.strip(),
         "device": "cpu",
         "cpus": os.cpu_count(),
         "load_before": round(load, 2),
         "platform": platform.platform(),
         "date": time.strftime("%Y-%m-%d"),
-        **git_state(),
+        **(git_state() or {}),
         "command": f"python -m benchmarks.slurm_start --repeats {repeats} --out benchmarks/results/slurm_start.json",
     }
 
