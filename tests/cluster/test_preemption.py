@@ -77,6 +77,16 @@ def signal_during_imports(slurm: Slurm, job: str, run_id: str) -> None:
     pytest.fail(f"job {job} did not begin to import torch:\n{slurm.output(job)}")
 
 
+def bring_forward(slurm: Slurm, job: str, run: Path) -> None:
+    """Gives a job five minutes in place of an hour, once it runs and has been told of the hour."""
+    until = time.monotonic() + PATIENCE
+    while not (run / "run.json").is_file():
+        assert time.monotonic() < until, f"job {job} does not begin:\n{slurm.output(job)}"
+        time.sleep(0.2)
+    done = slurm.client("scontrol", "update", f"jobid={job}", "timelimit=5")
+    assert done.returncode == 0, f"the limit of job {job} cannot be moved: {done.stderr}"
+
+
 SEED = 20
 CHANCE = random.Random(SEED)
 # A step of an epoch has two micro-batches, and so "step 30" is the last before the first validation.
@@ -111,10 +121,12 @@ def jobs(slurm: Slurm, folder: Path) -> dict[str, str]:
         "two workers": submit(slurm, folder, "workers", MOMENTS["two workers"], *workers),
         "two nodes": submit(slurm, folder, "nodes", MOMENTS["two nodes"], *nodes, options=["--nodes=2"]),
         "late rank": submit(slurm, folder, "late", [], *nodes, "--import", "tests.cluster.late", options=["--nodes=2"]),
+        "moved limit": submit(slurm, folder, "moved", silent, options=["--time=60", limit[1]]),
         "stuck": submit(slurm, folder, "stuck", stuck),
         "array": submit(slurm, folder, "task-$SLURM_ARRAY_TASK_ID", ["step 7"], options=["--array=0-1"]),
     }
     signal_during_imports(slurm, made["one process"], "early")
+    bring_forward(slurm, made["moved limit"], folder / "runs/x/moved")
     return made
 
 
@@ -222,9 +234,11 @@ def test_a_job_that_never_gets_to_training_is_not_requeued_for_ever(
 # ---- the end of the job's time ----
 
 
-@pytest.mark.parametrize(("why", "run_id"), [("time limit", "limit"), ("Slurm's signal", "warned")])
+@pytest.mark.parametrize(
+    ("why", "run_id"), [("time limit", "limit"), ("Slurm's signal", "warned"), ("moved limit", "moved")]
+)
 def test_a_run_whose_time_is_nearly_up_stops_and_comes_back(
     slurm: Slurm, jobs: dict[str, str], folder: Path, whole: dict[str, Any], why: str, run_id: str
 ) -> None:
-    """By a limit of four minutes alone, and by `--signal=USR1@60`."""
+    """By a limit of four minutes alone, by `--signal=USR1@60`, and by a limit of an hour that was made five minutes."""
     check_same(slurm, jobs[why], folder / "runs/x" / run_id, whole, 1)
