@@ -101,24 +101,29 @@ def _unstick(heard: int, arguments: list[str]) -> None:
 # ---- what then ----
 
 _LEAVING = threading.Lock()
-"""Taken for good by the thread that ends this process: it asks for the requeue, and no other does"""
+"""Taken for good by the thread that ends this process: it asks for the requeue, and no other"""
 
 
 def leave(code: int, arguments: list[str]) -> None:
-    """From a thread: ends this process as its command would have ended with `code`. Does nothing where that ends by itself."""
-    if _LEAVING.acquire(blocking=False):
-        try:
-            code = come_back(code, arguments)
-            sys.stdout.flush()
-        finally:
-            os._exit(code)
+    """From a thread: ends this process as its command would have ended with `code`."""
+    be_the_one()
+    try:
+        code = come_back(code, arguments)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def last_word(code: int, arguments: list[str]) -> int:
-    """Where the command has ended by itself: `come_back`, unless a thread is at it and ends this process."""
+    """`come_back` where the command has ended by itself."""
+    be_the_one()
+    return come_back(code, arguments)
+
+
+def be_the_one() -> None:
+    """Comes back in the first thread that calls it, which ends this process; any other waits for that."""
     if not _LEAVING.acquire(blocking=False):
         threading.Event().wait()
-    return come_back(code, arguments)
 
 
 def come_back(code: int, arguments: list[str]) -> int:

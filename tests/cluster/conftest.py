@@ -102,6 +102,11 @@ class StandIn:
         (self.folder / "next").chmod(0o755)
         (self.folder / "next").rename(self.folder / "scontrol")  # one that is running goes on as it was
 
+    def takes(self, seconds: float) -> None:
+        """Answers after a while."""
+        text = (self.folder / "scontrol").read_text()
+        (self.folder / "scontrol").write_text(text.replace("#!/bin/sh\n", f"#!/bin/sh\n/bin/sleep {seconds}\n"))
+
     @property
     def asked(self) -> list[str]:
         """The arguments of each call that is answered, as one line."""

@@ -489,22 +489,25 @@ def test_a_rank_that_hangs_while_another_was_preempted_brings_the_job_back_once(
 
 
 TWICE = """
-import signal, sys, threading, time
-from sft_lightning.cluster import requeue
+import sys, threading, time
 from sft_lightning.cluster.requeue import last_word, leave
 
-threading.Thread(target=leave, args=(138, ["fit"]), daemon=True).start()
-if sys.argv[1] == "later":
-    time.sleep(0.1)
+def later():
+    time.sleep(0.2)
+    leave(138, ["fit"])
+
+threading.Thread(target=later, daemon=True).start()
+time.sleep({"the command": 0.0, "the thread": 0.4, "neither": 0.2}[sys.argv[1]])
 sys.exit(last_word(138, ["fit"]))
 """
 
 
-@pytest.mark.parametrize("when", ["at once", "later"])
+@pytest.mark.parametrize("first", ["the command", "the thread", "neither"])
 def test_a_job_is_requeued_once_though_the_command_ends_while_it_is_ended(
-    outside: pytest.MonkeyPatch, scontrol: StandIn, when: str
+    outside: pytest.MonkeyPatch, scontrol: StandIn, first: str
 ) -> None:
-    command, env = [sys.executable, "-c", TWICE, when], {**os.environ, **ONE}
+    scontrol.takes(0.5)
+    command, env = [sys.executable, "-c", TWICE, first], {**os.environ, **ONE}
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, scontrol.asked) == (PREEMPTED, ["requeue 7"]), done.stderr
 
