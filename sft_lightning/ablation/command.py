@@ -58,6 +58,13 @@ def make_parser() -> Parser:
     group.add_argument("--workers", type=int, help="Points that run side by side; default one per GPU, else per core.")
     group.add_argument("--threads", type=int, help="CPU threads of each point; default the cores over the workers.")
     group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print the points and what they would cost.")
+    group.add_argument(
+        "--keep_weights",
+        "--keep-weights",
+        choices=["all", "chosen"],
+        default="all",
+        help="Checkpoints and exports of which points stay: all, or once an arm's choice is made those of its chosen setting.",
+    )
     group.add_argument("--retry", action="store_true", help="Try points again that failed.")
     group.add_argument("--runs_dir", "--runs-dir", help="Root of run directories; default SFT_RUNS_DIR, else runs.")
     group.add_argument("--wandb", choices=["online", "offline", "disabled"], help="Where W&B records of points go.")
@@ -185,7 +192,7 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         file = engine.folder.path / "study.yaml"
         collect.write_file(engine)
         kept = ["--config", str(file), "--runs_dir", str(engine.folder.path.parent)]
-        for name in ("threads", "wandb", "html"):
+        for name in ("threads", "wandb", "html", "keep_weights"):
             if getattr(given, name) is not None:
                 kept += [f"--{name}", str(getattr(given, name))]
         for module in given.imports:
@@ -268,7 +275,7 @@ def conduct(engine: Any, given: argparse.Namespace, budget: Any) -> int:
     pool = Pool(folder, workers, threads, gpus, several)
     progress = Progress(engine, workers, given.quiet)
     try:
-        status = run(engine, pool, progress, budget, about)
+        status = run(engine, pool, progress, budget, about, given.keep_weights == "chosen")
     except Interrupted as stop:
         collect.write(engine, "interrupted", about)
         print(f"interrupted: the same command goes on; {folder.path}", file=sys.stderr)
@@ -282,6 +289,7 @@ def conduct(engine: Any, given: argparse.Namespace, budget: Any) -> int:
 
 def finish(engine: Any, found: dict[str, Any], given: argparse.Namespace) -> int:
     """Prints the answer, writes the page."""
+    from sft_lightning.ablation.tidy import hint
     from sft_lightning.report import command as report
 
     folder = engine.folder
@@ -293,6 +301,8 @@ def finish(engine: Any, found: dict[str, Any], given: argparse.Namespace) -> int
     else:
         report.main([str(folder.path), "--html", str(page)])
         print(f"study   {folder.path}")
+        if (line := hint(engine)) is not None:
+            print(line)
     if found["failures"]:
         print(
             f"sft-lightning: error: {len(found['failures'])} points failed; --retry tries them again", file=sys.stderr

@@ -184,7 +184,10 @@ class Engine:
                 if standing.status in ("queued", "interrupted"):
                     fits.append((self.study.seeds.index(point.seed), point))
                 elif choice is not None and not self.only_tune and standing.wants_test:
-                    tests.append(("test", point.id))
+                    if self.folder.has_weights(point.id):
+                        tests.append(("test", point.id))
+                    else:  # removed when another setting was the choice
+                        fits.append((self.study.seeds.index(point.seed), point))
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         return [j for j in jobs if j not in self.under_way]

@@ -104,6 +104,11 @@ class StudyFolder:
             return Standing("running", record, note)
         return Standing("interrupted", record, note)
 
+    def has_weights(self, point: str) -> bool:
+        """Whether there is a checkpoint to test."""
+        run = self.run(point)
+        return run.best.is_file() or run.last.is_file()
+
     def held(self, point: str) -> bool:
         """Whether a process works in the point's run directory."""
         lock = RunLock(self.run(point).path)

@@ -10,6 +10,7 @@ from sft_lightning.ablation.engine import Engine
 from sft_lightning.ablation.pool import Pool
 from sft_lightning.ablation.progress import Progress
 from sft_lightning.ablation.spend import Budget
+from sft_lightning.ablation.tidy import drop
 from sft_lightning.signals import SIGNALS, Interrupted
 
 GRACE = 120.0
@@ -19,10 +20,13 @@ EVERY = 10.0
 """Seconds between writings of study.json and points.csv while points are under way."""
 
 
-def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | None, about: dict[str, Any]) -> str:
+def carry_out(
+    engine: Engine, pool: Pool, progress: Progress, budget: Budget | None, about: dict[str, Any], tidy: bool = False
+) -> str:
     """Until nothing is due. Returns the study's status: 'finished', or 'failed' where points failed.
 
-    Raises Interrupted when asked to stop, with everything saved.
+    With `tidy`, weights that no test needs any more are removed. Raises Interrupted when asked to stop, with everything
+    saved.
     """
     SIGNALS.waits = True
     written, waited = 0.0, False
@@ -56,11 +60,15 @@ def carry_out(engine: Engine, pool: Pool, progress: Progress, budget: Budget | N
             if time.monotonic() - written > EVERY:
                 written = time.monotonic()
                 collect.write(engine, "running", about)
+                if tidy:
+                    drop(engine)
     except Interrupted:
         stop(engine, pool)
         raise
     finally:
         progress.close()
+    if tidy:
+        drop(engine)
     failed = any(engine.look(p).status == "failed" or engine.look(p).test_failed for p in engine.all_points())
     return "failed" if failed else "finished"
 
