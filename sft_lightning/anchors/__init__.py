@@ -1,6 +1,6 @@
 """What ties the student to the pretrained network, as pure functions of tensors.
 
-The same function is training loss and logged metric. Imports torch alone.
+The same function is training loss and logged metric. Imports torch alone, and what makes sharded tensors ordinary.
 """
 
 from sft_lightning.anchors.cka import CKASums, linear_cka

@@ -99,8 +99,14 @@ class EMA(Callback):
             return
         raw = self._raw or self._final_raw or self._weights(pl_module)
         checkpoint[KEY] = {n: gathered(w) for n, w in raw.items()}
-        for name, value in self.average.items():
-            checkpoint["state_dict"][f"network.{name}"] = gathered(value)
+        assert isinstance(pl_module, SFTModule) and pl_module.network is not None
+        names: dict[int, list[str]] = {}  # a tied parameter has several
+        for name, parameter in pl_module.network.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        for aliases in names.values():
+            if aliases[0] in self.average:
+                whole = gathered(self.average[aliases[0]])
+                checkpoint["state_dict"] |= {f"network.{name}": whole for name in aliases}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if KEY in checkpoint and trainer.state.fn == "fit":

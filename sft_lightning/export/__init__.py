@@ -35,6 +35,8 @@ def whole_network(module: SFTModule, checkpoint: Path) -> Network:
     network = build_network(module.hparams["network"], module.info)
     network.input_config = module.network.input_config
     held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    prefix = "network."
-    network.load_state_dict({n.removeprefix(prefix): t for n, t in held.items() if n.startswith(prefix)})
+    state = {n.removeprefix("network."): t for n, t in held.items() if n.startswith("network.")}
+    for name, parameter in network.named_parameters():
+        parameter.data = parameter.data.to(state[name].dtype)
+    network.load_state_dict(state)
     return network

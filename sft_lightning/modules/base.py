@@ -147,9 +147,9 @@ class SFTModule(L.LightningModule):
         with strategy.in_turn():
             network = self.network or self._build()
             start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
-            shard(network, strategy.mesh)
+            shard(network, strategy.mesh, strategy.precision)
             if self.teacher is not None:
-                self.teacher.shard(strategy.mesh)
+                self.teacher.shard(strategy.mesh, strategy.precision)
         strategy.check_same(start)
 
     def _build(self) -> Network:

@@ -91,6 +91,11 @@ class L2SPSFT(SFTModule):
             self._sets["new"] = self._chosen(self.network.new_parameters())
         return self._sets["new"]
 
+    def configure_optimizers(self) -> Any:
+        """Looks at the parameters anew: since an earlier fit they may have been left in parts."""
+        self._sets.clear()
+        return super().configure_optimizers()
+
     def undecayed(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
         anchored = set(self.anchored()) if self.alpha or self.decoupled_weight else set()

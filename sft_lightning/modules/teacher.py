@@ -6,6 +6,7 @@ from hashlib import blake2b
 import torch
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from sft_lightning import reuse
 from sft_lightning.networks.base import Network, Output, weights_hash
@@ -36,12 +37,15 @@ class Teacher:
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
         """Moves it beside the student."""
+        first = next(self.network.parameters())
+        if first.device == device and first.dtype == (dtype or first.dtype):
+            return
         self.network.to(device=device, dtype=dtype)
         self._note_start()
 
-    def shard(self, mesh: DeviceMesh) -> None:
+    def shard(self, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
         """Leaves each rank its part, as of the student: the parts of both belong together."""
-        shard(self.network, mesh)
+        shard(self.network, mesh, precision)
         self.sharded = True
         self._note_start()
 

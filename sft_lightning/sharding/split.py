@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import fully_shard
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
 from sft_lightning.errors import UserError
 
 
-def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+def shard(network: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy | None = None) -> None:
     """Leaves each rank of the mesh its part of every parameter, on the mesh's device; buffers stay whole.
 
     A block's parameters are gathered when it is called, in forward and in backward, and let go of after it. What is in no
@@ -19,10 +21,12 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     for name, parameter in network.named_parameters():
         if not parameter.ndim:
             raise UserError(f"trainer.strategy: fsdp2 cannot split {name}, a single number: use ddp")
+    precision = precision or MixedPrecisionPolicy()
+    how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
     owners = tensors_of(network)
     for block in [b for b in blocks(network) if all(owners[i] == n for i, n in tensors_of(b).items())]:
-        fully_shard(block, mesh=mesh, reshard_after_forward=True)
-    fully_shard(network, mesh=mesh, reshard_after_forward=True)
+        fully_shard(block, **how, mp_policy=replace(precision, output_dtype=None))  # what blocks pass on stays low
+    fully_shard(network, **how, mp_policy=precision)
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.core.optimizer import LightningOptimizer
@@ -18,10 +19,14 @@ from lightning.pytorch.strategies import (
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import Optimizer
 
 from sft_lightning.errors import UserError
 from sft_lightning.sharding.tensors import gathered, part_of
+
+WHOLE_TENSORS = ("Adafactor", "LBFGS", "Rprop")
+"""Optimizers of torch whose step fails on parts"""
 
 
 class FSDP2(ModelParallelStrategy):
@@ -52,15 +57,37 @@ class FSDP2(ModelParallelStrategy):
     def setup(self, trainer: Trainer) -> None:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
             raise UserError("trainer.precision: 16-mixed scales gradients, which fsdp2 does not: use bf16-mixed")
+        for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
+            loop.inference_mode = False  # parts that were gathered in it cannot be changed outside
         super().setup(trainer)
+        for optimizer in self.optimizers:
+            if type(optimizer).__name__ in WHOLE_TENSORS:
+                raise UserError(
+                    f"model.init_args.optimizer: {type(optimizer).__name__} needs whole tensors, of which fsdp2 leaves each "
+                    "rank a part: use another, such as AdamW, or trainer.strategy ddp"
+                )
         assert self.lightning_module is not None
         norms = [m for m in self.lightning_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        if norms and self.precision.param_dtype is not None:
+            raise UserError(
+                "trainer.precision: bf16-mixed and fsdp2 cannot train BatchNorm: use 32-true, or strategy ddp"
+            )
         self._statistics = [b for m in norms for b in m.buffers(recurse=False)]
 
     @property
     def mesh(self) -> DeviceMesh:
         """The ranks, as one line of parts."""
         return self.device_mesh["data_parallel"]
+
+    @property
+    def precision(self) -> MixedPrecisionPolicy:
+        """With bf16-mixed, parameters are gathered in bfloat16: autocast would keep a copy of each until it is used backward.
+        Gradients are summed, and weights stepped, in single precision.
+        """
+        if self.precision_plugin.precision != "bf16-mixed":
+            return MixedPrecisionPolicy()
+        low, single = torch.bfloat16, torch.float32
+        return MixedPrecisionPolicy(param_dtype=low, reduce_dtype=single, output_dtype=single)
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -114,9 +141,15 @@ class FSDP2(ModelParallelStrategy):
         return True
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The module's tensors, whole, on the first rank."""
+        """The module's tensors, whole, on the first rank; one that has two names is one under both."""
         assert self.lightning_module is not None
-        return {name: gathered(tensor) for name, tensor in self.lightning_module.state_dict().items()}
+        known: dict[int, Any] = {}
+        found = {}
+        for name, tensor in self.lightning_module.state_dict(keep_vars=True).items():
+            if id(tensor) not in known:
+                known[id(tensor)] = all_of(tensor)
+            found[name] = known[id(tensor)]
+        return found
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
         """As `optimizer.state_dict()` without sharding, on the first rank."""
@@ -128,7 +161,9 @@ class FSDP2(ModelParallelStrategy):
         Strategy.save_checkpoint(self, checkpoint, filepath, storage_options)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        return Strategy.load_checkpoint(self, checkpoint_path, weights_only)
+        """Mapped from the file, of which each rank reads its parts alone."""
+        held: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", weights_only=weights_only, mmap=True)
+        return held
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         """Each rank takes its parts."""
@@ -148,7 +183,7 @@ class FSDP2(ModelParallelStrategy):
 
 
 def all_of(value: Any) -> Any:
-    """Of the optimizer's state, tensors are gathered, and numbers are what they are."""
+    """Tensors are gathered, other values are what they are."""
     return gathered(value) if isinstance(value, Tensor) else value
 
 

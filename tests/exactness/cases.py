@@ -117,7 +117,7 @@ def _save_small(network: Spec) -> Callable[[Path], str]:
 
 
 def _save_tiny(kind: str, head: str) -> Callable[[Path], str]:
-    layers = {"n_layer": 1} if kind == "gpt2" else {"num_hidden_layers": 1}
+    layers = {"n_layer": 2} if kind == "gpt2" else {"num_hidden_layers": 1}
     words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2}[kind]
     return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers)
 

@@ -7,13 +7,15 @@ SIZES = (1, 5, 21)
 HOW = ("validate", "fit", "test", "predict")
 ACCUMULATE = (2, 4, 8)
 
-SHARDED = ("images", "llama")
-"""Cases whose networks are sharded in `make test` too: tensors that do not divide by two, and tied ones"""
+SHARDED = ("images", "gpt2")
+"""Cases whose networks are sharded in `make test` too: one without blocks, and one with two and tied tensors"""
 
 FAST: list[Job] = [
     *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case in SHARDED),
     *(("measure", case, 5, how, "fsdp2") for case in SHARDED for how in HOW),
-    *(("norms", strategy) for strategy in ("ddp", "fsdp2")),
+    *((job, strategy) for job in ("norms", "mixed", "stages") for strategy in ("ddp", "fsdp2")),
+    ("mixed", "ddp", "32-true"),
+    *(("saved", strategy, "32-true") for strategy in ("ddp", "fsdp2")),
     *(("train", case, variant, "float64", 4) for case, variant in PAIRS),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
 ]
@@ -23,6 +25,7 @@ SLOW: list[Job] = [
     *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case not in SHARDED),
     *(("train", case, variant, "float32", 4, "fsdp2") for case, variant in PAIRS),
     *(("measure", case, rows, how, "fsdp2") for case, rows in MEASURED for how in HOW),
+    *(("saved", strategy, precision) for strategy in ("ddp", "fsdp2") for precision in ("bf16-true", "64-true")),
     *(
         ("train", case, variant, kind, accumulate)
         for case, variant in PAIRS

@@ -37,30 +37,28 @@ def check_parts(module: Any) -> None:
             assert mine <= -(-rows // 2), f"this rank holds {mine} of {rows} rows of {name} of the {what}"
 
 
-def _norms(root: Path, strategy: str) -> Any:
-    from tests.exactness.cases import CASES, make
-    from tests.support import fit, weights
-
-    case = "images with norms"
-    module = make(case, "plain", root, freeze_batchnorm_stats=False)
-    data = CASES[case].data(sizes=(21, 9, 5), batch_size=16, eval_batch_size=4)
-    trainer = fit(module, data, max_epochs=3, precision="64-true", strategy=strategy, devices=2)
-    return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}
-
-
-def _family(root: Path, family: str, strategy: str) -> Any:
-    from tests.sharding.families import tuned
-
-    return tuned(root, family, strategy)
-
-
 def _measure(root: Path, case: str, rows: int, how: str, strategy: str = "ddp") -> Any:
     from tests.exactness.measuring import measure
 
     return measure(case, rows, root, how, strategy=strategy, devices=2)
 
 
-DO: dict[str, Callable[..., Any]] = {"train": _train, "measure": _measure, "norms": _norms, "family": _family}
+def _sharding(job: str) -> Callable[..., Any]:
+    """One of tests/sharding/jobs.py, which is imported once there is work."""
+
+    def do(*arguments: Any) -> Any:
+        from tests.sharding import jobs
+
+        return getattr(jobs, job)(*arguments)
+
+    return do
+
+
+DO: dict[str, Callable[..., Any]] = {
+    "train": _train,
+    "measure": _measure,
+    **{job: _sharding(job) for job in ("norms", "mixed", "stages", "saved", "family")},
+}
 
 
 def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> None:

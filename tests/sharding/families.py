@@ -60,7 +60,7 @@ def prepare(family: str, root: Path) -> None:
         tiny_folder(folder, "bert", "sequence")
 
 
-def tuned(root: Path, family: str, strategy: str) -> dict[str, Tensor]:
+def tuned(root: Path, family: str, strategy: str, precision: str = "64-true") -> dict[str, Tensor]:
     """Three steps with L2-SP, where there is a network to start from; weights, and what validation measured."""
     folder = str(root / family.replace(" ", "-"))
     sizes: dict[str, Any] = {"sizes": (21, 9, 5), "batch_size": 16, "eval_batch_size": 4}
@@ -74,5 +74,5 @@ def tuned(root: Path, family: str, strategy: str) -> dict[str, Tensor]:
     data = FewDigits(digits=NEW, **sizes) if family in IMAGES else FewTexts(**sizes)
     how: dict[str, Any] = {"lr": 1e-2, "freeze": {"bottom_layers": 2} if family == FROZEN else None}
     module: SFTModule = PlainSFT(network, **how) if family == "LSTM" else L2SPSFT(network, alpha=0.1, **how)
-    trainer = fit(module, data, max_steps=3, precision="64-true", strategy=strategy, devices=2)
+    trainer = fit(module, data, max_steps=3, precision=precision, strategy=strategy, devices=2)
     return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}

@@ -17,7 +17,18 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
     for family in FAMILIES:
         prepare(family, root)
     jobs = [("family", family, strategy) for family in FAMILIES for strategy in ("ddp", "fsdp2")]
+    jobs += [("family", family, strategy, "bf16-mixed") for family in MIXED for strategy in ("ddp", "fsdp2")]
     return Together(root, tmp_path_factory.mktemp("together"), jobs)
+
+
+MIXED = [family for family in FAMILIES if not family.startswith(("ResNet", "EfficientNet"))]
+
+
+@pytest.mark.parametrize("family", MIXED)
+def test_so_it_is_in_mixed_precision_but_for_its_rounding(together: Any, family: str) -> None:
+    ddp, sharded = (together("family", family, strategy, "bf16-mixed")[0] for strategy in ("ddp", "fsdp2"))
+    for name in ("val/loss", "train/loss"):
+        assert float(sharded[name]) == pytest.approx(float(ddp[name]), rel=0.05), name
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -80,6 +80,7 @@ def alone() -> Iterator[None]:
     [
         ({"compile": True}, [], "compile: not with trainer.strategy fsdp2"),
         ({}, [Scaled()], "trainer.precision: 16-mixed scales gradients"),
+        ({"optimizer": "Adafactor"}, [], "model.init_args.optimizer: Adafactor needs whole tensors"),
     ],
 )
 def test_what_cannot_be_in_parts_is_refused(settings: Any, plugins: Any, words: str, pretrained: str) -> None:
@@ -100,6 +101,7 @@ def test_one_process_holds_all_parts_and_trains_as_ever(pretrained: str) -> None
             module = L2SPSFT(pretrained_mlp(pretrained), alpha=0.1, task=data.task_info.to_dict())
             torch.manual_seed(0)
             module.configure_model()
+            module.penalty()  # which parameters it is of is not to be remembered
         fit(module, data, strategy=strategy, devices=1, max_epochs=2, precision="64-true")
         assert all(is_sharded(p) == (strategy == "fsdp2") for p in module.network.parameters())
         trained.append(weights(module))
