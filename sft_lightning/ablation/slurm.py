@@ -111,9 +111,9 @@ def run_point(folder: Path, point: str) -> int:
     study = StudyFolder(folder)
     if not study.config(point).is_file():
         raise UserError(f"--point: {folder} has no point '{point}'")
-    status = study.standing(point).status
-    if status == "finished" or study.held(point):  # by another job, or by the study on another machine
-        print(f"point {point}: {'finished already' if status == 'finished' else 'another process is at it'}")
+    finished = study.standing(point).status == "finished" and study.has_weights(point)
+    if finished or study.held(point):  # by another job, or by the study on another machine
+        print(f"point {point}: {'finished already' if finished else 'another process is at it'}")
         return 0
     trainer = yaml.safe_load(study.config(point).read_text())["trainer"]
     return int(carry_out(study, "fit", point, commands=of_several(trainer))["fit"]["exit"])
