@@ -53,6 +53,7 @@ def test_a_fit_to_be_timed_that_fails_leaves_the_smallest_study(tmp_path: Path) 
     assert "failed" in budget.why[0]
 
 
+@pytest.mark.slow
 def test_a_budget_goes_with_the_files_seeds_and_its_study_yaml_can_be_run(tmp_path: Path) -> None:
     file = write(tmp_path / "listed.yaml", arms={"plain": ARMS["plain"]}, seeds=[7, 8, 9, 10], tune_seeds=4)
     assert ablate(file, tmp_path, "--budget", "1s") == 0
@@ -71,6 +72,7 @@ def test_seeds_and_a_budget_together_are_refused(tmp_path: Path, capsys: pytest.
     assert "--seeds: the budget settles their number" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_an_arm_that_tunes_what_it_starts_from_has_an_answer(tmp_path: Path) -> None:
     arms = {
         "plain": {"tune": {"network.pretrained": ["builtin:digits-0-4", None]}},

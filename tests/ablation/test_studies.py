@@ -227,6 +227,7 @@ class TestMoreWaysToChoose:
         assert found["cells"][0]["arms"]["tuned"]["chosen"]["lr"] in (0.001, 0.01)
         assert len(points(tmp_path / "twice")) <= 3
 
+    @pytest.mark.slow
     def test_a_search_survives_a_kill_amid_a_proposal_and_a_dry_run_proposes_nothing(self, tmp_path, capsys):
         import optuna
 
@@ -243,6 +244,7 @@ class TestMoreWaysToChoose:
         assert "3 fits and 1 tests" in capsys.readouterr().out
         assert ablate(file, tmp_path) == 0
 
+    @pytest.mark.slow
     def test_failed_trials_are_tried_again_when_asked(self, tmp_path):
         search = {"trials": 2, "ranges": {"model.lr": [1e30, 2e30]}, "sampler": "random"}
         file = write(tmp_path / "fails.yaml", seeds=1, arms={"plain": {"search": search}})
@@ -251,6 +253,7 @@ class TestMoreWaysToChoose:
         assert ablate(file, tmp_path, "--retry") == 2
         assert len(points(tmp_path / "fails")) == failed
 
+    @pytest.mark.slow
     def test_what_was_tested_before_the_study_grew_is_named(self, tmp_path):
         lrs = {"plain": {"tune": {"model.lr": [1e-6, 1e-5]}}}
         select = {"rule": "best"}
@@ -260,6 +263,7 @@ class TestMoreWaysToChoose:
         arm = json.loads((tmp_path / "grown" / "study.json").read_text())["cells"][0]["arms"]["plain"]
         assert arm["chosen"] == {"lr": 0.01} and len(arm["tested_before"]) == 1 and "tested earlier" in arm["why"]
 
+    @pytest.mark.slow
     def test_labels_that_yaml_writes_as_true_and_null_keep_their_answers(self, tmp_path, capsys):
         axes = {"data.shots_per_class": [2, None], "data.augment": [None, ["flip"]]}
         short = {"trainer.max_epochs": 1, "trainer.check_val_every_n_epoch": 1}
@@ -468,6 +472,7 @@ class TestSurvival:
     @pytest.mark.parametrize(
         ("signum", "code"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
     )
+    @pytest.mark.slow
     def test_asked_to_stop_it_saves_its_points_and_goes_on_later(self, signum, code, tmp_path, zygote):
         base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 200}}
         file = write(tmp_path / "stop.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})

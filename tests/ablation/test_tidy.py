@@ -3,6 +3,8 @@
 import json
 import shutil
 
+import pytest
+
 from tests.ablation.test_studies import ablate, attempts, points, write
 
 LOW, HIGH = "1e-06", "0.01"
@@ -44,6 +46,7 @@ def test_what_was_removed_and_is_chosen_after_all_is_fitted_again_and_tested(tmp
     assert with_weights(folder) == [[LOW]] * 2
 
 
+@pytest.mark.slow
 def test_much_room_that_could_be_freed_is_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sft_lightning.ablation.tidy.LARGE", 100_000)
     assert ablate(file(tmp_path, "best", 0.01), tmp_path) == 0

@@ -80,7 +80,7 @@ def same_values(a: dict[str, Any], b: dict[str, Any], tolerance: float) -> None:
         assert b[name] == pytest.approx(a[name], abs=tolerance, rel=tolerance), name
 
 
-@pytest.mark.parametrize("which", ["even", "ragged"])
+@pytest.mark.parametrize("which", ["even", pytest.param("ragged", marks=pytest.mark.slow)])
 class TestTwoProcesses:
     @pytest.fixture
     def both(self, which: str, request: pytest.FixtureRequest) -> Pair:

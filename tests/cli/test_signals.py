@@ -37,7 +37,7 @@ def descendants(pid: int) -> list[int]:
 
 @pytest.mark.parametrize(
     ("asked", "code", "wandb"),
-    [(signal.SIGTERM, 143, "offline"), (signal.SIGINT, 130, "disabled")],
+    [(signal.SIGTERM, 143, "offline"), pytest.param(signal.SIGINT, 130, "disabled", marks=pytest.mark.slow)],
     ids=["SIGTERM to all processes, as Slurm sends it", "Ctrl-C"],
 )
 def test_a_signal_stops_the_run_with_everything_saved(

@@ -113,6 +113,7 @@ def jobs(slurm: Slurm, folder: Path) -> dict[str, str]:
     limit = ["--time=4", "--export=ALL,SFT_STOP_BEFORE_S=75"]
     warned = ["--time=4", "--signal=USR1@60", "--export=ALL,SFT_STOP_BEFORE_S=1"]
     workers, nodes = ("--data.num_workers", "2"), ("--trainer.strategy", "ddp")
+    parts = ("--trainer.strategy", "fsdp2")
     made = {
         "time limit": submit(slurm, folder, "limit", silent, options=limit),
         "Slurm's signal": submit(slurm, folder, "warned", silent, options=warned),
@@ -122,6 +123,7 @@ def jobs(slurm: Slurm, folder: Path) -> dict[str, str]:
         "two nodes": submit(slurm, folder, "nodes", MOMENTS["two nodes"], *nodes, options=["--nodes=2"]),
         "late rank": submit(slurm, folder, "late", [], *nodes, "--import", "tests.cluster.late", options=["--nodes=2"]),
         "moved limit": submit(slurm, folder, "moved", silent, options=["--time=60", limit[1]]),
+        "in parts": submit(slurm, folder, "parts", ["step 9"], *parts, options=["--nodes=2"]),
         "stuck": submit(slurm, folder, "stuck", stuck),
         "array": submit(slurm, folder, "task-$SLURM_ARRAY_TASK_ID", ["step 7"], options=["--array=0-1"]),
     }
@@ -139,14 +141,17 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return outcome(folder / "runs/x/whole")
 
 
-@pytest.fixture(scope="module")
-def whole_of_two(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
+def of_two(zygote: Zygote, folder: Path, strategy: str) -> dict[str, Any]:  # noqa: F811
     """The same with two processes."""
-    folder = tmp_path_factory.mktemp("whole_of_two")
-    two = ("--trainer.strategy", "ddp", "--trainer.devices", 2, "--run_id", "whole")
+    two = ("--trainer.strategy", strategy, "--trainer.devices", 2, "--run_id", "whole")
     codes = [zygote.wait(pid, PATIENCE) for pid in launch(zygote, folder, *FIT, *HERE, *two)]
     assert codes == [0, 0], (folder / "out-0").read_text()
     return outcome(folder / "runs/x/whole")
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
+    return of_two(zygote, tmp_path_factory.mktemp("whole_of_two"), "ddp")
 
 
 def check_same(slurm: Slurm, job: str, run: Path, whole: dict[str, Any], preemptions: int) -> None:
@@ -205,6 +210,17 @@ def test_a_run_on_two_nodes_preempted_twice_is_the_undisturbed_one(
 ) -> None:
     check_same(slurm, jobs["two nodes"], folder / "runs/x/nodes", whole_of_two, len(MOMENTS["two nodes"]))
     assert load(folder / "runs/x/nodes").record["device"]["ranks"] == 2
+
+
+def test_a_network_in_parts_on_two_nodes_preempted_is_the_undisturbed_one(
+    slurm: Slurm,
+    jobs: dict[str, str],
+    folder: Path,
+    zygote: Zygote,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    whole = of_two(zygote, tmp_path, "fsdp2")
+    check_same(slurm, jobs["in parts"], folder / "runs/x/parts", whole, 1)
 
 
 def test_a_rank_that_is_preempted_while_another_waits_for_it_does_not_leave_it_waiting(

@@ -373,6 +373,7 @@ FIT = (
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_fit_that_is_preempted_again_and_again_ends_as_if_nothing_had_been(
     outside: pytest.MonkeyPatch,
     scontrol: StandIn,
@@ -479,6 +480,7 @@ time.sleep(600)
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_while_another_was_preempted_brings_the_job_back_once(
     outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path
 ) -> None:
@@ -521,6 +523,7 @@ def test_a_command_within_another_leaves_the_requeue_to_it(outside: pytest.Monke
     assert not scontrol.asked
 
 
+@pytest.mark.slow
 def test_a_point_that_is_a_command_of_its_own_hears_the_signal_from_its_parent_which_alone_asks(
     outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

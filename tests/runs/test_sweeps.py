@@ -260,6 +260,7 @@ STUDY = {
 }
 
 
+@pytest.mark.slow
 def test_wandb_has_group_arm_settings_and_all_final_metrics_of_a_studys_point(
     resolver: Resolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

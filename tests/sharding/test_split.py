@@ -1,5 +1,6 @@
 """What is gathered together, and what cannot be in parts."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,10 +69,14 @@ def test_strategies_whose_parameters_anchors_do_not_know_are_refused(strategy: A
 
 @pytest.fixture
 def alone() -> Iterator[None]:
-    """What was begun as a group of one process is ended."""
+    """What a group of one process leaves behind is taken away: the group, Lightning's variables, its number of threads."""
+    before, threads = dict(os.environ), torch.get_num_threads()
     yield
     if dist.is_initialized():
         dist.destroy_process_group()
+    os.environ.clear()
+    os.environ.update(before)
+    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("alone")

@@ -97,6 +97,7 @@ def test_a_mistake_of_the_users_that_one_rank_meets_first_is_said_once(zygote: Z
     assert len(lines) == 1 and "socket.png cannot be read" in lines[0], said(tmp_path)
 
 
+@pytest.mark.slow
 def test_what_failed_in_an_earlier_launch_is_not_taken_for_a_failure_of_this_one(
     zygote: Zygote, undisturbed: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -108,6 +109,7 @@ def test_what_failed_in_an_earlier_launch_is_not_taken_for_a_failure_of_this_one
     assert difference(undisturbed, outcome(tmp_path / "runs/x/again")) is None
 
 
+@pytest.mark.slow
 def test_a_rank_that_hangs_does_not_outlive_one_that_failed(zygote: Zygote, tmp_path: Path) -> None:
     """Rank 1 sleeps where rank 0 fails: it would wait for ten minutes."""
     each = ({"what": "sleep", "rank": 1, "step": 5, "where": str(tmp_path / "mark")}, {"what": "fail", "step": 5})
