@@ -14,8 +14,12 @@ setup: ## the environment alone: .venv with the locked requirements
 quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
-test: setup ## set up, then the tests
-	@$(py) -m pytest -q -m "not slow"
+half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz tests/exactness
+
+test: setup ## set up, then the tests, in two halves side by side
+	@log=$$(mktemp); $(py) -m pytest -q -m "not slow" $(half) > $$log 2>&1 & first=$$!; \
+	$(py) -m pytest -q -m "not slow" $(half:%=--ignore=%); second=$$?; \
+	wait $$first; first=$$?; cat $$log; rm $$log; exit $$((first | second))
 
 test-all: setup ## every test, the slow ones with real weights too
 	@$(py) -m pytest -q

@@ -144,6 +144,8 @@ def test_a_task_whose_point_is_finished_or_held_by_another_leaves_it(tmp_path: P
     folder.make()
     folder.config("p").write_text("{}")
     finish(folder, "p")
+    folder.run("p").last.parent.mkdir()
+    folder.run("p").last.touch()
     assert main(["ablate", "--study_folder", str(folder.path), "--point", "p"]) == 0
     assert "point p: finished already" in capsys.readouterr().out
     folder.config("q").write_text("{}")
