@@ -16,7 +16,7 @@ from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Output, Spec, build_network, weights_hash
-from sft_lightning.sharding.split import shard
+from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
@@ -148,6 +148,7 @@ class SFTModule(L.LightningModule):
             network = self.network or self._build()
             start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
             shard(network, strategy.mesh, strategy.precision)
+            share_statistics(network)
             if self.teacher is not None:
                 self.teacher.shard(strategy.mesh, strategy.precision)
         strategy.check_same(start)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -37,6 +38,23 @@ def blocks(module: nn.Module) -> Iterator[nn.Module]:
             yield child
         else:
             yield from blocks(child)
+
+
+def share_statistics(network: nn.Module) -> None:
+    """From here on each pass begins with the first rank's running statistics of BatchNorm, as in DDP."""
+    norms = batchnorms(network)
+
+    def share(*_: Any) -> None:
+        for norm in norms:
+            for tensor in norm.buffers(recurse=False):
+                dist.broadcast(tensor, 0)
+
+    network.register_forward_pre_hook(share)
+
+
+def batchnorms(module: nn.Module) -> list[nn.Module]:
+    """All layers that keep running statistics."""
+    return [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
 
 
 def tensors_of(module: nn.Module) -> Counter[int]:

@@ -16,13 +16,14 @@ from lightning.pytorch.strategies import (
     Strategy,
     StrategyRegistry,
 )
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.optim import Optimizer
 
 from sft_lightning.errors import UserError
+from sft_lightning.sharding.split import batchnorms
 from sft_lightning.sharding.tensors import gathered, part_of
 
 WHOLE_TENSORS = ("Adafactor", "LBFGS", "Rprop")
@@ -48,7 +49,6 @@ class FSDP2(ModelParallelStrategy):
             process_group_backend=process_group_backend,
             timeout=timeout,
         )
-        self._statistics: list[Tensor] = []
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
@@ -67,12 +67,10 @@ class FSDP2(ModelParallelStrategy):
                     "rank a part: use another, such as AdamW, or trainer.strategy ddp"
                 )
         assert self.lightning_module is not None
-        norms = [m for m in self.lightning_module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-        if norms and self.precision.param_dtype is not None:
+        if self.precision.param_dtype is not None and batchnorms(self.lightning_module):
             raise UserError(
                 "trainer.precision: bf16-mixed and fsdp2 cannot train BatchNorm: use 32-true, or strategy ddp"
             )
-        self._statistics = [b for m in norms for b in m.buffers(recurse=False)]
 
     @property
     def mesh(self) -> DeviceMesh:
@@ -106,28 +104,6 @@ class FSDP2(ModelParallelStrategy):
         dist.all_gather_object(starts, start)
         if len(set(starts)) != 1:
             raise RuntimeError(f"ranks start from different weights: {starts}")
-
-    # ---- steps: statistics of BatchNorm are the first rank's, as in DDP ----
-
-    def _share_statistics(self) -> None:
-        for tensor in self._statistics:
-            dist.broadcast(tensor, 0)
-
-    def training_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._share_statistics()
-        return super().training_step(*args, **kwargs)
-
-    def validation_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._share_statistics()
-        return super().validation_step(*args, **kwargs)
-
-    def test_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._share_statistics()
-        return super().test_step(*args, **kwargs)
-
-    def predict_step(self, *args: Any, **kwargs: Any) -> Any:
-        self._share_statistics()
-        return super().predict_step(*args, **kwargs)
 
     # ---- checkpoints ----
 
