@@ -25,8 +25,10 @@ def parse_budget(text: str) -> float:
     return seconds
 
 
-SLACK = 1.25
-"""An arm's fit costs up to so many times the baseline's: a teacher runs beside the network, or a penalty is computed"""
+SLACK = 1.15
+"""A fit may cost so many times what its first steps say: other work on the machine, checkpoints, longer batches"""
+LEAST_SEEDS = 3
+"""Fewer show no spread"""
 
 
 def fits_of(settings: list[int], tune_seeds: int, folds: int | None, seeds: int) -> int:
@@ -57,11 +59,11 @@ def size_for(budget_s: float, costs: list[float], workers: int) -> tuple[int, st
     walls = [cost / max(1, workers) for cost in costs]
     index = next((i for i, wall in enumerate(walls) if wall <= budget_s), len(walls) - 1)
     more = "more than the" if walls[index] > budget_s else "of the"
-    return index, f"about {spoken(walls[index])} with the fewest seeds, {more} {spoken(budget_s)}"
+    return index, f"about {spoken(walls[index])} with {LEAST_SEEDS} seeds, {more} {spoken(budget_s)}"
 
 
 def seeds_for(
-    budget_s: float, cost: Callable[[int], float], workers: int, least: int = 3, most: int = 20
+    budget_s: float, cost: Callable[[int], float], workers: int, least: int = LEAST_SEEDS, most: int = 20
 ) -> tuple[int, str]:
     """(number of seeds, the sentence that explains it).
 

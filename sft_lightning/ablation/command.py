@@ -5,17 +5,18 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from sft_lightning.ablation.study import Study, make_study, read_study
+from sft_lightning.ablation.study import make_study, read_study
 from sft_lightning.arguments import Parser
 from sft_lightning.errors import UserError
 
+if TYPE_CHECKING:
+    from sft_lightning.ablation.spend import Sized
+
 MOST_SEEDS = 20  # of a study with a budget
-Sizes = list[tuple[Study, tuple[str, ...]]]
-"""A study, then smaller ones, each with what it leaves out"""
 
 
 def make_parser() -> Parser:
@@ -101,33 +102,35 @@ def main(arguments: list[str]) -> int:
     return carry_out(find_study(given, budget_s), given, budget_s)
 
 
-def find_study(given: argparse.Namespace, budget_s: float | None) -> Sizes:
+def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized]":
     """The study that the options name; or the default one for a network and data, and smaller ones for a budget."""
+    from sft_lightning.ablation.spend import Sized
+
     if given.config is not None:
         for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
             if getattr(given, name) is not None:
                 raise UserError(f"--{name}: the study file says it: write it there, or leave --config out")
         study = read_study(given.config)
         if given.seeds is None and budget_s is None and not given.set:
-            return [(study, ())]
+            return [Sized(study)]
         seeds = study.content.get("seeds", 3)
         if budget_s and isinstance(seeds, int):
             seeds = max(seeds, MOST_SEEDS)
         content = with_options(study.content, given, seeds)
-        return [(make_study(content, given.config.parent, given.config.stem), ())]
+        return [Sized(make_study(content, given.config.parent, given.config.stem))]
     if given.network is None or given.data is None:
         raise UserError("ablate: give --config STUDY.yaml, or --network and --data; see ablate --help")
-    from sft_lightning.ablation.front_door.default_study import front_door
+    from sft_lightning.ablation.front_door.default_study import infer_study
     from sft_lightning.ablation.front_door.thrift import sizes
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
-    content, lines = front_door(given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], **named)
+    found = infer_study(given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], **named)
     if not given.quiet:
-        print("\n".join(lines), flush=True)
-    content = with_options(content, given, MOST_SEEDS if budget_s else content.get("seeds", 3))
-    found = sizes(content)[: None if budget_s else 1]
-    return [(make_study(size.content, Path.cwd(), "study"), size.left_out) for size in found]
+        print("\n".join(found.lines), flush=True)
+    content = with_options(found.study, given, MOST_SEEDS if budget_s else found.study.get("seeds", 3))
+    every = sizes(content, found.steps, found.tokens)[: None if budget_s else 1]
+    return [Sized(make_study(size.content, Path.cwd(), "study"), size.left_out, size.tokens) for size in every]
 
 
 def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any) -> dict[str, Any]:
@@ -147,7 +150,7 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
     return result
 
 
-def carry_out(sizes: Sizes, given: argparse.Namespace, budget_s: float | None) -> int:
+def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
     """Plans, runs, collects, and says the answer."""
     from sft_lightning.ablation.engine import Engine
     from sft_lightning.ablation.folder import StudyFolder
@@ -155,7 +158,7 @@ def carry_out(sizes: Sizes, given: argparse.Namespace, budget_s: float | None) -
     from sft_lightning.ablation.resolve import Resolver
     from sft_lightning.ablation.spend import Budget
 
-    study = sizes[0][0]
+    study = sizes[0].study
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     folder = StudyFolder.at(root, study.name)
@@ -169,7 +172,7 @@ def carry_out(sizes: Sizes, given: argparse.Namespace, budget_s: float | None) -
         from sft_lightning.ablation.dry_run import show
 
         engine.reads_only = True
-        show(engine, how_many(engine, given)[0])
+        show(engine, how_many(engine, given)[0], budget is not None and budget.size is None)
         return 0
     if given.launcher == "slurm":
         return submit(engine, given)

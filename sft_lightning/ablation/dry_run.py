@@ -17,8 +17,11 @@ WIDTH = 100
 """Columns where there is no terminal that says how many it has"""
 
 
-def show(engine: Engine, workers: int) -> None:
-    """Prints the points, or of many what each arm asks for in each cell; their number; and the cost by those that are done."""
+def show(engine: Engine, workers: int, open_size: bool = False) -> None:
+    """Prints the points, or of many what each arm asks for in each cell; their number; and the cost by those that are done.
+
+    `open_size` says that a budget has not settled the study's size yet.
+    """
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
     todo = work(engine)
@@ -27,7 +30,7 @@ def show(engine: Engine, workers: int) -> None:
     if fits > LISTED:
         said = f"--dry-run lists the points of up to {LISTED} fits; points.csv has all of them once the study runs"
         console.print(said, soft_wrap=True)
-    grids = ", and how large the grids are" if engine.only else ""
+    grids = ", and how large the grids are" if open_size else ""
     seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}" + (
         f" (the budget says how many more{grids})" if engine.only_tune else ""
     )

@@ -11,7 +11,7 @@ from sft_lightning.ablation.search import Search
 from sft_lightning.ablation.study import Arm, Study
 
 Job = tuple[str, str]
-"""('fit' or 'test', point id)"""
+"""('fit', 'test' or 'time', point id)"""
 
 
 @dataclass
@@ -45,7 +45,8 @@ class Engine:
     def __init__(self, study: Study, plan: Plan, folder: StudyFolder, seeds: int | None = None, width: int = 1) -> None:
         self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
         self.only_tune = False
-        self.only: Point | None = None  # what is to be timed before anything else
+        self.timing: list[Point] = []  # fits whose first steps are to be timed before anything else
+        self.timing_s = 0.0  # seconds that each may take
         self.standing: dict[str, Standing] = {}
         self.reads_only = False  # a dry run proposes nothing
         self.points: dict[str, Point] = {}
@@ -171,10 +172,10 @@ class Engine:
 
     def jobs(self) -> list[Job]:
         """What can be done now, the most urgent first: tests, then fits seed by seed."""
-        if self.only is not None:
-            job = ("fit", self.only.id)
-            due = self.look(self.only).status in ("queued", "interrupted") and job not in self.under_way
-            return [job] if due else []
+        if self.timing:
+            self.points |= {p.id: p for p in self.timing}
+            due = [p.id for p in self.timing if self.to_time(p.id)]
+            return [("time", p) for p in due if ("time", p) not in self.under_way]
         tests: list[Job] = []
         fits: list[tuple[int, Point]] = []
         for cell, arm in self.places():
@@ -192,11 +193,16 @@ class Engine:
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         return [j for j in jobs if j not in self.under_way]
 
+    def to_time(self, point: str) -> bool:
+        """Whether a fit's first steps are still to be timed: twice where that is quick, as the first fit of a process is slow."""
+        about = self.folder.read_note(point).get("time", {})
+        quick = about.get("exit") == 0 and about.get("seconds", self.timing_s) < self.timing_s
+        return not about or (quick and about["attempts"] == 1)
+
     def elsewhere(self) -> int:
         """Points that other processes are at: an earlier start's that is not over yet, or a job's. They are looked at anew."""
         ours = {point for _, point in self.under_way}
-        known = [*self.all_points(), *([self.only] if self.only is not None else [])]
-        held = [p.id for p in known if self.look(p).status == "running" and p.id not in ours]
+        held = [p.id for p in self.all_points() if self.look(p).status == "running" and p.id not in ours]
         for point in held:
             self.standing.pop(point)
         return len(held)

@@ -11,7 +11,9 @@ from sft_lightning.runs.directory import RunDirectory, run_path, write_atomic
 from sft_lightning.runs.lock import RunLock
 
 STOPPED = (130, 138, 143)
-"""Exit codes of what was asked to stop, and can be gone on with."""
+"""Exit codes of what was asked to stop, and can be continued."""
+KILLED, MOST_KILLS = (134, 135, 137, 139), 3
+"""Exit codes of a process that a signal ended without warning, and how often in a row a job may end so before it has failed"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,11 @@ class StudyFolder:
     @property
     def report(self) -> Path:
         return self.path / "report.html"
+
+    @property
+    def timing(self) -> Path:
+        """Where fits are whose first steps are timed, until that is done."""
+        return self.path / "timing"
 
     @property
     def journal(self) -> Path:
@@ -85,8 +92,10 @@ class StudyFolder:
     def add_note(self, point: str, job: str, **about: Any) -> dict[str, Any]:
         """Notes how an attempt at a job ended: `exit`, `reason`, `seconds`. Returns the whole note."""
         note = self.read_note(point)
-        attempts = note.get(job, {}).get("attempts", 0) + 1
-        note[job] = {**about, "attempts": attempts}
+        held = note.get(job, {})
+        note[job] = {**about, "attempts": held.get("attempts", 0) + 1}
+        if about.get("exit") in KILLED:
+            note[job]["kills"] = (held.get("kills", 0) if held.get("exit") in KILLED else 0) + 1
         write_atomic(self.note(point), json.dumps(note) + "\n")
         return note
 
@@ -96,7 +105,7 @@ class StudyFolder:
         status = (record or {}).get("status")
         if status == "finished":
             return Standing("finished", record, note)
-        if note.get("fit", {}).get("exit", 0) not in (0, *STOPPED):
+        if has_failed(note.get("fit", {})):
             return Standing("failed", record, note)
         if record is None:
             return Standing("queued", None, note)
@@ -120,6 +129,14 @@ class StudyFolder:
         return False
 
 
+def has_failed(about: dict[str, Any]) -> bool:
+    """Whether a job's last attempt is one that is not tried again: an error, or killed once too often."""
+    code = about.get("exit", 0)
+    if code in KILLED:
+        return bool(about.get("kills", MOST_KILLS) >= MOST_KILLS)
+    return code not in (0, *STOPPED)
+
+
 @dataclass
 class Standing:
     """How a point stands."""
@@ -139,7 +156,7 @@ class Standing:
 
     @property
     def test_failed(self) -> bool:
-        return self.of("test").get("exit", 0) not in (0, *STOPPED)
+        return has_failed(self.of("test"))
 
     def of(self, job: str) -> dict[str, Any]:
         """What is noted of 'fit' or 'test': exit, reason, seconds, attempts."""

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from sft_lightning.ablation.folder import StudyFolder
-from sft_lightning.ablation.worker import serve
+from sft_lightning.ablation.worker import by_signal, serve
 
 
 @dataclass
@@ -137,7 +137,5 @@ def _begin(
 def death(code: int | None) -> dict[str, Any]:
     """The note on a point whose worker died."""
     if code is not None and code < 0:
-        name = signal.Signals(-code).name
-        hint = ": the machine ran out of memory, or someone ended it" if name == "SIGKILL" else ""
-        return {"exit": 128 - code, "reason": f"its process was killed by {name}{hint}"}
+        return {"exit": 128 - code, "reason": by_signal(-code)}
     return {"exit": code or 1, "reason": f"its process ended with exit code {code}"}

@@ -13,9 +13,12 @@ from rich.table import Table
 from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.cost import seconds_of_fit
 from sft_lightning.ablation.engine import Engine
-from sft_lightning.ablation.folder import Standing
+from sft_lightning.ablation.folder import KILLED, MOST_KILLS, Standing, has_failed
 from sft_lightning.ablation.plan import Point
 from sft_lightning.ablation.study import Arm
+
+EVERY = 60.0
+"""Seconds without a line, off a terminal, after which one says what is under way"""
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,14 @@ def work(engine: Engine) -> list[Work]:
         left = (len(fits) + unproposed + unchosen, len(tests) if choice else len(seeds))
         found.append(Work(cell, arm, points, planned, refits, len(seeds), unproposed, unchosen, *left))
     return found
+
+
+def ending(about: dict[str, Any]) -> str:
+    """How a job ended that did not reach its end: `interrupted` where it will be tried again."""
+    if has_failed(about):
+        return f"failed: {about.get('reason')}"
+    kills = f" (killed {about['kills']} of {MOST_KILLS} times)" if about.get("exit") in KILLED else ""
+    return f"interrupted: {about.get('reason')}; it will be tried again{kills}"
 
 
 def over(standing: Standing) -> bool:
@@ -116,6 +127,8 @@ class Progress:
         self.console = Console(file=sys.stdout, highlight=False)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
         self._shown = 0.0
+        self._said = time.monotonic()
+        self._since: dict[tuple[str, str], float] = {}
         if self.live is not None:
             self.live.start()
 
@@ -130,8 +143,25 @@ class Progress:
             row["tested"] += self.engine.look(point).tested
         return found
 
+    def say_alive(self) -> None:
+        """Off a terminal: a line each minute in which nothing else was printed."""
+        now = time.monotonic()
+        self._since = {job: self._since.get(job, now) for job in self.engine.under_way}
+        if self.quiet or self.live is not None or now - self._said < EVERY:
+            return
+        longest = sorted(self._since.items(), key=lambda item: item[1])
+        running = [
+            f"{job} {self.engine.points[point].label} for {spoken(now - began)}" for (job, point), began in longest
+        ]
+        self._print(f"working: {'; '.join(running) or 'choosing what is next'}")
+
+    def _print(self, line: str) -> None:
+        self._said = time.monotonic()
+        self.console.print(line, markup=False, soft_wrap=True)
+
     def show(self, force: bool = False) -> None:
-        """Draws the table anew, at most twice a second."""
+        """Draws the table anew, at most twice a second; off a terminal says each minute that work goes on."""
+        self.say_alive()
         if self.live is None or (not force and time.monotonic() - self._shown < 0.5):
             return
         self._shown = time.monotonic()
@@ -149,12 +179,14 @@ class Progress:
         """A job is over."""
         about, of = note.get(job, {}), self.engine.points[point]
         failed = about.get("exit", 0) != 0
+        if job == "time" and not failed:
+            return
         if self.quiet or (self.live is not None and not failed):
             self.show()
             return
         standing = self.engine.look(of)
         metrics = self.engine.metrics_of(of.cell)
-        said = f"failed: {about.get('reason')}" if failed else ""
+        said = ending(about) if failed else ""
         if not failed and metrics is not None:
             names = [m for m in (metrics.target, metrics.kept) if m]
             names = [f"test/{m.removeprefix('val/')}" for m in names] if job == "test" else names
@@ -167,17 +199,13 @@ class Progress:
         )
         left = remaining(self.engine, self.workers)
         time_left = f"; about {spoken(left)} to go" if left and done < total else ""
-        self.console.print(
-            f"{done}/{total} {job} {of.label}: {said} ({about.get('seconds', 0):.1f} s{time_left})",
-            markup=False,
-            soft_wrap=True,
-        )
+        self._print(f"{done}/{total} {job} {of.label}: {said} ({about.get('seconds', 0):.1f} s{time_left})")
 
     def say(self, lines: list[str]) -> None:
         """Something about the whole study."""
         if not self.quiet:
             for line in lines:
-                self.console.print(line, markup=False, soft_wrap=True)
+                self._print(line)
 
     def close(self) -> None:
         """Leaves the last table standing."""

@@ -30,6 +30,8 @@ def carry_out(
     """
     SIGNALS.waits = True
     written, waited = 0.0, False
+    if budget is not None:
+        progress.say(budget.begin_timing(engine, len(pool.workers)))
     try:
         while True:
             if SIGNALS.asked is not None:
@@ -42,9 +44,10 @@ def carry_out(
                 time.sleep(1)
                 continue
             if not jobs and not engine.under_way:
-                if budget is None or not budget.settle(engine, len(pool.workers)):
+                said = None if budget is None else budget.settle(engine, len(pool.workers))
+                if budget is None or said is None:
                     break
-                progress.say([f"budget  {line}" for line in budget.why[-1:]])
+                progress.say(said)
                 about["budget"] = budget.record
                 collect.write_file(engine)
                 collect.write(engine, "running", about)

@@ -1,85 +1,122 @@
-"""A study that takes as much as a budget of time pays for: settled by what its first points cost, before any test."""
+"""A study that takes as much as a budget of time pays for: settled by its first steps and its first points, before any test."""
 
 import json
+from contextlib import suppress
 from hashlib import sha256
+from shutil import rmtree
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
-from sft_lightning.ablation.budget import SLACK, fits_of, seeds_for, size_for
+from sft_lightning.ablation.budget import LEAST_SEEDS, seeds_for, size_for, spoken
 from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
 from sft_lightning.ablation.engine import Engine
+from sft_lightning.ablation.overlay import put
+from sft_lightning.ablation.pace import Pace
 from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.study import Study
+from sft_lightning.ablation.study import Arm, Study
 
-LEAST_SEEDS = 3
-"""Fewer show no spread"""
+TIMING_SHARE, LONGEST_TIMING = 0.05, 60.0
+"""Of the budget, and in seconds: what timing the first steps may take, but for the fewest steps"""
+TIMED_BATCHES = 4
+"""Validation batches of a timed fit"""
+
+
+class Sized(NamedTuple):
+    """A study, and how it differs from the whole one."""
+
+    study: Study
+    left_out: tuple[str, ...] = ()
+    """What the whole study has and this one has not"""
+    tokens: float = 1.0
+    """Share of the whole study's tokens that are left where texts are cut shorter"""
 
 
 class Budget:
     """What a budget has settled so far.
 
-    Where there are smaller studies to fall back on, one fit of the baseline is timed first, which says how large a study is
-    paid for. Then the first seed's points say how many seeds.
+    Where there are smaller studies to fall back on, the first steps of two arms are timed first, which says how large a
+    study is paid for. Then the first seed's points say how many seeds.
 
     Args:
         seconds: Wall time that there is.
-        sizes: The study, then ever smaller ones, each with what it leaves out.
+        sizes: The study, then ever smaller ones.
         held: What an earlier start noted in study.json; it counts where its budget and its study were the same.
     """
 
-    def __init__(self, seconds: float, sizes: list[tuple[Study, tuple[str, ...]]], held: Any = None) -> None:
+    def __init__(self, seconds: float, sizes: list[Sized], held: Any = None) -> None:
         self.seconds, self.sizes = seconds, sizes
-        whole = [[study.content, study.base] for study, _ in sizes]
+        whole = [[size.study.content, size.study.base] for size in sizes]
         self.of = sha256(json.dumps([seconds, whole], sort_keys=True, default=str).encode()).hexdigest()[:12]
         before = held if isinstance(held, dict) and held.get("of") == self.of else {}
         self.size: int | None = before.get("size", 0 if len(sizes) == 1 else None)
         self.seeds: int | None = before.get("seeds")
         self.why: list[str] = before.get("why", [])
+        self.pace: dict[str, Any] | None = before.get("pace")
+        self.kept: bool | None = before.get("kept")
 
     @property
     def record(self) -> dict[str, Any]:
-        """`budget` of study.json."""
+        """`budget` of study.json; `kept` says whether the study was foreseen to end within the budget."""
         settled = {"size": self.size, "left_out": self.left_out, "seeds": self.seeds, "why": self.why}
-        return {"seconds": self.seconds, "of": self.of, **settled}
+        return {"seconds": self.seconds, "of": self.of, **settled, "pace": self.pace, "kept": self.kept}
 
     @property
     def left_out(self) -> list[str]:
         """What the whole study has and this one has not."""
-        return [] if self.size is None else list(self.sizes[self.size][1])
+        return [] if self.size is None else list(self.sizes[self.size].left_out)
 
     def begin(self, engine: Engine) -> None:
         """Puts the study where an earlier start left it, or at its beginning."""
         if self.size:
-            engine.resize(self.sizes[self.size][0])
+            engine.resize(self.sizes[self.size].study)
         if self.seeds is None:
             engine.n_seeds, engine.only_tune = 1, True
-            engine.only = None if self.size is not None else timed(engine)
         else:
             engine.n_seeds = self.seeds
 
-    def settle(self, engine: Engine, workers: int) -> bool:
-        """Settles what can be settled now that nothing is due; False where all is."""
+    def begin_timing(self, engine: Engine, workers: int) -> list[str]:
+        """Makes the timed fits due where the study's size is open. Returns what there is to say of it."""
+        if self.size is not None:
+            return []
+        arms, seconds = timed_arms(engine.study), min(TIMING_SHARE * self.seconds, LONGEST_TIMING)
+        each = seconds if workers >= len(arms) else seconds / len(arms)
+        engine.timing, engine.timing_s = [timing_point(engine, arm, each) for arm in arms], each
+        names = " and ".join(a.name for a in arms)
+        return [f"budget  timing the first steps of {names}: about {spoken(seconds)} of the {spoken(self.seconds)}"]
+
+    def settle(self, engine: Engine, workers: int) -> list[str] | None:
+        """Settles what can be settled now that nothing is due, and says it; None where all is settled."""
         if self.seeds is not None:
-            return False
+            return None
+        said = len(self.why)
         if self.size is None:
             self.settle_size(engine, workers)
         else:
             self.settle_seeds(engine, workers)
-        return True
+        return [f"budget  {line}" for line in self.why[said:]]
 
     def settle_size(self, engine: Engine, workers: int) -> None:
-        """How large a study one fit's time allows; the smallest where that fit failed."""
-        point, engine.only = engine.only, None
-        fit = None if point is None else seconds_of_fit(engine.look(point))
-        if point is None or fit is None:
+        """How large a study the pace of the first steps allows; the smallest where they could not be timed."""
+        pace, engine.timing = read_pace(engine), []
+        if pace is None:
             self.size = len(self.sizes) - 1
-            self.why.append(f"{'; '.join(self.left_out)}: the fit that was to be timed failed")
+            self.why.append(f"{'; '.join(self.left_out)}: the steps that were to be timed failed")
         else:
-            test = seconds_of_test(engine.look(point), point.config)
-            self.size, said = size_for(self.seconds, [cost_of(study, fit, test) for study, _ in self.sizes], workers)
+            self.pace = pace.record
+            costs = [pace.study(size.study, size.tokens) for size in self.sizes]
+            self.size, said = size_for(self.seconds, costs, workers)
+            steps = ", ".join(f"{arm} {1000 * s:.3g} ms" for arm, s in pace.step_s.items())
+            wall = [cost / max(1, workers) for cost in costs]
+            self.why.append(f"a step of {steps}: the whole study would take about {spoken(wall[0])}")
             self.why.append(f"{'; '.join(self.left_out) or 'the whole study'}: {said}")
+            self.kept = wall[self.size] <= self.seconds
+            if not self.kept:
+                self.why.append(
+                    f"even the smallest study goes beyond the budget: --budget {whole_minutes(wall[self.size])} would do; "
+                    "it goes on, and can be stopped with Ctrl-C and continued by the same command"
+                )
         if self.size:
-            engine.resize(self.sizes[self.size][0])
+            engine.resize(self.sizes[self.size].study)
 
     def settle_seeds(self, engine: Engine, workers: int) -> None:
         """How many seeds the first seed's points allow."""
@@ -99,19 +136,57 @@ class Budget:
         most = len(engine.study.seeds)
         self.seeds, said = seeds_for(self.seconds, cost, workers, min(LEAST_SEEDS, most), most)
         self.why.append(said)
+        self.kept = cost(self.seeds) / max(1, workers) <= self.seconds
         engine.n_seeds, engine.only_tune = self.seeds, False
 
 
-def timed(engine: Engine) -> Point:
-    """The baseline's middle setting on all labels with the first seed: a point that the study may ask for anyway."""
+def timed_arms(study: Study) -> list[Arm]:
+    """The baseline, and an arm that asks a teacher where there is one."""
+    baseline = study.arm(study.baseline)
+    anchored = [a for a in study.arms if str(a.overlay.get("model", {}).get("class_path")).endswith("DistillSFT")]
+    return [baseline, *(a for a in anchored[:1] if a.name != baseline.name)]
+
+
+def timing_point(engine: Engine, arm: Arm, seconds: float) -> Point:
+    """A fit of an arm's middle setting that ends after so many seconds. It is none of the study's points."""
     study = engine.study
-    arm = study.arm(study.baseline)
     setting = arm.settings[len(arm.settings) // 2]
-    return engine.plan.final(arm, study.cells[0], setting, study.seeds[:1])[0]
+    whole = engine.plan.final(arm, study.cells[0], setting, study.seeds[:1])[0]
+    name = f"timing-{arm.name}"
+    timer = {
+        "class_path": "sft_lightning.ablation.step_timer.StepTimer",
+        "init_args": {"seconds": seconds, "file": str(engine.folder.timing / f"{name}.json")},
+    }
+    trainer = whole.config["trainer"]
+    callbacks = trainer.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    config = put(whole.config, "trainer.callbacks", [*callbacks, timer])
+    limit = trainer.get("limit_val_batches")
+    if limit is None or isinstance(limit, float) or limit > TIMED_BATCHES:
+        config = put(config, "trainer.limit_val_batches", TIMED_BATCHES)
+    config = put(config, "wandb", "disabled")
+    return Point(name, arm.name, whole.cell, setting, whole.seed, None, config)
 
 
-def cost_of(study: Study, fit: float, test: float) -> float:
-    """Seconds of a study with the fewest seeds, one run after another, by one fit of the baseline and its test."""
-    seeds = min(LEAST_SEEDS, len(study.seeds))
-    fits = fits_of([len(arm.settings) for arm in study.arms], len(study.tune_seeds), study.folds, seeds)
-    return len(study.cells) * (fits * fit * SLACK + len(study.arms) * seeds * test)
+def read_pace(engine: Engine) -> Pace | None:
+    """The pace of the timed fits, whose files are removed."""
+    folder, timed = engine.folder, {}
+    for point in engine.timing:
+        note, run = folder.read_note(point.id).get("time", {}), folder.timing / "timing" / point.id / "run.json"
+        with suppress(OSError, ValueError):
+            timed[point.arm] = (
+                folder.timing / f"{point.id}.json",
+                float(note.get("seconds", 0.0)),
+                json.loads(run.read_text()),
+            )
+    pace = Pace.read(timed)
+    rmtree(folder.timing, ignore_errors=True)
+    for point in engine.timing:
+        folder.note(point.id).unlink(missing_ok=True)
+        folder.config(point.id).unlink(missing_ok=True)
+    return pace
+
+
+def whole_minutes(seconds: float) -> str:
+    """`45m`, as --budget takes it; never less than the seconds."""
+    return f"{-(-int(seconds + 1) // 60)}m"

@@ -8,10 +8,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from shutil import rmtree
 from typing import Any
 
 from sft_lightning import reuse
-from sft_lightning.ablation.folder import STOPPED, StudyFolder
+from sft_lightning.ablation.folder import KILLED, STOPPED, StudyFolder
 from sft_lightning.cluster.requeue import WITHIN
 from sft_lightning.signals import HANDLED, PREEMPT, SIGNALS
 
@@ -25,11 +26,15 @@ def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False)
 
     Args:
         folder: The study's.
-        job: 'fit' or 'test'.
+        job: 'fit', 'test', or 'time' for a fit that is begun and timed, and leaves no run.
         point: The point's id.
         commands: Run it as a command of its own, which runs with several processes need.
     """
-    if job == "fit":
+    if job == "time":
+        rmtree(folder.timing / "timing" / point, ignore_errors=True)  # of a start that was cut off
+        where = ["--runs_dir", str(folder.timing), "--experiment", "timing", "--run_id", point]
+        arguments = ["fit", "--config", str(folder.config(point)), *where]
+    elif job == "fit":
         where = ["--runs_dir", str(folder.path.parent), "--experiment", folder.path.name, "--run_id", point]
         arguments = ["fit", "--config", str(folder.config(point)), *where, "--ckpt_path", "last"]
     else:
@@ -42,7 +47,7 @@ def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False)
     except Exception as error:  # a bug of ours in this point is no reason to lose the others
         code, reason = 1, f"{type(error).__name__}: {error}"
     else:
-        reason = why(folder.log(point), since) if code else ""
+        reason = why(folder.log(point), since, code) if code else ""
     held = folder.read_note(point).get(job, {})
     spent = time.perf_counter() - began + (held.get("seconds", 0.0) if held.get("exit") in STOPPED else 0.0)
     return folder.add_note(point, job, exit=code, reason=reason, seconds=round(spent, 3))
@@ -94,8 +99,19 @@ def size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def why(log: Path, since: int) -> str:
-    """The line that says why a point failed, from what it printed."""
+def by_signal(number: int) -> str:
+    """Why a process ended that a signal killed."""
+    name = signal.Signals(number).name
+    hint = ": the machine ran out of memory, or someone ended it" if name == "SIGKILL" else ""
+    return f"its process was killed by {name}{hint}"
+
+
+def why(log: Path, since: int, code: int) -> str:
+    """The line that says why a point ended early: from what it printed, or by its exit code."""
+    if code in STOPPED:
+        return f"it was asked to stop by {signal.Signals(code - 128).name}"
+    if code in KILLED:
+        return by_signal(code - 128)
     with log.open("rb") as file:
         file.seek(since)
         text = file.read().decode(errors="replace")

@@ -2,14 +2,21 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
+from sft_lightning.ablation import progress
+from sft_lightning.ablation.budget import SLACK
+from sft_lightning.ablation.folder import MOST_KILLS, StudyFolder
 from sft_lightning.ablation.front_door.thrift import sizes
-from sft_lightning.ablation.spend import Budget, cost_of
+from sft_lightning.ablation.pace import Pace, length
+from sft_lightning.ablation.progress import ending
+from sft_lightning.ablation.spend import Budget, Sized
 from sft_lightning.ablation.study import make_study
+from sft_lightning.ablation.worker import by_signal, why
 from tests.ablation.test_studies import ARMS, BASE, ablate, attempts, points, write
 
 SETTLED = {"size": 0, "seeds": 4, "why": ["4 seeds"]}
@@ -20,28 +27,96 @@ def study(tmp_path: Path, **content: Any) -> Any:
 
 
 def test_what_was_settled_is_held_for_the_same_study_and_budget_alone(tmp_path: Path) -> None:
-    first = Budget(60.0, [(study(tmp_path), ())])
+    first = Budget(60.0, [Sized(study(tmp_path))])
     held = {**first.record, **SETTLED}
-    assert Budget(60.0, [(study(tmp_path), ())], held).seeds == 4
-    assert Budget(61.0, [(study(tmp_path), ())], held).seeds is None, "another budget"
-    assert Budget(60.0, [(study(tmp_path, set={"trainer.max_epochs": 9}), ())], held).seeds is None, "another study"
-    assert Budget(60.0, [(study(tmp_path), ())], {"seconds": 60.0, "seeds": 4}).seeds is None, "an older version's note"
+    assert Budget(60.0, [Sized(study(tmp_path))], held).seeds == 4
+    assert Budget(61.0, [Sized(study(tmp_path))], held).seeds is None, "another budget"
+    assert Budget(60.0, [Sized(study(tmp_path, set={"trainer.max_epochs": 9}))], held).seeds is None, "another study"
+    assert Budget(60.0, [Sized(study(tmp_path))], {"seconds": 60.0, "seeds": 4}).seeds is None, (
+        "an older version's note"
+    )
 
 
-def test_a_study_costs_its_fits_and_its_tests(tmp_path: Path) -> None:
-    made = study(
-        tmp_path, tune_seeds=1
-    )  # two arms of two settings: four fits on the first seed, two on each of two more
-    assert cost_of(made, fit=10.0, test=0.0) == pytest.approx(8 * 10 * 1.25)
-    assert cost_of(made, fit=10.0, test=3.0) == pytest.approx(8 * 10 * 1.25 + 6 * 3)
+PACE = Pace(
+    {"plain": 0.1, "distill": 0.2}, row_s=0.01, other_s=1.0, sizes={"data": {"train": 20, "val": 50, "test": 200}}
+)
+
+
+def test_a_study_costs_its_steps_its_validations_and_its_tests(tmp_path: Path) -> None:
+    made = study(tmp_path, tune_seeds=1)  # 2 arms of 2 settings: 4 fits on the first seed, 2 on each of 2 more
+    plain, distill = (PACE.fit(made, arm, tokens=1.0) for arm in made.arms)
+    validations = 3 * 50 * 0.01  # before training, and after 3 and 6 epochs, each of one step
+    assert plain == pytest.approx(1.0 + 6 * 0.1 + validations)
+    assert distill == pytest.approx(1.0 + 6 * 0.2 + validations)
+    tests = 6 * (1.0 + 200 * 0.01)
+    assert PACE.study(made) == pytest.approx(4 * (plain + distill) * SLACK + tests)
+    assert PACE.fit(made, made.arms[0], tokens=0.5) == pytest.approx(1.0 + (6 * 0.1 + validations) / 2)
+
+
+@pytest.mark.parametrize(
+    ("trainer", "steps_and_validations"),
+    [
+        ({"max_epochs": 6, "check_val_every_n_epoch": 3}, (60, 2)),
+        ({"max_epochs": 2}, (20, 2)),
+        ({"max_epochs": 1, "max_steps": 7, "val_check_interval": 2}, (7, 3)),
+        ({"max_epochs": 4, "val_check_interval": 5}, (40, 8)),
+    ],
+)
+def test_how_long_a_fit_is_follows_from_its_trainer(trainer: dict[str, Any], steps_and_validations: Any) -> None:
+    assert length(trainer, rows=100, batch=10) == steps_and_validations
+
+
+def test_a_limited_evaluation_costs_what_the_limit_lets_through(tmp_path: Path) -> None:
+    config = {"data": {"init_args": {"batch_size": 20}}, "trainer": {"limit_val_batches": 2, "limit_test_batches": 0.5}}
+    assert PACE.rows("val", config) == 40 and PACE.rows("test", config) == 100
+
+
+def test_a_job_that_is_killed_is_tried_again_until_it_was_killed_three_times_in_a_row(tmp_path: Path) -> None:
+    folder = StudyFolder(tmp_path)
+    folder.make()
+    seen = []
+    for _ in range(MOST_KILLS):
+        note = folder.add_note("p", "fit", exit=137, reason=by_signal(9), seconds=1.0)
+        seen.append((folder.standing("p").status, ending(note["fit"])))
+    assert [status for status, _ in seen] == ["queued", "queued", "failed"]
+    assert seen[0][1].startswith("interrupted: its process was killed by SIGKILL") and "1 of 3" in seen[0][1]
+    assert seen[2][1].startswith("failed: its process was killed by SIGKILL")
+    folder.note("p").unlink()
+    folder.add_note("p", "fit", exit=137, reason="", seconds=1.0)
+    folder.add_note("p", "fit", exit=143, reason="", seconds=1.0)
+    folder.add_note("p", "fit", exit=137, reason="", seconds=1.0)
+    assert folder.standing("p").status == "queued", "kills with another ending between them are not in a row"
+
+
+def test_an_attempt_that_ended_by_a_signal_and_printed_nothing_says_so(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("")
+    assert why(log, 0, 143) == "it was asked to stop by SIGTERM"
+    assert why(log, 0, 137).startswith("its process was killed by SIGKILL")
+    assert why(log, 0, 1) == "it printed nothing"
+
+
+def test_off_a_terminal_a_study_says_each_minute_what_is_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    point = SimpleNamespace(label="plain lr=0.1 seed 0")
+    engine: Any = SimpleNamespace(under_way={("fit", "p")}, points={"p": point})
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    shown = progress.Progress(engine, 1, quiet=False)
+    for now[0] in (0.0, 30.0, 59.0, 61.0, 90.0, 125.0):
+        shown.show()
+    said = capsys.readouterr().out.splitlines()
+    assert said == ["working: fit plain lr=0.1 seed 0 for 61 s", "working: fit plain lr=0.1 seed 0 for 2 min"]
 
 
 def test_a_fit_to_be_timed_that_fails_leaves_the_smallest_study(tmp_path: Path) -> None:
     content = {"base": BASE, "arms": ARMS, "seeds": 20}
-    budget = Budget(60.0, [(make_study(s.content, tmp_path, "x"), s.left_out) for s in sizes(content)])
+    budget = Budget(60.0, [Sized(make_study(s.content, tmp_path, "x"), s.left_out) for s in sizes(content)])
 
     class FailedEngine:
-        only = None
+        timing: list[Any] = []
+        folder = StudyFolder(tmp_path)
         resized = None
 
         def resize(self, study: Any) -> None:

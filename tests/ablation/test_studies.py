@@ -294,15 +294,17 @@ class TestFailures:
         assert ablate(file, tmp_path) == 2 and attempts(folder)[bad] == 1, "a failed point was run again unasked"
         assert ablate(file, tmp_path, "--retry") == 2 and attempts(folder)[bad] == 1, "forgotten, then tried once"
 
-    def test_a_worker_that_is_killed_fails_its_point_alone(self, tmp_path, zygote):
+    def test_a_point_whose_worker_is_killed_is_interrupted_and_tried_again(self, tmp_path, zygote):
         base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 300}}
         file = write(tmp_path / "killed.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})
         pid = zygote.spawn(command(file, tmp_path), tmp_path / "out")
         victim = wait_for_worker(tmp_path / "killed")
         os.kill(victim, signal.SIGKILL)
-        assert zygote.wait(pid) == 2, (tmp_path / "out").read_text()
-        assert sorted(r["status"] for r in points(tmp_path / "killed")) == ["failed", "finished"]
-        assert "was killed by SIGKILL" in (tmp_path / "out").read_text()
+        said = tmp_path / "out"
+        assert zygote.wait(pid) == 0, said.read_text()
+        assert [r["status"] for r in points(tmp_path / "killed")] == ["finished"] * 2
+        assert sorted(attempts(tmp_path / "killed").values()) == [1, 2], "the killed point was not tried once more"
+        assert "interrupted: its process was killed by SIGKILL" in said.read_text() and "failed" not in said.read_text()
 
     @pytest.mark.parametrize(
         ("changed", "said"), [("test", "the test data"), ("train", "the training or validation data")]

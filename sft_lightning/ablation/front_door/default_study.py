@@ -1,7 +1,11 @@
 """The front door: a network and some data, and nothing else, become the default study. What was inferred is shown."""
 
 import re
+from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from sft_lightning.errors import UserError
 
@@ -22,7 +26,29 @@ LONGEST_TEXT = {False: 128, True: 512}
 """Tokens, without and with an accelerator"""
 
 
+@dataclass(frozen=True)
+class Inferred:
+    """The default study for a network and data."""
+
+    study: dict[str, Any]
+    """The content of a study file"""
+    lines: list[str]
+    """What was inferred and how to say otherwise, to be shown"""
+    steps: int
+    """Optimizer steps of a fit"""
+    tokens: list[int]
+    """Tokens of some of the texts, the template's included; empty where there are no texts"""
+
+
 def front_door(
+    network: str, data: str, retention: str | None = None, **options: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """(the content of a study file, lines that show what was inferred); see `infer_study`."""
+    found = infer_study(network, data, retention, **options)
+    return found.study, found.lines
+
+
+def infer_study(
     network: str,
     data: str,
     retention: str | None = None,
@@ -32,8 +58,8 @@ def front_door(
     label_column: str | None = None,
     image_column: str | None = None,
     accelerator: str = "auto",
-) -> tuple[dict[str, Any], list[str]]:
-    """(the content of a study file, lines that show what was inferred and how to say otherwise).
+) -> Inferred:
+    """The default study.
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
@@ -63,7 +89,8 @@ def front_door(
     family = "language model" if plan.kind == "tokens" else net.family
     recipe = RECIPES[family]
     run = length(recipe, plan.labelled, gpu)
-    base = base_of(net, plan, recipe, run, gpu)
+    tokens = lengths_of(net, plan)
+    base = base_of(net, plan, recipe, run, gpu, tokens)
     if precision is not None and family != "small":
         base["trainer"]["precision"] = precision
     if accelerator != "auto":
@@ -86,7 +113,7 @@ def front_door(
     if (folds := folds_of(plan)) is not None:
         study["folds"] = folds
     study["select"], study["report"] = measures(net, plan, source)
-    return study, lines_of(net, plan, source, study, family, run)
+    return Inferred(study, lines_of(net, plan, source, study, family, run), run.steps, tokens)
 
 
 def device(accelerator: str) -> tuple[bool, str | None]:
@@ -116,7 +143,9 @@ def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
 # ---- the base experiment ----
 
 
-def base_of(net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length", gpu: bool) -> dict[str, Any]:
+def base_of(
+    net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length", gpu: bool, lengths: list[int]
+) -> dict[str, Any]:
     """A config of `fit` with plain fine-tuning, on which arms are overlays."""
     model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
     if net.batchnorm:
@@ -129,7 +158,7 @@ def base_of(net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length
         init["image_size"] = net.image_size
     if gpu and plan.kind == "image":
         init["num_workers"] = 4
-    if (tokens := tokens_of(net, plan, gpu)) is not None:
+    if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
         init["max_length"] = tokens
     return {
         "seed_everything": 0,
@@ -140,16 +169,23 @@ def base_of(net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length
     }
 
 
-def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool) -> int | None:
+def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
+    """Tokens of some texts with what a template adds; empty where there are no texts, or no tokenizer of the network's."""
+    if plan.kind == "image" or net.max_length is None or not plan.texts or net.family != "transformer":
+        return []
+    from sft_lightning.ablation.front_door.infer_transformers import token_lengths
+
+    template = 64 if plan.kind == "tokens" else 4
+    return [n + template for n in token_lengths(net.blocks[plan.kind]["init_args"]["pretrained"], plan.texts)]
+
+
+def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int]) -> int | None:
     """Tokens to which longer samples are cut: what nineteen of twenty need; None to leave it to the network."""
     if plan.kind == "image" or net.max_length is None or not plan.texts:
         return None
-    from sft_lightning.ablation.front_door.infer_transformers import tokens_needed
-
-    pretrained = net.blocks[plan.kind]["init_args"]["pretrained"]
-    template, most = (64, 2 * LONGEST_TEXT[gpu]) if plan.kind == "tokens" else (4, LONGEST_TEXT[gpu])
-    needed = tokens_needed(pretrained, plan.texts) if net.family == "transformer" else most
-    wanted = min(-(-(needed + template) // 16) * 16, most)
+    most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
+    needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
+    wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
 
 

@@ -2,11 +2,8 @@
 
 import json
 import re
-from math import ceil
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block, one_line
 from sft_lightning.errors import UserError
@@ -95,19 +92,15 @@ def pooling_of(place: str, kind: str) -> str:
     return "mean"
 
 
-def tokens_needed(pretrained: str, texts: list[str]) -> int:
-    """Tokens that nineteen of twenty texts have: by the network's own tokenizer, or, where it takes long to be had, at
-    three characters each.
-    """
+def token_lengths(pretrained: str, texts: list[str]) -> list[int]:
+    """Tokens of each text: by the network's own tokenizer, or, where that takes long to load, at three characters each."""
     from transformers import AutoTokenizer
 
     from sft_lightning.networks.weights import resolve
 
     source = resolve(pretrained)
     if source.file is not None:
-        lengths = [-(-len(text) // 3) for text in texts]
-    else:
-        with one_line(f"--network: {pretrained}: its tokenizer"):
-            tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False)
-            lengths = [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]
-    return ceil(float(np.percentile(lengths, 95)))
+        return [-(-len(text) // 3) for text in texts]
+    with one_line(f"--network: {pretrained}: its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False)
+        return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]

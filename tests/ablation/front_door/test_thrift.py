@@ -69,6 +69,36 @@ def test_the_largest_study_that_the_budget_pays_for_is_taken() -> None:
     assert index == 2 and "more than the 1 s" in said
 
 
+def content_of(trainer: dict[str, Any], **more: Any) -> dict[str, Any]:
+    data = {"class_path": "TextTable", "init_args": {"max_length": 128}}
+    return {"base": {"trainer": trainer, "data": data}, "arms": {}, "tune_seeds": 1, **more}
+
+
+def test_after_fits_are_few_their_steps_are_halved_and_then_the_texts() -> None:
+    epochs = content_of({"max_epochs": 20, "check_val_every_n_epoch": 2})
+    found = sizes(epochs, steps=320, tokens=[200, 100, 60, 40])
+    trainers = [s.content["base"]["trainer"] for s in found]
+    assert [t["max_epochs"] for t in trainers] == [20, 10, 5, 5, 5]
+    assert [t["check_val_every_n_epoch"] for t in trainers] == [2, 2, 1, 1, 1]
+    assert [s.left_out for s in found[1:3]] == [("a fit has 160 of 320 steps",), ("a fit has 80 of 320 steps",)]
+    lengths = [s.content["base"]["data"]["init_args"]["max_length"] for s in found]
+    assert lengths == [128, 128, 128, 64, 32]
+    assert found[3].left_out[-1] == "texts are cut at 64 tokens, which 50% of them exceed"
+    assert found[3].tokens == pytest.approx((64 + 64 + 60 + 40) / (128 + 100 + 60 + 40))
+    assert found[4].left_out[-1] == "texts are cut at 32 tokens, which 100% of them exceed"
+
+
+def test_one_long_epoch_is_cut_within_it_and_validated_five_times() -> None:
+    within = sizes(content_of({"max_epochs": 1, "max_steps": 600, "val_check_interval": 60}), steps=600)
+    assert [s.content["base"]["trainer"]["max_steps"] for s in within] == [600, 300, 150, 75]
+    assert within[-1].content["base"]["trainer"]["val_check_interval"] == 15
+
+
+def test_what_the_user_says_of_steps_and_lengths_stays() -> None:
+    said = content_of({"max_epochs": 20}, set={"trainer.max_epochs": 9, "data.max_length": 50})
+    assert [s.left_out for s in sizes(said, steps=320, tokens=[200, 100])] == [()]
+
+
 SHORT = ["--set", "trainer.max_epochs=2", "--set", "trainer.check_val_every_n_epoch=1"]
 
 
@@ -76,15 +106,18 @@ def test_one_command_with_a_network_and_data_ends_with_the_answer(
     nets: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = folder(tmp_path / "animals")
-    command = ["ablate", "--network", nets["lenet"], "--data", data, "--budget", "2s", *SHORT, "--threads", "1"]
+    command = ["ablate", "--network", nets["lenet"], "--data", data, "--budget", "0.1s", *SHORT, "--threads", "1"]
     command += ["--runs_dir", str(tmp_path / "runs"), "--wandb", "disabled", "--workers", "2"]
     assert main(command) == 0
     said = capsys.readouterr().out
     (study,) = [p for p in (tmp_path / "runs").iterdir() if (p / "study.json").is_file()]
     found = json.loads((study / "study.json").read_text())
+    assert "timing the first steps of plain and distill" in said and not (study / "timing").exists()
+    assert set(found["budget"]["pace"]["step_s"]) == {"plain", "distill"} and found["budget"]["kept"] is False
+    assert "goes beyond the budget: --budget " in said, "nobody said that the budget is too small, nor which would do"
     budget: dict[str, Any] = found["budget"]
     assert found["status"] == "finished" and found["seeds"] == [0, 1, 2] and budget["seeds"] == 3
-    assert len(budget["left_out"]) == 3, f"2 s pay for no more than the least study, and this was kept: {budget}"
+    assert len(budget["left_out"]) == 3, f"0.1 s pay for no more than the least study, and this was kept: {budget}"
     assert all(line in said for line in budget["why"])
     (cell,) = found["cells"]
     assert list(cell["arms"]) == ARMS and len(found["answer"]) == 1 and found["answer"][0] in " ".join(said.split())
