@@ -194,7 +194,7 @@ class Engine:
         return [j for j in jobs if j not in self.under_way]
 
     def to_time(self, point: str) -> bool:
-        """Whether a fit's first steps are still to be timed: twice where that is quick, as the first fit of a process is slow."""
+        """Whether a fit's first steps are still to be timed: twice where quick, as the first fit of a process is slow."""
         about = self.folder.read_note(point).get("time", {})
         quick = about.get("exit") == 0 and about.get("seconds", self.timing_s) < self.timing_s
         return not about or (quick and about["attempts"] == 1)
