@@ -43,6 +43,12 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
     ("runs_dir", str | None, None, "Root of run directories; default SFT_RUNS_DIR, else runs."),
     ("run_id", str | None, None, "Name of this run, which is its W&B id too; default a fresh one."),
+    (
+        "drift_rows",
+        int,
+        1024,
+        "Samples of a split, drawn evenly, on which the network is compared with the pretrained one; all if no more.",
+    ),
     ("select_by", str | None, None, "Metric that chooses best.ckpt; default val/ and the task's first metric."),
     ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
     ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
@@ -148,7 +154,7 @@ class SFTCLI(LightningCLI):
 
     def source(self) -> RetentionMonitor:
         """The monitor with the source data that `retention:` names, or without."""
-        return RetentionMonitor(self._get(self.config_init, "retention"))
+        return RetentionMonitor(self._get(self.config_init, "retention"), self.settings.drift_rows)
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.session.run(self, subcommand, self._prepare_subcommand_kwargs(subcommand))

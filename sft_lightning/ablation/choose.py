@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_lightning.ablation.study import Select
 
-KEPT = ("retention/agreement", "drift/kl")
+KEPT = ("retention/agreement", "drift/kl", "drift/source_mse")
 """What stands for kept knowledge where there is no source data, the better first."""
 
 

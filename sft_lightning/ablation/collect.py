@@ -60,7 +60,7 @@ def order(metric: str) -> tuple[int, str]:
 
 
 def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
-    """Metrics at best.ckpt; those of the test split where the point is one that was chosen."""
+    """Metrics at best.ckpt; those of the test split where the point is one that was chosen. `n/…` are the samples measured."""
     values = {}
     for name, entry in record["metrics"].items():
         if name.startswith(("train/", "test/")) or "selected" not in entry:
@@ -68,6 +68,9 @@ def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
         values[name] = float(entry["selected"])
     for name, value in (record.get("test") or {}).items() if tested else ():
         values[name if name.startswith("test/") else f"test/{name}"] = float(value)
+    for column, count in (record.get("n") or {}).items():
+        if tested or not column.startswith("test"):
+            values[f"n/{column}"] = int(count)
     return values
 
 

@@ -4,13 +4,14 @@ The same function is training loss and logged metric. Imports torch alone, and w
 """
 
 from sft_lightning.anchors.cka import CKASums, linear_cka
-from sft_lightning.anchors.function_space import DISTANCES, cosine, kl, mse
+from sft_lightning.anchors.function_space import DISTANCES, bernoulli_kl, cosine, kl, mse
 from sft_lightning.anchors.weight_space import add_l2sp_gradient, l2sp_penalty, pull_towards
 
 __all__ = [
     "DISTANCES",
     "CKASums",
     "add_l2sp_gradient",
+    "bernoulli_kl",
     "cosine",
     "kl",
     "l2sp_penalty",

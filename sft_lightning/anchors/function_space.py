@@ -2,7 +2,7 @@
 
 Every distance takes `student_ND` and `teacher_ND` and returns one value per item, `[N]`, never reduced over
 items: the caller sums, and divides by the number of items of the whole optimizer step. The teacher's tensor gets no
-gradient.
+gradient. All are computed in at least single precision: squares and exponentials overflow in half precision.
 """
 
 from collections.abc import Callable
@@ -14,20 +14,31 @@ from torch import Tensor
 
 def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     """Squared Euclidean distance ‖s − t‖², summed over D. Zero if and only if equal."""
-    return (student_ND - teacher_ND.detach()).square().sum(-1)
+    student, teacher = at_least_single(student_ND, teacher_ND)
+    return (student - teacher).square().sum(-1)
 
 
 def kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tensor:
-    """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats, in at least single precision.
+    """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats.
 
     The T² keeps the gradient's size independent of T (Hinton, Vinyals, Dean 2015, section 2). With T=2 on a kept
     source head this is the anchor of Learning without Forgetting (Li and Hoiem 2016, eq. 3) up to the teacher's
     constant entropy and the factor T², which the paper leaves out.
     """
-    dtype = torch.promote_types(student_ND.dtype, torch.float32)
-    student = F.log_softmax(student_ND.to(dtype) / temperature, dim=-1)
-    teacher = F.log_softmax(teacher_ND.detach().to(dtype) / temperature, dim=-1)
+    mine, theirs = at_least_single(student_ND, teacher_ND)
+    student, teacher = F.log_softmax(mine / temperature, dim=-1), F.log_softmax(theirs / temperature, dim=-1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2
+
+
+def bernoulli_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tensor:
+    """T²·KL in nats between D independent yes-or-no answers, σ(t/T) from σ(s/T), summed over D.
+
+    The divergence of multi-label heads, whose outputs are logits of one probability each.
+    """
+    student, teacher = (v / temperature for v in at_least_single(student_ND, teacher_ND))
+    yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
+    no = (-teacher).sigmoid() * (F.logsigmoid(-teacher) - F.logsigmoid(-student))
+    return (yes + no).sum(-1) * temperature**2
 
 
 def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
@@ -36,8 +47,16 @@ def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     Written as the squared chord because that is exactly 0, with gradient 0, where both are equal; 1 − cos rounds to
     either side of 0.
     """
-    student, teacher = F.normalize(student_ND, dim=-1, eps=1e-8), F.normalize(teacher_ND.detach(), dim=-1, eps=1e-8)
+    mine, theirs = at_least_single(student_ND, teacher_ND)
+    student, teacher = F.normalize(mine, dim=-1, eps=1e-8), F.normalize(theirs, dim=-1, eps=1e-8)
     return 0.5 * (student - teacher).square().sum(-1)
 
 
+def at_least_single(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """Both in single precision, or double where the student is; the teacher without gradient."""
+    dtype = torch.promote_types(student.dtype, torch.float32)
+    return student.to(dtype), teacher.detach().to(dtype)
+
+
 DISTANCES: dict[str, Callable[..., Tensor]] = {"mse": mse, "kl": kl, "cosine": cosine}
+"""By their names as options; for multi-label outputs `kl` is `bernoulli_kl`"""

@@ -14,6 +14,7 @@ from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.freeze import moving_batchnorms
 
 
 def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
@@ -22,7 +23,7 @@ def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]
     wanted = [f"val/{module.task.primary[0]}", "val/loss"]
     kept = [n for n in values if is_source_metric(n)]
     wanted += kept[:1] or (["retention/agreement"] if "retention/agreement" in values else [])
-    wanted += [n for n in ("drift/kl", "drift/weights_relative") if n in values][:1]
+    wanted += [n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative") if n in values][:1]
     return {n: float(values[n]) for n in wanted if n in values}
 
 
@@ -76,6 +77,8 @@ class Console(Callback):
         monitor = retention_monitor(trainer)
         if monitor is not None and monitor.source is not None and monitor.source.splits:
             self.say(f"retention  {monitor.source.describe()}")
+        if monitor is not None and (line := monitor.says_of_samples(trainer)):
+            self.say(line)
         total = sum(p.numel() for p in network.parameters())
         trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
         source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
@@ -89,6 +92,12 @@ class Console(Callback):
             f"{k} {pl_module.hparams[k]}" for k in pl_module.anchor_settings if pl_module.hparams[k] is not None
         )
         self.say(f"variant    {type(pl_module).__name__} ({pl_module.fidelity}){': ' + anchor if anchor else ''}")
+        if pl_module.anchor_settings and (moving := moving_batchnorms(pl_module)):
+            self.say(
+                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so the "
+                "anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats true "
+                "keeps them"
+            )
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)

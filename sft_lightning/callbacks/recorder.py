@@ -134,6 +134,8 @@ class RunRecorder(Callback):
         if not trainer.is_global_zero:
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.startswith("train/")}
+        counts = {k.removeprefix("n/"): int(values.pop(k)) for k in list(values) if k.startswith("n/")}
+        self.record.content.setdefault("n", {}).update(counts)
         if trainer.state.fn == "validate" and not self.closing:
             self.record.update(validate={k: v for k, v in values.items() if not k.startswith("test/")})
             return

@@ -1,22 +1,21 @@
 """Watches what is kept, in every run: the source metric where there is source data, drift always."""
 
 import time
-from collections.abc import Iterable
-from itertools import islice
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.drawn import limit_of
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Output
-from sft_lightning.retention import Answers, DriftMeter, evaluate, weight_drift
+from sft_lightning.retention import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
+from sft_lightning.retention.samples import Passed, over_ranks
+from sft_lightning.retention.source import bind_source, check_source
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 
 
@@ -27,14 +26,18 @@ class RetentionMonitor(Callback):
     validation split while fitting, its test split when testing. Forgetting = source metric before − after, so it is
     positive where something was lost, in the metric's own unit (reversed for metrics where less is better). The metric
     before is the pretrained network's, also after a resume. The trainer's limit_val_batches and limit_test_batches hold
-    for the source data too.
+    for the source data too. Which samples are measured and compared is drawn evenly (see `data/drawn.py`), and how many they
+    were is logged beside the numbers as `n/*`.
 
     Args:
         source: The source task's data; none measures drift alone.
-        drift_rows: Validation samples on which student and teacher are compared.
+        drift_rows: Samples of the validation (or test) split on which student and teacher are compared; all where there are
+            no more.
     """
 
     def __init__(self, source: SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+        if drift_rows < 1:
+            raise UserError(f"drift_rows must be at least 1, got {drift_rows}")
         self.source, self.drift_rows = source, drift_rows
         self.before: dict[str, float] = {}
         self.seconds = 0.0
@@ -43,7 +46,7 @@ class RetentionMonitor(Callback):
         on the source data, 'head before' and 'head after' of the kept source head on the target's inputs"""
         self._task: Task | None = None
         self._meter: DriftMeter | None = None
-        self._rows_left = 0
+        self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
         self._forget_answers()
         self._test_before: dict[str, float] = {}
@@ -52,7 +55,11 @@ class RetentionMonitor(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """What the teacher said is kept for one fit or test: the next may be on other data."""
         self._forget_answers()
+        self._loaders.clear()  # the next trainer may have other limits
+        self._test_before.clear()
         self.said = None
+        if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
+            data.compare_on(self.drift_rows)
 
     def _forget_answers(self) -> None:
         self._cache.clear()
@@ -73,27 +80,8 @@ class RetentionMonitor(Callback):
         network = module.network
         self.source.trainer = trainer
         self.source.setup("fit")
-        info = network.task if network.shares_outputs else self.source.task_info
-        assert info is not None
-        if not network.shares_outputs:
-            if network.source_head is None:
-                raise UserError(
-                    "retention: the network has no source head to ask: pretrained weights without an output layer, "
-                    "pretrained: null, or keep_source_head: false; drop retention or give weights with a head"
-                )
-            outputs = next(iter(network.source_head.parameters())).shape[0]
-            if outputs != info.num_outputs:
-                raise UserError(
-                    f"retention: the source head has {outputs} outputs, the retention data {info.num_outputs} classes"
-                )
-            labels = network.source_labels
-            if labels and info.labels and labels != info.labels:
-                raise UserError(
-                    f"retention: the source head's classes are {labels}, the retention data's {info.labels}"
-                )
-        config = dict(network.input_config)
-        self.source.bind(network)
-        network.input_config = config  # what travels with the network is the target's view, not the source's
+        info = check_source(network, self.source)
+        bind_source(network, None if module.teacher is None else module.teacher.network, self.source)
         self._task = make_task(info)
 
     def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
@@ -109,10 +97,12 @@ class RetentionMonitor(Callback):
             return logits
 
         if split not in self._loaders:
-            self._loaders[split] = self.source.loader(split, trainer.global_rank, trainer.world_size)
-        loader = limited(trainer, self._loaders[split], split)
-        answers = self._answers("source before" if of_teacher else "source after")
+            ranks = trainer.global_rank, trainer.world_size
+            self._loaders[split] = self.source.loader(split, *ranks, limit=limit_of(trainer, split))
+        answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
+        loader = passed.through(self._loaders[split])
         values = evaluate(trainer, module, loader, self.source.receive, self._task, score, answers)
+        self._passed["retention"] = passed
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
 
@@ -161,22 +151,20 @@ class RetentionMonitor(Callback):
             return {}
         assert network is not None
         assert module.task is not None
-        began, left = time.perf_counter(), rows_of_a_rank(self.drift_rows, trainer)
-        meter = DriftMeter(network.shares_outputs) if module.teacher is not None else None
+        began, passed = time.perf_counter(), Passed()
+        meter = DriftMeter(network) if module.teacher is not None else None
 
         def score(x: dict[str, Tensor]) -> Tensor:
-            nonlocal left
             output: Output = network(x)
-            if meter is not None and module.teacher is not None and any_left(left, trainer, module.teacher):
+            if meter is not None and module.teacher is not None and passed.compared_now:
                 meter.add(output, module.teacher(x))
-                left -= len(next(iter(x.values())))
             return output.logits
 
-        loader = limited(trainer, data.loader("val", trainer.global_rank, trainer.world_size), "val")
+        limit = limit_of(trainer, "val")
+        loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
         values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
-        if meter is not None and module.teacher is not None:
-            shared = network.shared_parameters()
-            values |= {**weight_drift(list(shared.values()), module.teacher.starts(list(shared))), **meter.values()}
+        if meter is not None:
+            values |= {**moved(module), **meter.values()}
         self.seconds += time.perf_counter() - began
         return values
 
@@ -184,8 +172,8 @@ class RetentionMonitor(Callback):
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, SFTModule) and module.network is not None
-        self._meter = DriftMeter(module.network.shares_outputs) if module.teacher is not None else None
-        self._rows_left = rows_of_a_rank(self.drift_rows, trainer)
+        self._meter = DriftMeter(module.network) if module.teacher is not None else None
+        self._passed = {"target": Passed()}
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -195,9 +183,10 @@ class RetentionMonitor(Callback):
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
         assert isinstance(module, SFTModule)
+        self._passed["target"].count(batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
-        if not any_left(self._rows_left, trainer, module.teacher):
+        if not batch.get("compared", True):
             return
         began = time.perf_counter()
         key = (
@@ -215,11 +204,11 @@ class RetentionMonitor(Callback):
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(student, teacher)
-        if self.said is not None and module.network is not None and not module.network.shares_outputs:
+        task = module.network.source_task if module.network is not None else None
+        if self.said is not None and task is not None and task.name == "classification":
             for name, output in (("head before", teacher), ("head after", student)):
-                if output.source_logits is not None and output.source_logits.shape[-1] > 1:
-                    self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)
-        self._rows_left -= len(batch["index"])
+                assert output.source_logits is not None
+                self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)
         self.seconds += time.perf_counter() - began
 
     def on_validation_batch_end(
@@ -246,11 +235,9 @@ class RetentionMonitor(Callback):
 
     def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         assert isinstance(module, SFTModule)
-        if module.teacher is None or self._meter is None or module.network is None:
-            return
-        began = time.perf_counter()
-        shared = module.network.shared_parameters()
-        values = {**weight_drift(list(shared.values()), module.teacher.starts(list(shared))), **self._meter.values()}
+        began, values = time.perf_counter(), dict[str, float]()
+        if self._meter is not None:
+            values |= {**moved(module), **self._meter.values()}
         self.seconds += time.perf_counter() - began
         if self._task is not None and self.source is not None and split in self.source.splits:
             before = self.before
@@ -262,8 +249,30 @@ class RetentionMonitor(Callback):
                 self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
             values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
-        module.log_dict(values)
+        module.log_dict(values | self._samples(split))
         self._meter = None
+
+    def _samples(self, split: str) -> dict[str, float]:
+        """How many samples each column's numbers are of, on all ranks: `n/val`, `n/retention`, `n/drift`; `n/test`,
+        `n/test/retention`, `n/test/drift` when testing.
+        """
+        target, source = self._passed["target"], self._passed.get("retention")
+        counts = [target.samples, 0 if source is None else source.samples, target.compared if self._meter else 0]
+        names = ("n/val", "n/retention", "n/drift") if split == "val" else ("n/test", "n/test/retention", "n/test/drift")
+        return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
+
+    def says_of_samples(self, trainer: Trainer) -> str | None:
+        """One line on validation samples that are drawn; None where all are measured and compared."""
+        said, limit = [], limit_of(trainer, "val")
+        for what, data in (("val", trainer.datamodule), ("retention", self.source)):  # type: ignore[attr-defined]
+            if not isinstance(data, SFTDataModule) or "val" not in data.splits:
+                continue
+            size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
+            if drawn < size:
+                said.append(f"{what} {drawn:,} of {size:,}")
+            if what == "val" and self.drift_rows < drawn:
+                said.append(f"drift {self.drift_rows:,} of {size:,}")
+        return f"measured   on samples drawn evenly: {', '.join(said)}" if said else None
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "val")
@@ -280,25 +289,10 @@ class RetentionMonitor(Callback):
         self.before = dict(state_dict["before"])
 
 
-def rows_of_a_rank(rows: int, trainer: Trainer) -> int:
-    """A rank's share of so many rows, rounded up."""
-    return -(-rows // trainer.world_size)
-
-
-def any_left(rows: int, trainer: Trainer, teacher: Teacher) -> bool:
-    """Whether rows are left to compare. A sharded teacher is asked by all ranks or by none, and they may have had batches
-    of different sizes.
-    """
-    if not teacher.sharded:
-        return rows > 0
-    most: Tensor = trainer.strategy.reduce(torch.tensor(rows, device=trainer.strategy.root_device), reduce_op="max")
-    return int(most) > 0
-
-
-def limited(trainer: Trainer, loader: DataLoader[Batch], split: str) -> Iterable[Batch]:
-    """As many batches as the trainer's limit for validation or testing lets through.
-
-    A generator, so that iterating begins, and takes its random number, where `evaluate` guards the random state.
-    """
-    limit: int | float = getattr(trainer, f"limit_{split}_batches")
-    yield from islice(loader, limit if isinstance(limit, int) else max(1, int(limit * len(loader))))
+def moved(module: SFTModule) -> dict[str, float]:
+    """How far weights and statistics are from the pretrained network's."""
+    network, teacher = module.network, module.teacher
+    assert network is not None and teacher is not None
+    shared = network.shared_parameters()
+    start = teacher.starts(list(shared))
+    return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

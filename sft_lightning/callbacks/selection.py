@@ -3,6 +3,13 @@
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
 
+MORE_IS_BETTER = (
+    "retention/agreement",
+    "drift/features_cka",
+    "drift/features_cka_debiased",
+    "drift/source_correlation",
+)
+
 
 def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
     """(metric, 'max' or 'min') that chooses among checkpoints."""
@@ -22,7 +29,7 @@ def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
 def better(metric: str, info: TaskInfo) -> str:
     """Whether 'max' or 'min' of a logged metric is better."""
     stage, _, name = metric.partition("/")
-    if metric in ("retention/agreement", "drift/features_cka"):
+    if metric in MORE_IS_BETTER:
         return "max"
     if stage == "retention":  # of the source's task, which need not be the target's
         return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), "min")

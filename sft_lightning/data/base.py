@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
+from sft_lightning.data.drawn import EvenBatches, number_of, take_limit
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
@@ -26,7 +27,7 @@ from sft_lightning.tasks import Batch, TaskInfo
 
 AFTER_LOADING = {
     *("batch_size", "eval_batch_size", "shots_per_class", "train_fraction", "subset_seed", "folds", "fold"),
-    *("val_fraction", "num_workers", "seed", "trainer", "splits", "spec", "task_info", "skipped", "_warned"),
+    *("val_fraction", "num_workers", "seed", "trainer", "splits", "spec", "task_info", "skipped", "_warned", "_compared"),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
@@ -90,6 +91,7 @@ class Split(Dataset[Batch]):
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
         """One batch. Items that are fillers are marked off in `x['select']`; `skipped` names samples left out."""
+        compared = keys[0].compared
         x, keys, bad = fetch_readable(self, keys)
         positions = np.array([k.position for k in keys], dtype=np.int64)
         rows = self.rows[positions]
@@ -99,6 +101,8 @@ class Split(Dataset[Batch]):
             "rows": rows.tolist(),
             "epoch": keys[0].epoch,
             "train": self.train,
+            "compared": compared,
+            "samples": sum(k.real for k in keys),
         }
         if bad:
             batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
@@ -370,29 +374,29 @@ class SFTDataModule(L.LightningDataModule, ABC):
         trainer._accelerator_connector.use_distributed_sampler = False
         return trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
 
-    def loader(self, name: str, rank: int, world_size: int, accumulate: int = 1) -> DataLoader[Batch]:
-        """The batches of a split for one rank: shuffled for 'train', in order otherwise."""
+    def loader(
+        self, name: str, rank: int, world_size: int, accumulate: int = 1, limit: int | float = 1.0
+    ) -> DataLoader[Batch]:
+        """The batches of a split for one rank: shuffled for 'train'; otherwise in order, or the samples that `limit` (batches,
+        or a share) draws.
+        """
         if name not in self.splits:
             raise UserError(f"data: {type(self).__name__} has no {name} split")
-        split, train = self.splits[name], name == "train"
-        if train:
-            micro = micro_batch_size(self.batch_size, world_size, accumulate)
-        else:
-            micro = self.eval_batch_size or max(1, self.batch_size // world_size)
+        split = self.splits[name]
         lengths = split.samples.lengths()
-        sampler = GlobalBatches(
-            len(split),
-            micro,
-            accumulate if train else 1,
-            rank,
-            world_size,
-            shuffle=train,
-            seed=self.seed or 0,
-            lengths=None if lengths is None else lengths[split.rows],
-        )
-        if train:
+        lengths = None if lengths is None else lengths[split.rows]
+        sampler: GlobalBatches
+        if name == "train":
+            micro = micro_batch_size(self.batch_size, world_size, accumulate)
+            sampler = GlobalBatches(
+                len(split), micro, accumulate, rank, world_size, shuffle=True, seed=self.seed or 0, lengths=lengths
+            )
             sampler.go_on_at(*self._go_on_at)
             self._go_on_at = (0, 0)
+        else:
+            micro = self.eval_batch_size or max(1, self.batch_size // world_size)
+            number, compared = self.samples_measured(name, limit), self._compared if name in ("val", "test") else None
+            sampler = EvenBatches(len(split), micro, rank, world_size, lengths, number, compared)
         loader: DataLoader[Batch] = DataLoader(
             split,
             batch_sampler=sampler,
@@ -418,10 +422,27 @@ class SFTDataModule(L.LightningDataModule, ABC):
         return self.loader("train", *self._world())
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("val", *self._world()[:2])
+        return self._measuring("val")
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        return self.loader("test", *self._world()[:2])
+        return self._measuring("test")
+
+    def _measuring(self, split: str) -> DataLoader[Batch]:
+        trainer = getattr(self, "trainer", None)
+        return self.loader(split, *self._world()[:2], limit=1.0 if trainer is None else take_limit(trainer, split))
+
+    def samples_measured(self, split: str, limit: int | float) -> int:
+        """Samples of a split that an evaluation with this limit draws."""
+        return number_of(limit, len(self.splits[split]), self.eval_batch_size or self.batch_size)
+
+    def compare_on(self, samples: int | None) -> None:
+        """Student and teacher are to be compared on so many samples of a split, drawn evenly: they come in batches first.
+
+        None for all.
+        """
+        self._compared = samples
+
+    _compared: int | None = None
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         return self.loader("predict" if "predict" in self.splits else "test", *self._world()[:2])

@@ -13,12 +13,14 @@ from sft_lightning.errors import UserError
 class Key(NamedTuple):
     """What a data set is asked for: a sample's position, the epoch (views depend on it), and whether it counts.
 
-    A filler (`real=False`) keeps ranks in step where a batch does not divide; it is in no loss and no metric.
+    A filler (`real=False`) keeps ranks in step where a batch does not divide; it is in no loss and no metric. In an
+    evaluation, student and teacher are compared on batches of `compared` samples alone.
     """
 
     position: int
     epoch: int
     real: bool = True
+    compared: bool = True
 
 
 def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
@@ -118,9 +120,11 @@ class GlobalBatches(Sampler[list[Key]]):
         step = self.micro * self.world_size
         for batch in self.order():
             for start in range(0, len(batch), step):
-                parts = np.array_split(batch[start : start + step], self.world_size)
-                mine = parts[self.rank]
-                if len(mine):
-                    yield [Key(int(p), self.epoch) for p in mine]
-                else:
-                    yield [Key(int(batch[start]), self.epoch, real=False)]
+                yield self.part(batch[start : start + step])
+
+    def part(self, step: np.ndarray, compared: bool = True) -> list[Key]:
+        """This rank's keys of the samples that all ranks take together: a filler where none is left for it."""
+        mine = np.array_split(step, self.world_size)[self.rank]
+        if len(mine):
+            return [Key(int(p), self.epoch, True, compared) for p in mine]
+        return [Key(int(step[0]), self.epoch, False, compared)]

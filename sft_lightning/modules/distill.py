@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sft_lightning.anchors import DISTANCES
+from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.networks.base import Network, Output, Spec
@@ -16,7 +16,8 @@ class DistillSFT(SFTModule):
 
     Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) is `on: source_logits, distance: kl, temperature: 2,
     anchor_weight: 1`; the loss here has Hinton's T² factor, which the LwF paper leaves out.
-    Limits: λ = 0 is PlainSFT; at step 0 with dropout off, D = 0, and so is its gradient for mse and kl.
+    Limits: λ = 0 is PlainSFT. At step 0 D = 0, and so is its gradient for mse and kl, where dropout is off and BatchNorm
+    statistics are frozen (`freeze_batchnorm_stats`): in training both make the student another function than its teacher.
     Fidelity: paper-exact for kl (Hinton et al. 2015); safe default for mse and cosine.
 
     Args:
@@ -26,7 +27,8 @@ class DistillSFT(SFTModule):
             pretrained one (language models); auto takes logits for those, else source_logits where there are some,
             else features.
         distance: mse is ‖·‖² summed over dimensions, kl the divergence from teacher to student with the T² factor,
-            cosine 1 − cos.
+            cosine 1 − cos. For a multi-label source head kl is summed over labels; for one that gives values (regression,
+            rerankers, reward models) it is refused, as is cosine where there is one value.
         temperature: T of kl.
         **kwargs: How training is done; see PlainSFT.
     """
@@ -74,13 +76,34 @@ class DistillSFT(SFTModule):
             )
         if self.on == "features" and self.hparams["distance"] == "kl":
             raise UserError("distance: kl compares probabilities, and features are none: use mse or cosine")
+        self._check_source(network)
+
+    def _check_source(self, network: Network) -> None:
+        """Refuses distances that are 0, or mean nothing, for the source head's outputs."""
+        task, kind = network.source_task, self.hparams["distance"]
+        if self.on != "source_logits" or task is None:
+            return
+        if task.name == "regression" and kind == "kl":
+            outputs = "1 output" if task.num_outputs == 1 else f"{task.num_outputs} outputs"
+            raise UserError(
+                f"distance: kl compares probabilities, and the source head's {outputs} (regression, reranker or reward "
+                "model) are values: use distance mse, or on: features"
+            )
+        if task.num_outputs == 1 and kind == "cosine":
+            raise UserError(
+                "distance: cosine of one output is the same whatever its value: use distance mse, or on: features"
+            )
+        if task.name == "multi_label" and kind == "kl":
+            self._kl = bernoulli_kl
+
+    _kl = staticmethod(kl)
 
     def distance(self, student: Output, teacher: Output) -> Tensor:
         """D per item: `[N]`."""
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
         kind = self.hparams["distance"]
         if kind == "kl":
-            return DISTANCES[kind](mine, theirs, self.hparams["temperature"])
+            return self._kl(mine, theirs, self.hparams["temperature"])
         return DISTANCES[kind](mine, theirs)
 
     def anchor(self, batch: Batch, output: Output) -> Tensor | None:

@@ -72,3 +72,9 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
         if not any(p.requires_grad for p in own) if own else encoder_stands:
             still.append(norm)
     return still
+
+
+def moving_batchnorms(module: nn.Module) -> int:
+    """BatchNorm layers whose running statistics move with every batch, of a module in train mode."""
+    norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
+    return sum(m.training and m.track_running_stats for m in norms)

@@ -73,7 +73,8 @@ class Backbone(Network):
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         self.report.missing = [n for n in self.report.missing if n.startswith("encoder.")]
         if keep_source_head:
-            self.keep_source_linear(state, list((source.ours.get("task") or {}).get("labels") or []))
+            task = source.ours.get("task") or {}
+            self.keep_source_linear(state, list(task.get("labels") or []), task.get("name"))
 
     def fill_model(self, model: nn.Module, state: Mapping[str, Tensor], classifier: str, match: str) -> None:
         """Fills the library's whole model from tensors with its own names, or in its own order."""

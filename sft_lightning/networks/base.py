@@ -100,6 +100,7 @@ class Network(nn.Module):
         self.source_head = None
         self.pretrained: str | None = None
         self.source_labels: list[str] = []
+        self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
         self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
         self.fresh: set[str] = set()  # encoder parameters that `pretrained` did not fill, by name below `encoder.`
         self.report = LoadReport()
@@ -157,19 +158,25 @@ class Network(nn.Module):
 
     # ---- keeping and passing on ----
 
-    def keep_source_head(self, head: nn.Module, labels: list[str]) -> None:
-        """Keeps the pretrained output layer, frozen and in evaluation mode. Labels that only count say nothing."""
+    def keep_source_head(self, head: nn.Module, labels: list[str], task: str | None = None) -> None:
+        """Keeps the pretrained output layer, frozen and in evaluation mode. Labels that only count say nothing.
+
+        `task` is the name of what it was trained for, where that is known; else one output is a value, and several are
+        classes.
+        """
         self.source_head = head.requires_grad_(False).eval()
         self.source_labels = [] if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
+        outputs = int(next(iter(head.parameters())).shape[0])
+        self.source_task = TaskInfo(source_task_name(task, outputs), outputs, self.source_labels)
 
-    def keep_source_linear(self, state: Mapping[str, Tensor], labels: list[str]) -> None:
+    def keep_source_linear(self, state: Mapping[str, Tensor], labels: list[str], task: str | None = None) -> None:
         """Keeps the linear layer whose `head.weight` and `head.bias` stand in a state dict with our names, if any."""
         if "head.weight" not in state:
             return
         weight, bias = state["head.weight"], state.get("head.bias")
         old = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
         old.load_state_dict({"weight": weight} if bias is None else {"weight": weight, "bias": bias})
-        self.keep_source_head(old, labels)
+        self.keep_source_head(old, labels, task)
 
     def train(self, mode: bool = True) -> "Network":
         super().train(mode)
@@ -186,6 +193,22 @@ class Network(nn.Module):
         from sft_lightning.networks.weights import save_folder
 
         save_folder(self, folder)
+
+
+PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label"}
+"""transformers' problem types, as our tasks are called"""
+
+
+def source_task_name(task: str | None, outputs: int) -> str:
+    """Name of a source head's task: 'classification', 'multi_label' or 'regression'.
+
+    `task` is our own name or transformers' problem type, where it is known. One output is a value whatever is said: argmax
+    and softmax of one number say nothing.
+    """
+    named = PROBLEMS.get(task or "", task)
+    if outputs == 1:
+        return "multi_label" if named == "multi_label" else "regression"
+    return named or "classification"
 
 
 def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:

@@ -164,7 +164,7 @@ def split_head(network: Network, model: Any, keep_source_head: bool) -> str:
     """
     name, old = replace_last_linear(model)
     if network.pretrained is not None and keep_source_head and f"{name}.weight" not in network.fresh:
-        network.keep_source_head(old, labels_of(model))
+        network.keep_source_head(old, labels_of(model), getattr(model.config, "problem_type", None))
     network.head = fresh_linear(old.in_features, network.task.num_outputs, bias=old.bias is not None)
     network.fresh = {n for n in network.fresh if not n.startswith(f"{name}.")}
     network.report.missing = [n for n in network.report.missing if not n.startswith(f"{name}.")]

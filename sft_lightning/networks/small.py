@@ -36,7 +36,8 @@ class SmallNetwork(Network):
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         if keep:
-            self.keep_source_linear(state, list((source.ours.get("task") or {}).get("labels") or []))
+            task = source.ours.get("task") or {}
+            self.keep_source_linear(state, list(task.get("labels") or []), task.get("name"))
         self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 

@@ -98,7 +98,8 @@ class TransformersText(Network):
         if f"{HEAD}weight" in state:
             old = nn.Linear(width, len(state[f"{HEAD}bias"]))
             old.load_state_dict({n: state[HEAD + n] for n in ("weight", "bias")})
-            self.keep_source_head(old, list(ours.get("task", {}).get("labels", [])))
+            task = ours.get("task", {})
+            self.keep_source_head(old, list(task.get("labels", [])), task.get("name"))
 
     @property
     def input_spec(self) -> InputSpec:

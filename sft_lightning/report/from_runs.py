@@ -20,6 +20,7 @@ NOT_SETTINGS = {
     "test_after_fit",
     "data.init_args.num_workers",
     "data.init_args.eval_batch_size",
+    "retention.init_args.eval_batch_size",
     "retention.init_args.num_workers",
     "retention.init_args.seed",
     "save_every_minutes",
@@ -73,7 +74,7 @@ def orderable(value: Any) -> Any:
 
 
 def values(run: RunFiles) -> dict[str, float]:
-    """Each metric at best.ckpt, or its last value where there is none; test's under `test/…`."""
+    """Each metric at best.ckpt, or its last value where there is none; test's under `test/…`; samples measured, `n/…`."""
     found: dict[str, float] = {}
     for name, entry in run.record["metrics"].items():
         entry = as_mapping(entry)
@@ -83,6 +84,9 @@ def values(run: RunFiles) -> dict[str, float]:
     for name, value in as_mapping(run.record.get("test")).items():
         if (number := number_or_none(value)) is not None:
             found[on_test(name)] = number
+    for column, count in as_mapping(run.record.get("n")).items():
+        if (number := number_or_none(count)) is not None:
+            found[f"n/{column}"] = number
     return found
 
 
@@ -135,7 +139,9 @@ def setting_of(arms: list[str], flat: list[dict[str, Any]]) -> list[dict[str, An
     for arm in set(arms):
         mine = [config for a, config in zip(arms, flat, strict=True) if a == arm and config]
         keys = dict.fromkeys(k for config in mine for k in config)
-        differing[arm] = [k for k in keys if is_setting(k) and differs(k, mine)]
+        differing[arm] = [
+            k for k in keys if (is_setting(k) or draws_by_batches(k, mine)) and differs(k, mine)
+        ]
     names = short_names([k for keys in differing.values() for k in keys])
     return [
         {names[k]: config.get(k) for k in differing[arm]} if config else dict(UNKNOWN)
@@ -147,6 +153,12 @@ def is_setting(key: str) -> bool:
     """Whether a config key can change what a run finds, other than by chance or as an axis."""
     known = key in SEEDS or key in NOT_SETTINGS or key in AXES
     return not known and not key.startswith("wandb") and not key.endswith(".on_bad_sample")
+
+
+def draws_by_batches(key: str, configs: list[dict[str, Any]]) -> bool:
+    """Whether a key is the size of batches of which a limit counts so many: how many samples are measured follows from it."""
+    limits = [config.get(f"trainer.limit_{split}_batches") for config in configs for split in ("val", "test")]
+    return key.endswith(".eval_batch_size") and any(isinstance(limit, int) for limit in limits)
 
 
 def differs(key: str, configs: list[dict[str, Any]]) -> bool:

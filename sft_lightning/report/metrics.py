@@ -13,6 +13,8 @@ LESS_IS_BETTER = (
     "drift/kl",
     "drift/weights_l2",
     "drift/weights_relative",
+    "drift/buffers_relative",
+    "drift/source_mse",
 )
 STAGES = ("val/", "retention/", "drift/")
 
@@ -65,7 +67,7 @@ def main_kept(names: Iterable[str], target: str | None) -> str | None:
     """The metric that says best what was kept: the target's own on the source data, or agreement, or drift."""
     found = list(names)
     own = ["retention/" + target.removeprefix("val/")] if target else []
-    for wanted in (*own, "retention/accuracy", "retention/f1_macro", "retention/agreement", "drift/kl"):
+    for wanted in (*own, "retention/accuracy", "retention/f1_macro", "retention/agreement", "drift/kl", "drift/source_mse"):
         if wanted in found:
             return wanted
     return next((n for n in found if n.startswith(("retention/", "drift/"))), None)
@@ -74,4 +76,4 @@ def main_kept(names: Iterable[str], target: str | None) -> str | None:
 def main_drift(names: Iterable[str]) -> str | None:
     """The metric that says best how far the network moved."""
     found = list(names)
-    return next((n for n in ("drift/kl", "drift/weights_relative", "drift/features_cka") if n in found), None)
+    return next((n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative", "drift/features_cka") if n in found), None)

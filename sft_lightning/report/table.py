@@ -12,6 +12,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sft_lightning.report.counts import counts, counts_line
 from sft_lightning.report.metrics import on_validation
 from sft_lightning.report.model import Comparison
 from sft_lightning.report.summary import Row, answers, shown
@@ -88,6 +89,8 @@ def as_table(comparison: Comparison, found: list[Row], metrics: list[str], width
             table = _grid(mine, here, title, costs)
         console.print(table)
         console.print(Text(said.get(label, "")), soft_wrap=True)
+        if line := counts_line(mine):
+            console.print(Text(line), soft_wrap=True)
         console.print()
     if hidden:
         names = ", ".join(dict.fromkeys(hidden))
@@ -136,6 +139,7 @@ def tidy(comparison: Comparison, found: list[Row]) -> list[dict[str, Any]]:
         for metric, value in row.stats.items():
             name = shown(metric, row.split)
             about |= {name: value.mean, f"{name} std": value.std, f"{name} n": value.n}
+        about |= {f"samples {column}": number for column, number in counts([row]).items()}
         records.append(about | row.cost)
     return records
 
@@ -225,5 +229,6 @@ def as_markdown(comparison: Comparison, found: list[Row], metrics: list[str]) ->
                 value = markdown(entry.removesuffix(" *"))
                 texts.append(f"**{value}**" if entry.endswith(" *") else value)
             lines.append("| " + " | ".join(texts) + " |")
-        parts.append("\n".join([*lines, "", markdown(said.get(label, ""))]))
+        line = counts_line(mine)
+        parts.append("\n".join([*lines, "", markdown(said.get(label, "")), *(["", markdown(line)] if line else [])]))
     return "\n\n".join(parts) + "\n"

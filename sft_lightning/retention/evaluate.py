@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
@@ -35,7 +36,8 @@ def evaluate(
     try:
         with torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
             for raw in loader:
-                batch = finish(trainer.strategy.batch_to_device(raw, module.device))
+                # Not by the strategy, whose hooks are those of the trainer's data: this may be other data.
+                batch = finish(move_data_to_device(raw, module.device))
                 batch = trainer.precision_plugin.convert_input(batch)
                 with trainer.precision_plugin.forward_context():
                     logits = score(batch["x"])

@@ -4,11 +4,12 @@ from sft_lightning.errors import UserError, nearest
 from sft_lightning.tasks.base import Batch, Task, TaskInfo
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification
+from sft_lightning.tasks.multi_label import MultiLabel
 from sft_lightning.tasks.regression import Regression
 
-TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, Regression, CausalLM)}
+TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, MultiLabel, Regression, CausalLM)}
 
-__all__ = ["TASKS", "Batch", "CausalLM", "Classification", "Regression", "Task", "TaskInfo", "make_task"]
+__all__ = ["TASKS", "Batch", "CausalLM", "Classification", "MultiLabel", "Regression", "Task", "TaskInfo", "make_task"]
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:

@@ -107,6 +107,18 @@ class Task(ABC):
     def predict(self, logits: Tensor) -> Tensor:
         """What the metrics compare with `y`, from `logits[N, C]`."""
 
+    def same(self, one: Tensor, other: Tensor) -> Tensor | None:
+        """How far two answers `[N, C]` to each item are the same, in [0, 1]: `[N]`. None where answers are values, which are
+        never quite the same.
+        """
+        return None
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor | None:
+        """KL(teacher ‖ student) in nats of the answers `[N, C]` to each item: `[N]`. None where answers are values, and no
+        probabilities.
+        """
+        return None
+
     @abstractmethod
     def rows(self, logits: Tensor) -> list[dict[str, Any]]:
         """One plain dict per item, for predictions.jsonl."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from sft_lightning.anchors import kl
 from sft_lightning.tasks.base import Task, at_least_single
 from sft_lightning.tasks.meters import MeanLoss
 
@@ -36,6 +37,12 @@ class CausalLM(Task):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
+
+    def same(self, one: Tensor, other: Tensor) -> Tensor:
+        return (one.argmax(-1) == other.argmax(-1)).double()
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return kl(student, teacher)
 
     def update(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):

@@ -12,6 +12,7 @@ from torchmetrics.classification import (
     MulticlassF1Score,
 )
 
+from sft_lightning.anchors import kl
 from sft_lightning.errors import UserError
 from sft_lightning.tasks.base import Task, TaskInfo, at_least_single
 
@@ -62,6 +63,12 @@ class Classification(Task):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
+
+    def same(self, one: Tensor, other: Tensor) -> Tensor:
+        return (one.argmax(-1) == other.argmax(-1)).double()
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return kl(student, teacher)
 
     def rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1).cpu()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.anchors import DISTANCES, cosine, kl, mse
+from sft_lightning.anchors import DISTANCES, bernoulli_kl, cosine, kl, mse
 
 
 def pair(seed: int = 0, items: int = 4, dims: int = 5, scale: float = 2.0) -> tuple[Tensor, Tensor]:
@@ -156,6 +156,38 @@ def test_kl_of_half_precision_logits_is_computed_in_single_precision() -> None:
     assert found.dtype == torch.float32
     expected = kl_by_hand(student.double().numpy(), teacher.double().numpy(), 2.0)
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [*DISTANCES, "bernoulli_kl"])
+def test_distances_of_half_precision_are_computed_in_single_precision(name: str, dtype: torch.dtype) -> None:
+    distance = {**DISTANCES, "bernoulli_kl": bernoulli_kl}[name]
+    generator = torch.Generator().manual_seed(0)
+    student = (12 + torch.randn(3, 512, generator=generator)).to(dtype)  # squares add up to more than half precision holds
+    teacher = (-12 + torch.randn(3, 512, generator=generator)).to(dtype)
+    found = distance(student, teacher)
+    assert found.dtype == torch.float32
+    assert found.double().numpy() == pytest.approx(distance(student.double(), teacher.double()).numpy(), rel=1e-4)
+
+
+def test_the_divergence_of_labels_is_summed_over_yes_and_no_of_each() -> None:
+    student, teacher = pair()
+    found = bernoulli_kl(student, teacher, 3.0)
+    wanted = []
+    for row, other in zip(student.tolist(), teacher.tolist(), strict=True):
+        p, q = ([1 / (1 + math.exp(-v / 3)) for v in values] for values in (other, row))
+        wanted.append(
+            9 * sum(a * math.log(a / b) + (1 - a) * math.log((1 - a) / (1 - b)) for a, b in zip(p, q, strict=True))
+        )
+    assert found.tolist() == pytest.approx(wanted, rel=1e-9)
+    (gradient,) = torch.autograd.grad(found.sum(), student)
+    slopes = 3 * ((student / 3).sigmoid() - (teacher / 3).sigmoid())
+    assert torch.allclose(gradient, slopes, rtol=1e-9)
+    for dtype in (torch.float32, torch.float16):
+        same = teacher.to(dtype).requires_grad_()
+        at_start = bernoulli_kl(same, teacher.to(dtype)).sum()
+        (gradient,) = torch.autograd.grad(at_start, same)
+        assert at_start.item() == 0.0 and gradient.abs().max().item() < 1e-7, "not 0 for equal answers"
 
 
 @pytest.mark.parametrize("name", DISTANCES)

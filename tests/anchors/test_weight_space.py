@@ -1,10 +1,12 @@
 """L2-SP's value and gradient against autograd on the formula as it stands in the paper."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
+from sft_lightning.anchors.weight_space import squared_distance
 
 
 def lists(dtype: torch.dtype = torch.float64) -> tuple[list[Tensor], list[Tensor]]:
@@ -101,3 +103,19 @@ def test_pull_towards_zero_is_adamws_weight_decay() -> None:
         theirs.step()
     for w, v in zip(now, other, strict=True):
         torch.testing.assert_close(w, v, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_distance_over_many_weights_is_exact(dtype: torch.dtype) -> None:
+    """Of an embedding table: a sum in single precision is off by percents there, and differences in half precision too."""
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(4000, 768, generator=generator).mul_(0.02).to(dtype)
+    weight = (start.float() + torch.randn(4000, 768, generator=generator).mul_(1e-3)).to(dtype)
+    vector = torch.full((3,), 2.0, dtype=dtype)
+    wanted = np.square(weight.double().numpy() - start.double().numpy()).sum() + 4.0 * 3
+    found = float(squared_distance([weight, vector], [start, torch.zeros_like(vector)]))
+    assert found == pytest.approx(wanted, rel=1e-7), f"{found / wanted - 1:+.1e} off"
+    of_all = np.square(weight.double().numpy()).sum()
+    assert float(squared_distance([weight], None)) == pytest.approx(of_all, rel=1e-7)
+    turned = weight.T[:, ::2]  # not contiguous
+    assert float(squared_distance([turned], None)) == pytest.approx(np.square(turned.double().numpy()).sum(), rel=1e-7)

@@ -94,15 +94,6 @@ def test_what_the_teacher_said_on_one_data_set_is_not_used_for_another(pretraine
             assert values[name] == pytest.approx(value, rel=1e-4, abs=1e-6), f"{name} on the second data set"
 
 
-def test_drift_rows_limits_how_much_is_compared(pretrained: str) -> None:
-    module, data = make("plain", pretrained, lr=1e-2), digits(eval_batch_size=8)
-    trainer = fit(module, data, max_epochs=1, callbacks=[RetentionMonitor(drift_rows=8)])
-    student, _ = outputs_on(module.network, data, "val")
-    teacher, _ = outputs_on(module.teacher.network, data, "val")
-    same = (student.source_logits.argmax(1) == teacher.source_logits.argmax(1))[:8]
-    assert trainer.callback_metrics["retention/agreement"] == pytest.approx(float(same.float().mean()))
-
-
 @pytest.mark.parametrize("metric", ["accuracy", "mse"])
 def test_forgetting_is_positive_where_the_source_metric_got_worse(metric: str) -> None:
     monitor = RetentionMonitor()

@@ -53,6 +53,27 @@ def test_quickstart_learns_the_new_digits_and_keeps_the_old_ones(command: Comman
     assert run.metrics["retention/forgetting"] == pytest.approx(before - run.metrics["retention/accuracy"])
 
 
+def test_a_run_says_of_how_many_samples_its_numbers_are(command: Command) -> None:
+    few = ("--trainer.limit_val_batches", 0.5, "--trainer.limit_test_batches", 0.1, "--drift_rows", 20)
+    done = command("fit", *DISTILL, "--trainer.max_epochs", 1, *few)
+    assert done.code == 0, done.err
+    record = done.run.record
+    sizes = {name: record[name]["sizes"] for name in ("data", "retention")}
+    wanted = {"val": round(sizes["data"]["val"] / 2), "retention": round(sizes["retention"]["val"] / 2), "drift": 20}
+    wanted |= {"test": round(sizes["data"]["test"] / 10), "test/retention": round(sizes["retention"]["test"] / 10)}
+    assert record["n"] == {**wanted, "test/drift": 20}
+    assert not [m for m in (*record["metrics"], *record["test"]) if m.startswith("n/")], "counts among the metrics"
+    for said in (f"val {wanted['val']} of {sizes['data']['val']}", "drift 20 of", "retention"):
+        line = next((x for x in done.out.splitlines() if x.startswith("measured")), "")
+        assert said in line, f"'{said}' is not said at the start: {line}"
+    history = [json.loads(line) for line in done.run.files.metrics.read_text().splitlines()]
+    counted = [h for h in history if "val/accuracy" in h and h["step"]]
+    assert counted and all((h["n/val"], h["n/drift"]) == (wanted["val"], 20) for h in counted)
+    for bad in (0, -3):
+        refused = command("fit", *DISTILL, "--drift_rows", bad)
+        assert refused.code == 2 and f"drift_rows must be at least 1, got {bad}" in refused.err
+
+
 def test_the_saved_config_alone_repeats_the_run_bit_for_bit(command: Command) -> None:
     first = command("fit", *DISTILL, *SHORT, "--seed_everything", 7).run
     again = command("fit", "--config", first.files.config).run

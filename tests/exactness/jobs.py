@@ -10,6 +10,9 @@ ACCUMULATE = (2, 4, 8)
 SHARDED = ("images", "gpt2")
 """Cases whose networks are sharded in `make test` too: one without blocks, and one with two and tied tensors"""
 
+LIMITED = [(case, how, limit) for case in SHARDED for how, limit in (("validate", 2), ("fit", 0.5))]
+"""Case, how, and a limit in batches of 4 or as a share"""
+
 FAST: list[Job] = [
     *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case in SHARDED),
     *(("measure", case, 5, how, "fsdp2") for case in SHARDED for how in HOW),
@@ -18,6 +21,8 @@ FAST: list[Job] = [
     *(("saved", strategy, "32-true") for strategy in ("ddp", "fsdp2")),
     *(("train", case, variant, "float64", 4) for case, variant in PAIRS),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
+    *(("limited", case, how, limit) for case, how, limit in LIMITED),
+    ("limited", SHARDED[0], "test", 0.5, "fsdp2"),
 ]
 MEASURED = [(case, rows) for case in CASES for rows in SIZES if rows != 5 or case not in SHARDED]
 

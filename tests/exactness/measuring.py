@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as sk
 
@@ -76,13 +76,13 @@ def moved_module(case: str, root: Path, data: SFTDataModule) -> SFTModule:
     return module
 
 
-def measure(case: str, rows: int, root: Path, how: str, **settings: Any) -> dict[str, Any]:
+def measure(case: str, rows: int, root: Path, how: str, drift_rows: int = 1024, **settings: Any) -> dict[str, Any]:
     """`metrics` and `rows` seen of `trainer.validate`, `trainer.test` or the validation in a fit that moves nothing; or
     `predictions`.
     """
     data, source, seen = samples(case, rows), source_samples(case, rows), Seen()
     module = moved_module(case, root, data)
-    callbacks = [seen, *([] if source is None else [RetentionMonitor(source)])]
+    callbacks = [seen, RetentionMonitor(source, drift_rows)]
     if how == "predict":
         path = root / f"{case}-{rows}-{settings.get('devices', 1)}.jsonl"
         trainer = quiet_trainer(callbacks=[WritePredictions(path)], precision="64-true", **settings)
@@ -95,6 +95,12 @@ def measure(case: str, rows: int, root: Path, how: str, **settings: Any) -> dict
         trainer = quiet_trainer(callbacks=callbacks, precision="64-true", **settings)
         (values,) = (trainer.test if how == "test" else trainer.validate)(module, data, verbose=False)
     return {"metrics": {k: float(v) for k, v in values.items()}, "rows": seen.rows}
+
+
+def limited(case: str, root: Path, how: str, limit: float, **settings: Any) -> dict[str, Any]:
+    """As `measure` of 21 samples, of which a limit draws some; student and teacher are compared on 3 of them."""
+    limits = {"limit_val_batches": limit, "limit_test_batches": limit}
+    return measure(case, 21, root, how, drift_rows=3, **limits, **settings)
 
 
 # ---- as the field has it ----
@@ -145,6 +151,12 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "perplexity": lambda logits, y: math.exp(nats(logits, y)),
         "token_accuracy": _said(sk.accuracy_score),
     },
+    "multi_label": {  # all labels of all items
+        "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
+        "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
+        "exact_match": lambda logits, y: sk.accuracy_score(y, logits > 0),
+        "f1_micro": lambda logits, y: sk.f1_score(y, logits > 0, average="micro"),
+    },
 }
 """Task to metric to reference: each takes all logits and targets at once."""
 
@@ -194,12 +206,24 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
     return {name: REFERENCES[task][name](logits, y) for name in ("loss", *names)}
 
 
+def hsic(k: np.ndarray, m: np.ndarray) -> float:
+    """The unbiased estimate of Song et al. 2012, eq. 5, of two kernels without their diagonals, times n(n − 3)."""
+    n = len(k)
+    if n < 4:
+        return math.nan
+    return float((k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * k.sum(0) @ m.sum(0))
+
+
 def drift(student: Answers, teacher: Answers, shares_outputs: bool) -> dict[str, float]:
     """The gauges of drift, in numpy."""
     centred = [a.features - a.features.mean(0) for a in (student, teacher)]
     one, other = (c @ c.T for c in centred)
-    with np.errstate(invalid="ignore"):
+    n, features = len(one), [a.features for a in (student, teacher)]
+    with np.errstate(invalid="ignore", divide="ignore"):
         values = {"drift/features_cka": float((one * other).sum() / np.sqrt((one**2).sum() * (other**2).sum()))}
+        k, m = (f @ f.T * (1 - np.eye(n)) for f in features)
+        own = np.sqrt(np.float64(hsic(k, k)) * np.float64(hsic(m, m)))
+        values["drift/features_cka_debiased"] = float(hsic(k, m) / own) if n > 3 else math.nan
     mine, theirs = (a.logits if shares_outputs else a.source_logits for a in (student, teacher))
     if mine is not None and theirs is not None:
         log_s, log_t = log_softmax(mine, axis=1), log_softmax(theirs, axis=1)

@@ -13,15 +13,17 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.data.drawn import draw
 from sft_lightning.errors import UserError
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
 from tests.exactness import figures
 from tests.exactness.cases import CASES, PAIRS, make
-from tests.exactness.jobs import HOW, SHARDED, SIZES
+from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES
 from tests.exactness.measuring import (
     REFERENCES,
     Answers,
     drift,
+    limited,
     measure,
     metrics_of,
     moved_module,
@@ -38,6 +40,7 @@ FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
 EVERYTHING = pytest.mark.parametrize("how", [how for how in HOW if how != "predict"])
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
+PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
 EVERY_SIZE = pytest.mark.parametrize("rows", SIZES)
 
 
@@ -183,6 +186,21 @@ def test_two_processes_measure_the_same(together: Any, root: Path, case: str, ro
         check(rank["metrics"], expected(case, rows, root, how), "2 processes")
         assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
     assert Counter(ranks[0]["rows"] + ranks[1]["rows"]) == Counter(range(rows)), "a sample is missing, or counted twice"
+
+
+@pytest.mark.parametrize(("case", "how", "limit", "strategy"), [*((*job, "ddp") for job in LIMITED), PARTS])
+def test_two_processes_draw_the_same_samples(
+    together: Any, root: Path, case: str, how: str, limit: float, strategy: str
+) -> None:
+    ranks = together("limited", case, how, limit, *([] if strategy == "ddp" else [strategy]))
+    one = limited(case, root, how, limit)
+    wanted = Counter(draw(21, 8 if limit == 2 else 10).tolist())
+    assert Counter(one["rows"]) == wanted, "one process measures other samples"
+    assert Counter(ranks[0]["rows"] + ranks[1]["rows"]) == wanted, "two processes measure other samples"
+    drift = "n/test/drift" if how == "test" else "n/drift"
+    for rank in ranks:
+        assert rank["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
+        assert rank["metrics"][drift] == 3, "student and teacher are compared on other samples than asked for"
 
 
 def sharded_measures_the_same(results: Any, root: Path, case: str, rows: int, how: str) -> None:

@@ -43,6 +43,12 @@ def _measure(root: Path, case: str, rows: int, how: str, strategy: str = "ddp") 
     return measure(case, rows, root, how, strategy=strategy, devices=2)
 
 
+def _limited(root: Path, case: str, how: str, limit: float, strategy: str = "ddp") -> Any:
+    from tests.exactness.measuring import limited
+
+    return limited(case, root, how, limit, strategy=strategy, devices=2)
+
+
 def _sharding(job: str) -> Callable[..., Any]:
     """One of tests/sharding/jobs.py, which is imported once there is work."""
 
@@ -57,6 +63,7 @@ def _sharding(job: str) -> Callable[..., Any]:
 DO: dict[str, Callable[..., Any]] = {
     "train": _train,
     "measure": _measure,
+    "limited": _limited,
     **{job: _sharding(job) for job in ("norms", "mixed", "stages", "saved", "family")},
 }
 

@@ -176,6 +176,7 @@ OPTIONS: dict[str, list[Any]] = {
     "experiment": ["", "../x", 3, "a/b", ".x", "fine"],
     "runs_dir": ["", "/dev/null/x", "a\x00b", "below/here", 3, "rows.csv"],
     "select_by": ["", "nonsense", "val/loss", "drift/kl", "train/loss", 3],
+    "drift_rows": [0, -1, 1, 10**30, 1.5, "x", None, True],
     "wandb_tags": [3, "x", [3], {}, ["a"]],
     "wandb_fallback": ["offline", "x", True],
     "save_every_n_steps": [0, -1, 1, 1.5, 10**30, "x"],

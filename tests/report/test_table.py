@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.report.conftest import Compare
 from tests.report.written import write_run
@@ -36,6 +37,37 @@ def test_json_is_one_object_and_nothing_else(study: Path, compare: Compare, tmp_
     content = json.loads(said.out)
     assert len(content["rows"]) == 10 and len(content["answer"]) == 2 and content["baseline"] == "plain"
     assert "x.html" in said.err, "where the page lies is said beside the data, not in them"
+
+
+def runs_of(root: Path, counts: list[dict[str, int]], trainer: dict[str, object], sizes: tuple[int, int]) -> list[Path]:
+    """Two runs of one arm, as far as they are told apart here."""
+    paths = [root / "a", root / "b"]
+    for seed, (path, count, size) in enumerate(zip(paths, counts, sizes, strict=True)):
+        record = write_run(path, seed=seed)
+        (path / "run.json").write_text(json.dumps({**record, "n": count}))
+        config = yaml.safe_load((path / "config.yaml").read_text())
+        config["trainer"] = trainer
+        config["data"] = {"class_path": "Digits", "init_args": {"eval_batch_size": size}}
+        (path / "config.yaml").write_text(yaml.safe_dump(config))
+    return paths
+
+
+def test_a_table_says_of_how_many_samples_its_numbers_are(tmp_path: Path, compare: Compare) -> None:
+    counts = [{"val": 90, "test": 450, "test/retention": 451, "test/drift": n} for n in (400, 440)]
+    runs = runs_of(tmp_path, counts, {}, (8, 8))
+    line = "measured on 450 test samples, retention on 451, drift on 400 to 440"
+    assert line in compare(*runs).out
+    assert line in compare(*runs, "--format", "markdown").out
+    (row,) = csv.DictReader(io.StringIO(compare(*runs, "--format", "csv").out))
+    assert (row["samples test"], row["samples drift"]) == ("450", "400 to 440")
+
+
+@pytest.mark.parametrize(("limit", "rows"), [(None, 1), (0.5, 1), (3, 2)], ids=["all", "a share", "so many batches"])
+def test_the_size_of_evaluation_batches_is_a_setting_where_a_limit_counts_batches(
+    tmp_path: Path, compare: Compare, limit: object, rows: int
+) -> None:
+    runs = runs_of(tmp_path, [{}, {}], {"limit_val_batches": limit}, (8, 64))
+    assert len(list(csv.DictReader(io.StringIO(compare(*runs, "--format", "csv").out)))) == rows
 
 
 def test_names_are_escaped_in_latex_and_markdown(tmp_path: Path, compare: Compare) -> None:

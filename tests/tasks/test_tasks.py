@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from scipy.stats import pearsonr, spearmanr
+from scipy.special import expit, softmax
+from scipy.stats import entropy, pearsonr, spearmanr
 from sklearn import metrics as sk
 from torch import Tensor
 
@@ -76,6 +77,38 @@ def test_language_model_metrics_weigh_tokens_equally() -> None:
     assert found == pytest.approx({"loss": nats, "perplexity": math.exp(nats), "token_accuracy": accuracy}, rel=1e-4)
 
 
+def test_multi_label_metrics_are_scikit_learns() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randint(0, 2, (61, 4), generator=generator)
+    logits = torch.randn(61, 4, generator=generator) + 1.5 * (2 * y - 1)
+    names = ["label_accuracy", "exact_match", "f1_micro"]
+    found = measured(make_task(TaskInfo("multi_label", 4, metrics=names)), logits, y)
+    said, p = (logits > 0).numpy(), logits.double().sigmoid().numpy()
+    expected = {
+        "label_accuracy": sk.accuracy_score(y.ravel(), said.ravel()),
+        "exact_match": sk.accuracy_score(y, said),
+        "f1_micro": sk.f1_score(y, said, average="micro"),
+        "loss": 4 * sk.log_loss(y.ravel(), p.ravel()),
+    }
+    assert found == pytest.approx(expected, rel=1e-4)
+
+
+def test_what_the_same_answer_and_divergence_are_follows_from_the_task() -> None:
+    one, other = (torch.randn(61, 4, generator=torch.Generator().manual_seed(s)) for s in (0, 1))
+    p, q = one.double().numpy(), other.double().numpy()
+    for name in ("classification", "causal_lm"):
+        task = make_task(TaskInfo(name, 4))
+        assert np.array_equal(task.same(one, other), p.argmax(1) == q.argmax(1)), name
+        wanted = [entropy(a, b) for a, b in zip(softmax(p, 1), softmax(q, 1), strict=True)]
+        assert task.divergence(other, one) == pytest.approx(wanted, rel=1e-5), name
+    task = make_task(TaskInfo("multi_label", 4))
+    assert np.array_equal(task.same(one, other), ((p > 0) == (q > 0)).mean(1)), "the share of labels that agree"
+    of_labels = entropy(np.stack([expit(p), expit(-p)]), np.stack([expit(q), expit(-q)]), axis=0)
+    assert task.divergence(other, one) == pytest.approx(of_labels.sum(1), rel=1e-5), "one yes or no per label"
+    task = make_task(TaskInfo("regression", 1))
+    assert task.same(one, other) is None and task.divergence(one, other) is None, "values have neither"
+
+
 def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
     return float(sum(math.log(sum(math.exp(v) for v in row)) - row[k] for row, k in zip(logits, y, strict=True)))
 
@@ -84,6 +117,9 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
+    "multi_label": lambda logits, y: float(
+        sum(math.log(1 + math.exp(v if t == 0 else -v)) for v, t in zip(logits.flat, y.flat, strict=True))
+    ),
 }
 
 
@@ -92,6 +128,7 @@ def test_loss_is_the_sum_over_items_in_whatever_pieces(name: str) -> None:
     width = 1 if name == "regression" else 7
     logits, y = classes(7)
     logits = logits[:, :width].double().requires_grad_()
+    y = torch.nn.functional.one_hot(y, 7) if name == "multi_label" else y
     task = make_task(TaskInfo(name, width))
     whole = task.loss(logits, y)
     pieces = sum(task.loss(logits[a:b], y[a:b]) for a, b in RAGGED)
@@ -109,6 +146,7 @@ def test_a_batch_without_items_has_zero_loss_and_zero_gradient(name: str, smooth
     weight = torch.randn(3, width, requires_grad=True)
     logits = torch.randn(5, 3)[torch.zeros(5, dtype=torch.bool)] @ weight
     y = torch.zeros(0) if name == "regression" else torch.zeros(0, dtype=torch.int64)
+    y = torch.zeros(0, width) if name == "multi_label" else y
     loss = task.loss(logits, y)
     loss.backward()
     assert loss.item() == 0.0, f"the loss of nothing is {loss.item()}"

@@ -104,7 +104,7 @@ def infer_study(
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
-        "arms": arms(recipe, net.source_outputs, last),
+        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values),
         "seeds": recipe.seeds,
         "baseline": "plain",
     }
@@ -256,7 +256,8 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of what could be explained
     compared = net.source_outputs is not None or plan.kind == "tokens"
-    kept = "retention/agreement" if compared else "drift/features_cka"
+    values = plan.kind != "tokens" and net.source_gives_values  # where agreement and KL mean nothing
+    kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
         kept = f"retention/{target[source.task]}"
     shown = {
@@ -266,7 +267,8 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     }[plan.task]
     report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
     report += ["test/retention/forgetting"] if source is not None else []
-    report += ["test/retention/agreement", "test/drift/kl"] if compared else []
+    of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
+    report += [f"test/{name}" for name in of_source] if compared else []
     report += ["test/drift/features_cka", "test/drift/weights_relative"]
     select = {"target": f"val/{target[plan.task]}", "kept": kept, "rule": "keep", "within": within}
     return select, list(dict.fromkeys(report))

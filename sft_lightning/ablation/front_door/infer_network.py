@@ -76,6 +76,7 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
             plan.channels = len(seen["mean"]) if seen.get("mean") else None
             side = (args.get("in_features", 784) / (plan.channels or 3)) ** 0.5
             plan.image_size = round(side) if side == round(side) else None
+    plan.source_task = task.get("name")
     plan.source_labels = list(task.get("labels") or plan.source_labels)
     plan.why = f"exported by sft_lightning as {short}"
     return plan

@@ -26,6 +26,7 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
         )
     head = made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
     plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
+    plan.source_task = getattr(config, "problem_type", None)
     plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")
     if what == "image":
         plan.blocks = {"image": block("TransformersImage", pretrained=name)}

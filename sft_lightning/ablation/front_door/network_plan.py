@@ -5,6 +5,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from sft_lightning.networks.base import source_task_name
+
 FAMILIES = {
     "small": "a small net",
     "convolutional": "a convolutional network",
@@ -26,6 +28,8 @@ class NetworkPlan:
     """Outputs of the source head that is kept; None where there is none"""
     source_labels: list[str] = field(default_factory=list)
     """The source head's classes, where they are known"""
+    source_task: str | None = None
+    """Name of the source head's task, where the network's files say it; see `source_task_name`"""
     batchnorm: bool = False
     max_length: int | None = None
     """Most tokens it takes; None where not known"""
@@ -37,6 +41,11 @@ class NetworkPlan:
     blocks_above: int | None = None
     """Numbered blocks of a language model"""
     why: str = ""
+
+    @property
+    def source_gives_values(self) -> bool:
+        """Whether the source head gives values, as of a regression, a reranker or a reward model: they do not agree."""
+        return self.source_outputs is not None and source_task_name(self.source_task, self.source_outputs) == "regression"
 
     @property
     def kinds(self) -> tuple[str, ...]:

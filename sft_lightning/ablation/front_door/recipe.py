@@ -122,19 +122,22 @@ def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
     return Length(batch, trainer, epochs * per_epoch, epochs * times)
 
 
-def arms(recipe: Recipe, source_outputs: int | None, last_block: int | None) -> dict[str, dict[str, Any]]:
+def arms(
+    recipe: Recipe, source_outputs: int | None, last_block: int | None, source_gives_values: bool = False
+) -> dict[str, dict[str, Any]]:
     """The default arms. Every arm that moves the whole network has the same learning rates to choose from.
 
     Args:
         recipe: Of the kind of network.
         source_outputs: Outputs of the kept source head; None where there is none.
         last_block: Of a language model, the number of its last block; None for networks with a new head.
+        source_gives_values: The source head gives values, and no probabilities.
     """
     if last_block is None:
         probe = {"linear_probe": {"freeze": "all-but-head", "lr_schedule": "linear", "head_lr_factor": 1.0}}
     else:
         probe = {"last_block": {"freeze": [rf"^(?!encoder\.(\w+\.)?\w+\.{last_block}\.)"]}}
-    on, strengths = anchor(source_outputs, last_block is not None)
+    on, strengths = anchor(source_outputs, last_block is not None, source_gives_values)
     lr, made = list(recipe.lr), {}
     for name, settings in probe.items():
         made[name] = arm("PlainSFT", settings, {"model.lr": list(recipe.probe_lr)})
@@ -149,12 +152,12 @@ def arm(variant: str, settings: dict[str, Any], tune: dict[str, list[Any]]) -> d
     return {"set": {"model": {"class_path": variant, "init_args": dict(settings)}}, "tune": tune}
 
 
-def anchor(source_outputs: int | None, shares_outputs: bool) -> tuple[dict[str, Any], list[float]]:
+def anchor(source_outputs: int | None, shares_outputs: bool, gives_values: bool) -> tuple[dict[str, Any], list[float]]:
     """What DistillSFT compares, and the weights to choose from."""
     if shares_outputs:
         return {"on": "logits", "distance": "kl", "temperature": 1.0}, [0.1, 1.0]
     if source_outputs is None:
         return {"on": "features", "distance": "cosine"}, [0.1, 1.0, 10.0]
-    if source_outputs == 1:
+    if gives_values:
         return {"on": "source_logits", "distance": "mse"}, [0.1, 1.0, 10.0]
     return {"on": "source_logits", "distance": "kl", "temperature": 2.0}, [0.1, 0.3, 1.0]

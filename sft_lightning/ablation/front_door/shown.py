@@ -56,6 +56,7 @@ def lines_of(
     else:
         why = {
             "retention/agreement": "how often the old output layer still says the same",
+            "drift/source_mse": "how far the old output's value moves, squared, over the variance of these values",
             "drift/features_cka": "how alike the features stay (CKA)",
         }
         told.append(

@@ -1,6 +1,7 @@
 """From a network and some data to a default study: what is inferred, and what of it is shown."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from sft_lightning.errors import UserError
 from tests.ablation.front_door.files import ANIMALS, csv_rows, folder, image_list, pairs, scores
 from tests.data.text_files import texts, write_jsonl, write_parquet
 from tests.data.vision_files import table, write_folder
+from tests.networks.tiny import tiny_folder
 
 
 def test_a_csv_is_told_apart_into_texts_and_labels_and_both_are_shown(nets: dict[str, str], tmp_path: Path) -> None:
@@ -166,6 +168,27 @@ def test_an_encoder_without_a_head_is_anchored_by_its_features_and_one_with_a_he
     headed, _ = front_door(nets["bert"], file)
     assert headed["arms"]["distill"]["set"]["model"]["init_args"]["on"] == "source_logits"
     assert headed["select"]["kept"] == "retention/agreement"
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept", "distance"),
+    [
+        ({"labels": 1}, "drift/source_mse", "mse"),
+        ({"labels": 3, "problem_type": "regression"}, "drift/source_mse", "mse"),
+        ({"labels": 3, "problem_type": "multi_label_classification"}, "retention/agreement", "kl"),
+    ],
+    ids=["a reranker", "a regression of three values", "labels"],
+)
+def test_settings_are_not_chosen_by_a_gauge_that_the_source_head_does_not_have(
+    settings: dict[str, Any], kept: str, distance: str, tmp_path: Path
+) -> None:
+    """Agreement and KL of values would be constants, and every setting as good as another."""
+    net = tiny_folder(tmp_path / "net", "bert", "sequence", **settings)
+    study, lines = front_door(net, csv_rows(tmp_path / "r.csv"))
+    assert study["select"]["kept"] == kept
+    assert study["arms"]["distill"]["set"]["model"]["init_args"]["distance"] == distance
+    assert ("test/drift/kl" in study["report"]) == (kept == "retention/agreement")
+    assert f"best {kept} within" in "\n".join(lines)
 
 
 def test_texts_are_cut_where_nineteen_of_twenty_end_by_the_networks_own_tokenizer(

@@ -1,0 +1,27 @@
+"""How many samples a cell's numbers are of, in a line: the records' `n`."""
+
+from sft_lightning.report.summary import Row
+
+COLUMNS = {"val": ("val", "retention", "drift"), "test": ("test", "test/retention", "test/drift")}
+"""Keys of `n` by the split that is shown: of the target, of what is kept, and of drift"""
+
+
+def counts(rows: list[Row]) -> dict[str, str]:
+    """Samples measured, by 'val' or 'test', 'retention' and 'drift': `450`, or `320 to 450` where runs differ."""
+    found: dict[str, str] = {}
+    for column in COLUMNS[rows[0].split] if rows else ():
+        known = sorted({int(p.values[f"n/{column}"]) for r in rows for p in r.points if f"n/{column}" in p.values})
+        if known:
+            name = column.removeprefix("test/")
+            found[name] = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+    return found
+
+
+def counts_line(rows: list[Row]) -> str:
+    """`measured on 450 test samples, retention on 451, drift on 450`; empty where no record says it."""
+    found = counts(rows)
+    first, *others = found.items() or [("", "")]
+    if first[0] not in ("val", "test"):
+        return ""
+    parts = [f"measured on {first[1]} {first[0]} sample{'' if first[1] == '1' else 's'}"]
+    return ", ".join([*parts, *(f"{name} on {number}" for name, number in others)])

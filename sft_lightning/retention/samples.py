@@ -1,0 +1,38 @@
+"""How many samples a number is of: counted as batches pass, on all ranks."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch.distributed as dist
+
+from sft_lightning.tasks import Batch
+
+
+class Passed:
+    """Counts this rank's samples as they pass, and those on which student and teacher are compared; fillers do not count."""
+
+    def __init__(self) -> None:
+        self.samples = self.compared = 0
+        self.compared_now = True
+
+    def count(self, batch: Batch) -> None:
+        """Notes one batch."""
+        number = int(batch.get("samples", len(batch["index"])))
+        self.compared_now = bool(batch.get("compared", True))
+        self.samples += number
+        self.compared += number * self.compared_now
+
+    def through(self, loader: Iterable[Batch]) -> Iterator[Batch]:
+        """The loader's batches, counted. Iterating begins, and takes its random number, where `evaluate` guards it."""
+        for batch in loader:
+            self.count(batch)
+            yield batch
+
+
+def over_ranks(counts: list[int]) -> list[int]:
+    """The counts of all ranks, added up: every rank calls this."""
+    if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
+        return counts
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, counts)
+    return [sum(part) for part in zip(*parts, strict=True)]

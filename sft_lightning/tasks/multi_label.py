@@ -1,0 +1,46 @@
+"""Any number of C labels for each item: C yes-or-no answers, each with a logit of its own. What some source heads say."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
+
+from sft_lightning.anchors import bernoulli_kl
+from sft_lightning.tasks.base import Task, at_least_single
+
+
+class MultiLabel(Task):
+    """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is said where its probability σ(logit) is above one half."""
+
+    name = "multi_label"
+    metric_makers = {
+        "label_accuracy": (lambda info: MultilabelAccuracy(info.num_outputs, average="micro"), "max"),
+        "exact_match": (lambda info: MultilabelExactMatch(info.num_outputs), "max"),
+        "f1_micro": (lambda info: MultilabelF1Score(info.num_outputs, average="micro"), "max"),
+    }
+
+    @property
+    def default_metrics(self) -> list[str]:
+        return ["label_accuracy", "f1_micro"]
+
+    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        said = at_least_single(logits)
+        return F.binary_cross_entropy_with_logits(said, y.to(said.dtype), reduction="sum")
+
+    def predict(self, logits: Tensor) -> Tensor:
+        return (logits > 0).long()
+
+    def same(self, one: Tensor, other: Tensor) -> Tensor:
+        """The share of labels on which both say the same."""
+        return ((one > 0) == (other > 0)).double().mean(-1)
+
+    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
+        return bernoulli_kl(student, teacher)
+
+    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
+        return [
+            {"labels": [n for n, v in zip(names, p, strict=True) if v > 0.5], "probabilities": [round(v, 6) for v in p]}
+            for p in logits.float().sigmoid().tolist()
+        ]
