@@ -43,7 +43,12 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
     ("runs_dir", str | None, None, "Root of run directories; default SFT_RUNS_DIR, else runs."),
     ("run_id", str | None, None, "Name of this run, which is its W&B id too; default a fresh one."),
-    ("select_by", str | None, None, "Metric that chooses best.ckpt; default val/ and the task's first metric."),
+    (
+        "select_by",
+        str | None,
+        None,
+        "Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the lower val/loss.",
+    ),
     ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
     ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
     (

@@ -115,10 +115,12 @@ class Session:
                 write_atomic(self.directory.config, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             if self.resume is not None:
                 self.record.content["resumed"] = self.record.content.get("resumed", 0) + 1
-                self.record.content.pop("test", None)  # it was measured on a checkpoint that is about to be outdone
+                for name in ("test", "never_beat_start"):  # said of checkpoints that are about to be outdone
+                    self.record.content.pop(name, None)
                 if not self.goes_on:  # it ended before anything was saved, and begins again
                     self.record.content["metrics"] = {}
-                    self.record.content.pop("steps", None)
+                    for name in ("steps", "selected"):
+                        self.record.content.pop(name, None)
                     self.directory.metrics.unlink(missing_ok=True)
             if self.of_run is None:
                 self.record.start(
@@ -269,6 +271,7 @@ class Session:
             recorder.closing = False
             if trainer.is_global_zero and recorder.is_best:
                 link(run.last, run.best)
+        recorder.judge_the_start(trainer, cli.model)
 
     def settle(self, error: BaseException, code: int) -> int | None:
         """Among several ranks, whose error it was: the exit code where another rank says it; None where this one does."""

@@ -14,6 +14,7 @@ from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.modules.base import SFTModule
+from sft_lightning.runs.metrics_log import named_by_split
 
 
 def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
@@ -133,7 +134,7 @@ def out_features(head: Any) -> str:
 def summary(record: dict[str, Any]) -> list[Any]:
     """Lines and a table that say how a run came out, from its record."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("best", "right")):
+    for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("at best.ckpt", "right")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     groups = ("val/", "retention/", "drift/")
     rows = [(n, m) for g in groups for n, m in record["metrics"].items() if n.startswith(g)]
@@ -141,13 +142,12 @@ def summary(record: dict[str, Any]) -> list[Any]:
         table.add_row(name, *(number(entry.get(k)) for k in ("before", "final", "best")))
     lines: list[Any] = ["", table, ""] if rows else []
     if selected := record.get("selected"):
-        chosen = [
-            (n, m["selected"]) for n, m in rows if "selected" in m and (n == selected["by"] or is_source_metric(n))
-        ]
+        chosen = [(n, m["best"]) for n, m in rows if "best" in m and (n == selected["by"] or is_source_metric(n))]
         lines.append(
             f"best.ckpt  step {selected['step']}, by {selected['by']}: "
             + ", ".join(f"{n} {number(v)}" for n, v in chosen)
         )
+    lines += never_better(record)
     lines += measured("test", record)
     times = record.get("times", {})
     if times.get("fit_s"):
@@ -167,7 +167,20 @@ def measured(command: str, record: dict[str, Any]) -> list[str]:
         return []
     order = ("val/", "test/", "retention/", "drift/")
     shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
-    return [f"{command:<11}" + ", ".join(f"{n} {number(values[n])}" for n in shown)]
+    named = named_by_split({n: values[n] for n in shown})
+    return [f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
+
+
+def never_better(record: dict[str, Any]) -> list[str]:
+    """A line where no validation was ahead of the network before training."""
+    if not record.get("never_beat_start"):
+        return []
+    by, step = record["selected"]["by"], record["selected"]["step"]
+    entry = record["metrics"][by]
+    start = f"{'note':<11}no validation was better than step 0, where {by} was {number(entry['before'])}: "
+    if not step:
+        return [start + "best.ckpt and model/ are the pretrained network itself"]
+    return [start + f"it is {number(entry['best'])} at best.ckpt"]
 
 
 def number(value: Any) -> str:

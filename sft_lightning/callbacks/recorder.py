@@ -1,7 +1,8 @@
-"""Writes `run.json` as the run goes: what it is at the start, every metric's final and best, how it ended."""
+"""Writes `run.json` as the run goes: what it is at the start, every metric before, after and at best.ckpt, how it ended."""
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,15 +10,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.callbacks.retention import RetentionMonitor
-from sft_lightning.callbacks.selection import better, selecting
+from sft_lightning.callbacks.selection import Candidate, better, selecting
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
-from sft_lightning.runs.record import improves
+from sft_lightning.runs.record import upgrade
 from sft_lightning.runs.wandb_log import WandbLog
-from sft_lightning.tasks import TaskInfo
 
 KEY = "run_record"
 
@@ -37,11 +37,13 @@ class RunRecorder(Callback):
     ) -> None:
         self.record, self.select_by, self.needs_test, self.goes_on = record, select_by, needs_test, goes_on
         self._began = time.perf_counter()
-        self._best: float | None = None
+        self._best: Candidate | None = None
         self._fitting = False
         self.closing = False  # set for the validation that a fit ends with where the last one came earlier
         self.measured_at: int | None = None
         self.is_best = False  # whether the last validation was the best, until best.ckpt is written
+        self.start_competes = False  # whether best.ckpt is to be step 0's network until a validation is ahead of it
+        self._checkpoint: tuple[str, int] | None = None  # what is measured: name of its file, step
         self._train: dict[str, float] = {}  # last values of train/*
         self._seconds = 0.0  # of fits before a resume
 
@@ -79,7 +81,7 @@ class RunRecorder(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
-        self._began = time.perf_counter()
+        self._began, self._checkpoint = time.perf_counter(), None
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
             raise UserError(
@@ -88,16 +90,27 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SFTModule)
+        monitor = retention_monitor(trainer)
+        before = dict(monitor.before) if monitor else {}
+        by, fresh = self.by(pl_module)[0], self._best is None and trainer.global_step == 0
+        self.start_competes = fresh and competes(pl_module, before, by)
         if not trainer.is_global_zero:
             return
         about = self._about(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLog):
                 logger.describe({**about, "git": self.record.content.get("git")})
-        monitor = retention_monitor(trainer)
-        for name, value in (monitor.before if monitor else {}).items():
+        for name, value in before.items():
             self.record.content["metrics"].setdefault(name, {})["before"] = value
+        if self.start_competes:
+            self._select(pl_module, before, step=0, epoch=0)
+            self.is_best = False  # its file is written by all ranks together, see Checkpoints
         self.record.update(**about)
+
+    def by(self, module: SFTModule) -> tuple[str, str]:
+        """(metric, 'max' or 'min') that chooses best.ckpt."""
+        assert module.info is not None
+        return selecting(module.info, self.select_by)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_other(trainer, pl_module)
@@ -140,30 +153,41 @@ class RunRecorder(Callback):
         if testing:
             # The test split's own values: target, source and drift, apart from those of validation.
             self.record.update(test={k: v for k, v in values.items() if not k.startswith("val/")})
-            values = {k: v for k, v in values.items() if k.startswith("test/")}
-        for name, value in values.items():
-            self.record.metric(name, value, trainer.global_step, better(name, module.info))
-        if not testing:
+            file, step = self._checkpoint or ("", trainer.global_step)
+            which = ("final", "best") if file == "best.ckpt" else ("final",)
+            for name in [k for k in values if k.startswith("test/")]:
+                said = dict.fromkeys(which, values[name]) | {f"{w}_step": step for w in which}
+                self.record.content["metrics"][name] = said
+        else:
+            for name, value in values.items():
+                self.record.metric(name, value, trainer.global_step, better(name, module.info))
             self.measured_at = trainer.global_step
-            self._select(module.info, values, trainer.global_step, epochs_begun(trainer) - 1)
+            self._select(module, values, trainer.global_step, epochs_begun(trainer) - 1)
         self.record.write()
 
-    def _select(self, info: TaskInfo, values: dict[str, float], step: int, epoch: int) -> None:
+    def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
-        name, mode = selecting(info, self.select_by)
-        self.is_best = name in values and improves(values[name], self._best, mode)
+        name, mode = self.by(module)
+        found = Candidate.of(values, name)
+        self.is_best = found is not None and found.ahead(self._best, mode)
         if self.is_best:
-            self._best = values[name]
-            for metric in values:
-                self.record.content["metrics"][metric]["selected"] = values[metric]
-            self.record.content["selected"] = {"by": name, "step": step, "epoch": epoch}
+            self._best = found
+            self.record.select(values, name, step, epoch)
+
+    def judge_the_start(self, trainer: Trainer, module: SFTModule) -> None:
+        """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
+        monitor, (name, mode) = retention_monitor(trainer), self.by(module)
+        start = Candidate.of(monitor.before, name) if monitor and name.startswith("val/") else None
+        if start is not None and self._best is not None:
+            self.record.content["never_beat_start"] = not self._best.ahead(start, mode)
 
     def end_of_fit(self, trainer: Trainer) -> None:
         """What is known once training is over, also where a resume found it to be over already."""
         self._gather(trainer)
         self.note_skipped(trainer)
         for name, value in self._train.items():
-            self.record.content["metrics"].setdefault(name, {})["final"] = value
+            entry = self.record.content["metrics"].setdefault(name, {})
+            entry["final"], entry["final_step"] = value, last_logged(trainer)
         monitor = retention_monitor(trainer)
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
@@ -186,7 +210,8 @@ class RunRecorder(Callback):
         checkpoint[KEY] = {
             "metrics": self.record.content["metrics"],
             "selected": self.record.content.get("selected"),
-            "best": self._best,
+            "best": self._best.value if self._best else None,
+            "best_loss": self._best.loss if self._best else None,
             "is_best": self.is_best,
             "measured_at": self.measured_at,
             "train": self._train,
@@ -195,6 +220,10 @@ class RunRecorder(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.ckpt_path:
+            path = Path(str(trainer.ckpt_path)).resolve()
+            ours = path.parent.parent == self.record.path.parent.resolve()
+            self._checkpoint = (path.name if ours else str(path), int(checkpoint["global_step"]))
         held = checkpoint.get(KEY)
         if held is None or not self._fitting or not self.goes_on:  # testing a checkpoint restores callbacks too
             return
@@ -203,7 +232,11 @@ class RunRecorder(Callback):
             self.record.content["selected"] = held["selected"]
         else:
             self.record.content.pop("selected", None)
-        self._best, self.measured_at = held["best"], held["measured_at"]
+        upgrade(self.record.content)
+        if held["best"] is not None:
+            loss = held.get("best_loss", self.record.content["metrics"].get("val/loss", {}).get("best"))
+            self._best = Candidate(held["best"], loss)
+        self.measured_at = held["measured_at"]
         self.is_best = held["is_best"]  # a kill may have come before best.ckpt was written
         self._train, self._seconds = dict(held["train"]), held["seconds"]
         if (log := metrics_log(trainer)) is not None:
@@ -227,6 +260,21 @@ def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
 def metrics_log(trainer: Trainer) -> MetricsLog | None:
     """The run's history, if it keeps one."""
     return next((x for x in trainer.loggers if isinstance(x, MetricsLog)), None)
+
+
+def competes(module: SFTModule, before: dict[str, float], by: str) -> bool:
+    """Whether the network before training may become best.ckpt: it can do the task already, since it brings the outputs
+    (language models). Chosen by anything but validation it would always win, having lost nothing.
+    """
+    network = module.network
+    assert network is not None
+    return network.shares_outputs and network.pretrained is not None and by.startswith("val/") and by in before
+
+
+def last_logged(trainer: Trainer) -> int:
+    """The last optimizer step of which `train/*` was logged: each `log_every_n_steps`th, and the first."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return (trainer.global_step // every * every if every else 0) or min(1, trainer.global_step)
 
 
 def epochs_begun(trainer: Trainer) -> int:
