@@ -292,6 +292,7 @@ def run(arguments: list[str]) -> int:
             return 130
         of_others = session.ranks is not None and broken(error)
         wrong = None if of_others else user_error(error, session.directory if command == "fit" else None)
+        wrong = wrong and session.say_where(wrong)
         code = session.settle(wrong or error, 2 if wrong is not None else 1)
         if code is not None:  # another rank's failure, said there
             return code

@@ -159,16 +159,20 @@ def summary(record: dict[str, Any]) -> list[Any]:
 
 
 def measured(command: str, record: dict[str, Any]) -> list[str]:
-    """One line with what `test` or `validate` measured: target, then kept, then drift."""
+    """One line with what `test` or `validate` measured: target, then kept, then drift. Before it one where that was not on
+    the data that fit recorded.
+    """
+    other = record.get("measured", {}).get(command, {}).get("note")
+    notes = [f"{'note':<11}{command}: {other}"] if other else []
     if command == "predict":
-        return [f"{'predict':<11}predictions.jsonl"]
+        return [*notes, f"{'predict':<11}predictions.jsonl"]
     values = record.get(command)
     if not values:
         return []
     order = ("val/", "test/", "retention/", "drift/")
     shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
     named = named_by_split({n: values[n] for n in shown})
-    return [f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
+    return [*notes, f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
 
 
 def never_better(record: dict[str, Any]) -> list[str]:

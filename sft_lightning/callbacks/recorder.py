@@ -17,6 +17,7 @@ from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade
+from sft_lightning.runs.same_data import note, recorded, refusal
 from sft_lightning.runs.wandb_log import WandbLog
 
 KEY = "run_record"
@@ -44,6 +45,9 @@ class RunRecorder(Callback):
         self.is_best = False  # whether the last validation was the best, until best.ckpt is written
         self.start_competes = False  # whether best.ckpt is to be step 0's network until a validation is ahead of it
         self._checkpoint: tuple[str, int] | None = None  # what is measured: name of its file, step
+        self.began = False  # whether training has begun
+        self._found: dict[str, dict[str, Any]] = {}  # what a fit says of its data, and of the source task's
+        self._rewind: tuple[int, dict[str, Any]] | None = None
         self._train: dict[str, float] = {}  # last values of train/*
         self._seconds = 0.0  # of fits before a resume
 
@@ -70,13 +74,12 @@ class RunRecorder(Callback):
                 "precision": str(trainer.precision),
             },
         }
-        if isinstance(data, SFTDataModule):
-            about["data"] = about_data(data)
-            if skipped := data.skipped_report(gather=False):
-                about["data"]["skipped"] = skipped
-        monitor = retention_monitor(trainer)
-        if monitor is not None and monitor.source is not None and monitor.source.splits:
-            about["retention"] = about_data(monitor.source)
+        self._found = self._found or data_found(trainer)
+        for part, held in self._found.items():
+            first = recorded(self.record.content, part)
+            about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first one stands
+        if isinstance(data, SFTDataModule) and (skipped := data.skipped_report(gather=False)):
+            about["data"]["skipped"] = skipped
         return about
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -87,6 +90,16 @@ class RunRecorder(Callback):
             raise UserError(
                 f"test_after_fit: {type(data).__name__} has no test split: give one, or set test_after_fit false"
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run goes on with the data that it began with, or not at all: nothing of it is touched before that is known."""
+        if trainer.is_global_zero:
+            self._found = data_found(trainer)
+            why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
+            if why is not None:
+                raise UserError(why)
+        if self._rewind is not None and (log := metrics_log(trainer)) is not None:
+            log.rewind(*self._rewind)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SFTModule)
@@ -106,6 +119,7 @@ class RunRecorder(Callback):
             self._select(pl_module, before, step=0, epoch=0)
             self.is_best = False  # its file is written by all ranks together, see Checkpoints
         self.record.update(**about)
+        self.began = True
 
     def by(self, module: SFTModule) -> tuple[str, str]:
         """(metric, 'max' or 'min') that chooses best.ckpt."""
@@ -119,9 +133,27 @@ class RunRecorder(Callback):
         if trainer.state.fn == "validate" and not self.closing:
             self._start_other(trainer, pl_module)
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_other(trainer, pl_module)
+
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, SFTModule) and "parameters" not in self.record.content:
+        """Says which checkpoint is measured, on which data, and whether those are not what fit recorded."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(module, SFTModule) or not isinstance(data, SFTDataModule):
+            return
+        if "parameters" not in self.record.content:
             self.record.update(**self._about(trainer, module))
+        command = str(trainer.state.fn.value) if trainer.state.fn else ""
+        split = {"validate": "val", "test": "test"}.get(command, "predict" if "predict" in data.splits else "test")
+        found = prints_of(self._found or data_found(trainer, split))
+        file, step = self._checkpoint or (None, 0)
+        about: dict[str, Any] = {"checkpoint": file, "step": step}
+        for part, name in (("data", "fingerprint"), ("retention", "retention_fingerprint")):
+            if split in found.get(part, {}):
+                about[name] = {split: found[part][split]}
+        if (other := note(self.record.content, found, [split])) is not None:
+            about["note"] = other
+        self.record.content.setdefault("measured", {})[command] = about
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, pl_module)
@@ -239,17 +271,29 @@ class RunRecorder(Callback):
         self.measured_at = held["measured_at"]
         self.is_best = held["is_best"]  # a kill may have come before best.ckpt was written
         self._train, self._seconds = dict(held["train"]), held["seconds"]
-        if (log := metrics_log(trainer)) is not None:
-            log.rewind(checkpoint["global_step"], held["row"])
+        self._rewind = checkpoint["global_step"], held["row"]
 
 
-def about_data(data: SFTDataModule) -> dict[str, Any]:
+def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
     """What a record says of data: in words, how many samples, and hashes by which a change shows."""
+    splits = {name: split for name, split in data.splits.items() if only in (None, name)}
     return {
         "description": data.describe(),
-        "sizes": {name: len(split) for name, split in data.splits.items()},
-        **fingerprints(data.splits),
+        "sizes": {name: len(split) for name, split in splits.items()},
+        **fingerprints(splits),
     }
+
+
+def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
+    """`about_data` of the run's 'data', and of 'retention' where there is source data; of one split, or all."""
+    monitor = retention_monitor(trainer)
+    parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
+    return {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
+
+
+def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The fingerprints alone."""
+    return {part: about["fingerprint"] for part, about in found.items()}
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
