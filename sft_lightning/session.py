@@ -22,6 +22,7 @@ from sft_lightning.callbacks import (
     Console,
     Details,
     Panels,
+    Pulse,
     RunRecorder,
     WritePredictions,
 )
@@ -65,6 +66,7 @@ class Session:
         self.lock: RunLock | None = None
         self.ranks: Ranks | None = None
         self.recorder: RunRecorder | None = None
+        self.pulse: Pulse | None = None
         self.as_found: dict[Path, bytes | None] = {}
         """Files of a run that is gone on with, as they were: what refuses it leaves them so"""
         self.undo = ExitStack()
@@ -176,9 +178,13 @@ class Session:
         if given.get("num_sanity_val_steps"):
             raise UserError("trainer.num_sanity_val_steps: every run is measured before training anyway; set 0")
         bar = sys.stdout.isatty() and not settings.quiet
-        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
+        if not bar and not settings.quiet and self.rank == 0:
+            self.pulse = Pulse()
+            self.pulse.start()
+        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar, pulse=self.pulse)
         self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on)
         callbacks: list[Callback] = [
+            *([self.pulse] if self.pulse else []),
             self.monitor(),
             *([Panels()] if settings.wandb != "disabled" else []),
             self.recorder,
@@ -362,6 +368,8 @@ class Session:
     def close(self) -> None:
         """Lets others work in the run directory."""
         self.undo.close()
+        if self.pulse is not None:
+            self.pulse.stop()
         if self.ranks is not None:
             self.ranks.end()
         if self.lock is not None:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
@@ -56,15 +57,18 @@ class Console(Callback):
         run: The run's path, said last.
         quiet: Say nothing but the path.
         bar: A progress bar is shown, so validation needs no lines.
+        pulse: Is told of what is said, so that it keeps still for a while.
     """
 
-    def __init__(self, run: str, quiet: bool = False, bar: bool = False) -> None:
-        self.run, self.quiet, self.bar = run, quiet, bar
+    def __init__(self, run: str, quiet: bool = False, bar: bool = False, pulse: Pulse | None = None) -> None:
+        self.run, self.quiet, self.bar, self.pulse = run, quiet, bar, pulse
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self.quiet:
             print(line, flush=True)
+        if self.pulse is not None:
+            self.pulse.heard()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

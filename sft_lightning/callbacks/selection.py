@@ -51,7 +51,9 @@ def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
 def better(metric: str, info: TaskInfo) -> str:
     """Whether 'max' or 'min' of a logged metric is better."""
     stage, _, name = metric.partition("/")
-    if metric in ("retention/agreement", "drift/features_cka"):
+    if metric == "retention/agreement" or (
+        stage == "drift" and "cka" in name
+    ):  # a similarity; all else there is a distance
         return "max"
     if stage == "retention":  # of the source's task, which need not be the target's
         return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), "min")

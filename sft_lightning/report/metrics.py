@@ -10,17 +10,15 @@ LESS_IS_BETTER = (
     "rmse",
     "error",
     "forgetting",
-    "drift/kl",
-    "drift/weights_l2",
-    "drift/weights_relative",
 )
 STAGES = ("val/", "retention/", "drift/")
 
 
 def better(name: str) -> str:
     """'max' or 'min': whether more or less of a metric is better."""
-    last = name.rpartition("/")[2]
-    return "min" if last in LESS_IS_BETTER or any(name.endswith(n) for n in LESS_IS_BETTER if "/" in n) else "max"
+    stage, _, last = on_validation(name).rpartition("/")
+    less = last in LESS_IS_BETTER or (stage == "drift" and "cka" not in last)  # distances, but for the similarity
+    return "min" if less else "max"
 
 
 def on_test(name: str) -> str:
