@@ -10,6 +10,9 @@ from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Batch
 
 
+PREPARING = "preparing data and network"
+
+
 class Pulse(Callback):
     """Prints a line where nothing was said for a minute.
 
@@ -22,7 +25,7 @@ class Pulse(Callback):
 
     def __init__(self) -> None:
         self._began = self._said = time.monotonic()
-        self._doing, self._done, self._of = "starting", 0, 0
+        self._doing, self._done, self._of = PREPARING, 0, 0
         self._mark = (0, self._began)  # (done, when) of the last line, for the speed
         self._loss: float | None = None
         self._over = threading.Event()
@@ -69,7 +72,7 @@ class Pulse(Callback):
     # ---- where the run is ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._now("preparing data and network", 0, 0)
+        self._now(PREPARING, 0, 0)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._now("measuring before training", 0, 0)
@@ -112,7 +115,7 @@ class Pulse(Callback):
         self._now("predicting", 0, sum(trainer.num_predict_batches))
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
-    _before = ("starting", 0)
+    _before = (PREPARING, 0)
 
 
 def spoken(seconds: float) -> str:
