@@ -2,13 +2,13 @@
 
 import threading
 import time
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Batch
-
 
 PREPARING = "preparing data and network"
 
@@ -27,6 +27,7 @@ class Pulse(Callback):
         self._began = self._said = time.monotonic()
         self._doing, self._done, self._of = PREPARING, 0, 0
         self._mark = (0, self._began)  # (done, when) of the last line, for the speed
+        self._steps = 0.0  # that the run will have
         self._loss: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="pulse")
@@ -74,26 +75,33 @@ class Pulse(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._now(PREPARING, 0, 0)
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._steps = trainer.estimated_stepping_batches
         self._now("measuring before training", 0, 0)
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._now("training", trainer.global_step, trainer.estimated_stepping_batches)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
+        if self._doing != "training":
+            self._now("training", trainer.global_step, self._steps)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
-        self._doing, self._done = "training", trainer.global_step
+        self._done = trainer.global_step
         if time.monotonic() - self._said >= 0.8 * self.EVERY and isinstance(pl_module, SFTModule) and pl_module.stepped:
             sums, _, count = pl_module.stepped
             self._loss = float(sums[0]) / max(count, 1)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         batches = trainer.num_val_batches
-        self._before = (self._doing, self._of)
         self._now("validating", 0, sum(batches) if isinstance(batches, list) else batches)
 
-    def on_validation_batch_end(self, trainer: Trainer, *args: object) -> None:
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._done += 1
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        self._done += 1
+
+    def on_predict_batch_end(self, *args: Any, **kwargs: Any) -> None:
         self._done += 1
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -105,17 +113,13 @@ class Pulse(Callback):
         self._now("saving and exporting", 0, 0)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        doing, of = self._before
-        self._now(doing, trainer.global_step, of)
+        self._now("saving", 0, 0)
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._now("testing", 0, sum(trainer.num_test_batches))
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._now("predicting", 0, sum(trainer.num_predict_batches))
-
-    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
-    _before = (PREPARING, 0)
 
 
 def spoken(seconds: float) -> str:
