@@ -49,7 +49,12 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
         1024,
         "Samples of a split, drawn evenly, on which the network is compared with the pretrained one; all if no more.",
     ),
-    ("select_by", str | None, None, "Metric that chooses best.ckpt; default val/ and the task's first metric."),
+    (
+        "select_by",
+        str | None,
+        None,
+        "Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the lower val/loss.",
+    ),
     ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
     ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
     (
@@ -293,6 +298,7 @@ def run(arguments: list[str]) -> int:
             return 130
         of_others = session.ranks is not None and broken(error)
         wrong = None if of_others else user_error(error, session.directory if command == "fit" else None)
+        wrong = wrong and session.say_where(wrong)
         code = session.settle(wrong or error, 2 if wrong is not None else 1)
         if code is not None:  # another rank's failure, said there
             return code

@@ -22,6 +22,7 @@ from sft_lightning.callbacks import (
     Console,
     Details,
     Panels,
+    Pulse,
     RunRecorder,
     WritePredictions,
 )
@@ -36,6 +37,7 @@ from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
 from sft_lightning.runs.directory import experiment_name, run_path, sweep, sweep_run_id, write_atomic
 from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.record import command_line
+from sft_lightning.runs.same_data import left_behind
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
 from sft_lightning.signals import Interrupted
 
@@ -63,6 +65,10 @@ class Session:
         self.trainer: Trainer | None = None
         self.lock: RunLock | None = None
         self.ranks: Ranks | None = None
+        self.recorder: RunRecorder | None = None
+        self.pulse: Pulse | None = None
+        self.as_found: dict[Path, bytes | None] = {}
+        """Files of a run that is gone on with, as they were: what refuses it leaves them so"""
         self.undo = ExitStack()
 
     @property
@@ -104,6 +110,9 @@ class Session:
             self.lock.take()
             if self.resume is not None:
                 sweep(self.directory.path)
+        if self.resume is not None and self.rank == 0:
+            files = (self.directory.config, self.directory.record)
+            self.as_found = {file: file.read_bytes() if file.is_file() else None for file in files}
         self.config = secrets.without(cli.saved_config())
         if existing is not None and existing.record.is_file():
             self.record = Record.read(existing.record)
@@ -115,12 +124,19 @@ class Session:
                 write_atomic(self.directory.config, yaml.safe_dump(self.config, sort_keys=False, allow_unicode=True))
             if self.resume is not None:
                 self.record.content["resumed"] = self.record.content.get("resumed", 0) + 1
-                self.record.content.pop("test", None)  # it was measured on a checkpoint that is about to be outdone
+                for name in (
+                    "test",
+                    "measured",
+                    "never_beat_start",
+                ):  # said of checkpoints that are about to be outdone
+                    self.record.content.pop(name, None)
                 if not self.goes_on:  # it ended before anything was saved, and begins again
                     self.record.content["metrics"] = {}
-                    self.record.content.pop("steps", None)
+                    for name in ("steps", "selected", "data", "retention"):
+                        self.record.content.pop(name, None)
                     self.directory.metrics.unlink(missing_ok=True)
             if self.of_run is None:
+                self.record.content.setdefault("cwd", os.getcwd())
                 self.record.start(
                     experiment=settings.experiment,
                     run_id=self.directory.run_id,
@@ -162,9 +178,13 @@ class Session:
         if given.get("num_sanity_val_steps"):
             raise UserError("trainer.num_sanity_val_steps: every run is measured before training anyway; set 0")
         bar = sys.stdout.isatty() and not settings.quiet
-        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
+        if not bar and not settings.quiet and self.rank == 0:
+            self.pulse = Pulse()
+            self.pulse.start()
+        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar, pulse=self.pulse)
         self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on)
         callbacks: list[Callback] = [
+            *([self.pulse] if self.pulse else []),
             self.monitor(),
             *([Panels()] if settings.wandb != "disabled" else []),
             self.recorder,
@@ -260,6 +280,7 @@ class Session:
         """Validates once more where training ended between two validations."""
         assert self.directory is not None
         run, trainer, recorder = self.directory, cli.trainer, self.recorder
+        assert recorder is not None
         recorder.end_of_fit(trainer)
         if not run.last.is_file():
             trainer.save_checkpoint(run.last)
@@ -269,6 +290,7 @@ class Session:
             recorder.closing = False
             if trainer.is_global_zero and recorder.is_best:
                 link(run.last, run.best)
+        recorder.judge_the_start(trainer, cli.model)
 
     def settle(self, error: BaseException, code: int) -> int | None:
         """Among several ranks, whose error it was: the exit code where another rank says it; None where this one does."""
@@ -294,6 +316,14 @@ class Session:
             self.ranks.end()
             self.ranks.report(128 + stop.signum, f"Interrupted: {stop}")
         self.fail(stop)
+
+    def say_where(self, wrong: UserError) -> UserError:
+        """With a hint where a run is used from another folder than it was made in, and its files are not found here."""
+        run = self.resume or self.of_run
+        if run is None or self.record is None or (self.recorder and self.recorder.began):
+            return wrong
+        hint = left_behind(self.record.content, run.config)
+        return UserError(f"{wrong}{hint}") if hint else wrong
 
     def give_up(self, why: str, code: int) -> None:
         """The record's last word where this process hangs and is about to be ended."""
@@ -322,6 +352,12 @@ class Session:
                     parent.rmdir()  # only where it is empty
                 except OSError:
                     break
+        elif isinstance(error, UserError) and self.as_found and not (self.recorder and self.recorder.began):
+            for file, content in self.as_found.items():
+                if content is None:
+                    file.unlink(missing_ok=True)
+                else:
+                    write_atomic(file, content)
         elif self.record.content.get("status") == "running":
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             with suppress(OSError):  # no room even for this
@@ -332,6 +368,8 @@ class Session:
     def close(self) -> None:
         """Lets others work in the run directory."""
         self.undo.close()
+        if self.pulse is not None:
+            self.pulse.stop()
         if self.ranks is not None:
             self.ranks.end()
         if self.lock is not None:

@@ -13,6 +13,7 @@ from sft_lightning.ablation.plan import FOLD, Point
 from sft_lightning.ablation.study import COLUMNS
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.runs.record import strict
+from sft_lightning.runs.same_data import of_test
 
 SCHEMA = 1
 
@@ -227,7 +228,7 @@ def traces(engine: Engine, point: Point, record: dict[str, Any]) -> list[tuple[s
     anywhere = json.dumps(drawn, sort_keys=True, default=str)
     learned = "the training or validation data"
     return [
-        ("the test data", "test", prints.get("test")),
+        ("the test data", "test", of_test(record, "data")),
         (learned, f"learned {data}", [prints.get("train"), prints.get("val")]),
         (learned, f"source {anywhere}", [sources.get("train"), sources.get("val")]),
         (f"the pretrained weights of {point.arm}", f"teacher {network}", record.get("teacher_hash")),

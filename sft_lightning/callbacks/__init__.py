@@ -8,6 +8,7 @@ from sft_lightning.callbacks.finite import FiniteLoss
 from sft_lightning.callbacks.panels import Panels
 from sft_lightning.callbacks.position import Position
 from sft_lightning.callbacks.predictions import WritePredictions
+from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
 from sft_lightning.callbacks.retention import RetentionMonitor
@@ -21,6 +22,7 @@ __all__ = [
     "FiniteLoss",
     "Panels",
     "Position",
+    "Pulse",
     "RandomState",
     "RetentionMonitor",
     "RunRecorder",

@@ -12,16 +12,15 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from sft_lightning.callbacks.position import Position
 from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
-from sft_lightning.callbacks.selection import selecting
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.signals import SIGNALS, Interrupted
 
 
 class Checkpoints(Checkpoint):  # Lightning calls these after all others, so that they save what the others have done
     """Saves `last.ckpt` at each validation and every so often, always between two optimizer steps; `best.ckpt` is the
-    `last.ckpt` of the validation that the record calls the best. When a signal came, saves and stops.
+    `last.ckpt` of the validation that the record calls the best, and from the start the network as it begins where that
+    competes. When a signal came, saves and stops.
 
     A checkpoint is made where training can go on from exactly (see Position). After an epoch's last step that is once
     the epoch is closed, or, where a signal wants to stop before the validation, with a note that it is due.
@@ -65,13 +64,13 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
                 "multiple of trainer.accumulate_grad_batches"
             )
         by, watch = self.recorder.select_by, retention_monitor(trainer)
-        assert isinstance(pl_module, SFTModule) and pl_module.info is not None
-        selecting(pl_module.info, by)
         if by is not None and watch is not None and watch.before and by not in watch.before:
             raise UserError(
                 f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "
                 f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
             )
+        if self.recorder.start_competes:
+            trainer.save_checkpoint(self.run.best)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         SIGNALS.waits = True
 

@@ -10,11 +10,13 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.freeze import moving_batchnorms
+from sft_lightning.runs.metrics_log import named_by_split
 
 
 def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
@@ -56,15 +58,18 @@ class Console(Callback):
         run: The run's path, said last.
         quiet: Say nothing but the path.
         bar: A progress bar is shown, so validation needs no lines.
+        pulse: Is told of what is said, so that it keeps still for a while.
     """
 
-    def __init__(self, run: str, quiet: bool = False, bar: bool = False) -> None:
-        self.run, self.quiet, self.bar = run, quiet, bar
+    def __init__(self, run: str, quiet: bool = False, bar: bool = False, pulse: Pulse | None = None) -> None:
+        self.run, self.quiet, self.bar, self.pulse = run, quiet, bar, pulse
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
         if not self.quiet:
             print(line, flush=True)
+        if self.pulse is not None:
+            self.pulse.heard()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -142,7 +147,7 @@ def out_features(head: Any) -> str:
 def summary(record: dict[str, Any]) -> list[Any]:
     """Lines and a table that say how a run came out, from its record."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("best", "right")):
+    for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("at best.ckpt", "right")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
     groups = ("val/", "retention/", "drift/")
     rows = [(n, m) for g in groups for n, m in record["metrics"].items() if n.startswith(g)]
@@ -150,13 +155,12 @@ def summary(record: dict[str, Any]) -> list[Any]:
         table.add_row(name, *(number(entry.get(k)) for k in ("before", "final", "best")))
     lines: list[Any] = ["", table, ""] if rows else []
     if selected := record.get("selected"):
-        chosen = [
-            (n, m["selected"]) for n, m in rows if "selected" in m and (n == selected["by"] or is_source_metric(n))
-        ]
+        chosen = [(n, m["best"]) for n, m in rows if "best" in m and (n == selected["by"] or is_source_metric(n))]
         lines.append(
             f"best.ckpt  step {selected['step']}, by {selected['by']}: "
             + ", ".join(f"{n} {number(v)}" for n, v in chosen)
         )
+    lines += never_better(record)
     lines += measured("test", record)
     times = record.get("times", {})
     if times.get("fit_s"):
@@ -168,15 +172,32 @@ def summary(record: dict[str, Any]) -> list[Any]:
 
 
 def measured(command: str, record: dict[str, Any]) -> list[str]:
-    """One line with what `test` or `validate` measured: target, then kept, then drift."""
+    """One line with what `test` or `validate` measured: target, then kept, then drift. Before it one where that was not on
+    the data that fit recorded.
+    """
+    other = record.get("measured", {}).get(command, {}).get("note")
+    notes = [f"{'note':<11}{command}: {other}"] if other else []
     if command == "predict":
-        return [f"{'predict':<11}predictions.jsonl"]
+        return [*notes, f"{'predict':<11}predictions.jsonl"]
     values = record.get(command)
     if not values:
         return []
     order = ("val/", "test/", "retention/", "drift/")
     shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
-    return [f"{command:<11}" + ", ".join(f"{n} {number(values[n])}" for n in shown)]
+    named = named_by_split({n: values[n] for n in shown})
+    return [*notes, f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
+
+
+def never_better(record: dict[str, Any]) -> list[str]:
+    """A line where no validation was ahead of the network before training."""
+    if not record.get("never_beat_start"):
+        return []
+    by, step = record["selected"]["by"], record["selected"]["step"]
+    entry = record["metrics"][by]
+    start = f"{'note':<11}no validation was better than step 0, where {by} was {number(entry['before'])}: "
+    if not step:
+        return [start + "best.ckpt and model/ are the pretrained network itself"]
+    return [start + f"it is {number(entry['best'])} at best.ckpt"]
 
 
 def number(value: Any) -> str:

@@ -1,7 +1,8 @@
-"""Writes `run.json` as the run goes: what it is at the start, every metric's final and best, how it ended."""
+"""Writes `run.json` as the run goes: what it is at the start, every metric before, after and at best.ckpt, how it ended."""
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,15 +10,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.callbacks.retention import RetentionMonitor
-from sft_lightning.callbacks.selection import better, selecting
+from sft_lightning.callbacks.selection import Candidate, better, selecting
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
-from sft_lightning.runs.record import improves
+from sft_lightning.runs.record import upgrade
+from sft_lightning.runs.same_data import note, recorded, refusal
 from sft_lightning.runs.wandb_log import WandbLog
-from sft_lightning.tasks import TaskInfo
 
 KEY = "run_record"
 
@@ -37,11 +38,16 @@ class RunRecorder(Callback):
     ) -> None:
         self.record, self.select_by, self.needs_test, self.goes_on = record, select_by, needs_test, goes_on
         self._began = time.perf_counter()
-        self._best: float | None = None
+        self._best: Candidate | None = None
         self._fitting = False
         self.closing = False  # set for the validation that a fit ends with where the last one came earlier
         self.measured_at: int | None = None
         self.is_best = False  # whether the last validation was the best, until best.ckpt is written
+        self.start_competes = False  # whether best.ckpt is to be step 0's network until a validation is ahead of it
+        self._checkpoint: tuple[str, int] | None = None  # what is measured: name of its file, step
+        self.began = False  # whether training has begun
+        self._found: dict[str, dict[str, Any]] = {}  # what a fit says of its data, and of the source task's
+        self._rewind: tuple[int, dict[str, Any]] | None = None
         self._train: dict[str, float] = {}  # last values of train/*
         self._seconds = 0.0  # of fits before a resume
 
@@ -68,36 +74,57 @@ class RunRecorder(Callback):
                 "precision": str(trainer.precision),
             },
         }
-        if isinstance(data, SFTDataModule):
-            about["data"] = about_data(data)
-            if skipped := data.skipped_report(gather=False):
-                about["data"]["skipped"] = skipped
-        monitor = retention_monitor(trainer)
-        if monitor is not None and monitor.source is not None and monitor.source.splits:
-            about["retention"] = about_data(monitor.source)
+        self._found = self._found or data_found(trainer)
+        for part, held in self._found.items():
+            first = recorded(self.record.content, part)
+            about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first one stands
+        if isinstance(data, SFTDataModule) and (skipped := data.skipped_report(gather=False)):
+            about["data"]["skipped"] = skipped
         return about
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
-        self._began = time.perf_counter()
+        self._began, self._checkpoint = time.perf_counter(), None
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
             raise UserError(
                 f"test_after_fit: {type(data).__name__} has no test split: give one, or set test_after_fit false"
             )
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run goes on with the data that it began with, or not at all: nothing of it is touched before that is known."""
+        if trainer.is_global_zero:
+            self._found = data_found(trainer)
+            why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
+            if why is not None:
+                raise UserError(why)
+        if self._rewind is not None and (log := metrics_log(trainer)) is not None:
+            log.rewind(*self._rewind)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SFTModule)
+        monitor = retention_monitor(trainer)
+        before = dict(monitor.before) if monitor else {}
+        by, fresh = self.by(pl_module)[0], self._best is None and trainer.global_step == 0
+        self.start_competes = fresh and competes(pl_module, before, by)
         if not trainer.is_global_zero:
             return
         about = self._about(trainer, pl_module)
         for logger in trainer.loggers:
             if isinstance(logger, WandbLog):
                 logger.describe({**about, "git": self.record.content.get("git")})
-        monitor = retention_monitor(trainer)
-        for name, value in (monitor.before if monitor else {}).items():
+        for name, value in before.items():
             self.record.content["metrics"].setdefault(name, {})["before"] = value
+        if self.start_competes:
+            self._select(pl_module, before, step=0, epoch=0)
+            self.is_best = False  # its file is written by all ranks together, see Checkpoints
         self.record.update(**about)
+        self.began = True
+
+    def by(self, module: SFTModule) -> tuple[str, str]:
+        """(metric, 'max' or 'min') that chooses best.ckpt."""
+        assert module.info is not None
+        return selecting(module.info, self.select_by)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_other(trainer, pl_module)
@@ -106,9 +133,27 @@ class RunRecorder(Callback):
         if trainer.state.fn == "validate" and not self.closing:
             self._start_other(trainer, pl_module)
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start_other(trainer, pl_module)
+
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
-        if trainer.is_global_zero and isinstance(module, SFTModule) and "parameters" not in self.record.content:
+        """Says which checkpoint is measured, on which data, and whether those are not what fit recorded."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or not isinstance(module, SFTModule) or not isinstance(data, SFTDataModule):
+            return
+        if "parameters" not in self.record.content:
             self.record.update(**self._about(trainer, module))
+        command = str(trainer.state.fn.value) if trainer.state.fn else ""
+        split = {"validate": "val", "test": "test"}.get(command, "predict" if "predict" in data.splits else "test")
+        found = prints_of(self._found or data_found(trainer, split))
+        file, step = self._checkpoint or (None, 0)
+        about: dict[str, Any] = {"checkpoint": file, "step": step}
+        for part, name in (("data", "fingerprint"), ("retention", "retention_fingerprint")):
+            if split in found.get(part, {}):
+                about[name] = {split: found[part][split]}
+        if (other := note(self.record.content, found, [split])) is not None:
+            about["note"] = other
+        self.record.content.setdefault("measured", {})[command] = about
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._note(trainer, pl_module)
@@ -142,30 +187,41 @@ class RunRecorder(Callback):
         if testing:
             # The test split's own values: target, source and drift, apart from those of validation.
             self.record.update(test={k: v for k, v in values.items() if not k.startswith("val/")})
-            values = {k: v for k, v in values.items() if k.startswith("test/")}
-        for name, value in values.items():
-            self.record.metric(name, value, trainer.global_step, better(name, module.info))
-        if not testing:
+            file, step = self._checkpoint or ("", trainer.global_step)
+            which = ("final", "best") if file == "best.ckpt" else ("final",)
+            for name in [k for k in values if k.startswith("test/")]:
+                said = dict.fromkeys(which, values[name]) | {f"{w}_step": step for w in which}
+                self.record.content["metrics"][name] = said
+        else:
+            for name, value in values.items():
+                self.record.metric(name, value, trainer.global_step, better(name, module.info))
             self.measured_at = trainer.global_step
-            self._select(module.info, values, trainer.global_step, epochs_begun(trainer) - 1)
+            self._select(module, values, trainer.global_step, epochs_begun(trainer) - 1)
         self.record.write()
 
-    def _select(self, info: TaskInfo, values: dict[str, float], step: int, epoch: int) -> None:
+    def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
-        name, mode = selecting(info, self.select_by)
-        self.is_best = name in values and improves(values[name], self._best, mode)
+        name, mode = self.by(module)
+        found = Candidate.of(values, name)
+        self.is_best = found is not None and found.ahead(self._best, mode)
         if self.is_best:
-            self._best = values[name]
-            for metric in values:
-                self.record.content["metrics"][metric]["selected"] = values[metric]
-            self.record.content["selected"] = {"by": name, "step": step, "epoch": epoch}
+            self._best = found
+            self.record.select(values, name, step, epoch)
+
+    def judge_the_start(self, trainer: Trainer, module: SFTModule) -> None:
+        """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
+        monitor, (name, mode) = retention_monitor(trainer), self.by(module)
+        start = Candidate.of(monitor.before, name) if monitor and name.startswith("val/") else None
+        if start is not None and self._best is not None:
+            self.record.content["never_beat_start"] = not self._best.ahead(start, mode)
 
     def end_of_fit(self, trainer: Trainer) -> None:
         """What is known once training is over, also where a resume found it to be over already."""
         self._gather(trainer)
         self.note_skipped(trainer)
         for name, value in self._train.items():
-            self.record.content["metrics"].setdefault(name, {})["final"] = value
+            entry = self.record.content["metrics"].setdefault(name, {})
+            entry["final"], entry["final_step"] = value, last_logged(trainer)
         monitor = retention_monitor(trainer)
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
@@ -188,7 +244,8 @@ class RunRecorder(Callback):
         checkpoint[KEY] = {
             "metrics": self.record.content["metrics"],
             "selected": self.record.content.get("selected"),
-            "best": self._best,
+            "best": self._best.value if self._best else None,
+            "best_loss": self._best.loss if self._best else None,
             "is_best": self.is_best,
             "measured_at": self.measured_at,
             "train": self._train,
@@ -197,6 +254,10 @@ class RunRecorder(Callback):
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if trainer.ckpt_path:
+            path = Path(str(trainer.ckpt_path)).resolve()
+            ours = path.parent.parent == self.record.path.parent.resolve()
+            self._checkpoint = (path.name if ours else str(path), int(checkpoint["global_step"]))
         held = checkpoint.get(KEY)
         if held is None or not self._fitting or not self.goes_on:  # testing a checkpoint restores callbacks too
             return
@@ -205,20 +266,36 @@ class RunRecorder(Callback):
             self.record.content["selected"] = held["selected"]
         else:
             self.record.content.pop("selected", None)
-        self._best, self.measured_at = held["best"], held["measured_at"]
+        upgrade(self.record.content)
+        if held["best"] is not None:
+            loss = held.get("best_loss", self.record.content["metrics"].get("val/loss", {}).get("best"))
+            self._best = Candidate(held["best"], loss)
+        self.measured_at = held["measured_at"]
         self.is_best = held["is_best"]  # a kill may have come before best.ckpt was written
         self._train, self._seconds = dict(held["train"]), held["seconds"]
-        if (log := metrics_log(trainer)) is not None:
-            log.rewind(checkpoint["global_step"], held["row"])
+        self._rewind = checkpoint["global_step"], held["row"]
 
 
-def about_data(data: SFTDataModule) -> dict[str, Any]:
+def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
     """What a record says of data: in words, how many samples, and hashes by which a change shows."""
+    splits = {name: split for name, split in data.splits.items() if only in (None, name)}
     return {
         "description": data.describe(),
-        "sizes": {name: len(split) for name, split in data.splits.items()},
-        **fingerprints(data.splits),
+        "sizes": {name: len(split) for name, split in splits.items()},
+        **fingerprints(splits),
     }
+
+
+def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
+    """`about_data` of the run's 'data', and of 'retention' where there is source data; of one split, or all."""
+    monitor = retention_monitor(trainer)
+    parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
+    return {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
+
+
+def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """The fingerprints alone."""
+    return {part: about["fingerprint"] for part, about in found.items()}
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
@@ -229,6 +306,21 @@ def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
 def metrics_log(trainer: Trainer) -> MetricsLog | None:
     """The run's history, if it keeps one."""
     return next((x for x in trainer.loggers if isinstance(x, MetricsLog)), None)
+
+
+def competes(module: SFTModule, before: dict[str, float], by: str) -> bool:
+    """Whether the network before training may become best.ckpt: it can do the task already, since it brings the outputs
+    (language models). Chosen by anything but validation it would always win, having lost nothing.
+    """
+    network = module.network
+    assert network is not None
+    return network.shares_outputs and network.pretrained is not None and by.startswith("val/") and by in before
+
+
+def last_logged(trainer: Trainer) -> int:
+    """The last optimizer step of which `train/*` was logged: each `log_every_n_steps`th, and the first."""
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return (trainer.global_step // every * every if every else 0) or min(1, trainer.global_step)
 
 
 def epochs_begun(trainer: Trainer) -> int:

@@ -258,7 +258,9 @@ class RetentionMonitor(Callback):
         """
         target, source = self._passed["target"], self._passed.get("retention")
         counts = [target.samples, 0 if source is None else source.samples, target.compared if self._meter else 0]
-        names = ("n/val", "n/retention", "n/drift") if split == "val" else ("n/test", "n/test/retention", "n/test/drift")
+        names = (
+            ("n/val", "n/retention", "n/drift") if split == "val" else ("n/test", "n/test/retention", "n/test/drift")
+        )
         return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:

@@ -1,6 +1,9 @@
-"""Which metric chooses best.ckpt, and which way of a metric is up."""
+"""Which metric chooses best.ckpt, which of two validations is ahead by it, and which way of a metric is up."""
+
+from dataclasses import dataclass
 
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.runs.record import improves
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
 
 MORE_IS_BETTER = (
@@ -9,6 +12,32 @@ MORE_IS_BETTER = (
     "drift/features_cka_debiased",
     "drift/source_correlation",
 )
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A network as validation saw it, which may become best.ckpt."""
+
+    value: float
+    """Of the metric that chooses"""
+    loss: float | None = None
+    """`val/loss`; None where it was not measured"""
+
+    @classmethod
+    def of(cls, values: dict[str, float], by: str) -> "Candidate | None":
+        """From one validation's values; None where what chooses is not among them."""
+        return cls(values[by], values.get("val/loss")) if by in values else None
+
+    def ahead(self, other: "Candidate | None", mode: str) -> bool:
+        """Whether this one takes the place of an earlier one: by its value, `mode` being 'max' or 'min'; where both are
+        equal by the lower loss. With few validation samples ties are the rule, and were the earliest to win them, every way
+        of training would seem to learn less and to keep more.
+        """
+        if other is None or improves(self.value, other.value, mode):
+            return True
+        if self.value != other.value or self.loss is None:
+            return False
+        return improves(self.loss, other.loss, "min")
 
 
 def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:

@@ -86,6 +86,7 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
         lead_s=given.lead or profile.lead_s,
         array=given.array,
         max_requeues=given.max_requeues,
+        max_idle_returns=given.max_idle_returns,
         staged=staged,
         options=[*profile.sbatch, *given.sbatch],
     )

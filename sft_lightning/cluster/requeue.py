@@ -24,6 +24,8 @@ from sft_lightning.signals import PREEMPT, SIGNALS
 LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""
 MOST, MOST_VARIABLE = 100, "SFT_MAX_REQUEUES"
+MOST_IDLE, MOST_IDLE_VARIABLE = 5, "SFT_MAX_IDLE_RETURNS"
+"""Returns in a row that got to no step: imports alone take 20 s, and where nodes are taken away often that is bad luck"""
 WITHIN = "SFT_WITHIN"
 """Set where another command of ours started this one, and asks for the requeue itself once all that it started has ended"""
 LOOKS = 60.0
@@ -144,18 +146,21 @@ def come_back(code: int, arguments: list[str]) -> int:
     if (why := refused(job, run)) is not None:
         print(f"sft-lightning: error: not requeued: {why}", file=sys.stderr)
         return 2
+    idle = idle_returns(job, run)
+    told = f" (returned {idle} of {most_idle()} times without a step)" if idle else ""
     note(job, run)
     answer = scontrol("requeue", job.job)
     if answer is None:
         print(
-            f"sft-lightning: saved; no scontrol here: whoever started job {job.job} requeues it (exit code {ASK_AGAIN})"
+            f"sft-lightning: saved; no scontrol here: whoever started job {job.job} requeues it "
+            f"(exit code {ASK_AGAIN}){told}"
         )
         return ASK_AGAIN
     if answer.returncode:
         said = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
         print(f"sft-lightning: saved; scontrol does not requeue job {job.job}: {said}", file=sys.stderr)
         return ASK_AGAIN
-    print(f"sft-lightning: saved; job {job.job} is requeued, and goes on where it was", flush=True)
+    print(f"sft-lightning: saved; job {job.job} is requeued, and goes on where it was{told}", flush=True)
     return code
 
 
@@ -185,14 +190,27 @@ def refused(job: Allocation, run: Path | None) -> str | None:
     where = "" if run is None else f"; fit --resume {run} goes on"
     if count >= most:
         return f"it was requeued {count} times already, of {most} ({MOST_VARIABLE}){where}"
-    if run is None:
-        return None
-    step = held["now"]
-    before = held["steps"][-1] if held["steps"] else None
-    unseen = job.restarts > len(held["steps"])  # preempted before there was a record to say so
-    if (before is not None and step <= before) or (unseen and step == 0):
-        return f"no step was trained since it was requeued last (step {step}): give it more time than starting takes{where}"
+    idle = idle_returns(job, run)
+    if idle >= most_idle():
+        return (
+            f"it returned {idle} times in a row without training a step (step {held['now']}), of {most_idle()} "
+            f"({MOST_IDLE_VARIABLE}): give it more time than starting takes{where}"
+        )
     return None
+
+
+def most_idle() -> int:
+    """How many returns in a row may get to no step."""
+    return max(1, int(setting(MOST_IDLE_VARIABLE, MOST_IDLE)))
+
+
+def idle_returns(job: Allocation, run: Path | None) -> int:
+    """How many times in a row the job came back and trained no step; one step sets it to 0. 0 for a command without a run."""
+    if run is None:
+        return 0
+    held = requeues(run)
+    before = [0] * (job.restarts - len(held["steps"])) + held["steps"]  # some came before there was a record to say so
+    return next((n for n, step in enumerate(reversed(before)) if step < held["now"]), len(before))
 
 
 def requeues(run: Path | None) -> dict[str, Any]:
@@ -215,4 +233,6 @@ def note(job: Allocation, run: Path | None) -> None:
     steps = [*held["steps"], held["now"]]
     count = max(len(steps), job.restarts + 1)  # it may have been requeued before there was a record
     with suppress(UserError, OSError):  # damaged, or no room: the job comes back all the same
-        Record.read(run / "run.json").update(requeues={"count": count, "steps": steps, "job": job.job})
+        idle = idle_returns(job, run)
+        about = {"count": count, "steps": steps, "job": job.job, **({"without_step": idle} if idle else {})}
+        Record.read(run / "run.json").update(requeues=about)

@@ -36,6 +36,7 @@ class Job:
     lead_s: int
     array: str | None = None
     max_requeues: int | None = None
+    max_idle_returns: int | None = None
     staged: list[tuple[str, str]] = field(default_factory=list)
     """(source, name on the node) of data to copy"""
     options: list[str] = field(default_factory=list)
@@ -88,6 +89,7 @@ def render(job: Job, profile: Profile, given: dict[str, str | int | None]) -> st
         cpus=given.get("cpus-per-task") or profile.cpus_per_task,
         lead_s=max(30, job.lead_s - 60),
         max_requeues=job.max_requeues,
+        max_idle_returns=job.max_idle_returns,
         nodes=job.nodes,
         root=job.root,
         folder=job.folder,

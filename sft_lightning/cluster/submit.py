@@ -48,6 +48,7 @@ def make_parser() -> Parser:
         "--lead", type=int, metavar="SECONDS", help="before the end, to save in; default the profile's [180]"
     )
     group.add_argument("--max-requeues", type=int, help="times that the job comes back [100]")
+    group.add_argument("--max-idle-returns", type=int, help="times in a row that it does without training a step [5]")
     group.add_argument(
         "--stage-data",
         action="append",
@@ -69,7 +70,7 @@ def main(arguments: list[str]) -> int:
     profile = read_profile(given.profile)
     if (given.config is None) == (given.resume is None):
         raise UserError("submit: give --config EXPERIMENT, or --resume RUN")
-    for name in ("nodes", "tasks_per_node", "lead", "max_requeues"):
+    for name in ("nodes", "tasks_per_node", "lead", "max_requeues", "max_idle_returns"):
         value = getattr(given, name)
         least = 0 if name == "max_requeues" else 1
         if value is not None and value < least:

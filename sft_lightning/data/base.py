@@ -27,7 +27,18 @@ from sft_lightning.tasks import Batch, TaskInfo
 
 AFTER_LOADING = {
     *("batch_size", "eval_batch_size", "shots_per_class", "train_fraction", "subset_seed", "folds", "fold"),
-    *("val_fraction", "num_workers", "seed", "trainer", "splits", "spec", "task_info", "skipped", "_warned", "_compared"),
+    *(
+        "val_fraction",
+        "num_workers",
+        "seed",
+        "trainer",
+        "splits",
+        "spec",
+        "task_info",
+        "skipped",
+        "_warned",
+        "_compared",
+    ),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down

@@ -7,6 +7,7 @@ from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.metrics import main_target, on_test
 from sft_lightning.report.model import LOOSE, Cell, Point
 from sft_lightning.report.read import Notes, RunFiles, number_or_none
+from sft_lightning.runs.same_data import of_test
 
 AXES = {"data.init_args.shots_per_class": "shots_per_class", "data.init_args.train_fraction": "train_fraction"}
 SEEDS = {"seed_everything", "data.init_args.subset_seed", "data.init_args.seed", "retention.init_args.subset_seed"}
@@ -139,9 +140,7 @@ def setting_of(arms: list[str], flat: list[dict[str, Any]]) -> list[dict[str, An
     for arm in set(arms):
         mine = [config for a, config in zip(arms, flat, strict=True) if a == arm and config]
         keys = dict.fromkeys(k for config in mine for k in config)
-        differing[arm] = [
-            k for k in keys if (is_setting(k) or draws_by_batches(k, mine)) and differs(k, mine)
-        ]
+        differing[arm] = [k for k in keys if (is_setting(k) or draws_by_batches(k, mine)) and differs(k, mine)]
     names = short_names([k for keys in differing.values() for k in keys])
     return [
         {names[k]: config.get(k) for k in differing[arm]} if config else dict(UNKNOWN)
@@ -186,7 +185,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 def _say_other_data(runs: list[RunFiles], at: list[dict[str, Any]], notes: Notes) -> None:
     """A note for each run that was measured on other rows than most runs of its cell."""
     for split, of in (("test", "data"), ("test", "retention")):
-        prints = [as_mapping(as_mapping(r.record.get(of)).get("fingerprint")).get(split) for r in runs]
+        prints = [of_test(r.record, of) for r in runs]
         for cell in {str(c) for c in at}:
             here = [(r, p) for r, p, c in zip(runs, prints, at, strict=True) if str(c) == cell and p]
             usual = Counter(str(p) for _, p in here).most_common(1)

@@ -10,19 +10,17 @@ LESS_IS_BETTER = (
     "rmse",
     "error",
     "forgetting",
-    "drift/kl",
-    "drift/weights_l2",
-    "drift/weights_relative",
-    "drift/buffers_relative",
-    "drift/source_mse",
 )
+SIMILARITIES = ("cka", "correlation")
+"""What names a likeness among the metrics of drift; the others are distances"""
 STAGES = ("val/", "retention/", "drift/")
 
 
 def better(name: str) -> str:
     """'max' or 'min': whether more or less of a metric is better."""
-    last = name.rpartition("/")[2]
-    return "min" if last in LESS_IS_BETTER or any(name.endswith(n) for n in LESS_IS_BETTER if "/" in n) else "max"
+    stage, _, last = on_validation(name).rpartition("/")
+    less = last in LESS_IS_BETTER or (stage == "drift" and not any(word in last for word in SIMILARITIES))
+    return "min" if less else "max"
 
 
 def on_test(name: str) -> str:
@@ -67,7 +65,14 @@ def main_kept(names: Iterable[str], target: str | None) -> str | None:
     """The metric that says best what was kept: the target's own on the source data, or agreement, or drift."""
     found = list(names)
     own = ["retention/" + target.removeprefix("val/")] if target else []
-    for wanted in (*own, "retention/accuracy", "retention/f1_macro", "retention/agreement", "drift/kl", "drift/source_mse"):
+    for wanted in (
+        *own,
+        "retention/accuracy",
+        "retention/f1_macro",
+        "retention/agreement",
+        "drift/kl",
+        "drift/source_mse",
+    ):
         if wanted in found:
             return wanted
     return next((n for n in found if n.startswith(("retention/", "drift/"))), None)
@@ -76,4 +81,7 @@ def main_kept(names: Iterable[str], target: str | None) -> str | None:
 def main_drift(names: Iterable[str]) -> str | None:
     """The metric that says best how far the network moved."""
     found = list(names)
-    return next((n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative", "drift/features_cka") if n in found), None)
+    return next(
+        (n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative", "drift/features_cka") if n in found),
+        None,
+    )

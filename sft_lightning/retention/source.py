@@ -19,9 +19,7 @@ def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
         )
     if said.num_outputs != info.num_outputs:
         outputs = "1 output" if said.num_outputs == 1 else f"{said.num_outputs} outputs"
-        raise UserError(
-            f"retention: the source head has {outputs}, the retention data {info.num_outputs} classes"
-        )
+        raise UserError(f"retention: the source head has {outputs}, the retention data {info.num_outputs} classes")
     if said.name != info.name:
         raise UserError(
             f"retention: the source head's task is {said.name}, the retention data's {info.name}: drop retention, or give "

@@ -9,6 +9,7 @@ import yaml
 
 from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.runs.record import misfit, upgrade
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,10 @@ class Run:
         return {name: entry["final"] for name, entry in self.record["metrics"].items() if "final" in entry}
 
     def metric(self, name: str, which: str = "final") -> float:
-        """One metric's 'before', 'final', 'best' or 'selected' (its value at best.ckpt) value."""
+        """One metric's value 'before' training, 'final', or 'best': at best.ckpt, as all others' best.
+
+        'extreme' is the metric's own best over all validations, whichever network that was of.
+        """
         entries = self.record["metrics"]
         if name not in entries or which not in entries[name]:
             from sft_lightning.errors import nearest
@@ -81,6 +85,7 @@ def load(path: str | Path) -> Run:
         raise UserError(f"{path} is no run directory: it has no run.json") from None
     except (ValueError, OSError) as error:
         raise UserError(f"{files.record} cannot be read: {error}") from None
-    if not isinstance(record, dict) or "metrics" not in record:
-        raise UserError(f"{files.record} is not of this project: it has no metrics")
+    if wrong := misfit(record):
+        raise UserError(f"{files.record} is not of this project: {wrong}")
+    upgrade(record)
     return Run(files.path, record)

@@ -1,4 +1,4 @@
-"""`run.json`: what the run is, how it stands, and the final and the best of each metric."""
+"""`run.json`: what the run is, how it stands, and each metric before, after, and at best.ckpt."""
 
 import json
 import math
@@ -32,8 +32,11 @@ PACKAGES = (
 class Record:
     """The content of `run.json`, written whole at each change.
 
-    `status` is 'running', 'finished', 'failed' or 'interrupted'. `metrics[name]` has `before` (step 0), `final`, `best`
-    with `best_step`, and `selected`: its value at the checkpoint that `best.ckpt` is.
+    `status` is 'running', 'finished', 'failed' or 'interrupted'. `metrics[name]` has `before` (step 0), `final` with
+    `final_step`, and `best` with `best_step`: its value at the checkpoint that `best.ckpt` is, so that the `best` of all
+    metrics are one network's (`selected` is the same number, under its older name). `extreme` with `extreme_step` is the
+    metric's own best over all validations: of each metric another network's. `measured[command]` says of `test`, `validate`
+    and `predict` which checkpoint, of which step, met which data.
     """
 
     def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
@@ -49,6 +52,7 @@ class Record:
             raise UserError(f"{path} cannot be read: {error}") from None
         if wrong := misfit(content):
             raise UserError(f"{path} is damaged, or not of this project: {wrong}")
+        upgrade(content)
         return Record(path, content)
 
     def update(self, **values: Any) -> None:
@@ -79,11 +83,21 @@ class Record:
         self.update(status=status, **about)
 
     def metric(self, name: str, value: float, step: int, better: str) -> None:
-        """Notes a value of a metric; `better` is 'max' or 'min'."""
+        """Notes a value of a metric at a step; `better` is 'max' or 'min'."""
         entry = self.content["metrics"].setdefault(name, {})
-        entry["final"] = value
-        if improves(value, entry.get("best"), better):
-            entry["best"], entry["best_step"] = value, step
+        entry["final"], entry["final_step"] = value, step
+        if improves(value, entry.get("extreme"), better):
+            entry["extreme"], entry["extreme_step"] = value, step
+
+    def select(self, values: dict[str, float], by: str, step: int, epoch: int) -> None:
+        """Notes that `values` are those of the network that `best.ckpt` now is, chosen by the metric `by`."""
+        metrics = self.content["metrics"]
+        for entry in metrics.values():
+            for which in ("best", "best_step", "selected"):
+                entry.pop(which, None)
+        for name, value in values.items():
+            metrics.setdefault(name, {}).update(best=value, best_step=step, selected=value)
+        self.content["selected"] = {"by": by, "step": step, "epoch": epoch}
 
 
 def misfit(content: Any) -> str | None:
@@ -109,6 +123,21 @@ def misfit(content: Any) -> str | None:
         if name in content and content[name] is not None and not isinstance(content[name], kind):
             return f"its {name} is no {'number' if kind is int else 'text' if kind is str else 'object'}"
     return None
+
+
+def upgrade(content: dict[str, Any]) -> None:
+    """In place: records of earlier versions called `best` what is now `extreme`."""
+    selected = content.get("selected")
+    for name, entry in content["metrics"].items():
+        if "best" not in entry or "final" not in entry or "final_step" in entry or name.startswith("test/"):
+            continue
+        entry["extreme"] = entry.pop("best")
+        if "best_step" in entry:
+            entry["extreme_step"] = entry.pop("best_step")
+        if "selected" in entry:
+            entry["best"] = entry["selected"]
+            if isinstance(selected, dict) and "step" in selected:
+                entry["best_step"] = selected["step"]
 
 
 def strict(value: Any) -> Any:

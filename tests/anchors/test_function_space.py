@@ -163,7 +163,9 @@ def test_kl_of_half_precision_logits_is_computed_in_single_precision() -> None:
 def test_distances_of_half_precision_are_computed_in_single_precision(name: str, dtype: torch.dtype) -> None:
     distance = {**DISTANCES, "bernoulli_kl": bernoulli_kl}[name]
     generator = torch.Generator().manual_seed(0)
-    student = (12 + torch.randn(3, 512, generator=generator)).to(dtype)  # squares add up to more than half precision holds
+    student = (12 + torch.randn(3, 512, generator=generator)).to(
+        dtype
+    )  # squares add up to more than half precision holds
     teacher = (-12 + torch.randn(3, 512, generator=generator)).to(dtype)
     found = distance(student, teacher)
     assert found.dtype == torch.float32

@@ -50,7 +50,9 @@ def tuned(pretrained: str) -> SFTModule:
     return module
 
 
-def measured(module: SFTModule, data: Sorted, source: Any = None, rows: int = COMPARED, **limits: Any) -> dict[str, float]:
+def measured(
+    module: SFTModule, data: Sorted, source: Any = None, rows: int = COMPARED, **limits: Any
+) -> dict[str, float]:
     trainer = quiet_trainer(callbacks=[RetentionMonitor(source, drift_rows=rows)], **limits)
     (values,) = trainer.validate(module, data, verbose=False)
     return {k: float(v) for k, v in values.items()}

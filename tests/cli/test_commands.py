@@ -24,7 +24,7 @@ def test_quickstart_learns_the_new_digits_and_keeps_the_old_ones(command: Comman
     assert run.metrics["val/accuracy"] >= 0.93
     assert run.metrics["retention/accuracy"] >= 0.98
     assert run.record["test"]["test/accuracy"] >= 0.93
-    for told in ("metric", "before", "after", "best", "val/accuracy", "retention/accuracy", "drift/kl"):
+    for told in ("metric", "before", "after", "at best.ckpt", "val/accuracy", "retention/accuracy", "drift/kl"):
         assert told in done.out, f"the output does not show {told}"
     for file in (
         run.files.config,
@@ -91,7 +91,7 @@ def test_test_validate_and_predict_use_the_best_checkpoint_of_a_run(command: Com
     assert validated.code == 0, validated.err
     record = load(run.path).record
     assert record["metrics"] == fitted, "validate changed what fit had recorded"
-    assert record["validate"]["val/accuracy"] == pytest.approx(fitted["val/accuracy"]["selected"])
+    assert record["validate"]["val/accuracy"] == pytest.approx(fitted["val/accuracy"]["best"])
     tested = command("test", "--run", run.path, "--wandb", "disabled")
     assert tested.code == 0, tested.err
     record = load(run.path).record

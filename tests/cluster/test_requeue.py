@@ -212,27 +212,65 @@ def test_a_job_may_be_told_never_to_come_back(
     assert refusal(record(tmp_path / "run", steps=30), scontrol, capsys).startswith("it was requeued 0 times already")
 
 
-def test_a_job_that_trained_nothing_since_the_last_requeue_is_not_requeued_again(
-    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("most", "variable"), [(5, {}), (2, {"SFT_MAX_IDLE_RETURNS": "2"})])
+def test_a_job_that_trains_nothing_between_requeues_is_given_up_after_so_many_returns(
+    outside: pytest.MonkeyPatch,
+    scontrol: StandIn,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    most: int,
+    variable: dict[str, str],
 ) -> None:
-    given(outside, ONE, SLURM_RESTART_COUNT="2")
     run = tmp_path / "run"
-    command = record(run, steps=20, requeues={"count": 2, "steps": [10, 20]})
+    command = record(run, steps=20, requeues={"count": 2, "steps": [10, 15]})
+    for returned in range(most):
+        given(outside, ONE, variable, SLURM_RESTART_COUNT=str(2 + returned))
+        assert come_back(PREEMPTED, command) == PREEMPTED, f"given up after {returned} of {most} returns without a step"
+        said = f" (returned {returned} of {most} times without a step)" if returned else ""
+        assert capsys.readouterr().out == f"sft-lightning: saved; job 7 is requeued, and goes on where it was{said}\n"
+        held = json.loads((run / "run.json").read_text())["requeues"]
+        assert held.get("without_step", 0) == returned
+    given(outside, SLURM_RESTART_COUNT=str(2 + most))
+    (scontrol.folder / "asked").unlink()
     assert refusal(command, scontrol, capsys) == (
-        "no step was trained since it was requeued last (step 20): give it more time than starting takes; "
-        f"fit --resume {run} goes on"
+        f"it returned {most} times in a row without training a step (step 20), of {most} (SFT_MAX_IDLE_RETURNS): "
+        f"give it more time than starting takes; fit --resume {run} goes on"
     )
 
 
-def test_a_job_that_never_gets_to_its_first_step_is_not_requeued_again(
+def test_one_step_sets_the_count_of_idle_returns_to_zero(
     outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["fit", "--resume", str(tmp_path / "run")]
-    given(outside, ONE)
-    assert come_back(PREEMPTED, command) == PREEMPTED, "the first time may be bad luck"
-    given(outside, ONE, SLURM_RESTART_COUNT="1")
+    given(outside, ONE, SLURM_RESTART_COUNT="5")
+    run = tmp_path / "run"
+    command = record(run, steps=21, requeues={"count": 5, "steps": [20, 20, 20, 20, 20], "without_step": 4})
+    assert come_back(PREEMPTED, command) == PREEMPTED
+    assert "without a step" not in capsys.readouterr().out
+    held = json.loads((run / "run.json").read_text())["requeues"]
+    assert held == {"count": 6, "steps": [20, 20, 20, 20, 20, 21], "job": "7"}
+
+
+def test_steps_that_a_kill_lost_and_that_were_trained_again_are_no_progress(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given(outside, ONE, SLURM_RESTART_COUNT="2")
+    command = record(tmp_path / "run", steps=25, requeues={"count": 2, "steps": [20, 31]})
+    assert come_back(PREEMPTED, command) == PREEMPTED
+    assert "(returned 1 of 5 times without a step)" in capsys.readouterr().out
+
+
+def test_a_job_that_never_gets_to_its_first_step_is_given_up_after_five_returns(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Neither is there a record to count in: Slurm's own count serves."""
+    command = ["ablate", "--study_folder", str(tmp_path), "--point", "run"]
+    for restarts in range(5):
+        given(outside, ONE, SLURM_RESTART_COUNT=str(restarts))
+        assert come_back(PREEMPTED, command) == PREEMPTED, f"given up after {restarts} returns"
+        assert (f"returned {restarts} of 5 times" in capsys.readouterr().out) == bool(restarts)
+    given(outside, ONE, SLURM_RESTART_COUNT="5")
     (scontrol.folder / "asked").unlink()
-    assert "no step was trained since it was requeued last (step 0)" in refusal(command, scontrol, capsys)
+    assert "it returned 5 times in a row without training a step (step 0)" in refusal(command, scontrol, capsys)
 
 
 def test_a_damaged_record_does_not_keep_the_job_from_coming_back(

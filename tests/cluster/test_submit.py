@@ -84,12 +84,24 @@ def test_a_profile_says_what_is_the_same_for_all_jobs_and_options_win(script, tm
     (tmp_path / "p.yaml").write_text(PROFILE)
     (tmp_path / "data").mkdir()
     text = script(
-        *("--profile", tmp_path / "p.yaml", "--gpus-per-node", 2, "--time", "1-00", "--lead", 240),
+        *(
+            "--profile",
+            tmp_path / "p.yaml",
+            "--gpus-per-node",
+            2,
+            "--time",
+            "1-00",
+            "--lead",
+            240,
+            "--max-idle-returns",
+            3,
+        ),
         *("--stage-data", f"data.root={tmp_path / 'data'}", "--", "--data", "TREC"),
     )
     for line in ("gres=gpu:a100:2", "time=1-00", "partition=debug", "exclusive", "signal=USR1@240"):
         assert f"#SBATCH --{line}\n" in text
-    for line in ("module load cuda/12.4 python", "source ~/venv/bin/activate", "export NCCL_DEBUG=WARN"):
+    shell = ("module load cuda/12.4 python", "source ~/venv/bin/activate", "export NCCL_DEBUG=WARN")
+    for line in (*shell, "export SFT_MAX_IDLE_RETURNS=3"):
         assert f"\n{line}\n" in text
     assert "--wandb_fallback offline" in text, "its nodes have no network"
     assert "srun --kill-on-bad-exit=1 apptainer exec --nv image.sif bash -c" in text
@@ -118,6 +130,7 @@ def test_a_profile_says_what_is_the_same_for_all_jobs_and_options_win(script, tm
         (["--config", DIGITS, "--", "--model.lrr", "1"], "lrr"),
         (["--config", DIGITS, "--", "--seed_everything", "{task}"], "add --array"),
         (["--config", DIGITS, "--stage-data", "data.root=/etc"], "the profile has no scratch"),
+        (["--config", DIGITS, "--max-idle-returns", "0"], "--max-idle-returns: must be at least 1, not 0"),
         (["--config", DIGITS, "--", "--wandb_project", "https://me:hunter2secret@x.org/a"], "holds a secret"),
         (["--config", DIGITS, "--sync"], "--sync: the profile has no sync_partition"),
         (["--config", DIGITS, "--profile", "mars"], "--profile: no file 'mars'"),

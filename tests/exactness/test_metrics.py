@@ -199,7 +199,9 @@ def test_two_processes_draw_the_same_samples(
     assert Counter(ranks[0]["rows"] + ranks[1]["rows"]) == wanted, "two processes measure other samples"
     drift = "n/test/drift" if how == "test" else "n/drift"
     for rank in ranks:
-        assert rank["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
+        assert rank["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-6, nan_ok=True), (
+            "other than one process"
+        )
         assert rank["metrics"][drift] == 3, "student and teacher are compared on other samples than asked for"
 
 

@@ -123,32 +123,33 @@ class TestRecord:
         assert load(run.path).record["times"]["started"] == "2000-01-01T00:00:00Z"
 
     @pytest.mark.parametrize(
-        ("better", "values", "best", "step"),
+        ("better", "values", "extreme", "step"),
         [
             ("max", [0.2, 0.9, 0.9, 0.5], 0.9, 2),
             ("min", [0.2, 0.9, 0.1, 0.1], 0.1, 3),
             ("min", [-1.0, 0.0], -1.0, 1),
         ],
     )
-    def test_best_follows_the_direction_and_is_the_first_of_equals(
-        self, run: RunDirectory, better: str, values: list[float], best: float, step: int
+    def test_the_extreme_follows_the_direction_and_is_the_first_of_equals(
+        self, run: RunDirectory, better: str, values: list[float], extreme: float, step: int
     ) -> None:
         record = recorded(run)
         for at, value in enumerate(values, start=1):
             record.metric("val/x", value, at, better)
         record.write()
         entry = load(run.path).record["metrics"]["val/x"]
-        assert (entry["best"], entry["best_step"], entry["final"]) == (best, step, values[-1])
+        assert (entry["extreme"], entry["extreme_step"]) == (extreme, step)
+        assert (entry["final"], entry["final_step"]) == (values[-1], len(values))
 
     @pytest.mark.parametrize("better", ["max", "min"])
-    def test_nan_is_never_best_where_there_was_a_number(self, run: RunDirectory, better: str) -> None:
+    def test_nan_is_never_the_extreme_where_there_was_a_number(self, run: RunDirectory, better: str) -> None:
         record = recorded(run)
         for at, value in enumerate([math.nan, 0.5, math.nan], start=1):
             record.metric("val/loss", value, at, better)
         record.write()
         loaded = load(run.path)
-        assert loaded.metric("val/loss", "best") == 0.5
-        assert loaded.record["metrics"]["val/loss"]["best_step"] == 2
+        assert loaded.metric("val/loss", "extreme") == 0.5
+        assert loaded.record["metrics"]["val/loss"]["extreme_step"] == 2
         assert math.isnan(loaded.metric("val/loss"))
 
 
@@ -252,16 +253,19 @@ class TestLoad:
         record = recorded(run)
         record.content["metrics"]["val/accuracy"] = {"before": 0.1}
         record.metric("val/accuracy", 0.9, 1, "max")
-        record.metric("val/accuracy", 0.8, 2, "max")
+        record.select({"val/accuracy": 0.9}, by="val/accuracy", step=1, epoch=0)
+        record.metric("val/accuracy", 0.95, 2, "max")
+        record.metric("val/accuracy", 0.8, 3, "max")
         record.content["metrics"]["drift/kl"] = {"before": 0.0}
         record.write()
         loaded = load(str(run.path))
         assert loaded.metrics == {"val/accuracy": 0.8}, "a metric with no final value must not be among the final ones"
-        assert [loaded.metric("val/accuracy", w) for w in ("before", "best", "final")] == [0.1, 0.9, 0.8]
+        which = ("before", "best", "selected", "extreme", "final")
+        assert [loaded.metric("val/accuracy", w) for w in which] == [0.1, 0.9, 0.9, 0.95, 0.8]
         with pytest.raises(UserError, match="val/accuracy"):
             loaded.metric("val/acuracy")
         with pytest.raises(UserError, match="selected"):
-            loaded.metric("val/accuracy", "selected")
+            loaded.metric("drift/kl", "selected")
 
     def test_a_folder_that_is_no_run_is_named(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "nowhere"):

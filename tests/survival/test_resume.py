@@ -79,6 +79,14 @@ def test_cut_off_with_every_task_on_texts(tmp_path: Path, task: str) -> None:
     check_cut_off(on_texts(tmp_path, task), tmp_path, 0, f"{task} on texts")
 
 
+@pytest.mark.slow
+def test_a_language_model_that_never_beats_its_start_keeps_it_wherever_it_is_cut_off(tmp_path: Path) -> None:
+    config = on_texts(tmp_path, "causal_lm")
+    config["model"]["init_args"]["lr"] = 3.0
+    check_cut_off(config, tmp_path, 6, "causal_lm that gets worse")
+    assert outcome(tmp_path / "runs/x/whole")["best step"] == 0
+
+
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_stopped_by_a_signal_at_any_moment(tmp_path: Path, settings: str) -> None:
     check_stopped(on_digits("l2sp-loss", **SETTINGS[settings]), tmp_path, 1, settings)

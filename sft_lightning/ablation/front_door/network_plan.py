@@ -45,7 +45,9 @@ class NetworkPlan:
     @property
     def source_gives_values(self) -> bool:
         """Whether the source head gives values, as of a regression, a reranker or a reward model: they do not agree."""
-        return self.source_outputs is not None and source_task_name(self.source_task, self.source_outputs) == "regression"
+        return (
+            self.source_outputs is not None and source_task_name(self.source_task, self.source_outputs) == "regression"
+        )
 
     @property
     def kinds(self) -> tuple[str, ...]:
