@@ -34,8 +34,9 @@ def _squares(weight: Tensor, start: Tensor | None) -> Tensor:
     exact = torch.float32 if weight.device.type == "mps" else torch.float64
     single = torch.promote_types(weight.dtype, torch.float32)
     total = torch.zeros((), dtype=exact, device=weight.device)
-    starts = [None] * -(-weight.numel() // PIECE) if start is None else start.reshape(-1).split(PIECE)
-    for piece, origin in zip(weight.reshape(-1).split(PIECE), starts, strict=False):
+    pieces = torch.split(weight.reshape(-1), PIECE)
+    starts = [None] * len(pieces) if start is None else torch.split(start.reshape(-1), PIECE)
+    for piece, origin in zip(pieces, starts, strict=True):
         moved = piece.to(single) if origin is None else piece.to(single) - origin.to(single)
         total += torch.linalg.vector_norm(moved, dtype=exact).square()
     return total

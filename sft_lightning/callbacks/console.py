@@ -99,9 +99,9 @@ class Console(Callback):
         self.say(f"variant    {type(pl_module).__name__} ({pl_module.fidelity}){': ' + anchor if anchor else ''}")
         if pl_module.anchor_settings and (moving := moving_batchnorms(pl_module)):
             self.say(
-                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so the "
-                "anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats true "
-                "keeps them"
+                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so "
+                "the anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats "
+                "true keeps them"
             )
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
