@@ -15,7 +15,8 @@ from sft_lightning.errors import UserError, nearest
 from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
-from sft_lightning.networks.base import Network, Output, Spec, build_network, weights_hash
+from sft_lightning.networks.base import Network, Output, Spec, build_network
+from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
