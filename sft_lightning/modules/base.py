@@ -12,7 +12,7 @@ from torchmetrics import Metric
 
 from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
+from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Output, Spec, build_network
@@ -42,10 +42,10 @@ class SFTModule(L.LightningModule):
         optimizer_args: The optimizer's other arguments, such as momentum or betas.
         lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 after the last step.
         warmup: Linear warm-up: a share of all optimizer steps if below 1, else a number of steps.
-        head_lr_factor: The new head's learning rate as a multiple of `lr`.
-        layer_decay: Learning rate of each encoder layer as a multiple of the layer's above it.
-        freeze: What does not move: all-but-head, {bottom_layers: n}, or a list of regular expressions on parameter
-            names.
+        head_lr_factor: Learning rate of what is new, the head and layers that pretrained did not fill, as a multiple of `lr`.
+        layer_decay: Learning rate of each pretrained layer as a multiple of the layer's above it.
+        freeze: What does not move: all-but-head (all that pretrained filled), {bottom_layers: n}, or a list of regular
+            expressions on parameter names.
         freeze_batchnorm_stats: Keep all BatchNorm running statistics as pretrained.
         label_smoothing: Share of each label spread evenly over the classes.
         ema_decay: Decay per optimizer step of an exponential moving average of weights, used to validate, test and
@@ -244,12 +244,12 @@ class SFTModule(L.LightningModule):
         return output
 
     def train(self, mode: bool = True) -> "SFTModule":
-        """Train mode, except for normalisation statistics that stand still, and for an encoder that is frozen whole: a
-        linear probe sees the features as they are, without dropout.
+        """Train mode, except for normalisation statistics that stand still, and for a pretrained encoder that is frozen
+        whole: a linear probe sees the features as they are, without dropout.
         """
         super().train(mode)
-        if self.network is not None and not any(p.requires_grad for p in self.network.encoder.parameters()):
-            self.network.encoder.eval()
+        if self.network is not None:
+            evaluate_frozen(self.network)
         for norm in getattr(self, "_still", []):
             norm.eval()
         return self

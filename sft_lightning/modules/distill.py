@@ -8,6 +8,7 @@ from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.networks.base import Network, Output, Spec
+from sft_lightning.networks.tensors import layers_of
 from sft_lightning.tasks import Batch
 
 
@@ -74,6 +75,12 @@ class DistillSFT(SFTModule):
             raise UserError(
                 "on: logits needs the pretrained output space; this network's head is new: use source_logits or features"
             )
+        if self.on == "features" and not network.pretrained_below_new:
+            raise UserError(
+                f"on: features compares what the pretrained weights compute, and the encoder begins with layers that "
+                f"{network.pretrained} did not fill ({layers_of(network.fresh)}): use PlainSFT or L2SPSFT, or give weights "
+                "that have them"
+            )
         if self.on == "features" and self.hparams["distance"] == "kl":
             raise UserError("distance: kl compares probabilities, and features are none: use mse or cosine")
         self._check_source(network)
@@ -100,7 +107,13 @@ class DistillSFT(SFTModule):
 
     def distance(self, student: Output, teacher: Output) -> Tensor:
         """D per item: `[N]`."""
-        mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
+        name = "pretrained_features" if self.on == "features" else self.on
+        mine, theirs = getattr(student, name), getattr(teacher, name)
+        if not mine.shape[-1]:
+            raise UserError(
+                "on: features needs one vector per item below the encoder's first new layer, and this network has none there: "
+                "use PlainSFT or L2SPSFT"
+            )
         kind = self.hparams["distance"]
         if kind == "kl":
             return self._kl(mine, theirs, self.hparams["temperature"])

@@ -183,9 +183,11 @@ class Network(nn.Module):
 
     def watch_new_layers(self) -> None:
         """Prepares to note what enters the first of the encoder's new layers, once; without any, nothing happens."""
-        if self._watched or not self.fresh:
+        if self._watched or not self.fresh or self.pretrained is None:
             return
         self._watched = True
+        below = "features are compared below it" if self.pretrained_below_new else "features cannot be compared"
+        self.report.notes.append(f"new inside the encoder, and trained as the head is: {layers_of(self.fresh)}; {below}")
         if self.pretrained_below_new:
             for name in dict.fromkeys(n.rpartition(".")[0] for n in tensor_names(self.encoder) if n in self.fresh):
                 self.encoder.get_submodule(name).register_forward_pre_hook(self._note_input)
