@@ -24,6 +24,7 @@ from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"
+AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # of what multiplies weights in single precision
 
 
@@ -50,6 +51,8 @@ class SFTModule(L.LightningModule):
         label_smoothing: Share of each label spread evenly over the classes.
         ema_decay: Decay per optimizer step of an exponential moving average of weights, used to validate, test and
             export; null for none.
+        ema_warmup: Begin the average with a smaller decay, (1 + t)/(10 + t) after t optimizer steps, until it reaches
+            ema_decay.
         compile: Compile the network with torch.compile.
     """
 
@@ -75,6 +78,7 @@ class SFTModule(L.LightningModule):
         freeze_batchnorm_stats: bool = False,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
+        ema_warmup: bool = True,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -103,6 +107,8 @@ class SFTModule(L.LightningModule):
             raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
             raise UserError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        if ema_decay is None and not ema_warmup:
+            raise UserError("ema_warmup: there is no average of weights to begin: set ema_decay, or leave it out")
 
     # ---- building ----
 
@@ -198,7 +204,7 @@ class SFTModule(L.LightningModule):
         have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
-            callbacks.append(EMA(self.hparams["ema_decay"]))
+            callbacks.append(EMA(self.hparams["ema_decay"], self.hparams["ema_warmup"]))
         callbacks += [kind() for kind in (FiniteLoss, RandomState, Position) if kind not in have]
         return callbacks
 
@@ -387,7 +393,7 @@ class SFTModule(L.LightningModule):
         """What a checkpoint must agree on to be resumed: plain values."""
         return {
             "variant": type(self).__name__,
-            "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
+            "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
             "task": self.info.to_dict() if self.info else None,
