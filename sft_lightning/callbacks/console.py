@@ -104,9 +104,11 @@ class Console(Callback):
                 "anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats true "
                 "keeps them"
             )
+        for note in pl_module.notes():
+            self.say(f"           note: {note}")
         for average in (c for c in trainer.callbacks if isinstance(c, EMA)):  # type: ignore[attr-defined]
-            if (note := average.note(trainer)) is not None:
-                self.say(f"           note: {note}")
+            if (said := average.note(trainer)) is not None:
+                self.say(f"           note: {said}")
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)

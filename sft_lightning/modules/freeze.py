@@ -70,20 +70,22 @@ def apply_freeze(network: Network, freeze: Freeze) -> list[str]:
     return sorted(names)
 
 
-def evaluate_frozen(network: Network) -> None:
-    """Evaluation mode for what is frozen, where all pretrained layers of the encoder are: their features are as they are,
-    without dropout, and new layers above them train.
+def evaluate_frozen(network: Network, holding: bool = False) -> None:
+    """Evaluation mode for what does not move, where no pretrained layer of the encoder does: its features are as they are,
+    without dropout, while new layers above them train. `holding`: what is pretrained is held still, frozen or not.
     """
-    kept = set(kept_names(network))
-    named = dict(network.encoder_parameters())
-    if any(named[n].requires_grad for n in kept):
+    kept, named = set(kept_names(network)), network.encoder_parameters()
+    moving = {id(p) for n, p in named.items() if p.requires_grad and not (holding and n in kept)}
+    if any(id(named[n]) in moving for n in kept):
         return
-    if not any(p.requires_grad for p in named.values()):
+    if not moving:
         network.encoder.eval()
         return
-    for module in network.encoder.modules():
+    new = {n.rpartition(".")[0] for n in network.fresh}
+    for name, module in network.encoder.named_modules():
         parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        bare_norm = not parameters and isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in new
+        if bare_norm or (parameters and not any(id(p) in moving for p in parameters)):
             module.eval()
 
 

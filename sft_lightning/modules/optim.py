@@ -1,7 +1,7 @@
 """Parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -60,6 +60,13 @@ def optimizer_class(name: str) -> type[Optimizer]:
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise UserError(f"optimizer: '{name}' is not an optimizer")
     return found
+
+
+def sgd_with_momentum(settings: Mapping[str, Any]) -> bool:
+    """Whether a module's settings are SGD with momentum, as in the papers of L2-SP and LwF."""
+    return optimizer_class(settings["optimizer"]) is torch.optim.SGD and bool(
+        (settings["optimizer_args"] or {}).get("momentum")
+    )
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:
