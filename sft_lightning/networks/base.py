@@ -256,7 +256,7 @@ class Network(nn.Module):
         return {}
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes `config.json` and `model.safetensors`: encoder and new head, no source head, no teacher."""
+        """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
         from sft_lightning.networks.weights import save_folder
 
         save_folder(self, folder)

@@ -17,6 +17,7 @@ from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest, plainly
 from sft_lightning.faults import machine_fault
 from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.source_head import save_source_head
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
@@ -205,6 +206,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
         setattr(config, OURS, about)
         with quiet():
             model.save_pretrained(folder)
+        save_source_head(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

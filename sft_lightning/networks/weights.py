@@ -223,7 +223,9 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", he
 
 
 def save_folder(network: "Network", folder: str) -> None:
-    """Our own export: `config.json` (network, arguments, task) and `model.safetensors` (encoder and head)."""
+    """Our own export: `config.json` (network, arguments, task), `model.safetensors` (encoder and head), and the source head."""
+    from sft_lightning.networks.source_head import save_source_head
+
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     cls = type(network)
@@ -237,3 +239,4 @@ def save_folder(network: "Network", folder: str) -> None:
     state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
+    save_source_head(network, folder)
