@@ -18,8 +18,8 @@ class DistillSFT(SFTModule):
     """L = L_task + λ·mean over items of D(f_θ⁰(x), f_θ(x)), f_θ⁰ the frozen pretrained network on the same view.
 
     Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) as published is `on: source_logits, distance: kl, temperature: 2,
-    anchor_weight: 0.25, train_source_head: true`, a `head_warmup`, and `optimizer: SGD` with momentum: kl has Hinton's T² factor
-    here, which the LwF paper leaves out, so that its λ_o = 1 is 1/T²; experiments/digits/lwf.yaml is that configuration.
+    anchor_weight: 0.25, train_source_head: true`, a `head_warmup`, and `optimizer: SGD` with momentum: kl has Hinton's T²
+    factor here, which the LwF paper leaves out, so its λ_o = 1 is 1/T². experiments/digits/lwf.yaml is that configuration.
     Limits: λ = 0 is PlainSFT. At step 0 D = 0, and so is its gradient for mse and kl, where dropout is off and BatchNorm
     statistics are frozen (`freeze_batchnorm_stats`): in training both make the student another function than its teacher.
     Fidelity: paper-exact for exactly that configuration; reference-code for kl with a trained source head but another
@@ -121,7 +121,9 @@ class DistillSFT(SFTModule):
     def _train_source_head(self, network: Network) -> None:
         """The teacher has its own copy by now. At λ = 0 nothing would train the head, so it stays as it is."""
         if self.on != "source_logits":
-            raise UserError(f"train_source_head: with on: {self.on} nothing trains the source head: use on: source_logits")
+            raise UserError(
+                f"train_source_head: with on: {self.on} nothing trains the source head: use on: source_logits"
+            )
         if self.hparams["freeze"] == "all-but-head":
             raise UserError("train_source_head: freeze all-but-head freezes the source head too: drop one of the two")
         assert network.source_head is not None

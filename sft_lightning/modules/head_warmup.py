@@ -17,14 +17,18 @@ def head_warmup_steps(network: Network, head_warmup: float, total_steps: float) 
         return 0
     added, kept = network.added_parameters(), network.shared_parameters()
     if network.pretrained is None:
-        raise UserError("head_warmup: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out")
+        raise UserError(
+            "head_warmup: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out"
+        )
     if not any(p.requires_grad for p in added.values()):
         raise UserError("head_warmup: no new layer is trained, so nothing could learn alone: leave it out")
     if not any(p.requires_grad for p in kept.values()):
         raise UserError("head_warmup: all that is pretrained is frozen already: leave head_warmup out, or freeze less")
     if total_steps == float("inf"):
         if head_warmup < 1:
-            raise UserError("head_warmup: a share of all steps needs an end: set trainer.max_epochs or trainer.max_steps")
+            raise UserError(
+                "head_warmup: a share of all steps needs an end: set trainer.max_epochs or trainer.max_steps"
+            )
         return int(head_warmup)
     steps = warmup_steps(head_warmup, int(total_steps))
     if steps >= total_steps:

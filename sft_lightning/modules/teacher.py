@@ -34,9 +34,7 @@ class Teacher:
             parameter.zero_()
         self.start: dict[str, Tensor] = {n: p.data for n, p in self.network.named_parameters() if n in known}
         buffers = {
-            n: b
-            for n, b in self.network.named_buffers()
-            if n.startswith(("encoder.", "source_head.")) and n not in new
+            n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head.")) and n not in new
         }
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.start, **heads, **buffers})

@@ -2,12 +2,11 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sft_lightning.errors import UserError, nearest
@@ -187,7 +186,9 @@ class Network(nn.Module):
             return
         self._watched = True
         below = "features are compared below it" if self.pretrained_below_new else "features cannot be compared"
-        self.report.notes.append(f"new inside the encoder, and trained as the head is: {layers_of(self.fresh)}; {below}")
+        self.report.notes.append(
+            f"new inside the encoder, and trained as the head is: {layers_of(self.fresh)}; {below}"
+        )
         if self.pretrained_below_new:
             for name in dict.fromkeys(n.rpartition(".")[0] for n in tensor_names(self.encoder) if n in self.fresh):
                 self.encoder.get_submodule(name).register_forward_pre_hook(self._note_input)

@@ -19,9 +19,11 @@ class SmallNetwork(Network):
         """Sets encoder and heads; fills them from `pretrained`, whose head becomes the source head if `keep`, or else, with
         'source', the one that was kept beside it.
         """
-        self.encoder, self.head = encoder, nn.Linear(features, self.task.num_outputs)
+        head = nn.Linear(features, self.task.num_outputs)
+        self.encoder, self.head = encoder, head
         if pretrained is not None:
             self._fill_from(pretrained, keep is True)
+            head.reset_parameters()
         take_source_head(self, pretrained, keep)
 
     def _fill_from(self, pretrained: str, keep: bool) -> None:
@@ -45,7 +47,6 @@ class SmallNetwork(Network):
         if keep:
             task = source.ours.get("task") or {}
             self.keep_source_linear(state, list(task.get("labels") or []), task.get("name"))
-        self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:

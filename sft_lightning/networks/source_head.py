@@ -1,7 +1,7 @@
 """The kept source head beside an exported model: what is kept leaves with it, and a second tuning can be held to it.
 
-`source_head.safetensors` holds the layer (`weight`, `bias`), `source_head.json` its labels and its task. Both are files of their own,
-so that transformers and timm load the folder as if they were not there.
+`source_head.safetensors` holds the layer (`weight`, `bias`), `source_head.json` its labels and its task. Both are files of
+their own, so that transformers and timm load the folder as if they were not there.
 """
 
 import json
@@ -49,7 +49,8 @@ def take_source_head(network: "Network", pretrained: str | None, keep: bool | st
     about = read_about(folder / ABOUT)
     state = read_state_dict(folder / WEIGHTS)
     weight = state.get("weight")
-    features, outputs = network.head.in_features, len(about["labels"]) or about["num_outputs"]
+    assert isinstance(network.head, nn.Linear)
+    features, outputs = network.head.in_features, int(about["num_outputs"])
     if weight is None or tuple(weight.shape) != (outputs, features):
         shape = "no weight" if weight is None else f"weights {list(weight.shape)}"
         raise UserError(
@@ -58,8 +59,8 @@ def take_source_head(network: "Network", pretrained: str | None, keep: bool | st
         )
     if network.fresh:
         raise UserError(
-            f"keep_source_head: source: {pretrained} does not fill the whole encoder, and a source head on random features says "
-            "nothing: use false"
+            f"keep_source_head: source: {pretrained} does not fill the whole encoder, and a source head on random features "
+            "says nothing: use false"
         )
     head = nn.Linear(features, outputs, bias="bias" in state)
     head.load_state_dict(state)
@@ -75,5 +76,7 @@ def read_about(path: Path) -> dict[str, Any]:
         raise UserError(f"keep_source_head: {path} cannot be read: {error}") from None
     fine = isinstance(labels, list) and all(isinstance(n, str) for n in labels) and len(labels) in (0, outputs)
     if not (fine and isinstance(outputs, int) and task in ("classification", "multi_label", "regression")):
-        raise UserError(f"keep_source_head: {path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}")
+        raise UserError(
+            f"keep_source_head: {path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}"
+        )
     return {"labels": labels, "task": task, "num_outputs": outputs}

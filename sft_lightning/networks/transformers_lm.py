@@ -80,7 +80,9 @@ class TransformersLM(Network):
         self.fresh = {own[id(t)] for t in new.values() if id(t) in own}
         if any(t is p for t in new.values() for p in self.head.parameters() if id(p) not in own):
             self.shares_outputs = False
-            self.report.notes.append("the output layer is new: the pretrained weights have none, and answers cannot be compared")
+            self.report.notes.append(
+                "the output layer is new: the pretrained weights have none, and answers cannot be compared"
+            )
 
     def _load(
         self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype, trust: bool

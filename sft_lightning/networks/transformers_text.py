@@ -68,7 +68,10 @@ class TransformersText(Network):
         else:
             model = load_hf(AutoModel, pretrained, config, self, trust_remote_code)
             self._own_head(model, ours, pretrained, keep_source_head is True)
-        if keep_source_head == "source" and (exported := (ours.get("init_args") or {}).get("pooling", "model")) != pooling:
+        if (
+            keep_source_head == "source"
+            and (exported := (ours.get("init_args") or {}).get("pooling", "model")) != pooling
+        ):
             raise UserError(f"keep_source_head: source: that head is of pooling {exported}, asked for is {pooling}")
         take_source_head(self, pretrained, keep_source_head)
         self.encoder = model

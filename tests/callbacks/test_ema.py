@@ -40,9 +40,7 @@ class AtValidation(Callback):
 
 
 @pytest.mark.parametrize(("accumulate", "warmup"), [(1, True), (4, True), (1, False)])
-def test_average_is_the_closed_form_validates_and_is_the_result(
-    pretrained: str, accumulate: int, warmup: bool
-) -> None:
+def test_average_is_the_closed_form_validates_and_is_the_result(pretrained: str, accumulate: int, warmup: bool) -> None:
     recorder, seen = Recorder(), AtValidation()
     module = make("distill-logits-mse", pretrained, lr=1e-2, ema_decay=DECAY, ema_warmup=warmup)
     fit(

@@ -11,7 +11,16 @@ from safetensors.torch import load_file
 
 from sft_lightning.__main__ import main
 from sft_lightning.errors import UserError
-from sft_lightning.networks import MLP, Network, Timm, Torchvision, TransformersImage, TransformersText, build_network, spec
+from sft_lightning.networks import (
+    MLP,
+    Network,
+    Timm,
+    Torchvision,
+    TransformersImage,
+    TransformersText,
+    build_network,
+    spec,
+)
 from sft_lightning.runs import load
 from sft_lightning.tasks import TaskInfo
 from tests.networks.tiny import SENTENCES, tiny_folder
@@ -33,7 +42,9 @@ def texts(network: Any) -> dict[str, torch.Tensor]:
 def started(kind: str, folder: Path, pretrained: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """The spec of a pretrained network with a source head, and the arguments that an export of it needs."""
     if kind == "MLP":
-        return pretrained_mlp(pretrained), {k: v for k, v in pretrained_mlp(None)["init_args"].items() if k != "pretrained"}
+        return pretrained_mlp(pretrained), {
+            k: v for k, v in pretrained_mlp(None)["init_args"].items() if k != "pretrained"
+        }
     if kind in ("Timm", "Torchvision"):
         cls = {"Timm": Timm, "Torchvision": Torchvision}[kind]
         name: dict[str, Any] = {"name": "resnet10t" if kind == "Timm" else "mnasnet0_5", "image_size": 32}
@@ -91,7 +102,16 @@ def test_transformers_and_timm_load_the_folder_as_if_the_source_head_were_not_th
 def test_a_second_tuning_starts_with_what_the_first_kept_to_the_digit(tmp_path: Path) -> None:
     """fit, export, fit with `keep_source_head: source`: retention before is the first run's at best.ckpt."""
     root = ["--runs_dir", str(tmp_path), "--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2"]
-    start = ["fit", "--config", "experiments/digits/distill.yaml", "--test_after_fit", "false", "--wandb", "disabled", *root]
+    start = [
+        "fit",
+        "--config",
+        "experiments/digits/distill.yaml",
+        "--test_after_fit",
+        "false",
+        "--wandb",
+        "disabled",
+        *root,
+    ]
     lwf = ["--model.init_args.distance", "kl", "--model.init_args.train_source_head", "true"]
     assert main([*start, "--run_id", "first", *lwf]) == 0
     first = tmp_path / "digits-distill" / "first"
@@ -130,5 +150,7 @@ def test_a_source_head_that_cannot_be_kept_is_refused_in_one_line(spoil: str, tm
 
 
 def test_an_export_without_a_source_head_has_no_files_of_one(tmp_path: Path, pretrained: str) -> None:
-    MLP(TWO, in_features=64, hidden=[24, 16], pretrained=pretrained, keep_source_head=False).save_pretrained(str(tmp_path))
+    MLP(TWO, in_features=64, hidden=[24, 16], pretrained=pretrained, keep_source_head=False).save_pretrained(
+        str(tmp_path)
+    )
     assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
