@@ -7,9 +7,15 @@ import torch
 from torch import Tensor, nn
 
 
+STATISTICS = ("running_mean", "running_var")
+
+
 def tensor_names(module: nn.Module) -> list[str]:
-    """Names of the parameters and buffers that a state dict of `module` holds, in order; counters of batches left out."""
-    return [n for n in module.state_dict() if not n.endswith(("num_batches_tracked", "_extra_state"))]
+    """Names of what training makes, in a state dict's order: parameters, and running statistics of normalisation. Other
+    buffers (masks, indices, counters) are constants of the architecture.
+    """
+    parameters = {n for n, _ in module.named_parameters(remove_duplicate=False)}
+    return [n for n in module.state_dict() if n in parameters or n.endswith(STATISTICS)]
 
 
 def layers_of(names: Iterable[str]) -> str:

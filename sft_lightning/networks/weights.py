@@ -195,7 +195,7 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "") -> set[str]:
-    """Loads `state` into `model`, and returns the names of the parameters and buffers it did not fill.
+    """Loads `state` into `model`, and returns the names of the parameters and running statistics it did not fill.
 
     A tensor below `head` whose shape differs is left out; elsewhere that is an error, and so is a file that fills less
     than half of the model. What is missing and unexpected goes into the report.
