@@ -34,6 +34,19 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "l2sp-decoupled": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 5.0}),
 }
 """Every way of fine-tuning with each of its options; a new variant belongs in here."""
+WITH_STAGES: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
+    "lwf": (
+        DistillSFT,
+        {
+            "on": "source_logits",
+            "distance": "kl",
+            "anchor_weight": 0.25,
+            "train_source_head": True,
+            "head_warmup": 1,
+        },
+    ),
+}
+"""Those whose steps are not all alike, tried on one case: the first warms the new head up, the others train the old one too"""
 
 
 def make(variant: str, folder: str, *, network: dict[str, Any] | None = None, **settings: Any) -> SFTModule:

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
@@ -103,6 +104,11 @@ class Console(Callback):
                 "the anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats "
                 "true keeps them"
             )
+        for note in pl_module.notes():
+            self.say(f"           note: {note}")
+        for average in (c for c in trainer.callbacks if isinstance(c, EMA)):  # type: ignore[attr-defined]
+            if (said := average.note(trainer)) is not None:
+                self.say(f"           note: {said}")
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)

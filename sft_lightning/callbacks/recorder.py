@@ -58,6 +58,8 @@ class RunRecorder(Callback):
             "total": network.parameters(),
             "encoder": network.encoder.parameters(),
             "head": network.head.parameters(),
+            "pretrained": network.shared_parameters().values(),
+            "new": network.new_parameters().values(),
         }
         numbers = {name: sum(p.numel() for p in parameters) for name, parameters in counts.items()}
         numbers["trainable"] = sum(p.numel() for p in network.parameters() if p.requires_grad)

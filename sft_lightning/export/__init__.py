@@ -11,7 +11,7 @@ from sft_lightning.sharding.tensors import is_sharded
 
 
 def export_best(module: SFTModule, checkpoint: Path, folder: Path) -> None:
-    """Loads the weights of a checkpoint into the module and writes its network: no teacher, no source head."""
+    """Loads the weights of a checkpoint into the module and writes its network and the kept source head; no teacher."""
     network = module.network
     assert network is not None
     if any(is_sharded(p) for p in network.parameters()):

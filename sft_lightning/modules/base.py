@@ -12,10 +12,12 @@ from torchmetrics import Metric
 
 from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.modules.freeze import apply_freeze, still_batchnorms
+from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
+from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
-from sft_lightning.networks.base import Network, Output, Spec, build_network, weights_hash
+from sft_lightning.networks.base import Network, Output, Spec, build_network
+from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
@@ -23,6 +25,7 @@ from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"
+AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # of what multiplies weights in single precision
 
 
@@ -41,14 +44,18 @@ class SFTModule(L.LightningModule):
         optimizer_args: The optimizer's other arguments, such as momentum or betas.
         lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 after the last step.
         warmup: Linear warm-up: a share of all optimizer steps if below 1, else a number of steps.
-        head_lr_factor: The new head's learning rate as a multiple of `lr`.
-        layer_decay: Learning rate of each encoder layer as a multiple of the layer's above it.
-        freeze: What does not move: all-but-head, {bottom_layers: n}, or a list of regular expressions on parameter
-            names.
+        head_lr_factor: Learning rate of what is new, the head and layers that pretrained did not fill, as a multiple of `lr`.
+        layer_decay: Learning rate of each pretrained layer as a multiple of the layer's above it.
+        freeze: What does not move: all-but-head (all that pretrained filled), {bottom_layers: n}, or a list of regular
+            expressions on parameter names.
+        head_warmup: Train what is new alone, the rest held still, at the start: a share of all optimizer steps if below 1,
+            else a number of steps.
         freeze_batchnorm_stats: Keep all BatchNorm running statistics as pretrained.
         label_smoothing: Share of each label spread evenly over the classes.
         ema_decay: Decay per optimizer step of an exponential moving average of weights, used to validate, test and
             export; null for none.
+        ema_warmup: Begin the average with a smaller decay, (1 + t)/(10 + t) after t optimizer steps, until it reaches
+            ema_decay.
         compile: Compile the network with torch.compile.
     """
 
@@ -71,9 +78,11 @@ class SFTModule(L.LightningModule):
         head_lr_factor: float = 1.0,
         layer_decay: float = 1.0,
         freeze: str | list[str] | dict[str, Any] | None = None,
+        head_warmup: float = 0.0,
         freeze_batchnorm_stats: bool = False,
         label_smoothing: float = 0.0,
         ema_decay: float | None = None,
+        ema_warmup: bool = True,
         compile: bool = False,
     ) -> None:
         super().__init__()
@@ -92,8 +101,10 @@ class SFTModule(L.LightningModule):
         self.stepped: tuple[Tensor, Tensor, int] | None = None
         """(task's loss and anchor summed over the last optimizer step, the same of this rank alone, number of items)"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
-        for name, low in (("lr", 0.0), ("weight_decay", 0.0), ("head_lr_factor", 0.0), ("layer_decay", 0.0)):
-            if not self.hparams[name] >= low:
+        self._held_steps = 0  # at the start, in which new layers learn alone
+        self._holding = False  # whether what is pretrained is held still in this step
+        for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
+            if not self.hparams[name] >= 0:
                 raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
             if self.hparams[name] > LARGEST:
                 raise UserError(f"{name} must be at most {LARGEST:g}, got {self.hparams[name]}")
@@ -102,6 +113,8 @@ class SFTModule(L.LightningModule):
             raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
             raise UserError(f"ema_decay must be in [0, 1), got {ema_decay}")
+        if ema_decay is None and not ema_warmup:
+            raise UserError("ema_warmup: there is no average of weights to begin: set ema_decay, or leave it out")
 
     # ---- building ----
 
@@ -197,7 +210,7 @@ class SFTModule(L.LightningModule):
         have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
-            callbacks.append(EMA(self.hparams["ema_decay"]))
+            callbacks.append(EMA(self.hparams["ema_decay"], self.hparams["ema_warmup"]))
         callbacks += [kind() for kind in (FiniteLoss, RandomState, Position) if kind not in have]
         return callbacks
 
@@ -209,9 +222,12 @@ class SFTModule(L.LightningModule):
             network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.undecayed()
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
-        if hp["lr_schedule"] == "constant" and not hp["warmup"]:
+        if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
             return optimizer
         total = self.trainer.estimated_stepping_batches
+        self._held_steps = head_warmup_steps(network, hp["head_warmup"], total)
+        if hp["lr_schedule"] == "constant" and not hp["warmup"]:
+            return optimizer
         if total == float("inf"):
             raise UserError("lr_schedule and warmup need an end: set trainer.max_epochs or trainer.max_steps")
         scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total))
@@ -243,18 +259,19 @@ class SFTModule(L.LightningModule):
         return output
 
     def train(self, mode: bool = True) -> "SFTModule":
-        """Train mode, except for normalisation statistics that stand still, and for an encoder that is frozen whole: a
-        linear probe sees the features as they are, without dropout.
+        """Train mode, except for normalisation statistics that stand still, and for a pretrained encoder that is frozen
+        whole: a linear probe sees the features as they are, without dropout.
         """
         super().train(mode)
-        if self.network is not None and not any(p.requires_grad for p in self.network.encoder.parameters()):
-            self.network.encoder.eval()
+        if self.network is not None:
+            evaluate_frozen(self.network, self._holding)
         for norm in getattr(self, "_still", []):
             norm.eval()
         return self
 
     def on_fit_start(self) -> None:
         """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
+        self._holding = False
         self.train()
         self.move_teacher()
         self._sums, self._items = None, 0  # an interrupted fit may have left a step half summed
@@ -269,6 +286,18 @@ class SFTModule(L.LightningModule):
         """Puts the teacher on the student's device, in its precision."""
         if self.teacher is not None:
             self.teacher.to(self.device, next(iter(self.parameters())).dtype)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """What is held still in a head's warm-up is in evaluation mode, as what is frozen."""
+        if (holding := self.trainer.global_step < self._held_steps) is not self._holding:
+            self._holding = holding
+            self.train()
+
+    def notes(self) -> list[str]:
+        """What a run should say at its start, one sentence each."""
+        if not self._held_steps:
+            return []
+        return [f"new layers learn alone for the first {self._held_steps} steps (head_warmup)"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sums over this micro-batch's items, in units of the step's expected number of items.
@@ -303,6 +332,9 @@ class SFTModule(L.LightningModule):
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
+        if self._holding:
+            assert self.network is not None
+            hold_still(self.network)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
@@ -386,7 +418,7 @@ class SFTModule(L.LightningModule):
         """What a checkpoint must agree on to be resumed: plain values."""
         return {
             "variant": type(self).__name__,
-            "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, "ema_decay")},
+            "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
             "task": self.info.to_dict() if self.info else None,

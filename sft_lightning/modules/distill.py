@@ -1,5 +1,6 @@
 """Distillation-anchored fine-tuning: keep computing what the pretrained network computed, on the new inputs."""
 
+from math import isclose
 from typing import Any, Literal
 
 from torch import Tensor
@@ -7,18 +8,22 @@ from torch import Tensor
 from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
+from sft_lightning.modules.optim import sgd_with_momentum
 from sft_lightning.networks.base import Network, Output, Spec
+from sft_lightning.networks.tensors import layers_of
 from sft_lightning.tasks import Batch
 
 
 class DistillSFT(SFTModule):
     """L = L_task + λ·mean over items of D(f_θ⁰(x), f_θ(x)), f_θ⁰ the frozen pretrained network on the same view.
 
-    Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) is `on: source_logits, distance: kl, temperature: 2,
-    anchor_weight: 1`; the loss here has Hinton's T² factor, which the LwF paper leaves out.
+    Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) as published is `on: source_logits, distance: kl, temperature: 2,
+    anchor_weight: 0.25, train_source_head: true`, a `head_warmup`, and `optimizer: SGD` with momentum: kl has Hinton's T²
+    factor here, which the LwF paper leaves out, so its λ_o = 1 is 1/T². experiments/digits/lwf.yaml is that configuration.
     Limits: λ = 0 is PlainSFT. At step 0 D = 0, and so is its gradient for mse and kl, where dropout is off and BatchNorm
     statistics are frozen (`freeze_batchnorm_stats`): in training both make the student another function than its teacher.
-    Fidelity: paper-exact for kl (Hinton et al. 2015); safe default for mse and cosine.
+    Fidelity: paper-exact for exactly that configuration; reference-code for kl with a trained source head but another
+    strength, optimizer or no warm-up (as the continual-learning libraries have it); safe default for all else.
 
     Args:
         network: The network, as class_path and init_args.
@@ -30,10 +35,11 @@ class DistillSFT(SFTModule):
             cosine 1 − cos. For a multi-label source head kl is summed over labels; for one that gives values (regression,
             rerankers, reward models) it is refused, as is cosine where there is one value.
         temperature: T of kl.
+        train_source_head: Train the kept source head too, towards what it said before, as LwF does; for on source_logits.
         **kwargs: How training is done; see PlainSFT.
     """
 
-    anchor_settings = ("anchor_weight", "on", "distance", "temperature")
+    anchor_settings = ("anchor_weight", "on", "distance", "temperature", "train_source_head")
     needs_pretrained = True
 
     def __init__(
@@ -43,6 +49,7 @@ class DistillSFT(SFTModule):
         on: Literal["auto", "source_logits", "features", "logits"] = "auto",
         distance: Literal["mse", "kl", "cosine"] = "mse",
         temperature: float = 2.0,
+        train_source_head: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
@@ -57,8 +64,13 @@ class DistillSFT(SFTModule):
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
-        """Published for kl; mse and cosine are common, and ours to define."""
-        return "paper-exact" if self.hparams["distance"] == "kl" else "safe default"
+        """LwF is published, and common with other strengths; all else is ours to define."""
+        hp = self.hparams
+        if not (hp["distance"] == "kl" and hp["train_source_head"] and hp["anchor_weight"]):
+            return "safe default"
+        strength = hp["anchor_weight"] * hp["temperature"] ** 2
+        published = hp["temperature"] == 2 and isclose(strength, 1.0) and hp["head_warmup"] > 0
+        return "paper-exact" if published and sgd_with_momentum(hp) and not hp["label_smoothing"] else "reference-code"
 
     def check_network(self, network: Network) -> None:
         """Finds out what can be compared."""
@@ -70,9 +82,17 @@ class DistillSFT(SFTModule):
                 "on: source_logits needs a pretrained output layer, and the pretrained weights have none or "
                 "keep_source_head is off: use on: features"
             )
+        if self.hparams["train_source_head"]:
+            self._train_source_head(network)
         if self.on == "logits" and not network.shares_outputs:
             raise UserError(
                 "on: logits needs the pretrained output space; this network's head is new: use source_logits or features"
+            )
+        if self.on == "features" and not network.pretrained_below_new:
+            raise UserError(
+                f"on: features compares what the pretrained weights compute, and the encoder begins with layers that "
+                f"{network.pretrained} did not fill ({layers_of(network.fresh)}): use PlainSFT or L2SPSFT, or give weights "
+                "that have them"
             )
         if self.on == "features" and self.hparams["distance"] == "kl":
             raise UserError("distance: kl compares probabilities, and features are none: use mse or cosine")
@@ -98,9 +118,26 @@ class DistillSFT(SFTModule):
 
     _kl = staticmethod(kl)
 
+    def _train_source_head(self, network: Network) -> None:
+        """The teacher has its own copy by now. At λ = 0 nothing would train the head, so it stays as it is."""
+        if self.on != "source_logits":
+            raise UserError(
+                f"train_source_head: with on: {self.on} nothing trains the source head: use on: source_logits"
+            )
+        if self.hparams["freeze"] == "all-but-head":
+            raise UserError("train_source_head: freeze all-but-head freezes the source head too: drop one of the two")
+        assert network.source_head is not None
+        network.source_head.requires_grad_(self.hparams["anchor_weight"] > 0)
+
     def distance(self, student: Output, teacher: Output) -> Tensor:
         """D per item: `[N]`."""
-        mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
+        name = "pretrained_features" if self.on == "features" else self.on
+        mine, theirs = getattr(student, name), getattr(teacher, name)
+        if not mine.shape[-1]:
+            raise UserError(
+                "on: features needs one vector per item below the encoder's first new layer, and this network has none there: "
+                "use PlainSFT or L2SPSFT"
+            )
         kind = self.hparams["distance"]
         if kind == "kl":
             return self._kl(mine, theirs, self.hparams["temperature"])

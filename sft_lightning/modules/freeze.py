@@ -13,8 +13,17 @@ Freeze = str | list[str] | dict[str, Any] | None
 """'all-but-head', a list of regular expressions on parameter names, or {'bottom_layers': n}."""
 
 
+def kept_names(network: Network) -> list[str]:
+    """Full names of what `all-but-head` freezes: all that `pretrained` filled but a head, or an encoder from scratch."""
+    added = network.added_parameters()
+    return [n for n in network.encoder_parameters() if n not in added]
+
+
 def frozen_names(network: Network, freeze: Freeze) -> list[str]:
-    """Full names of the parameters that `freeze` stops. Regular expressions are searched, not anchored."""
+    """Full names of the parameters that `freeze` stops. Regular expressions are searched, not anchored.
+
+    `all-but-head` and `bottom_layers` spare new layers inside a pretrained encoder: nothing is kept by freezing random weights.
+    """
     if freeze is None:
         return []
     if isinstance(freeze, Mapping):
@@ -25,9 +34,10 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
             layers = network.layers()
             if not 0 <= freeze <= len(layers):
                 raise UserError(f"freeze: bottom_layers {freeze}, but the network has {len(layers)} layers")
-            return [n for _, names in layers[:freeze] for n in names]
+            kept = set(kept_names(network))
+            return [n for _, names in layers[:freeze] for n in names if n in kept]
     if freeze == "all-but-head":
-        return list(network.encoder_parameters())
+        return kept_names(network)
     if isinstance(freeze, str):
         raise UserError(
             f"freeze: '{freeze}' is not known; use all-but-head, bottom_layers, or a list of regular expressions"
@@ -60,16 +70,40 @@ def apply_freeze(network: Network, freeze: Freeze) -> list[str]:
     return sorted(names)
 
 
+def evaluate_frozen(network: Network, holding: bool = False) -> None:
+    """Evaluation mode for what does not move, where no pretrained layer of the encoder does: its features are as they are,
+    without dropout, while new layers above them train. `holding`: what is pretrained is held still, frozen or not.
+    """
+    kept, named = set(kept_names(network)), network.encoder_parameters()
+    moving = {id(p) for n, p in named.items() if p.requires_grad and not (holding and n in kept)}
+    if any(id(named[n]) in moving for n in kept):
+        return
+    if not moving:
+        network.encoder.eval()
+        return
+    new = {n.rpartition(".")[0] for n in network.fresh}
+    for name, module in network.encoder.named_modules():
+        parameters = list(module.parameters())
+        bare_norm = not parameters and isinstance(module, nn.modules.batchnorm._BatchNorm) and name not in new
+        if bare_norm or (parameters and not any(id(p) in moving for p in parameters)):
+            module.eval()
+
+
 def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
-    """BatchNorm layers whose running statistics must not move: all, or those whose own weights are frozen."""
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    """BatchNorm layers whose running statistics must not move: all, or those whose own weights are frozen.
+
+    A layer without weights stands still with the pretrained encoder, unless `pretrained` did not fill its statistics.
+    """
+    norms = {n: m for n, m in network.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if all_of_them:
-        return list(norms)
-    encoder_stands = not any(p.requires_grad for p in network.encoder.parameters())
+        return list(norms.values())
+    named = network.encoder_parameters()
+    encoder_stands = not any(named[n].requires_grad for n in kept_names(network))
+    new = {f"encoder.{n}".rpartition(".")[0] for n in network.fresh}
     still: list[nn.Module] = []
-    for norm in norms:
+    for name, norm in norms.items():
         own = list(norm.parameters(recurse=False))
-        if not any(p.requires_grad for p in own) if own else encoder_stands:
+        if not any(p.requires_grad for p in own) if own else encoder_stands and name not in new:
             still.append(norm)
     return still
 

@@ -8,6 +8,7 @@ from torch.optim import Optimizer
 from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
+from sft_lightning.modules.optim import sgd_with_momentum
 from sft_lightning.networks.base import Network, Spec
 
 
@@ -21,7 +22,8 @@ class L2SPSFT(SFTModule):
     under Adam near 1/λ, so useful values differ by orders from α.
     Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
     anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
-    Fidelity: paper-exact with `penalise: weights, how: loss`; `all` is the released code's mode 101; decoupled is ours.
+    Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` under it is the
+    released code's mode 101; under other optimizers, and decoupled, safe default: Adam rescales the pull of each weight.
 
     Args:
         network: The network, as class_path and init_args.
@@ -67,8 +69,8 @@ class L2SPSFT(SFTModule):
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
-        """The paper penalises weights in the loss; the released code can take all parameters; decoupled is ours."""
-        if self.hparams["how"] == "decoupled":
+        """The paper penalises weights in the loss, under SGD with momentum; the released code can take all parameters."""
+        if self.hparams["how"] == "decoupled" or not sgd_with_momentum(self.hparams):
             return "safe default"
         return "paper-exact" if self.hparams["penalise"] == "weights" else "reference-code"
 

@@ -1,7 +1,7 @@
 """Parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -24,17 +24,24 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """Trainable parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
 
-    The head learns at lr·head_lr_factor; the encoder's top layer at lr, each layer below at `layer_decay` times the
-    one above. Biases, norms and `undecayed` get no weight decay.
+    What is new, the head and new layers inside a pretrained encoder, learns at lr·head_lr_factor; the top pretrained layer
+    (and a pretrained head) at lr, each layer below at `layer_decay` times the one above. Biases, norms and `undecayed` get no
+    weight decay.
     """
-    layers = network.layers()
-    depth = {n: len(layers) - 1 - i for i, (_, names) in enumerate(layers) for n in names}
+    added = network.added_parameters()
+    kept = [[n for n in names if n not in added] for _, names in network.layers()]
+    layers = [names for names in kept if names]
+    depth = {n: len(layers) - 1 - i for i, names in enumerate(layers) for n in names}
+    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
+    if head_lr_factor != 1.0 and not added.keys() & trained:
+        raise UserError(
+            f"head_lr_factor: {head_lr_factor:g} would change nothing, because no new layer is trained (the network's head "
+            "is pretrained, or frozen): leave it out"
+        )
     spared = network.vectors() | undecayed
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in network.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        rate = lr * layer_decay ** depth[name] if name in depth else lr * head_lr_factor
+    for name, parameter in trained.items():
+        rate = lr * head_lr_factor if name in added else lr * layer_decay ** depth.get(name, 0)
         decay = 0.0 if name in spared else weight_decay
         group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
         group["params"].append(parameter)
@@ -53,6 +60,13 @@ def optimizer_class(name: str) -> type[Optimizer]:
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
         raise UserError(f"optimizer: '{name}' is not an optimizer")
     return found
+
+
+def sgd_with_momentum(settings: Mapping[str, Any]) -> bool:
+    """Whether a module's settings are SGD with momentum, as in the papers of L2-SP and LwF."""
+    return optimizer_class(settings["optimizer"]) is torch.optim.SGD and bool(
+        (settings["optimizer_args"] or {}).get("momentum")
+    )
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:

@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from sft_lightning import reuse
-from sft_lightning.networks.base import Network, Output, weights_hash
+from sft_lightning.networks.base import Network, Output
+from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard
 
 
@@ -18,7 +19,8 @@ class Teacher:
 
     A plain object, not a module: it is in no state_dict, no DDP bucket and no optimizer, and `train()` never reaches
     it. Always in evaluation mode, never with gradients. Made from the network right after `pretrained` was loaded,
-    before any checkpoint is restored, so that it is the pretrained network on resume too; `hash` proves it.
+    before any checkpoint is restored, so that it is the pretrained network on resume too; `hash` proves it: it covers
+    what `pretrained` filled. Whatever is new, and so random in the student, is zero here: two seeds have one teacher.
 
     Args:
         network: The student, just built.
@@ -27,9 +29,13 @@ class Teacher:
 
     def __init__(self, network: Network, spec: object = None) -> None:
         self.network = deepcopy(network).requires_grad_(False).eval()
-        known = network.shared_parameters()
+        known, new = network.shared_parameters(), {f"encoder.{n}" for n in network.fresh}
+        for parameter in self.network.new_parameters().values():
+            parameter.zero_()
         self.start: dict[str, Tensor] = {n: p.data for n, p in self.network.named_parameters() if n in known}
-        buffers = {n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head."))}
+        buffers = {
+            n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head.")) and n not in new
+        }
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.start, **heads, **buffers})
         self.sharded = False

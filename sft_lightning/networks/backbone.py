@@ -86,10 +86,11 @@ class Backbone(Network):
         """Puts the identity in the linear classifier's place; keeps it as the source head if it was pretrained."""
         old = model.get_submodule(classifier)
         assert isinstance(old, nn.Linear)
-        if self.pretrained is not None and keep_source_head and f"{classifier}.weight" not in self.fresh:
-            self.keep_source_head(old, labels)
+        filled = not any(n.startswith(f"{classifier}.") for n in self.fresh)
         self.fresh = {n for n in self.fresh if not n.startswith(f"{classifier}.")}
         self.report.missing = [n for n in self.report.missing if not n.startswith(f"{classifier}.")]
+        if self.pretrained is not None and keep_source_head and filled:
+            self.keep_source_head(old, labels)
         parent, _, leaf = classifier.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.Identity())
         return old

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, ClassVar, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.tensors import group_layers, layers_of, tensor_names
 from sft_lightning.secrets import refuse_left_out
 from sft_lightning.tasks.base import TaskInfo
 
@@ -24,7 +24,7 @@ NORMS = (
 
 
 class Output(NamedTuple):
-    """What one encoder pass yields. N items, C outputs, D features, S source outputs."""
+    """What one encoder pass yields. N items, C outputs, D and E features, S source outputs."""
 
     logits: Tensor
     """`[N, C]`"""
@@ -32,6 +32,16 @@ class Output(NamedTuple):
     """`[N, D]`, what the heads see"""
     source_logits: Tensor | None = None
     """`[N, S]` from the kept source head, or None where there is none"""
+    below_new: Tensor | None = None
+    """`[N, E]`, what enters the first new layer inside the encoder (`[N, 0]` where nothing pretrained lies below it); None
+    where the encoder has no new layer"""
+
+    @property
+    def pretrained_features(self) -> Tensor:
+        """`[N, E]`, the last features that the pretrained weights alone determine: `features` where the whole encoder was
+        pretrained. These are what can be compared between teacher and student.
+        """
+        return self.features if self.below_new is None else self.below_new
 
 
 @dataclass
@@ -60,6 +70,8 @@ class LoadReport:
     loaded: int = 0
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What follows from that, one sentence each"""
 
     def lines(self) -> list[str]:
         said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
@@ -68,7 +80,7 @@ class LoadReport:
             if names:
                 more = f" and {len(names) - 6} more" if len(names) > 6 else ""
                 said.append(f"{what} in it: {', '.join(names[:6])}{more}")
-        return said
+        return said + self.notes
 
 
 class Network(nn.Module):
@@ -81,8 +93,8 @@ class Network(nn.Module):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
     """Names of the tasks the network can be used for."""
-    shares_outputs: ClassVar[bool] = False
-    """True where logits live in the pretrained output space, as in language models: the head is not replaced."""
+    shares_outputs: bool = False
+    """True where logits live in the pretrained output space, as in language models: the head is pretrained too."""
 
     encoder: nn.Module
     head: nn.Module
@@ -102,8 +114,10 @@ class Network(nn.Module):
         self.source_labels: list[str] = []
         self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
         self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
-        self.fresh: set[str] = set()  # encoder parameters that `pretrained` did not fill, by name below `encoder.`
+        self.fresh: set[str] = set()  # encoder tensors that `pretrained` did not fill, by name below `encoder.`
         self.report = LoadReport()
+        self._watched, self._watching = False, False  # whether the inputs of the encoder's new layers can be, are noted
+        self._below_new: Tensor | None = None
 
     @property
     @abstractmethod
@@ -117,20 +131,21 @@ class Network(nn.Module):
 
     def forward(self, x: dict[str, Tensor]) -> Output:
         """One encoder pass; rows are the items `x['select']` names, or all."""
-        features = self.encode(x)
+        features, below = self._encode_watching(x) if self.fresh else (self.encode(x), None)
         if "select" in x:
             features = features[x["select"]]
+            below = None if below is None else below[x["select"]]
         source = self.source_head(features) if self.source_head is not None else None
-        return Output(self.head(features), features, source)
+        return Output(self.head(features), features, source, below)
 
-    # ---- parameters told apart ----
+    # ---- tensors told apart ----
 
     def encoder_parameters(self) -> dict[str, nn.Parameter]:
         """All of the encoder's, by full name."""
         return {f"encoder.{n}": p for n, p in self.encoder.named_parameters()}
 
     def shared_parameters(self) -> dict[str, nn.Parameter]:
-        """w_S: what the pretrained network has too, by full name (source head apart). Empty when from scratch."""
+        """w_S: what `pretrained` filled, by full name (source head apart). Empty when from scratch."""
         if self.pretrained is None:
             return {}
         shared = {n: p for n, p in self.encoder_parameters().items() if n[len("encoder.") :] not in self.fresh}
@@ -140,9 +155,57 @@ class Network(nn.Module):
         return shared
 
     def new_parameters(self) -> dict[str, nn.Parameter]:
-        """w_new: the replaced head, and what else `pretrained` did not fill, by full name."""
+        """w_new: what `pretrained` did not fill, by full name: the replaced head, and new layers inside the encoder."""
         shared, source = self.shared_parameters(), "source_head."
         return {n: p for n, p in self.named_parameters() if n not in shared and not n.startswith(source)}
+
+    def added_parameters(self) -> dict[str, nn.Parameter]:
+        """What is new on top of what is tuned, by full name: `new_parameters()`; the head alone where nothing is pretrained."""
+        if self.pretrained is not None:
+            return self.new_parameters()
+        return {f"head.{n}": p for n, p in self.head.named_parameters()}
+
+    @property
+    def pretrained_features(self) -> bool:
+        """Whether the pretrained weights alone determine `features`: `pretrained` filled every tensor of the encoder."""
+        return self.pretrained is not None and not self.fresh
+
+    @property
+    def pretrained_below_new(self) -> bool:
+        """Whether features can be compared with the teacher's: `features` themselves, or else the input of the first new
+        layer, which needs all pretrained layers below it.
+        """
+        if self.pretrained is None or not self.fresh:
+            return self.pretrained is not None
+        new = [n in self.fresh for n in tensor_names(self.encoder)]
+        return new == sorted(new) and not new[0]
+
+    def watch_new_layers(self) -> None:
+        """Prepares to note what enters the first of the encoder's new layers, once; without any, nothing happens."""
+        if self._watched or not self.fresh or self.pretrained is None:
+            return
+        self._watched = True
+        below = "features are compared below it" if self.pretrained_below_new else "features cannot be compared"
+        self.report.notes.append(
+            f"new inside the encoder, and trained as the head is: {layers_of(self.fresh)}; {below}"
+        )
+        if self.pretrained_below_new:
+            for name in dict.fromkeys(n.rpartition(".")[0] for n in tensor_names(self.encoder) if n in self.fresh):
+                self.encoder.get_submodule(name).register_forward_pre_hook(self._note_input)
+
+    def _note_input(self, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if self._watching and self._below_new is None and inputs and isinstance(inputs[0], Tensor):
+            self._below_new = inputs[0]
+
+    def _encode_watching(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Features, and what enters the first new layer, with as many dimensions; `[B, 0]` where there is no such vector."""
+        self.watch_new_layers()
+        self._watching = True
+        features = self.encode(x)
+        below, self._below_new, self._watching = self._below_new, None, False
+        if below is None or below.shape[:-1] != features.shape[:-1]:
+            below = features.new_empty(*features.shape[:-1], 0)
+        return features, below
 
     def vectors(self) -> set[str]:
         """Names of biases, norms' parameters and other tensors of fewer than two dimensions."""
@@ -162,8 +225,13 @@ class Network(nn.Module):
         """Keeps the pretrained output layer, frozen and in evaluation mode. Labels that only count say nothing.
 
         `task` is the name of what it was trained for, where that is known; else one output is a value, and several are
-        classes.
+        classes. Where the encoder has new layers the head is not kept: it would speak of random features.
         """
+        if self.fresh:
+            self.report.notes.append(
+                f"the pretrained output layer is not kept: the encoder below it has new layers ({layers_of(self.fresh)})"
+            )
+            return
         self.source_head = head.requires_grad_(False).eval()
         self.source_labels = [] if all(re.fullmatch(r"LABEL_\d+", n) for n in labels) else labels
         outputs = int(next(iter(head.parameters())).shape[0])
@@ -189,7 +257,7 @@ class Network(nn.Module):
         return {}
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes `config.json` and `model.safetensors`: encoder and new head, no source head, no teacher."""
+        """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
         from sft_lightning.networks.weights import save_folder
 
         save_folder(self, folder)
@@ -209,24 +277,6 @@ def source_task_name(task: str | None, outputs: int) -> str:
     if outputs == 1:
         return "multi_label" if named == "multi_label" else "regression"
     return named or "classification"
-
-
-def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Groups parameter names into layers, in the order given: one for each numbered block, what stands below, between
-    and above them apart.
-    """
-    layers: list[tuple[str, list[str]]] = []
-    for name in names:
-        parts = name.split(".")
-        at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
-        key = ".".join(parts[: at + 1]) if at is not None else ""
-        if (key and layers and layers[-1][0] == key) or (
-            not key and layers and not layers[-1][0].split(".")[-1].isdigit()
-        ):
-            layers[-1][1].append(name)
-        else:
-            layers.append((key or ".".join(parts[:-1]), [name]))
-    return layers
 
 
 # ---- specifications: networks as plain values ----
@@ -264,7 +314,9 @@ def build_network(network: Spec | str, task: TaskInfo) -> Network:
     cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
     refuse_left_out(args, "network.init_args")
     try:
-        return cls(task, **args)
+        made = cls(task, **args)
+        made.watch_new_layers()
+        return made
     except TypeError as error:
         from inspect import signature
 
@@ -296,15 +348,3 @@ def fresh_linear(in_features: int, out_features: int, bias: bool = True) -> nn.L
     if bias:
         nn.init.zeros_(linear.bias)
     return linear
-
-
-def weights_hash(tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over names, shapes and values: the identity of a teacher."""
-    from hashlib import sha256
-
-    digest = sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
-    return digest.hexdigest()

@@ -17,6 +17,8 @@ from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest, plainly
 from sft_lightning.faults import machine_fault
 from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.source_head import save_source_head
+from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
 Config = str | dict[str, Any] | None
@@ -78,7 +80,7 @@ def load_hf(
     network.report.loaded = len(own) - len(missing)
     network.report.missing = [n for n in own if n in missing]
     network.report.unexpected = sorted(info["unexpected_keys"])
-    network.fresh = {n for n, _ in model.named_parameters() if n in missing}
+    network.fresh = {n for n in tensor_names(model) if n in missing}
     return model.eval()
 
 
@@ -163,11 +165,12 @@ def split_head(network: Network, model: Any, keep_source_head: bool) -> str:
     Returns the old layer's name, which `hf_export` needs.
     """
     name, old = replace_last_linear(model)
-    if network.pretrained is not None and keep_source_head and f"{name}.weight" not in network.fresh:
-        network.keep_source_head(old, labels_of(model), getattr(model.config, "problem_type", None))
-    network.head = fresh_linear(old.in_features, network.task.num_outputs, bias=old.bias is not None)
+    filled = not any(n.startswith(f"{name}.") for n in network.fresh)
     network.fresh = {n for n in network.fresh if not n.startswith(f"{name}.")}
     network.report.missing = [n for n in network.report.missing if not n.startswith(f"{name}.")]
+    if network.pretrained is not None and keep_source_head and filled:
+        network.keep_source_head(old, labels_of(model), getattr(model.config, "problem_type", None))
+    network.head = fresh_linear(old.in_features, network.task.num_outputs, bias=old.bias is not None)
     return name
 
 
@@ -203,6 +206,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
         setattr(config, OURS, about)
         with quiet():
             model.save_pretrained(folder)
+        save_source_head(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

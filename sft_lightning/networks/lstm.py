@@ -3,7 +3,7 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 from zlib import crc32
 
 import torch
@@ -110,7 +110,8 @@ class LSTM(SmallNetwork):
         dropout: Probability of dropping a unit: of the embeddings, between layers, and of the text's vector.
         max_length: Most words the network reads.
         pretrained: Where weights and words come from: a run directory or an export folder; null for random ones.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
     """
 
     def __init__(
@@ -125,7 +126,7 @@ class LSTM(SmallNetwork):
         dropout: float = 0.3,
         max_length: int = 256,
         pretrained: str | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
     ) -> None:
         super().__init__(task)
         sizes = {"embedding_dim": embedding_dim, "hidden": hidden, "layers": layers, "bidirectional": bidirectional}

@@ -1,11 +1,13 @@
 """The small nets of the field's tutorials, and what they share: an encoder of our own and one linear head."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
 from sft_lightning.tasks.base import TaskInfo
 
@@ -13,11 +15,18 @@ from sft_lightning.tasks.base import TaskInfo
 class SmallNetwork(Network):
     """Takes over `pretrained`: a state dict with our names (`encoder.…`, `head.…`) in a folder or a file."""
 
-    def start_from(self, pretrained: str | None, keep: bool, encoder: nn.Module, features: int) -> None:
-        """Sets encoder and heads; fills them from `pretrained`, whose head becomes the source head if `keep`."""
-        self.encoder, self.head = encoder, nn.Linear(features, self.task.num_outputs)
-        if pretrained is None:
-            return
+    def start_from(self, pretrained: str | None, keep: bool | str, encoder: nn.Module, features: int) -> None:
+        """Sets encoder and heads; fills them from `pretrained`, whose head becomes the source head if `keep`, or else, with
+        'source', the one that was kept beside it.
+        """
+        head = nn.Linear(features, self.task.num_outputs)
+        self.encoder, self.head = encoder, head
+        if pretrained is not None:
+            self._fill_from(pretrained, keep is True)
+            head.reset_parameters()
+        take_source_head(self, pretrained, keep)
+
+    def _fill_from(self, pretrained: str, keep: bool) -> None:
         source = resolve(pretrained)
         if source.hub:
             raise UserError(f"pretrained: {pretrained}: no such folder or file ({type(self).__name__} is on no hub)")
@@ -38,7 +47,6 @@ class SmallNetwork(Network):
         if keep:
             task = source.ours.get("task") or {}
             self.keep_source_linear(state, list(task.get("labels") or []), task.get("name"))
-        self.head.reset_parameters()
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
@@ -59,7 +67,8 @@ class MLP(SmallNetwork):
         dropout: Probability of dropping a hidden unit.
         pretrained: Where weights come from: a run directory, an export folder, a state dict file, `builtin:NAME`;
             null for random ones.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
     """
 
     def __init__(
@@ -69,7 +78,7 @@ class MLP(SmallNetwork):
         hidden: Sequence[int] = (256,),
         dropout: float = 0.0,
         pretrained: str | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
     ) -> None:
         super().__init__(task)
         self.in_features, self.hidden = in_features, list(hidden)
@@ -110,7 +119,8 @@ class LeNet(SmallNetwork):
         image_size: Height and width of the images, in pixels.
         dropout: Probability of dropping a unit of the two fully connected layers.
         pretrained: Where weights come from: a run directory, an export folder, a state dict file; null for random ones.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
     """
 
     def __init__(
@@ -120,7 +130,7 @@ class LeNet(SmallNetwork):
         image_size: int = 32,
         dropout: float = 0.0,
         pretrained: str | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
     ) -> None:
         super().__init__(task)
         self.channels, self.image_size = channels, image_size

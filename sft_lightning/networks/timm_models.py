@@ -7,6 +7,7 @@ from torch import nn
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
 from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
 
@@ -25,7 +26,8 @@ class Timm(Backbone):
             another library's.
         dropout: Probability of dropping a feature before the head; null for the architecture's own.
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
     """
 
     def __init__(
@@ -36,7 +38,7 @@ class Timm(Backbone):
         match: Literal["name", "order"] = "name",
         dropout: float | None = None,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
     ) -> None:
         super().__init__(task)
         import timm
@@ -50,18 +52,20 @@ class Timm(Backbone):
         self.model_name, self.image_size = name, image_size
         self.options = {} if dropout is None else {"drop_rate": dropout}
         self.cfg: dict[str, Any] = {}
+        keep = keep_source_head is True
         if pretrained is None or pretrained is False:
-            self.take_apart(self.build(), keep_source_head, [])
+            self.take_apart(self.build(), keep, [])
             self.resize()
         elif pretrained is True:
-            self.from_hub(name, Source(name, hub=name), keep_source_head)
+            self.from_hub(name, Source(name, hub=name), keep)
         else:
             source = resolve(pretrained.removeprefix("hf-hub:"))
             if source.hub is None:
-                self.from_tensors(source, match, keep_source_head)
+                self.from_tensors(source, match, keep)
             else:
                 hub = source.hub if timm.is_model(source.hub) else f"hf-hub:{source.hub}"
-                self.from_hub(hub, source, keep_source_head)
+                self.from_hub(hub, source, keep)
+        take_source_head(self, self.pretrained, keep_source_head)
         cfg, known = self.cfg, self.pretrained is not None
         size = tuple(cfg["input_size"][1:]) if known or cfg.get("fixed_input_size") else None
         self.own_spec = InputSpec(

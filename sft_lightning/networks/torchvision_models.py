@@ -4,7 +4,7 @@ import pickle
 import re
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, Literal
 from urllib.error import URLError
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
 from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
 
@@ -39,7 +40,8 @@ class Torchvision(Backbone):
             directory, an export folder, a state dict file with torchvision's names; null for random ones.
         dropout: Probability of dropping a unit, in every dropout layer; null for the architecture's own.
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Torchvision(Backbone):
         pretrained: str | None = None,
         dropout: float | None = None,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
     ) -> None:
         super().__init__(task)
         from torchvision import models
@@ -64,10 +66,11 @@ class Torchvision(Backbone):
         self.model_name, self.image_size = name, image_size
         self.own_spec = InputSpec("image", size=(224, 224) if self.fixed_argument else None)
         weights = models.get_model_weights(name).__members__
+        keep = keep_source_head is True
         if pretrained is None:
-            self.take_apart(self.build(), keep_source_head, [])
+            self.take_apart(self.build(), keep, [])
         elif pretrained in weights:
-            self.from_library(weights[pretrained], pretrained, keep_source_head)
+            self.from_library(weights[pretrained], pretrained, keep)
         else:
             source = resolve(pretrained)
             if source.hub is not None:
@@ -75,7 +78,8 @@ class Torchvision(Backbone):
                     f"pretrained: {name} has no weights '{pretrained}'{nearest(pretrained, weights)}; it has "
                     f"{', '.join(weights) or 'none'}, and there is no such folder or file"
                 )
-            self.from_tensors(source, list(weights.values()), keep_source_head)
+            self.from_tensors(source, list(weights.values()), keep)
+        take_source_head(self, None if pretrained in weights else pretrained, keep_source_head)
         self.built_for = self.input_spec.size if self.fixed_argument else None
         set_dropout(self.encoder, dropout)
 

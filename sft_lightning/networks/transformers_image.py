@@ -3,13 +3,14 @@
 import json
 from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.tasks.base import TaskInfo
 
 
@@ -26,7 +27,8 @@ class TransformersImage(Network):
             its values, such as `{model_type: vit, hidden_size: 192}`.
         dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
         gradient_checkpointing: Compute activations anew in the backward pass: less memory, about a third more time.
-        keep_source_head: Keep the pretrained output layer, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
     """
 
@@ -37,14 +39,15 @@ class TransformersImage(Network):
         config: str | dict[str, Any] | None = None,
         dropout: float | None = None,
         gradient_checkpointing: bool = False,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(task)
         from transformers import AutoModelForImageClassification
 
         model = load_hf(AutoModelForImageClassification, pretrained, config, self, trust_remote_code)
-        self.head_name = split_head(self, model, keep_source_head)
+        self.head_name = split_head(self, model, keep_source_head is True)
+        take_source_head(self, pretrained, keep_source_head)
         set_dropout(model, dropout)
         if gradient_checkpointing:
             if not model.supports_gradient_checkpointing:

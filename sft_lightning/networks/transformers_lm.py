@@ -38,7 +38,7 @@ class TransformersLM(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
-    shares_outputs: ClassVar[bool] = True
+    shares_outputs = True
 
     def __init__(
         self,
@@ -61,8 +61,7 @@ class TransformersLM(Network):
         self.max_length = token_limit(self.tokenizer, model, max_length)
         self._whole = [model]  # in a list: the same weights must not be registered twice
         self.encoder, self.head = model.base_model, model.get_output_embeddings()
-        prefix = f"{model.base_model_prefix}."
-        self.fresh = {n.removeprefix(prefix) for n in self.fresh}
+        self._note_new(model)
         self.task = replace(task, num_outputs=int(model.get_output_embeddings().weight.shape[0]))
         text_config = model.config.get_text_config()
         self.cap = getattr(text_config, "final_logit_softcapping", None)
@@ -73,6 +72,17 @@ class TransformersLM(Network):
         self._check(model)
         if gradient_checkpointing:
             checkpoint_gradients(model)
+
+    def _note_new(self, model: Any) -> None:
+        """Names of new tensors as below `encoder.`; an output layer that `pretrained` lacked shares no outputs with it."""
+        own = {id(t): n for n, t in self.encoder.state_dict(keep_vars=True).items()}
+        new = {n: t for n, t in model.state_dict(keep_vars=True).items() if n in self.fresh}
+        self.fresh = {own[id(t)] for t in new.values() if id(t) in own}
+        if any(t is p for t in new.values() for p in self.head.parameters() if id(p) not in own):
+            self.shares_outputs = False
+            self.report.notes.append(
+                "the output layer is new: the pretrained weights have none, and answers cannot be compared"
+            )
 
     def _load(
         self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype, trust: bool

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.tasks.base import TaskInfo
 
 HEAD = "sft_head."
@@ -31,7 +32,8 @@ class TransformersText(Network):
         dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
-        keep_source_head: Keep the pretrained output layer, where there is one, frozen, beside the new one.
+        keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
+            and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
     """
 
@@ -45,7 +47,7 @@ class TransformersText(Network):
         dropout: float | None = None,
         max_length: int | None = None,
         gradient_checkpointing: bool = False,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         trust_remote_code: bool = False,
     ) -> None:
         super().__init__(task)
@@ -60,12 +62,18 @@ class TransformersText(Network):
         self.head_name: str | None = None
         if pooling == "model":
             model = load_hf(AutoModelForSequenceClassification, pretrained, config, self, trust_remote_code)
-            self.head_name = split_head(self, model, keep_source_head)
+            self.head_name = split_head(self, model, keep_source_head is True)
             if self.head_name == "score":  # decoders: each token has a score, the last token's counts
                 self.pooling = "last"
         else:
             model = load_hf(AutoModel, pretrained, config, self, trust_remote_code)
-            self._own_head(model, ours, pretrained, keep_source_head)
+            self._own_head(model, ours, pretrained, keep_source_head is True)
+        if (
+            keep_source_head == "source"
+            and (exported := (ours.get("init_args") or {}).get("pooling", "model")) != pooling
+        ):
+            raise UserError(f"keep_source_head: source: that head is of pooling {exported}, asked for is {pooling}")
+        take_source_head(self, pretrained, keep_source_head)
         self.encoder = model
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
         if not decodes(model):  # an encoder counts positions, and takes its vector, from where the row begins

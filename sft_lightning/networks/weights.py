@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.tensors import tensor_names
 
 if TYPE_CHECKING:
     from sft_lightning.networks.base import LoadReport, Network
@@ -194,7 +195,7 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "") -> set[str]:
-    """Loads `state` into `model`, and returns the names of the parameters it did not fill.
+    """Loads `state` into `model`, and returns the names of the parameters and running statistics it did not fill.
 
     A tensor below `head` whose shape differs is left out; elsewhere that is an error, and so is a file that fills less
     than half of the model. What is missing and unexpected goes into the report.
@@ -218,11 +219,13 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", he
     report.loaded = len(usable)
     report.missing = [n for n in own if n not in usable]
     report.unexpected = [n for n in state if n not in own]
-    return {n for n, _ in model.named_parameters() if n not in usable}
+    return {n for n in tensor_names(model) if n not in usable}
 
 
 def save_folder(network: "Network", folder: str) -> None:
-    """Our own export: `config.json` (network, arguments, task) and `model.safetensors` (encoder and head)."""
+    """Our own export: `config.json` (network, arguments, task), `model.safetensors` (encoder and head), and the source head."""
+    from sft_lightning.networks.source_head import save_source_head
+
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
     cls = type(network)
@@ -236,3 +239,4 @@ def save_folder(network: "Network", folder: str) -> None:
     state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
+    save_source_head(network, folder)

@@ -47,7 +47,8 @@ class DriftMeter:
     """Student against teacher on the same inputs, exact over batches and ranks.
 
     `drift/features_cka`: linear CKA of the features, 1 at the start and for features that were only rotated, and
-    `drift/features_cka_debiased`: its estimate without the bias of few items in many dimensions.
+    `drift/features_cka_debiased`: its estimate without the bias of few items in many dimensions; both of the last features
+    that the pretrained weights alone determine, and absent where there are none.
 
     The rest is of the kept source head's outputs, or of the logits of a shared output space; absent without either.
     What it can be depends on the task of those outputs. `drift/kl`: mean KL(teacher ‖ student) in nats per item, and
@@ -70,7 +71,8 @@ class DriftMeter:
     @torch.no_grad()
     def add(self, student: Output, teacher: Output) -> None:
         """Adds the items of one batch; also where there is none, so that all ranks have sums to add up."""
-        self.cka.add(student.features, teacher.features)
+        if student.pretrained_features.shape[-1]:
+            self.cka.add(student.pretrained_features, teacher.pretrained_features)
         mine, theirs = (o.logits if self.shares_outputs else o.source_logits for o in (student, teacher))
         if mine is None or theirs is None or self.task is None:
             return
@@ -87,10 +89,10 @@ class DriftMeter:
         if dist.is_available() and dist.is_initialized():
             for tensor in [*self.cka.tensors, *self.values_moved.tensors, *([] if self.sums is None else [self.sums])]:
                 dist.all_reduce(tensor)
-        values = {
-            "drift/features_cka": float(self.cka.value()),
-            "drift/features_cka_debiased": float(self.cka.debiased()),
-        }
+        values = {}
+        if self.cka.tensors:
+            values["drift/features_cka"] = float(self.cka.value())
+            values["drift/features_cka_debiased"] = float(self.cka.debiased())
         if self.sums is not None:
             items, divergence, agree = self.sums.tolist()
             values |= {"drift/kl": divergence / max(items, 1), "retention/agreement": agree / max(items, 1)}

@@ -22,7 +22,7 @@ from sft_lightning.networks.base import Spec
 from sft_lightning.tasks import TaskInfo
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
-from tests.support import HIDDEN, NEW, OLD, VARIANTS, FewDigits, NormNet
+from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
 WORDS = " ".join(SENTENCES[:6]).split()
@@ -169,6 +169,8 @@ CASES: dict[str, Case] = {
 
 PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]
 """(case, variant) wherever the library accepts it."""
+STAGED = [("images", variant) for variant in WITH_STAGES]
+"""Also tried, for how the work is split."""
 REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]
 
 
@@ -183,7 +185,7 @@ def folder_of(case: str, root: Path) -> str:
 
 def make(case: str, variant: str, root: Path, dropout: float = 0.0, **settings: Any) -> SFTModule:
     """A module of `variant` on the case's pretrained network."""
-    cls, arguments = VARIANTS[variant]
+    cls, arguments = {**VARIANTS, **WITH_STAGES}[variant]
     own = CASES[case]
     network = own.network(folder_of(case, root))
     network["init_args"]["dropout"] = dropout

@@ -1,6 +1,6 @@
 """What is run in one process and in two."""
 
-from tests.exactness.cases import CASES, PAIRS
+from tests.exactness.cases import CASES, PAIRS, STAGED
 from tests.exactness.two_processes import Job
 
 SIZES = (1, 5, 21)
@@ -14,12 +14,12 @@ LIMITED = [(case, how, limit) for case in SHARDED for how, limit in (("validate"
 """Case, how, and a limit in batches of 4 or as a share"""
 
 FAST: list[Job] = [
-    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case in SHARDED),
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in [*PAIRS, *STAGED] if case in SHARDED),
     *(("measure", case, 5, how, "fsdp2") for case in SHARDED for how in HOW),
     *((job, strategy) for job in ("norms", "mixed", "stages") for strategy in ("ddp", "fsdp2")),
     ("mixed", "ddp", "32-true"),
     *(("saved", strategy, "32-true") for strategy in ("ddp", "fsdp2")),
-    *(("train", case, variant, "float64", 4) for case, variant in PAIRS),
+    *(("train", case, variant, "float64", 4) for case, variant in [*PAIRS, *STAGED]),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
     *(("limited", case, how, limit) for case, how, limit in LIMITED),
     ("limited", SHARDED[0], "test", 0.5, "fsdp2"),

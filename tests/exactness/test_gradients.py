@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.exactness import figures
-from tests.exactness.cases import CASES, PAIRS
+from tests.exactness.cases import CASES, PAIRS, STAGED
 from tests.exactness.jobs import ACCUMULATE, SHARDED
 from tests.exactness.training import (
     CLIP,
@@ -97,7 +97,10 @@ def test_each_step_is_the_mean_over_its_items_and_the_penalty_once_and_then_clip
         assert run.steps[0].logged["train/loss_anchor"] > 0, "the anchor is 0, so that it is not tested"
 
 
-@EVERY
+SPLIT = pytest.mark.parametrize(("case", "variant"), [*PAIRS, *STAGED])
+
+
+@SPLIT
 @pytest.mark.parametrize("accumulate", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in ACCUMULATE if n != 8)])
 def test_micro_batches_change_nothing(root: Path, case: str, variant: str, accumulate: int) -> None:
     one_process(case, variant, root, "float64", accumulate)
@@ -119,7 +122,7 @@ def test_micro_batches_change_no_gradient_in_single_precision_with_adamw(
     one_process(case, variant, root, ADAMW_IN_SINGLE, accumulate)
 
 
-@EVERY
+@SPLIT
 def test_a_gradient_scaler_changes_nothing(root: Path, case: str, variant: str) -> None:
     """So the number of items, the penalty and clipping all come after unscaling; two micro-batches, single precision."""
     whole = in_one_piece(case, variant, root, "float32")
@@ -140,7 +143,7 @@ def two_processes(
         assert not off, f"step {number}: what is logged is not what one process logs: {off}"
 
 
-@EVERY
+@SPLIT
 def test_two_processes_change_nothing(together: Any, root: Path, case: str, variant: str) -> None:
     """The ragged step's 5 rows are shared unevenly: 2 and 2, then 1 and a filler."""
     two_processes(together, root, case, variant, "float64", 4)
@@ -160,7 +163,7 @@ def test_two_processes_change_nothing_with_any_micro_batches(
 # ---- parameters in parts ----
 
 
-@pytest.mark.parametrize(("case", "variant"), [p for p in PAIRS if p[0] in SHARDED])
+@pytest.mark.parametrize(("case", "variant"), [p for p in [*PAIRS, *STAGED] if p[0] in SHARDED])
 def test_sharding_changes_nothing(together: Any, root: Path, case: str, variant: str) -> None:
     """Student and teacher in two parts each, L2-SP on parts: every gradient, clipped or not, and every weight."""
     two_processes(together, root, case, variant, "float64", 2, "fsdp2")

@@ -1,0 +1,52 @@
+"""Names of a network's tensors: all of them, by layer, and the hash of their values."""
+
+from collections.abc import Iterable, Mapping
+from hashlib import sha256
+
+import torch
+from torch import Tensor, nn
+
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def tensor_names(module: nn.Module) -> list[str]:
+    """Names of what training makes, in a state dict's order: parameters, and running statistics of normalisation. Other
+    buffers (masks, indices, counters) are constants of the architecture.
+    """
+    parameters = {n for n, _ in module.named_parameters(remove_duplicate=False)}
+    return [n for n in module.state_dict() if n in parameters or n.endswith(STATISTICS)]
+
+
+def layers_of(names: Iterable[str]) -> str:
+    """The layers that tensors are in, as a list for a sentence."""
+    layers = list(dict.fromkeys(n.rpartition(".")[0] for n in sorted(names)))
+    return ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
+
+
+def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:
+    """Groups parameter names into layers, in the order given: one for each numbered block, what stands below, between
+    and above them apart.
+    """
+    layers: list[tuple[str, list[str]]] = []
+    for name in names:
+        parts = name.split(".")
+        at = next((i for i, p in enumerate(parts) if p.isdigit()), None)
+        key = ".".join(parts[: at + 1]) if at is not None else ""
+        if (key and layers and layers[-1][0] == key) or (
+            not key and layers and not layers[-1][0].split(".")[-1].isdigit()
+        ):
+            layers[-1][1].append(name)
+        else:
+            layers.append((key or ".".join(parts[:-1]), [name]))
+    return layers
+
+
+def weights_hash(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, shapes and values: the identity of a teacher."""
+    digest = sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
+    return digest.hexdigest()
