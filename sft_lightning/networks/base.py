@@ -102,6 +102,7 @@ class Network(nn.Module):
         self.source_labels: list[str] = []
         self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
         self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
+        self.ends: list[int] = []  # tokens that end the answers a language model was tuned on; travels with exports
         self.fresh: set[str] = set()  # encoder parameters that `pretrained` did not fill, by name below `encoder.`
         self.report = LoadReport()
 
