@@ -17,7 +17,8 @@ from sft_lightning.errors import UserError
 
 MARK = "\ue0f5{}\ue0f6"  # of the private use area: in no one's texts
 REASONING = ("reasoning_content", "reasoning", "thinking")
-THOUGHT = re.compile(r".*</think>\s*", re.DOTALL)
+THOUGHTS = tuple(re.compile(pattern, re.DOTALL) for pattern in (r".*</think>", r".*</think>\s*", r""))
+"""Beginnings of contents that are thoughts, which stay around a mark: templates look for them. Tried in turn."""
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
@@ -197,20 +198,41 @@ class ChatTemplate:
     ) -> list[tuple[int, int]]:
         if "\ue0f5" in text:
             raise UserError(f"data: {row}: a text holds the character U+E0F5, which is used here as a mark: remove it")
+        for number, thoughts in enumerate(THOUGHTS):
+            try:
+                return self._around_marks(messages, answers, text, conversation, row, thoughts, notes)
+            except UserError:
+                if number == len(THOUGHTS) - 1 or not any(THOUGHTS[0].match(m.get("content") or "") for m in messages):
+                    raise
+        raise AssertionError
+
+    def _around_marks(
+        self,
+        messages: list[dict[str, Any]],
+        answers: list[int],
+        text: str,
+        conversation: Conversation,
+        row: str,
+        thoughts: re.Pattern[str],
+        notes: Notes,
+    ) -> list[tuple[int, int]]:
+        heads = {i: _match(thoughts, messages[i]) for i in answers}
         marked = list(messages)
         for i in answers:
-            marked[i] = _mark(messages[i], MARK.format(i))
-        other = self.write(marked, conversation, row)
-        around = re.split("\ue0f5(\\d+)\ue0f6", other)
+            marked[i] = _mark(messages[i], heads[i], MARK.format(i))
+        around = re.split("\ue0f5(\\d+)\ue0f6", self.write(marked, conversation, row))
         if [int(n) for n in around[1::2]] != answers:
             raise self._ambiguous(answers[0], row)
-        pieces = self._align(messages, answers, text, around[::2], row)
+        around = around[::2]
+        pieces = self._align(messages, heads, text, around, row)
         asked, lead = self._asked(messages, pieces[-1], text, conversation, row)
-        tails, spans = self._tails(messages, marked, pieces, around[::2], conversation, row), []
+        tails, spans = self._tails(messages, marked, pieces, around, conversation, row), []
         for piece, tail in zip(pieces, tails, strict=True):
-            start = piece.start - self._said_before(piece, messages, asked, lead, text, conversation, row)
+            head = heads[piece.turn].strip()
+            start = piece.start - self._said_before(piece, messages, head, asked, lead, text, conversation, row)
             end = piece.end + len(tail)
             spans.append((start, start + len(_to_end(text[start:end], self._ends))))
+        for piece, (start, end) in zip(pieces, spans, strict=True):
             if (said := (messages[piece.turn].get("content") or "").strip()) and said not in text[start:end]:
                 notes.add("answers of which the chat template leaves something out or changes it", row)
         return spans
@@ -222,17 +244,17 @@ class ChatTemplate:
         )
 
     def _align(
-        self, messages: list[dict[str, Any]], answers: list[int], text: str, around: list[str], row: str
+        self, messages: list[dict[str, Any]], heads: dict[int, str], text: str, around: list[str], row: str
     ) -> list[Piece]:
         """Where the answers lie in `text`, which is what stands `around` them with the answers between."""
         pieces, at = [], 0
-        for number, i in enumerate(answers):
+        for number, (i, head) in enumerate(heads.items()):
             before, after = around[number], around[number + 1]
-            last = number == len(answers) - 1
+            last = number == len(heads) - 1
             if not text.startswith(before, at):
                 raise self._ambiguous(i, row)
             start, found = at + len(before), -1
-            for said in _as_written(messages[i]):
+            for said in _as_written(messages[i], head):
                 stop = start + len(said)
                 if text.startswith(said + after, start) and (not last or stop + len(after) == len(text)):
                     found = stop
@@ -266,6 +288,7 @@ class ChatTemplate:
         self,
         piece: Piece,
         messages: list[dict[str, Any]],
+        head: str,
         asked: str,
         lead: str,
         text: str,
@@ -275,17 +298,40 @@ class ChatTemplate:
         """How many characters before an answer's words the assistant has to write itself: thoughts, calls, a space."""
         message, before = messages[piece.turn], piece.before
         own = next((str(message[k]) for k in REASONING if isinstance(message.get(k), str)), "")
-        inside = [t for t in (_thought(message).strip(), own.strip()) if t and t in before]
+        inside = [t for t in (head, own.strip()) if t and t in before]
         outer = min((before.rfind(t) for t in inside), default=len(before))
         at = before.rfind(asked, 0, outer) if asked else -1
         if at >= 0:
             return len(before) - at - len(asked)
         if inside or message.get(CALLS):
-            prompt = self.write(messages[: piece.turn], conversation, row, ask=True) if piece.turn else ""
-            if prompt and text.startswith(prompt) and piece.start - len(before) <= len(prompt) <= piece.start:
-                return piece.start - len(prompt)
-            raise self._ambiguous(piece.turn, row)
+            return self._before_own_words(piece, messages, outer if head in inside else -1, text, conversation, row)
         return len(lead) if before.endswith(lead) else 0
+
+    def _before_own_words(
+        self,
+        piece: Piece,
+        messages: list[dict[str, Any]],
+        thoughts: int,
+        text: str,
+        conversation: Conversation,
+        row: str,
+    ) -> int:
+        """As `_said_before` of an answer with thoughts or calls where the template has no generation prompt: what it
+        writes before a plain answer is not the assistant's. `thoughts` is where a content's own begin, or -1.
+        """
+        mark = {"role": "assistant", "content": MARK.format(0)}
+        prompt = self.write(messages[: piece.turn], conversation, row) if piece.turn else ""
+        plain = self.write([*messages[: piece.turn], mark], conversation, row).partition(mark["content"])[0]
+        header = plain.removeprefix(prompt)
+        at = piece.before.rfind(header) if header.strip() else -1
+        if at >= 0:
+            return len(piece.before) - at - len(header)
+        if thoughts >= 0:
+            space = not header.strip() and piece.before.endswith(header, 0, thoughts)
+            return len(piece.before) - thoughts + (len(header) if space else 0)
+        if prompt and not header.strip() and text.startswith(prompt) and len(prompt) <= piece.start:
+            return piece.start - len(prompt)
+        raise self._ambiguous(piece.turn, row)
 
     def _tails(
         self,
@@ -362,13 +408,12 @@ def _without_tools(conversation: Conversation) -> Conversation:
     return Conversation([], options=conversation.options)
 
 
-def _thought(message: dict[str, Any]) -> str:
-    """The beginning of a content that is thoughts: up to the last </think> and the white space after it."""
-    found = THOUGHT.match(message.get("content") or "")
+def _match(thoughts: re.Pattern[str], message: dict[str, Any]) -> str:
+    found = thoughts.match(message.get("content") or "")
     return found[0] if found else ""
 
 
-def _mark(message: dict[str, Any], mark: str) -> dict[str, Any]:
+def _mark(message: dict[str, Any], head: str, mark: str) -> dict[str, Any]:
     """A message with a mark for its words: those after thoughts, or the name of the first function it calls."""
     calls = message.get(CALLS)
     if calls:
@@ -378,15 +423,15 @@ def _mark(message: dict[str, Any], mark: str) -> dict[str, Any]:
         else:
             first["name"] = mark
         return {**message, CALLS: [first, *calls[1:]]}
-    return {**message, "content": _thought(message) + mark}
+    return {**message, "content": head + mark}
 
 
-def _as_written(message: dict[str, Any]) -> list[str]:
+def _as_written(message: dict[str, Any], head: str) -> list[str]:
     """In which ways a template may write what the mark stands for."""
     if calls := message.get(CALLS):
         called = calls[0].get("function") if isinstance(calls[0].get("function"), dict) else calls[0]
         return [str(called.get("name"))]
-    said = (message.get("content") or "").removeprefix(_thought(message))
+    said = (message.get("content") or "").removeprefix(head)
     return list(dict.fromkeys((said, said.strip(), said.lstrip(), said.rstrip(), said.strip("\n"), said.lstrip("\n"))))
 
 

@@ -60,8 +60,10 @@ class InstructionRows(Tokens):
                 self.table.refuse(row, error)
         made = encode(rendered, self.tokenizer)
         for row, one in enumerate(rendered):
-            if not all(one.ended):
-                self.written.add("answers have no token that ends them, so that stopping is not learned", self.name(row))
+            if one.ended and not one.ended[-1]:
+                self.written.add("answers have no token that ends them: stopping is not learned", self.name(row))
+            elif not all(one.ended):
+                self.written.add("answers before the last have no token that ends them", self.name(row))
         closed = [bool(one.ended) and one.ended[-1] for one in rendered]
         self.ends = np.array([ids[-1] if shut else -1 for (ids, _), shut in zip(made, closed, strict=True)], np.int64)
         self.truncated = np.array([self.max_length is not None and len(ids) > self.max_length for ids, _ in made])
