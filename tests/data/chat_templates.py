@@ -8,6 +8,7 @@ from typing import Any
 
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
+from sft_lightning.errors import UserError
 from tests.networks.tiny import byte_bpe
 
 ASK = "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -87,6 +88,14 @@ def read(tokenizer: Any, *rows: dict[str, Any], max_length: int | None = None) -
     made.use(tokenizer, max_length)
     made.ready()
     return made
+
+
+def attempt(tokenizer: Any, row: dict[str, Any]) -> tuple[InstructionRows | None, str]:
+    """(the row as the product reads it, or None; what it said where it refused)."""
+    try:
+        return read(tokenizer, row), ""
+    except UserError as error:
+        return None, str(error)
 
 
 def learned(rows: InstructionRows, row: int = 0) -> list[str]:

@@ -109,9 +109,7 @@ def without_nulls_inside(messages: list[dict[str, Any]]) -> list[dict[str, Any]]
 # ---- layouts ----
 
 
-def _chat(
-    values: dict[str, Any], layout: tuple[str, ...], system: str | None, row: str, notes: Notes
-) -> Conversation:
+def _chat(values: dict[str, Any], layout: tuple[str, ...], system: str | None, row: str, notes: Notes) -> Conversation:
     return chat(values[layout[0]], row, notes, column=layout[0], system=system)
 
 

@@ -5,14 +5,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_lightning.data.text.files import KINDS, check_text
+from sft_lightning.data.text.files import check_text
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.errors import UserError, nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
 """Roles of ShareGPT's and others' exports that mean one of ours"""
-STAND_INS = {"developer": "system", "ipython": "tool", "function": "tool", "observation": "tool", "tool_response": "tool"}
+STAND_INS = {
+    "developer": "system",
+    "ipython": "tool",
+    "function": "tool",
+    "observation": "tool",
+    "tool_response": "tool",
+}
 """Roles that some chat templates know by name, and what they are for the others"""
 TRAINED = ("weight", "train", "trainable", "training", "loss")
 """Keys of a message that say whether it is learned from: OpenAI's and Mistral's, axolotl's, others'"""
@@ -190,7 +196,9 @@ def learns(message: dict[str, Any], role: str, turn: int, row: str, notes: Notes
 # ---- the words that a template knows ----
 
 
-def fitted(messages: list[dict[str, Any]], knows: Callable[[str], bool], row: str, notes: Notes) -> list[dict[str, Any]]:
+def fitted(
+    messages: list[dict[str, Any]], knows: Callable[[str], bool], row: str, notes: Notes
+) -> list[dict[str, Any]]:
     """The messages as a chat template is given them: without null keys, roles that it does not know in ones it does."""
     made = []
     for message in messages:
