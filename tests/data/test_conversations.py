@@ -4,8 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from sft_lightning.ablation.front_door.data_plan import Overrides
+from sft_lightning.ablation.front_door.infer_data import infer_data
 from sft_lightning.data import Instructions
 from sft_lightning.errors import UserError
 from sft_lightning.networks import TransformersLM
@@ -187,6 +190,18 @@ def test_what_is_not_used_or_is_read_as_something_else_is_said_with_its_count(tm
     assert "\n" not in said
 
 
+def test_the_front_door_knows_conversations_and_says_what_is_not_used(tmp_path: Path) -> None:
+    chat = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"conversations": chat, "id": i} for i in range(12)])
+    plan = infer_data(file, ("tokens",), "TransformersLM", Overrides())
+    assert plan.block["class_path"] == "Instructions"
+    assert "12 instructions with answers in columns 'conversations'" in plan.lines[0]
+    assert "columns not used: id" in plan.lines[1]
+    labelled = write_jsonl(tmp_path / "labels.jsonl", [{"text": "a b", "label": i % 2} for i in range(12)])
+    with pytest.raises(UserError, match="wanted are prompt and completion"):
+        infer_data(labelled, ("tokens",), "TransformersLM", Overrides())
+
+
 def test_each_row_keeps_its_fingerprint_unless_what_is_learned_changes() -> None:
     """Runs of earlier versions are resumed on the same data, and not on data of which they read less."""
     from hashlib import sha256
@@ -222,7 +237,7 @@ def test_an_end_that_is_an_ordinary_added_token_ends_a_turn() -> None:
     tokenizer.add_tokens(["<end>"])
     rows = read(tokenizer, {"messages": CHATS["one answer"]})
     assert learned(rows) == ["Hello<end>"]
-    assert rows.taught_ends([0]) == [tokenizer.convert_tokens_to_ids("<end>")]
+    assert rows.taught_ends(np.array([0])) == [tokenizer.convert_tokens_to_ids("<end>")]
 
 
 def test_a_tokenizer_without_an_end_is_said() -> None:
@@ -230,7 +245,7 @@ def test_a_tokenizer_without_an_end_is_said() -> None:
     tokenizer.eos_token = None
     rows = read(tokenizer, {"prompt": "a", "completion": "b"})
     assert learned(rows) == ["b"]
-    assert rows.taught_ends([0]) == []
+    assert rows.taught_ends(np.array([0])) == []
     assert rows.written.lines() == [
         "answers have no token that ends them: stopping is not learned (1 time, first in rows.jsonl line 1)"
     ]
@@ -256,6 +271,33 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
     made = GenerationConfig.from_pretrained(tmp_path / "out")
     assert made.eos_token_id == stops, "generate() does not stop at the end of a turn"
     assert made.pad_token_id == network.tokenizer.pad_token_id
+
+
+@pytest.mark.slow
+def test_generating_from_the_folder_of_a_run_stops_at_the_end_of_a_turn(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sft_lightning.export import export_best
+    from sft_lightning.modules import PlainSFT
+    from sft_lightning.networks import spec
+    from tests.support import fit
+
+    folder = tiny_folder(tmp_path / "model", "gpt2", "lm", tokenizer=byte_bpe(template=CHATML))
+    question = [user("What is the capital of France?")]
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": [*question, assistant("Paris")]}] * 12)
+    module = PlainSFT(spec(TransformersLM, pretrained=folder), lr=0.02)
+    trainer = fit(module, Instructions(train=file, val_fraction=0.25, batch_size=4), max_epochs=30)
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    export_best(module, tmp_path / "best.ckpt", tmp_path / "out")
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tmp_path / "out"),
+        AutoModelForCausalLM.from_pretrained(tmp_path / "out"),
+    )
+    asked = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    with torch.no_grad():
+        said = model.eval().generate(**asked, max_new_tokens=20, do_sample=False)[0][asked["input_ids"].shape[1] :]
+    assert tokenizer.decode(said) == "Paris<|im_end|>", "generate() goes on after the end of the turn"
 
 
 # ---- refused in one line ----

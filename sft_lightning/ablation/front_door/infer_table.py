@@ -83,7 +83,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
         return instruction_plan(files, table, layout)
-    if kinds == ("tokens",) and not labels_wanted:
+    if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
         raise no_layout(table)
     if said.task == "causal_lm":
         fits(kinds, ("tokens",), network, f"{table.where} is to be continued (--task causal_lm)")

@@ -82,10 +82,10 @@ class AnswerSpans:
             raise self._ambiguous(self.answers[0])
         around = parts[::2]
         pieces = self._align(heads, around)
-        asked, lead = self._asked(pieces[-1])
+        asked, plain = self._asked(self.answers[-1])
         spans = []
         for piece, tail in zip(pieces, self._tails(marked, around), strict=True):
-            start = piece.start - self._said_before(piece, asked, lead)
+            start = piece.start - self._said_before(piece, asked, plain)
             answer = self.text[start : piece.end + len(tail)]
             bare = answer.rstrip()  # a model stops before the white space after the end of a turn
             spans.append((start, start + len(bare if bare.endswith(tuple(self.controls)) else answer)))
@@ -125,41 +125,38 @@ class AnswerSpans:
 
     # ---- beginnings ----
 
-    def _asked(self, last: Piece) -> tuple[str, str]:
-        """(the generation prompt; white space that the template writes between what it asks with and an answer)."""
-        if not last.turn:
-            return "", ""
+    def _asked(self, turn: int) -> tuple[str, str]:
+        """(the generation prompt before an answer, empty where the template has none; the text before that)."""
         try:
-            plain, asking = (self.write(self.messages[: last.turn], ask) for ask in (False, True))
+            plain, asking = (self.write(self.messages[:turn], ask) for ask in (False, True)) if turn else ("", "")
         except UserError:
             return "", ""
-        lead = self.text[len(plain) : last.start] if self.text.startswith(plain) else ""
-        return (asking[len(plain) :] if asking.startswith(plain) else ""), lead if not lead.strip() else ""
+        return (asking[len(plain) :] if asking.startswith(plain) else ""), plain
 
-    def _said_before(self, piece: Piece, asked: str, lead: str) -> int:
+    def _said_before(self, piece: Piece, asked: str, plain: str) -> int:
         """How many characters before an answer's words the assistant has to write itself: thoughts, calls, a space."""
         message, before = self.messages[piece.turn], piece.before
-        thoughts = before.rfind(piece.head) if piece.head else -1
+        bare = before.rstrip()
+        thoughts = len(bare) - len(piece.head) if piece.head and bare.endswith(piece.head) else -1
         at = before.rfind(asked, 0, thoughts if thoughts >= 0 else len(before)) if asked else -1
         if at >= 0:
             return len(before) - at - len(asked)
-        if thoughts >= 0 or message.get(CALLS) or any(message.get(key) for key in REASONING):
-            return self._unasked(piece, thoughts)
-        return len(lead) if before.endswith(lead) else 0
+        if piece.head or message.get(CALLS) or any(message.get(key) for key in REASONING):
+            return self._unasked(piece, thoughts, plain)
+        return len(_space(before, plain))
 
-    def _unasked(self, piece: Piece, thoughts: int) -> int:
+    def _unasked(self, piece: Piece, thoughts: int, plain: str) -> int:
         """As `_said_before`, of thoughts and calls in a template that does not ask with a generation prompt: what it writes
         before a plain answer is not the assistant's. `thoughts` is where those of the content begin, or -1.
         """
         earlier, before = self.messages[: piece.turn], piece.before
         prompt = self.write(earlier, False) if earlier else ""
-        plain = self.write([*earlier, {"role": "assistant", "content": OPEN}], False).partition(OPEN)[0]
-        header = plain.removeprefix(prompt)
+        simple = self.write([*earlier, {"role": "assistant", "content": OPEN}], False).partition(OPEN)[0]
+        header = simple.removeprefix(prompt)
         if header.strip() and (at := before.rfind(header)) >= 0:
             return len(before) - at - len(header)
         if thoughts >= 0:
-            space = not header.strip() and before.endswith(header, 0, thoughts)
-            return len(before) - thoughts + (len(header) if space else 0)
+            return len(before) - thoughts + len(_space(before[:thoughts], plain))
         if prompt and not header.strip() and self.text.startswith(prompt) and len(prompt) <= piece.start:
             return piece.start - len(prompt)
         raise self._ambiguous(piece.turn)
@@ -211,6 +208,13 @@ def _as_written(message: Message, head: str) -> list[str]:
         return [str(_called(message).get("name"))]
     said = (message.get("content") or "").removeprefix(head)
     return list(dict.fromkeys((said, said.strip(), said.lstrip(), said.rstrip(), said.strip("\n"), said.lstrip("\n"))))
+
+
+def _space(before: str, plain: str) -> str:
+    """White space before an answer that the text without it does not end with: a model has to write it itself."""
+    mine, theirs = before.rstrip(), plain.rstrip()
+    more, there = before[len(mine) :], plain[len(theirs) :]
+    return more[len(there) :] if mine and mine[-6:] == theirs[-6:] and more.startswith(there) else ""
 
 
 def _common(one: str, other: str) -> int:

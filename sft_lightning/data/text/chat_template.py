@@ -108,6 +108,9 @@ class ChatTemplate:
         said = [(messages[i].get("content") or "").strip() for i in conversation.learned]
         if by_marks and any(words not in text[a:b] for words, (a, b) in zip(said, kept, strict=True)):
             notes.add("answers of which the chat template leaves something out or changes it", row)
+        for message in messages[: conversation.learned[-1]]:
+            if message["role"] != "assistant" and (message.get("content") or "").strip() not in text:
+                notes.add(f"a {message['role']}'s message is left out or changed by the chat template", row)
         ended = [text[a:b].endswith(tuple(self.controls)) for a, b in kept]
         text = text[: kept[-1][1]]
         eos = self.tokenizer.eos_token or ""
@@ -138,17 +141,14 @@ class ChatTemplate:
     ) -> tuple[list[Message], str]:
         """(messages, their text): without the end of a turn in contents that bring it, where the template writes it too."""
         text = self.write(messages, conversation, row)
-        closing = next((c for c in reversed(self.controls) if text.rstrip().endswith(c)), None)
-        if closing is None or not any(_brings(m, closing) for m in messages):
-            return messages, text
-        last = (messages[-1].get("content") or "").rstrip()
-        if last.endswith(closing) and text.rstrip().endswith(last):  # the template itself writes none
+        closing = next((c for c in reversed(self.controls) if text.rstrip().endswith(c)), "")
+        twice = [i for i, m in enumerate(messages) if closing and _ends_twice(m, closing, text)]
+        if not twice:
             return messages, text
         notes.add(f"answers that bring the end {closing} themselves get it once", row)
-        shorter = [
-            {**m, "content": m["content"].rstrip().removesuffix(closing)} if _brings(m, closing) else m
-            for m in messages
-        ]
+        shorter = list(messages)
+        for i in twice:
+            shorter[i] = {**messages[i], "content": messages[i]["content"].rstrip().removesuffix(closing)}
         return shorter, self.write(shorter, conversation, row)
 
     # ---- what changes nothing ----
@@ -183,9 +183,12 @@ class ChatTemplate:
             return True
 
 
-def _brings(message: Message, closing: str) -> bool:
-    content = message.get("content")
-    return message["role"] == "assistant" and isinstance(content, str) and content.rstrip().endswith(closing)
+def _ends_twice(message: Message, closing: str, text: str) -> bool:
+    """Whether an answer brings the end of its turn, and the template writes it once more."""
+    said = (message.get("content") or "").rstrip()
+    if message["role"] != "assistant" or not said.endswith(closing):
+        return False
+    return bool(re.search(re.escape(said.lstrip()) + r"\s*" + re.escape(closing), text))
 
 
 # ---- without a chat template ----
