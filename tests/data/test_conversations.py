@@ -12,6 +12,7 @@ from sft_lightning.ablation.front_door.infer_data import infer_data
 from sft_lightning.data import Instructions
 from sft_lightning.errors import UserError
 from sft_lightning.networks import TransformersLM
+from sft_lightning.retention.source import bind_source
 from sft_lightning.tasks import TaskInfo
 from tests.data.chat_templates import TEMPLATES, attempt, learned, read, second_opinion, template, tokenizer_for
 from tests.data.text_files import write_jsonl
@@ -271,6 +272,17 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
     made = GenerationConfig.from_pretrained(tmp_path / "out")
     assert made.eos_token_id == stops, "generate() does not stop at the end of a turn"
     assert made.pad_token_id == network.tokenizer.pad_token_id
+
+
+def test_source_data_that_end_otherwise_do_not_change_where_an_export_stops(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "model", "gpt2", "lm", tokenizer=byte_bpe(template="{{ messages[-1].content }}"))
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder)
+    for ends, bind in (("<|im_end|>", Instructions.bind), ("<s>", lambda data, net: bind_source(net, None, data))):
+        rows = [{"messages": [user("a"), assistant(f"b{ends}")]}] * 8
+        data = Instructions(train=write_jsonl(tmp_path / "rows.jsonl", rows))
+        data.setup()
+        bind(data, network)
+    assert network.ends == [network.tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
 @pytest.mark.slow
