@@ -114,6 +114,7 @@ class Network(nn.Module):
         self.source_labels: list[str] = []
         self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
         self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
+        self.ends: list[int] = []  # tokens that end the answers a language model was tuned on; travels with exports
         self.fresh: set[str] = set()  # encoder tensors that `pretrained` did not fill, by name below `encoder.`
         self.report = LoadReport()
         self._watched, self._watching = False, False  # whether the inputs of the encoder's new layers can be, are noted

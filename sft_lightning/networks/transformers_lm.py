@@ -143,6 +143,24 @@ class TransformersLM(Network):
         return {"max_length": self.max_length}
 
     def save_pretrained(self, folder: str) -> None:
-        """A genuine transformers folder with the tokenizer."""
-        hf_export(self, self._whole[0], folder)
+        """A genuine transformers folder with the tokenizer. Generating from it stops at the ends that were taught."""
+        model = self._whole[0]
+        stop_at(model.generation_config, self.ends, self.tokenizer)
+        hf_export(self, model, folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def stop_at(settings: Any, ends: list[int], tokenizer: Any) -> None:
+    """Adds `ends` to the tokens at which transformers' generation settings stop, and sets the padding token.
+
+    A base model's settings know its end of text alone; one that was tuned with a chat template ends its turns with
+    another token (`<|im_end|>`).
+    """
+    known = settings.eos_token_id
+    before = [] if known is None else list(known) if isinstance(known, list | tuple) else [known]
+    if not before and tokenizer.eos_token_id is not None:
+        before = [tokenizer.eos_token_id]
+    stops = list(dict.fromkeys([*ends, *before]))
+    settings.eos_token_id = (stops[0] if len(stops) == 1 else stops) if stops else None
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id

@@ -37,10 +37,10 @@ def bind_source(network: Network, pretrained: Network | None, data: SFTDataModul
     The target's mean and standard deviation, which the network took over, are of other images. What travels with the network
     stays the target's view.
     """
-    view = dict(network.input_config)
+    view, ends = dict(network.input_config), network.ends
     known = pretrained.input_config if pretrained is not None else {}
     network.input_config = {**view, "mean": known.get("mean"), "std": known.get("std")}
     try:
         data.bind(network)
     finally:
-        network.input_config = view
+        network.input_config, network.ends = view, ends

@@ -23,8 +23,6 @@ PAIRS = (
     *(("sentence_1", "sentence_2"), ("text_a", "text_b"), ("sentence_a", "sentence_b"), ("question", "sentence")),
     *(("question", "passage"), ("question", "context"), ("query", "passage"), ("query", "document")),
 )
-LAYOUTS = (("messages",), ("instruction", "output"), ("prompt", "completion"))
-"""Columns of instruction data, as `Instructions` reads them"""
 LOOKED_AT = 500
 """Rows whose texts are looked at"""
 MOST_CLASSES = 1000
@@ -236,11 +234,3 @@ def image_of(table: Table, embedded: Sequence[str], folder: Path, given: str | N
                     f"--data: {table.name(row)}: image '{value}' is not in {folder}, where the table lies: put it there"
                 )
     return column
-
-
-# ---- instructions ----
-
-
-def layout_of(table: Table) -> tuple[str, ...] | None:
-    """Columns of prompts and answers, where the table has such."""
-    return next((layout for layout in LAYOUTS if all(c in table.columns for c in layout)), None)

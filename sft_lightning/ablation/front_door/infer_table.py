@@ -10,6 +10,8 @@ import numpy as np
 from sft_lightning.ablation.front_door import infer_columns as columns
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
+from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
+from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.vision.image_folder import VALIDATION
 from sft_lightning.errors import UserError
 
@@ -77,10 +79,12 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return image_plan(files, table, embedded, said)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
-    layout = columns.layout_of(table)
+    layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
         return instruction_plan(files, table, layout)
+    if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
+        raise no_layout(table)
     if said.task == "causal_lm":
         fits(kinds, ("tokens",), network, f"{table.where} is to be continued (--task causal_lm)")
     if layout is not None and not labels_wanted and not columns.named(table.columns, columns.LABELS):
@@ -165,9 +169,8 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan
 
 def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
     """Prompts with answers, or conversations."""
-    from sft_lightning.data.text.conversation import conversations
-
-    told = conversations(table)  # or says which columns are wanted
+    notes = Notes()
+    told = conversations(table, notes)  # or says which columns are wanted
     plan = DataPlan(
         "tokens",
         "causal_lm",
@@ -177,6 +180,7 @@ def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ..
     )
     count_others(plan, files)
     plan.lines = [f"{table.where}: {len(table):,} instructions with answers in columns {columns.listed(layout or ())}"]
+    plan.lines += notes.lines()
     return plan
 
 

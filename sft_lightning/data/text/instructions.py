@@ -8,6 +8,7 @@ from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import hub_tables, read_table
+from sft_lightning.data.text.notes import together
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import Network
 
@@ -15,14 +16,19 @@ from sft_lightning.networks.base import Network
 class Instructions(TokenData):
     """Prompts with completions, from JSON or JSONL files or the hub, in any of three layouts:
 
-    - `prompt`, `completion`: texts;
-    - `instruction`, `input` (may be empty), `output`: Alpaca's;
-    - `messages`: a list of `{role, content}` with roles system, user, assistant; every assistant turn is supervised.
+    - `prompt`, `completion`: texts, or lists of messages; the completion is supervised, no answer in the prompt is;
+    - `instruction`, `input` (may be empty), `output`: Alpaca's; pairs in `history` come before, and are not supervised;
+    - `messages` (or `conversations`): a list of `{role, content}` or `{from, value}` with roles system, user, assistant,
+      tool; every assistant turn is supervised, but for those with `weight` 0 (or `train`, `trainable`, `loss` false).
+
+    A column `system` is the system message, `tools` and `chat_template_kwargs` go to the chat template. Columns and keys
+    that are not used, and roles read as others, are named and counted in `describe()`.
 
     Conversations are written with the tokenizer's chat template. Where it has none: a prompt is followed by its
     completion, with a line break between unless one of them brings white space; instructions get Alpaca's template;
     messages become `### User:`, `### Assistant:` paragraphs; each answer ends with EOS. Samples whose answers lie wholly
-    beyond max_length are dropped, and counted in `describe()`.
+    beyond max_length are dropped, and counted in `describe()`. The tokens that end answers are added to those at which
+    an export stops generating.
 
     Args:
         path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
@@ -89,7 +95,17 @@ class Instructions(TokenData):
                 )
             split.rows = split.rows[keep]
 
+    def bind(self, network: Network) -> None:
+        """Learns what the network eats, and tells it with which tokens the training answers end."""
+        super().bind(network)
+        train = self.splits.get("train")
+        if train is not None:
+            assert isinstance(train.samples, InstructionRows)
+            network.ends = train.samples.taught_ends(train.rows)
+
     def describe(self) -> str:
-        """Sizes, and what was truncated and dropped."""
+        """Sizes, what was truncated and dropped, and what of the files is not used or was read as something else."""
         gone = [f"{number} of {name}" for name, number in self.dropped.items() if number]
-        return super().describe() + (f"; dropped, no token of the completion left: {', '.join(gone)}" if gone else "")
+        line = super().describe() + (f"; dropped, no token of the completion left: {', '.join(gone)}" if gone else "")
+        rows = {id(s.samples): s.samples for s in self.splits.values() if isinstance(s.samples, InstructionRows)}
+        return "; ".join([line, *together(notes for samples in rows.values() for notes in samples.notes())])

@@ -15,6 +15,10 @@ from tests.data.text_files import texts, write_jsonl, write_text
 from tests.data.vision_files import write_folder
 
 
+def preferences(tmp: Path) -> str:
+    return write_jsonl(tmp / "t.jsonl", [{"prompt": "a", "chosen": "b c", "rejected": f"d {i}"} for i in range(12)])
+
+
 def several(tmp: Path) -> str:
     rows = [{"text": t, "topic": "ab"[i % 2], "intent": "cde"[i % 3]} for i, t in enumerate(texts(30))]
     return write_jsonl(tmp / "t.jsonl", rows)
@@ -85,6 +89,7 @@ BAD_DATA: dict[str, tuple[str, Callable[[Path], str], str]] = {
     "empty folder": ("bert", nothing_in, "has neither a table"),
     "images for text": ("bert", lambda tmp: folder(tmp / "f"), "is a folder of images, and the network .* takes texts"),
     "texts for images": ("vit", lambda tmp: csv_rows(tmp / "t.csv"), "has no column of images"),
+    "preferences": ("llama", lambda tmp: preferences(tmp), "learning from preferences is not done here"),
     "instructions for an encoder": ("bert", lambda tmp: instructions(tmp / "t.jsonl"), "holds instructions"),
     "one folder": ("vit", one_folder, r"its folders has 1 class \('dog'\)"),
     "loose images": ("vit", loose_images, "no folder for each class"),
