@@ -10,10 +10,9 @@ import numpy as np
 from sft_lightning.ablation.front_door import infer_columns as columns
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
-from sft_lightning.data.vision.image_folder import VALIDATION
 from sft_lightning.errors import UserError
 
-VALIDATIONS = ("validation", *VALIDATION, "dev")
+VALIDATIONS = ("validation", "val", "valid", "dev")
 FEW_MISSING = 0.05
 """Share of rows without text or label up to which they are left out"""
 
