@@ -210,7 +210,8 @@ def fill(
     usable = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
     body = [n for n in own if not (head and n.startswith(head))]
     if sum(n in usable for n in body) * 2 < len(body):
-        alike = [v.shape for v in state.values()] == [v.shape for v in own.values()]
+        pairs = zip(own, own.values(), state.values(), strict=False)
+        alike = len(own) == len(state) and all(a.shape == b.shape or (head and n.startswith(head)) for n, a, b in pairs)
         why = f"the names differ, the shapes do not: {by_order}" if alike and by_order else "the architectures differ"
         prefix = common_prefix(state)
         raise UserError(

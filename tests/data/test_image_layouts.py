@@ -196,7 +196,7 @@ def test_labels_are_the_same_classes_in_whatever_type_each_file_has_them(tmp_pat
     rows = {
         "train": [(i, str(i % 3)) for i in range(9)],
         "validation": [(9, "1.0"), (10, "2.0"), (11, "0.0")],
-        "test": [(0, "2"), (1, ""), (2, "0")],
+        "unlabelled": [(0, "2"), (1, ""), (2, "0")],
     }
     for split, lines in rows.items():
         (tmp_path / f"{split}.csv").write_text("image,label\n" + "".join(f"{i}.png,{y}\n" for i, y in lines))
@@ -206,6 +206,10 @@ def test_labels_are_the_same_classes_in_whatever_type_each_file_has_them(tmp_pat
     data.setup()
     found = {name: split.targets.tolist() for name, split in data.splits.items() if split.targets is not None}
     assert data.task_info is not None and data.task_info.labels == ["0", "1", "2"]
+    with pytest.raises(UserError, match="row 1 of split 'test': it has no label"):
+        HubImages(
+            data_files={k: str(tmp_path / f"{v}.csv") for k, v in (("train", "train"), ("test", "unlabelled"))}
+        ).setup()
     assert found["val"] == [1, 2, 0] and found["test"] == [2, 0] and Counter(found["train"]) == {0: 3, 1: 3, 2: 3}
 
 

@@ -147,31 +147,40 @@ def pick(wanted: str, names: Iterable[str], what: str) -> str:
 
 
 def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[str], dict[Any, int]]:
-    """Class names in order, and the number of each value of the column, as `label_of` has it.
+    """Class names in order, and the number of each value of the column.
 
     The classes are the training table's. What kind of values they are is decided over all tables together.
     """
     if names := names_of(tables[train], column):
         return names, {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
-    held = {split: set(table[column][:]) - {None} for split, table in tables.items()}
-    for values in held.values():
-        if not all(isinstance(v, (int, str, float)) for v in values):
-            feature = tables[train].features[column]
-            raise UserError(f"data: column '{column}' holds {getattr(feature, 'dtype', feature)}, not classes")
+    held = {}
+    for split, table in tables.items():
+        values = table[column][:]
+        if not all(v is None or isinstance(v, (int, str, float)) for v in values):
+            feature = table.features[column]
+            raise UserError(
+                f"data: column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
+            )
+        held[split] = {v for v in values if not blank(v)}
     every = set().union(*held.values())
     if any(isinstance(v, float) for v in every) and not all(whole(v) is not None for v in every):
         raise UserError(f"data: column '{column}' holds numbers that are not whole, not classes")
-    if all(whole(v) is not None for v in every):
-        ordered = sorted({int(whole(v) or 0) for v in held[train]})
-        numbers = {value: i for i, value in enumerate(ordered)}
-        return [str(v) for v in ordered], {v: numbers[int(whole(v) or 0)] for v in every if whole(v) in numbers}
-    texts = sorted({str(v) for v in held[train]})
-    return texts, {v: texts.index(str(v)) for v in every if str(v) in texts}
+    keys: dict[Any, Any] = {v: whole(v) for v in every}
+    if None in keys.values():
+        keys = {v: str(v) for v in every}
+    ordered = sorted({keys[v] for v in held[train]})
+    numbers = {key: i for i, key in enumerate(ordered)}
+    return [str(key) for key in ordered], {v: numbers[key] for v, key in keys.items() if key in numbers}
 
 
 def names_of(table: Any, column: str) -> list[str]:
     """The class names that the table itself has; empty where it has none."""
     return list(getattr(table.features[column], "names", None) or [])
+
+
+def blank(value: Any) -> bool:
+    """Whether a cell holds no label: null, NaN, or a text without letters."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def whole(value: Any) -> int | None:
@@ -192,7 +201,9 @@ def targets_of(
         values = [names[v] if v is not None and 0 <= v < len(names) else v for v in values]
     for row, value in enumerate(values):
         if value not in numbers:
-            bad[row] = f"{column} {value!r} is no class of the training split"
+            bad[row] = (
+                f"it has no {column}" if blank(value) else f"{column} {value!r} is no class of the training split"
+            )
             if not skip:
                 raise UserError(f"data: row {row} of split '{split}': {bad[row]}")
     return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad
