@@ -6,12 +6,13 @@ import numpy as np
 
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.ablation.front_door.infer_table import files_of, largest, table_plan
+from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.split_names import by_kind
 from sft_lightning.data.text.files import FORMATS
 from sft_lightning.data.vision.image_folder import labelled
 from sft_lightning.data.vision.layout import Layout, layout_of
 from sft_lightning.data.vision.walk import LeftOut, folders_in, holds_images
-from sft_lightning.errors import UserError, nearest, printable
+from sft_lightning.errors import UserError, nearest
 
 
 def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:

@@ -34,7 +34,7 @@ def check_shape_fits(network: Network, shape: tuple[int, int, int] | None, image
     if isinstance(error, UserError):
         raise error
     channels, height, width = shape
-    name = " ".join([network.name, *([network.model_name] if hasattr(network, "model_name") else [])])
+    name = f"{network.name} {getattr(network, 'model_name', '')}".strip()
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     works = next((s for s in TRIED if s != height and refusal(network, (channels, s, s)) is None), None)
     key = "data.init_args.image_size" if image_size is not None or not hasattr(network, "image_size") else None

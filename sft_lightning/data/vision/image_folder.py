@@ -5,12 +5,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.subset import cut, strata
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.data.vision.layout import Layout, class_images, classes_in, layout_of
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
-from sft_lightning.errors import UserError, printable
+from sft_lightning.errors import UserError
 
 
 class FileImages(EncodedImages):
@@ -32,7 +33,7 @@ class FileImages(EncodedImages):
         return self.paths[row].relative_to(self.root).as_posix()
 
     def name(self, row: int) -> str:
-        return str(self.paths[row])
+        return printable(str(self.paths[row]))
 
 
 class ImageFolder(ImageData):
@@ -83,8 +84,8 @@ def labelled(layout: Layout) -> tuple[dict[str, FileImages], list[str]]:
         images = class_images(root, classes, layout.left_out)
         targets = np.repeat([classes.index(n) for n in images], [len(paths) for paths in images.values()])
         found[split] = FileImages(root, [p for paths in images.values() for p in paths], targets.astype(np.int64))
-    for images in found.values():
-        images.notes = [*layout.notes, *layout.left_out.lines()]
+    for samples in found.values():
+        samples.notes = [*layout.notes, *layout.left_out.lines()]
     return found, classes
 
 

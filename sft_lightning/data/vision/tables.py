@@ -27,14 +27,14 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
                 raise UserError(f"data: data_files: {split}: {data_files[split]} does not exist")
         lists = {split: load_list(files) for split, files in found.items() if is_list(files[0])}
         rest = {split: files for split, files in found.items() if split not in lists}
-        tables = load("parquet", "data_files", data_files=rest) if rest else {}
+        tables = load_splits("data_files", rest)
         return {split: naming_images(lists.get(split) or tables[split]) for split in found}
     assert path is not None
     files = parquet_files(path)
     if files and is_list(files[0]):
         return {"train": naming_images(load_list(files))}
     if files:
-        tables = load("parquet", path, data_files=by_split(files, path))
+        tables = load_splits(path, by_split(files, path))
         return {split: naming_images(table) for split, table in tables.items()}
     local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
     if Path(path).expanduser().is_dir():
@@ -118,6 +118,11 @@ def by_split(files: list[str], root: str) -> dict[str, list[str]]:
     if silent:
         splits["train"] = silent
     return splits
+
+
+def load_splits(where: str, files: dict[str, list[str]]) -> dict[str, Any]:
+    """Each split by itself: loaded together, all would have the class names of the first."""
+    return {split: load("parquet", where, data_files={split: some})[split] for split, some in files.items()}
 
 
 def load(builder: str, where: str, **options: Any) -> dict[str, Any]:

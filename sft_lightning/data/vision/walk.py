@@ -43,7 +43,8 @@ class LeftOut:
 def images_below(root: Path, left_out: LeftOut | None = None) -> list[Path]:
     """Image files at any depth, sorted by path. Folders that are links are entered, unless they lead back to themselves."""
     found: list[Path] = []
-    walk(root, (identity(root),), found, left_out if left_out is not None else LeftOut(), None)
+    around = {place for top in (root.absolute(), root.resolve()) for place in (top, *top.parents)}
+    walk(root, tuple(map(identity, around)), found, left_out if left_out is not None else LeftOut(), None)
     return sorted(found)
 
 
