@@ -73,7 +73,7 @@ def test_split_folders_under_any_of_their_names_are_splits_and_never_classes(
 
 def test_folders_that_may_be_splits_or_classes_are_refused_by_name(tmp_path: Path) -> None:
     files.write_folder(tmp_path / "mixed", {"cat": 4, "dog": 4, "test": 4})
-    assert "test looks like a split beside cat, dog" in refused(tmp_path / "mixed")
+    assert "has test beside cat, dog, and no train" in refused(tmp_path / "mixed")
     files.write_folder(tmp_path / "three", {"bus": 4, "car": 4, "train": 4})
     assert "train looks like a split, bus, car like classes" in refused(tmp_path / "three")
     for name in ("train", "Training"):
@@ -81,7 +81,7 @@ def test_folders_that_may_be_splits_or_classes_are_refused_by_name(tmp_path: Pat
     assert "Training, train all look like the train split" in refused(tmp_path / "twice")
     for name in ("test", "val"):
         files.write_folder(tmp_path / "headless" / name, {"a": 4, "b": 4})
-    assert "there is no train folder" in refused(tmp_path / "headless")
+    assert "has test, val, and no train" in refused(tmp_path / "headless")
     for name in ("cat", "dog"):
         files.write_folder(tmp_path / "within" / name, {"train": 4, "test": 4})
     assert "cat holds test, train, which look like a split" in refused(tmp_path / "within")
@@ -206,7 +206,7 @@ def test_labels_are_the_same_classes_in_whatever_type_each_file_has_them(tmp_pat
     data.setup()
     found = {name: split.targets.tolist() for name, split in data.splits.items() if split.targets is not None}
     assert data.task_info is not None and data.task_info.labels == ["0", "1", "2"]
-    with pytest.raises(UserError, match="row 1 of split 'test': it has no label"):
+    with pytest.raises(UserError, match="row 1 of split 'test': label .* is no class"):
         HubImages(
             data_files={k: str(tmp_path / f"{v}.csv") for k, v in (("train", "train"), ("test", "unlabelled"))}
         ).setup()

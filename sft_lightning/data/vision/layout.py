@@ -41,7 +41,7 @@ def layout_of(root: Path) -> Layout:
     if "train" not in splits:
         beside = f" beside {some(others)}" if others else ""
         raise UserError(
-            f"data: {root}: {' and '.join(alike)} {looks(alike)} like a split{beside}, and there is no train folder: "
+            f"data: {root} has {', '.join(alike)}{beside}, and no train: a folder with the name of a split is never a class; "
             f"{LAYOUT}"
         )
     train = below[splits["train"][0]]

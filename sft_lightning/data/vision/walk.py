@@ -55,11 +55,13 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...], found: list[Path], ou
             path = folder / entry.name
             within = hidden or (entry.name if is_hidden(entry.name) else None)
             if os.path.isdir(path) if entry.is_symlink() else entry.is_dir():
-                me = identity(path)
+                me, before = identity(path), len(found)
                 if me in above:
                     out.loops.append(str(path))
-                else:
-                    walk(path, (*above, me), found, out, within)
+                    continue
+                walk(path, (*above, me), found, out, within)
+                if within is None and entry.name.lower().endswith(SUFFIXES) and len(found) == before:
+                    found.append(path)  # called as an image, and none: reading it will say so
             elif not entry.name.lower().endswith(SUFFIXES):
                 if entry.is_symlink() and within is None and not path.exists():
                     out.broken.append(str(path))
