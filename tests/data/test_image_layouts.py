@@ -206,7 +206,7 @@ def test_labels_are_the_same_classes_in_whatever_type_each_file_has_them(tmp_pat
     data.setup()
     found = {name: split.targets.tolist() for name, split in data.splits.items() if split.targets is not None}
     assert data.task_info is not None and data.task_info.labels == ["0", "1", "2"]
-    with pytest.raises(UserError, match="row 1 of split 'test': label .* is no class"):
+    with pytest.raises(UserError, match=r"row 1 of split 'test': label .* is no class"):
         HubImages(
             data_files={k: str(tmp_path / f"{v}.csv") for k, v in (("train", "train"), ("test", "unlabelled"))}
         ).setup()
