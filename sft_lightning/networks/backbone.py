@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, fresh_linear
+from sft_lightning.networks.image_view import view_of
+from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.weights import Source, by_position, fill, read_state_dict
 
 HEAD = "head."
@@ -27,16 +29,18 @@ class Backbone(Network):
 
     @property
     def input_spec(self) -> InputSpec:
-        """The pretrained weights' own size and normalisation; `image_size` and what a run settled on come first."""
+        """The pretrained weights' own view and normalisation; `image_size` and what a run settled on come first."""
         config, own = self.input_config, self.own_spec
         size = (self.image_size,) * 2 if self.image_size else config.get("size") or own.size
         mean, std = config.get("mean") or own.mean, config.get("std") or own.std
+        view = view_of(config.get("view")) if config.get("size") else own.view
         return InputSpec(
             "image",
             size=tuple(size) if size else None,
             channels=3,
             mean=tuple(mean) if mean else None,
             std=tuple(std) if std else None,
+            view=view if view is not None and size and view.size == tuple(size) else None,
         )
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
@@ -80,7 +84,8 @@ class Backbone(Network):
         """Fills the library's whole model from tensors with its own names, or in its own order."""
         if match == "order":
             state = by_position(state, model, self.report.source)
-        self.fresh = fill(model, state, self.report, head=f"{classifier}.")
+        by_order = "set network.init_args.match order" if hasattr(self, "match") else ""
+        self.fresh = fill(model, state, self.report, head=f"{classifier}.", by_order=by_order)
 
     def take_off(self, model: nn.Module, classifier: str, keep_source_head: bool, labels: list[str]) -> nn.Linear:
         """Puts the identity in the linear classifier's place; keeps it as the source head if it was pretrained."""
@@ -102,15 +107,28 @@ class Backbone(Network):
         self.input_config = dict(source.ours.get("input") or {})
 
 
-def read_weights(source: Source) -> dict[str, Tensor]:
+def read_weights(source: Source, notes: list[str]) -> dict[str, Tensor]:
     """The tensors of a file, or of the model.safetensors (or else pytorch_model.bin) of a folder."""
     if source.file is not None:
-        return read_state_dict(source.file)
+        return read_state_dict(source.file, notes)
     assert source.folder is not None
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (source.folder / name).is_file():
-            return read_state_dict(source.folder / name)
+            return read_state_dict(source.folder / name, notes)
     raise UserError(f"pretrained: {source.folder} has no weights (model.safetensors)")
+
+
+def named_as(
+    state: Mapping[str, Tensor], model: nn.Module, classifier: str, source: Source, notes: list[str]
+) -> tuple[dict[str, Tensor], bool]:
+    """The tensors without a prefix before the names; and whether these are ours (`encoder.…`, `head.…`)."""
+    library = set(model.state_dict())
+    body = {n for n in library if not n.startswith(f"{classifier}.")}
+    ours = {f"encoder.{n}" for n in body}
+    if is_ours(state) and f"encoder.{classifier}.weight" not in state:
+        return dict(state), True
+    found = unprefixed(state, [library, ours], str(source.file or source.folder), notes)
+    return found, is_ours(found)
 
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 from torch import Tensor, nn
 
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.image_view import View
 from sft_lightning.networks.tensors import group_layers, layers_of, tensor_names
 from sft_lightning.secrets import refuse_left_out
 from sft_lightning.tasks.base import TaskInfo
@@ -55,7 +56,11 @@ class InputSpec:
     channels: int | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-    """per channel, of pixels in [0, 1]"""
+    """per channel, of pixels in [0, 1]; in the order that the network sees"""
+    view: View | None = None
+    """how the pretrained network's own library resizes and crops; None for the data's way"""
+    reverse_channels: bool = False
+    """blue, green, red"""
     tokenizer: Any = None
     """callable as transformers tokenizers are"""
     max_length: int | None = None
@@ -71,10 +76,11 @@ class LoadReport:
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What follows from that, one sentence each"""
+    """What was chosen or converted on the way, in words"""
 
     def lines(self) -> list[str]:
         said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
+        said += self.notes
         for what in ("missing", "unexpected"):
             names = getattr(self, what)
             if names:

@@ -17,6 +17,7 @@ from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest, plainly
 from sft_lightning.faults import machine_fault
 from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import save_source_head
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
@@ -50,8 +51,9 @@ def load_hf(
             raise UserError(
                 f"pretrained: {source.file} is a state dict alone: give the folder with its config.json, or set config"
             )
-        place, kwargs["state_dict"] = None, read_state_dict(source.file)
-        blank = from_config(auto_class, config, network, trust)
+        blank, notes = from_config(auto_class, config, network, trust), network.report.notes
+        state = unprefixed(read_state_dict(source.file, notes), [set(blank.state_dict())], str(source.file), notes)
+        place, kwargs["state_dict"] = None, state
         auto_class, kwargs["config"] = type(blank), blank.config
     elif config is not None:
         with user_errors("config", type(network).__name__):

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
 from sft_lightning.tasks.base import TaskInfo
@@ -39,7 +40,8 @@ class SmallNetwork(Network):
         assert path is not None
         if not path.is_file():
             raise UserError(f"pretrained: {path} does not exist")
-        state = read_state_dict(path)
+        names = [n for n in self.state_dict() if not n.startswith("head.")]
+        state = unprefixed(read_state_dict(path, self.report.notes), [names], str(path), self.report.notes)
         self.pretrained, self.report.source = pretrained, str(path)
         self.input_config = dict(source.ours.get("input") or {})
         fresh = fill(self, state, self.report, head="head.")
@@ -149,6 +151,17 @@ class LeNet(SmallNetwork):
     @property
     def input_spec(self) -> InputSpec:
         return self.image_spec((self.image_size, self.image_size), self.channels)
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        height, width = x["image"].shape[-2:]
+        if (height, width) != (self.image_size, self.image_size):
+            advice = (
+                f"set network.init_args.image_size {height}" if height == width else "set data.init_args.image_size"
+            )
+            raise UserError(
+                f"network LeNet is built for {self.image_size} pixels, the images have {height}×{width}: {advice}"
+            )
+        return super().encode(x)
 
     def export_config(self) -> dict[str, object]:
         return {"channels": self.channels, "image_size": self.image_size}

@@ -6,7 +6,6 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
-
 STATISTICS = ("running_mean", "running_var")
 
 

@@ -1,12 +1,14 @@
 """Image networks of timm, by name."""
 
+from math import floor
 from typing import Any, Literal
 
 from torch import nn
 
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
+from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, named_as, read_weights
 from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.image_view import RESAMPLE, ImageView
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
@@ -49,7 +51,7 @@ class Timm(Backbone):
             raise UserError(f"network Timm: match must be name or order, got '{match}'")
         if dropout is not None and not 0.0 <= dropout < 1.0:
             raise UserError(f"dropout must be in [0, 1), got {dropout}")
-        self.model_name, self.image_size = name, image_size
+        self.model_name, self.image_size, self.match = name, image_size, match
         self.options = {} if dropout is None else {"drop_rate": dropout}
         self.cfg: dict[str, Any] = {}
         keep = keep_source_head is True
@@ -69,9 +71,28 @@ class Timm(Backbone):
         cfg, known = self.cfg, self.pretrained is not None
         size = tuple(cfg["input_size"][1:]) if known or cfg.get("fixed_input_size") else None
         self.own_spec = InputSpec(
-            "image", size=size, mean=cfg.get("mean") if known else None, std=cfg.get("std") if known else None
+            "image",
+            size=size,
+            mean=cfg.get("mean") if known else None,
+            std=cfg.get("std") if known else None,
+            view=self.view_of_cfg() if known else None,
         )
         self.built_for = self.input_spec.size if cfg.get("fixed_input_size") else None
+
+    def view_of_cfg(self) -> ImageView | None:
+        """What timm's own evaluation transform does to an image; None where the data's way must do, which is noted."""
+        from timm.data import resolve_data_config
+
+        config = resolve_data_config(pretrained_cfg=self.cfg)
+        (_, height, width), mode, filter_ = config["input_size"], config["crop_mode"], config["interpolation"]
+        grown = floor(height / config["crop_pct"]), floor(width / config["crop_pct"])
+        if filter_ not in RESAMPLE or mode not in ("center", "squash") or (mode == "center" and grown[0] != grown[1]):
+            self.report.notes.append(
+                f"timm's view of {self.model_name} is not followed (crop_mode {mode}, {height}×{width} pixels, {filter_}): the "
+                "shorter side is resized, bilinear, and the centre cropped"
+            )
+            return None
+        return ImageView(grown[0] if mode == "center" else grown, (height, width), filter_)
 
     # ---- where weights come from ----
 
@@ -111,10 +132,15 @@ class Timm(Backbone):
         if source.ours:
             self.check_ours(source)
         self.check_architecture(source, source.config.get("architecture"))
-        state = read_weights(source)
+        state = read_weights(source, self.report.notes)
         model = self.build()
         self.cfg |= dict(source.config.get("pretrained_cfg") or {})
-        if is_ours(state):
+        named = self.cfg["classifier"]  # one name, or one for each of several heads
+        classifier = classifier_name(model) or (named if isinstance(named, str) else named[0])
+        ours = is_ours(state)
+        if match == "name":
+            state, ours = named_as(state, model, classifier, source, self.report.notes)
+        if ours:
             self.take_apart(model, False, [])
             theirs = (source.ours.get("init_args") or {}).get("image_size")
             wanted, self.image_size = self.image_size or theirs, theirs
@@ -124,8 +150,6 @@ class Timm(Backbone):
             self.resize()
             return
         self.note(source)
-        named = self.cfg["classifier"]  # one name, or one for each of several heads
-        classifier = classifier_name(model) or (named if isinstance(named, str) else named[0])
         classes = classes_of(state, model, classifier, match, model.num_classes)  # type: ignore[arg-type]
         if classes != model.num_classes:
             model.reset_classifier(classes)  # type: ignore[operator]

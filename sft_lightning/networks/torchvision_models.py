@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from sft_lightning.errors import UserError, nearest
-from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, read_weights
+from sft_lightning.networks.backbone import Backbone, classes_of, named_as, read_weights
 from sft_lightning.networks.base import InputSpec
+from sft_lightning.networks.image_view import ImageView
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 from sft_lightning.tasks.base import TaskInfo
@@ -137,14 +138,16 @@ class Torchvision(Backbone):
         if source.ours:
             self.check_ours(source)
             self.image_size = self.image_size or (source.ours.get("init_args") or {}).get("image_size")
-        state = read_weights(source)
-        if is_ours(state):
-            self.take_apart(self.build(), False, [])
+        state = read_weights(source, self.report.notes)
+        model = self.build()
+        state = {OLD_NAME.sub(r"\1\2", n): v for n, v in state.items()}
+        state, ours = named_as(state, model, classifier_of(model), source, self.report.notes)
+        if ours:
+            self.take_apart(model, False, [])
             self.fill_ours(state, source, keep)
             return
         self.note(source)
-        state = {OLD_NAME.sub(r"\1\2", n): v for n, v in state.items() if not n.startswith(AUXILIARY)}
-        model = self.build()
+        state = {n: v for n, v in state.items() if not n.startswith(AUXILIARY)}
         classes = classes_of(state, model, classifier_of(model), "name", 1000)
         if classes != 1000:
             model = self.build(num_classes=classes)
@@ -154,12 +157,14 @@ class Torchvision(Backbone):
             self.own_spec = self.spec_of(weights[0])
 
     def spec_of(self, weights: Any) -> InputSpec:
-        """Size and normalisation that torchvision's weights were evaluated with."""
+        """View and normalisation that torchvision's weights were evaluated with."""
         made = weights.transforms()
         mean, std = tuple(made.mean), tuple(made.std)
         if self.model_name in TWICE_NORMALISED:
             mean, std = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
-        return InputSpec("image", size=(made.crop_size[0], made.crop_size[0]), mean=mean, std=std)
+        crop = (made.crop_size[0], made.crop_size[0])
+        view = ImageView(made.resize_size[0], crop, made.interpolation.value)
+        return InputSpec("image", size=crop, mean=mean, std=std, view=view)
 
     # ---- the parts ----
 

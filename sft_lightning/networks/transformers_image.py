@@ -10,6 +10,7 @@ from torch import Tensor
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
+from sft_lightning.networks.processor_view import NotFollowed, ProcessorView, ask, load_processor, of_size
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.tasks.base import TaskInfo
 
@@ -54,13 +55,14 @@ class TransformersImage(Network):
                 raise UserError(f"network: {type(model).__name__} has no gradient checkpointing")
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.encoder = model
-        self.own_spec = self.read_spec(model.config)
+        self.processor: Any = None
+        self.own_spec = self.read_spec(model.config, config)
         takes_any_size = "interpolate_pos_encoding" in signature(model.forward).parameters
         self.trained_size = square(getattr(model.config, "image_size", None)) if takes_any_size else None
 
     @property
     def input_spec(self) -> InputSpec:
-        """The image processor's size and normalisation, where the weights came with one; else the configuration's."""
+        """What the image processor does, where the weights came with one; else the configuration's size."""
         known, own = self.input_config, self.own_spec
         return InputSpec(
             "image",
@@ -68,12 +70,34 @@ class TransformersImage(Network):
             channels=own.channels,
             mean=tuple(known["mean"]) if known.get("mean") else own.mean,
             std=tuple(known["std"]) if known.get("std") else own.std,
+            view=own.view if not known.get("size") or known.get("view") else None,
+            reverse_channels=bool(known.get("reverse_channels", own.reverse_channels)),
         )
 
-    def read_spec(self, config: Any) -> InputSpec:
-        """From preprocessor_config.json, or else from the model's configuration."""
+    def read_spec(self, config: Any, given: str | dict[str, Any] | None) -> InputSpec:
+        """From the image processor, or else from the model's configuration."""
         size, channels = square(getattr(config, "image_size", None)), int(getattr(config, "num_channels", 3))
-        values = self.processor_values()
+        place, values = self.processor_values(given)
+        if place is None:
+            return InputSpec("image", size=size, channels=channels)
+        try:
+            self.processor = load_processor(place)
+            found = ask(self.processor, channels)
+            return InputSpec(
+                "image",
+                size=found.view.size,
+                channels=channels,
+                mean=found.mean,
+                std=found.std,
+                view=found.view,
+                reverse_channels=found.reverse_channels,
+            )
+        except NotFollowed as error:
+            self.processor = None
+            kind = values.get("image_processor_type") or values.get("feature_extractor_type") or "the image processor"
+            self.report.notes.append(
+                f"{kind} is not followed ({error}): size, mean and std are taken from preprocessor_config.json alone"
+            )
         shown = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else None
         size = square(shown or values.get("size")) or size
         if values.get("do_normalize") is False:
@@ -81,21 +105,24 @@ class TransformersImage(Network):
         mean, std = (tuple(values[k]) if values.get(k) else None for k in ("image_mean", "image_std"))
         return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
 
-    def processor_values(self) -> dict[str, Any]:
-        """What the pretrained folder or hub repository says of its inputs; empty where it says nothing."""
+    def processor_values(self, given: str | dict[str, Any] | None) -> tuple[str | None, dict[str, Any]]:
+        """The folder or hub's name that says how images are prepared, and what its file says; (None, {}) without one."""
         if self.pretrained is None:
-            return {}
+            return None, {}
         source = find(self.pretrained, self)
-        path = source.folder / "preprocessor_config.json" if source.folder else None
-        if source.hub is not None:
+        folder, hub = source.folder, source.hub
+        if source.file is not None and isinstance(given, str):  # weights in a file, the rest in a folder
+            folder, hub = (Path(given), None) if Path(given).is_dir() else (None, given)
+        path = folder / "preprocessor_config.json" if folder else None
+        if hub is not None:
             from transformers.utils import cached_file
 
-            found = cached_file(source.hub, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
+            found = cached_file(hub, "preprocessor_config.json", _raise_exceptions_for_missing_entries=False)
             path = Path(found) if found else None
         if path is None or not path.is_file():
-            return {}
+            return None, {}
         try:
-            return dict(json.loads(path.read_text()))
+            return hub or str(folder), dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, OSError) as error:
             raise UserError(f"pretrained: {path} cannot be read: {error}") from None
 
@@ -109,8 +136,15 @@ class TransformersImage(Network):
     def save_pretrained(self, folder: str) -> None:
         """Writes a transformers folder: config.json, model.safetensors, preprocessor_config.json."""
         hf_export(self, self.encoder, folder, self.head_name)
-        spec = self.input_spec
-        size = spec.size or (224, 224)
+        path, spec = Path(folder) / "preprocessor_config.json", self.input_spec
+        size, own = spec.size or (224, 224), None
+        if isinstance(spec.view, ProcessorView):
+            own = spec.view.processor
+        elif spec.reverse_channels and self.processor is not None:  # no other kind turns channels round
+            own = of_size(self.processor, size, spec.channels or 3)
+        if own is not None:
+            path.write_text(own.to_json_string())
+            return
         processor = {
             # Shorter side resized, centre cropped: what the data modules do.
             "image_processor_type": "CLIPImageProcessor",
@@ -126,7 +160,7 @@ class TransformersImage(Network):
             "image_mean": list(spec.mean or ()) or None,
             "image_std": list(spec.std or ()) or None,
         }
-        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n")
+        path.write_text(json.dumps(processor, indent=2) + "\n")
 
 
 def square(size: Any) -> tuple[int, int] | None:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sft_lightning import secrets
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.names import common_prefix, tensors_of
 from sft_lightning.networks.tensors import tensor_names
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ def misfit(content: Any) -> str | None:
     return None
 
 
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name. Pickled code is refused, never run."""
+def read_state_dict(path: Path, notes: list[str] | None = None) -> dict[str, Tensor]:
+    """The tensors of a file, by name. Pickled code is refused, never run. `notes` gets what was chosen, in words."""
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -155,15 +156,10 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         raise UserError(f"pretrained: {path} is damaged or truncated: {error}") from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"pretrained: {path} is damaged or truncated: {str(error).splitlines()[0]}") from None
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping) or not state or not all(isinstance(v, Tensor) for v in state.values()):
-        raise UserError(f"pretrained: {path} is not a state dict (names to tensors)")
-    if all(n.startswith("network.") for n in state):  # a checkpoint of ours
-        return {n.removeprefix("network."): v for n, v in state.items()}
-    return dict(state)
+    tensors = tensors_of(state, path, [] if notes is None else notes)
+    if all(n.startswith("network.") for n in tensors):  # a checkpoint of ours
+        return {n.removeprefix("network."): v for n, v in tensors.items()}
+    return tensors
 
 
 @contextmanager
@@ -194,8 +190,12 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
     return renamed
 
 
-def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "") -> set[str]:
+def fill(
+    model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "", by_order: str = ""
+) -> set[str]:
     """Loads `state` into `model`, and returns the names of the parameters and running statistics it did not fill.
+
+    `by_order` is what to advise where the tensors fit in their order.
 
     A tensor below `head` whose shape differs is left out; elsewhere that is an error, and so is a file that fills less
     than half of the model. What is missing and unexpected goes into the report.
@@ -211,9 +211,14 @@ def fill(model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", he
     usable = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
     body = [n for n in own if not (head and n.startswith(head))]
     if sum(n in usable for n in body) * 2 < len(body):
+        pairs = zip(own, own.values(), state.values(), strict=False)
+        alike = len(own) == len(state) and all(a.shape == b.shape or (head and n.startswith(head)) for n, a, b in pairs)
+        why = f"the names differ, the shapes do not: {by_order}" if alike and by_order else "the architectures differ"
+        prefix = common_prefix(state)
         raise UserError(
             f"pretrained: {report.source} fills {sum(n in usable for n in body)} of the network's {len(body)} tensors "
-            f"(it has {', '.join(list(state)[:3])}; wanted {', '.join(body[:3])}): the architectures differ"
+            f"(it has {', '.join(list(state)[:3])}{f', and all begin with {prefix!r}' if prefix else ''}; wanted "
+            f"{', '.join(body[:3])}): {why}"
         )
     model.load_state_dict(usable, strict=False)
     report.loaded = len(usable)

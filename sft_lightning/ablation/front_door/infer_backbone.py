@@ -4,6 +4,7 @@ from pathlib import Path
 
 from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block, one_line
 from sft_lightning.errors import UserError, nearest
+from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.torchvision_models import FIXED
 from sft_lightning.networks.weights import read_state_dict, resolve
 
@@ -93,7 +94,7 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     if library != "torchvision" and timm.is_model(model):
         with torch.device("meta"):
             own = set(timm.create_model(model, pretrained=False).state_dict())
-        theirs = set(read_state_dict(source.file))
+        theirs = set(unprefixed(read_state_dict(source.file), [own], file, []))
         return of_timm(model, model, file, "order" if len(own & theirs) * 2 < len(own) else None)
     if library != "timm" and model in models.list_models(module=models):
         return of_torchvision(model, model, file)

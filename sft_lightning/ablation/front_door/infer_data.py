@@ -5,9 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
-from sft_lightning.ablation.front_door.infer_table import VALIDATIONS, files_of, largest, table_plan
+from sft_lightning.ablation.front_door.infer_table import files_of, largest, table_plan
+from sft_lightning.data.bad_samples import printable
+from sft_lightning.data.split_names import by_kind
 from sft_lightning.data.text.files import FORMATS
-from sft_lightning.data.vision.image_folder import VALIDATION, images_below, labelled
+from sft_lightning.data.vision.image_folder import labelled
+from sft_lightning.data.vision.layout import Layout, layout_of
+from sft_lightning.data.vision.walk import LeftOut, folders_in, holds_images
 from sft_lightning.errors import UserError, nearest
 
 
@@ -33,32 +37,28 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
 # ---- folders of images ----
 
 
-def image_folders(folder: Path) -> dict[str, Path] | None:
-    """The folders of class folders by split, `train` at least; None where these are none."""
-    below = {p.name: p for p in folder.iterdir() if p.is_dir() and not p.name.startswith(".")}
-    if "train" in below and any(images_below(p) for p in below["train"].iterdir() if p.is_dir()):
-        val = next((below[n] for n in VALIDATION if n in below), None)
-        found = {"train": below["train"], "val": val, "test": below.get("test")}
-        return {split: path for split, path in found.items() if path is not None}
-    if any(p.suffix.lower() in FORMATS for p in folder.iterdir()):
+def image_folders(folder: Path) -> Layout | None:
+    """Folders of class folders, `train` at least; None where there are none. Raises UserError where it cannot be told."""
+    below = folders_in(folder, LeftOut())
+    if not any(map(holds_images, below.values())):
+        if not any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and holds_images(folder):
+            raise UserError(f"--data: {folder} has images, and no folder for each class: sort them into class folders")
         return None
-    splits = [n for n in below if n in ("test", *VALIDATIONS)]
-    if splits and len(splits) == len(below):
-        raise UserError(f"--data: {folder} has {', '.join(splits)}, and no train")
-    if any(images_below(p) for p in below.values()):
-        return {"train": folder}
-    if images_below(folder):
-        raise UserError(f"--data: {folder} has images, and no folder for each class: sort them into class folders")
-    return None
+    split_folders = by_kind(below)
+    sorted_by_class = any(
+        holds_images(p) for n in split_folders.get("train", []) for p in folders_in(below[n], LeftOut()).values()
+    )
+    if any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and not sorted_by_class:
+        return None  # a table that names images
+    return layout_of(folder)
 
 
-def folder_plan(path: str, folders: dict[str, Path], said: Overrides) -> DataPlan:
+def folder_plan(path: str, layout: Layout, said: Overrides) -> DataPlan:
     """`ImageFolder` on one folder per class."""
     if said.task not in (None, "classification"):
         raise UserError(f"--task: a folder of images by class is a classification, not a {said.task}")
-    names = sorted(p.name for p in folders["train"].iterdir() if p.is_dir() and not p.name.startswith("."))
-    found = {split: labelled(root, names) for split, root in folders.items()}
-    train = found["train"]
+    found, folders = labelled(layout)
+    names, train = [printable(name) for name in folders], found["train"]
     assert train.targets is not None
     counts = dict(zip(names, np.bincount(train.targets, minlength=len(names)).tolist(), strict=True))
     first = [train.paths[int(np.flatnonzero(train.targets == i)[0])] for i in range(len(names))]
@@ -73,5 +73,5 @@ def folder_plan(path: str, folders: dict[str, Path], said: Overrides) -> DataPla
     )
     plan.pixels = largest(first)
     check_classes(path, "its folders", plan)
-    plan.lines = [f"{path}: {len(train):,} images in {classes_said(plan)}, by folder"]
+    plan.lines = [f"{path}: {len(train):,} images in {classes_said(plan)}, by folder", *train.notes]
     return plan

@@ -12,10 +12,9 @@ from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, che
 from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
 from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.data.vision.image_folder import VALIDATION
 from sft_lightning.errors import UserError
 
-VALIDATIONS = ("validation", *VALIDATION, "dev")
+VALIDATIONS = ("validation", "val", "valid", "dev")
 FEW_MISSING = 0.05
 """Share of rows without text or label up to which they are left out"""
 

@@ -17,15 +17,19 @@ from typing import Any, BinaryIO, ClassVar, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.sampler import Key
+from sft_lightning.data.vision.fits import check_shape_fits, note_view
+from sft_lightning.data.vision.pixels import pixels_of, several_frames
+from sft_lightning.data.vision.walk import plural
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.image_view import View
 from sft_lightning.tasks import Batch
 
 Augment = Literal["crop", "flip", "randaugment"]
@@ -60,6 +64,8 @@ class Images(Samples):
         self.targets = targets
         self.size: tuple[int, int] | None = None
         self.channels: int | None = None
+        self.own_view: View | None = None
+        self.notes: list[str] = []  # what of the files was left out or guessed, in words
         self.randaugment: v2.RandAugment | None = None
         self.seed = 0
         self._kept: Tensor | None = None
@@ -70,10 +76,10 @@ class Images(Samples):
     def read(self, row: int) -> Tensor:
         """The image as stored: uint8 `[C, H, W]`."""
 
-    def fit(self, size: tuple[int, int] | None, channels: int | None) -> None:
-        """Fixes what `view` returns: height and width in pixels, number of channels."""
-        if (size, channels) != (self.size, self.channels):
-            self.size, self.channels, self._kept = size, channels, None
+    def fit(self, size: tuple[int, int] | None, channels: int | None, own_view: View | None = None) -> None:
+        """Fixes what `view` returns: height and width in pixels, number of channels, and the network's own way there."""
+        if (size, channels, own_view) != (self.size, self.channels, self.own_view):
+            self.size, self.channels, self.own_view, self._kept = size, channels, own_view, None
 
     def keep(self) -> None:
         """Makes room for all views, if they fit. Called before workers fork, so that they share it."""
@@ -88,20 +94,36 @@ class Images(Samples):
         return self.fitted(self.read(row), row)
 
     def fitted(self, image: Tensor, row: int) -> Tensor:
-        """`[…, C, H, W]`: shorter side resized, centre cropped; grey repeated where colour is wanted."""
-        if self.size is not None and tuple(image.shape[-2:]) != self.size:
-            height, width = self.size
-            scale = max(height / image.shape[-2], width / image.shape[-1])
-            shape = [max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale))]
-            image = v2.functional.center_crop(v2.functional.resize(image, shape, antialias=True), [height, width])
-        if self.channels is not None and image.shape[-3] != self.channels:
-            if image.shape[-3] != 1:
-                raise UserError(
-                    f"network and data do not fit: the network takes {self.channels} channels, "
-                    f"{self.name(row)} has {image.shape[-3]}"
-                )
-            image = image.repeat_interleave(self.channels, dim=-3)
-        return image
+        """`[…, C, H, W]`: grey repeated where colour is wanted, then the network's own view, or else the shorter side
+        resized and the centre cropped.
+        """
+        if self.own_view is None:
+            return self.repeated(self.resized(image), row)
+        image = self.repeated(image, row)
+        every = [self.own_view(one) for one in image.reshape(-1, *image.shape[-3:])]
+        return torch.stack(every) if image.ndim == 4 else every[0]
+
+    def resized(self, image: Tensor) -> Tensor:
+        """The shorter side to `size`, bilinear, and the centre of that."""
+        if self.size is None or tuple(image.shape[-2:]) == self.size:
+            return image
+        height, width = self.size
+        scale = max(height / image.shape[-2], width / image.shape[-1])
+        shape = [max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale))]
+        resized = v2.functional.resize(image, shape, antialias=True)
+        cropped: Tensor = v2.functional.center_crop(resized, [height, width])
+        return cropped
+
+    def repeated(self, image: Tensor, row: int) -> Tensor:
+        """Grey as colour, where the network takes colour."""
+        if self.channels is None or image.shape[-3] == self.channels:
+            return image
+        if image.shape[-3] != 1:
+            raise UserError(
+                f"network and data do not fit: the network takes {self.channels} channels, "
+                f"{self.name(row)} has {image.shape[-3]}"
+            )
+        return image.repeat_interleave(self.channels, dim=-3)
 
     def readable(self, rows: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
         """Rows with their views. BadSample for one that cannot be read; at the end and for all, where they are skipped."""
@@ -169,7 +191,7 @@ class ArrayImages(Images):
     def as_they_are(self) -> bool:
         """Whether the network wants the size and channels that the images have."""
         same_size = self.size in (None, tuple(self.images.shape[2:]))
-        return same_size and self.channels in (None, self.images.shape[1])
+        return self.own_view is None and same_size and self.channels in (None, self.images.shape[1])
 
     def keep(self) -> None:
         if not self.as_they_are:
@@ -187,6 +209,9 @@ class ArrayImages(Images):
 class EncodedImages(Images):
     """Images in files or in a column of bytes, decoded when asked for: grey for one channel, else RGB."""
 
+    frames = 0
+    """Files found to hold several images, of which the first is used"""
+
     @abstractmethod
     def open(self, row: int) -> BinaryIO:
         """The encoded image."""
@@ -198,10 +223,9 @@ class EncodedImages(Images):
     def read(self, row: int) -> Tensor:
         try:
             with self.open(row) as stream, Image.open(stream) as image:
-                upright = ImageOps.exif_transpose(image).convert("L" if self.channels == 1 else "RGB")
+                pixels = torch.from_numpy(pixels_of(image, grey=self.channels == 1))
         except DAMAGE as error:
             raise self.damaged(row, error) from None
-        pixels = torch.from_numpy(np.array(upright))
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
     def damaged(self, row: int, error: BaseException) -> BaseException:
@@ -215,14 +239,18 @@ class EncodedImages(Images):
     def digest(self) -> bytes:
         """Over every row's key and bytes, read in pieces; computed once. What may be skipped counts as 'unreadable'."""
         if self._digest is None:
-            digest = sha256()
+            digest, self.frames = sha256(), 0
             for row in range(len(self)):
                 digest.update(f"{self.key(row)}\0".encode("utf-8", "surrogateescape"))
                 before = digest.copy()
                 try:
                     with self.open(row) as stream:
-                        while piece := stream.read(1 << 20):
+                        head = stream.read(1 << 20)
+                        piece = head
+                        while piece:
                             digest.update(piece)
+                            piece = stream.read(1 << 20)
+                        self.frames += several_frames(head) and frames_in(stream) > 1
                 except DAMAGE as error:
                     wrong = self.damaged(row, error)
                     if not self.skips or not isinstance(wrong, BadSample):
@@ -233,6 +261,16 @@ class EncodedImages(Images):
         return self._digest
 
     _digest: bytes | None = None
+
+
+def frames_in(stream: BinaryIO) -> int:
+    """Images that a file holds: of an animation, or of several pages. 0 where they cannot be counted."""
+    stream.seek(0)
+    try:
+        with Image.open(stream) as image:
+            return int(getattr(image, "n_frames", 1))
+    except DAMAGE:
+        return 0
 
 
 class ImageData(SFTDataModule):
@@ -258,6 +296,7 @@ class ImageData(SFTDataModule):
         super().__init__(**kwargs)
         self.image_size, self.augment, self.crop_padding = image_size, list(augment or []), crop_padding
         self._stats: tuple[Tensor, Tensor] | None = None
+        self._reverse = False
         if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
             raise UserError(f"data: image_size must be 1 to {LARGEST_SIDE} pixels, got {image_size}")
         if not 0 <= crop_padding <= LARGEST_SIDE:
@@ -266,23 +305,62 @@ class ImageData(SFTDataModule):
             raise UserError(f"data: augment has no '{unknown.pop()}'; there are crop, flip, randaugment")
 
     def prepare(self, network: Network) -> None:
-        """Size, channels and normalisation: the network's where it has them, else the data's."""
-        assert self.spec is not None
-        if self.spec.kind != "image":
+        """Size, channels, view and normalisation: the network's where it has them, else the data's."""
+        spec = self.spec
+        assert spec is not None
+        if spec.kind != "image":
             raise UserError(f"network {network.name} takes text, {type(self).__name__} has images")
-        size = (self.image_size, self.image_size) if self.image_size is not None else self.spec.size
-        mean, std = self.spec.mean or self.mean, self.spec.std or self.std
-        if self.spec.channels is not None and len(mean) != self.spec.channels:
-            mean, std = (sum(mean) / len(mean),) * self.spec.channels, (sum(std) / len(std),) * self.spec.channels
+        size = (self.image_size, self.image_size) if self.image_size is not None else spec.size
+        own_view = spec.view if spec.view is not None and spec.view.size == size else None
+        mean, std = spec.mean or self.mean, spec.std or self.std
+        if spec.channels is not None and len(mean) != spec.channels:
+            mean, std = (sum(mean) / len(mean),) * spec.channels, (sum(std) / len(std),) * spec.channels
         self._stats = (torch.tensor(mean) * 255).view(-1, 1, 1), (torch.tensor(std) * 255).view(-1, 1, 1)
+        self._reverse = spec.reverse_channels
         for split in self.splits.values():
             images = split.samples
             assert isinstance(images, Images)
-            images.fit(size, self.spec.channels)
+            images.fit(size, spec.channels, own_view)
             images.keep()
             images.seed = self.seed or 0
             images.randaugment = v2.RandAugment() if "randaugment" in self.augment else None
         network.input_config = {"mean": list(mean), "std": list(std), "size": list(size) if size else None}
+        network.input_config |= {"view": own_view.to_dict()} if own_view is not None else {}
+        network.input_config |= {"reverse_channels": True} if spec.reverse_channels else {}
+
+    def bind(self, network: Network) -> None:
+        first = self.spec is None
+        super().bind(network)
+        if first and self.spec is not None:
+            note_view(self.spec, network, self.image_size)
+            check_shape_fits(network, self.shape_seen(), self.image_size)
+
+    def shape_seen(self) -> tuple[int, int, int] | None:
+        """Channels, height and width of what the network gets; None where no sample can be read."""
+        samples = next(iter(self.splits.values())).samples
+        assert isinstance(samples, Images)
+        if samples.channels is not None and samples.size is not None:
+            return (samples.channels, *samples.size)
+        try:
+            image = next(samples.readable(range(len(samples))))[1]
+        except (BadSample, StopIteration):
+            return None
+        return (image.shape[0], image.shape[1], image.shape[2])
+
+    def describe(self) -> str:
+        behind = {id(split.samples): split.samples for split in self.splits.values()}
+        notes: list[str] = []
+        for samples in behind.values():
+            assert isinstance(samples, Images)
+            notes += [note for note in samples.notes if note not in notes]
+        frames = 0
+        for samples in behind.values():
+            if isinstance(samples, EncodedImages):
+                samples.digest()  # reads each file once, also for the fingerprint
+                frames += samples.frames
+        if frames:
+            notes.append(f"{plural(frames, 'file')} of several images: the first of each is used")
+        return "; ".join([super().describe(), *notes])
 
     def finish(self, batch: Batch) -> Batch:
         """uint8 to normalised float, with crop and flip in training: batched, on the device."""
@@ -306,6 +384,7 @@ class ImageData(SFTDataModule):
         if self._stats[0].device != image.device:
             self._stats = (self._stats[0].to(image.device), self._stats[1].to(image.device))
         mean, std = self._stats
+        image = image.flip(1) if self._reverse else image
         batch["x"]["image"] = (image.to(torch.float32) - mean) / std
         return batch
 

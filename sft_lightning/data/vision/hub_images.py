@@ -7,12 +7,12 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sft_lightning.data.base import Splits
+from sft_lightning.data.split_names import one_of
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.data.vision.paths import folders_of, named_files
 from sft_lightning.data.vision.tables import classes_of, load_tables, local_files, pick, targets_of
 from sft_lightning.errors import UserError
 
-VALIDATION = ("validation", "val", "valid", "dev")
 BINARY = ("binary", "large_binary")
 
 
@@ -61,9 +61,9 @@ class HubImages(ImageData):
         config_name: The hub data set's configuration, where it has several.
         image_column: Name of the column of images.
         label_column: Name of the column of classes.
-        train_split: Name of the split to train on.
-        val_split: Name of the validation split; null for `validation` where there is one.
-        test_split: Name of the test split; null for `test` where there is one.
+        train_split: Name of the split to train on; default the one that is named so (`train`, `Training`).
+        val_split: Name of the validation split; null for the one that is named so (`val`, `dev`), where there is one.
+        test_split: Name of the test split; null for the one that is named so, where there is one.
         **kwargs: Size and augmentation, subset, split, batches; see Digits.
     """
 
@@ -89,13 +89,14 @@ class HubImages(ImageData):
     def load(self) -> Splits:
         tables = load_tables(self.path, self.data_files, self.config_name)
         folders = folders_of(self.path, local_files(self.path, self.data_files))
-        val = self.val_split or next((n for n in VALIDATION if n in tables), None)
-        test = self.test_split or next((n for n in ("test",) if n in tables), None)
-        chosen = {n: tables[pick(n, tables, "split")] for n in (self.train_split, val, test) if n is not None}
+        train = self.train_split if self.train_split in tables else self.named(tables, "train") or self.train_split
+        val = self.val_split or self.named(tables, "val")
+        test = self.test_split or self.named(tables, "test")
+        chosen = {n: tables[pick(n, tables, "split")] for n in (train, val, test) if n is not None}
         for table in chosen.values():
             pick(self.image_column, table.column_names, "column")
             pick(self.label_column, table.column_names, "column")
-        labels, numbers = classes_of(chosen[self.train_split], self.label_column)
+        labels, numbers = classes_of(chosen, self.label_column, train)
         images = {name: encoded(table, self.image_column) for name, table in chosen.items()}
         splits = {
             name: TableImages(
@@ -107,7 +108,13 @@ class HubImages(ImageData):
             )
             for name, table in chosen.items()
         }
-        return Splits(splits[self.train_split], splits.get(val or ""), splits.get(test or ""), labels)
+        return Splits(splits[train], splits.get(val or ""), splits.get(test or ""), labels)
+
+    def named(self, tables: dict[str, Any], kind: str) -> str | None:
+        """The one split that is named as one of a kind is: `testing`, `Val`. UserError where several are."""
+        if kind == "train" and self.train_split != "train":
+            return None
+        return one_of(tables, kind, f"set data.init_args.{kind}_split")
 
 
 def encoded(table: Any, column: str) -> Any:

@@ -5,21 +5,23 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.subset import cut, strata
 from sft_lightning.data.vision.base import EncodedImages, ImageData
-from sft_lightning.errors import UserError, nearest
-
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
-VALIDATION = ("val", "valid", "validation")
+from sft_lightning.data.vision.layout import Layout, class_images, classes_in, layout_of
+from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
+from sft_lightning.errors import UserError
 
 
 class FileImages(EncodedImages):
-    """Images in files below a folder."""
+    """Images in files below a folder. `notes` say what of the folder was left out."""
 
-    def __init__(self, root: Path, paths: list[Path], targets: np.ndarray | None) -> None:
+    def __init__(
+        self, root: Path, paths: list[Path], targets: np.ndarray | None, notes: list[str] | None = None
+    ) -> None:
         super().__init__(targets)
-        self.root, self.paths = root, paths
+        self.root, self.paths, self.notes = root, paths, notes or []
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -31,13 +33,15 @@ class FileImages(EncodedImages):
         return self.paths[row].relative_to(self.root).as_posix()
 
     def name(self, row: int) -> str:
-        return str(self.paths[row])
+        return printable(str(self.paths[row]))
 
 
 class ImageFolder(ImageData):
     """Images in `root/train/CLASS/…` with `val` and `test` beside `train`, or in `root/CLASS/…`.
 
-    Without a train folder, a part of each class is always set aside to test on, the same whatever the seeds.
+    Split folders may be named in the usual ways (`Train`, `testing`, `val_images`). Links are followed; hidden folders
+    and files (`.ipynb_checkpoints`, `__MACOSX`) are left out and counted. Without a train folder, a part of each class
+    is always set aside to test on, the same whatever the seeds.
 
     Args:
         root: Folder with train, val and test folders, or with one folder per class.
@@ -56,28 +60,33 @@ class ImageFolder(ImageData):
             raise UserError(f"data: test_fraction must be in (0, 1), got {test_fraction}")
 
     def load(self) -> Splits:
-        root = folder(self.root, "root")
-        if not (root / "train").is_dir():
-            labels = classes_in(root)
-            train, test = parted(labelled(root, labels), self.test_fraction or 0.2)
-            return Splits(train, test=test, labels=labels)
-        labels = classes_in(root / "train")
-        found = next((root / name for name in VALIDATION if (root / name).is_dir()), None)
-        train, val = labelled(root / "train", labels), labelled(found, labels) if found is not None else None
-        if (root / "test").is_dir():
-            return Splits(train, val, labelled(root / "test", labels), labels)
-        if self.test_fraction is None:
-            return Splits(train, val, labels=labels)
-        train, test = parted(train, self.test_fraction)
-        return Splits(train, val, test, labels)
+        layout = layout_of(folder(self.root, "root"))
+        found, labels = labelled(layout)
+        train, test = found["train"], found.get("test")
+        if test is None and (self.test_fraction is not None or not layout.has_splits):
+            train, test = parted(train, self.test_fraction or 0.2)
+        return Splits(train, found.get("val"), test, [printable(name) for name in labels])
 
     def load_for_prediction(self) -> FileImages | None:
         if self.predict_root is None:
             return None
-        root = folder(self.predict_root, "predict_root")
-        if not (paths := images_below(root)):
+        root, left_out = folder(self.predict_root, "predict_root"), LeftOut()
+        if not (paths := images_below(root, left_out)):
             raise UserError(f"data: predict_root {root} has no images ({', '.join(SUFFIXES)})")
-        return FileImages(root, paths, None)
+        return FileImages(root, paths, None, left_out.lines())
+
+
+def labelled(layout: Layout) -> tuple[dict[str, FileImages], list[str]]:
+    """The images of each split in order, with what was left out in words; and the classes, sorted."""
+    classes = classes_in(layout.splits["train"])
+    found = {}
+    for split, root in layout.splits.items():
+        images = class_images(root, classes, layout.left_out)
+        targets = np.repeat([classes.index(n) for n in images], [len(paths) for paths in images.values()])
+        found[split] = FileImages(root, [p for paths in images.values() for p in paths], targets.astype(np.int64))
+    for samples in found.values():
+        samples.notes = [*layout.notes, *layout.left_out.lines()]
+    return found, classes
 
 
 def parted(every: FileImages, fraction: float) -> tuple[FileImages, FileImages]:
@@ -85,7 +94,7 @@ def parted(every: FileImages, fraction: float) -> tuple[FileImages, FileImages]:
     targets, rows = every.targets, np.arange(len(every))
     assert targets is not None
     parts = cut(rows, strata(targets, rows), fraction, "data: ImageFolder")
-    rest, part = (FileImages(every.root, [every.paths[i] for i in rows], targets[rows]) for rows in parts)
+    rest, part = (FileImages(every.root, [every.paths[i] for i in rows], targets[rows], every.notes) for rows in parts)
     return rest, part
 
 
@@ -95,30 +104,3 @@ def folder(path: str, argument: str) -> Path:
     if not found.is_dir():
         raise UserError(f"data: {argument} {found.absolute()} is not a folder: set data.init_args.{argument}")
     return found
-
-
-def classes_in(root: Path) -> list[str]:
-    """Names of the folders below, sorted: the classes."""
-    names = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    if not names:
-        raise UserError(f"data: {root} has no class folders: it needs one folder per class, with that class's images")
-    return names
-
-
-def labelled(root: Path, labels: list[str]) -> FileImages:
-    """All images of the class folders below `root`, in order."""
-    here = classes_in(root)
-    for name in here:
-        if name not in labels:
-            raise UserError(f"data: {root} has a class '{name}' that is not in train{nearest(name, labels)}")
-    found = {name: images_below(root / name) for name in here}
-    for name, paths in found.items():
-        if not paths:
-            raise UserError(f"data: class folder {root / name} has no images ({', '.join(SUFFIXES)})")
-    targets = np.repeat([labels.index(n) for n in here], [len(found[n]) for n in here]).astype(np.int64)
-    return FileImages(root, [p for paths in found.values() for p in paths], targets)
-
-
-def images_below(root: Path) -> list[Path]:
-    """Image files at any depth, sorted by name."""
-    return sorted(p for p in root.rglob("*") if p.suffix.lower() in SUFFIXES and not p.name.startswith("."))

@@ -8,12 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.data.vision.image_folder import SUFFIXES
+from sft_lightning.data.split_names import split_within
+from sft_lightning.data.vision.walk import SUFFIXES
 from sft_lightning.errors import UserError, nearest
 
 LISTS = (".csv", ".tsv", ".jsonl", ".json")
 """Suffixes of files that name images instead of holding them"""
-SPLIT_WORD = re.compile(r"(?:^|[-_.])(train|test|validation|valid|val|dev)(?=[-_.\d]|$)")
+SPLITS = {"train": "train", "val": "validation", "test": "test"}
+"""What `datasets` calls the splits"""
 
 
 def load_tables(path: str | None, data_files: dict[str, str] | None, config_name: str | None) -> dict[str, Any]:
@@ -25,14 +27,14 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
                 raise UserError(f"data: data_files: {split}: {data_files[split]} does not exist")
         lists = {split: load_list(files) for split, files in found.items() if is_list(files[0])}
         rest = {split: files for split, files in found.items() if split not in lists}
-        tables = load("parquet", "data_files", data_files=rest) if rest else {}
+        tables = load_splits("data_files", rest)
         return {split: naming_images(lists.get(split) or tables[split]) for split in found}
     assert path is not None
     files = parquet_files(path)
     if files and is_list(files[0]):
         return {"train": naming_images(load_list(files))}
     if files:
-        tables = load("parquet", path, data_files=by_split(files))
+        tables = load_splits(path, by_split(files, path))
         return {split: naming_images(table) for split, table in tables.items()}
     local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
     if Path(path).expanduser().is_dir():
@@ -48,7 +50,7 @@ def is_list(file: str) -> bool:
 
 
 def load_list(files: list[str]) -> Any:
-    """A CSV, TSV, JSON or JSONL file as a table; columns that hold whole numbers alone are numbers."""
+    """A CSV, TSV, JSON or JSONL file as a table."""
     import datasets
 
     from sft_lightning.data.text.files import read_table
@@ -56,9 +58,6 @@ def load_list(files: list[str]) -> Any:
     if len(files) > 1:
         raise UserError(f"data: {files[0]} and {files[1]}: one file of a split is expected")
     columns = read_table(files[0], "data.data_files").columns
-    for name, values in columns.items():
-        if all(isinstance(v, str) and re.fullmatch(r"-?(0|[1-9]\d{0,17})", v) for v in values):
-            columns[name] = [int(v) for v in values]
     try:
         return datasets.Dataset.from_dict(columns)
     except (TypeError, ValueError, OverflowError) as error:  # pyarrow's: a column of different kinds
@@ -95,13 +94,35 @@ def local_files(path: str | None, data_files: dict[str, str] | None) -> list[str
     return [file for pattern in patterns for file in parquet_files(str(pattern))]
 
 
-def by_split(files: list[str]) -> dict[str, list[str]]:
-    """Files under the split that their names say; 'train' where they say nothing."""
+def by_split(files: list[str], root: str) -> dict[str, list[str]]:
+    """Files under the split that their names, or else the folders that they are in below `root`, say.
+
+    Files that say nothing are 'train' where no other is; UserError where some say train and some say nothing.
+    """
     splits: dict[str, list[str]] = {}
+    silent = []
+    top = Path(root).expanduser()
     for file in files:
-        word = SPLIT_WORD.search(Path(file).name)
-        splits.setdefault(word[1] if word else "train", []).append(file)
+        below = Path(file).relative_to(top).parts if top.is_dir() else (Path(file).name,)
+        kinds = map(split_within, (Path(file).stem, *below[-2::-1]))
+        kind = next((k for k in kinds if k is not None), None)
+        if kind is None:
+            silent.append(file)
+        else:
+            splits.setdefault(SPLITS[kind], []).append(file)
+    if silent and "train" in splits:
+        raise UserError(
+            f"data: {silent[0]} has no split in its name, {splits['train'][0]} has train: name the files of each split in "
+            "data.init_args.data_files"
+        )
+    if silent:
+        splits["train"] = silent
     return splits
+
+
+def load_splits(where: str, files: dict[str, list[str]]) -> dict[str, Any]:
+    """Each split by itself: loaded together, all would have the class names of the first."""
+    return {split: load("parquet", where, data_files={split: some})[split] for split, some in files.items()}
 
 
 def load(builder: str, where: str, **options: Any) -> dict[str, Any]:
@@ -130,26 +151,64 @@ def pick(wanted: str, names: Iterable[str], what: str) -> str:
     return wanted
 
 
-def classes_of(table: Any, column: str) -> tuple[list[str], dict[Any, int]]:
-    """Class names in order, and the number of each value of the column."""
-    feature = table.features[column]
-    if names := getattr(feature, "names", None):
-        return list(names), {i: i for i in range(len(names))}
-    values = set(table[column][:]) - {None}
-    if not all(isinstance(v, (int, str)) for v in values):
-        raise UserError(f"data: column '{column}' holds {getattr(feature, 'dtype', feature)}, not classes")
-    ordered = sorted(values)
-    return [str(v) for v in ordered], {v: i for i, v in enumerate(ordered)}
+def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[str], dict[Any, int]]:
+    """Class names in order, and the number of each value of the column.
+
+    The classes are the training table's. What kind of values they are is decided over all tables together.
+    """
+    if names := names_of(tables[train], column):
+        return names, {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
+    held = {}
+    for split, table in tables.items():
+        values = table[column][:]
+        if not all(v is None or isinstance(v, (int, str, float)) for v in values):
+            feature = table.features[column]
+            raise UserError(
+                f"data: column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
+            )
+        held[split] = {v for v in values if not blank(v)}
+    every = set().union(*held.values())
+    if any(isinstance(v, float) for v in every) and not all(whole(v) is not None for v in every):
+        raise UserError(f"data: column '{column}' holds numbers that are not whole, not classes")
+    keys: dict[Any, Any] = {v: whole(v) for v in every}
+    if None in keys.values():
+        keys = {v: str(v) for v in every}
+    ordered = sorted({keys[v] for v in held[train]})
+    numbers = {key: i for i, key in enumerate(ordered)}
+    return [str(key) for key in ordered], {v: numbers[key] for v, key in keys.items() if key in numbers}
+
+
+def names_of(table: Any, column: str) -> list[str]:
+    """The class names that the table itself has; empty where it has none."""
+    return list(getattr(table.features[column], "names", None) or [])
+
+
+def blank(value: Any) -> bool:
+    """Whether a cell holds no label: null, NaN, or a text without letters."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that a label is or is written as (1, 1.0, '1', '1.0'); None for others, as for '01' and true."""
+    if isinstance(value, str):
+        return int(value.partition(".")[0]) if re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.0+)?", value) else None
+    if isinstance(value, bool) or not float(value).is_integer():
+        return None
+    return int(value)
 
 
 def targets_of(
     table: Any, column: str, numbers: dict[Any, int], split: str, skip: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
     """The class number of each row, which must be one of the training split's; and, with `skip`, rows of another: -1."""
-    values, bad = table[column][:], dict[int, str]()
+    values, names, bad = table[column][:], names_of(table, column), dict[int, str]()
+    if names:  # the number of a class is its own table's alone
+        values = [names[v] if v is not None and 0 <= v < len(names) else v for v in values]
     for row, value in enumerate(values):
         if value not in numbers:
-            bad[row] = f"{column} {value!r} is no class of the training split"
+            bad[row] = (
+                f"it has no {column}" if blank(value) else f"{column} {value!r} is no class of the training split"
+            )
             if not skip:
                 raise UserError(f"data: row {row} of split '{split}': {bad[row]}")
     return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad
