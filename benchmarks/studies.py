@@ -2,6 +2,7 @@
 
     python -m benchmarks.studies runs/ablate-digits [...]   # takes in these studies' results, and writes the page
     python -m benchmarks.studies                            # writes the page from what was taken in
+    python -m benchmarks.studies --table ablate-digits --cell 20   # prints the rows of one cell, as the README has them
 
 What is taken in: study.json's choices and statistics, to benchmarks/results/studies/. Nothing on the page is typed in but its
 first lines.
@@ -24,8 +25,21 @@ INTRO = """# Results of the shipped studies
 Written by `python -m benchmarks.studies` from what `ablate` found. Each arm's settings were chosen on validation alone (see
 [ablations.md](ablations.md)); the numbers are of the test splits, mean ± standard deviation over seeds, with the paired
 difference from the baseline and its interval, corrected for all tests of the cell. Intervals speak of seeds, on one test split.
+Each study says on how many samples its numbers were measured, and whether the tested runs also chose the settings or are of
+fresh seeds. The linear probe is logistic regression on the pretrained features, solved to convergence: it keeps all by
+construction, and is a reference line.
 """
-KEPT = ("study", "baseline", "axes", "seeds", "metrics", "select", "points", "failures", "work_s", "cells", "answer")
+KEPT = (
+    *("study", "baseline", "axes", "seeds", "report_seeds", "caveats", "metrics", "select"),
+    *("points", "failures", "work_s", "cells", "answer"),
+)
+SAID = {
+    "val": "to choose",
+    "test": "to test",
+    "test/retention": "of the source",
+    "test/drift": "to compare with the start",
+}
+"""What samples were measured for, by the key of run.json's `n`"""
 
 
 def take(folder: Path) -> None:
@@ -46,11 +60,37 @@ def take(folder: Path) -> None:
         "retention": (run.get("retention") or {}).get("description"),
     }
     for cell in held["cells"]:
-        for arm in cell["arms"].values():
-            arm.pop("points")
+        runs = [
+            json.loads((folder / p / "run.json").read_text()) for a in cell["arms"].values() for p in a.pop("points")
+        ]
+        cell["n"] = measured_on(runs)
     TAKEN.mkdir(parents=True, exist_ok=True)
     content = {"about": about, **{k: held[k] for k in KEPT}}
     (TAKEN / f"{held['study']}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def measured_on(runs: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """{what: [fewest, most] samples} over a cell's tested runs; of runs that do not say, the sizes of their splits."""
+    found: dict[str, list[int]] = {}
+    for run in runs:
+        sizes, source = run["data"]["sizes"], (run.get("retention") or {}).get("sizes", {})
+        own = {"val": sizes.get("val"), "test": sizes.get("test"), "test/retention": source.get("test")}
+        for key, n in (run.get("n") or {k: v for k, v in own.items() if v is not None}).items():
+            if key in SAID:
+                low, high = found.get(key, [n, n])
+                found[key] = [min(low, n), max(high, n)]
+    return found
+
+
+def samples_said(n: dict[str, list[int]]) -> str:
+    """`Samples: 168 to choose, 224 to test.`"""
+    parts = [
+        f"{low:,}{f' to {high:,}' if high > low else ''} {SAID[key]}"
+        for key in SAID
+        for low, high in [n.get(key, [0, 0])]
+        if high
+    ]
+    return f"Samples measured: {', '.join(parts)}." if parts else ""
 
 
 def shown(value: float | None, share: bool, digits: int = 1) -> str:
@@ -70,7 +110,10 @@ def table(cell: dict[str, Any]) -> list[str]:
         head += [f"{about['metric']}{', points' if about['share'] else ''}", "difference"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm, about in cell["arms"].items():
-        setting = ", ".join(f"{k} {v}" for k, v in (about["chosen"] or {}).items())
+        ends = {e["key"]: e["end"] for e in about.get("at_end", [])}
+        setting = ", ".join(
+            f"{k} {v}{f' ({ends[k]})' if k in ends else ''}" for k, v in (about["chosen"] or {}).items()
+        )
         row = [f"`{arm}`", setting]
         for which, column in columns:
             summary = statistics["summaries"][which].get(arm, {})
@@ -92,17 +135,24 @@ def section(held: dict[str, Any]) -> str:
     """One study."""
     about, points = held["about"], held["points"]
     packages = ", ".join(f"{k} {v}" for k, v in about["packages"].items())
-    minutes = held["work_s"] / 60
+    minutes, fresh = held["work_s"] / 60, held.get("report_seeds")
+    seeds = f"{len(held['seeds'])} seeds" + (
+        f" that chose and {len(fresh)} fresh ones that were tested" if fresh else ""
+    )
     lines = [f"## {held['study']}", ""]
-    lines += [
-        f"{points['total']} fits, {points['tested']} tests, {len(held['seeds'])} seeds: {minutes:.1f} min of work in all"
-    ]
+    lines += [f"{points['total']} fits, {points['tested']} tests, {seeds}: {minutes:.1f} min of work in all"]
     lines[-1] += f" ({about['device']}, {about['cores']} cores), {about['date']}; {packages}."
     lines += [f"Data: {about['data']}.", *([f"Source: {about['retention']}."] if about["retention"] else []), ""]
     for cell in held["cells"]:
         if cell["at"]:
             lines += [f"**{', '.join(f'{k} {v}' for k, v in cell['at'].items())}**", ""]
-        lines += [*table(cell), "", cell["statistics"]["answer"], ""]
+        lines += [
+            *table(cell),
+            "",
+            *([samples_said(cell["n"]), ""] if cell.get("n") else []),
+            cell["statistics"]["answer"],
+            "",
+        ]
         before = [
             (name, arm["why"].partition("tested earlier, when it was the choice: ")[2])
             for name, arm in cell["arms"].items()
@@ -122,7 +172,17 @@ def page() -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("studies", nargs="*", type=Path)
-    for given in parser.parse_args().studies:
+    parser.add_argument(
+        "--table", help="a study that was taken in: prints one cell's rows and its answer, and writes nothing"
+    )
+    parser.add_argument("--cell", default="", help="a value of that cell's axes; default the first cell")
+    options = parser.parse_args()
+    if options.table:
+        cells = json.loads((TAKEN / f"{options.table}.json").read_text())["cells"]
+        cell = next(c for c in cells if not options.cell or options.cell in map(str, c["at"].values()))
+        print("\n".join([*table(cell), "", samples_said(cell.get("n", {})), cell["statistics"]["answer"]]))
+        raise SystemExit
+    for given in options.studies:
         take(given)
     PAGE.write_text(page())
     print(PAGE)

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sft_lightning.ablation.caveats import at_end, ends_said, seen
 from sft_lightning.ablation.engine import Choice, Engine
 from sft_lightning.ablation.overlay import put, short
 from sft_lightning.ablation.plan import FOLD, Point
@@ -106,6 +107,8 @@ def write_file(engine: Engine) -> None:
     whole = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
     if engine.n_seeds is not None and not engine.only_tune:
         whole["seeds"] = engine.seeds  # what a budget settled
+        if engine.study.report_seeds is not None:
+            whole["report_seeds"] = engine.report_seeds
         if isinstance(whole.get("tune_seeds"), int):
             whole["tune_seeds"] = min(whole["tune_seeds"], len(engine.seeds))
     write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(whole, sort_keys=False))
@@ -127,6 +130,8 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
         "baseline": study.baseline,
         "axes": {a.name: list(a.levels) for a in study.axes},
         "seeds": engine.seeds,
+        "report_seeds": engine.report_seeds if study.report_seeds is not None else None,
+        "caveats": seen(study, any(len(c.candidates) > 1 for c in choices(engine))),
         "metrics": next((c["metrics"] for c in cells if c["metrics"]), None),
         "report": study.report,
         "select": {"rule": study.select.rule, "within": study.select.within},
@@ -190,8 +195,10 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
         records = [engine.look(p).record for p in choice.points]
         arms[arm.name] = {
             "variant": next((r["variant"] for r in records if r), None),
+            "reference": is_reference(engine, choice),
             "chosen": None if choice.setting is None else study.shown(choice.setting),
             "why": choice.why,
+            "at_end": ends(engine, choice),
             "candidates": [
                 {"setting": study.shown(c.setting), "target": c.target, "kept": c.kept, "n": c.n, "allowed": allowed}
                 for c, allowed in choice.candidates
@@ -202,6 +209,29 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
     mixed = mixed_data(engine, cell, made)
     statistics = statistics_of(engine, cell, made) if with_statistics and not mixed else None
     return {"at": cell, "metrics": named_metrics(engine, cell), "arms": arms, "statistics": statistics, "mixed": mixed}
+
+
+def ends(engine: Engine, choice: Choice) -> list[dict[str, Any]]:
+    """The tuned keys whose chosen value lies at the end of what was tried."""
+    records = [engine.look(p).record or {} for p in choice.points]
+    found = at_end(engine.study.arm(choice.arm), choice.setting, [r["solved"] for r in records if r.get("solved")])
+    return [{**e, "key": short(e["key"], [*engine.study.tuned_keys, e["key"]])} for e in found]
+
+
+def is_reference(engine: Engine, choice: Choice) -> bool:
+    """Whether an arm keeps all by construction: as the file says, else where its runs trained the new head alone."""
+    said = engine.study.arm(choice.arm).reference
+    records = [r for p in choice.points if (r := engine.look(p).record) and r.get("parameters")]
+    return said if said is not None else bool(records) and all(map(leaves_the_encoder, records))
+
+
+def leaves_the_encoder(record: dict[str, Any]) -> bool:
+    """Whether a run trained no more than its new head."""
+    parameters = record["parameters"]
+    frozen = parameters.get("trainable") == parameters.get("head") and bool(
+        (record.get("pretrained") or {}).get("name")
+    )
+    return record.get("variant") == "LinearProbe" or frozen
 
 
 def mixed_data(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
@@ -251,7 +281,7 @@ def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice])
         return None
     kept = {a: v for a, v in (values["test_kept"] or {}).items() if v} or None
     shown = {a: engine.study.shown(c.setting) for a, c in made.items() if c.setting is not None}
-    return cell_statistics(
+    found = cell_statistics(
         target=target,
         kept=kept,
         baseline=engine.study.baseline,
@@ -260,7 +290,14 @@ def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice])
         within=engine.study.select.within,
         at=cell,
         settings=shown,
+        references=[a for a, c in made.items() if is_reference(engine, c) and a != engine.study.baseline],
     )
+    caveats = seen(engine.study, any(len(c.candidates) > 1 for c in made.values()))
+    if said := ends_said({a: ends(engine, c) for a, c in made.items()}):
+        caveats.insert(0, said)
+    found["answer"] = " ".join([found["answer"], *caveats])
+    found["methods"] = [*found["methods"], *caveats]
+    return found
 
 
 def write(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -145,6 +145,8 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
         except yaml.YAMLError:
             raise UserError(f"--set: the value of '{option}' is no YAML: quote it") from None
     result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}
+    if given.seeds and isinstance(content.get("report_seeds"), int):
+        result["report_seeds"] = given.seeds
     if given.seeds and isinstance(content.get("tune_seeds"), int):
         result["tune_seeds"] = min(content["tune_seeds"], given.seeds)
     return result

@@ -31,7 +31,8 @@ def show(engine: Engine, workers: int, open_size: bool = False) -> None:
         said = f"--dry-run lists the points of up to {LISTED} fits; points.csv has all of them once the study runs"
         console.print(said, soft_wrap=True)
     grids = ", and how large the grids are" if open_size else ""
-    seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}" + (
+    fresh = f" that choose, {len(engine.report_seeds)} fresh ones that are tested" if engine.study.report_seeds else ""
+    seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}{fresh}" + (
         f" (the budget says how many more{grids})" if engine.only_tune else ""
     )
     console.print(f"{fits} fits and {tests} tests; {seeds}; {workers} workers; {engine.folder.path}", soft_wrap=True)

@@ -61,6 +61,12 @@ class Engine:
     def tune_seeds(self) -> list[int]:
         return [s for s in self.study.tune_seeds if s in self.seeds]
 
+    @property
+    def report_seeds(self) -> list[int]:
+        """Seeds of the chosen settings' tested runs."""
+        fresh = self.study.report_seeds
+        return self.seeds if fresh is None else fresh[: self.n_seeds]
+
     def resize(self, study: Study) -> None:
         """Goes on with another study: points that both have are kept."""
         self.study, self.plan = study, self.plan.of(study)
@@ -111,7 +117,7 @@ class Engine:
         if arm.search is None and len(arm.settings) == 1:
             setting = arm.settings[0]
             return Choice(
-                arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.seeds)
+                arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.report_seeds)
             )
         points = self.tuning(cell, arm)
         if any(self.look(p).status not in ("finished", "failed") for p in points):
@@ -137,11 +143,12 @@ class Engine:
         best, reach, why = choose(candidates, self.study.select, metrics)
         if broken := len(grouped) - sum(c.whole for c in candidates):
             why += f"; {broken} settings that failed or were given up are passed over"
-        final = self.plan.final(arm, cell, best.setting, self.seeds)
+        final = self.plan.final(arm, cell, best.setting, self.report_seeds)
         before = []
         for group in grouped.values():
             setting = group[0].setting
-            tested = (self.look(p).tested for p in [*group, *self.plan.final(arm, cell, setting, self.study.seeds)])
+            ever = [*self.study.seeds, *(self.study.report_seeds or [])]
+            tested = (self.look(p).tested for p in [*group, *self.plan.final(arm, cell, setting, ever)])
             if setting != best.setting and any(tested):
                 before.append(setting)
         if before:
@@ -168,7 +175,7 @@ class Engine:
 
     def first(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
         """The points of an arm's only setting."""
-        return self.plan.final(arm, cell, arm.settings[0], self.seeds)
+        return self.plan.final(arm, cell, arm.settings[0], self.report_seeds)
 
     def jobs(self) -> list[Job]:
         """What can be done now, the most urgent first: tests, then fits seed by seed."""
@@ -177,18 +184,19 @@ class Engine:
             due = [p.id for p in self.timing if self.to_time(p.id)]
             return [("time", p) for p in due if ("time", p) not in self.under_way]
         tests: list[Job] = []
+        order = [*self.study.seeds, *(self.study.report_seeds or [])]
         fits: list[tuple[int, Point]] = []
         for cell, arm in self.places():
             choice = self.choice(cell, arm)
             for point in self.tuning(cell, arm) if choice is None else choice.points:
                 standing = self.look(point)
                 if standing.status in ("queued", "interrupted"):
-                    fits.append((self.study.seeds.index(point.seed), point))
+                    fits.append((order.index(point.seed), point))
                 elif choice is not None and not self.only_tune and standing.wants_test:
                     if self.folder.has_weights(point.id):
                         tests.append(("test", point.id))
                     else:  # removed when another setting was the choice
-                        fits.append((self.study.seeds.index(point.seed), point))
+                        fits.append((order.index(point.seed), point))
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         return [j for j in jobs if j not in self.under_way]

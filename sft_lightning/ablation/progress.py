@@ -46,7 +46,7 @@ def work(engine: Engine) -> list[Work]:
     """What each arm asks for in each cell, by how its points stand; of points that two ask for, the first has what is left."""
     found: list[Work] = []
     met: dict[str, set[str]] = {"fit": set(), "test": set()}
-    folds, seeds = engine.study.folds, engine.seeds
+    folds, seeds = engine.study.folds, engine.report_seeds
     for cell, arm in engine.places():
         tuning, choice = engine.tuning(cell, arm), engine.choice(cell, arm)
         planned, unproposed = len(tuning), 0

@@ -129,11 +129,13 @@ class Budget:
                 tests.setdefault(arm, []).append(seconds_of_test(standing, point.config))
         tuned, test = sum(map(sum, fits.values())), sum(map(fmean, tests.values()))
         chosen, tune_seeds = sum(map(fmean, fits.values())), len(engine.study.tune_seeds)
+        fresh = engine.study.report_seeds is not None  # the chosen settings are fitted once more, on other seeds
 
         def cost(n: int) -> float:
-            return min(n, tune_seeds) * tuned + max(0, n - tune_seeds) * chosen + n * test
+            more = n if fresh else max(0, n - tune_seeds)
+            return min(n, tune_seeds) * tuned + more * chosen + n * test
 
-        most = len(engine.study.seeds)
+        most = min(len(engine.study.seeds), len(engine.study.report_seeds or engine.study.seeds))
         self.seeds, said = seeds_for(self.seconds, cost, workers, min(LEAST_SEEDS, most), most)
         self.why.append(said)
         self.kept = cost(self.seeds) / max(1, workers) <= self.seconds

@@ -5,7 +5,7 @@ So intervals and tests speak of how the outcome varies with the seed on the test
 split would give another number is not in them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -45,11 +45,12 @@ def cell_statistics(
     at: Mapping[str, object],
     settings: Mapping[str, Mapping[str, object]] | None = None,
     level: float = 0.95,
+    references: Collection[str] = (),
 ) -> dict[str, Any]:
     """Everything that is said of one cell, as plain values for `study.json` under `cells[].statistics`.
 
     Keys:
-        `baseline`, `level`, `within`: as given (`within` null where there is no margin).
+        `baseline`, `level`, `within`, `references`: as given (`within` null where there is no margin).
         `columns`: `target` and `kept`, each `{metric, better, share}`; `share`: the words say it in points, the numbers
             here are as measured. `kept` is null where nothing was kept track of, here and below.
         `summaries`: `target` and `kept`, each arm → the fields of `Summary`.
@@ -69,6 +70,7 @@ def cell_statistics(
         at: the cell's place on the axes.
         settings: arm → chosen setting, for the answer.
         level: of confidence.
+        references: arms that keep all by construction, such as a linear probe: compared, and never the answer's winner.
 
     Raises:
         UserError: a `better` that is neither 'max' nor 'min', or a negative margin.
@@ -81,12 +83,14 @@ def cell_statistics(
         sides["kept"] = {baseline: {}, **kept}
     columns = {k: Column(names[k], better[k], is_share(names[k], v)) for k, v in sides.items()}
     found, as_good, tests, at_most = cell_tests(sides, columns, baseline, within, level)
+    as_good = equiv.settle(as_good, found["target"], better["target"], level)
 
     both = ("target", "kept")
     return {
         "baseline": baseline,
         "level": level,
         "within": within or None,
+        "references": [arm for arm in target if arm in references],
         "columns": {k: asdict(columns[k]) if k in columns else None for k in both},
         "summaries": {
             k: {arm: asdict(summarise(v.values(), level, _bounds(columns[k], 0.0))) for arm, v in sides[k].items()}
@@ -99,7 +103,7 @@ def cell_statistics(
         "tests": tests,
         "at_most_true": at_most,
         "methods": methods(level, tests, at_most, within or None, kept is not None),
-        "answer": answer_cell(found["target"], found.get("kept"), baseline, columns, at, as_good, settings),
+        "answer": answer_cell(found["target"], found.get("kept"), baseline, columns, at, as_good, settings, references),
     }
 
 
@@ -154,7 +158,8 @@ def methods(level: float, tests: int, at_most: int, within: float | None, kept: 
         said.insert(
             4,
             f"'As well' is shown by one-sided paired t-tests (TOST) against a difference of {within:g} in the target metric; "
-            "'no difference shown' claims nothing of the kind.",
+            "'no difference shown' claims nothing of the kind. Of the arms that keep more, the answer ranks those alone that "
+            "are shown to learn as well or more. An arm that keeps all by construction is a reference, and is not ranked.",
         )
     return said
 

@@ -21,16 +21,19 @@ KEYS = {
     "seeds": "number of seeds, or a list of them",
     "vary": "keys that are set to the seed",
     "tune_seeds": "tune on the first so many seeds; default all",
+    "report_seeds": "test fresh seeds alone, in place of those that chose: a number of them, or a list; default none",
     "folds": "choose settings by cross-validation within the labelled set, of so many folds",
     "baseline": "the arm that the others are compared with",
     "select": "how an arm's setting is chosen",
     "report": "metrics of the tables",
 }
-ARM_KEYS = ("set", "tune", "search")
+ARM_KEYS = ("set", "tune", "search", "reference")
 SELECT_KEYS = ("target", "kept", "rule", "within")
 COLUMNS = ("point", "arm", "seed", "fold", "selected", "status", "steps")
 """Of points.csv, whatever the study"""
 RULES = ("keep", "best")
+FRESH = 1000
+"""The first of a number of fresh seeds: what it is does not change when a study grows"""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}"
 
 
@@ -61,6 +64,8 @@ class Arm:
     """Full key: values"""
     search: dict[str, Any] | None = None
     """Optuna's part: ranges in place of values"""
+    reference: bool | None = None
+    """Whether it keeps all by construction, and is named beside the answer; None where its runs are to say"""
 
     @property
     def settings(self) -> list[dict[str, Any]]:
@@ -95,6 +100,8 @@ class Study:
     report: list[str] | None
     content: dict[str, Any]
     """As it was read"""
+    report_seeds: list[int] | None = None
+    """Fresh seeds, on which the chosen settings are fitted anew and tested; None to test the runs that chose"""
 
     @property
     def cells(self) -> list[dict[str, Any]]:
@@ -140,6 +147,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     base = read_base(content.get("base"), folder)
     arms = read_arms(content.get("arms"))
     seeds = read_seeds(content.get("seeds", 3))
+    report_seeds = read_report_seeds(content, seeds)
     tune_seeds = number(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
     if baseline not in [a.name for a in arms]:
@@ -164,6 +172,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
         select=read_select(content.get("select")),
         report=report,
         content=content,
+        report_seeds=report_seeds,
     )
 
 
@@ -228,7 +237,10 @@ def read_arms(value: Any) -> list[Arm]:
         if tune and about.get("search") is not None:
             raise UserError(f"{where}: give tune or search, not both")
         own = nested(mapping(about.get("set"), f"{where}.set"), f"{where}.set")
-        arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search")))
+        reference = about.get("reference")
+        if reference is not None and not isinstance(reference, bool):
+            raise UserError(f"{where}.reference: must be true or false, not {reference!r}")
+        arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search"), reference))
     return arms
 
 
@@ -303,6 +315,23 @@ def read_seeds(value: Any) -> list[int]:
     if not fits or len(set(value)) != len(value) or not all(0 <= s < 2**32 for s in value):
         raise UserError(f"seeds: must be a number of seeds, or a list of different ones from 0, not {value!r}")
     return list(value)
+
+
+def read_report_seeds(content: dict[str, Any], seeds: list[int]) -> list[int] | None:
+    """Seeds of the report: fresh ones from FRESH for a number, or those listed; none of them may be among `seeds`."""
+    value = content.get("report_seeds")
+    if value is None:
+        return None
+    try:
+        found = read_seeds(value)
+    except UserError as error:
+        raise UserError(str(error).replace("seeds:", "report_seeds:", 1)) from None
+    found = [FRESH + s for s in found] if isinstance(value, int) else found
+    if both := sorted(set(found) & set(seeds)):
+        raise UserError(f"report_seeds: {both[0]} is among seeds, which choose the settings: name fresh ones")
+    if content.get("tune_seeds") is not None:
+        raise UserError("tune_seeds: with report_seeds, `seeds` are those that choose: leave tune_seeds out")
+    return found
 
 
 def read_select(value: Any) -> Select:

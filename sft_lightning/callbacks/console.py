@@ -98,6 +98,8 @@ class Console(Callback):
             f"{k} {pl_module.hparams[k]}" for k in pl_module.anchor_settings if pl_module.hparams[k] is not None
         )
         self.say(f"variant    {type(pl_module).__name__} ({pl_module.fidelity}){': ' + anchor if anchor else ''}")
+        if pl_module.solves:
+            return
         if pl_module.anchor_settings and (moving := moving_batchnorms(pl_module)):
             self.say(
                 f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so "
@@ -117,6 +119,12 @@ class Console(Callback):
                 f"steps      {steps:g} of {size} samples (= {ranks} ranks × {accumulate} micro-batches × "
                 f"{size // (ranks * accumulate)}), precision {trainer.precision}"
             )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a variant that solves has found."""
+        assert isinstance(pl_module, SFTModule)
+        if trainer.is_global_zero and pl_module.found and (line := pl_module.said()):
+            self.say(f"solved     {line}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.bar or trainer.state.fn != "fit":

@@ -87,6 +87,8 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
         self._began, self._checkpoint = time.perf_counter(), None
+        if isinstance(pl_module, SFTModule):
+            pl_module.select_by = self.select_by
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
             raise UserError(
@@ -228,8 +230,11 @@ class RunRecorder(Callback):
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
         times["retention_s"] = round(monitor.seconds, 3) if monitor else 0.0
+        module = trainer.lightning_module
         if trainer.is_global_zero:
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
+            if isinstance(module, SFTModule) and module.found:
+                self.record.update(solved=module.found)
 
     def _gather(self, trainer: Trainer) -> None:
         self._train |= {k: float(v) for k, v in trainer.callback_metrics.items() if k.startswith("train/")}

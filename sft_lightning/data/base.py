@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
-from sft_lightning.data.drawn import EvenBatches, number_of, take_limit
+from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
@@ -420,6 +420,20 @@ class SFTDataModule(L.LightningDataModule, ABC):
             worker_init_fn=ignore_in_worker if self.num_workers else None,
         )
         return loader
+
+    def training_samples(self) -> DataLoader[Batch]:
+        """All training samples on each rank, as validation sees its own: each once, without augmentation."""
+        train, name = self.splits["train"], "train, as it is"
+        self.splits[name] = Split(train.samples, train.rows, train.targets, False)
+        self.splits[name].name = "train"
+        try:
+            return self.loader(name, 0, 1)
+        finally:
+            del self.splits[name]
+
+    def validation_samples(self) -> DataLoader[Batch]:
+        """The validation samples that the trainer's limit draws, on each rank."""
+        return self.loader("val", 0, 1, limit=limit_of(self.trainer, "val"))
 
     def go_on_at(self, epoch: int, batches: int) -> None:
         """The next training loader begins in an epoch after so many of a rank's micro-batches: nothing else is needed to

@@ -64,6 +64,8 @@ class SFTModule(L.LightningModule):
     anchor_settings: ClassVar[tuple[str, ...]] = ()
     """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
     needs_pretrained: ClassVar[bool] = False
+    solves: ClassVar[bool] = False
+    """Whether weights are solved for before the first step, so that there is nothing to train."""
 
     def __init__(
         self,
@@ -100,6 +102,10 @@ class SFTModule(L.LightningModule):
         self._items = 0
         self.stepped: tuple[Tensor, Tensor, int] | None = None
         """(task's loss and anchor summed over the last optimizer step, the same of this rank alone, number of items)"""
+        self.select_by: str | None = None
+        """The metric that chooses best.ckpt; None for the task's first"""
+        self.found: dict[str, Any] = {}
+        """What a variant that solves has found, as plain values for the record"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
         self._held_steps = 0  # at the start, in which new layers learn alone
         self._holding = False  # whether what is pretrained is held still in this step
@@ -175,7 +181,7 @@ class SFTModule(L.LightningModule):
         self.objective = make_task(self.info, self.hparams["label_smoothing"])
         if self.needs_pretrained and network.pretrained is None:
             raise UserError(
-                f"{type(self).__name__} anchors to a pretrained network: set network.init_args.pretrained, or use PlainSFT"
+                f"{type(self).__name__} needs a pretrained network: set network.init_args.pretrained, or use PlainSFT"
             )
         if network.pretrained is not None:
             self._teacher.append(Teacher(network, self.hparams["network"]))
@@ -245,6 +251,10 @@ class SFTModule(L.LightningModule):
     def penalty(self) -> Tensor | None:
         """Value of the penalty on weights, a scalar, for the log."""
         return None
+
+    def said(self) -> str:
+        """One line on `found`."""
+        return ""
 
     def undecayed(self) -> set[str]:
         """Names of parameters that the optimizer's weight decay must spare because the anchor owns them."""
@@ -422,6 +432,7 @@ class SFTModule(L.LightningModule):
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
             "task": self.info.to_dict() if self.info else None,
+            "found": self.found,
         }
 
     @property
@@ -438,6 +449,7 @@ class SFTModule(L.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""
         check_same(checkpoint.get(CHECKPOINT_KEY), self.about())
+        self.found = checkpoint[CHECKPOINT_KEY].get("found", {})
 
 
 def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:

@@ -53,10 +53,11 @@ def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[C
             status=run.status,
             values=values(run),
             variant=str(run.record.get("variant", "")),
+            drawn=drawn(run, config),
             files=run,
             steps=number_or_none(run.record.get("steps")),
         )
-        for run, arm, cell, setting in zip(runs, arms, at, settings, strict=True)
+        for run, arm, cell, setting, config in zip(runs, arms, at, settings, flat, strict=True)
     ]
     for point, run in zip(points, runs, strict=True):
         if point.status != "finished":
@@ -67,6 +68,12 @@ def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[C
     _say_other_data(runs, at, notes)
     cells = [Cell(LOOSE, dict(c)) for c in dict.fromkeys(tuple(c.items()) for c in at)]
     return points, sorted(cells, key=lambda c: [(isinstance(v, str), v) for v in map(orderable, c.at.values())])
+
+
+def drawn(run: RunFiles, config: dict[str, Any]) -> str:
+    """Which labelled samples a run was trained on: the fingerprint's first digits, or the subset's seed where there is none."""
+    found = as_mapping(as_mapping(run.record.get("data")).get("fingerprint")).get("train")
+    return str(found)[:12] if found else str(config.get("data.init_args.subset_seed") or "")
 
 
 def orderable(value: Any) -> Any:

@@ -6,8 +6,8 @@ from sft_lightning.report.model import Cell, Point, value_text
 from sft_lightning.report.read import Found, Notes, RunFiles, StudyFiles, number_or_none, read_json
 
 ABOUT = ("point", "arm", "seed", "fold", "selected", "status", "steps")
-PROBE = "all-but-head"
-"""What a linear probe freezes"""
+PROBES = ("all-but-head", "LinearProbe")
+"""What a linear probe freezes, or which variant it is"""
 
 
 def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell]]:
@@ -32,6 +32,8 @@ def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell
     left_out = as_mapping(study.content.get("budget")).get("left_out")
     if isinstance(left_out, list) and left_out:
         found.notes.add(study.path, f"smaller than the default study, for its budget: {'; '.join(map(str, left_out))}")
+    for said in study.content.get("caveats") or []:
+        found.notes.add(study.path, str(said))
     _say_what_is_missing(study, points, found.notes)
     _say_what_is_not_compared(study, points, found.notes)
     return points, cells
@@ -112,16 +114,21 @@ def _say_what_is_not_compared(study: StudyFiles, points: list[Point], notes: Not
         return
     runs = {p.arm: p.files for p in reversed(points) if p.files}
     tasks = {str(name) for r in runs.values() if (name := as_mapping(r.record.get("task")).get("name"))}
-    frozen = [_said(as_mapping(arm).get("set"), "freeze") for arm in arms.values()]
-    if PROBE not in frozen:  # the base may say it, and then the configs of an arm's points do
-        frozen = [_said(run.config(), "freeze") for run in runs.values()]
-    if tasks and "causal_lm" not in tasks and PROBE not in frozen:
+    said = [_said(as_mapping(arm).get("set"), n) for arm in arms.values() for n in ("freeze", "class_path")]
+    if not _probes(said):  # the base may say it, and then the configs of an arm's points do
+        said = [_said(run.config(), n) for run in runs.values() for n in ("freeze", "class_path")]
+    if tasks and "causal_lm" not in tasks and not _probes(said):
         what = "no arm is a linear probe, so nothing says what a new head alone reaches: add an arm such as"
-        notes.add(study.path, f"{what} linear_probe: {{set: {{model.freeze: {PROBE}}}, tune: {{model.lr: […]}}}}")
+        notes.add(study.path, f"{what} linear_probe: {{set: {{model.class_path: LinearProbe}}}}")
     baseline = str(study.content.get("baseline"))
     if baseline in arms and len(arms) > 1 and not _tunes_rate(as_mapping(arms[baseline])):
         what = f"the learning rate of the baseline, {baseline}, is not tuned, which can flatter the other arms: add"
         notes.add(study.path, f"{what} tune: {{model.lr: […]}} to it, with the rates to choose from")
+
+
+def _probes(said: list[Any]) -> bool:
+    """Whether one of these values makes a linear probe."""
+    return any(isinstance(v, str) and v.rpartition(".")[2] in PROBES for v in said)
 
 
 def _said(overlay: Any, name: str) -> Any:

@@ -10,7 +10,8 @@ FEWEST = 3  # common seeds
 def add(comparison: Comparison, found: list[Row]) -> None:
     """Fills in statistics and answer of the cells of loose runs in which two arms have at least three common seeds.
 
-    The baseline is the plain variant where there is one, else the first arm. Pairs are formed by the run's seed.
+    The baseline is the plain variant where there is one, else the first arm. Pairs are formed by the run's seed
+    and its labelled samples: of those that no two arms share, a note says so.
     """
     for cell in comparison.cells:
         if cell.study == LOOSE and cell.statistics is None:
@@ -18,33 +19,41 @@ def add(comparison: Comparison, found: list[Row]) -> None:
 
 
 def _add(comparison: Comparison, cell: Cell, mine: list[Row]) -> None:
-    target = {r.group: by_seed(r, comparison.target) for r in mine}
+    pairs = {name: i for i, name in enumerate(sorted({p.repetition for r in mine for p in r.points}))}
+    target = {r.group: by_seed(r, comparison.target, pairs) for r in mine}
     plain = [r for r in mine if r.variant == "PlainSFT"]
     if not (plain or mine):
         return
     baseline = max(plain or mine, key=lambda r: len(target[r.group])).group
     paired = {g: v for g, v in target.items() if len(v.keys() & target[baseline].keys()) >= FEWEST}
     if len(paired) < 2:
+        seeds = {r.group: {p.seed for p in r.points} for r in mine}
+        if any(g != baseline and len(s & seeds[baseline]) >= FEWEST for g, s in seeds.items()):
+            what = (
+                "arms share seeds, but were trained on other labelled samples (data fingerprints): they are not paired"
+            )
+            comparison.notes.add(comparison.label(cell), what)
         return
     from sft_lightning.ablation.statistics import cell_statistics
 
     kept = None
     if comparison.kept is not None:
-        kept = {r.group: v for r in mine if r.group in paired and (v := by_seed(r, comparison.kept))} or None
+        kept = {r.group: v for r in mine if r.group in paired and (v := by_seed(r, comparison.kept, pairs))} or None
         kept = kept if kept and baseline in kept else None
     names = {"target": shown(comparison.target, mine[0].split)}
     names["kept"] = shown(comparison.kept, mine[0].split) if comparison.kept else ""
     better = {k: comparison.better(m) for k, m in (("target", comparison.target), ("kept", comparison.kept or ""))}
-    cell.statistics = cell_statistics(paired, kept, baseline, names, better, None, cell.at)
+    probes = [r.group for r in mine if r.variant == "LinearProbe" and r.group != baseline]
+    cell.statistics = cell_statistics(paired, kept, baseline, names, better, None, cell.at, references=probes)
     cell.answer = str(cell.statistics["answer"])
     comparison.baseline = comparison.baseline or baseline
 
 
-def by_seed(row: Row, metric: str) -> dict[int, float | None]:
-    """{seed: value} of a row's runs, on the split that is shown; the mean where a seed was run several times."""
+def by_seed(row: Row, metric: str, pairs: dict[str, int]) -> dict[int, float | None]:
+    """{number of the pair: value} of a row's runs, on the split that is shown; the mean where one was run several times."""
     name = on_test(metric) if row.split == "test" else metric
     values: dict[int, list[float]] = {}
     for point in row.points:
         if name in point.values and point.seed.lstrip("-").isdigit():
-            values.setdefault(int(point.seed), []).append(point.values[name])
+            values.setdefault(pairs[point.repetition], []).append(point.values[name])
     return {seed: sum(v) / len(v) for seed, v in values.items()}

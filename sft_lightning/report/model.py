@@ -1,5 +1,6 @@
 """What is compared: points (runs) in cells, grouped by arm and setting."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,8 +25,15 @@ class Point:
     variant: str = ""
     study: str = LOOSE
     fold: str = ""
+    drawn: str = ""
+    """Which labelled samples a loose run was trained on: the fingerprint; a study's seeds say it"""
     files: RunFiles | None = None
     steps: float | None = None
+
+    @property
+    def repetition(self) -> str:
+        """What tells repetitions of one setting apart, and pairs them over arms: the seed, and the labelled samples."""
+        return f"{self.seed} {self.drawn}".rstrip()
 
     @property
     def cost(self) -> dict[str, Any]:
@@ -108,10 +116,18 @@ class Comparison:
 
 
 def grouped(points: Any) -> dict[tuple[str, str], list[Point]]:
-    """Points by (arm, setting), in order of appearance: what is repeated over seeds."""
+    """Points by (arm, setting), in order of appearance: what is repeated over seeds.
+
+    Settings are told apart by value and type: 1 and 1.0 batches are one batch and all of them.
+    """
+    points = list(points)
+    exact = {(p.arm, setting_text(p.setting), exact_text(p.setting)) for p in points}
+    alike = Counter((arm, text) for arm, text, _ in exact)
     found: dict[tuple[str, str], list[Point]] = {}
     for point in points:
-        found.setdefault((point.arm, setting_text(point.setting)), []).append(point)
+        text = setting_text(point.setting)
+        text = exact_text(point.setting) if alike[point.arm, text] > 1 else text
+        found.setdefault((point.arm, text), []).append(point)
     return found
 
 
@@ -125,6 +141,11 @@ def group_names(points: list[Point]) -> dict[tuple[str, str], str]:
 def setting_text(setting: dict[str, Any]) -> str:
     """`lr 0.001, alpha 0.01`."""
     return ", ".join(f"{k} {value_text(v)}" for k, v in setting.items())
+
+
+def exact_text(setting: dict[str, Any]) -> str:
+    """The same with every digit, and 1.0 apart from 1."""
+    return ", ".join(f"{k} {v!r}" if isinstance(v, float) else f"{k} {value_text(v)}" for k, v in setting.items())
 
 
 def value_text(value: Any) -> str:

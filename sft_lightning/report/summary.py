@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from sft_lightning.report.metrics import on_test
-from sft_lightning.report.model import Cell, Comparison, Point, group_names, grouped, setting_text
+from sft_lightning.report.model import Cell, Comparison, Point, group_names, grouped
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
     @property
     def n(self) -> int:
         """Seeds."""
-        return len({p.seed for p in self.points}) if self.finished else 0
+        return len({p.repetition for p in self.points}) if self.finished else 0
 
 
 def rows(comparison: Comparison, metrics: list[str] | None = None) -> list[Row]:
@@ -72,7 +72,7 @@ def rows(comparison: Comparison, metrics: list[str] | None = None) -> list[Row]:
         split = comparison.split([p for p in here if p.status == "finished"] or here, comparison.target)
         names = group_names(here)
         mine = [
-            _row(cell, arm, names[arm, setting], points, split, metrics)
+            _row(cell, arm, setting, names[arm, setting], points, split, metrics)
             for (arm, setting), points in grouped(here).items()
         ]
         _mark(mine, comparison, metrics)
@@ -80,19 +80,19 @@ def rows(comparison: Comparison, metrics: list[str] | None = None) -> list[Row]:
     return found
 
 
-def _row(cell: Cell, arm: str, group: str, points: list[Point], split: str, metrics: list[str]) -> Row:
+def _row(cell: Cell, arm: str, setting: str, group: str, points: list[Point], split: str, metrics: list[str]) -> Row:
     done = [p for p in points if p.status == "finished"]
     used = done or points
     stats: dict[str, Stat] = {}
     for metric in metrics:
         name = on_test(metric) if split == "test" else metric
-        if (found := stat((p.seed, p.values[name]) for p in used if name in p.values)) is not None:
+        if (found := stat((p.repetition, p.values[name]) for p in used if name in p.values)) is not None:
             stats[metric] = found
     return Row(
         cell=cell,
         arm=arm,
         group=group,
-        setting=setting_text(points[0].setting),
+        setting=setting,
         variant=next((p.variant for p in points if p.variant), ""),
         points=used,
         split=split,
@@ -164,11 +164,14 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
         ]  # of several that are equal, the one that kept the most
         learned = max(first, key=lambda r: sign * r.stats[kept].mean if kept in r.stats else float("-inf"))
         text = f"On {split}, {learned.group} learned the most ({_both(learned, target, kept)})"
-        holders = [r for r in done if kept is not None and kept in r.best]
+        holders = [r for r in done if kept is not None and kept in r.best and r.variant != "LinearProbe"]
+        best_kept = [r for r in done if kept is not None and kept in r.best]
         if learned in holders:
             text += " and kept the most."
         elif holders and kept is not None:
             text += f"; {holders[0].group} kept the most ({_both(holders[0], target, kept)})."
+        elif best_kept:
+            text += f"; {best_kept[0].group} keeps all by construction."
         else:
             text += "; nothing is known of what was kept."
     seeds = [r.n for r in done]

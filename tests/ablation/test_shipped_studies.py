@@ -20,8 +20,8 @@ def test_a_shipped_study_resolves_and_has_the_baselines_tuned(file):
     assert len(configs) == len(study.cells) * sum(len(arm.settings) for arm in study.arms)
     plain = study.arm(study.baseline)
     assert plain.tune, f"{file.name}: the baseline's learning rate is not tuned, but the anchors' strength is"
-    frozen = [a.overlay.get("model", {}).get("init_args", {}).get("freeze") for a in study.arms]
-    assert "all-but-head" in frozen, f"{file.name}: there is no linear probe to compare with"
+    variants = [a.overlay.get("model", {}).get("class_path") for a in study.arms]
+    assert "LinearProbe" in variants, f"{file.name}: there is no linear probe to compare with"
 
 
 @pytest.mark.slow

@@ -44,6 +44,67 @@ def test_an_arm_that_keeps_more_and_learns_as_well():
     assert "one-sided p" in said and said.endswith(", over 10 seeds.")
 
 
+def with_references(target, kept, references, within=0.01):
+    return cell_statistics(target, kept, "plain", NAMES, ACCURACIES, within, {}, references=references)
+
+
+def test_only_arms_whose_loss_is_shown_to_lie_within_the_margin_compete_for_keeping_most():
+    """The arm that lost most, and kept most, used to win where too few seeds showed its loss."""
+    target = study({"plain": 0, "lossy": -0.05, "distill": 0.0}, noise=0.002)
+    lossy = np.random.default_rng(3).normal(0, 0.1, 10)
+    target["lossy"] = {s: 0.75 + float(lossy[s] - lossy.mean()) for s in range(10)}
+    kept = study({"plain": -0.3, "lossy": 0.0, "distill": -0.1})
+    found = with_references(target, kept, ())
+    assert next(d for d in found["differences"]["target"] if d["arm"] == "lossy")["verdict"] == "no difference shown"
+    assert found["answer"].startswith("In this study, distill keeps more than plain (")
+    assert "and learns as well to within 1 point" in found["answer"] and "lossy" not in found["answer"]
+
+
+def test_where_no_arm_is_shown_within_the_margin_it_says_so_and_what_would_settle_it():
+    target = study({"plain": 0, "distill": 0.0, "far": -0.03}, noise=0.02)
+    found = with_references(target, study({"plain": -0.1, "distill": -0.05, "far": -0.04}), ())
+    said = found["answer"]
+    assert said.startswith(
+        "In this study, no arm that keeps more than plain is shown to stay within 1 point of its test/accuracy, over 10 seeds: "
+    )
+    seeds = {e["arm"]: e["seeds_needed"] for e in found["equivalence"]}
+    assert seeds["far"] is None, "a loss that was seen beyond the margin is not settled by more seeds"
+    assert seeds["distill"] > 10 and f"about {seeds['distill']} seeds would settle it for distill" in said
+
+
+def test_seeds_that_would_settle_it_do_in_eight_of_ten_simulated_studies():
+    from sft_lightning.ablation.statistics import compare_with_baseline
+    from sft_lightning.ablation.stats.equivalence import equivalence, raw_equivalence, settle
+
+    rng = np.random.default_rng(0)
+    x = rng.normal(0, 1, 10)
+    x = (x - x.mean()) / x.std(ddof=1) * 0.02 - 0.002
+    few = {"plain": dict.fromkeys(range(10), 0.5), "arm": {s: 0.5 + float(v) for s, v in enumerate(x)}}
+    raw = raw_equivalence(few, "plain", 0.01, "max")
+    (found,) = settle(raw, compare_with_baseline(few, "plain"), "max", 0.95)
+    shown = 0
+    for _ in range(400):
+        values = {"plain": dict.fromkeys(range(found.seeds_needed), 0.5)}
+        values["arm"] = {s: float(0.5 + v) for s, v in enumerate(rng.normal(-0.002, 0.02, found.seeds_needed))}
+        p = raw_equivalence(values, "plain", 0.01, "max")[0].p_not_worse
+        shown += p <= 0.05
+    assert 0.74 < shown / 400 < 0.86, f"{found.seeds_needed} seeds show it in {shown} of 400 studies"
+    assert equivalence(few, "plain", 0.01)[0].verdict == "not shown"
+
+
+def test_a_probe_is_a_reference_line_and_never_wins():
+    target = study({"plain": 0, "probe": 0.0, "distill": 0.0}, noise=0.002)
+    kept = study({"plain": -0.3, "probe": 0.0, "distill": -0.1})
+    found = with_references(target, kept, ("probe",))
+    assert found["references"] == ["probe"]
+    assert found["answer"].startswith("In this study, distill keeps more than plain (")
+    assert (
+        "; for reference, probe keeps all by construction, and no difference in learning is shown (" in found["answer"]
+    )
+    alone = with_references({a: target[a] for a in ("plain", "probe")}, None, ("probe",))
+    assert alone["answer"].startswith("In this study, there is nothing to compare plain with; for reference, probe")
+
+
 def test_without_a_shown_equality_it_says_that_no_difference_in_learning_is_shown():
     said = answer(study({"plain": 0, "distill": -0.01}, noise=0.03), study({"plain": -0.1, "distill": -0.05}))
     assert (

@@ -52,7 +52,7 @@ def test_the_default_study_has_its_baselines_however_small_a_budget_makes_it(fam
 
 def test_a_study_without_a_linear_probe_is_told_what_to_add(notes: Any) -> None:
     (said,) = notes({"arms": {"plain": PLAIN, "l2sp": L2SP}})
-    assert "no arm is a linear probe" in said and "{set: {model.freeze: all-but-head}" in said
+    assert "no arm is a linear probe" in said and "linear_probe: {set: {model.class_path: LinearProbe}}" in said
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,8 @@ def test_a_baseline_with_one_learning_rate_is_told_what_to_add(notes: Any, tune:
         {"model": {"freeze": "all-but-head"}},
         {"model": {"class_path": "PlainSFT", "init_args": {"freeze": "all-but-head"}}},
         {"model.init_args": {"freeze": "all-but-head"}},
+        {"model.class_path": "LinearProbe"},
+        {"model": {"class_path": "sft_lightning.modules.LinearProbe"}},
     ],
 )
 def test_a_key_means_the_same_however_it_is_written(notes: Any, tuned: Any, probe: Any) -> None:

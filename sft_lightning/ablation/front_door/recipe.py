@@ -16,7 +16,6 @@ class Recipe:
     """How a kind of network is tuned."""
 
     lr: tuple[float, ...]
-    probe_lr: tuple[float, ...]
     l2sp: dict[str, Any]
     strengths: tuple[float, ...]
     """Of L2-SP: α in the loss, or λ decoupled"""
@@ -37,12 +36,12 @@ class Recipe:
         return "decoupled_weight" if self.l2sp.get("how") == "decoupled" else "alpha"
 
 
+LAST_BLOCK = [1e-4, 5e-4]
+"""Learning rates of a language model's last block"""
 TRANSFORMER: dict[str, Any] = {"weight_decay": 0.01, "lr_schedule": "linear", "warmup": 0.1}
-PROBE = (1e-3, 3e-3, 1e-2)
 RECIPES = {
     "small": Recipe(
         lr=(3e-4, 1e-3, 3e-3),
-        probe_lr=PROBE,
         l2sp={"beta": 0.0},
         strengths=(0.001, 0.01, 0.1),
         steps=400,
@@ -54,7 +53,6 @@ RECIPES = {
     ),
     "convolutional": Recipe(
         lr=(1e-4, 3e-4, 1e-3),
-        probe_lr=PROBE,
         l2sp={"beta": 0.01},
         strengths=(0.01, 0.1, 1.0),
         steps=300,
@@ -65,7 +63,6 @@ RECIPES = {
     ),
     "transformer": Recipe(
         lr=(2e-5, 5e-5, 1e-4),
-        probe_lr=PROBE,
         l2sp={"how": "decoupled"},
         strengths=(10.0, 100.0, 1000.0),
         steps=300,
@@ -76,7 +73,6 @@ RECIPES = {
     ),
     "language model": Recipe(
         lr=(2e-5, 1e-4),
-        probe_lr=(1e-4, 5e-4),
         l2sp={"how": "decoupled"},
         strengths=(30.0, 300.0),
         steps=100,
@@ -125,7 +121,9 @@ def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
 def arms(
     recipe: Recipe, source_outputs: int | None, last_block: int | None, source_gives_values: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """The default arms. Every arm that moves the whole network has the same learning rates to choose from.
+    """The default arms. The linear probe is solved, and chooses its strength by itself.
+
+    Every arm that moves the whole network has the same learning rates to choose from.
 
     Args:
         recipe: Of the kind of network.
@@ -133,14 +131,13 @@ def arms(
         last_block: Of a language model, the number of its last block; None for networks with a new head.
         source_gives_values: The source head gives values, and no probabilities.
     """
-    if last_block is None:
-        probe = {"linear_probe": {"freeze": "all-but-head", "lr_schedule": "linear", "head_lr_factor": 1.0}}
-    else:
-        probe = {"last_block": {"freeze": [rf"^(?!encoder\.(\w+\.)?\w+\.{last_block}\.)"]}}
     on, strengths = anchor(source_outputs, last_block is not None, source_gives_values)
     lr, made = list(recipe.lr), {}
-    for name, settings in probe.items():
-        made[name] = arm("PlainSFT", settings, {"model.lr": list(recipe.probe_lr)})
+    if last_block is None:
+        made["linear_probe"] = arm("LinearProbe", {}, {})
+    else:
+        freeze = [rf"^(?!encoder\.(\w+\.)?\w+\.{last_block}\.)"]
+        made["last_block"] = arm("PlainSFT", {"freeze": freeze}, {"model.lr": LAST_BLOCK})
     made["plain"] = arm("PlainSFT", {}, {"model.lr": lr})
     made["l2sp"] = arm("L2SPSFT", recipe.l2sp, {f"model.{recipe.strength}": list(recipe.strengths), "model.lr": lr})
     made["distill"] = arm("DistillSFT", on, {"model.anchor_weight": strengths, "model.lr": lr})
@@ -149,7 +146,8 @@ def arms(
 
 def arm(variant: str, settings: dict[str, Any], tune: dict[str, list[Any]]) -> dict[str, Any]:
     """An arm as a study file has it."""
-    return {"set": {"model": {"class_path": variant, "init_args": dict(settings)}}, "tune": tune}
+    made = {"set": {"model": {"class_path": variant, "init_args": dict(settings)}}}
+    return {**made, "tune": tune} if tune else made
 
 
 def anchor(source_outputs: int | None, shares_outputs: bool, gives_values: bool) -> tuple[dict[str, Any], list[float]]:

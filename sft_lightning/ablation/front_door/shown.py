@@ -44,9 +44,10 @@ def lines_of(
     )
     for name, arm in study["arms"].items():
         tuned = "; ".join(
-            f"{key.rpartition('.')[2]} {', '.join(f'{v:g}' for v in vs)}" for key, vs in arm["tune"].items()
+            f"{key.rpartition('.')[2]} {', '.join(f'{v:g}' for v in vs)}" for key, vs in arm.get("tune", {}).items()
         )
-        told.append(f"arm        {name}: {arm['set']['model']['class_path']}, to choose from: {tuned}")
+        choice = f"to choose from: {tuned}" if tuned else "solved, its strength chosen on validation"
+        told.append(f"arm        {name}: {arm['set']['model']['class_path']}, {choice}")
     if plan.kind == "tokens":
         told.append(
             "           last_block stands for the linear probe: a language model gets no new head to probe with"

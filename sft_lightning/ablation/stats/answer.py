@@ -1,6 +1,6 @@
 """The answer of one cell in one sentence, which claims what the tests show and no more."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from sft_lightning.ablation.stats.differences import FEWEST, NOT_SHOWN, Difference
@@ -19,6 +19,8 @@ class Case:
     kept: Difference | None
     as_good: Equivalence | None
     """where it is shown that the arm learns as well"""
+    seeds_needed: int | None = None
+    """to show that, where it is not shown and was seen within the margin"""
 
     @property
     def verdicts(self) -> tuple[str, str]:
@@ -34,13 +36,17 @@ def answer_cell(
     at: Mapping[str, object],
     equivalences: Sequence[Equivalence] = (),
     settings: Mapping[str, Mapping[str, object]] | None = None,
+    references: Collection[str] = (),
 ) -> str:
     """One sentence: which arm learns and keeps how much more than the baseline, with intervals, p values and seeds.
 
-    It names the arm of the best shown outcome: better in one column or both without a shown loss (the most kept first), else a
-    trade-off with both numbers (of shares: the most gained less lost),
-    else that no difference is shown and how many seeds would be needed, else what is worse.
+    It names the arm of the best shown outcome. With a margin, the arms that compete are those whose loss in learning is shown
+    to lie within it: of them the one that keeps most, else one that learns more. Where none of the arms that keep more is
+    shown to, it says so, gives the numbers of the most kept, and says how many seeds would settle it. Without a margin it
+    names what is better in one column or both without a shown loss (the most kept first), else a trade-off with both
+    numbers. Else it says that no difference is shown and how many seeds would be needed, or what is worse.
     Arms that do as well in kind are named, not ranked: they were compared with the baseline and not with each other.
+    References are left out of all this, and their numbers are added.
 
     Args:
         target: differences in what was learned, with corrected p values and verdicts, one per arm.
@@ -50,15 +56,31 @@ def answer_cell(
         at: the cell's place on the axes: name → value.
         equivalences: tests of 'learns as well', one per arm, or none.
         settings: arm → chosen setting, said after the arm's name.
+        references: arms that keep all by construction.
     """
     by_arm = {d.arm: d for d in kept or ()}
     as_good = {e.arm: e for e in equivalences if e.verdict != "not shown"}
+    needed = {e.arm: e.seeds_needed for e in equivalences}
     named = {d.arm: d.arm + setting((settings or {}).get(d.arm, {})) for d in target}
-    cases = [Case(d.arm, named[d.arm], d, by_arm.get(d.arm), as_good.get(d.arm)) for d in target]
-    return place(at) + _say(cases, baseline, columns) + "."
+    cases = [Case(d.arm, named[d.arm], d, by_arm.get(d.arm), as_good.get(d.arm), needed.get(d.arm)) for d in target]
+    ranked = [c for c in cases if c.arm not in references]
+    margin = equivalences[0].margin if equivalences else None
+    beside = _reference([c for c in cases if c.arm in references], columns)
+    return place(at) + _say(ranked, baseline, columns, margin) + beside + "."
 
 
-def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column]) -> str:
+def _reference(cases: list[Case], columns: Mapping[str, Column]) -> str:
+    """`; for reference, linear_probe keeps all by construction, and learns less (…)`, or nothing."""
+    said = []
+    for c in (c for c in cases if c.target.mean is not None):
+        verdict = {"better": "learns more", "worse": "learns less"}.get(
+            c.target.verdict, "no difference in learning is shown"
+        )
+        said.append(f"{c.name} keeps all by construction, and {verdict} {_numbers(c.target, columns['target'])}")
+    return f"; for reference, {'; '.join(said)}" if said else ""
+
+
+def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column], margin: float | None) -> str:
     if not cases:
         return f"there is nothing to compare {baseline} with"
     most = max(d.n for d in _differences(cases))
@@ -66,6 +88,11 @@ def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column]) -> str
         return f"no arm has a value of the same seed as {baseline}: nothing can be compared"
     if most < FEWEST:
         return _too_few(cases, baseline, columns, most)
+    if margin is not None:
+        if found := [c for c in cases if "better" in c.verdicts and _competes(c)]:
+            return _gain(found, baseline, columns)
+        if found := [c for c in cases if c.verdicts[1] == "better"]:
+            return _unsettled(found, baseline, columns, margin)
     for at_a_loss in (False, True):  # gains without a shown loss, then trade-offs
         found = [c for c in cases if "better" in c.verdicts and ("worse" in c.verdicts) == at_a_loss]
         if found:
@@ -96,6 +123,40 @@ def _gain(found: list[Case], baseline: str, columns: Mapping[str, Column]) -> st
         do = "does" if len(others) == 1 else "do"
         text += f"; so {do} {several(others)} (arms were compared with {baseline}, not with each other)"
     return text
+
+
+def _competes(c: Case) -> bool:
+    """Whether it is shown that the arm's loss in learning, if any, lies within the margin."""
+    return c.as_good is not None or c.target.verdict == "better"
+
+
+def _unsettled(found: list[Case], baseline: str, columns: Mapping[str, Column], margin: float) -> str:
+    """Arms keep more, and of none is it shown that it learns as well: the most kept without a shown loss first."""
+
+    def rank(c: Case) -> tuple[bool, float]:
+        assert c.kept is not None and c.kept.mean is not None
+        return c.target.verdict != "worse", columns["kept"].gain(c.kept.mean)
+
+    first, *others = sorted(found, key=rank, reverse=True)
+    within = columns["target"].amount(margin)
+    text = f"no arm that keeps more than {baseline} is shown to stay within {within} of its {columns['target'].metric}"
+    text += f"{_over(found)}: "
+    text += _both(first, baseline, columns)
+    likewise = [c.arm for c in others if c.target.verdict == first.target.verdict]
+    if likewise:
+        text += f", and so {'does' if len(likewise) == 1 else 'do'} {several(likewise)}"
+    if rest := [c.arm for c in others if c.arm not in likewise]:
+        text += f"; {several(rest)} {'keeps more and learns' if len(rest) == 1 else 'keep more and learn'} less"
+    undecided = [c for c in found if c.target.verdict != "worse"]
+    if (nearest := min((c for c in undecided if c.seeds_needed), key=_seeds, default=None)) is not None:
+        text += f"; about {count(_seeds(nearest), 'seed')} would settle it for {nearest.arm}, were its true loss the one seen"
+    elif undecided:
+        text += "; the losses seen are beyond that margin, so that more seeds would hardly bring them within"
+    return text
+
+
+def _seeds(c: Case) -> int:
+    return c.seeds_needed or 0
 
 
 def _both(c: Case, baseline: str, columns: Mapping[str, Column]) -> str:

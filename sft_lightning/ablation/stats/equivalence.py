@@ -1,14 +1,14 @@
 """Two one-sided tests: 'as well' as a claim, and not merely 'no difference shown'."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
 
-from sft_lightning.ablation.stats.correction import correct
-from sft_lightning.ablation.stats.differences import FEWEST, is_constant, paired
+from sft_lightning.ablation.stats.correction import correct, seeds_needed
+from sft_lightning.ablation.stats.differences import FEWEST, Difference, is_constant, paired
 from sft_lightning.ablation.stats.summary import Values
 from sft_lightning.errors import UserError, nearest
 
@@ -32,6 +32,9 @@ class Equivalence:
     """`p_not_worse` and `p`, for all tests of the family"""
     verdict: str
     """'equivalent' (within the margin either way), 'as good' (not worse by the margin; perhaps better) or 'not shown'"""
+    seeds_needed: int | None = None
+    """to show that the arm is not worse by the margin, with 80 % power, were the true difference the observed one; None where
+    that is shown, where the observed loss is beyond the margin, from fewer than three pairs, or beyond 10,000 seeds"""
 
 
 def equivalence(
@@ -80,6 +83,24 @@ def conclude(e: Equivalence, not_worse: float | None, not_better: float | None, 
     both = max(not_worse, not_better)
     verdict = "equivalent" if both <= 1 - level else "as good" if not_worse <= 1 - level else "not shown"
     return replace(e, p_not_worse_corrected=not_worse, p_corrected=both, verdict=verdict)
+
+
+def settle(found: list[Equivalence], differences: Sequence[Difference], better: str, level: float) -> list[Equivalence]:
+    """The tests with `seeds_needed`, at a level that all arms share; `differences` are the target's, with any verdict."""
+    by_arm, alpha = {d.arm: d for d in differences}, (1 - level) / max(1, len(found))
+    return [replace(e, seeds_needed=_seeds(e, by_arm.get(e.arm), better, alpha)) for e in found]
+
+
+def _seeds(e: Equivalence, d: Difference | None, better: str, alpha: float) -> int | None:
+    if d is None or d.mean is None or d.std is None or e.verdict != "not shown" or d.n < FEWEST:
+        return None
+    above = (d.mean if better == "max" else -d.mean) + e.margin  # how far inside the margin the arm was seen
+    if above <= 0:
+        return None
+    if not d.std:
+        return max(math.ceil(-math.log2(alpha)), d.n + 1)
+    needed = seeds_needed(above / d.std, 2 * alpha)  # that one is of two-sided tests
+    return None if needed is None else max(needed, d.n + 1)
 
 
 def _raw(

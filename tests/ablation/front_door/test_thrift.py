@@ -123,8 +123,8 @@ def test_one_command_with_a_network_and_data_ends_with_the_answer(
     assert list(cell["arms"]) == ARMS and len(found["answer"]) == 1 and found["answer"][0] in " ".join(said.split())
     tested = [p for arm in cell["arms"].values() for p in arm["points"]]
     assert len(tested) == 4 * 3 and found["points"]["tested"] == 12
-    assert found["points"]["total"] == 12 + 4 * 2, (
-        "three settings of each arm on the first seed, the chosen ones on two more"
+    assert found["points"]["total"] == 3 * 3 + 3 * 2 + 3, (
+        "three settings of each arm that trains on the first seed, the chosen ones on two more; the probe on three"
     )
     page = (study / "report.html").read_text()
     assert "smaller than the default study" in page, "the page does not say what the budget left out"

@@ -1,0 +1,59 @@
+"""Features of a network that stands still, computed once and whole on each rank; their scaling; metrics of logits on them."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Output
+from sft_lightning.tasks import Task
+from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
+
+
+def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
+    """(pretrained features `[N, D]` in double precision, targets) of a split, in the trainer's precision.
+
+    Samples come as validation sees them, without augmentation, and of 'val' as many as the trainer's limit lets through.
+    """
+    trainer: Any = module.trainer
+    data, device = trainer.datamodule, torch.device("cpu") if module.device.type == "mps" else module.device
+    loader = data.training_samples() if split == "train" else data.validation_samples()
+    parts: list[tuple[Tensor, Tensor]] = []
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
+        for raw in loader:
+            batch = trainer.strategy.batch_to_device(raw, module.device)
+            batch = trainer.precision_plugin.convert_input(data.receive(batch))
+            with trainer.precision_plugin.forward_context():
+                assert module.teacher is not None
+                output: Output = module.teacher(batch["x"])  # the same features, and a study's worker keeps them
+            parts.append((output.features.to(device).double(), batch["y"].to(device)))
+    if not sum(len(y) for _, y in parts):
+        raise UserError(
+            f"{type(module).__name__}: it needs {split} samples: look at the data and at trainer.limit_val_batches"
+        )
+    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+
+
+def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
+    """(mean, scale), each `[D]`, of features `[N, D]`: `(x - mean) / scale` has mean 0 and mean variance 1.
+
+    With `each` every feature that varies has variance 1.
+    """
+    spread = x.std(0, correction=0)
+    spread = torch.where(spread > 1e-12 * x.abs().amax(0), spread, 0.0)
+    if not each:
+        spread = spread.square().mean().sqrt().expand_as(spread)
+    return x.mean(0), torch.where(spread > 0, spread, 1.0)
+
+
+def measured(task: Task, logits: Tensor, y: Tensor) -> dict[str, float]:
+    """The task's metrics and 'loss' of logits `[N, C]` that each rank has whole."""
+    meters: dict[str, Metric] = {"loss": MeanLoss(), **task.make_metrics()}
+    for meter in meters.values():
+        meter.to(logits.device)
+        meter.distributed_available_fn = lambda: False
+    update_meters(task, meters, logits, {"y": y, "count": len(y)})
+    return read_meters(meters)

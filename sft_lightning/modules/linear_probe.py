@@ -1,0 +1,166 @@
+"""The linear probe: the new head solved on the pretrained features, which stay as they are."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sft_lightning.errors import UserError
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.frozen_features import features, measured, scaling
+from sft_lightning.modules.one_step import one_step
+from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
+from sft_lightning.networks.base import Network, Spec
+from sft_lightning.sharding.strategy import FSDP2
+from sft_lightning.tasks import Batch
+
+STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-6, 7))  # 0.001 to 1000
+
+
+class LinearProbe(SFTModule):
+    """min over W, b of Σ L_task(W·f_θ⁰(x) + b, y) + (λ/2)‖W‖², the sum over all training samples: solved, not trained.
+
+    Logistic regression for classes, ridge regression for values, on the pretrained network's features, which are
+    computed once as validation sees them (evaluation mode, no augmentation). L-BFGS in double precision converges, so
+    there is no learning rate, and the run has one step. λ is chosen on validation: by the metric, then by the lower
+    loss. G. Alain and Y. Bengio, Understanding intermediate layers using linear classifier probes (2016).
+
+    Fidelity: safe default (the papers that probe differ in λ and scaling). Limits: the encoder does not move, so that
+    retention is the pretrained network's and drift is 0, by construction; λ → ∞ leaves the bias alone.
+
+    Args:
+        network: The network, as class_path and init_args (`spec(MLP, ...)` in Python).
+        task: What is predicted (name, num_outputs, labels); follows from the data when not given.
+        strengths: Values of λ to choose from, for the loss summed over samples, and for features whose mean variance
+            is 1; default 0.001 to 1000 in 13 steps, and beyond while the best lies at an end.
+        standardise: Divide each feature by its own standard deviation over the training samples, not all by one number.
+    """
+
+    anchor_settings: ClassVar[tuple[str, ...]] = ("strengths", "standardise")
+    needs_pretrained = True
+    solves = True
+
+    def __init__(
+        self,
+        network: Spec | str,
+        task: dict[str, Any] | None = None,
+        strengths: list[float] | None = None,
+        standardise: bool = False,
+    ) -> None:
+        super().__init__(network, task, freeze="all-but-head")
+        given = STRENGTHS if strengths is None else strengths
+        if not given or len(set(given)) < len(given) or not all(0 <= s < float("inf") for s in given):
+            raise UserError(f"strengths: must be different numbers from 0, got {strengths}")
+
+        self._undo = ExitStack()
+
+    def check_network(self, network: Network) -> None:
+        """The features must be pretrained, the head one linear layer of its own, whole on each rank."""
+        if network.shares_outputs:
+            raise UserError(
+                "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
+                "with freeze"
+            )
+        if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
+            raise UserError(
+                f"LinearProbe: {fresh[0]} is not filled by network.init_args.pretrained, and a probe through a random "
+                "layer measures nothing: choose another network.init_args.pooling, or weights that have this layer"
+            )
+        if not isinstance(network.head, nn.Linear):
+            raise UserError(
+                f"LinearProbe: the network's head is a {type(network.head).__name__}, not one linear layer: use PlainSFT "
+                "with freeze: all-but-head"
+            )
+        if self._trainer is not None and isinstance(self._trainer.strategy, FSDP2):
+            raise UserError("LinearProbe: not with trainer.strategy fsdp2: use ddp or one process")
+
+    def setup(self, stage: str) -> None:
+        """One epoch of one step is what the trainer has to do."""
+        super().setup(stage)
+        if stage == "fit":
+            self._undo.enter_context(one_step(self.trainer, "LinearProbe"))
+
+    def teardown(self, stage: str) -> None:
+        """The trainer is as it was."""
+        self._undo.close()
+
+    def configure_optimizers(self) -> Optimizer:
+        """One that moves nothing: the solution is written into the head before the first step."""
+        names = [f"head.{n}" for n, _ in self.head.named_parameters()]
+        group = {"params": list(self.head.parameters()), "names": names, "lr": 0.0}
+        return torch.optim.SGD([group], lr=0.0)
+
+    def on_train_start(self) -> None:
+        """After all that is measured before training: solves, and writes the head. A resumed run has it already."""
+        if self.trainer.global_step > 0:
+            return
+        layer: Linear = self.trainer.strategy.broadcast(self._solve())
+        head = self.head
+        with torch.no_grad():
+            for parameter, value in ((head.weight, layer.weight), (head.bias, layer.bias)):
+                if value is not None:
+                    parameter.copy_(value)
+
+    @property
+    def head(self) -> nn.Linear:
+        """The network's."""
+        assert self.network is not None and isinstance(self.network.head, nn.Linear)
+        return self.network.head
+
+    def _solve(self) -> Linear:
+        """The layer that is best on validation, for features as the head gets them; `found` says how it came about."""
+        assert self.task is not None
+        head, given, task = self.head, self.hparams["strengths"], self.task
+        (x, y), (val_x, val_y) = features(self, "train"), features(self, "val")
+        mean, scale = scaling(x, self.hparams["standardise"])
+        if head.bias is None:
+            mean = torch.zeros_like(mean)  # nothing could take it up
+        x, val_x = (x - mean) / scale, (val_x - mean) / scale
+        name, sign = self.chosen_by()
+
+        def at(strength: float, start: Linear | None) -> Solution:
+            start = start or zeros(head.out_features, x.shape[1], head.bias is not None, x)
+            solved = solve(x, y, self.objective.loss, start, strength)
+            values = measured(task, solved.layer(val_x), val_y)
+            return replace(solved, metric=sign * values[name], val_loss=values["loss"])
+
+        found = path(given or STRENGTHS, given is None, at)
+        best = best_of(found)
+        self.found = {"by": f"val/{name}", "n": len(x), "val_n": len(val_x), **best.plain(), "at_end": end_of(found)}
+        if not self.hparams["standardise"] and best.strength:
+            self.found["C"] = 1 / (best.strength * float(scale[0]) ** 2)  # scikit-learn's, for features as they are
+        self.found["tried"] = [{"strength": s.strength, "loss": s.val_loss, name: sign * s.metric} for s in found]
+        weight = best.layer.weight / scale
+        bias = None if best.layer.bias is None else best.layer.bias - weight @ mean
+        return Linear(weight, bias)
+
+    def chosen_by(self) -> tuple[str, int]:
+        """The validation metric that chooses λ: select_by where it is one, else the task's first; 1 where more is better."""
+        assert self.task is not None
+        stage, _, name = (self.select_by or "").partition("/")
+        if stage != "val" or name not in ("loss", *self.task.metric_names):
+            name = self.task.primary[0]
+        return name, 1 if self.task.better(name) == "max" else -1
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """No loss, whatever the batch: its gradient is 0, and the optimizer moves nothing."""
+        self._sums = torch.zeros(2, device=self.device)
+        return torch.stack([(p * 0.0).sum() for p in self.head.parameters()]).sum()
+
+    def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
+        loss = self.found["loss"]
+        values = {"train/loss": loss, "train/loss_task": loss, "train/items": float(self.found["n"])}
+        self.log_dict(values, on_step=True, on_epoch=False, logger=False)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": 0.0}, step=1)
+
+    def said(self) -> str:
+        """One line on what was solved."""
+        found, name = self.found, self.found["by"].partition("/")[2]
+        value = next(t[name] for t in found["tried"] if t["strength"] == found["strength"])
+        end = f", the {found['at_end']} of {len(found['tried'])} tried" if found["at_end"] else ""
+        how = f"{found['steps']} steps of L-BFGS" + ("" if found["converged"] else ", not converged")
+        return f"strength {found['strength']:.3g}{end}, by {found['by']} {value:.4f}; {found['n']:,} samples, {how}"
