@@ -11,6 +11,7 @@ from sft_lightning.callbacks.predictions import WritePredictions
 from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
 from sft_lightning.callbacks.retention import RetentionMonitor
+from sft_lightning.callbacks.steps import Steps
 
 __all__ = [
     "EMA",
@@ -24,5 +25,6 @@ __all__ = [
     "RandomState",
     "RetentionMonitor",
     "RunRecorder",
+    "Steps",
     "WritePredictions",
 ]

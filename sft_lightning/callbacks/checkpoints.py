@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.position import Position
 from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
 from sft_lightning.callbacks.selection import selecting
@@ -72,6 +73,8 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
                 f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "
                 f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
             )
+        if watch is not None and watch.before:
+            refuse_unknown(trainer, watch.before)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         SIGNALS.waits = True
 

@@ -3,6 +3,8 @@
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
 
+WEIGHTS = ("weights_l2", "weights_relative")
+
 
 def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
     """(metric, 'max' or 'min') that chooses among checkpoints."""
@@ -17,6 +19,22 @@ def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
             f"there are {', '.join(names)}, and what stands under retention/ and drift/"
         )
     return select_by, better(select_by, info)
+
+
+def direction(metric: str) -> str | None:
+    """'max' or 'min' of a metric of ours, whatever the task; None where neither is better, or it is not one of ours."""
+    stage, _, name = metric.partition("/")
+    if stage == "drift":
+        return "max" if name.startswith("features_cka") else "min" if name in ("kl", *WEIGHTS) else None
+    if stage == "train":
+        return "min" if name.startswith("loss") else None
+    if stage not in ("val", "test", "retention"):
+        return None
+    if name in ("loss", "forgetting"):
+        return "min"
+    if name == "agreement":
+        return "max"
+    return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), None)
 
 
 def better(metric: str, info: TaskInfo) -> str:

@@ -389,6 +389,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             shuffle=train,
             seed=self.seed or 0,
             lengths=None if lengths is None else lengths[split.rows],
+            reshuffle=not getattr(getattr(self, "trainer", None), "overfit_batches", 0),
         )
         if train:
             sampler.go_on_at(*self._go_on_at)
