@@ -161,7 +161,7 @@ class Session:
         assert self.record is not None
         settings, run = self.settings, self.directory
         wanted = given.get("enable_progress_bar") is not False
-        bar = sys.stdout.isatty() and not settings.quiet and wanted
+        bar = on_terminal() and not settings.quiet and wanted
         theirs_first = self.with_bars(as_list(given.get("callbacks")), bar)
         own_bar = bar and not any(isinstance(c, ProgressBar) for c in theirs_first)
         self.console = Console(str(run.path), quiet=settings.quiet, bar=bar)
@@ -207,7 +207,7 @@ class Session:
         if self.rank == 0 and not self.settings.quiet:
             for bar in (c for c in callbacks if c not in kept):
                 name, why = type(bar).__name__, "trainer.enable_progress_bar is false"
-                why = why if sys.stdout.isatty() else "the output is not a terminal"
+                why = why if on_terminal() else "the output is not a terminal"
                 print(f"sft-lightning: note: trainer.callbacks: {name} is left out: {why}", file=sys.stderr, flush=True)
         return kept
 
@@ -370,6 +370,11 @@ def launched() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
     return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees what is printed as it comes."""
+    return sys.stdout.isatty()
 
 
 def as_list(value: Any) -> list[Any]:

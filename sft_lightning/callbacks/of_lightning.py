@@ -62,7 +62,9 @@ CALLBACKS: dict[str, Refused | None] = {
     "ModelCheckpoint": None,
     "ModelPruning": Refused("it looks for weights before there is a network: prune the exported model/ instead"),
     "ModelSummary": None,
-    "OnExceptionCheckpoint": None,
+    "OnExceptionCheckpoint": Refused(
+        "the next run would begin from its file without being asked to: every run keeps last.ckpt, for fit --resume"
+    ),
     "ProgressBar": Refused(BASE, itself=True),
     "RichModelSummary": None,
     "RichProgressBar": None,
