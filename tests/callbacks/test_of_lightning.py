@@ -126,7 +126,7 @@ def test_the_command_line_refuses_a_callback_before_anything_is_written(name: st
 
 
 def test_a_python_script_is_told_the_same(pretrained: str) -> None:
-    with pytest.raises(UserError, match="StochasticWeightAveraging.*ema_decay"):
+    with pytest.raises(UserError, match=r"StochasticWeightAveraging.*ema_decay"):
         fit(make("plain", pretrained), digits(), max_epochs=1, callbacks=[StochasticWeightAveraging(0.1)])
     with pytest.raises(UserError, match="mode min, and more val/accuracy is better: set mode max"):
         fit(make("plain", pretrained), digits(), max_epochs=1, callbacks=[EarlyStopping("val/accuracy")])
@@ -270,14 +270,12 @@ def test_a_progress_bar_takes_the_place_of_our_own_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
-    original = Trainer.fit
     monkeypatch.setattr("sft_lightning.session.on_terminal", lambda: True)
 
-    def spied(trainer: Trainer, *args: Any, **kwargs: Any) -> Any:
+    def spied(_: Any, trainer: Trainer, module: Any) -> None:
         seen.extend(type(c).__name__ for c in trainer.callbacks if "Bar" in type(c).__name__)
-        return original(trainer, *args, **kwargs)
 
-    monkeypatch.setattr(Trainer, "fit", spied)
+    monkeypatch.setattr(sft_lightning.callbacks.Console, "on_train_start", spied)
     assert command(*FIT, *adding(bar)).code == 0
     assert seen == [bar]
     assert command(*FIT, "--trainer.enable_progress_bar", "false").code == 0
