@@ -3,7 +3,7 @@
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
@@ -47,6 +47,7 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
     if not isinstance(trainer, Namespace):
         raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
     if not of_old_run:
+        refuse_ineffective(settings)
         refuse_arguments(vars(trainer))
     taken = taken_by(Trainer)
     for name, value in vars(trainer).items():
@@ -61,6 +62,28 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
     refuse_callbacks(map(class_of, paths))
     for path in paths:
         refuse_own(path)
+
+
+INEFFECTIVE: list[tuple[str, str, Any, str, Callable[[Any], bool], str]] = [
+    ("model", "temperature", 2.0, "distance", lambda held: held == "kl", "distance kl"),
+    ("data", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+    ("retention", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+]
+"""(block, argument, the default that says nothing, the argument it depends on, whether that uses it, what to set)"""
+
+
+def refuse_ineffective(settings: Namespace) -> None:
+    """Raises UserError for the first argument of a class that another argument leaves unused."""
+    for block, name, default, other, uses, what in INEFFECTIVE:
+        held = settings.get(block)
+        given = held.get("init_args") if isinstance(held, Namespace) else None
+        if not isinstance(given, Namespace) or name not in given or other not in given:
+            continue
+        if given[name] != default and not uses(given[other]):
+            raise UserError(
+                f"{block}.init_args.{name}: {given[name]} has no effect with {other} {shown(given[other])}: set {what}, or "
+                f"leave {name} out"
+            )
 
 
 OF_EVERY_RUN = {"EMA": "set model.init_args.ema_decay", "RetentionMonitor": "set retention, the source task's data"}

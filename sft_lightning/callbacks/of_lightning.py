@@ -150,6 +150,10 @@ def refuse_arguments(values: dict[str, Any]) -> None:
     for name, other, why in TOGETHER:
         if values.get(other) and values.get(name) is not None:
             raise UserError(f"trainer.{name}: has no effect with trainer.{other}: {why}: leave one of them out")
+    for what in ("epochs", "steps"):
+        least, most = values.get(f"min_{what}"), values.get(f"max_{what}")
+        if least is not None and most is not None and least > most >= 0:
+            raise UserError(f"trainer.min_{what}: {least} is more than trainer.max_{what} {most}, where every run ends")
     if values.get("gradient_clip_algorithm") is not None and not values.get("gradient_clip_val"):
         raise UserError("trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val: set it too")
 

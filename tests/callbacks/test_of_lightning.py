@@ -146,6 +146,8 @@ def test_a_callback_that_runs_have_by_themselves_is_refused(name: str, resolver:
         (("overfit_batches=2", "limit_train_batches=3"), "limit_train_batches: has no effect with trainer.overfit"),
         (("overfit_batches=2", "limit_val_batches=3"), "limit_val_batches: has no effect with trainer.overfit"),
         (("gradient_clip_algorithm=norm",), "has no effect without trainer.gradient_clip_val"),
+        (("min_epochs=9", "max_epochs=3"), "trainer.min_epochs: 9 is more than trainer.max_epochs 3"),
+        (("min_steps=9", "max_steps=3"), "trainer.min_steps: 9 is more than trainer.max_steps 3"),
         (("plugins=AsyncCheckpointIO",), "trainer.plugins: AsyncCheckpointIO"),
     ],
 )

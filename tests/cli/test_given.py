@@ -90,6 +90,21 @@ def test_a_linked_key_on_a_studys_axis_is_refused(resolver: Resolver) -> None:
         Plan(study, resolver).check()
 
 
+# ---- arguments that another one leaves unused ----
+
+
+def test_an_argument_that_another_one_leaves_unused_is_refused(resolver: Resolver) -> None:
+    def parsed(*flags: str) -> dict[str, Any]:
+        return resolver.parsed(["--config", str(ROOT / DISTILL), *flags])
+
+    with pytest.raises(UserError, match=r"model.init_args.temperature: 4.0 has no effect with distance mse"):
+        parsed("--model.temperature=4")
+    with pytest.raises(UserError, match=r"data.init_args.crop_padding: 2 has no effect with augment null"):
+        parsed("--data.crop_padding=2")
+    assert parsed("--model.temperature=4", "--model.distance=kl")["model"]["init_args"]["temperature"] == 4
+    assert parsed("--data.crop_padding=2", "--data.augment=[crop]")["data"]["init_args"]["crop_padding"] == 2
+
+
 # ---- a key twice ----
 
 DOUBLED: dict[str, tuple[str, str]] = {
