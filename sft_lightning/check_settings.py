@@ -3,14 +3,16 @@
 import math
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
 
+from sft_lightning.callbacks.of_lightning import refuse_arguments, refuse_callbacks
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.explain import arguments_of, class_names, kind_of
 
@@ -19,12 +21,13 @@ Taken = dict[str, tuple[Any, Any]]
 """Arguments of a class: annotation and default."""
 
 
-def check_settings(settings: Namespace, options: dict[str, Any]) -> None:
+def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: bool = False) -> None:
     """Raises UserError naming the first key whose value cannot be meant.
 
     Args:
         settings: A command's configuration, parsed.
         options: Name of each option of ours, and its type.
+        of_old_run: The configuration is that of a run that was made before: what had no effect there still has none.
     """
     for name, wanted in options.items():
         if name in settings:
@@ -43,11 +46,61 @@ def check_settings(settings: Namespace, options: dict[str, Any]) -> None:
     trainer = settings.get("trainer")
     if not isinstance(trainer, Namespace):
         raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
+    if not of_old_run:
+        refuse_ineffective(settings)
+        refuse_arguments(vars(trainer))
     taken = taken_by(Trainer)
     for name, value in vars(trainer).items():
         check_value(f"trainer.{name}", value, *taken.get(name, (Any, None)), finite=False)
         for key, held in classes_in(f"trainer.{name}", value):
             check_class(key, held, finite=False)
+    for _, held in classes_in("", trainer.get("plugins")):
+        if issubclass(class_of(held.class_path), CheckpointIO):
+            name = held.class_path.rpartition(".")[2]
+            raise UserError(f"trainer.plugins: {name}: a run writes its checkpoints in its own way: leave it out")
+    paths = [] if of_old_run else [held.class_path for _, held in classes_in("", trainer.get("callbacks"))]
+    refuse_callbacks(map(class_of, paths))
+    for path in paths:
+        refuse_own(path)
+
+
+INEFFECTIVE: list[tuple[str, str, Any, str, Callable[[Any], bool], str]] = [
+    ("model", "temperature", 2.0, "distance", lambda held: held == "kl", "distance kl"),
+    ("data", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+    ("retention", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+]
+"""(block, argument, the default that says nothing, the argument it depends on, whether that uses it, what to set)"""
+
+
+def refuse_ineffective(settings: Namespace) -> None:
+    """Raises UserError for the first argument of a class that another argument leaves unused."""
+    for block, name, default, other, uses, what in INEFFECTIVE:
+        held = settings.get(block)
+        given = held.get("init_args") if isinstance(held, Namespace) else None
+        if not isinstance(given, Namespace) or name not in given or other not in given:
+            continue
+        if given[name] != default and not uses(given[other]):
+            raise UserError(
+                f"{block}.init_args.{name}: {given[name]} has no effect with {other} {shown(given[other])}: set {what}, or "
+                f"leave {name} out"
+            )
+
+
+OF_EVERY_RUN = {"EMA": "set model.init_args.ema_decay", "RetentionMonitor": "set retention, the source task's data"}
+
+
+def refuse_own(path: str) -> None:
+    """Raises UserError for a callback of this package: a run has those that it needs."""
+    module, _, name = path.rpartition(".")
+    if module.startswith("sft_lightning.callbacks"):
+        why = OF_EVERY_RUN.get(name, "every run that needs it has it: leave it out")
+        raise UserError(f"trainer.callbacks: {name}: {why}")
+
+
+def class_of(path: str) -> Any:
+    """The class behind a class_path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def classes_in(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -63,7 +116,7 @@ def check_class(key: str, value: Any, finite: bool = True) -> None:
     if not isinstance(path, str):
         return
     module, _, name = path.rpartition(".")
-    taken = taken_by(getattr(import_module(module), name)) if module else {}
+    taken = taken_by(class_of(path)) if module else {}
     given = value.get("init_args")
     for argument, held in vars(given).items() if isinstance(given, Namespace) else ():
         check_value(f"{key}.init_args.{argument}", held, *taken.get(argument, (Any, None)), finite=finite)
@@ -75,9 +128,8 @@ def check_class(key: str, value: Any, finite: bool = True) -> None:
 
 def last_signature(path: str) -> list[Parameter]:
     """Parameters of the topmost constructor to which a class passes on what it does not know."""
-    module, _, name = path.rpartition(".")
     parameters: list[Parameter] = []
-    for base in getattr(import_module(module), name).__mro__:
+    for base in class_of(path).__mro__:
         if "__init__" in vars(base) and base is not object:
             parameters = list(signature(base.__init__).parameters.values())
             if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):

@@ -23,8 +23,9 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
-from sft_lightning import secrets
+from sft_lightning import given, secrets
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.callbacks.monitored import say_modes
 from sft_lightning.check_settings import check_settings
 from sft_lightning.config_files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.data.base import SFTDataModule
@@ -111,6 +112,8 @@ class SFTCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        written = list(given.from_arguments(self.arguments))
+        given.refuse_linked(written, given.links_of(self._parser(self.arguments[0])))
         try:
             with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
                 self.config = parser.parse_args(args)
@@ -126,7 +129,13 @@ class SFTCLI(LightningCLI):
             raise UserError("--config: values are nested too deeply, or within themselves") from None
         secrets.learn(self.settings)
         secrets.refuse_left_out(self.settings)
-        check_settings(self.settings, {name: kind for name, kind, *_ in OPTIONS})
+        old = self.session.resume is not None or self.session.of_run is not None
+        check_settings(self.settings, {name: kind for name, kind, *_ in OPTIONS}, old)
+        if self.session.of_run is None:
+            mode_is_written = not old and given.names(written, "trainer.callbacks", "mode")
+            say_modes(self.settings.trainer.get("callbacks"), mode_is_written, silent=self.session.rank != 0)
+        if self.session.rank == 0:
+            given.say_overridden(written, self.settings)
 
     def _parse_ckpt_path(self) -> None:
         """A checkpoint never changes the configuration: the module compares the two when it is loaded."""
@@ -350,10 +359,21 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     return refused(error)
 
 
+def asked_for(record: logging.LogRecord) -> bool:
+    """Of Lightning's notices those that `verbose` of ModelCheckpoint and Timer asks for."""
+    return record.levelno > logging.INFO or bool(
+        re.match(r"Epoch \d+, global step|Time limit reached", record.getMessage())
+    )
+
+
 def quieten() -> None:
     """Lightning's hints and notices are not the user's concern; its warnings are."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)  # what a callback is asked to say
+    notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    notices.setLevel(logging.INFO)
+    notices.addFilter(asked_for)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for text in (
         ".*does not have many workers.*",

@@ -1,4 +1,4 @@
-"""Reading config files: what is no mapping is said with its line, and `on:` is a key like any other."""
+"""Reads config files: says what is wrong and in which line, keeps `on:` as a text key, and None as null on the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
-from sft_lightning import secrets
+from sft_lightning import plain_yaml, secrets
 from sft_lightning.errors import UserError
 
 
@@ -17,7 +17,15 @@ def allow_on_as_key() -> None:
         return
 
     def load(text: str) -> Any:
-        return text if text == secrets.HIDDEN else named(plain(text))  # it is no YAML, and stands for what was left out
+        if text == secrets.HIDDEN:  # it is no YAML, and stands for what was left out
+            return text
+        if text.strip() == "None":  # how W&B's agents, and whoever knows Python, write null
+            return None
+        try:
+            plain_yaml.check_keys(text)
+        except plain_yaml.DoubledKey as error:  # the parser takes a YAMLError for "this is text"
+            raise UserError(str(error)) from None
+        return named(plain(text))
 
     load.names_keys = True  # type: ignore[attr-defined]
     set_loader("yaml", load)
@@ -35,7 +43,7 @@ def check_yaml(path: Path) -> None:
     try:
         if path.is_char_device() or path.is_block_device():
             raise UserError(f"--config: {path} is a device, not a file")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = plain_yaml.load_file(path)
     except FileNotFoundError:
         raise UserError(f"--config: {path} does not exist") from None
     except UnicodeDecodeError as error:
@@ -44,6 +52,8 @@ def check_yaml(path: Path) -> None:
         raise UserError(f"--config: {path} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise UserError(f"--config: {path}: values are nested too deeply") from None
+    except plain_yaml.DoubledKey as error:
+        raise UserError(f"--config: {path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""

@@ -28,8 +28,11 @@ TRAINER = {
     "precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
     "accumulate_grad_batches": "Micro-batches per optimizer step; data.batch_size stays the whole step's.",
     "gradient_clip_val": "Largest gradient norm, after the anchor's gradient was added.",
-    "check_val_every_n_epoch, val_check_interval": "How often target and retention are measured.",
-    "callbacks": "More callbacks, such as EarlyStopping on a validation metric.",
+    "check_val_every_n_epoch, val_check_interval": "How often all is measured; val_check_interval is in micro-batches.",
+    "limit_train_batches": "Train on so many optimizer steps of each epoch (3), or a share of them (0.25).",
+    "overfit_batches": "The same so many optimizer steps of samples in every epoch: a check that the loss goes to 0.",
+    "profiler": "simple, advanced or pytorch: where time goes, in fit-profile.txt of the run directory.",
+    "callbacks": "More callbacks, such as EarlyStopping on a validation metric; its mode follows from the metric.",
 }
 
 
@@ -56,7 +59,7 @@ def help_text(command: str) -> str:
         lines += ["", *row(f"--{key} CLASS", text)]
         if key != "retention":
             lines += classes(key)
-    lines += ["", "trainer (the usual ones; any argument of Lightning's Trainer works):"]
+    lines += ["", "trainer (the usual ones; any other of Lightning's Trainer works, or is refused):"]
     for name, text in TRAINER.items():
         lines += row(f"--trainer.{name}" if "," not in name else name, text)
     return "\n".join(line.rstrip() for line in lines) + "\n"

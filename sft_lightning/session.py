@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher as SubprocessLauncher
@@ -31,6 +31,7 @@ from sft_lightning.cluster.layout import follow
 from sft_lightning.cluster.requeue import leave
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import CHECKPOINT_KEY, check_same
+from sft_lightning.profiles import reports, written_to
 from sft_lightning.ranks import Ranks
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run
 from sft_lightning.runs.checkpoint_io import AtomicCheckpointIO, read_checkpoint
@@ -175,9 +176,10 @@ class Session:
         assert self.directory is not None
         assert self.record is not None
         settings, run = self.settings, self.directory
-        if given.get("num_sanity_val_steps"):
-            raise UserError("trainer.num_sanity_val_steps: every run is measured before training anyway; set 0")
-        bar = sys.stdout.isatty() and not settings.quiet
+        wanted = given.get("enable_progress_bar") is not False
+        bar = on_terminal() and not settings.quiet and wanted
+        theirs_first = self.with_bars(as_list(given.get("callbacks")), bar)
+        own_bar = bar and not any(isinstance(c, ProgressBar) for c in theirs_first)
         if not bar and not settings.quiet and self.rank == 0:
             self.pulse = Pulse()
             self.pulse.start()
@@ -189,7 +191,7 @@ class Session:
             *([Panels()] if settings.wandb != "disabled" else []),
             self.recorder,
             self.console,
-            *([Bar()] if bar else []),
+            *([Bar()] if own_bar else []),
         ]
         loggers: list[Logger] = []
         if self.stage == "fit":
@@ -209,7 +211,8 @@ class Session:
         plugins = [*as_list(given.get("plugins") or []), *layout.pop("plugins", [])]
         return {
             **layout,
-            "callbacks": [*as_list(given.get("callbacks")), *callbacks],
+            "callbacks": [*theirs_first, *callbacks],
+            "profiler": written_to(given.get("profiler"), run.path),
             "logger": loggers,
             "default_root_dir": str(run.path),
             "enable_progress_bar": bar,
@@ -217,6 +220,16 @@ class Session:
             "plugins": [*plugins, AtomicCheckpointIO()],
             "use_distributed_sampler": False,
         }
+
+    def with_bars(self, callbacks: list[Callback], shown: bool) -> list[Callback]:
+        """The user's callbacks; progress bars among them only where one can be shown."""
+        kept = [c for c in callbacks if shown or not isinstance(c, ProgressBar)]
+        if self.rank == 0 and not self.settings.quiet:
+            for bar in (c for c in callbacks if c not in kept):
+                name, why = type(bar).__name__, "trainer.enable_progress_bar is false"
+                why = why if on_terminal() else "the output is not a terminal"
+                print(f"sft-lightning: note: trainer.callbacks: {name} is left out: {why}", file=sys.stderr, flush=True)
+        return kept
 
     def begin_wandb(self) -> WandbLog:
         """Online where asked for; offline where no server answers and `wandb_fallback` allows it."""
@@ -260,6 +273,8 @@ class Session:
             if self.wandb is not None:
                 self.wandb.summarise(self.record.content)
             self.close_wandb(0)
+            for report in reports(cli.trainer.profiler):  # type: ignore[attr-defined]
+                self.console.say(f"profile    {report}")
             self.console.finish(command, self.record.content)
 
     def after_fit(self, cli: "SFTCLI") -> None:
@@ -393,6 +408,11 @@ def launched() -> int:
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
     return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
+
+
+def on_terminal() -> bool:
+    """Whether somebody sees what is printed as it comes."""
+    return sys.stdout.isatty()
 
 
 def as_list(value: Any) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from sft_lightning import plain_yaml
 from sft_lightning.ablation.study import make_study, read_study
 from sft_lightning.arguments import Parser
 from sft_lightning.errors import UserError
@@ -141,7 +142,9 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
         if not is_given or not key:
             raise UserError(f"--set: '{option}' must be KEY=VALUE, such as data.batch_size=32")
         try:
-            changed[key] = yaml.safe_load(text)
+            changed[key] = None if text == "None" else plain_yaml.load(text)
+        except plain_yaml.DoubledKey as error:
+            raise UserError(f"--set: {key}: {error}") from None
         except yaml.YAMLError:
             raise UserError(f"--set: the value of '{option}' is no YAML: quote it") from None
     result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}

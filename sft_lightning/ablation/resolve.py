@@ -5,7 +5,8 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError
 
-from sft_lightning import secrets
+from sft_lightning import given, secrets
+from sft_lightning.callbacks.monitored import settle_modes
 from sft_lightning.check_settings import check_settings
 from sft_lightning.cli import NOT_SAVED, OPTIONS, SFTCLI, quieten, spelled
 from sft_lightning.config_files import allow_on_as_key
@@ -38,18 +39,26 @@ class Resolver:
         allow_on_as_key()
         cli = ParserAlone(["fit"], None)  # type: ignore[arg-type]
         self.parser = cli._parser("fit")
+        self.links = given.links_of(self.parser)
         self.keys = {getattr(a, "dest", "") for a in self.parser._actions}
 
     def __call__(self, layers: list[dict[str, Any]]) -> dict[str, Any]:
         """Later layers win; arguments of a class that a later layer replaced are dropped where the new one has none such."""
         arguments = []
         for layer in layers:
+            given.refuse_linked(given.from_mapping(layer), self.links)
             if layer:
                 arguments += ["--config", yaml.safe_dump(layer, sort_keys=False, allow_unicode=True)]
-        return self.parsed(arguments)
+        mode = any(given.names(given.from_mapping(layer), "trainer.callbacks", "mode") for layer in layers)
+        return self._resolved(arguments, mode)
 
     def parsed(self, arguments: list[str]) -> dict[str, Any]:
         """Of options as on fit's command line."""
+        written = list(given.from_arguments(arguments))
+        given.refuse_linked(written, self.links)
+        return self._resolved(arguments, given.names(written, "trainer.callbacks", "mode"))
+
+    def _resolved(self, arguments: list[str], mode_is_written: bool) -> dict[str, Any]:
         try:
             settings = self.parser.parse_args(arguments)
         except ArgumentError as error:
@@ -57,6 +66,7 @@ class Resolver:
         secrets.learn(settings)
         secrets.refuse_left_out(settings)
         check_settings(settings, {name: kind for name, kind, *_ in OPTIONS})
+        settle_modes(settings.trainer.get("callbacks"), mode_is_written)  # the point's config says them
         settings = spelled(settings.clone())
         for name in NOT_SAVED:
             settings.pop(name, None)

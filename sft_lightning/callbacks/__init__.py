@@ -12,6 +12,7 @@ from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
 from sft_lightning.callbacks.retention import RetentionMonitor
+from sft_lightning.callbacks.steps import Steps
 
 __all__ = [
     "EMA",
@@ -26,5 +27,6 @@ __all__ = [
     "RandomState",
     "RetentionMonitor",
     "RunRecorder",
+    "Steps",
     "WritePredictions",
 ]

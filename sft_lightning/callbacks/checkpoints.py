@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.position import Position
 from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
 from sft_lightning.errors import UserError, nearest
@@ -71,6 +72,8 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
             )
         if self.recorder.start_competes:
             trainer.save_checkpoint(self.run.best)
+        if watch is not None and watch.before:
+            refuse_unknown(trainer, watch.before)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         SIGNALS.waits = True
 

@@ -40,6 +40,9 @@ class Candidate:
         return improves(self.loss, other.loss, "min")
 
 
+DISTANCES = ("kl", "weights_l2", "weights_relative", "buffers_relative", "source_mse")
+
+
 def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
     """(metric, 'max' or 'min') that chooses among checkpoints."""
     task = make_task(info)
@@ -53,6 +56,22 @@ def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
             f"there are {', '.join(names)}, and what stands under retention/ and drift/"
         )
     return select_by, better(select_by, info)
+
+
+def direction(metric: str) -> str | None:
+    """'max' or 'min' of a metric of ours, whatever the task; None where neither is better, or it is not one of ours."""
+    stage, _, name = metric.partition("/")
+    if stage == "drift":
+        return "max" if metric in MORE_IS_BETTER else "min" if name in DISTANCES else None
+    if stage == "train":
+        return "min" if name.startswith("loss") else None
+    if stage not in ("val", "test", "retention"):
+        return None
+    if name in ("loss", "forgetting"):
+        return "min"
+    if name == "agreement":
+        return "max"
+    return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), None)
 
 
 def better(metric: str, info: TaskInfo) -> str:

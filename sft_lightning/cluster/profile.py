@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from sft_lightning import plain_yaml
 from sft_lightning.errors import UserError, nearest
 
 USERS = "~/.config/sft-lightning"
@@ -79,7 +80,7 @@ def find(name: str) -> Path | None:
 def made(file: Path) -> Profile:
     """The profile in a file; UserError for what is none."""
     try:
-        content: Any = yaml.safe_load(file.read_text()) or {}
+        content: Any = plain_yaml.load_file(file) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--profile: {file} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

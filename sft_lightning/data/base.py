@@ -399,8 +399,17 @@ class SFTDataModule(L.LightningDataModule, ABC):
         sampler: GlobalBatches
         if name == "train":
             micro = micro_batch_size(self.batch_size, world_size, accumulate)
+            overfits = getattr(getattr(self, "trainer", None), "overfit_batches", 0)
             sampler = GlobalBatches(
-                len(split), micro, accumulate, rank, world_size, shuffle=True, seed=self.seed or 0, lengths=lengths
+                len(split),
+                micro,
+                accumulate,
+                rank,
+                world_size,
+                shuffle=True,
+                seed=self.seed or 0,
+                lengths=lengths,
+                reshuffle=not overfits,
             )
             sampler.go_on_at(*self._go_on_at)
             self._go_on_at = (0, 0)

@@ -55,6 +55,7 @@ class GlobalBatches(Sampler[list[Key]]):
         shuffle: A new order each epoch.
         seed: Of the order.
         lengths: Tokens of each sample: batches then hold samples of like lengths.
+        reshuffle: Draw the order of each epoch; where not, every epoch has the order of the first.
     """
 
     POOL = 64  # global batches sorted by length together: long enough to fit well, short enough to stay random
@@ -69,9 +70,11 @@ class GlobalBatches(Sampler[list[Key]]):
         shuffle: bool = False,
         seed: int = 0,
         lengths: Sequence[int] | None = None,
+        reshuffle: bool = True,
     ) -> None:
         self.size, self.micro, self.accumulate, self.rank, self.world_size = size, micro, accumulate, rank, world_size
         self.shuffle, self.seed, self.lengths = shuffle, seed, None if lengths is None else np.asarray(lengths)
+        self.reshuffle = reshuffle
         self.epoch, self.skip = 0, 0
         self.sampler = self  # Lightning tells `batch_sampler.sampler` the epoch
 
@@ -97,7 +100,7 @@ class GlobalBatches(Sampler[list[Key]]):
     def order(self) -> list[np.ndarray]:
         """The global batches of this epoch, as positions."""
         step = self.micro * self.world_size * self.accumulate
-        rng = np.random.default_rng((self.seed, self.epoch))
+        rng = np.random.default_rng((self.seed, self.epoch if self.reshuffle else 0))
         order = rng.permutation(self.size) if self.shuffle else np.arange(self.size)
         if self.lengths is None:
             return [order[i : i + step] for i in range(0, self.size, step)]

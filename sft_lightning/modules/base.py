@@ -211,13 +211,19 @@ class SFTModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Drift is measured in every run, and weights averaged where asked for."""
-        from sft_lightning.callbacks import EMA, FiniteLoss, Position, RandomState, RetentionMonitor
+        from sft_lightning.callbacks import EMA, FiniteLoss, Position, RandomState, RetentionMonitor, Steps
+        from sft_lightning.callbacks.monitored import refuse_wrong_modes
+        from sft_lightning.callbacks.of_lightning import refuse_callbacks
 
-        have = {type(c) for c in getattr(self.trainer, "callbacks", [])}
+        given = getattr(self.trainer, "callbacks", [])
+        if self.trainer.state.fn == "fit":
+            refuse_callbacks(map(type, given))
+            refuse_wrong_modes(given)
+        have = {type(c) for c in given}
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
             callbacks.append(EMA(self.hparams["ema_decay"], self.hparams["ema_warmup"]))
-        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position) if kind not in have]
+        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position, Steps) if kind not in have]
         return callbacks
 
     def configure_optimizers(self) -> Any:

@@ -11,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from sft_lightning.plain_yaml import DoubledKey, FastStrict
+
 SCHEMA = 1
 DEEPEST = 4  # levels of folders below a path in which runs are looked for
-LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times faster; hundreds of configs are read
 
 
 class Notes(list[str]):
@@ -56,9 +57,11 @@ class RunFiles:
         """`config.yaml`; empty, with a note, where it is missing or damaged."""
         file = self.path / "config.yaml"
         try:
-            content = yaml.load(file.read_text(encoding="utf-8"), LOADER)
+            content = yaml.load(file.read_text(encoding="utf-8"), FastStrict)  # hundreds of configs are read
         except FileNotFoundError:
             self.notes.add(self.path, "it has no config.yaml: its settings are not compared")
+        except DoubledKey as error:
+            self.notes.add(self.path, f"config.yaml: {error}; its settings are not compared")
         except (yaml.YAMLError, ValueError, OSError, RecursionError):
             self.notes.add(self.path, "its config.yaml cannot be read: its settings are not compared")
         else:

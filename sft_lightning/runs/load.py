@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from sft_lightning import plain_yaml
 from sft_lightning.errors import UserError
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.runs.record import misfit, upgrade
@@ -50,7 +51,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """`config.yaml`, everything resolved."""
         try:
-            return dict(yaml.safe_load(self.files.config.read_text()))
+            return dict(plain_yaml.load_file(self.files.config))
         except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
             raise UserError(f"{self.files.config} cannot be read: {error}") from None
 

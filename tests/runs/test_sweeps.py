@@ -127,6 +127,18 @@ def test_every_parameter_is_a_key_that_fit_has_and_every_value_one_that_it_takes
         resolver([base, {"model.init_args.anchr": 1.0}])
 
 
+@pytest.mark.parametrize("written", [None, "None", "null", "~"])
+def test_none_of_a_sweep_is_null(written: Any, resolver: Resolver) -> None:
+    """W&B's agent fills Python's None into the command line as `None`."""
+    file, keys = FILES[0], ("model.init_args.ema_decay", "network.init_args.pretrained", "wandb_group")
+    line = command_line(file, dict.fromkeys(keys, written))
+    assert f"--{keys[0]}={written}" in line
+    config = resolver.parsed([*line[1:], "--model=PlainSFT"])
+    assert [value_at(config, key) for key in keys] == [None] * 3
+    with pytest.raises(UserError, match=r"model.init_args.lr: must be a number, got null"):
+        resolver.parsed([*line[1:], f"--model.init_args.lr={written}"])
+
+
 def value_at(config: dict[str, Any], name: str) -> Any:
     for part in name.split("."):
         config = config[part]

@@ -1,0 +1,66 @@
+"""What Lightning counts in micro-batches, in optimizer steps: limits of training, and the names of checkpoints."""
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.errors import UserError
+
+
+class Steps(Callback):
+    """Turns the trainer's limit on training from optimizer steps into micro-batches, which Lightning counts.
+
+    A whole number n is n optimizer steps of an epoch, a share s is int(s × steps of an epoch): 3 with batch_size 20
+    trains 60 samples an epoch with and without accumulation, on one process or eight.
+
+    ModelCheckpoint names its files by the metrics `step` and `epoch` where there are some, and validation logs them: here
+    they are kept up to date between validations.
+    """
+
+    def __init__(self) -> None:
+        self._given: Any = None
+        self._made: Any = None
+        self._names_files = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Once the data is loaded, and before Lightning asks for batches."""
+        self._names_files = any(isinstance(c, ModelCheckpoint) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        accumulate, limit = trainer.accumulate_grad_batches, trainer.limit_train_batches
+        if stage != "fit" or accumulate == 1:
+            return
+        if self._made is not None and limit == self._made:  # another fit of the same trainer
+            limit = self._given
+        self._given = limit
+        if isinstance(limit, int):
+            self._made = limit * accumulate
+        elif limit in (0.0, 1.0):
+            self._made = limit
+        else:
+            self._made = self._of_share(trainer, float(limit)) * accumulate
+        trainer.limit_train_batches = self._made
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._names_files:
+            names = {"step": float(trainer.global_step), "epoch": float(trainer.current_epoch)}
+            pl_module.log_dict(names, on_step=True, on_epoch=False, logger=False, batch_size=1)
+
+    def _of_share(self, trainer: Trainer, share: float) -> int:
+        """Optimizer steps that a share of an epoch has."""
+        name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(data, SFTDataModule):
+            raise UserError(
+                f"trainer.{name}: a share of {share} needs the length of an epoch, which data modules of sft_lightning "
+                "know: give a number of optimizer steps"
+            )
+        steps = -(-len(data.splits["train"]) // data.batch_size)
+        if not int(steps * share):
+            raise UserError(
+                f"trainer.{name}: {share} of an epoch of {steps} optimizer steps is less than one step: give at least "
+                f"{1 / steps:.3g}, or a number of steps"
+            )
+        return int(steps * share)
