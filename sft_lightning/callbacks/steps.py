@@ -50,7 +50,7 @@ class Steps(Callback):
 
     def _of_share(self, trainer: Trainer, share: float) -> int:
         """Optimizer steps that a share of an epoch has."""
-        name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"
+        name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SFTDataModule):
             raise UserError(
