@@ -200,11 +200,18 @@ def choices(comparison: Comparison) -> list[dict[str, Any]]:
             "cell": i,
             "arm": arm,
             "setting": setting_text(as_mapping(said.get("chosen"))) or "–",
-            "why": str(said.get("why") or "–"),
+            "why": "; ".join([str(said.get("why") or "–"), *ends(said)]),
         }
         for i, cell in enumerate(comparison.cells)
         for arm, said in cell.chosen.items()
     ]
+
+
+def ends(said: dict[str, Any]) -> list[str]:
+    """`lr 0.01 is the highest tried`, of each tuned key whose chosen value lies at an end."""
+    found = said.get("at_end")
+    held = [as_mapping(e) for e in found] if isinstance(found, list) else []
+    return [f"{setting_text({str(e.get('key')): e.get('value')})} is the {e.get('end')} tried" for e in held]
 
 
 def statistics(comparison: Comparison) -> list[dict[str, Any]]:

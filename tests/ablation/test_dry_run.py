@@ -52,9 +52,9 @@ def ends(engine, point, fit=None, test=None, code=0):
     engine.standing.pop(point.id, None)
 
 
-def said(engine, capsys, workers=1):
+def said(engine, capsys, workers=1, open_size=False):
     engine.reads_only = True
-    show(engine, workers)
+    show(engine, workers, open_size)
     return capsys.readouterr().out
 
 
@@ -178,5 +178,5 @@ class TestADryRunsTable:
         study = engine(seeds=5)
         study.n_seeds, study.only_tune = 1, True
         assert "1 seed (the budget says how many more);" in said(study, capsys)
-        study.only = study.all_points()[0]
-        assert "1 seed (the budget says how many more, and how large the grids are);" in said(study, capsys)
+        found = said(study, capsys, open_size=True)
+        assert "1 seed (the budget says how many more, and how large the grids are);" in found

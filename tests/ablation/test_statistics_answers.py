@@ -51,7 +51,7 @@ def with_references(target, kept, references, within=0.01):
 def test_only_arms_whose_loss_is_shown_to_lie_within_the_margin_compete_for_keeping_most():
     """The arm that lost most, and kept most, used to win where too few seeds showed its loss."""
     target = study({"plain": 0, "lossy": -0.05, "distill": 0.0}, noise=0.002)
-    lossy = np.random.default_rng(3).normal(0, 0.1, 10)
+    lossy = np.random.default_rng(3).normal(0, 0.07, 10)
     target["lossy"] = {s: 0.75 + float(lossy[s] - lossy.mean()) for s in range(10)}
     kept = study({"plain": -0.3, "lossy": 0.0, "distill": -0.1})
     found = with_references(target, kept, ())
