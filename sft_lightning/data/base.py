@@ -87,6 +87,8 @@ class Splits:
     val: Samples | None = None
     test: Samples | None = None
     labels: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What reading guessed, converted or left out, one line each"""
 
 
 class Split(Dataset[Batch]):
