@@ -80,6 +80,8 @@ class Console(Callback):
         assert network is not None
         if isinstance(data, SFTDataModule):
             self.say(f"data       {data.describe()}")
+            for remark in data.remarks():
+                self.say(f"           {remark}")
         monitor = retention_monitor(trainer)
         if monitor is not None and monitor.source is not None and monitor.source.splits:
             self.say(f"retention  {monitor.source.describe()}")

@@ -290,6 +290,7 @@ def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
         "description": data.describe(),
         "sizes": {name: len(split) for name, split in splits.items()},
         **fingerprints(splits),
+        **({} if only else remarked(data)),
     }
 
 
@@ -303,6 +304,11 @@ def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str,
 def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """The fingerprints alone."""
     return {part: about["fingerprint"] for part, about in found.items()}
+
+
+def remarked(data: SFTDataModule) -> dict[str, Any]:
+    """What was noticed of data: what reading guessed, repeated samples and the like, where there is something."""
+    return {**({"notes": data.notes} if data.notes else {}), **data.found()}
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
+from sft_lightning.data.findings import findings, lines
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
@@ -39,6 +40,7 @@ AFTER_LOADING = {
         "_warned",
         "_compared",
     ),
+    *("notes", "_found"),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
@@ -68,6 +70,10 @@ class Samples(ABC):
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of each row where batches may be grouped by length."""
+        return None
+
+    def contents(self) -> np.ndarray | None:
+        """`[rows]` uint64, equal where two rows show the same, whatever their labels; None where that is not known."""
         return None
 
     def bad_rows(self) -> dict[int, str]:
@@ -201,6 +207,9 @@ class SFTDataModule(L.LightningDataModule, ABC):
         self.task_info: TaskInfo | None = None
         self.splits: dict[str, Split] = {}
         self.spec: InputSpec | None = None
+        self.notes: list[str] = []
+        """What loading guessed, converted or left out"""
+        self._found: dict[str, Any] | None = None
         if shots_per_class is not None and train_fraction is not None:
             raise UserError("data: set shots_per_class or train_fraction, not both")
         if shots_per_class is not None and shots_per_class < 1:
@@ -263,6 +272,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             self.splits["predict"].name = "predict"
             return
         loaded = reuse.samples(self._of_samples(), self.load)
+        self.notes = loaded.notes
         for part in (loaded.train, loaded.val, loaded.test):
             if part is not None:
                 part.skips = self.skips
@@ -539,6 +549,18 @@ class SFTDataModule(L.LightningDataModule, ABC):
     def fingerprint(self) -> dict[str, str]:
         """Hash of content, rows and targets of each split: equal if and only if the samples are."""
         return fingerprints(self.splits)["fingerprint"]
+
+    def found(self) -> dict[str, Any]:
+        """Classes without samples, samples that occur twice and the like, for run.json; looked for once."""
+        if self._found is None:
+            info = self.task_info
+            by_class = info is not None and info.name == "classification"
+            self._found = findings(self.splits, info.labels if info is not None else [], by_class)
+        return self._found
+
+    def remarks(self) -> list[str]:
+        """What is worth saying beside `describe`: a line each."""
+        return [*self.notes, *lines(self.found(), {name: len(split) for name, split in self.splits.items()})]
 
     def describe(self) -> str:
         """One line: sizes, classes, majority share."""

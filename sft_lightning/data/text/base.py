@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sft_lightning import reuse
 from sft_lightning.data.base import Samples, SFTDataModule
+from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
 from sft_lightning.errors import UserError
@@ -139,6 +140,7 @@ class TextRows(Tokens):
         super().__init__(targets)
         self.texts, self.pairs, self.table = list(texts), None if pairs is None else list(pairs), table
         self.types: Ragged | None = None
+        self._contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -176,6 +178,16 @@ class TextRows(Tokens):
             raw = text.encode("utf-8", "surrogatepass")
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.digest()
+
+    def contents(self) -> np.ndarray:
+        if self._contents is None:
+            pairs = self.pairs or [""] * len(self)
+            both = (
+                (t.encode("utf-8", "surrogatepass"), p.encode("utf-8", "surrogatepass"))
+                for t, p in zip(self.texts, pairs, strict=True)
+            )
+            self._contents = np.fromiter((content(*texts) for texts in both), dtype=np.uint64, count=len(self))
+        return self._contents
 
     def bad_rows(self) -> dict[int, str]:
         return (self.table.bad or {}) if self.table is not None else {}

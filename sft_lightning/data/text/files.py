@@ -1,6 +1,7 @@
 """Tables of texts as they lie on disk or on the hub: CSV, TSV, JSON, JSONL, parquet. Every error names file and row."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,17 +117,22 @@ def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool
 # ---- reading ----
 
 
-def read_table(path: str | Path, where: str = "data", skip: bool = False) -> Table:
-    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out."""
+def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_out: Sequence[str] = ()) -> Table:
+    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out;
+    of a parquet file the columns to `leave_out` are not read.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{where}: {path} does not exist{nearest(path.name, here)}")
-    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
+    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json}
+    if path.suffix.lower() not in FORMATS:
         raise UserError(f"{where}: {path} is none of {', '.join(FORMATS)}")
     try:
-        table = readers[path.suffix.lower()](path, {} if skip else None)
+        if path.suffix.lower() == ".parquet":
+            table = _parquet(path, {} if skip else None, leave_out)
+        else:
+            table = readers[path.suffix.lower()](path, {} if skip else None)
     except UnicodeDecodeError:
         if path.suffix.lower() == ".parquet":
             raise UserError(f"data: {path} has a text that is not UTF-8: write the file anew") from None
@@ -197,10 +203,10 @@ def _json(path: Path, bad: Bad) -> Table:
         raise UserError(
             f"data: {path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
         )
-    for number, row in enumerate(rows):
+    for at, row in enumerate(rows):
         if not isinstance(row, dict):
-            _refuse(bad, number, f"{path} row {number}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
-            rows[number] = {}
+            _refuse(bad, at, f"{path} row {at}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
+            rows[at] = {}
     return _of_rows(str(path), rows, None, bad)
 
 
@@ -209,20 +215,25 @@ def _of_rows(where: str, rows: list[dict[str, Any]], lines: list[int] | None, ba
     return Table(where, {name: [row.get(name) for row in rows] for name in names}, lines=lines, bad=bad)
 
 
-def _parquet(path: Path, bad: Bad) -> Table:
+def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
+    """A parquet file without the columns to leave out."""
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
     try:
-        table = parquet.read_table(path)
+        schema = parquet.read_schema(path)
+        names = schema.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"data: {path} has {names.count(twice)} columns '{twice}': rename or remove one")
+        table = parquet.read_table(path, columns=[n for n in names if n not in leave_out] if leave_out else None)
     except ArrowException as error:
         raise UserError(f"data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
-    if len(set(table.column_names)) < table.num_columns:
-        name = next(n for n in table.column_names if table.column_names.count(n) > 1)
-        raise UserError(f"data: {path} has two columns '{name}': rename or remove one")
     about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    names = {n: list(f["names"]) for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, names, bad=bad)
+    classes = {
+        n: list(f["names"]) for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+    }
+    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, classes, bad=bad)
 
 
 def split_file(root: str | Path, split: str) -> Path | None:

@@ -235,12 +235,3 @@ def all_unlabelled(table: Table, column: str) -> bool:
     """Whether a table has labels for no row: its column is absent, empty, or -1 throughout, as in hidden test sets."""
     values = table.columns.get(column, [])
     return all(missing(v) or whole(v) == UNLABELLED for v in values)
-
-
-def look_alikes(classes: Sequence[str], counts: Sequence[int]) -> list[list[tuple[str, int]]]:
-    """Classes whose names differ in case, spaces or Unicode form alone, with their counts."""
-    groups: dict[str, list[tuple[str, int]]] = {}
-    for name, count in zip(classes, counts, strict=True):
-        plain = " ".join(normalize("NFKC", name).casefold().split())
-        groups.setdefault(plain, []).append((name, int(count)))
-    return [group for group in groups.values() if len(group) > 1]
