@@ -40,7 +40,7 @@ AFTER_LOADING = {
         "_warned",
         "_compared",
     ),
-    *("notes", "_found"),
+    *("notes", "_found", "unknown"),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down

@@ -1,6 +1,6 @@
 """What is worth saying of data beside its sizes: classes that a split lacks, samples that occur twice, names that look alike.
 
-Samples are compared by `Samples.contents`, labels by their numbers. Counts go into run.json, at most three lines on the
+Samples are compared by `Samples.contents`, labels by their numbers. Counts go into run.json, at most four lines on the
 console.
 """
 
@@ -100,16 +100,28 @@ def look_alikes(labels: Sequence[str], counts: Sequence[int]) -> list[dict[str, 
 
 
 def lines(found: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
-    """At most three lines for the console."""
-    made = [classes_line(found), repeats_line(found, sizes), look_alike_line(found)]
+    """At most four lines for the console."""
+    made = [unknown_line(found), classes_line(found), repeats_line(found, sizes), look_alike_line(found)]
     return [line for line in made if line]
+
+
+def unknown_line(found: Mapping[str, Any]) -> str:
+    """How much of the texts the tokenizer does not know."""
+    share = found.get("unknown_tokens")
+    return (
+        f"warning: {share:.0%} of the texts' tokens are unknown to the tokenizer: is it the network's own?"
+        if share
+        else ""
+    )
 
 
 def classes_line(found: Mapping[str, Any]) -> str:
     """Which classes have no sample in a split."""
     parts = []
     for name, classes in found.get("classes_without_samples", {}).items():
-        some = ", ".join(classes[:NAMED]) + (f" and {len(classes) - NAMED} more" if len(classes) > NAMED else "")
+        some = ", ".join(map(repr, classes[:NAMED])) + (
+            f" and {len(classes) - NAMED} more" if len(classes) > NAMED else ""
+        )
         parts.append(f"no {SPLITS[name]} sample of class{'es' * (len(classes) > 1)} {some}")
     return "; ".join(parts)
 

@@ -14,6 +14,7 @@ from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.unknown import MUCH, unknown_share
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
 
@@ -212,6 +213,8 @@ class TokenData(SFTDataModule):
         self.max_length, self.group_by_length = max_length, group_by_length
         self.truncated: dict[str, float] = {}
         """Share of each split's samples that were cut at max_length"""
+        self.unknown = 0.0
+        """Share of unknown tokens in the training file's texts"""
         if max_length is not None and max_length < 1:
             raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
@@ -246,6 +249,10 @@ class TokenData(SFTDataModule):
             tokenizer.fit(t for r in split.rows for t in (split.samples.texts[r], *(pairs[r : r + 1] if pairs else ())))
         for samples in self._all_samples():
             samples.ready()
+        if "train" in self.splits:
+            train = self.splits["train"].samples
+            assert isinstance(train, Tokens)
+            self.unknown = unknown_share(tokenizer, train.ids.flat)
         for name, split in self.splits.items():
             assert isinstance(split.samples, Tokens)
             self.truncated[name] = float(split.samples.truncated[split.rows].mean())
@@ -272,6 +279,10 @@ class TokenData(SFTDataModule):
     def _on_gpu(self) -> bool:
         strategy = getattr(getattr(self, "trainer", None), "strategy", None)
         return bool(strategy is not None and strategy.root_device.type == "cuda")
+
+    def found(self) -> dict[str, Any]:
+        """With the share of unknown tokens, where it is large."""
+        return {**super().found(), **({"unknown_tokens": round(self.unknown, 4)} if self.unknown > MUCH else {})}
 
     def describe(self) -> str:
         """Sizes and classes, and what was truncated."""
