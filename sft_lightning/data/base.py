@@ -1,5 +1,6 @@
 """What every data module does: subset, split, describe, fingerprint, batch. A data set adds where samples come from."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -271,7 +272,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             self.splits = {"predict": Split(samples, self._rows(samples, None, "predict"), None, False)}
             self.splits["predict"].name = "predict"
             return
-        loaded = reuse.samples(self._of_samples(), self.load)
+        loaded = reuse.samples(self.loads_from(), self.load)
         self.notes = loaded.notes
         for part in (loaded.train, loaded.val, loaded.test):
             if part is not None:
@@ -301,7 +302,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             if not len(split):
                 raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
 
-    def _of_samples(self) -> str:
+    def loads_from(self) -> str:
         """All that `load` depends on: what the constructor set, but for what chooses among samples and batches them."""
         given = {name: repr(value) for name, value in vars(self).items() if name not in AFTER_LOADING}
         return f"{type(self).__module__}.{type(self).__qualname__} {sorted(given.items())}"
@@ -316,11 +317,12 @@ class SFTDataModule(L.LightningDataModule, ABC):
         if not labels:
             raise UserError("data: classes is for labelled classes, and this data has none")
         numbers = []
+        numeric = any(re.fullmatch(r"[-+]?[\d.]+", label) for label in labels)  # a number would name another class
         for wanted in self.classes:
             name = str(wanted)
             if name in labels:
                 numbers.append(labels.index(name))
-            elif isinstance(wanted, int) and 0 <= wanted < len(labels):
+            elif isinstance(wanted, int) and 0 <= wanted < len(labels) and not numeric:
                 numbers.append(wanted)
             else:
                 raise UserError(f"data: no class '{wanted}'; there are {len(labels)}: {', '.join(labels[:12])}")

@@ -81,6 +81,18 @@ def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:
     return found
 
 
+def in_training(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, int]:
+    """Of each split that retention is measured on how many samples the target trains on too."""
+    trained = target["train"].samples.contents() if "train" in target else None
+    if trained is None:
+        return {}
+    trained, found = trained[target["train"].rows], {}
+    for name in ("val", "test"):
+        if name in source and (contents := source[name].samples.contents()) is not None:
+            found[name] = int(np.isin(contents[source[name].rows], trained).sum())
+    return {name: count for name, count in found.items() if count}
+
+
 def said(split: Any, position: int) -> str:
     """A sample's name."""
     name: str = split.samples.name(int(split.rows[position]))

@@ -31,8 +31,8 @@ def has_tokenizer(folder: Path) -> bool:
 def no_tokenizer(name: str) -> UserError:
     """The error for a folder or repository without tokenizer files."""
     return UserError(
-        f"tokenizer: {name} has no tokenizer in it (tokenizer.json, vocab.txt, …): set network.init_args.tokenizer to the "
-        "folder or hub name whose tokenizer the network was trained with, or put its files there"
+        f"tokenizer: no tokenizer in {name} (tokenizer.json, vocab.txt, …): set network.init_args.tokenizer to the folder or "
+        "hub name that has the network's own, or put its files there"
     )
 
 

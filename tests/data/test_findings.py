@@ -8,7 +8,9 @@ import pytest
 from sklearn.model_selection import train_test_split
 
 from sft_lightning.data import ImageFolder, TextTable
+from sft_lightning.data.findings import in_training
 from sft_lightning.data.subset import cut, share, strata
+from sft_lightning.data.text import TextRows
 from sft_lightning.data.vision.image_folder import FileImages
 from tests.data.text_files import write_jsonl
 from tests.data.vision_files import write_folder
@@ -144,3 +146,18 @@ def test_predictions_carry_the_row_of_the_users_file(tmp_path: Path) -> None:
         for row in found:
             said = "ab"[int(frame["text"][row["index"]].split()[0][-1])]
             assert row["label"] == said, f"row {row['index']} of {file.name} has another row's prediction"
+
+
+def test_source_samples_that_the_target_trains_on_are_counted(tmp_path: Path) -> None:
+    source = TextTable(
+        train=table(tmp_path / "a.jsonl", [(f"text {i}", "ab"[i % 2]) for i in range(40)]), val_fraction=0.25
+    )
+    target = TextTable(train=table(tmp_path / "b.jsonl", [(f"text {i * 3}", "cd"[i % 2]) for i in range(40)]))
+    source.setup()
+    target.setup()
+    held, trained = source.splits["val"], target.splits["train"]
+    assert isinstance(held.samples, TextRows) and isinstance(trained.samples, TextRows)
+    texts = {trained.samples.texts[row] for row in trained.rows}
+    wanted = sum(held.samples.texts[row] in texts for row in held.rows)
+    assert wanted > 0
+    assert in_training(source.splits, target.splits) == {"val": wanted}

@@ -215,3 +215,13 @@ def test_json_keeps_no_key_twice_in_silence(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1 is malformed: 'label' occurs twice"):
         TextTable(train=file).load()
     assert math.isnan(json.loads("NaN"))  # what the rows above stand for
+
+
+def test_chosen_classes_are_no_places_where_names_are_numbers(tmp_path: Path) -> None:
+    file = labelled(tmp_path / "a.jsonl", [2, 3, 4] * 10)
+    chosen = TextTable(train=file, classes=[4, 2])
+    chosen.setup()
+    assert chosen.task_info is not None
+    assert chosen.task_info.labels == ["4", "2"]
+    with pytest.raises(UserError, match="no class '1'; there are 3: 2, 3, 4"):
+        TextTable(train=file, classes=[1, 2]).setup()

@@ -123,9 +123,9 @@ def could_be_label(values: Sequence[Any]) -> bool:
 def few_values(values: Sequence[Any]) -> bool:
     """Whether a column that is not so called looks like classes: few different short values, each several times."""
     there = [v for v in values if not missing(v)]
-    if not all(isinstance(v, str | int) for v in there) or len(there) * 2 < len(values):
+    if not all(isinstance(v, str | int) or whole(v) for v in there) or len(there) * 2 < len(values):
         return False
-    kinds = {str(v) for v in there}
+    kinds = {whole(v) or str(v) for v in there}
     few = 1 < len(kinds) <= max(2, min(100, len(there) // 5))
     return few and max(map(len, kinds)) <= 60 and not all(k.lower().endswith(SUFFIXES) for k in kinds)
 

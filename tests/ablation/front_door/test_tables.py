@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from sft_lightning.ablation.front_door.default_study import front_door
 from sft_lightning.ablation.front_door.infer_network import infer_network
@@ -131,3 +132,31 @@ def test_modules_say_where_the_pooling_is_and_what_follows_it(nets: dict[str, st
     assert plan.blocks["text"]["init_args"]["pooling"] == "cls"
     assert "the dense layer that follows its pooling is left out" in plan.why
     assert modes_of({"pooling_mode": "mean+max"}) == ["mean", "max"]
+
+
+def test_a_study_reads_its_tables_before_it_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from sft_lightning.__main__ import main
+
+    monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path / "runs"))
+    train = write_jsonl(tmp_path / "train.jsonl", [{"text": t, "label": i % 2} for i, t in enumerate(texts(30))])
+    test = write_jsonl(tmp_path / "test.jsonl", [{"text": t} for t in texts(9)])
+    study = {
+        "base": {
+            "model": {"class_path": "PlainSFT"},
+            "network": {"class_path": "LSTM"},
+            "data": {"class_path": "TextTable", "init_args": {"train": train, "test": test}},
+            "trainer": {"max_epochs": 1, "accelerator": "cpu"},
+            "wandb": "disabled",
+        },
+        "arms": {"plain": {"set": {"model.lr": 0.01}}, "slow": {"set": {"model.lr": 0.001}}},
+        "baseline": "plain",
+        "seeds": 1,
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(study))
+    code = main(["ablate", "--config", str(tmp_path / "study.yaml")])
+    said = capfd.readouterr().err.strip().splitlines()
+    assert code == 2
+    assert len(said) == 1 and "test.jsonl has no column 'label', so no labels" in said[0], "\n".join(said)
+    assert not (tmp_path / "runs").exists(), "points were begun"
