@@ -70,14 +70,18 @@ def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:
     if by_class and hashes and all(splits[name].targets is not None for name in hashes):
         both = np.concatenate(list(hashes.values()))
         numbers = np.concatenate([splits[name].targets for name in hashes])
-        places = [(name, i) for name, h in hashes.items() for i in range(len(h))]
         order = np.lexsort((numbers, both))
         differ = (both[order][1:] == both[order][:-1]) & (numbers[order][1:] != numbers[order][:-1])
         if differ.any():
             found["repeats_with_two_labels"] = len(np.unique(both[order][1:][differ]))
             first = int(np.flatnonzero(differ)[0])
-            (one, a), (other, b) = places[order[first]], places[order[first + 1]]
-            found["two_labels_example"] = f"{said(splits[one], a)} and {said(splits[other], b)}"
+            ends = np.cumsum([len(h) for h in hashes.values()])
+            named = []
+            for at in order[first : first + 2]:
+                which = int(np.searchsorted(ends, at, side="right"))
+                name = list(hashes)[which]
+                named.append(said(splits[name], int(at - ends[which] + len(hashes[name]))))
+            found["two_labels_example"] = " and ".join(named)
     return found
 
 

@@ -208,7 +208,7 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
         )
     here = Path(name).expanduser()
     alone = here.is_dir() and has_tokenizer(here) and not (here / "config.json").is_file()  # beside no network
-    source = Source(folder=here) if alone else find(name, network)
+    source = Source(name, folder=here) if alone else find(name, network)
     extra: dict[str, Any] = {}
     if source.file is not None and source.file.suffix == ".gguf":
         extra["gguf_file"] = source.file.name

@@ -197,17 +197,26 @@ def test_values_of_a_regression_are_numbers_and_missing_ones_are_named(tmp_path:
             TextTable(train=wrong, task="regression").load()
 
 
-def test_a_class_may_be_called_no_in_a_config(tmp_path: Path) -> None:
+def test_a_class_may_be_called_no_in_a_config_and_is_never_false_in_silence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     from sft_lightning.__main__ import main
 
     file = labelled(tmp_path / "a.jsonl", ["no", "yes", "NA"] * 10)
     config = tmp_path / "c.yaml"
-    config.write_text(f"data:\n  class_path: TextTable\n  init_args:\n    train: {file}\n    labels: [no, yes, 'NA']\n")
-    code = main(
+    command = (
         f"fit --config {config} --model PlainSFT --network LSTM --trainer.fast_dev_run true --wandb disabled "
-        f"--trainer.accelerator cpu --runs_dir {tmp_path}/runs".split()
-    )
-    assert code == 0, "labels: [no, yes] in a config are not taken as names"
+        f"--trainer.accelerator cpu --runs_dir {tmp_path}/runs"
+    ).split()
+    for labels, code in (("['no', 'yes', NA]", 0), ("[no, yes, NA]", 2)):
+        config.write_text(f"data:\n  class_path: TextTable\n  init_args:\n    train: {file}\n    labels: {labels}\n")
+        capfd.readouterr()
+        assert main(command) == code
+        said = capfd.readouterr()
+        if code == 0:
+            assert "3 classes (no, yes, NA)" in said.out
+        else:
+            assert len(said.err.strip().splitlines()) == 1 and "labels" in said.err and "False" in said.err
 
 
 def test_json_keeps_no_key_twice_in_silence(tmp_path: Path) -> None:
