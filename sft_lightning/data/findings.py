@@ -40,7 +40,7 @@ def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -
             for name, split in splits.items()
             if split.targets is not None
         }
-        lacking = {n: [labels[i] for i in np.flatnonzero(c == 0)] for n, c in counts.items() if n in SPLITS}
+        lacking = {n: [labels[int(i)] for i in np.flatnonzero(c == 0)] for n, c in counts.items() if n in SPLITS}
         found["classes_without_samples"] = {name: classes for name, classes in lacking.items() if classes}
         total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(len(labels), dtype=np.int64)
         found["look_alike_classes"] = look_alikes(labels, total.tolist())

@@ -30,8 +30,8 @@ class TransformersText(Network):
         config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
         tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
         pooling: How a text becomes one vector: model as the pretrained model does it before its own output layer, mean
-            of the tokens, max of each of their numbers, cls the first token, last the last one; but for model, of a model
-            that encodes and decodes the encoder alone is used.
+            of the tokens, cls the first token, last the last one; but for model, of a model that encodes and decodes the
+            encoder alone is used.
         dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
@@ -46,7 +46,7 @@ class TransformersText(Network):
         pretrained: str | None = None,
         config: str | dict[str, Any] | None = None,
         tokenizer: str | None = None,
-        pooling: Literal["model", "mean", "max", "cls", "last"] = "model",
+        pooling: Literal["model", "mean", "cls", "last"] = "model",
         dropout: float | None = None,
         max_length: int | None = None,
         gradient_checkpointing: bool = False,
@@ -56,8 +56,8 @@ class TransformersText(Network):
         super().__init__(task)
         from transformers import AutoModel, AutoModelForSequenceClassification
 
-        if pooling not in ("model", "mean", "max", "cls", "last"):
-            raise UserError(f"pooling: '{pooling}' is none of model, mean, max, cls, last")
+        if pooling not in ("model", "mean", "cls", "last"):
+            raise UserError(f"pooling: '{pooling}' is none of model, mean, cls, last")
         ours = find(pretrained, self).ours if pretrained is not None else {}
         if pooling == "model":  # as it was exported, if by us
             pooling = (ours.get("init_args") or {}).get("pooling", "model")
@@ -162,8 +162,6 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     if pooling == "mean":
         weights = mask[:, :, None].to(hidden.dtype)
         return (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
-    if pooling == "max":
-        return hidden.masked_fill(mask[:, :, None] == 0, torch.finfo(hidden.dtype).min).amax(1)
     if pooling == "cls":
         return hidden[rows, mask.argmax(-1)]
     return hidden[rows, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)]

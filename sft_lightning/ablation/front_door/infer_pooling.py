@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.errors import UserError
+
 OLD = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -13,13 +15,15 @@ OLD = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 """Keys of sentence-transformers before 5.2: each true or false, all but the mean false where absent"""
-OURS = {"cls": "cls", "mean": "mean", "max": "max", "lasttoken": "last", "last": "last"}
+OURS = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
 """Their names for what `network.init_args.pooling` offers"""
 ENCODE_AND_DECODE = ("t5", "mt5", "umt5", "bart", "mbart", "led", "plbart", "mvp", "bigbird_pegasus")
 
 
 def pooling_of(place: str, kind: str) -> tuple[str, str]:
     """(the pooling, what is to be said of it) of a folder or hub name: as its own files say, else the mean.
+
+    UserError where the files say one that is not offered.
 
     Args:
         place: Folder or hub name.
@@ -36,9 +40,12 @@ def pooling_of(place: str, kind: str) -> tuple[str, str]:
         more = "; the dense layer that follows its pooling is left out"
     else:
         more = ""
-    if len(modes) == 1 and modes[0] in OURS:
-        return OURS[modes[0]], f"its own pooling, {OURS[modes[0]]}{more}"
-    return "mean", f"its own pooling ({' and '.join(modes) or 'none'}) is not offered: the mean is taken instead{more}"
+    if len(modes) != 1 or modes[0] not in OURS:
+        raise UserError(
+            f"--network: {place} pools by {' and '.join(modes) or 'nothing'} ({pools[0]}/config.json), which is not offered: "
+            "write a study with network.init_args.pooling mean, cls or last, and give it by --config"
+        )
+    return OURS[modes[0]], f"its own pooling, {OURS[modes[0]]}{more}"
 
 
 def modes_of(config: dict[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from sft_lightning.data.text.utf8 import NO_TEXT, open_text
 from sft_lightning.errors import UserError
@@ -94,7 +94,7 @@ def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> R
     """All rows in one dialect, the malformed ones told apart; `strict` is for bytes that are not UTF-8."""
     csv.field_size_limit(2**31 - 1)
     found, start = Rows(), 1 + skip
-    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
     with open_text(path, strict) as file:
         reader = csv.reader(islice(file, skip, None), delimiter=delimiter, quoting=quoting, strict=True)
         while True:
