@@ -7,6 +7,7 @@ import numpy as np
 
 from sft_lightning.ablation.front_door import infer_columns as columns
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
 from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
@@ -110,7 +111,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
 def images_at(path: Path, column: str, table: Table) -> list[Any]:
     """The first few images of a table, as files."""
     if column in table.columns:
-        return [path.parent / name for name in table.columns[column][:8] if not columns.missing(name)]
+        return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
     from io import BytesIO
 
     from pyarrow import parquet
@@ -218,9 +219,9 @@ def spread(rows: int) -> list[int]:
 def lacking(table: Table, label: str, needed: list[str], task: str | None) -> list[bool]:
     """Of each row whether it lacks a label, or something else that is needed."""
     values = table.columns[label]
-    empty = [columns.missing(v) for v in values] if task == "regression" else unlabelled(table, label)
+    empty = [missing(v) for v in values] if task == "regression" else unlabelled(table, label)
     others = [table.columns[c] for c in needed if c != label and c in table.columns]
-    return [none or any(columns.missing(c[row]) for c in others) for row, none in enumerate(empty)]
+    return [none or any(missing(c[row]) for c in others) for row, none in enumerate(empty)]
 
 
 def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]) -> None:
@@ -228,7 +229,7 @@ def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]
     count = sum(lacks)
     if count > FEW_MISSING * len(table):
         row = lacks.index(True)
-        column = next((c for c in needed if columns.missing(table.columns[c][row])), needed[0])
+        column = next((c for c in needed if missing(table.columns[c][row])), needed[0])
         raise UserError(
             f"--data: {table.name(row)}: column '{column}' is empty, and {count:,} of {len(table):,} rows lack a text or "
             "label: fill them, remove them, or name other columns"
@@ -256,7 +257,7 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
         )
     plan.task, plan.train = task, len(values)
     if task == "regression":
-        found = columns.numbers(values)
+        found = numbers(values)
         if found is None:
             raise UserError(f"--task: column '{label}' of {table.where} holds no numbers, which a regression predicts")
         plan.variance = float(np.var(found))
@@ -268,8 +269,8 @@ def count_classes(plan: DataPlan, table: Table, label: str) -> None:
     """Training samples of each class, in class order."""
     sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
     order = class_names(sheet, label, None)
-    numbers = class_numbers(sheet, label, order)
-    counts = np.bincount(numbers[numbers >= 0], minlength=len(order))
+    targets = class_numbers(sheet, label, order)
+    counts = np.bincount(targets[targets >= 0], minlength=len(order))
     plan.counts = dict(zip(order, counts.tolist(), strict=True))
     check_classes(table.where, f"column '{label}'", plan)
 
