@@ -99,7 +99,7 @@ class InstructionRows(Tokens):
         return sha256(repr([c.content() for c in self.conversations]).encode("utf-8", "surrogatepass")).digest()
 
     def contents(self) -> np.ndarray:
-        said = (content(repr(c.messages).encode("utf-8", "surrogatepass")) for c in self.conversations)
+        said = (content(repr(c.content()).encode("utf-8", "surrogatepass")) for c in self.conversations)
         return np.fromiter(said, dtype=np.uint64, count=len(self))
 
     def bad_rows(self) -> dict[int, str]:
