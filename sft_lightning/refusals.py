@@ -14,6 +14,8 @@ from sft_lightning.explain import explain
 OURS = Path(__file__).parent
 LIBRARIES = ("site-packages", "dist-packages")
 RESTORES = ("restore", "_restore", "resume")
+CALLED_BACK = ("closure", "training_step", "backward", "on_before_optimizer_step")
+NETWORKS = ("/transformers/", "/timm/", "/torchvision/")
 REFUSALS = (
     TypeError,
     ValueError,
@@ -49,7 +51,9 @@ def refused(error: BaseException) -> UserError | None:
     if built is not None:
         cls = getattr(built.f_locals.get("cls"), "__name__", "the class")
         return UserError(f"network: {cls} cannot be built with these arguments: {said(error)}")
-    if any("/torch/optim/" in place(f) and is_optimizer(f) for f in frames) and "optimizer_step" in names:
+    if (asked := asks_network(frames)) is not None:
+        return UserError(f"network: {asked} cannot take this batch: {said(error)}")
+    if "optimizer_step" in names and of_optimizer(frames):
         kind = next((type(f.f_locals["self"]).__name__ for f in reversed(frames) if is_optimizer(f)), "the optimizer")
         return UserError(f"model.init_args.optimizer: {kind} cannot take a step: {said(error)}")
     of_lightning = [p for p in map(place, frames) if "/lightning/" in p]
@@ -60,6 +64,27 @@ def refused(error: BaseException) -> UserError | None:
     if "/lightning/" in raised or "/lightning_utilities/" in raised or "instantiate_trainer" in names:
         return UserError(f"trainer: {said(error)}")
     return None
+
+
+def of_optimizer(frames: list[Any]) -> bool:
+    """Whether an error is the optimizer's own: it calls back to the forward and backward pass, whose errors are not."""
+    last = max((i for i, f in enumerate(frames) if is_optimizer(f) and "/torch/optim/" in place(f)), default=None)
+    return last is not None and not any(f.f_code.co_name in CALLED_BACK for f in frames[last:])
+
+
+def asks_network(frames: list[Any]) -> str | None:
+    """The network's class where a library of networks raises on what is fed to it; None for any other error."""
+    asked = next((f for f in frames if f.f_code.co_name in ("encode", "forward") and is_network(f)), None)
+    if asked is None or not any(library in place(frames[-1]) for library in NETWORKS):
+        return None
+    return type(asked.f_locals["self"]).__name__
+
+
+def is_network(frame: Any) -> bool:
+    """Whether a frame is of a network's method."""
+    from sft_lightning.networks.base import Network
+
+    return isinstance(frame.f_locals.get("self"), Network)
 
 
 def unfit(error: BaseException, restoring: Any, last: Any) -> UserError | None:

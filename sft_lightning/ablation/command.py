@@ -169,6 +169,10 @@ def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     folder = StudyFolder.at(root, study.name)
     plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
     engine = Engine(study, plan, folder)
+    if given.config is not None and engine.jobs():  # the front door has read the data already
+        from sft_lightning.ablation.first_look import read_tables
+
+        read_tables(plan.check())
     budget = None
     if budget_s is not None:
         budget = Budget(budget_s, sizes, held(folder, "budget"))

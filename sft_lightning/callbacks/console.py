@@ -15,6 +15,7 @@ from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.findings import in_training
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.freeze import moving_batchnorms
 from sft_lightning.runs.metrics_log import named_by_split
@@ -80,9 +81,17 @@ class Console(Callback):
         assert network is not None
         if isinstance(data, SFTDataModule):
             self.say(f"data       {data.describe()}")
+            for remark in data.remarks():
+                self.say(f"           {remark}")
         monitor = retention_monitor(trainer)
         if monitor is not None and monitor.source is not None and monitor.source.splits:
             self.say(f"retention  {monitor.source.describe()}")
+            if isinstance(data, SFTDataModule):
+                for split, count in in_training(monitor.source.splits, data.splits).items():
+                    held = len(monitor.source.splits[split])
+                    self.say(
+                        f"           {count:,} of {held:,} {split} samples of retention are trained on by the target"
+                    )
         if monitor is not None and (line := monitor.says_of_samples(trainer)):
             self.say(line)
         total = sum(p.numel() for p in network.parameters())

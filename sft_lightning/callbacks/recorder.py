@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.callbacks.selection import Candidate, better, selecting
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.findings import in_training
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule
@@ -290,6 +291,7 @@ def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
         "description": data.describe(),
         "sizes": {name: len(split) for name, split in splits.items()},
         **fingerprints(splits),
+        **({} if only else remarked(data)),
     }
 
 
@@ -297,12 +299,20 @@ def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str,
     """`about_data` of the run's 'data', and of 'retention' where there is source data; of one split, or all."""
     monitor = retention_monitor(trainer)
     parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
-    return {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
+    found = {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
+    if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
+        found["retention"]["in_target_training"] = both
+    return found
 
 
 def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """The fingerprints alone."""
     return {part: about["fingerprint"] for part, about in found.items()}
+
+
+def remarked(data: SFTDataModule) -> dict[str, Any]:
+    """What was noticed of data: what reading guessed, repeated samples and the like, where there is something."""
+    return {**({"notes": data.notes} if data.notes else {}), **data.found()}
 
 
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:

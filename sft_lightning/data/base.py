@@ -1,5 +1,6 @@
 """What every data module does: subset, split, describe, fingerprint, batch. A data set adds where samples come from."""
 
+import re
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from sft_lightning import reuse
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
+from sft_lightning.data.findings import findings, lines
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
@@ -39,6 +41,7 @@ AFTER_LOADING = {
         "_warned",
         "_compared",
     ),
+    *("notes", "_found", "unknown"),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
@@ -70,6 +73,10 @@ class Samples(ABC):
         """Tokens of each row where batches may be grouped by length."""
         return None
 
+    def contents(self) -> np.ndarray | None:
+        """`[rows]` uint64, equal where two rows show the same, whatever their labels; None where that is not known."""
+        return None
+
     def bad_rows(self) -> dict[int, str]:
         """Rows that loading found to be unusable, and why: they are in no split."""
         return {}
@@ -87,6 +94,8 @@ class Splits:
     val: Samples | None = None
     test: Samples | None = None
     labels: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What reading guessed, converted or left out, one line each"""
 
 
 class Split(Dataset[Batch]):
@@ -199,6 +208,9 @@ class SFTDataModule(L.LightningDataModule, ABC):
         self.task_info: TaskInfo | None = None
         self.splits: dict[str, Split] = {}
         self.spec: InputSpec | None = None
+        self.notes: list[str] = []
+        """What loading guessed, converted or left out"""
+        self._found: dict[str, Any] | None = None
         if shots_per_class is not None and train_fraction is not None:
             raise UserError("data: set shots_per_class or train_fraction, not both")
         if shots_per_class is not None and shots_per_class < 1:
@@ -260,7 +272,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
             self.splits = {"predict": Split(samples, self._rows(samples, None, "predict"), None, False)}
             self.splits["predict"].name = "predict"
             return
-        loaded = reuse.samples(self._of_samples(), self.load)
+        loaded = reuse.samples(self.loads_from(), self.load)
+        self.notes = loaded.notes
         for part in (loaded.train, loaded.val, loaded.test):
             if part is not None:
                 part.skips = self.skips
@@ -289,7 +302,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             if not len(split):
                 raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
 
-    def _of_samples(self) -> str:
+    def loads_from(self) -> str:
         """All that `load` depends on: what the constructor set, but for what chooses among samples and batches them."""
         given = {name: repr(value) for name, value in vars(self).items() if name not in AFTER_LOADING}
         return f"{type(self).__module__}.{type(self).__qualname__} {sorted(given.items())}"
@@ -304,11 +317,12 @@ class SFTDataModule(L.LightningDataModule, ABC):
         if not labels:
             raise UserError("data: classes is for labelled classes, and this data has none")
         numbers = []
+        numeric = any(re.fullmatch(r"[-+]?[\d.]+", label) for label in labels)  # a number would name another class
         for wanted in self.classes:
             name = str(wanted)
             if name in labels:
                 numbers.append(labels.index(name))
-            elif isinstance(wanted, int) and 0 <= wanted < len(labels):
+            elif isinstance(wanted, int) and 0 <= wanted < len(labels) and not numeric:
                 numbers.append(wanted)
             else:
                 raise UserError(f"data: no class '{wanted}'; there are {len(labels)}: {', '.join(labels[:12])}")
@@ -546,6 +560,18 @@ class SFTDataModule(L.LightningDataModule, ABC):
     def fingerprint(self) -> dict[str, str]:
         """Hash of content, rows and targets of each split: equal if and only if the samples are."""
         return fingerprints(self.splits)["fingerprint"]
+
+    def found(self) -> dict[str, Any]:
+        """Classes without samples, samples that occur twice and the like, for run.json; looked for once."""
+        if self._found is None:
+            info = self.task_info
+            by_class = info is not None and info.name == "classification"
+            self._found = findings(self.splits, info.labels if info is not None else [], by_class)
+        return self._found
+
+    def remarks(self) -> list[str]:
+        """What is worth saying beside `describe`: a line each."""
+        return [*self.notes, *lines(self.found(), {name: len(split) for name, split in self.splits.items()})]
 
     def describe(self) -> str:
         """One line: sizes, classes, majority share."""

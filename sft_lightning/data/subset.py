@@ -12,40 +12,57 @@ from sft_lightning.errors import UserError
 
 
 def strata(targets: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """`[R]` class numbers to stratify by; None where there are no classes, or one has a single row."""
-    if targets is None:
-        return None
-    classes: np.ndarray = targets[rows]
-    return classes if np.unique(classes, return_counts=True)[1].min() >= 2 else None
+    """`[R]` class numbers to stratify by; None where there are no classes."""
+    return None if targets is None else targets[rows]
+
+
+def lone(strata: np.ndarray | None, size: int) -> np.ndarray:
+    """`[size]` bool: whether a row is its class's only one. Such rows are never set aside: they are to train on."""
+    if strata is None:
+        return np.zeros(size, dtype=bool)
+    classes, counts = np.unique(strata, return_counts=True)
+    return np.isin(strata, classes[counts < 2])
 
 
 def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, the part cut off): the same rows each time, stratified where that can be."""
+    """(the rest, the part cut off): the same rows each time, stratified where that can be; lone rows are in the rest."""
     from sklearn.model_selection import train_test_split
 
+    alone = lone(strata, len(rows))
+    stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
     classes = 1 if strata is None else len(np.unique(strata))
-    size = max(classes, round(len(rows) * fraction))
-    if size >= len(rows):
-        raise UserError(f"{where}: {len(rows)} samples are too few to set {fraction:.0%} aside for validation")
+    size = max(classes, round((len(rows) + len(stay)) * fraction))
+    if len(stay):
+        size = min(size, len(rows) - 1)
+    if not 0 < size < len(rows):
+        raise UserError(
+            f"{where}: {len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside for validation"
+        )
     if strata is not None and len(rows) - size < classes:
         strata = None
     rest, part = train_test_split(rows, test_size=size, stratify=strata, random_state=0)
-    return np.sort(rest), np.sort(part)
+    return np.sort(np.concatenate([rest, stay])), np.sort(part)
 
 
 def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: int, classes: int) -> np.ndarray:
-    """A share of the rows, at least one, stratified where that can be; `classes` is the number of labels, for the error."""
+    """A share of the rows, at least one, stratified where that can be; `classes` is the number of labels, for the error.
+    A class's only row is kept.
+    """
     from sklearn.model_selection import train_test_split
 
     keep = max(1, round(len(rows) * fraction))
     if keep >= len(rows):
         return rows
-    if strata is not None and len(rows) - keep < len(np.unique(strata)):
-        strata = None  # what is left out is less than one per class: nothing to stratify
-    if strata is not None and keep < len(np.unique(strata)):
+    alone = lone(strata, len(rows))
+    here = 0 if strata is None else len(np.unique(strata))
+    if strata is not None and len(rows) - keep >= here - alone.sum() and keep < here:
         raise UserError(f"data: train_fraction {fraction} keeps {keep} samples for {classes} classes")
-    kept, _ = train_test_split(rows, train_size=keep, stratify=strata, random_state=seed)
-    return np.sort(kept)
+    stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
+    keep -= len(stay)
+    if strata is not None and (len(rows) - keep < len(np.unique(strata)) or keep < len(np.unique(strata))):
+        strata = None  # what is left out, or kept, is less than one per class: nothing to stratify
+    kept = train_test_split(rows, train_size=keep, stratify=strata, random_state=seed)[0] if keep > 0 else rows[:0]
+    return np.sort(np.concatenate([kept, stay]))
 
 
 def shots(

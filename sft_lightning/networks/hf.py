@@ -5,7 +5,7 @@ No code but transformers' own is run, unless a network is told to by `trust_remo
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from logging import getLogger
 from typing import Any
@@ -27,18 +27,27 @@ Config = str | dict[str, Any] | None
 
 
 def load_hf(
-    auto_class: Any, pretrained: str | None, config: Config, network: Network, trust: bool = False, **kwargs: Any
+    auto_class: Any,
+    pretrained: str | None,
+    config: Config,
+    network: Network,
+    trust: bool = False,
+    trim: Callable[[Any], None] | None = None,
+    **kwargs: Any,
 ) -> Any:
     """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
 
     Sets `network.pretrained`, `.report`, `.input_config` and `.fresh` (names as the model's own, so the model must
-    become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `kwargs` go
-    to `from_pretrained`.
+    become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `trim` takes
+    from the model what is not used, and need not be filled; `kwargs` go to `from_pretrained`.
     """
     if pretrained is None:
         if config is None:
             raise UserError(f"network {type(network).__name__}: set pretrained, or config to start from random weights")
-        return from_config(auto_class, config, network, trust).eval()
+        made = from_config(auto_class, config, network, trust).eval()
+        if trim is not None:
+            trim(made)
+        return made
     quieten()
     source = find(pretrained, network)
     network.pretrained, network.report.source = pretrained, pretrained
@@ -66,8 +75,10 @@ def load_hf(
             **({} if place is None else {"trust_remote_code": trust}),
             **{"dtype": torch.float32, **kwargs},
         )
+    if trim is not None:
+        trim(model)
     own = list(model.state_dict())
-    wrong, missing = sorted(info["mismatched_keys"]), set(info["missing_keys"])
+    wrong, missing = sorted(info["mismatched_keys"]), set(info["missing_keys"]) & set(own)
     if wrong:
         name, theirs, ours = wrong[0]
         raise UserError(

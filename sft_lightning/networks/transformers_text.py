@@ -12,6 +12,8 @@ from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.vocabulary import check_words, has_tokenizer, has_words, no_tokenizer
+from sft_lightning.networks.weights import Source
 from sft_lightning.tasks.base import TaskInfo
 
 HEAD = "sft_head."
@@ -28,7 +30,8 @@ class TransformersText(Network):
         config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
         tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
         pooling: How a text becomes one vector: model as the pretrained model does it before its own output layer, mean
-            of the tokens, cls the first token, last the last one.
+            of the tokens, cls the first token, last the last one; but for model, of a model that encodes and decodes the
+            encoder alone is used.
         dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
@@ -60,13 +63,14 @@ class TransformersText(Network):
             pooling = (ours.get("init_args") or {}).get("pooling", "model")
         self.pooling: str = pooling
         self.head_name: str | None = None
+        self.encodes_alone = False
         if pooling == "model":
             model = load_hf(AutoModelForSequenceClassification, pretrained, config, self, trust_remote_code)
             self.head_name = split_head(self, model, keep_source_head is True)
             if self.head_name == "score":  # decoders: each token has a score, the last token's counts
                 self.pooling = "last"
         else:
-            model = load_hf(AutoModel, pretrained, config, self, trust_remote_code)
+            model = load_hf(AutoModel, pretrained, config, self, trust_remote_code, trim=self._drop_decoder)
             self._own_head(model, ours, pretrained, keep_source_head is True)
         if (
             keep_source_head == "source"
@@ -76,7 +80,9 @@ class TransformersText(Network):
         take_source_head(self, pretrained, keep_source_head)
         self.encoder = model
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
-        if not decodes(model):  # an encoder counts positions, and takes its vector, from where the row begins
+        if self.encodes_alone or not decodes(
+            model
+        ):  # an encoder counts positions, and takes its vector, from where the row begins
             self.tokenizer.padding_side = "right"
         check_vocabulary(self.tokenizer, model)
         if model.config.pad_token_id is None or self.head_name == "score":  # in exports, transformers looks for it
@@ -85,9 +91,16 @@ class TransformersText(Network):
         set_dropout(model, dropout)
         if gradient_checkpointing:
             checkpoint_gradients(model)
-        self.body = model.base_model_prefix if self.head_name == "score" else ""
+        self.body = "encoder" if self.encodes_alone else model.base_model_prefix if self.head_name == "score" else ""
+        self.ends = self.pooling == "model" and pools_at_end(model)
         takes = signature((model.get_submodule(self.body) if self.body else model).forward).parameters
         self._takes_types, self._takes_positions = "token_type_ids" in takes, "position_ids" in takes and decodes(model)
+
+    def _drop_decoder(self, model: Any) -> None:
+        """Of a model that encodes and decodes the decoder is not used, and would get no gradient."""
+        if all(isinstance(getattr(model, part, None), nn.Module) for part in ("encoder", "decoder")):
+            del model.decoder
+            self.encodes_alone = True
 
     def _own_head(self, model: Any, ours: dict[str, Any], pretrained: str | None, keep: bool) -> None:
         """A head on our own pooling; the source head is one that we exported."""
@@ -121,6 +134,8 @@ class TransformersText(Network):
             inputs["token_type_ids"] = x["token_type_ids"]
         if self._takes_positions:
             inputs["position_ids"] = positions(mask)
+        if self.ends:
+            return at_last_end(self.encoder, inputs)
         if self.pooling == "model":
             logits: Tensor = self.encoder(**inputs).logits
             return logits
@@ -152,6 +167,26 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
     return hidden[rows, (mask * torch.arange(mask.shape[1], device=mask.device)).argmax(-1)]
 
 
+def pools_at_end(model: Any) -> bool:
+    """Whether a model's own pooling is the decoder's vector at the end token, as BART's and T5's is."""
+    return bool(model.config.is_encoder_decoder and hasattr(model, "classification_head"))
+
+
+def at_last_end(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """What the model's own pooling and head give: `[B, D]`, at the last end token of each row.
+
+    transformers' forward is the same, but refuses a batch in whose rows that token is not written equally often.
+    """
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    shifted = {"decoder_input_ids": model._shift_right(ids)} if hasattr(model, "_shift_right") else {}
+    hidden = getattr(model, model.base_model_prefix)(**inputs, **shifted, use_cache=False)[0]
+    end = model.config.eos_token_id
+    ends = ids.eq(end[0] if isinstance(end, list) else end) & mask.bool()
+    vector = pool(hidden, torch.where(ends.any(-1, keepdim=True), ends.to(mask.dtype), mask), "last")
+    features: Tensor = model.classification_head(vector)
+    return features
+
+
 def positions(mask: Tensor) -> Tensor:
     """Position of each token, counted from the first real one, so that padding on the left moves nothing: `[B, T]`."""
     here = torch.arange(mask.shape[1], device=mask.device)
@@ -169,14 +204,26 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
         raise UserError(
             f"network {type(network).__name__}: set tokenizer (a folder or hub name) where pretrained is null"
         )
-    source = find(name, network)
+    here = Path(name).expanduser()
+    alone = here.is_dir() and has_tokenizer(here) and not (here / "config.json").is_file()  # beside no network
+    source = Source(name, folder=here) if alone else find(name, network)
     extra: dict[str, Any] = {}
     if source.file is not None and source.file.suffix == ".gguf":
         extra["gguf_file"] = source.file.name
     elif source.file is not None:
         raise UserError(f"network: {name} is a state dict alone: set tokenizer (a folder or hub name)")
-    with user_errors(f"tokenizer: {name}", type(network).__name__):
-        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=trust, **extra)
+    if source.folder is not None and not extra and not has_tokenizer(source.folder):
+        raise no_tokenizer(name)
+    try:
+        with user_errors(f"tokenizer: {name}", type(network).__name__):
+            tokenizer = AutoTokenizer.from_pretrained(
+                source.hub or str(source.folder), trust_remote_code=trust, **extra
+            )
+    except UserError:
+        if source.folder is not None and not extra and not has_words(source.folder):
+            raise no_tokenizer(name) from None
+        raise
+    check_words(tokenizer, name)
     if tokenizer.pad_token is None:
         if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:
             raise UserError(f"tokenizer: {name} has neither a padding nor an end token: choose another")

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.data.text.cells import missing, numbers, whole
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.labels import wrong
 from sft_lightning.data.vision.walk import SUFFIXES
 from sft_lightning.errors import UserError, nearest
 
@@ -28,11 +30,6 @@ LOOKED_AT = 500
 MOST_CLASSES = 1000
 FEW_NUMBERS = 20
 """Whole numbers of no more different values are classes"""
-
-
-def missing(value: Any) -> bool:
-    """Whether a cell holds nothing."""
-    return value is None or (isinstance(value, str) and not value.strip()) or value != value
 
 
 def named(columns: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -59,17 +56,6 @@ def listed(columns: Sequence[str]) -> str:
 # ---- values ----
 
 
-def numbers(values: Sequence[Any]) -> list[float] | None:
-    """The values as numbers; None where one is none, or where there are none."""
-    found = []
-    for value in values:
-        try:
-            found.append(float(value))
-        except (TypeError, ValueError):
-            return None
-    return found or None
-
-
 def task_of(values: Sequence[Any], given: str | None = None) -> str | None:
     """'classification' or 'regression' for a column of labels, without its missing values; None where it is neither.
 
@@ -78,12 +64,10 @@ def task_of(values: Sequence[Any], given: str | None = None) -> str | None:
     """
     if given is not None:
         return given
-    kinds: Counter[Any] = Counter(v if isinstance(v, str) else str(v) for v in values)
-    found = None if any(isinstance(v, bool) for v in values) else numbers(values)
+    kinds: Counter[Any] = Counter(whole(v) or str(v) for v in values)
+    found = numbers(values)
     if found is None:
         return "classification" if len(kinds) <= MOST_CLASSES and len(values) >= 2 * len(kinds) else None
-    if any(v != v or v in (float("inf"), float("-inf")) for v in found):
-        return None
     if any(v != round(v) for v in found):
         return "regression"
     different = sorted(set(found))
@@ -113,6 +97,10 @@ def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
         )
         if alike is not None:
             return alike  # of one class alone, which has its own message
+        for column in named(free, LABELS):
+            row = next((r for r, v in enumerate(table.columns[column]) if not missing(v)), None)
+            if row is not None and (why := wrong(table.columns[column][row])) is not None:
+                raise UserError(f"--data: {table.name(row)}: column '{column}': {why}")
         raise UserError(
             f"--data: {table.where} has no column that looks like labels (columns: {', '.join(table.columns)}): "
             "set --label_column"
@@ -127,7 +115,7 @@ def could_be_label(values: Sequence[Any]) -> bool:
     there = [v for v in values if not missing(v)]
     return (
         len({str(v) for v in there}) > 1
-        and all(isinstance(v, str | int | float) for v in there)
+        and all(isinstance(v, str | int | float) and wrong(v) is None for v in there)
         and bool(task_of(there))
     )
 
@@ -135,9 +123,9 @@ def could_be_label(values: Sequence[Any]) -> bool:
 def few_values(values: Sequence[Any]) -> bool:
     """Whether a column that is not so called looks like classes: few different short values, each several times."""
     there = [v for v in values if not missing(v)]
-    if not all(isinstance(v, str | int) for v in there) or len(there) * 2 < len(values):
+    if not all(isinstance(v, str | int) or whole(v) for v in there) or len(there) * 2 < len(values):
         return False
-    kinds = {str(v) for v in there}
+    kinds = {whole(v) or str(v) for v in there}
     few = 1 < len(kinds) <= max(2, min(100, len(there) // 5))
     return few and max(map(len, kinds)) <= 60 and not all(k.lower().endswith(SUFFIXES) for k in kinds)
 

@@ -1,7 +1,5 @@
 """From a table to a data block: texts with labels, images with labels, or instructions with answers."""
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +7,12 @@ import numpy as np
 
 from sft_lightning.ablation.front_door import infer_columns as columns
 from sft_lightning.ablation.front_door.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
-from sft_lightning.data.text.files import FORMATS, Table, class_names, read_table, split_file
+from sft_lightning.data.text.cells import missing, numbers
+from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
+from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
 from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
 from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.table import TextTable
 from sft_lightning.errors import UserError
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
@@ -53,18 +54,10 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
         return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
 
     try:
-        schema = parquet.read_schema(path)
-        embedded = [f.name for f in schema if holds_bytes(f.type)]
-        if not embedded:
-            return read_table(path, "--data"), []
-        table = parquet.read_table(path, columns=[n for n in schema.names if n not in embedded])
+        embedded = [f.name for f in parquet.read_schema(path) if holds_bytes(f.type)]
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"--data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
-    about = json.loads((schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features", {})
-    names = {n: list(f["names"]) for n, f in about.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-    if not table.num_rows:
-        raise UserError(f"--data: {path} has no rows")
-    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, names), embedded
+    return read_table(path, "--data", leave_out=embedded), embedded
 
 
 # ---- what is in them ----
@@ -108,6 +101,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
             f"--data: {table.where}: column '{label}' holds values, not classes, which images are not tuned on here: "
             "set --label_column, or --task classification"
         )
+    count_classes(plan, table, label)
     count_others(plan, files)
     plan.pixels = largest(images_at(files["train"], image, table))
     plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
@@ -117,7 +111,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
 def images_at(path: Path, column: str, table: Table) -> list[Any]:
     """The first few images of a table, as files."""
     if column in table.columns:
-        return [path.parent / name for name in table.columns[column][:8] if not columns.missing(name)]
+        return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
     from io import BytesIO
 
     from pyarrow import parquet
@@ -153,17 +147,48 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan
     texts = probable or columns.texts_of(table, None, label)
     if label in texts:
         raise UserError(f"--data: {table.where}: column '{label}' cannot be both texts and labels: set --label_column")
-    init: dict[str, Any] = {split: str(file) for split, file in files.items()}
-    init |= {"text_column": texts[0], "label_column": label} | ({"pair_column": texts[1]} if len(texts) > 1 else {})
+    init: dict[str, Any] = {"text_column": texts[0], "label_column": label}
+    init |= {"pair_column": texts[1]} if len(texts) > 1 else {}
     plan = DataPlan("text", "", {"class_path": "TextTable", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *texts], said)
     if plan.task == "regression":
         init["task"] = "regression"
-    count_others(plan, files)
+    for split, file in files.items():
+        if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts):
+            init[split] = str(file)
+    read_as_fit_does(plan, init)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
     plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
     return plan
+
+
+def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[str]) -> bool:
+    """Whether a validation or test file has labels; where it has none, another share is set aside instead, and said."""
+    if all_unlabelled(table, label):
+        why = f"no labels in column '{label}'" if label in table.columns else f"no column '{label}', so no labels"
+        use = "test on" if split == "test" else "validate on"
+        plan.lines.append(f"{table.where} has {why}: left out, to {use} a share of train")
+        return False
+    leave_out(plan, table, lacking(table, label, [label, *texts], plan.task), [label, *texts])
+    return True
+
+
+def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
+    """Reads all files by the class that `fit` reads them by: what it refuses is refused here, what it counts is counted."""
+    data = TextTable(**init)
+    loaded = data.load()
+    plan.lines += loaded.notes
+    for split, samples in (("train", loaded.train), ("val", loaded.val), ("test", loaded.test)):
+        if samples is not None:
+            setattr(plan, split, len(samples) - len(samples.bad_rows()))
+    if plan.task == "classification":
+        targets = loaded.train.targets
+        assert targets is not None
+        used = np.delete(targets, list(loaded.train.bad_rows()))
+        counts = np.bincount(used, minlength=len(loaded.labels))
+        plan.counts = dict(zip(loaded.labels, counts.tolist(), strict=True))
+        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
 
 
 def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
@@ -191,22 +216,39 @@ def spread(rows: int) -> list[int]:
 # ---- labels ----
 
 
-def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
-    """Task, classes and counts from the column of labels; rows that lack something are left out where they are few."""
-    whole = [not any(columns.missing(table.columns[c][row]) for c in needed) for row in range(len(table))]
-    lacking = len(table) - sum(whole)
-    if lacking > FEW_MISSING * len(table):
-        row = whole.index(False)
-        column = next(c for c in needed if columns.missing(table.columns[c][row]))
+def lacking(table: Table, label: str, needed: list[str], task: str | None) -> list[bool]:
+    """Of each row whether it lacks a label, or something else that is needed."""
+    values = table.columns[label]
+    empty = [missing(v) for v in values] if task == "regression" else unlabelled(table, label)
+    others = [table.columns[c] for c in needed if c != label and c in table.columns]
+    return [none or any(missing(c[row]) for c in others) for row, none in enumerate(empty)]
+
+
+def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]) -> None:
+    """Rows that lack something are left out where they are few, and said; else UserError names the first."""
+    count = sum(lacks)
+    if count > FEW_MISSING * len(table):
+        row = lacks.index(True)
+        column = next((c for c in needed if missing(table.columns[c][row])), needed[0])
         raise UserError(
-            f"--data: {table.name(row)}: column '{column}' is empty, and {lacking:,} of {len(table):,} rows lack a text or "
+            f"--data: {table.name(row)}: column '{column}' is empty, and {count:,} of {len(table):,} rows lack a text or "
             "label: fill them, remove them, or name other columns"
         )
-    if lacking:
+    if count:
         plan.block["init_args"]["on_bad_sample"] = "skip"
-        plan.lines.append(f"{lacking} rows without a text or label are left out (--data.on_bad_sample skip)")
-    values = [v for v, fine in zip(table.columns[label], whole, strict=True) if fine]
-    names = table.names.get(label)
+        of = "" if plan.train == 0 else f" of {table.where}"
+        plan.lines.append(f"{count} rows{of} without a text or label are left out (--data.on_bad_sample skip)")
+
+
+def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
+    """Task, classes and counts from the column of labels."""
+    lacks = lacking(table, label, needed, said.task)
+    leave_out(plan, table, lacks, needed)
+    rows = [row for row, none in enumerate(lacks) if not none]
+    values, names = [table.columns[label][row] for row in rows], table.names.get(label)
+    for row, value in zip(rows, values, strict=True):
+        if (why := wrong(value)) is not None:
+            raise UserError(f"--data: {table.name(row)}: {why}")
     task = columns.task_of(values, said.task or ("classification" if names else None))
     if task is None:
         raise UserError(
@@ -215,16 +257,21 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
         )
     plan.task, plan.train = task, len(values)
     if task == "regression":
-        found = columns.numbers(values)
+        found = numbers(values)
         if found is None:
             raise UserError(f"--task: column '{label}' of {table.where} holds no numbers, which a regression predicts")
         plan.variance = float(np.var(found))
         if not plan.variance > 0:
             raise UserError(f"--data: {table.where}: column '{label}' holds one value alone ({found[0]:g})")
-        return
-    by_name = Counter(names[v] if names and isinstance(v, int) and 0 <= v < len(names) else str(v) for v in values)
-    order = names or class_names(Table(table.where, {label: values}), label, None)
-    plan.counts = {name: by_name.get(name, 0) for name in order}
+
+
+def count_classes(plan: DataPlan, table: Table, label: str) -> None:
+    """Training samples of each class, in class order."""
+    sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
+    order = class_names(sheet, label, None)
+    targets = class_numbers(sheet, label, order)
+    counts = np.bincount(targets[targets >= 0], minlength=len(order))
+    plan.counts = dict(zip(order, counts.tolist(), strict=True))
     check_classes(table.where, f"column '{label}'", plan)
 
 

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.ablation.front_door.infer_pooling import pooling_of
 from sft_lightning.ablation.front_door.network_plan import NetworkPlan, block, one_line
 from sft_lightning.errors import UserError
 
@@ -37,7 +38,10 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
         return plan
     plan.max_length = longest(place, text, kind)
     causal = decodes(kind)
-    pooling = None if head else "last" if causal else pooling_of(place, kind)
+    if gguf is None:
+        has_words(name, place)
+    pooling, why = (None, "") if head else ("last", "") if causal else pooling_of(place, kind)
+    plan.why += f"; {why}" if why else ""
     plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
@@ -69,6 +73,24 @@ def decodes(kind: str) -> bool:
     return kind in mapped("CAUSAL_LM") and kind not in mapped("MASKED_LM")
 
 
+def has_words(name: str, place: str) -> None:
+    """Raises UserError where a text model comes without a tokenizer, or with a stub."""
+    from transformers import AutoTokenizer
+
+    from sft_lightning.networks import vocabulary
+
+    here = Path(place).is_dir()
+    try:
+        if here and not vocabulary.has_tokenizer(Path(place)):
+            raise vocabulary.no_tokenizer(name)
+        with one_line(f"--network: {name}: its tokenizer"):
+            vocabulary.check_words(AutoTokenizer.from_pretrained(place, trust_remote_code=False), name)
+    except UserError:
+        if here and not vocabulary.has_words(Path(place)):
+            error = vocabulary.no_tokenizer(name)
+        raise UserError(f"--network: {str(error).removeprefix('--network: ').removeprefix('tokenizer: ')}") from None
+
+
 def longest(place: str, text_config: Any, kind: str) -> int | None:
     """Most tokens, from the configuration and, in folders, the tokenizer's."""
     positions = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
@@ -81,16 +103,6 @@ def longest(place: str, text_config: Any, kind: str) -> int | None:
             said = None
         limits += [int(said)] if isinstance(said, int | float) and 0 < said < 10**9 else []
     return min(limits) if limits else None
-
-
-def pooling_of(place: str, kind: str) -> str:
-    """How an encoder without a head makes one vector of a text: as sentence-transformers says, else the mean."""
-    if kind in ("t5", "mt5", "umt5", "bart", "mbart", "led"):
-        return "model"
-    file = Path(place) / "1_Pooling" / "config.json"
-    if file.is_file() and '"pooling_mode_cls_token": true' in file.read_text(encoding="utf-8"):
-        return "cls"
-    return "mean"
 
 
 def token_lengths(pretrained: str, texts: list[str]) -> list[int]:

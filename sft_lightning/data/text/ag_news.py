@@ -4,7 +4,8 @@ from typing import Any
 
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import class_numbers, hub_tables, root_table
+from sft_lightning.data.text.files import hub_tables, root_table
+from sft_lightning.data.text.labels import class_numbers
 
 HUB = "fancyzhx/ag_news"
 LABELS = ["World", "Sports", "Business", "Sci/Tech"]

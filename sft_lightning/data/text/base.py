@@ -11,8 +11,10 @@ from torch import Tensor
 
 from sft_lightning import reuse
 from sft_lightning.data.base import Samples, SFTDataModule
+from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.unknown import MUCH, unknown_share
 from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
 
@@ -139,6 +141,7 @@ class TextRows(Tokens):
         super().__init__(targets)
         self.texts, self.pairs, self.table = list(texts), None if pairs is None else list(pairs), table
         self.types: Ragged | None = None
+        self._contents: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -177,6 +180,16 @@ class TextRows(Tokens):
             digest.update(len(raw).to_bytes(8, "little") + raw)
         return digest.digest()
 
+    def contents(self) -> np.ndarray:
+        if self._contents is None:
+            pairs = self.pairs or [""] * len(self)
+            both = (
+                (t.encode("utf-8", "surrogatepass"), p.encode("utf-8", "surrogatepass"))
+                for t, p in zip(self.texts, pairs, strict=True)
+            )
+            self._contents = np.fromiter((content(*texts) for texts in both), dtype=np.uint64, count=len(self))
+        return self._contents
+
     def bad_rows(self) -> dict[int, str]:
         return (self.table.bad or {}) if self.table is not None else {}
 
@@ -200,6 +213,8 @@ class TokenData(SFTDataModule):
         self.max_length, self.group_by_length = max_length, group_by_length
         self.truncated: dict[str, float] = {}
         """Share of each split's samples that were cut at max_length"""
+        self.unknown = 0.0
+        """Share of unknown tokens in the training file's texts"""
         if max_length is not None and max_length < 1:
             raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
@@ -234,6 +249,10 @@ class TokenData(SFTDataModule):
             tokenizer.fit(t for r in split.rows for t in (split.samples.texts[r], *(pairs[r : r + 1] if pairs else ())))
         for samples in self._all_samples():
             samples.ready()
+        if "train" in self.splits:
+            train = self.splits["train"].samples
+            assert isinstance(train, Tokens)
+            self.unknown = unknown_share(tokenizer, train.ids.flat)
         for name, split in self.splits.items():
             assert isinstance(split.samples, Tokens)
             self.truncated[name] = float(split.samples.truncated[split.rows].mean())
@@ -260,6 +279,10 @@ class TokenData(SFTDataModule):
     def _on_gpu(self) -> bool:
         strategy = getattr(getattr(self, "trainer", None), "strategy", None)
         return bool(strategy is not None and strategy.root_device.type == "cuda")
+
+    def found(self) -> dict[str, Any]:
+        """With the share of unknown tokens, where it is large."""
+        return {**super().found(), **({"unknown_tokens": round(self.unknown, 4)} if self.unknown > MUCH else {})}
 
     def describe(self) -> str:
         """Sizes and classes, and what was truncated."""

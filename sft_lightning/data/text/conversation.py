@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.answer_tokens import encode
 from sft_lightning.data.text.base import Ragged, Tokens
@@ -96,6 +97,10 @@ class InstructionRows(Tokens):
 
     def digest(self) -> bytes:
         return sha256(repr([c.content() for c in self.conversations]).encode("utf-8", "surrogatepass")).digest()
+
+    def contents(self) -> np.ndarray:
+        said = (content(repr(c.content()).encode("utf-8", "surrogatepass")) for c in self.conversations)
+        return np.fromiter(said, dtype=np.uint64, count=len(self))
 
     def bad_rows(self) -> dict[int, str]:
         return self.table.bad or {}

@@ -1,15 +1,16 @@
 """Tables of texts as they lie on disk or on the hub: CSV, TSV, JSON, JSONL, parquet. Every error names file and row."""
 
-import csv
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 
+from sft_lightning.data.text.cells import missing, number, numbers, shown
+from sft_lightning.data.text.delimited import read_rows
+from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 from sft_lightning.errors import UserError, nearest
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -22,7 +23,6 @@ KINDS = {
     "dict": "an object",
     "NoneType": "null",
 }
-NO_TEXT = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are read where bad rows are left out
 Bad = dict[int, str] | None
 """Rows that cannot be used, and why; None where the first of them is an error."""
 
@@ -39,6 +39,8 @@ class Table:
     lines: list[int] | None = None
     """Line number of each row, in files that have lines"""
     bad: Bad = None
+    notes: list[str] = field(default_factory=list)
+    """What reading guessed or converted, one line each"""
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -73,7 +75,7 @@ class Table:
         if self.bad:
             values = ["" if row in self.bad else value for row, value in enumerate(values)]
         good = values if not self.bad else [value for row, value in enumerate(values) if row not in self.bad]
-        if good and all(_is_number(v) for v in good):
+        if numbers(good) is not None:
             raise UserError(
                 f"data: {self.where}: column '{name}' holds numbers, not texts: set {argument} to the texts'"
             )
@@ -81,20 +83,22 @@ class Table:
 
     def numbers(self, name: str, argument: str) -> np.ndarray:
         """A column of finite numbers, float32; NaN in rows that are left out."""
-        found = np.empty(len(self), dtype=np.float32)
+        found = np.full(len(self), np.nan, dtype=np.float32)
         for row, value in enumerate(self.column(name, argument)):
-            try:
-                found[row] = float(value)
-            except (TypeError, ValueError):
-                found[row] = np.nan
-            if not np.isfinite(found[row]):
-                self.refuse(row, UserError(f"data: {self.name(row)}: {name} is {value!r}, not a finite number"))
+            read = number(value)
+            if missing(value):
+                why = f" has no value in column '{name}': fill it or remove the row, or set data.on_bad_sample skip"
+                self.refuse(row, UserError(f"data: {self.name(row)}{why}"))
+            elif read is None or not np.isfinite(np.float32(read)):
+                self.refuse(row, UserError(f"data: {self.name(row)}: {name} is {shown(value)}, not a finite number"))
+            else:
+                found[row] = read
         return found
 
 
 def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool = False) -> None:
     """Raises UserError unless `value` is a text with something in it."""
-    if value is None:
+    if missing(value) and not isinstance(value, str):
         raise UserError(f"data: {row}: {what} has no value: fill it or remove the row")
     if not isinstance(value, str):
         kind = KINDS.get(type(value).__name__, f"a {type(value).__name__}")
@@ -110,88 +114,34 @@ def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool
         raise UserError(f"data: {row}: {what} is empty: fill it or remove the row")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-# ---- labels ----
-
-
-def class_names(table: Table, column: str, given: Sequence[str] | None) -> list[str]:
-    """Classes in order: those given, those the file names, else the column's own values, sorted."""
-    if given is not None:
-        return [str(name) for name in given]
-    if column in table.names:
-        return table.names[column]
-    values = table.column(column, "data.label_column")
-    found = {str(v) for row, v in enumerate(values) if v is not None and row not in (table.bad or {})}
-    found = {name for name in found if writable(name)}
-    found -= {""}  # a row without a label, which `class_numbers` refuses
-    return sorted(found, key=lambda v: (not v.lstrip("-").isdigit(), int(v) if v.lstrip("-").isdigit() else 0, v))
-
-
-def writable(text: str) -> bool:
-    """Whether a text is of whole characters, as JSON's escapes need not be."""
-    return not any("\ud800" <= c <= "\udfff" for c in text)
-
-
-def class_numbers(table: Table, column: str, classes: Sequence[str]) -> np.ndarray:
-    """Class of each row: by name, or by number where the names are not numbers themselves; -1 in rows left out."""
-    by_name = {name: i for i, name in enumerate(classes)}
-    numeric = any(name.lstrip("-").isdigit() for name in classes)
-    found = np.full(len(table), -1, dtype=np.int64)
-    for row, value in enumerate(table.column(column, "data.label_column")):
-        text = str(value)
-        if column in table.names and isinstance(value, int) and 0 <= value < len(table.names[column]):
-            text = table.names[column][value]
-        if not writable(text):
-            table.refuse(
-                row, UserError(f"data: {table.name(row)}: label {value!r} has half of a character: write it whole")
-            )
-        elif text in by_name:
-            found[row] = by_name[text]
-        elif not numeric and text.isdigit() and int(text) < len(classes):
-            found[row] = int(text)
-        else:
-            known = f"{len(classes)} classes {', '.join(classes[:12])}"
-            error = UserError(
-                f"data: {table.name(row)}: label {value!r} is none of the {known}{nearest(text, classes)}; "
-                "set data.labels to all of them"
-            )
-            table.refuse(row, error)
-    return found
-
-
 # ---- reading ----
 
 
-def read_table(path: str | Path, where: str = "data", skip: bool = False) -> Table:
-    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out."""
+def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_out: Sequence[str] = ()) -> Table:
+    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out;
+    of a parquet file the columns to `leave_out` are not read.
+    """
     path = Path(path).expanduser()
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(f"{where}: {path} does not exist{nearest(path.name, here)}")
-    readers = {".csv": _csv, ".tsv": _csv, ".jsonl": _jsonl, ".json": _json, ".parquet": _parquet}
-    if path.suffix.lower() not in readers:
+    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json}
+    if path.suffix.lower() not in FORMATS:
         raise UserError(f"{where}: {path} is none of {', '.join(FORMATS)}")
     try:
-        table = readers[path.suffix.lower()](path, {} if skip else None)
-    except UnicodeDecodeError as error:
-        raise UserError(f"data: {path} is not UTF-8 at byte {error.start}: convert it") from None
+        if path.suffix.lower() == ".parquet":
+            table = _parquet(path, {} if skip else None, leave_out)
+        else:
+            table = readers[path.suffix.lower()](path, {} if skip else None)
+    except UnicodeDecodeError:
+        if path.suffix.lower() == ".parquet":
+            raise UserError(f"data: {path} has a text that is not UTF-8: write the file anew") from None
+        raise not_utf8(path) from None
     except OSError as error:
         raise UserError(f"data: {path} cannot be read: {error}") from None
     if not len(table):
         raise UserError(f"data: {path} has no rows")
     return table
-
-
-def _open(path: Path, bad: Bad) -> TextIO:
-    """UTF-8; where bad rows are left out, other bytes are for `NO_TEXT` to find."""
-    return path.open(encoding="utf-8-sig", newline="", errors="strict" if bad is None else "surrogateescape")
 
 
 def _refuse(bad: Bad, row: int, where: str, why: str) -> None:
@@ -200,49 +150,32 @@ def _refuse(bad: Bad, row: int, where: str, why: str) -> None:
     bad[row] = f"malformed: {why}"
 
 
-def _csv(path: Path, bad: Bad) -> Table:
-    csv.field_size_limit(2**31 - 1)
-    rows: list[list[Any]] = []
-    lines: list[int] = []
-    with _open(path, bad) as file:
-        reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        header: list[str] | None = None
-        start = 1
-        while True:
-            row: list[Any] | None
-            try:
-                row, why = next(reader, None), ""
-            except csv.Error as error:
-                row, why = [""], str(error)
-                if header is None or "unexpected end" in why:  # of the rest of the file nothing is known
-                    raise UserError(f"data: {path} line {reader.line_num} is malformed: {why}") from None
-                start = start if bad is not None else reader.line_num
-            if row is None:
-                break
-            if header is None:
-                header = row
-            elif row:
-                if not why and len(row) != len(header):
-                    why = f"{len(row)} fields where the header has {len(header)}"
-                if not why and bad is not None and NO_TEXT.search("".join(row)):
-                    why = "not UTF-8"
-                if why:
-                    _refuse(bad, len(rows), f"{path} line {start}", why)
-                rows.append([None] * len(header) if why else row)
-                lines.append(start)
-            start = reader.line_num + 1
-    return Table(str(path), {n: [r[i] for r in rows] for i, n in enumerate(header or [])}, lines=lines, bad=bad)
+def _delimited(path: Path, bad: Bad) -> Table:
+    rows = read_rows(path, bad is None)
+    if bad is not None:
+        bad |= {row: f"malformed: {why}" for row, why in rows.malformed.items()}
+    columns = {name: [row[i] for row in rows.cells] for i, name in enumerate(rows.header)}
+    return Table(str(path), columns, lines=rows.lines, bad=bad, notes=rows.notes)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON; ValueError where a name occurs twice, of which one value would be lost."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"'{next(n for n in names if names.count(n) > 1)}' occurs twice in one object")
+    return found
 
 
 def _jsonl(path: Path, bad: Bad) -> Table:
     rows: list[dict[str, Any]] = []
     lines: list[int] = []
-    with _open(path, bad) as file:
-        for number, line in enumerate(file, 1):
+    with open_text(path, bad is None) as file:
+        for at, line in enumerate(file, 1):
             if not line.strip():
                 continue
             try:
-                row, why = json.loads(line), ""
+                row, why = json.loads(line, object_pairs_hook=once), ""
             except (ValueError, RecursionError) as error:
                 row, why = {}, str(error)
             if not isinstance(row, dict):
@@ -250,16 +183,17 @@ def _jsonl(path: Path, bad: Bad) -> Table:
             if bad is not None and NO_TEXT.search(line):
                 why = "not UTF-8"
             if why:
-                _refuse(bad, len(rows), f"{path} line {number}", why)
+                _refuse(bad, len(rows), f"{path} line {at}", why)
             rows.append({} if why else row)
-            lines.append(number)
+            lines.append(at)
     return _of_rows(str(path), rows, lines, bad)
 
 
 def _json(path: Path, bad: Bad) -> Table:
-    text = path.read_text(encoding="utf-8-sig")
+    with open_text(path, True) as file:
+        text = file.read()
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
         if "Extra data" in str(error):  # one object a line, whatever the suffix says
             return _jsonl(path, bad)
@@ -269,10 +203,10 @@ def _json(path: Path, bad: Bad) -> Table:
         raise UserError(
             f"data: {path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
         )
-    for number, row in enumerate(rows):
+    for at, row in enumerate(rows):
         if not isinstance(row, dict):
-            _refuse(bad, number, f"{path} row {number}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
-            rows[number] = {}
+            _refuse(bad, at, f"{path} row {at}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
+            rows[at] = {}
     return _of_rows(str(path), rows, None, bad)
 
 
@@ -281,17 +215,25 @@ def _of_rows(where: str, rows: list[dict[str, Any]], lines: list[int] | None, ba
     return Table(where, {name: [row.get(name) for row in rows] for name in names}, lines=lines, bad=bad)
 
 
-def _parquet(path: Path, bad: Bad) -> Table:
+def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
+    """A parquet file without the columns to leave out."""
     from pyarrow import ArrowException, parquet  # type: ignore[import-untyped]
 
     try:
-        table = parquet.read_table(path)
+        schema = parquet.read_schema(path)
+        names = schema.names
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise UserError(f"data: {path} has {names.count(twice)} columns '{twice}': rename or remove one")
+        table = parquet.read_table(path, columns=[n for n in names if n not in leave_out] if leave_out else None)
     except ArrowException as error:
         raise UserError(f"data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
     about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    names = {n: list(f["names"]) for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"}
-    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, names, bad=bad)
+    classes = {
+        n: list(f["names"]) for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
+    }
+    return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, classes, bad=bad)
 
 
 def split_file(root: str | Path, split: str) -> Path | None:

@@ -5,7 +5,8 @@ from typing import Any
 
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import Table, class_numbers, hub_tables, root_table
+from sft_lightning.data.text.files import Table, hub_tables, root_table
+from sft_lightning.data.text.labels import class_numbers
 from sft_lightning.errors import UserError
 
 HUB = "stanfordnlp/imdb"

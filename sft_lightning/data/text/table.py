@@ -6,8 +6,9 @@ import numpy as np
 
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import Table, class_names, class_numbers, hub_tables, read_table
-from sft_lightning.errors import UserError
+from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers
+from sft_lightning.errors import UserError, nearest
 
 
 class TextTable(TextData):
@@ -69,23 +70,32 @@ class TextTable(TextData):
             tables = {
                 ours: hub[theirs] for ours, theirs in (("train", "train"), ("val", "validation")) if theirs in hub
             }
-            if set(hub["test"].columns.get(self.label_column, [-1]) if "test" in hub else [-1]) != {-1}:
-                tables["test"] = hub["test"]  # the labels of some test splits are hidden: absent, or -1
+            if "test" in hub and not all_unlabelled(hub["test"], self.label_column):
+                tables["test"] = hub["test"]
+            elif "test" in hub:  # as of many competitions, absent or -1
+                tables["train"].notes.append(f"{hub['test'].where} has no labels, and is left out")
             return tables
         if self.files["train"] is None:
             raise UserError("data: TextTable needs train (a file) or path (a data set on the hub)")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
-        return {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
+        tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
+        for name, table in tables.items():
+            if name != "train" and all_unlabelled(table, self.label_column):
+                raise UserError(no_labels(name, table, self.label_column))
+        return tables
 
     def load(self) -> Splits:
         tables = self._tables()
+        train = tables["train"]
         classes: list[str] = []
         if self.skips:
-            self._texts_of(tables["train"])  # a row that is left out names no class
+            self._texts_of(train)  # a row that is left out names no class
         if self.task_name == "classification":
-            classes = class_names(tables["train"], self.label_column, self.labels)
-        rows = {name: self._rows_of(table, classes) for name, table in tables.items()}
-        return Splits(rows["train"], rows.get("val"), rows.get("test"), classes)
+            classes = class_names(train, self.label_column, self.labels)
+        numbered = self.labels is not None or self.label_column in train.names
+        rows = {name: self._rows_of(table, classes, numbered) for name, table in tables.items()}
+        notes = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
+        return Splits(rows["train"], rows.get("val"), rows.get("test"), classes, notes)
 
     def load_for_prediction(self) -> Samples | None:
         """The file `predict`, its labels unread."""
@@ -96,14 +106,43 @@ class TextTable(TextData):
         text = table.texts(self.text_column, "data.text_column")
         return text, table.texts(self.pair_column, "data.pair_column") if self.pair_column else None
 
-    def _rows_of(self, table: Table, classes: list[str] | None) -> TextRows:
+    def _rows_of(self, table: Table, classes: list[str] | None, numbered: bool = False) -> TextRows:
         text, pair = self._texts_of(table)
         targets: np.ndarray | None = None
-        if classes is not None:
-            by_class = self.task_name == "classification"
-            targets = (
-                class_numbers(table, self.label_column, classes)
-                if by_class
-                else table.numbers(self.label_column, "data.label_column")
-            )
+        if classes is not None and self.task_name == "classification":
+            for column in (self.text_column, self.pair_column):
+                if column is not None:
+                    check_swallowed(table, column, classes)
+            targets = class_numbers(table, self.label_column, classes, numbered)
+        elif classes is not None:
+            targets = table.numbers(self.label_column, "data.label_column")
         return TextRows(text, pair, targets, table)
+
+
+def no_labels(name: str, table: Table, column: str) -> str:
+    """The line for a validation or test file without a single label."""
+    if column in table.columns:
+        what = f"has no labels: column '{column}' is empty, or -1, in every row"
+    else:
+        what = f"has no column '{column}'{nearest(column, table.columns)}, so no labels"
+    return f"data.{name}: {table.where} {what}: leave data.{name} out, and set data.{name}_fraction to use a share of train"
+
+
+def check_swallowed(table: Table, column: str, classes: list[str]) -> None:
+    """Raises UserError where a text of a delimited file holds whole rows, as a stray quotation mark takes them in: all
+    of its lines but one end, or all but one begin, with a class and what separates it.
+    """
+    if table.lines is None or not table.where.lower().endswith((".csv", ".tsv")):
+        return
+    names = tuple(classes)
+    ends = tuple(f"{mark}{name}" for name in names for mark in ",;|\t")
+    begins = tuple(f"{name}{mark}" for name in names for mark in ",;|\t")
+    for row, text in enumerate(table.columns[column]):
+        if not isinstance(text, str) or "\n" not in text:
+            continue
+        lines = [line.rstrip("\r").replace('"', "") for line in text.strip("\n").split("\n")]
+        if len(lines) > 1 and (
+            all(line.endswith(ends) for line in lines[:-1]) or all(line.startswith(begins) for line in lines[1:])
+        ):
+            why = f"column '{column}' holds {len(lines)} lines with their labels: a quotation mark is not closed"
+            table.refuse(row, UserError(f"data: {table.name(row)}: {why}, or not doubled"))

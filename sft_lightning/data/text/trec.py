@@ -4,7 +4,8 @@ from typing import Any
 
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import class_numbers, hub_tables, root_table
+from sft_lightning.data.text.files import hub_tables, root_table
+from sft_lightning.data.text.labels import class_numbers
 
 HUB, REVISION = "CogComp/trec", "refs/convert/parquet"  # its main branch is a script, which is never run
 JSONL_LABELS = ["DESC", "ENTY", "ABBR", "HUM", "LOC", "NUM"]

@@ -9,7 +9,7 @@ import struct
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from hashlib import sha256
+from hashlib import blake2b, sha256
 from math import prod
 from mmap import mmap
 from typing import Any, BinaryIO, ClassVar, Literal
@@ -23,6 +23,7 @@ from torchvision.transforms import v2
 
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
+from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.fits import check_shape_fits, note_view
 from sft_lightning.data.vision.pixels import pixels_of, several_frames
@@ -205,6 +206,14 @@ class ArrayImages(Images):
     def digest(self) -> bytes:
         return tensor_digest(self.images)
 
+    def contents(self) -> np.ndarray:
+        if self._contents is None:
+            rows = (content(np.ascontiguousarray(image).tobytes()) for image in self.images.numpy())
+            self._contents = np.fromiter(rows, dtype=np.uint64, count=len(self))
+        return self._contents
+
+    _contents: np.ndarray | None = None
+
 
 class EncodedImages(Images):
     """Images in files or in a column of bytes, decoded when asked for: grey for one channel, else RGB."""
@@ -240,7 +249,9 @@ class EncodedImages(Images):
         """Over every row's key and bytes, read in pieces; computed once. What may be skipped counts as 'unreadable'."""
         if self._digest is None:
             digest, self.frames = sha256(), 0
+            contents = np.zeros(len(self), dtype=np.uint64)
             for row in range(len(self)):
+                own = blake2b(digest_size=8)
                 digest.update(f"{self.key(row)}\0".encode("utf-8", "surrogateescape"))
                 before = digest.copy()
                 try:
@@ -249,6 +260,7 @@ class EncodedImages(Images):
                         piece = head
                         while piece:
                             digest.update(piece)
+                            own.update(piece)
                             piece = stream.read(1 << 20)
                         self.frames += several_frames(head) and frames_in(stream) > 1
                 except DAMAGE as error:
@@ -257,10 +269,17 @@ class EncodedImages(Images):
                         raise wrong from None
                     digest = before
                     digest.update(b"unreadable")
-            self._digest = digest.digest()
+                    own = blake2b(f"unreadable {row}".encode(), digest_size=8)
+                contents[row] = int.from_bytes(own.digest(), "little")
+            self._digest, self._contents = digest.digest(), contents
         return self._digest
 
+    def contents(self) -> np.ndarray | None:
+        self.digest()
+        return self._contents
+
     _digest: bytes | None = None
+    _contents: np.ndarray | None = None
 
 
 def frames_in(stream: BinaryIO) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.data.split_names import split_within
+from sft_lightning.data.text.cells import missing, whole
 from sft_lightning.data.vision.walk import SUFFIXES
 from sft_lightning.errors import UserError, nearest
 
@@ -166,11 +167,11 @@ def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[st
             raise UserError(
                 f"data: column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
             )
-        held[split] = {v for v in values if not blank(v)}
+        held[split] = {v for v in values if not missing(v)}
     every = set().union(*held.values())
     if any(isinstance(v, float) for v in every) and not all(whole(v) is not None for v in every):
         raise UserError(f"data: column '{column}' holds numbers that are not whole, not classes")
-    keys: dict[Any, Any] = {v: whole(v) for v in every}
+    keys: dict[Any, Any] = {v: as_number(v) for v in every}
     if None in keys.values():
         keys = {v: str(v) for v in every}
     ordered = sorted({keys[v] for v in held[train]})
@@ -183,18 +184,10 @@ def names_of(table: Any, column: str) -> list[str]:
     return list(getattr(table.features[column], "names", None) or [])
 
 
-def blank(value: Any) -> bool:
-    """Whether a cell holds no label: null, NaN, or a text without letters."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
-
-
-def whole(value: Any) -> int | None:
+def as_number(value: Any) -> int | None:
     """The whole number that a label is or is written as (1, 1.0, '1', '1.0'); None for others, as for '01' and true."""
-    if isinstance(value, str):
-        return int(value.partition(".")[0]) if re.fullmatch(r"-?(0|[1-9]\d{0,17})(\.0+)?", value) else None
-    if isinstance(value, bool) or not float(value).is_integer():
-        return None
-    return int(value)
+    digits = whole(value)
+    return None if digits is None else int(digits)
 
 
 def targets_of(
@@ -207,7 +200,7 @@ def targets_of(
     for row, value in enumerate(values):
         if value not in numbers:
             bad[row] = (
-                f"it has no {column}" if blank(value) else f"{column} {value!r} is no class of the training split"
+                f"it has no {column}" if missing(value) else f"{column} {value!r} is no class of the training split"
             )
             if not skip:
                 raise UserError(f"data: row {row} of split '{split}': {bad[row]}")

@@ -1,0 +1,131 @@
+"""CSV and TSV files: how fields are separated and quoted is found once, said where it is not what the name says.
+
+`.csv` follows RFC 4180: a field may stand in quotation marks, a mark in it is doubled. In `.tsv` files, as GLUE and most
+competitions write them, a quotation mark is a character like others, unless lines have too few fields when it is.
+"""
+
+import csv
+from collections import Counter
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from sft_lightning.data.text.utf8 import NO_TEXT, open_text
+from sft_lightning.errors import UserError
+
+NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+@dataclass
+class Rows:
+    """What a file holds. A row that cannot be used is of None alone."""
+
+    header: list[str] = field(default_factory=list)
+    cells: list[list[Any]] = field(default_factory=list)
+    lines: list[int] = field(default_factory=list)
+    """Line where each row begins"""
+    notes: list[str] = field(default_factory=list)
+    malformed: dict[int, str] = field(default_factory=dict)
+    """Rows that are not as the header says, and why"""
+    ends: bool = False
+    """Whether the last malformed row took in the rest of the file"""
+
+
+def read_rows(path: Path, strict: bool) -> Rows:
+    """The rows of a file. With `strict` UserError with the line of the first malformed one; else `malformed` has them."""
+    usual = "\t" if path.suffix.lower() == ".tsv" else ","
+    delimiter, skip = separator(path, usual, strict)
+    separated = [] if delimiter == usual else [f"{path} is separated by {NAMES[delimiter]}, and is read so"]
+    rows = read_tabs(path, strict, skip) if delimiter == "\t" else read(path, delimiter, True, strict, skip)
+    if rows.ends or (strict and rows.malformed):
+        row, why = next(reversed(rows.malformed.items())) if rows.ends else next(iter(rows.malformed.items()))
+        told = f" (it is separated by {NAMES[delimiter]})" if separated else ""
+        raise UserError(f"data: {path} line {rows.lines[row]} is malformed: {why}{told}")
+    rows.notes = [*separated, *rows.notes]
+    twice = [name for name, count in Counter(n for n in rows.header if n.strip()).items() if count > 1]
+    if twice:
+        raise UserError(f"data: {path} has {rows.header.count(twice[0])} columns '{twice[0]}': rename or remove one")
+    return rows
+
+
+def separator(path: Path, usual: str, strict: bool) -> tuple[str, int]:
+    """(the delimiter by the header, lines to leave out): another than usual where the header has it and not the usual."""
+    with open_text(path, strict) as file:
+        first = next((line for line in file if line.strip()), "").strip("\r\n")
+    if first.lower().startswith("sep=") and first[4:] in NAMES:  # Excel's first line
+        return first[4:], 1
+    if usual not in first:
+        names = {d: [n.strip() for n in next(csv.reader([first], delimiter=d), [])] for d in NAMES if d in first}
+        fit = [d for d in names if len(names[d]) > 1 and all(names[d])]
+        if fit:
+            return max(fit, key=lambda d: len(names[d])), 0
+    return usual, 0
+
+
+def read_tabs(path: Path, strict: bool, skip: int) -> Rows:
+    """A file separated by tabs: without quoting, or quoted where only that gives every row all its fields."""
+    plain = read(path, "\t", False, strict, skip)
+    if any("where the header has" in why for why in plain.malformed.values()):
+        quoted = read(path, "\t", True, strict, skip)
+        fits = not any("UTF-8" not in why for why in quoted.malformed.values())
+        if fits and not any(isinstance(c, str) and "\n" in c and "\t" in c for row in quoted.cells for c in row):
+            row, why = next(iter(plain.malformed.items()))
+            quoted.notes.append(
+                f"{path} is quoted: otherwise line {plain.lines[row]} has {why}; marks around a text are not part of it"
+            )
+            return quoted
+    if doubled := sum(is_quoted(cell) for row in plain.cells for cell in row):
+        plain.notes.append(
+            f"{path}: {doubled:,} texts stand in quotation marks and have doubled ones inside; in a .tsv file marks are "
+            "kept as they are: if they are quoting, save it as .csv"
+        )
+    return plain
+
+
+def is_quoted(cell: Any) -> bool:
+    """Whether a field looks quoted: in marks, with marks inside, all doubled."""
+    if not isinstance(cell, str) or len(cell) < 4 or cell[0] != '"' or cell[-1] != '"':
+        return False
+    return '""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "")
+
+
+def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> Rows:
+    """All rows in one dialect, the malformed ones told apart; `strict` is for bytes that are not UTF-8."""
+    csv.field_size_limit(2**31 - 1)
+    found, start = Rows(), 1 + skip
+    quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    with open_text(path, strict) as file:
+        reader = csv.reader(islice(file, skip, None), delimiter=delimiter, quoting=quoting, strict=True)
+        while True:
+            row: list[Any] | None
+            try:
+                row, why = next(reader, None), ""
+            except csv.Error as error:
+                row, why = [""], explained(str(error))
+                found.ends = "unexpected end" in why or not found.header  # of the rest of the file nothing is known
+            if row is None:
+                return found
+            if not found.header and not why:
+                found.header = row
+            elif row:
+                if not why and len(row) != len(found.header):
+                    why = f"{len(row)} field{'s' * (len(row) != 1)} where the header has {len(found.header)}"
+                if not why and not strict and NO_TEXT.search("".join(row)):
+                    why = "not UTF-8"
+                if why:
+                    found.malformed[len(found.cells)] = why
+                found.cells.append([None] * len(found.header) if why else row)
+                found.lines.append(start)
+                if found.ends:
+                    return found
+            start = reader.line_num + 1 + skip
+
+
+def explained(error: str) -> str:
+    """What csv's own words mean for the file."""
+    if "unexpected end" in error:
+        return "unexpected end of data: a quotation mark that begins a field of this row is never closed"
+    if "expected after" in error:
+        return f"a field goes on after its closing quotation mark: double the marks inside a text ({error})"
+    return error

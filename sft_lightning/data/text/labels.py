@@ -1,0 +1,237 @@
+"""What a label is: missing, a class by its name, a class by its number, or none. One rule for every reader of tables.
+
+A label that names a class is that class. Whole numbers are compared as numbers (1, 1.0 and `1.0` are one class), names in
+Unicode's composed form. A number stands for the place of a class only where the classes were given in order, by the file
+or by `data.labels`, and none of them looks like a number itself: otherwise labels could be shifted in silence.
+"""
+
+import ast
+import re
+from collections.abc import Sequence
+from typing import Any
+from unicodedata import normalize
+
+import numpy as np
+
+from sft_lightning.data.text.cells import missing, number, shown, whole
+from sft_lightning.data.text.files import KINDS, Table
+from sft_lightning.errors import UserError, nearest
+
+UNLABELLED = "-1"
+"""What marks a row without a label where classes are counted from 0, as on the hub"""
+BOOLEANS = {"true": "1", "false": "0"}
+LISTED = re.compile(r"\s*[\[{(].*[\]})]\s*", re.DOTALL)
+REMEDY = "fill it or remove the row, or set data.on_bad_sample skip"
+
+
+class Unlabelled(UserError):
+    """A row has no label."""
+
+
+class Classes:
+    """Classes in order, and which of them a label is.
+
+    Args:
+        names: Their names.
+        numbered: The names were given in order, so that a number may stand for its place.
+    """
+
+    def __init__(self, names: Sequence[str], numbered: bool = True) -> None:
+        self.names = list(names)
+        self._exact = {name: i for i, name in enumerate(names)}
+        self._whole = unique((digits, i) for i, name in enumerate(names) if (digits := whole(name)) is not None)
+        self._composed = unique((normalize("NFC", name), i) for i, name in enumerate(names))
+        lower = [name.lower() for name in names]
+        self._booleans = unique((BOOLEANS[n], i) for i, n in enumerate(lower)) if set(lower) <= set(BOOLEANS) else {}
+        self._values = unique((number(name), i) for i, name in enumerate(names))
+        if None in self._values or any(number(name) is None for name in names):
+            self._values = {}
+        self._places = numbered and not any(re.fullmatch(r"\s*[+-]?[\d._]+\s*", name) for name in names)
+
+    def find(self, value: Any) -> int | None:
+        """The number of the class that a label is of; None where it is of none."""
+        text = value if isinstance(value, str) else str(value)
+        digits = whole(value)
+        if (found := self._exact.get(text)) is not None:
+            return found
+        as_bool = str(int(value)) if isinstance(value, bool) else BOOLEANS.get(text.lower(), digits)
+        if self._booleans:
+            return self._booleans.get(as_bool)
+        if isinstance(value, bool) or digits is None:
+            if isinstance(value, bool) and set(self._whole) == {"0", "1"}:
+                return self._whole[str(as_bool)]
+            value_of = number(value)
+            by_value = None if value_of is None else self._values.get(value_of)
+            return by_value if by_value is not None else self._composed.get(normalize("NFC", text))
+        if digits in self._whole:
+            return self._whole[digits]
+        return int(digits) if self._places and 0 <= int(digits) < len(self.names) else None
+
+
+def unique(pairs: Any) -> dict[Any, int]:
+    """The pairs whose key occurs once."""
+    found: dict[Any, int] = {}
+    twice = set()
+    for key, value in pairs:
+        if key in found:
+            twice.add(key)
+        found[key] = value
+    return {key: value for key, value in found.items() if key not in twice}
+
+
+# ---- the classes of a column ----
+
+
+def class_names(table: Table, column: str, given: Sequence[str] | None) -> list[str]:
+    """Classes in order: those given, those the file names, else the column's own values, sorted, numbers first."""
+    if given is not None:
+        return [str(name) for name in given]
+    if column in table.names:
+        return table.names[column]
+    found: dict[str, set[str]] = {}
+    for row, value in enumerate(table.column(column, "data.label_column")):
+        if row not in (table.bad or {}) and not missing(value) and wrong(value) is None:
+            text = value if isinstance(value, str) else str(value)
+            found.setdefault(whole(value) or text, set()).add(text)
+    check_kinds(table, column)
+    if marks_unlabelled(found):
+        del found[UNLABELLED]
+    numeric = all(number(name) is not None for name in found)
+    names = [key if numeric or len(texts) > 1 else next(iter(texts)) for key, texts in found.items()]
+    return sorted(names, key=place)
+
+
+def place(name: str) -> tuple[bool, float, str]:
+    """Sorts numbers by value, before names."""
+    if re.fullmatch(r"-?[0-9]+", name) and len(name) < 300:
+        return False, int(name), name
+    value = number(name)
+    return value is None, value or 0, name
+
+
+def marks_unlabelled(keys: Any) -> bool:
+    """Whether -1 among the values stands for no label: beside 0, 1, 2 and so on. With -1, 0, 1 it is a class."""
+    others = {int(key) for key in keys if whole(key) == key and key != UNLABELLED}
+    return UNLABELLED in keys and len(others) == len(keys) - 1 > 2 and others == set(range(len(others)))
+
+
+def check_kinds(table: Table, column: str) -> None:
+    """Raises UserError where a column mixes true or false with numbers: they could be the same classes, or others."""
+    firsts: dict[str, tuple[int, Any]] = {}
+    for row, value in enumerate(table.columns[column]):
+        kind = "bool" if isinstance(value, bool) else "number" if number(value) is not None else "other"
+        firsts.setdefault(kind, (row, value))
+    if "bool" in firsts and "number" in firsts:
+        (row, value), (other, number_there) = firsts["bool"], firsts["number"]
+        raise UserError(
+            f"data: {table.name(row)}: column '{column}' has the label {value!r}, and {number_there!r} in "
+            f"{table.name(other)}: write all labels in one way"
+        )
+
+
+# ---- the classes of rows ----
+
+
+def class_numbers(table: Table, column: str, classes: Sequence[str], numbered: bool = True) -> np.ndarray:
+    """Class number of each row, int64 `[rows]`; -1 in rows left out. UserError for a label that is of no class.
+
+    Args:
+        table: The rows.
+        column: The labels.
+        classes: Names in order.
+        numbered: The names were given in order, so that a number may stand for its place.
+    """
+    known, own = Classes(classes, numbered), table.names.get(column)
+    found = np.full(len(table), -1, dtype=np.int64)
+    cache: dict[tuple[type, Any], int] = {}
+    for row, value in enumerate(table.column(column, "data.label_column")):
+        try:
+            key = (type(value), value)
+            number_of = cache.get(key)
+        except TypeError:  # a list cannot be a key
+            key, number_of = None, None
+        if number_of is None:
+            try:
+                number_of = class_of(value, known, own, column)
+            except UserError as error:
+                colon = "" if isinstance(error, Unlabelled) else ":"
+                table.refuse(row, UserError(f"data: {table.name(row)}{colon} {error}"))
+                continue
+            if key is not None:
+                cache[key] = number_of
+        found[row] = number_of
+    return found
+
+
+def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str) -> int:
+    """The number of a label's class. UserError, to be put behind the row's name, where there is none."""
+    if missing(value):
+        raise Unlabelled(f"has no label (column '{column}' is {said(value)}): {REMEDY}")
+    if (why := wrong(value)) is not None:
+        raise UserError(why)
+    digits = whole(value)
+    if own is not None and digits is not None and 0 <= int(digits) < len(own) and not isinstance(value, str):
+        value = own[int(digits)]
+    found = known.find(value)
+    if found is not None:
+        return found
+    if digits == UNLABELLED:
+        raise Unlabelled(f"has no label (-1 in column '{column}' marks that): {REMEDY}")
+    text, some = str(value), ", ".join(known.names[:12]) + (", …" if len(known.names) > 12 else "")
+    hint = f"{nearest(text, known.names)}; set data.labels to all of them"
+    if digits is not None and not known._places:
+        hint += ", in the order of their numbers"
+    raise UserError(f"label {shown(value)} is none of the {len(known.names)} classes {some}{hint}")
+
+
+def wrong(value: Any) -> str | None:
+    """Why a value cannot be a label at all; None where it can."""
+    if isinstance(value, list | tuple | dict | set) or (isinstance(value, str) and is_list(value)):
+        kind = KINDS.get(type(value).__name__, "a list") if not isinstance(value, str) else "a list, written as text"
+        return (
+            f"label is {kind} ({shown(value)}): multi-label data is not supported yet: give one label a row, or name "
+            "another column by data.label_column"
+        )
+    if isinstance(value, bytes):
+        return f"label is bytes ({shown(value)}), not a text or number: convert it"
+    if isinstance(value, float) and number(value) is None:
+        return f"label is {value}, not a finite number: fill it or remove the row"
+    if isinstance(value, str) and not writable(value):
+        return f"label {value!r} has half of a character: write it whole"
+    return None
+
+
+def is_list(text: str) -> bool:
+    """Whether a text is a list or an object as Python, numpy or JSON write them; `[deleted]` is a name."""
+    if not LISTED.fullmatch(text):
+        return False
+    if re.fullmatch(r"\s*\[[\s\d.+-]*\]\s*", text):  # numpy's, without commas
+        return True
+    try:
+        return isinstance(ast.literal_eval(text.strip()), list | tuple | dict | set)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def writable(text: str) -> bool:
+    """Whether a text is of whole characters, as JSON's escapes need not be."""
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def said(value: Any) -> str:
+    """What a missing value is called."""
+    return "null" if value is None else "empty" if isinstance(value, str) else "NaN"
+
+
+def unlabelled(table: Table, column: str) -> list[bool]:
+    """Of each row whether it has no label, as `class_names` and `class_numbers` see it."""
+    values = table.columns[column]
+    keys = {whole(v) for v in values if not missing(v) and not isinstance(v, list | dict)}
+    marked = column in table.names or marks_unlabelled({k or "" for k in keys})
+    return [missing(v) or (marked and whole(v) == UNLABELLED) for v in values]
+
+
+def all_unlabelled(table: Table, column: str) -> bool:
+    """Whether a table has labels for no row: its column is absent, empty, or -1 throughout, as in hidden test sets."""
+    values = table.columns.get(column, [])
+    return all(missing(v) or whole(v) == UNLABELLED for v in values)

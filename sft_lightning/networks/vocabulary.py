@@ -1,0 +1,44 @@
+"""Whether a tokenizer has words. Where a folder has no tokenizer files, transformers 5 makes one of special tokens alone."""
+
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.errors import UserError
+
+WORDS = (
+    "tokenizer.json",
+    "*.model",
+    "vocab*",
+    "merges.txt",
+    "*.spm",
+    "*.tiktoken",
+    "tekken.json",
+    "bpe.codes",
+    "dict.txt",
+)
+
+
+def has_words(folder: Path) -> bool:
+    """Whether a folder has a file with a tokenizer's words."""
+    return any(next(folder.glob(pattern), None) is not None for pattern in WORDS)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has any file that a tokenizer is made of; one of bytes has no words, and a configuration alone."""
+    return has_words(folder) or (folder / "tokenizer_config.json").is_file()
+
+
+def no_tokenizer(name: str) -> UserError:
+    """The error for a folder or repository without tokenizer files."""
+    return UserError(
+        f"tokenizer: no tokenizer in {name} (tokenizer.json, vocab.txt, …): set network.init_args.tokenizer to the folder or "
+        "hub name that has the network's own, or put its files there"
+    )
+
+
+def check_words(tokenizer: Any, name: str) -> None:
+    """Raises UserError where a tokenizer knows special tokens and no words: a stub that would make all texts alike."""
+    special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
+    words = sum(1 for token in tokenizer.get_vocab() if token not in special)
+    if words < 2:
+        raise no_tokenizer(name)
