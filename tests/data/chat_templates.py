@@ -118,8 +118,11 @@ def second_opinion(name: str, messages: list[dict[str, Any]], **variables: Any) 
         chat_template=template(name, marked=True),
         return_assistant_tokens_mask=True,
         return_dict=True,
+        tokenizer_kwargs={"return_offsets_mapping": True},
         **variables,
     )
-    ids, mask = list(made["input_ids"]), list(made["assistant_masks"])
+    ids, mask, places = list(made["input_ids"]), list(made["assistant_masks"]), made["offset_mapping"]
+    for i in range(1, len(ids)):  # the mask ends inside the bytes of a last character that is several tokens
+        mask[i] = int(mask[i] or (mask[i - 1] and places[i] == places[i - 1]))
     end = max(i for i, m in enumerate(mask) if m) + 1
     return ids[:end], mask[:end]

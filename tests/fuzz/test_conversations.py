@@ -16,7 +16,7 @@ from tests.data.chat_templates import TEMPLATES, attempt, learned, second_opinio
 from tests.exactness import figures
 from tests.fuzz.conftest import of
 
-TEXTS = [  # none ends in an emoji: without an end of turn, the mask of transformers ends inside its bytes
+TEXTS = [
     *(
         "Hello",
         "a",
@@ -26,7 +26,7 @@ TEXTS = [  # none ends in an emoji: without an end of turn, the mask of transfor
         "user",
         "assistant",
         "Say Hello Hello",
-        "é ü 漢字 🙂 ok",
+        "é ü 漢字 🙂",
         "x\ty",
         "<think>",
         "[INST]",
