@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import Callback, RichProgressBar
 from rich.console import Console as Terminal
 from rich.table import Table
 
+from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.data.bad_samples import skipped_lines
@@ -97,12 +98,19 @@ class Console(Callback):
             f"{k} {pl_module.hparams[k]}" for k in pl_module.anchor_settings if pl_module.hparams[k] is not None
         )
         self.say(f"variant    {type(pl_module).__name__} ({pl_module.fidelity}){': ' + anchor if anchor else ''}")
+        if pl_module.solves:
+            return
         if pl_module.anchor_settings and (moving := moving_batchnorms(pl_module)):
             self.say(
-                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so the "
-                "anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats true "
-                "keeps them"
+                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so "
+                "the anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats "
+                "true keeps them"
             )
+        for note in pl_module.notes():
+            self.say(f"           note: {note}")
+        for average in (c for c in trainer.callbacks if isinstance(c, EMA)):  # type: ignore[attr-defined]
+            if (said := average.note(trainer)) is not None:
+                self.say(f"           note: {said}")
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)
@@ -111,6 +119,12 @@ class Console(Callback):
                 f"steps      {steps:g} of {size} samples (= {ranks} ranks × {accumulate} micro-batches × "
                 f"{size // (ranks * accumulate)}), precision {trainer.precision}"
             )
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What a variant that solves has found."""
+        assert isinstance(pl_module, SFTModule)
+        if trainer.is_global_zero and pl_module.found and (line := pl_module.said()):
+            self.say(f"solved     {line}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.bar or trainer.state.fn != "fit":

@@ -29,7 +29,7 @@ def test_the_samples_measured_do_not_depend_on_batches_ranks_or_lengths(micro: i
     by_length = np.arange(3000)[::-1]
     for lengths in (None, by_length):
         parts = [rows_of(r, ranks, micro, number=500, compared=100, lengths=lengths) for r in range(ranks)]
-        measured, compared = (sorted(sum((p[i] for p in parts), [])) for i in (0, 1))
+        measured, compared = (sorted(row for p in parts for row in p[i]) for i in (0, 1))
         assert measured == draw(3000, 500).tolist(), "other samples are measured"
         assert compared == draw(3000, 100).tolist(), "student and teacher are compared on other samples"
         sampler = EvenBatches(3000, micro, number=500, compared=100, lengths=lengths)  # type: ignore[arg-type]

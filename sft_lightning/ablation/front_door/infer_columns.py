@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.data.text.files import Table
-from sft_lightning.data.vision.image_folder import SUFFIXES
+from sft_lightning.data.vision.walk import SUFFIXES
 from sft_lightning.errors import UserError, nearest
 
 LABELS = {
