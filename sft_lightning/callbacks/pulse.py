@@ -17,14 +17,14 @@ class Pulse(Callback):
     """Prints a line where nothing was said for a minute.
 
     A thread looks at the clock, since what takes long may be one call: reading a data set, or loading weights. The hooks
-    only note where the run is; the loss, which waits for the device, is read shortly before it is said.
+    only note where the run is; the loss, whose reading waits for the device, is read twice a minute.
     """
 
     EVERY = 60.0
     """Seconds of silence before a line"""
 
     def __init__(self) -> None:
-        self._began = self._said = time.monotonic()
+        self._began = self._said = self._read = time.monotonic()
         self._doing, self._done, self._of = PREPARING, 0, 0
         self._mark = (0, self._began)  # (done, when) of the last line, for the speed
         self._steps = 0.0  # that the run will have
@@ -87,7 +87,9 @@ class Pulse(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         self._done = trainer.global_step
-        if time.monotonic() - self._said >= 0.8 * self.EVERY and isinstance(pl_module, SFTModule) and pl_module.stepped:
+        now = time.monotonic()
+        if now - self._read >= 0.5 * self.EVERY and isinstance(pl_module, SFTModule) and pl_module.stepped:
+            self._read = now
             sums, _, count = pl_module.stepped
             self._loss = float(sums[0]) / max(count, 1)
 
