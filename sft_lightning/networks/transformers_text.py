@@ -92,7 +92,7 @@ class TransformersText(Network):
         if gradient_checkpointing:
             checkpoint_gradients(model)
         self.body = "encoder" if self.encodes_alone else model.base_model_prefix if self.head_name == "score" else ""
-        self.ends = self.pooling == "model" and pools_at_end(model)
+        self.at_end = self.pooling == "model" and pools_at_end(model)
         takes = signature((model.get_submodule(self.body) if self.body else model).forward).parameters
         self._takes_types, self._takes_positions = "token_type_ids" in takes, "position_ids" in takes and decodes(model)
 
@@ -134,7 +134,7 @@ class TransformersText(Network):
             inputs["token_type_ids"] = x["token_type_ids"]
         if self._takes_positions:
             inputs["position_ids"] = positions(mask)
-        if self.ends:
+        if self.at_end:
             return at_last_end(self.encoder, inputs)
         if self.pooling == "model":
             logits: Tensor = self.encoder(**inputs).logits
