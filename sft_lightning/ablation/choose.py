@@ -2,6 +2,7 @@
 
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ class Candidate:
     """Points that the means are of"""
     wanted: int
     """Points that there should be: a setting of which some failed is not chosen while another is whole"""
+    loss: float | None = None
+    """Mean val/loss, which breaks ties; None where it was not measured"""
 
     @property
     def whole(self) -> bool:
@@ -64,25 +67,31 @@ def is_first_of_source(name: str) -> bool:
 
 
 def candidate(
-    setting: dict[str, Any], values: list[tuple[float | None, float | None]], wanted: int
+    setting: dict[str, Any],
+    values: list[tuple[float | None, float | None]],
+    wanted: int,
+    losses: Sequence[float | None] = (),
 ) -> Candidate | None:
-    """Means of (target, kept) over a setting's points; None where no point has a target value."""
+    """Means of (target, kept) over a setting's points, and of their losses; None where no point has a target value."""
     targets = [t for t, _ in values if t is not None and not math.isnan(t)]
     kepts = [k for _, k in values if k is not None and not math.isnan(k)]
     if not targets:
         return None
     kept = statistics.fmean(kepts) if len(kepts) == len(targets) else None
-    return Candidate(setting, statistics.fmean(targets), kept, len(targets), wanted)
+    found = [loss for loss in losses if loss is not None and not math.isnan(loss)]
+    mean_loss = statistics.fmean(found) if found and len(found) == len(losses) else None
+    return Candidate(setting, statistics.fmean(targets), kept, len(targets), wanted, mean_loss)
 
 
 def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tuple[Candidate, list[bool], str]:
-    """(the chosen one, which were within the rule's reach, why in a sentence). Ties go to the first listed.
+    """(the chosen one, which were within the rule's reach, why in a sentence). Ties go to the lower mean
+    val/loss, then to the first listed.
 
     Raises ValueError for no candidates.
     """
     whole = [c for c in candidates if c.whole] or candidates
     up, kept_up = sign(metrics.target_better), sign(metrics.kept_better)
-    best = max(whole, key=lambda c: up * c.target)
+    best = max(whole, key=lambda c: (up * c.target, -or_inf(c.loss)))
     if select.rule == "best" or metrics.kept is None or best.kept is None:
         reach = [c in whole and c.target == best.target for c in candidates]
         missing = "" if select.rule == "best" else "; nothing of what is kept was measured"
@@ -90,7 +99,7 @@ def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tup
     slack = select.within + 1e-12 * max(1.0, abs(best.target))  # means of shares differ in their last bits
     reach = [c in whole and up * (best.target - c.target) <= slack for c in candidates]
     within = [c for c, fits in zip(candidates, reach, strict=True) if fits and c.kept is not None]
-    chosen = max(within, key=lambda c: (kept_up * or_zero(c.kept), up * c.target))
+    chosen = max(within, key=lambda c: (kept_up * or_zero(c.kept), up * c.target, -or_inf(c.loss)))
     why = (
         f"of {len(within)} settings within {select.within:g} of the best mean {metrics.target} on validation "
         f"({best.target:.4g}), the one with the best mean {metrics.kept} ({chosen.kept:.4g})"
@@ -101,6 +110,11 @@ def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tup
 def sign(better: str) -> int:
     """1 where more is better, else -1."""
     return 1 if better == "max" else -1
+
+
+def or_inf(value: float | None) -> float:
+    """Infinity for a loss that was not measured."""
+    return math.inf if value is None else value
 
 
 def or_zero(value: float | None) -> float:

@@ -161,7 +161,7 @@ class Engine:
         finished = [self.look(p) for p in group if self.look(p).status == "finished"]
         kept = metrics.kept
         values = [(s.value(metrics.target), s.value(kept) if kept else None) for s in finished]
-        return candidate(group[0].setting, values, wanted)
+        return candidate(group[0].setting, values, wanted, [s.value("val/loss") for s in finished])
 
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
         """The rule's metrics in a cell, by its first finished point in the order of the plan; None before there is one."""

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from sft_lightning.ablation.budget import parse_budget, seeds_for
+from sft_lightning.ablation.choose import Metrics, candidate, choose
 from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
 from sft_lightning.ablation.folder import Standing
+from sft_lightning.ablation.study import Select
 from sft_lightning.errors import UserError
 
 
@@ -53,3 +55,13 @@ def test_a_test_is_costed_by_its_samples_at_the_pace_of_the_fit() -> None:
     limited = {**config, "trainer": {"check_val_every_n_epoch": 1, "limit_test_batches": 5}}
     assert seconds_of_test(standing(40.0, **sizes), limited) == pytest.approx(1.0), "50 and 50 samples"
     assert seconds_of_test(standing(40.0), config) == 0.0, "a record that has no sizes"
+
+
+def test_of_settings_that_tie_the_one_with_the_lower_validation_loss_is_chosen() -> None:
+    metrics = Metrics("val/accuracy", None, "max", "max")
+    tied = [candidate({"lr": lr}, [(0.9, None)], 1, [loss]) for lr, loss in ((0.1, 0.5), (0.2, 0.3), (0.3, 0.4))]
+    found = [c for c in tied if c is not None]
+    assert choose(found, Select(rule="best"), metrics)[0].setting == {"lr": 0.2}
+    kept = Metrics("val/accuracy", "retention/accuracy", "max", "max")
+    tied = [candidate({"lr": lr}, [(0.9, 0.8)], 1, [loss]) for lr, loss in ((0.1, 0.5), (0.2, 0.3), (0.3, 0.4))]
+    assert choose([c for c in tied if c is not None], Select(rule="keep"), kept)[0].setting == {"lr": 0.2}
