@@ -202,6 +202,11 @@ def test_a_size_that_a_network_cannot_take_is_one_line_before_training(
     assert network.training and all(module.training for module in network.modules())
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_network_of_another_precision_takes_its_size(dtype: torch.dtype, root: Path) -> None:
+    seen(LeNet(TASK, image_size=16).to(dtype), root)
+
+
 # ---- names in state dicts ----
 
 

@@ -36,7 +36,10 @@ def check_shape_fits(network: Network, shape: tuple[int, int, int] | None, image
     channels, height, width = shape
     name = f"{network.name} {getattr(network, 'model_name', '')}".strip()
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-    works = next((s for s in TRIED if s != height and refusal(network, (channels, s, s)) is None), None)
+    tried = {size: refusal(network, (channels, size, size)) for size in TRIED if size != height}
+    if all(other is not None and str(other) == str(error) for other in tried.values()):
+        return  # whatever is wrong, it is not the size
+    works = next((size for size, other in tried.items() if other is None), None)
     key = "data.init_args.image_size" if image_size is not None or not hasattr(network, "image_size") else None
     key = key or "network.init_args.image_size"
     advice = f"set {key} {works}" if works is not None else f"set {key} to another size"
@@ -66,7 +69,8 @@ def refusal(network: Network, shape: tuple[int, int, int]) -> Exception | None:
 
 def attempt(network: Network, shape: tuple[int, int, int], device: str) -> Exception | None:
     """The error of one pass on a device; on 'meta' with the network's tensors as shapes."""
-    image = torch.zeros(1, *shape, device=device)
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
+    image = torch.zeros(1, *shape, device=device, dtype=dtype)
     try:
         if device == "meta":
             tensors = {**dict(network.named_parameters()), **dict(network.named_buffers())}
