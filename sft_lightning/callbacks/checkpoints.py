@@ -70,10 +70,10 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
                 f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "
                 f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
             )
-        if self.recorder.start_competes:
-            trainer.save_checkpoint(self.run.best)
         if watch is not None and watch.before:
             refuse_unknown(trainer, watch.before)
+        if self.recorder.start_competes:
+            trainer.save_checkpoint(self.run.best)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
         SIGNALS.waits = True
 
