@@ -169,7 +169,7 @@ def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     folder = StudyFolder.at(root, study.name)
     plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
     engine = Engine(study, plan, folder)
-    if given.config is not None and engine.jobs():  # the front door has read the data already
+    if given.config is not None and not folder.path.is_dir():  # the front door has read the data already
         from sft_lightning.ablation.first_look import read_tables
 
         read_tables(plan.check())

@@ -42,7 +42,7 @@ def test_a_tsv_file_that_only_quoting_explains_is_read_so_and_that_is_said(tmp_p
 
 def test_a_stray_mark_does_not_swallow_rows_of_a_tsv_file_that_has_another_fault(tmp_path: Path) -> None:
     file = write_text(tmp_path / "a.tsv", 'text\tlabel\n"begins\ta\nshort\nends"\ta\n')
-    with pytest.raises(UserError, match=r"a.tsv line 3 is malformed: 1 field where the header has 2"):
+    with pytest.raises(UserError, match=r"a.tsv line 3 is malformed: 1 fields where the header has 2"):
         read_table(file)
 
 

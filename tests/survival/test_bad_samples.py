@@ -345,7 +345,7 @@ TABLES: dict[str, tuple[str, str, str, dict[int, str]]] = {
         {
             3: "malformed: Expecting",
             4: "malformed: a list",
-            5: "label None is none of",
+            5: "has no label (column 'label' is null)",
             6: "column 'text' has no value",
             7: "malformed: not UTF-8",
             8: "column 'text' holds a number",
@@ -359,7 +359,7 @@ TABLES: dict[str, tuple[str, str, str, dict[int, str]]] = {
             4: "malformed: 1 fields where the header has 2",
             5: "malformed: 3 fields",
             6: "column 'text' is empty",
-            7: "label '' is none of",
+            7: "has no label (column 'label' is empty)",
             8: "malformed: ',' expected",
             9: "malformed: not UTF-8",
         },

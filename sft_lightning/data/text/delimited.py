@@ -110,7 +110,7 @@ def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> R
                 found.header = row
             elif row:
                 if not why and len(row) != len(found.header):
-                    why = f"{len(row)} field{'s' * (len(row) != 1)} where the header has {len(found.header)}"
+                    why = f"{len(row)} fields where the header has {len(found.header)}"
                 if not why and not strict and NO_TEXT.search("".join(row)):
                     why = "not UTF-8"
                 if why:
@@ -127,5 +127,5 @@ def explained(error: str) -> str:
     if "unexpected end" in error:
         return "unexpected end of data: a quotation mark that begins a field of this row is never closed"
     if "expected after" in error:
-        return f"a field goes on after its closing quotation mark: double the marks inside a text ({error})"
+        return f"{error}: a field goes on after its closing quotation mark; double the marks inside a text"
     return error

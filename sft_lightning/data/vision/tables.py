@@ -199,9 +199,8 @@ def targets_of(
         values = [names[v] if v is not None and 0 <= v < len(names) else v for v in values]
     for row, value in enumerate(values):
         if value not in numbers:
-            bad[row] = (
-                f"it has no {column}" if missing(value) else f"{column} {value!r} is no class of the training split"
-            )
+            none = ": it has no label, fill it or remove the row" if missing(value) else ""
+            bad[row] = f"{column} {value!r} is no class of the training split{none}"
             if not skip:
                 raise UserError(f"data: row {row} of split '{split}': {bad[row]}")
     return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad
