@@ -8,7 +8,6 @@ from sft_lightning.tasks import TASKS
 from tests.exactness.cases import CASES, PAIRS, REFUSED, make
 from tests.support import VARIANTS, fit
 
-
 SOLVED = {modules.LinearProbe}
 """Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's"""
 
