@@ -33,6 +33,11 @@ KEPT = (
     *("study", "baseline", "axes", "seeds", "report_seeds", "caveats", "metrics", "select"),
     *("points", "failures", "work_s", "cells", "answer"),
 )
+EARLIER = """**These numbers are of an earlier version and not comparable with those of the other studies.** The linear probe was
+trained for a fixed number of epochs and not solved; limited evaluations took the first batches of a split, so that the sizes above are
+those of the splits and not of what was measured; among arms without a shown loss the one that kept most was named, whether or not it
+was shown to learn as well; ties between checkpoints went to the earliest. The study's file has the new arms and wider ranges.
+"""
 SAID = {
     "val": "to choose",
     "test": "to test",
@@ -143,6 +148,8 @@ def section(held: dict[str, Any]) -> str:
     lines += [f"{points['total']} fits, {points['tested']} tests, {seeds}: {minutes:.1f} min of work in all"]
     lines[-1] += f" ({about['device']}, {about['cores']} cores), {about['date']}; {packages}."
     lines += [f"Data: {about['data']}.", *([f"Source: {about['retention']}."] if about["retention"] else []), ""]
+    if not any(cell.get("n") for cell in held["cells"]):
+        lines += [EARLIER]
     for cell in held["cells"]:
         if cell["at"]:
             lines += [f"**{', '.join(f'{k} {v}' for k, v in cell['at'].items())}**", ""]
