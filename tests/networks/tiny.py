@@ -118,8 +118,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {**SMALL, "max_position_embeddings": 64, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2},
 }
 TOKENIZERS = {
-    **{"bert": wordpiece, "distilbert": wordpiece, "roberta": byte_bpe, "xlm-roberta": byte_bpe},
-    **{"gpt2": byte_bpe, "llama": unigram},
+    "bert": wordpiece,
+    "distilbert": wordpiece,
+    "roberta": byte_bpe,
+    "xlm-roberta": byte_bpe,
+    "gpt2": byte_bpe,
+    "llama": unigram,
 }
 
 
