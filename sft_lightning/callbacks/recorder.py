@@ -185,10 +185,13 @@ class RunRecorder(Callback):
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.startswith("train/")}
         counts = {k.removeprefix("n/"): int(values.pop(k)) for k in list(values) if k.startswith("n/")}
-        self.record.content.setdefault("n", {}).update(counts)
         if trainer.state.fn == "validate" and not self.closing:
+            # Of a fit's own numbers, which stay as they are, `n` goes on to say how many samples they are of.
+            self.record.content["n"] = counts | self.record.content.get("n", {})
+            self.record.content["measured"]["validate"]["n"] = counts
             self.record.update(validate={k: v for k, v in values.items() if not k.startswith("test/")})
             return
+        self.record.content.setdefault("n", {}).update(counts)
         if testing:
             # The test split's own values: target, source and drift, apart from those of validation.
             self.record.update(test={k: v for k, v in values.items() if not k.startswith("val/")})

@@ -245,7 +245,9 @@ class RetentionMonitor(Callback):
                 if not self._test_before or self.said is not None:
                     self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
                 before = self._test_before
-            elif self._answers("source before") is not None:  # of validation the metrics alone are kept
+            elif trainer.state.fn == "validate":  # perhaps on other samples than the fit that measured `self.before`
+                before = self._source_metrics(trainer, module, split, of_teacher=True)
+            elif self._answers("source before") is not None:
                 self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
             values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now

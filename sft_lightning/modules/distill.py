@@ -8,7 +8,7 @@ from torch import Tensor
 from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
-from sft_lightning.modules.optim import sgd_with_momentum
+from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.base import Network, Output, Spec
 from sft_lightning.networks.tensors import layers_of
 from sft_lightning.tasks import Batch
@@ -70,7 +70,9 @@ class DistillSFT(SFTModule):
             return "safe default"
         strength = hp["anchor_weight"] * hp["temperature"] ** 2
         published = hp["temperature"] == 2 and isclose(strength, 1.0) and hp["head_warmup"] > 0
-        return "paper-exact" if published and sgd_with_momentum(hp) and not hp["label_smoothing"] else "reference-code"
+        return (
+            "paper-exact" if published and trained_as_published(hp) and not hp["label_smoothing"] else "reference-code"
+        )
 
     def check_network(self, network: Network) -> None:
         """Finds out what can be compared."""

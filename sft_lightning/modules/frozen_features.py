@@ -12,6 +12,9 @@ from sft_lightning.networks.base import Output
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
 
+ROUNDING = 1e-6
+"""Features that vary by no more than this share of their largest value are constant: single precision rounds them so"""
+
 
 def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
     """(pretrained features `[N, D]` in double precision, targets) of a split, in the trainer's precision.
@@ -43,7 +46,7 @@ def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
     With `each` every feature that varies has variance 1.
     """
     spread = x.std(0, correction=0)
-    spread = torch.where(spread > 1e-12 * x.abs().amax(0), spread, 0.0)
+    spread = torch.where(spread > ROUNDING * x.abs().amax(0), spread, 0.0)
     if not each:
         spread = spread.square().mean().sqrt().expand_as(spread)
     return x.mean(0), torch.where(spread > 0, spread, 1.0)

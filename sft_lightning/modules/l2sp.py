@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
-from sft_lightning.modules.optim import sgd_with_momentum
+from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.base import Network, Spec
 
 
@@ -70,7 +70,7 @@ class L2SPSFT(SFTModule):
     @property
     def fidelity(self) -> str:  # type: ignore[override]
         """The paper penalises weights in the loss, under SGD with momentum; the released code can take all parameters."""
-        if self.hparams["how"] == "decoupled" or not sgd_with_momentum(self.hparams):
+        if self.hparams["how"] == "decoupled" or not trained_as_published(self.hparams):
             return "safe default"
         return "paper-exact" if self.hparams["penalise"] == "weights" else "reference-code"
 

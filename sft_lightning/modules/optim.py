@@ -62,11 +62,13 @@ def optimizer_class(name: str) -> type[Optimizer]:
     return found
 
 
-def sgd_with_momentum(settings: Mapping[str, Any]) -> bool:
-    """Whether a module's settings are SGD with momentum, as in the papers of L2-SP and LwF."""
-    return optimizer_class(settings["optimizer"]) is torch.optim.SGD and bool(
-        (settings["optimizer_args"] or {}).get("momentum")
-    )
+def trained_as_published(settings: Mapping[str, Any]) -> bool:
+    """Whether a module's settings train as the papers of L2-SP and LwF do: SGD with momentum, on all of the network, at one
+    rate for all its layers, without an average of weights.
+    """
+    momentum = (settings["optimizer_args"] or {}).get("momentum")
+    plainly = settings["freeze"] is None and settings["ema_decay"] is None and settings["layer_decay"] == 1.0
+    return optimizer_class(settings["optimizer"]) is torch.optim.SGD and bool(momentum) and plainly
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sft_lightning.errors import UserError, nearest
 from sft_lightning.networks.image_view import View
-from sft_lightning.networks.tensors import group_layers, layers_of, tensor_names
+from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 from sft_lightning.secrets import refuse_left_out
 from sft_lightning.tasks.base import TaskInfo
 
@@ -80,7 +80,6 @@ class LoadReport:
 
     def lines(self) -> list[str]:
         said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
-        said += self.notes
         for what in ("missing", "unexpected"):
             names = getattr(self, what)
             if names:
@@ -184,7 +183,7 @@ class Network(nn.Module):
         """
         if self.pretrained is None or not self.fresh:
             return self.pretrained is not None
-        new = [n in self.fresh for n in tensor_names(self.encoder)]
+        new = [n in self.fresh for n in bottom_up(self.encoder, tensor_names(self.encoder))]
         return new == sorted(new) and not new[0]
 
     def watch_new_layers(self) -> None:
@@ -224,7 +223,7 @@ class Network(nn.Module):
 
     def layers(self) -> list[tuple[str, list[str]]]:
         """The encoder bottom to top: (layer, full names of its parameters)."""
-        return group_layers([f"encoder.{n}" for n, _ in self.encoder.named_parameters()])
+        return group_layers([f"encoder.{n}" for n in bottom_up(self.encoder, dict(self.encoder.named_parameters()))])
 
     # ---- keeping and passing on ----
 

@@ -46,6 +46,11 @@ class SmallNetwork(Network):
         self.input_config = dict(source.ours.get("input") or {})
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
+        if above := [n for n in self.report.unexpected if n.startswith("encoder.")]:
+            raise UserError(
+                f"pretrained: {path}: its encoder has {len(above)} tensors that the network lacks, first {above[0]}: the "
+                "architectures differ, and its output layer would speak of features that it never saw"
+            )
         if keep:
             task = source.ours.get("task") or {}
             self.keep_source_linear(state, list(task.get("labels") or []), task.get("name"))

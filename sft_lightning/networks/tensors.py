@@ -17,6 +17,14 @@ def tensor_names(module: nn.Module) -> list[str]:
     return [n for n in module.state_dict() if n in parameters or n.endswith(STATISTICS)]
 
 
+def bottom_up(module: nn.Module, names: Iterable[str]) -> list[str]:
+    """Names of `module`'s tensors, bottom to top: in their order, but for models of transformers, some of which define what
+    stands on top of the base model first (XLM-RoBERTa's and CamemBERT's `classifier.dense`).
+    """
+    base = f"{getattr(module, 'base_model_prefix', '')}."
+    return sorted(names, key=lambda name: not name.startswith(base))
+
+
 def layers_of(names: Iterable[str]) -> str:
     """The layers that tensors are in, as a list for a sentence."""
     layers = list(dict.fromkeys(n.rpartition(".")[0] for n in sorted(names)))

@@ -127,6 +127,22 @@ def test_a_fit_sanity_checks_and_a_fast_run_take_their_few_batches(pretrained: s
         assert trainer.callback_metrics["n/val"] == number, settings
 
 
+def test_forgetting_that_validate_measures_compares_both_networks_on_the_same_samples(pretrained: str) -> None:
+    """The fit measured the network before on other samples: with another limit."""
+    source, monitor, module = FewDigits(digits=OLD), RetentionMonitor(FewDigits(digits=OLD)), make("plain", pretrained)
+    fit(module, digits(), max_epochs=1, callbacks=[monitor])
+    monitor.before["retention/accuracy"] = 0.123  # of whatever samples
+    (values,) = quiet_trainer(callbacks=[monitor], limit_val_batches=0.5).validate(module, digits(), verbose=False)
+    source.setup()
+    source.bind(module.network)
+    at, accuracies = torch.from_numpy(draw(21, 10)), []
+    for network in (module.teacher.network, module.network):  # type: ignore[union-attr]
+        said, y = outputs_on(network, source, "val")
+        accuracies.append(accuracy_score(y[at], said.source_logits.argmax(1)[at]))
+    assert values["n/retention"] == 10
+    assert values["retention/forgetting"] == pytest.approx(accuracies[0] - accuracies[1], abs=1e-6)
+
+
 def test_drift_rows_below_one_is_refused() -> None:
     with pytest.raises(UserError, match="drift_rows must be at least 1, got 0"):
         RetentionMonitor(drift_rows=0)

@@ -114,8 +114,13 @@ def test_a_language_model_that_gets_worse_than_it_was_is_kept_as_it_was(command:
     assert all(torch.equal(exported[n], pretrained[n]) for n in exported), "what is exported is not the better network"
     note = [line for line in out.splitlines() if line.startswith("note ")]
     assert len(note) == 1 and "best.ckpt and model/ are the pretrained network itself" in note[0], out
-    tested = command("validate", "--run", run.path)
+    counted = run.record["n"]
+    tested = command("validate", "--run", run.path, "--trainer.limit_val_batches", "0.5")
     assert tested.code == 0, tested.err
+    record = load(run.path).record
+    assert record["n"] == counted, "n is no longer that of the numbers which fit recorded"
+    assert record["measured"]["validate"]["n"]["val"] == 4 < counted["val"]
+    tested = command("validate", "--run", run.path)
     assert load(run.path).record["validate"]["val/loss"] == pytest.approx(metrics["val/loss"]["before"], rel=1e-5)
 
 

@@ -154,6 +154,9 @@ def test_fidelity_is_paper_exact_only_where_all_of_the_paper_is_there(pretrained
         {"label_smoothing": 0.1},
     ]
     assert DistillSFT(network, **LWF).fidelity == "paper-exact"
+    for other in ({"freeze": {"bottom_layers": 1}}, {"ema_decay": 0.9}, {"layer_decay": 0.5}):
+        assert DistillSFT(network, **LWF, **other).fidelity == "reference-code", other
+        assert L2SPSFT(network, **SGD, **other).fidelity == "safe default", other
     for other in others:
         assert DistillSFT(network, **{**LWF, **other}).fidelity == "reference-code", other
     for other in ({"train_source_head": False}, {"distance": "mse"}, {"anchor_weight": 0.0}):

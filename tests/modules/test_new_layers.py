@@ -10,8 +10,9 @@ from torch import Tensor
 
 from sft_lightning.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules.freeze import frozen_names
 from sft_lightning.modules.optim import parameter_groups
-from sft_lightning.networks import TransformersLM, TransformersText, build_network, spec
+from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
 from sft_lightning.tasks import TaskInfo
 from tests.exactness.cases import FewTexts
 from tests.networks.tiny import SENTENCES, tiny_folder
@@ -179,3 +180,27 @@ def test_a_language_head_that_the_weights_lack_is_new(llama: str, tmp_path: Path
     assert not network.shares_outputs and any("output layer is new" in line for line in network.report.lines())
     rates = {n: g["lr"] for g in parameter_groups(network, 0.1, 0.0, 20.0, 1.0, set()) for n in g["names"]}
     assert rates["head.weight"] == 2.0 and set(rates.values()) == {0.1, 2.0}
+
+
+@pytest.mark.parametrize("head", ["masked", "sequence"])
+def test_what_stands_on_the_base_model_is_its_top_also_where_it_is_defined_first(tmp_path: Path, head: str) -> None:
+    """transformers defines the dense layer of XLM-RoBERTa's classifier before the encoder below it."""
+    folder = tiny_folder(tmp_path / "net", "xlm-roberta", head)
+    network = build_network(spec(TransformersText, pretrained=folder), TWO)
+    layers = [name for name, _ in network.layers()]
+    assert "embeddings" in layers[0] and "classifier" in layers[-1], layers
+    assert network.pretrained_below_new, "its features can be compared below the new layer"
+    frozen = frozen_names(network, {"bottom_layers": 1})
+    assert frozen and all(n.startswith("encoder.roberta.embeddings") for n in frozen), frozen[:3]
+
+
+def test_weights_with_more_layers_than_the_network_are_refused(tmp_path: Path) -> None:
+    """Else the source head would be asked about the features of a layer that it never saw."""
+    MLP(TWO, in_features=64, hidden=[16, 16]).save_pretrained(str(tmp_path))
+    with pytest.raises(UserError, match=r"its encoder has 2 tensors that the network lacks, first encoder\.4\."):
+        MLP(TWO, in_features=64, hidden=[16], pretrained=str(tmp_path))
+
+
+def test_a_note_on_what_was_loaded_is_said_once(masked: dict[str, str]) -> None:
+    lines = build_network(spec(TransformersText, pretrained=masked["bert"]), TWO).report.lines()
+    assert len(lines) == len(set(lines)) and any("new inside the encoder" in line for line in lines), lines

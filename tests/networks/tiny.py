@@ -113,10 +113,18 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "bert": {**SMALL, "max_position_embeddings": 64},
     "distilbert": {"dim": 16, "n_layers": 2, "n_heads": 2, "hidden_dim": 24, "max_position_embeddings": 64},
     "roberta": {**SMALL, "max_position_embeddings": 66, "pad_token_id": 0, "type_vocab_size": 1},
+    "xlm-roberta": {**SMALL, "max_position_embeddings": 66, "pad_token_id": 0, "type_vocab_size": 1},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2},
     "llama": {**SMALL, "max_position_embeddings": 64, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2},
 }
-TOKENIZERS = {"bert": wordpiece, "distilbert": wordpiece, "roberta": byte_bpe, "gpt2": byte_bpe, "llama": unigram}
+TOKENIZERS = {
+    "bert": wordpiece,
+    "distilbert": wordpiece,
+    "roberta": byte_bpe,
+    "xlm-roberta": byte_bpe,
+    "gpt2": byte_bpe,
+    "llama": unigram,
+}
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
@@ -124,7 +132,7 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
     import transformers as hf
 
     tokenizer = tokenizer or TOKENIZERS[kind]()
-    if kind == "roberta" and tokenizer.pad_token is None:
+    if kind in ("roberta", "xlm-roberta") and tokenizer.pad_token is None:
         tokenizer.pad_token = "<pad>"
     settings = {"vocab_size": len(tokenizer), **CONFIGS[kind], **settings}
     if head == "sequence":
