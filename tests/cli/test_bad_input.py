@@ -105,7 +105,7 @@ FLAGS: dict[str, tuple[list[Any], tuple[str, ...]]] = {
     ),
     "nothing pretrained to anchor to": (
         ["--network.init_args.pretrained", "null"],
-        ("anchors to a pretrained network",),
+        ("needs a pretrained network",),
     ),
     "retention without a source head": (
         ["--model", "PlainSFT", "--network.init_args.keep_source_head", "false"],
