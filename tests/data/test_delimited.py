@@ -96,6 +96,13 @@ def test_another_delimiter_than_the_files_name_says_is_taken_and_said(
     table = read_table(tmp_path / name)
     assert rows(table) == frame.to_numpy().tolist()
     assert table.notes == [f"{tmp_path / name} is separated by {word}, and is read so"]
+    frame.to_csv(tmp_path / name, sep=delimiter)  # with pandas' index, which has no name
+    table = read_table(tmp_path / name)
+    assert [row[1:] for row in rows(table)] == frame.to_numpy().tolist() and len(table.notes) == 1
+    renamed = frame.rename(columns={"label": "label, or class"})
+    renamed.to_csv(tmp_path / name, sep=delimiter, index=False)
+    table = read_table(tmp_path / name)
+    assert list(table.columns) == ["text", "label, or class"] and rows(table) == renamed.to_numpy().tolist()
     alone = read_table(write_text(tmp_path / "one.csv", "text\na; b\n"))
     assert (rows(alone), alone.notes) == ([["a; b"]], [])
 

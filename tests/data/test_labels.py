@@ -67,6 +67,12 @@ def test_whole_numbers_are_one_however_they_are_written() -> None:
     assert [whole(v) for v in (True, "01", 1.5, "x", NAN, None, -0.0)] == [None, None, None, None, None, None, "0"]
 
 
+def test_a_sequence_of_thousands_of_digits_is_a_text(tmp_path: Path) -> None:
+    sequences = ["10" * 2500, "11" * 2500]  # Python converts no more than 4,300 digits
+    assert [whole(s) for s in sequences] == [None, None]
+    assert classes(labelled(tmp_path / "a.jsonl", sequences * 2)) == sequences * 2
+
+
 @pytest.mark.parametrize(
     ("value", "nothing"),
     [(None, True), (NAN, True), ("", True), (" \t", True), ("nan", False), ("None", False), (0, False), (False, False)],

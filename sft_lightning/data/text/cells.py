@@ -14,6 +14,8 @@ from typing import Any
 
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE](?P<sign>[+-]?)[0-9]+)?")
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.0*)?")
+MOST_DIGITS = 1000
+"""A longer text, such as a sequence of 0 and 1, is no number; Python converts no more than 4,300 digits"""
 
 
 def missing(value: Any) -> bool:
@@ -42,7 +44,7 @@ def whole(value: Any) -> str | None:
     """The digits of a whole number, the same for 1, 1.0, `1` and `1.0`; None for anything else."""
     if isinstance(value, str):
         value = value.strip()
-        return str(int(value.partition(".")[0])) if WHOLE.fullmatch(value) else None
+        return str(int(value.partition(".")[0])) if len(value) < MOST_DIGITS and WHOLE.fullmatch(value) else None
     found = number(value)
     return str(int(value)) if found is not None and found == int(found) else None
 

@@ -50,17 +50,32 @@ def read_rows(path: Path, strict: bool) -> Rows:
 
 
 def separator(path: Path, usual: str, strict: bool) -> tuple[str, int]:
-    """(the delimiter by the header, lines to leave out): another than usual where the header has it and not the usual."""
+    """(the delimiter, lines to leave out): another than usual where the header has it, and either has not the usual one,
+    or only the other gives the first rows as many fields as the header.
+    """
     with open_text(path, strict) as file:
-        first = next((line for line in file if line.strip()), "").strip("\r\n")
+        lines = list(islice((line for line in file if line.strip()), 50))
+    first = lines[0].strip("\r\n") if lines else ""
     if first.lower().startswith("sep=") and first[4:] in NAMES:  # Excel's first line
         return first[4:], 1
-    if usual not in first:
-        names = {d: [n.strip() for n in next(csv.reader([first], delimiter=d), [])] for d in NAMES if d in first}
-        fit = [d for d in names if len(names[d]) > 1 and all(names[d])]
-        if fit:
-            return max(fit, key=lambda d: len(names[d])), 0
-    return usual, 0
+    heads = {d: first_rows(lines, d) for d in NAMES if d in first}
+    wide = [d for d, rows in heads.items() if rows and any(n.strip() for n in rows[0][1:])]  # an index has no name
+    even = [d for d in wide if len(heads[d]) > 1 and len({len(row) for row in heads[d]}) == 1]
+    if usual in even or (usual in wide and not even):
+        return usual, 0
+    return max(even or wide, key=lambda d: len(heads[d][0]), default=usual), 0
+
+
+def first_rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    """Header and ten rows at most, if they were so separated; fewer where their quotation marks say otherwise."""
+    quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+    found: list[list[str]] = []
+    try:
+        for row in islice(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 11):
+            found.append(row)
+    except csv.Error:
+        pass
+    return found
 
 
 def read_tabs(path: Path, strict: bool, skip: int) -> Rows:
