@@ -29,15 +29,63 @@ from tests.exactness import figures
 NAN = float("nan")
 TEXTS = (
     *("plain words", "one, two", 'a "marked" word', '"whole"', '"', '""', "semi; colon", "a|b", "tab\tinside", "#hash"),
-    *("two\nlines", "dos\r\nlines", "\nlines\n", " padded ", "é", "e\u0301", "漢字 🙂", "\u200bx", "x\u2028y", "a\x0bb"),
-    *("NA", "nan", "None", "null", "true", "-1", "12", "1e3", "'single'", "back\\slash", 'ends"', "=SUM(A1)", "{}", "[1]"),
+    *(
+        "two\nlines",
+        "dos\r\nlines",
+        "\nlines\n",
+        " padded ",
+        "é",
+        "e\u0301",
+        "漢字 🙂",
+        "\u200bx",
+        "x\u2028y",
+        "a\x0bb",
+    ),
+    *(
+        "NA",
+        "nan",
+        "None",
+        "null",
+        "true",
+        "-1",
+        "12",
+        "1e3",
+        "'single'",
+        "back\\slash",
+        'ends"',
+        "=SUM(A1)",
+        "{}",
+        "[1]",
+    ),
 )
 FAMILIES: tuple[tuple[Any, ...], ...] = (
     *((0, 1), (1, 2, 3), (0, 1, 2), (5, 10, 7), (-1, 0, 1), (1.0, 2.0, 3.0), (0.0, 1.0), (0.5, 1.0, 1.5)),
     *(("1", "2", "10"), ("1.0", "2.0"), (True, False), ("true", "false"), ("True", "False"), ("001", "01", "1")),
-    *(("007", "008"), ("1_1", "1_2", "11"), ("nan", "inf", "None"), ("NA", "null", "no"), ("no", "yes"), ("1e3", "1e4")),
-    *(("²", "2"), ("caf\u00e9", "th\u00e9"), ("a", "B", "b"), ("1", "2", "b"), ("1.10", "1.9", "2.0"), ("one, two", 'a "b"')),
-    *(("[deleted]", "(a)"), ("a b", "a  b"), ("-", "--"), (2**53, 2**53 + 1), ("1,5", "2,5"), ("0x1f", "0x2f"), ("٣", "3")),
+    *(
+        ("007", "008"),
+        ("1_1", "1_2", "11"),
+        ("nan", "inf", "None"),
+        ("NA", "null", "no"),
+        ("no", "yes"),
+        ("1e3", "1e4"),
+    ),
+    *(
+        ("²", "2"),
+        ("caf\u00e9", "th\u00e9"),
+        ("a", "B", "b"),
+        ("1", "2", "b"),
+        ("1.10", "1.9", "2.0"),
+        ("one, two", 'a "b"'),
+    ),
+    *(
+        ("[deleted]", "(a)"),
+        ("a b", "a  b"),
+        ("-", "--"),
+        (2**53, 2**53 + 1),
+        ("1,5", "2,5"),
+        ("0x1f", "0x2f"),
+        ("٣", "3"),
+    ),
 )
 LACKING = (None, NAN, "", " \t")
 LISTS = (["a", "b"], {"a": 1}, "['a', 'b']", "[1 0 1]")
@@ -210,7 +258,9 @@ def make(root: Path, rng: random.Random) -> Case:
     """Writes the files of one case."""
     regression = rng.random() < 0.15
     family = FAMILIES[rng.randrange(len(FAMILIES))]
-    text, label = rng.choice((("text", "label"), ("sentence", "target"), ("Text", "class"), ("q u", "y,z"), ("label", "text")))
+    text, label = rng.choice(
+        (("text", "label"), ("sentence", "target"), ("Text", "class"), ("q u", "y,z"), ("label", "text"))
+    )
     pair = rng.choice((None, None, "second"))
     case = Case({"text_column": text, "label_column": label, "pair_column": pair}, {}, [], skip=rng.random() < 0.4)
     if regression:
@@ -231,7 +281,11 @@ def make(root: Path, rng: random.Random) -> Case:
             value: Any = round(rng.uniform(-5, 5), rng.randint(0, 6)) if regression else family[number % len(family)]
             if not regression and name != "train":
                 value = other_spelling(value, rng)
-            cells = {text: rng.choice(TEXTS) + rng.choice(("", f" {number}")), "second": rng.choice(TEXTS), label: value}
+            cells = {
+                text: rng.choice(TEXTS) + rng.choice(("", f" {number}")),
+                "second": rng.choice(TEXTS),
+                label: value,
+            }
             rows.append([cells.get(c, number) for c in columns])
         if trouble and name == where:
             for row in rng.sample(rows, rng.randint(1, 3)):
@@ -325,10 +379,57 @@ def holds(seed: int, root: Path) -> bool:
             place = f"line {file.lines[row]}" if file.lines else f"row {row}"
             assert samples.name(row).endswith(f" {place}"), f"{told}: {samples.name(row)} is {place}"
     for name, rows in wanted.items():
-        assert seen[name] == rows, f"{told}: {name}: {dict(seen[name].items() - rows.items())} for {dict(rows.items() - seen[name].items())}"
+        here, there = seen[name].items(), rows.items()
+        assert here == there, f"{told}: {name}: {dict(here - there)}, to be {dict(there - here)}"
         left_out = data.skipped_report(gather=False).get(name, {}).get("count", 0)
-        assert left_out == len(case.files[name].rows) - len(rows), f"{told}: {name}: {left_out} rows said to be left out"
+        assert left_out == len(case.files[name].rows) - len(rows), (
+            f"{told}: {name}: {left_out} rows said to be left out"
+        )
     return True
+
+
+def broken(path: Path, columns: list[str], rng: random.Random) -> bool:
+    """Spoils a file as a whole; False where this kind of file cannot be so spoiled."""
+    raw, kind = path.read_bytes().removeprefix(b"\xef\xbb\xbf"), rng.randrange(6)
+    delimited = path.suffix.lower() in (".csv", ".tsv")
+    if kind == 0:
+        raw = b"" if rng.random() < 0.5 else b"\xef\xbb\xbf\n"
+    elif kind == 1:
+        raw = raw[: len(raw) // 2] + b"\xe9 \xff" + raw[len(raw) // 2 :]
+    elif path.suffix == ".parquet":
+        raw = raw[: len(raw) - rng.randint(1, 8)]
+    elif kind == 2:
+        raw = raw.decode().encode("utf-16")
+    elif kind == 3 and delimited:
+        raw += b'\n"a text that never ends'
+    elif kind == 4 and delimited:
+        raw = ",".join(columns).encode() + b"\n"  # a header alone
+    elif kind == 5:
+        names = f"{columns[0]},{','.join(columns)}"
+        raw = f"{names}\n{names}\n".encode() if delimited else b'{"a": 1, "a": 2}\n'
+    else:
+        return False
+    path.write_bytes(raw)
+    return True
+
+
+def refused(seed: int, root: Path) -> bool:
+    """A file that is spoiled as a whole is refused in one line, also where bad rows are left out; False for other files."""
+    rng = random.Random(seed)
+    case = make(root, rng)
+    name = rng.choice(list(case.files))
+    path = Path(case.settings[name])
+    if "y,z" in case.files[name].columns or not broken(path, case.files[name].columns, rng):
+        return False
+    with pytest.raises(UserError) as error:
+        TextTable(**{**case.settings, "on_bad_sample": "fail"}).setup()
+    assert "\n" not in str(error.value), f"seed {seed}: {error.value}"
+    return True
+
+
+@pytest.mark.slow
+def test_spoiled_files_are_refused_in_one_line(tmp_path: Path) -> None:
+    assert sum(refused(seed, folder(tmp_path, seed)) for seed in range(150)) > 80
 
 
 @pytest.mark.slow
