@@ -41,6 +41,17 @@ def split_within(name: str) -> str | None:
     return kinds[0] if kinds else None
 
 
+def splits_of_one(names: Iterable[str]) -> list[str]:
+    """Names that say the same but for the word of a split, such as `flowers-train` and `flowers-test`; else none."""
+    kinds: dict[tuple[str, ...], dict[str, str]] = {}
+    for name in names:
+        words = words_of(name)
+        rest = tuple(word for word in words if word not in KINDS)
+        if len(words) == len(rest) + 1:
+            kinds.setdefault(rest, {})[name] = next(KINDS[word] for word in words if word in KINDS)
+    return next((list(found) for found in kinds.values() if len(set(found.values())) > 1), [])
+
+
 def by_kind(names: Iterable[str]) -> dict[str, list[str]]:
     """The names that look like splits, by kind."""
     found: dict[str, list[str]] = {}

@@ -152,11 +152,13 @@ def test_tools_system_and_history_are_written_where_the_template_has_a_place_for
     turns = [("system", "Be terse."), ("user", "hello"), ("assistant", "hi"), ("user", "one\nx"), ("assistant", "two")]
     text = "\n".join(f"<|im_start|>{role}\n{content}<|im_end|>" for role, content in turns)
     assert rows.tokenizer.decode(rows.ids[0]) == text
-    rows = read(byte_bpe(), {"system": "S.", "history": [["a", "b"]], "instruction": "c", "input": "", "output": "d"})
-    assert rows.tokenizer.decode(rows.ids[0]) == (
-        "S.\n\nBelow is an instruction that describes a task. Write a response that appropriately completes the request."
-        "\n\n### Instruction:\na\n\n### Response:\nb\n\n### Instruction:\nc\n\n### Response:\nd</s>"
-    )
+    for nothing in ("", None, float("nan")):
+        row = {"system": "S.", "history": [["a", "b"]], "instruction": "c", "input": nothing, "output": "d"}
+        rows = read(byte_bpe(), row)
+        assert rows.tokenizer.decode(rows.ids[0]) == (
+            "S.\n\nBelow is an instruction that describes a task. Write a response that appropriately completes the request."
+            "\n\n### Instruction:\na\n\n### Response:\nb\n\n### Instruction:\nc\n\n### Response:\nd</s>"
+        )
     thinking = "{% if quick %}QUICK{% endif %}" + CHATML
     rows = read(byte_bpe(template=thinking), {"messages": ONE[:2], "chat_template_kwargs": {"quick": True, "x": 1}})
     assert rows.tokenizer.decode(rows.ids[0]).startswith("QUICK")

@@ -71,6 +71,15 @@ def test_split_folders_under_any_of_their_names_are_splits_and_never_classes(
     assert (plan.train, plan.test, list(plan.counts)) == (20, 8, ["a", "b"])
 
 
+@pytest.mark.parametrize(
+    "names", ["x_train x_test", "flowers-Training flowers-val extra", "2017 birds test/birds dev 2017"]
+)
+def test_the_splits_of_one_data_set_are_never_its_classes(tmp_path: Path, names: str) -> None:
+    for name in names.split("/") if "/" in names else names.split():
+        files.write_folder(tmp_path / name, {"ant": 2, "bee": 2})
+    assert "look like the splits of one data set, not like classes: name them train, val and test" in refused(tmp_path)
+
+
 def test_folders_that_may_be_splits_or_classes_are_refused_by_name(tmp_path: Path) -> None:
     files.write_folder(tmp_path / "mixed", {"cat": 4, "dog": 4, "test": 4})
     assert "has test beside cat, dog, and no train" in refused(tmp_path / "mixed")

@@ -67,14 +67,15 @@ def separator(path: Path, usual: str, strict: bool) -> tuple[str, int]:
 
 
 def first_rows(lines: list[str], delimiter: str) -> list[list[str]]:
-    """Header and ten rows at most, if they were so separated; fewer where their quotation marks say otherwise."""
+    """Header and ten rows at most, if they were so separated; an empty row last where their quotation marks say otherwise."""
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     found: list[list[str]] = []
     try:
         for row in islice(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 11):
             found.append(row)
-    except csv.Error:
-        pass
+    except csv.Error as error:
+        if "unexpected end" not in str(error):  # of the lines looked at
+            found.append([])
     return found
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table, check_text
 from sft_lightning.data.text.messages import (
     Conversation,
@@ -146,7 +147,8 @@ def _with_system(messages: list[dict[str, Any]], prompt: str, system: str | None
 def _alpaca(
     values: dict[str, Any], layout: tuple[str, ...], system: str | None, row: str, notes: Notes
 ) -> Conversation:
-    instruction, extra, output = values["instruction"], values.get("input") or "", values["output"]
+    instruction, extra, output = values["instruction"], values.get("input"), values["output"]
+    extra = "" if missing(extra) and not isinstance(extra, str) else extra  # null, or NaN as pandas has it
     check_text(instruction, "instruction", row, "data.train")
     check_text(output, "output", row, "data.train")
     check_text(extra, "input", row, "data.train", allow_empty=True)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sft_lightning.data.split_names import by_kind, split_of
+from sft_lightning.data.split_names import by_kind, split_of, splits_of_one
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, folders_in, holds_images, images_below, is_hidden, some
 from sft_lightning.errors import UserError, nearest
 
@@ -31,6 +31,11 @@ def layout_of(root: Path) -> Layout:
     alike = [name for names in splits.values() for name in names]
     others = [name for name, path in below.items() if name not in alike and holds_images(path)]
     if not alike:
+        if same := splits_of_one(below):
+            raise UserError(
+                f"data: {root}: the folders {', '.join(same)} look like the splits of one data set, not like classes: name "
+                "them train, val and test"
+            )
         layout.splits = {"train": root}
         return layout
     for kind, names in splits.items():
