@@ -9,9 +9,9 @@ from typing import Any
 __version__ = "0.1.0"
 
 _NAMES = {
-    "main": "sft_lightning.__main__",
+    "main": "sft_lightning.cli.main",
     "spec": "sft_lightning.networks.base",
-    "UserError": "sft_lightning.errors",
+    "UserError": "sft_lightning.core.errors",
     "modules": "",
     "networks": "",
     "data": "",

@@ -48,9 +48,9 @@ def test_every_file_and_class_it_names_exists() -> None:
 
 
 def test_help_texts_are_up_to_date() -> None:
-    from sft_lightning.__main__ import HELP
-    from sft_lightning.helptext import OURS, help_text
+    from sft_lightning.cli.help import OURS, help_text
+    from sft_lightning.cli.main import HELP
 
     for name in OURS:
-        due = "run `.venv/bin/python -m sft_lightning.helptext`"
+        due = "run `.venv/bin/python -m sft_lightning.cli.help`"
         assert (HELP / f"{name}.txt").read_text() == help_text(name), f"{name} --help is out of date: {due}"

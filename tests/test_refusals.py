@@ -6,8 +6,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
+from sft_lightning.config.library_errors import refused
 from sft_lightning.modules import PlainSFT
-from sft_lightning.refusals import refused
 from tests.support import digits, fit, pretrained_mlp
 
 

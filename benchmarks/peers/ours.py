@@ -31,7 +31,7 @@ from benchmarks.peers.interface import (
 )
 from benchmarks.peers.tiny_tasks import Files
 from sft_lightning import __version__
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.text import Instructions, TextTable
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Callable
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 SECONDS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "min": 60.0, "s": 1.0}
 PART = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", re.IGNORECASE)

@@ -3,8 +3,8 @@
 import math
 from typing import Any
 
-from sft_lightning.ablation.overlay import short
 from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.config.overrides import short
 
 NEAR = 0.02
 """Share of a searched range, logarithmic where it is, that counts as its end"""

@@ -8,10 +8,10 @@ from typing import Any
 import yaml
 
 from sft_lightning.ablation.caveats import at_end, ends_said, seen
-from sft_lightning.ablation.engine import Choice, Engine
-from sft_lightning.ablation.overlay import put, short
 from sft_lightning.ablation.plan import FOLD, Point
+from sft_lightning.ablation.scheduler import Choice, Engine
 from sft_lightning.ablation.study import COLUMNS
+from sft_lightning.config.overrides import put, short
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.runs.record import strict
 from sft_lightning.runs.same_data import of_test
@@ -267,7 +267,7 @@ def traces(engine: Engine, point: Point, record: dict[str, Any]) -> list[tuple[s
 
 def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
     """Over what was measured on the test split; None before."""
-    from sft_lightning.ablation.statistics import cell_statistics
+    from sft_lightning.stats.cells import cell_statistics
 
     names = named_metrics(engine, cell)
     if names is None:

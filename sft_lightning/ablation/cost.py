@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sft_lightning.ablation.folder import Standing
+from sft_lightning.ablation.study_dir import Standing
 
 BACKWARD = 3.0
 """A training step costs about so many times a pass without gradient"""

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_lightning.ablation.budget import spoken
-from sft_lightning.ablation.engine import Engine
 from sft_lightning.ablation.progress import Work, seconds_left, work
+from sft_lightning.ablation.scheduler import Engine
 
 LISTED = 40
 """Fits of a study whose points are shown one by one"""

@@ -7,8 +7,8 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft_lightning.ablation.folder import StudyFolder
-from sft_lightning.cluster.queue import Queued, queue
+from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.cluster.slurm_queue import Queued, queue
 from sft_lightning.runs.directory import write_atomic
 
 

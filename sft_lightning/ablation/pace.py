@@ -8,9 +8,9 @@ from statistics import median
 from typing import Any
 
 from sft_lightning.ablation.budget import LEAST_SEEDS, SLACK, fits_of
-from sft_lightning.ablation.overlay import merged
 from sft_lightning.ablation.step_timer import rows_within
 from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.config.overrides import merged
 
 FEATURES_ONCE = ("LinearProbe",)
 """Variants that compute features once and solve: no training steps"""

@@ -8,10 +8,10 @@ from typing import Any
 
 import yaml
 
-from sft_lightning import secrets
-from sft_lightning.ablation.overlay import looked_up, put
 from sft_lightning.ablation.study import Arm, Study
-from sft_lightning.errors import UserError
+from sft_lightning.config.overrides import looked_up, put
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError
 
 ASIDE = (
     *("runs_dir", "quiet", "test_after_fit", "save_every_n_steps", "save_every_minutes"),
@@ -94,7 +94,7 @@ class Plan:
                 )
             except UserError as error:
                 raise UserError(f"{where}{told({**cell, **setting})}: {error}") from None
-            if secrets.without(config) != config:
+            if redaction.without(config) != config:
                 raise UserError(
                     f"{where}: a value is a secret, and a study writes its points to files: use an environment variable"
                 )

@@ -12,10 +12,10 @@ from rich.table import Table
 
 from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.cost import seconds_of_fit
-from sft_lightning.ablation.engine import Engine
-from sft_lightning.ablation.folder import KILLED, MOST_KILLS, Standing, has_failed
 from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.scheduler import Engine
 from sft_lightning.ablation.study import Arm
+from sft_lightning.ablation.study_dir import KILLED, MOST_KILLS, Standing, has_failed
 
 EVERY = 60.0
 """Seconds without a line, off a terminal, after which one says what is under way"""

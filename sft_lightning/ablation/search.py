@@ -4,13 +4,13 @@ import json
 import logging
 from typing import TYPE_CHECKING, Any
 
-from sft_lightning.ablation.choose import or_zero, sign
 from sft_lightning.ablation.plan import Point
+from sft_lightning.ablation.selection import or_zero, sign
 from sft_lightning.ablation.study import Arm
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from sft_lightning.ablation.engine import Engine
+    from sft_lightning.ablation.scheduler import Engine
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
 

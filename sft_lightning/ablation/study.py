@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from sft_lightning.ablation.overlay import full, nested, short
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.config.overrides import full, nested, short
+from sft_lightning.core.errors import UserError, nearest
 
 KEYS = {
     "study": "name of the study, and of its folder in runs_dir",
@@ -127,7 +127,7 @@ class Study:
 
 def read_study(path: Path) -> Study:
     """Reads and checks a study file; UserError names the key and the file."""
-    from sft_lightning.config_files import check_yaml, named
+    from sft_lightning.config.files import check_yaml, named
 
     check_yaml(path)
     content = named(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -207,7 +207,7 @@ def read_base(value: Any, folder: Path) -> dict[str, Any]:
         return nested(value, "base")
     if not isinstance(value, str):
         raise UserError("base: name the experiment that all arms start from, a file that fit reads")
-    from sft_lightning.config_files import check_yaml, named
+    from sft_lightning.config.files import check_yaml, named
 
     path = Path(value).expanduser()
     path = path if path.is_absolute() else folder / path

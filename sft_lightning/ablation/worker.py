@@ -11,10 +11,10 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from sft_lightning import reuse
-from sft_lightning.ablation.folder import KILLED, STOPPED, StudyFolder
+from sft_lightning.ablation.study_dir import KILLED, STOPPED, StudyFolder
 from sft_lightning.cluster.requeue import WITHIN
-from sft_lightning.signals import HANDLED, PREEMPT, SIGNALS
+from sft_lightning.core import cache
+from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
 
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
@@ -39,7 +39,7 @@ def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False)
         arguments = ["fit", "--config", str(folder.config(point)), *where, "--ckpt_path", "last"]
     else:
         arguments = ["test", "--run", str(folder.run(point).path)]
-    reuse.next_run()
+    cache.next_run()
     began, since = time.perf_counter(), size(folder.log(point))
     try:
         with said_to(folder.log(point)):
@@ -55,7 +55,7 @@ def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False)
 
 def as_function(arguments: list[str]) -> int:
     """The exit code of a command, carried out here."""
-    from sft_lightning.__main__ import main
+    from sft_lightning.cli.main import main
 
     try:
         return main(arguments)
@@ -162,7 +162,7 @@ def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: s
     import torch
 
     torch.set_num_threads(threads)
-    reuse.begin()
+    cache.begin()
     first = True
     while True:
         try:

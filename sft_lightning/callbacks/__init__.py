@@ -2,17 +2,17 @@
 
 from sft_lightning.callbacks.checkpoints import Checkpoints
 from sft_lightning.callbacks.console import Bar, Console
-from sft_lightning.callbacks.details import Details
 from sft_lightning.callbacks.ema import EMA
-from sft_lightning.callbacks.finite import FiniteLoss
-from sft_lightning.callbacks.panels import Panels
-from sft_lightning.callbacks.position import Position
+from sft_lightning.callbacks.error_analysis import Details
+from sft_lightning.callbacks.finite_loss import FiniteLoss
+from sft_lightning.callbacks.loop_position import Position
 from sft_lightning.callbacks.predictions import WritePredictions
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
-from sft_lightning.callbacks.retention import RetentionMonitor
 from sft_lightning.callbacks.steps import Steps
+from sft_lightning.callbacks.wandb_panels import Panels
+from sft_lightning.evaluation.retention import RetentionMonitor
 
 __all__ = [
     "EMA",

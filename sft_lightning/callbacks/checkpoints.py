@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from sft_lightning.callbacks.loop_position import Position
 from sft_lightning.callbacks.monitored import refuse_unknown
-from sft_lightning.callbacks.position import Position
 from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.signals import SIGNALS, Interrupted
 from sft_lightning.runs.directory import RunDirectory
-from sft_lightning.signals import SIGNALS, Interrupted
 
 
 class Checkpoints(Checkpoint):  # Lightning calls these after all others, so that they save what the others have done

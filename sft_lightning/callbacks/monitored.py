@@ -9,8 +9,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
-from sft_lightning.callbacks.selection import direction
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.evaluation.selection import direction
 
 MEASURED = ("val/", "retention/", "drift/")
 OF_TRAINING = ("train/loss", "train/loss_task", "train/loss_anchor", "train/anchor_ratio", "train/lr", "train/items")

@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.pytorch import callbacks as lightning_callbacks
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def is_set(value: Any) -> bool:

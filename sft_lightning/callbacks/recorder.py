@@ -9,12 +9,12 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.callbacks.retention import RetentionMonitor
-from sft_lightning.callbacks.selection import Candidate, better, selecting
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
 from sft_lightning.data.fingerprints import fingerprints
-from sft_lightning.errors import UserError
+from sft_lightning.evaluation.retention import RetentionMonitor
+from sft_lightning.evaluation.selection import Candidate, better, selecting
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade

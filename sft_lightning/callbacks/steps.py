@@ -5,8 +5,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
-from sft_lightning.errors import UserError
 
 
 class Steps(Callback):

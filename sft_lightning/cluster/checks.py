@@ -10,7 +10,7 @@ from sft_lightning.cluster.allocation import scontrol
 from sft_lightning.cluster.layout import NO_NAMES
 from sft_lightning.cluster.script import Job
 from sft_lightning.cluster.wall_time import parse_time, written
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 
 START_UP = 60
 """Seconds that imports, data and the network take before the first step, at least"""

@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sft_lightning.ablation.overlay import full
 from sft_lightning.cluster.layout import fits
 from sft_lightning.cluster.profile import Profile
 from sft_lightning.cluster.script import Job, Raw
-from sft_lightning.errors import UserError
+from sft_lightning.config.overrides import full
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, experiment_name, make_run_id, run_path
 
 
@@ -94,9 +94,9 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
 
 def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
     """That fit would take the experiment and the options, and that its global batch divides among the ranks."""
-    from sft_lightning.ablation.resolve import Resolver
-    from sft_lightning.cli import underscored
-    from sft_lightning.config_files import check_yaml
+    from sft_lightning.cli.fit import underscored
+    from sft_lightning.config.files import check_yaml
+    from sft_lightning.config.resolve import Resolver
 
     file = given.config if given.config is not None else given.resume / "config.yaml"
     check_yaml(file)

@@ -4,7 +4,7 @@ import os
 from typing import Any
 
 from sft_lightning.cluster.allocation import Allocation, allocation
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 NO_NAMES = ("bash", "interactive")
 """Jobs called so Lightning takes for one process at a prompt"""

@@ -6,8 +6,8 @@ from typing import Any
 
 import yaml
 
-from sft_lightning import plain_yaml
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core import plain_yaml
+from sft_lightning.core.errors import UserError, nearest
 
 USERS = "~/.config/sft-lightning"
 """The user's own profiles; they win over those in slurm/profiles beside the experiments."""

@@ -18,8 +18,8 @@ from types import FrameType
 from typing import Any
 
 from sft_lightning.cluster.allocation import Allocation, allocation, ends, number, scontrol
-from sft_lightning.errors import UserError
-from sft_lightning.signals import PREEMPT, SIGNALS
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.signals import PREEMPT, SIGNALS
 
 LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def sbatch(*arguments: str) -> str:

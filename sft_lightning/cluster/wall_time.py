@@ -2,7 +2,7 @@
 
 import re
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 FORMS = (
     r"(?:(?P<d>\d+)-(?P<dh>\d+)(?::(?P<dm>\d+))?(?::(?P<ds>\d+))?|(?:(?P<h>\d+):)?(?P<m>\d+):(?P<s>\d+)|(?P<only>\d+))"

@@ -8,8 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.sampler import Key
-from sft_lightning.errors import UserError
 
 if TYPE_CHECKING:
     from sft_lightning.data.base import Samples, Split

@@ -15,16 +15,16 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sft_lightning import reuse
+from sft_lightning.core import cache
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.signals import ignore_in_worker
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.findings import findings, lines
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
-from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
-from sft_lightning.signals import ignore_in_worker
 from sft_lightning.tasks import Batch, TaskInfo
 
 AFTER_LOADING = {
@@ -272,7 +272,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
             self.splits = {"predict": Split(samples, self._rows(samples, None, "predict"), None, False)}
             self.splits["predict"].name = "predict"
             return
-        loaded = reuse.samples(self.loads_from(), self.load)
+        loaded = cache.samples(self.loads_from(), self.load)
         self.notes = loaded.notes
         for part in (loaded.train, loaded.val, loaded.test):
             if part is not None:

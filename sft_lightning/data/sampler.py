@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from torch.utils.data import Sampler
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 class Key(NamedTuple):

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 WORDS = {
     "train": ("train", "training", "trn", "trainval"),

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def strata(targets: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:

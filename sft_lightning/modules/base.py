@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
@@ -22,7 +22,7 @@ from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
-from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
+from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"
 AVERAGE = ("ema_decay", "ema_warmup")
@@ -444,13 +444,13 @@ class SFTModule(L.LightningModule):
     @property
     def hparams_initial(self) -> AttributeDict:
         """What loggers get: without secrets."""
-        return AttributeDict(secrets.without(dict(super().hparams_initial)))
+        return AttributeDict(redaction.without(dict(super().hparams_initial)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = self.about()
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
-                checkpoint[key] = secrets.without(checkpoint[key])
+                checkpoint[key] = redaction.without(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""

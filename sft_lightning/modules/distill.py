@@ -6,7 +6,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.base import Network, Output, Spec

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import Network
 
 Freeze = str | list[str] | dict[str, Any] | None

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.networks.base import Output
 from sft_lightning.tasks import Task
-from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
+from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 ROUNDING = 1e-6
 """Features that vary by no more than this share of their largest value are constant: single precision rounds them so"""

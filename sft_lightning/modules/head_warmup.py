@@ -4,7 +4,7 @@ As `freeze: all-but-head` for so many steps, to the bit, then everything trains:
 (Li and Hoiem 2016, section 3), and the first half of LP-FT (Kumar et al. 2022).
 """
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules.optim import warmup_steps
 from sft_lightning.networks.base import Network
 

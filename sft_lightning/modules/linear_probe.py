@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.frozen_features import features, measured, scaling
 from sft_lightning.modules.one_step import one_step

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 @contextmanager

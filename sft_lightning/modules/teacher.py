@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from sft_lightning import reuse
+from sft_lightning.core import cache
 from sft_lightning.networks.base import Network, Output
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard
@@ -66,8 +66,8 @@ class Teacher:
         content, so a view that differs is another batch, and what is said is the same to the bit.
         """
         output: Output
-        if reuse.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
-            output = reuse.TEACHER.get(self._key(x), lambda: self.network(x), bytes_of)
+        if cache.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
+            output = cache.TEACHER.get(self._key(x), lambda: self.network(x), bytes_of)
         else:
             output = self.network(x)
         return output

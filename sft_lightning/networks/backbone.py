@@ -5,7 +5,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, fresh_linear
 from sft_lightning.networks.image_view import view_of
 from sft_lightning.networks.names import unprefixed

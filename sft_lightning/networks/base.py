@@ -9,10 +9,10 @@ from typing import Any, ClassVar, NamedTuple
 
 from torch import Tensor, nn
 
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.redaction import refuse_left_out
 from sft_lightning.networks.image_view import View
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
-from sft_lightning.secrets import refuse_left_out
 from sft_lightning.tasks.base import TaskInfo
 
 NORMS = (

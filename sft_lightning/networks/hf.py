@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError, nearest, plainly
-from sft_lightning.faults import machine_fault
+from sft_lightning.core import redaction
+from sft_lightning.core.environment_errors import machine_fault
+from sft_lightning.core.errors import UserError, nearest, plainly
 from sft_lightning.networks.base import Network, fresh_linear
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import save_source_head
@@ -212,7 +212,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             config.problem_type = "regression" if regression else "single_label_classification"
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
-            "init_args": secrets.without(network.export_config()),
+            "init_args": redaction.without(network.export_config()),
             "task": task.to_dict(),
             "input": network.input_config,
         }

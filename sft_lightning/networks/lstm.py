@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import InputSpec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.networks.weights import read_state_dict, resolve

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 USUAL = (
     "state_dict",

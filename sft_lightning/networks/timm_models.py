@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, named_as, read_weights
 from sft_lightning.networks.base import InputSpec
 from sft_lightning.networks.image_view import RESAMPLE, ImageView

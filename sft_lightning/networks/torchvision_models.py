@@ -10,7 +10,7 @@ from urllib.error import URLError
 import torch
 from torch import nn
 
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.networks.backbone import Backbone, classes_of, named_as, read_weights
 from sft_lightning.networks.base import InputSpec
 from sft_lightning.networks.image_view import ImageView

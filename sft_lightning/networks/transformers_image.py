@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
 from sft_lightning.networks.processor_view import NotFollowed, ProcessorView, ask, load_processor, of_size

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network, Output, set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf
 from sft_lightning.networks.transformers_text import (

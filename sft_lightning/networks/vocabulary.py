@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 WORDS = (
     "tokenizer.json",

@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.networks.names import common_prefix, tensors_of
 from sft_lightning.networks.tensors import tensor_names
 
@@ -236,7 +236,7 @@ def save_folder(network: "Network", folder: str) -> None:
     cls = type(network)
     about = {
         "network": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": secrets.without(network.export_config()),
+        "init_args": redaction.without(network.export_config()),
         "task": network.task.to_dict(),
         "input": network.input_config,
     }

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sft_lightning.report import figures, theme
-from sft_lightning.report.details import MEASURES
+from sft_lightning.report.error_analysis import MEASURES
 from sft_lightning.report.metrics import on_test, words
 from sft_lightning.report.model import Comparison
 from sft_lightning.report.sets import TABLE, Sets

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.report.catalogue import all_data, catalogue, filled, rows_of, start
 from sft_lightning.report.model import Comparison
 from sft_lightning.report.sets import Sets

@@ -34,7 +34,7 @@ def _add(comparison: Comparison, cell: Cell, mine: list[Row]) -> None:
             )
             comparison.notes.add(comparison.label(cell), what)
         return
-    from sft_lightning.ablation.statistics import cell_statistics
+    from sft_lightning.stats.cells import cell_statistics
 
     kept = None
     if comparison.kept is not None:

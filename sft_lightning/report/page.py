@@ -8,10 +8,10 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.report import theme
 from sft_lightning.report.catalogue import all_data, catalogue, start
-from sft_lightning.report.details import MEASURES
+from sft_lightning.report.error_analysis import MEASURES
 from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.metrics import on_test, words
 from sft_lightning.report.model import Comparison, setting_text

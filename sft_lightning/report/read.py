@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sft_lightning.plain_yaml import DoubledKey, FastStrict
+from sft_lightning.core.plain_yaml import DoubledKey, FastStrict
 
 SCHEMA = 1
 DEEPEST = 4  # levels of folders below a path in which runs are looked for

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from sft_lightning.report.details import layers_of, matrix_of, rounded, samples_of
+from sft_lightning.report.error_analysis import layers_of, matrix_of, rounded, samples_of
 from sft_lightning.report.from_runs import flatten, is_setting
 from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.metrics import on_test

@@ -10,7 +10,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.redaction import redact
 from sft_lightning.report import loose_statistics, read
 from sft_lightning.report.build import compare
 from sft_lightning.report.metrics import on_test, words
@@ -18,7 +19,6 @@ from sft_lightning.report.model import LOOSE, Cell, Comparison, Point
 from sft_lightning.report.summary import Row, answers, rows
 from sft_lightning.report.table import as_markdown, columns
 from sft_lightning.report.theme import colours
-from sft_lightning.secrets import redact
 
 STEP = "trainer/global_step"
 FORGETTING = "retention/forgetting"

@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.types import _PATH
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 @dataclass(frozen=True)

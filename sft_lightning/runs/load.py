@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from sft_lightning import plain_yaml
-from sft_lightning.errors import UserError
+from sft_lightning.core import plain_yaml
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.runs.record import misfit, upgrade
 
@@ -42,7 +42,7 @@ class Run:
         """
         entries = self.record["metrics"]
         if name not in entries or which not in entries[name]:
-            from sft_lightning.errors import nearest
+            from sft_lightning.core.errors import nearest
 
             raise UserError(f"{self.path}: no {which} value of metric '{name}'{nearest(name, entries)}")
         return float(entries[name][which])

@@ -6,7 +6,7 @@ import socket
 from pathlib import Path
 from typing import IO
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 try:
     import fcntl

@@ -11,8 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import write_atomic
 
 SCHEMA = 1
@@ -61,7 +61,7 @@ class Record:
         self.write()
 
     def write(self) -> None:
-        write_atomic(self.path, json.dumps(strict(secrets.without(self.content)), indent=2, allow_nan=False) + "\n")
+        write_atomic(self.path, json.dumps(strict(redaction.without(self.content)), indent=2, allow_nan=False) + "\n")
 
     def start(self, **about: Any) -> None:
         """Marks the run as running; times, versions, git state and machine are filled in here."""
@@ -192,4 +192,4 @@ def command_line(args: list[str]) -> str:
     """The command as typed, but for secrets."""
     import shlex
 
-    return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *secrets.without_in_arguments(args)])
+    return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *redaction.without_in_arguments(args)])

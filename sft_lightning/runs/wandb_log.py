@@ -10,8 +10,8 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, sweep_run_id
 from sft_lightning.runs.metrics_log import named_by_split
 
@@ -62,7 +62,7 @@ class WandbLog(WandbLogger):
         """Adds what is known once data and network are built: fingerprints, task, git state, teacher."""
         if not self.lost:
             with self._unless_lost():
-                self.experiment.config.update(secrets.without(about), allow_val_change=True)
+                self.experiment.config.update(redaction.without(about), allow_val_change=True)
 
     def summarise(self, record: dict[str, Any]) -> None:
         """Puts into the summary each metric's last value, and as `selected/…` its value at best.ckpt.
@@ -109,8 +109,8 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
             mode="online" if online else "offline",  # Lightning leaves "offline" to all later runs of the process
             group=settings.wandb_group or settings.experiment,
             job_type=settings.wandb_job_type or settings.model.class_path.rpartition(".")[2],
-            tags=secrets.without(settings.wandb_tags),
-            config=secrets.without(config),
+            tags=redaction.without(settings.wandb_tags),
+            config=redaction.without(config),
             settings=wandb.Settings(silent=not online, console="off", **waits),
         )
         logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
@@ -119,7 +119,7 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
             if sweep_run_id() == run.run_id:
                 logger._wandb_init.pop("id")
         if rank == 0:
-            with secrets.hidden_from_wandb():
+            with redaction.hidden_from_wandb():
                 _ = logger.experiment
     except WandbServiceConnectionError as error:
         if os.environ.pop("WANDB_SERVICE", None) is None:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def shard(network: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy | None = None) -> None:

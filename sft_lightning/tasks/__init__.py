@@ -1,6 +1,6 @@
 """Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
 
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.tasks.base import Batch, Task, TaskInfo
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from sft_lightning.errors import UserError, nearest
+from sft_lightning.core.errors import UserError, nearest
 
 Batch = dict[str, Any]
 """One micro-batch.

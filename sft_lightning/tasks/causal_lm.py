@@ -9,7 +9,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
 from sft_lightning.tasks.base import Task, at_least_single
-from sft_lightning.tasks.meters import MeanLoss
+from sft_lightning.tasks.metrics import MeanLoss
 
 
 class Perplexity(MeanLoss):

@@ -13,7 +13,7 @@ from torchmetrics.classification import (
 )
 
 from sft_lightning.anchors import kl
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.tasks.base import Task, TaskInfo, at_least_single
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import pytest
 
 from sft_lightning.ablation.budget import parse_budget, seeds_for
-from sft_lightning.ablation.choose import Metrics, candidate, choose
 from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
-from sft_lightning.ablation.folder import Standing
+from sft_lightning.ablation.selection import Metrics, candidate, choose
 from sft_lightning.ablation.study import Select
-from sft_lightning.errors import UserError
+from sft_lightning.ablation.study_dir import Standing
+from sft_lightning.core.errors import UserError
 
 
 @pytest.mark.parametrize(

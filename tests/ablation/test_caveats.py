@@ -9,7 +9,7 @@ import pytest
 from sft_lightning.ablation.caveats import FOLDS, OPTIMISM, at_end, end_of, ends_said, seen
 from sft_lightning.ablation.collect import leaves_the_encoder
 from sft_lightning.ablation.study import FRESH, Arm, make_study
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.ablation.test_studies import ARMS, BASE, ablate, attempts, write
 
 

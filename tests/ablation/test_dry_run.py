@@ -6,12 +6,12 @@ from functools import reduce
 import pytest
 
 from sft_lightning.ablation.dry_run import LISTED, show
-from sft_lightning.ablation.engine import Engine
-from sft_lightning.ablation.folder import StudyFolder
-from sft_lightning.ablation.overlay import merged
 from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.progress import remaining, work
+from sft_lightning.ablation.scheduler import Engine
 from sft_lightning.ablation.study import make_study
+from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.config.overrides import merged
 
 BASE = {
     "seed_everything": 0,

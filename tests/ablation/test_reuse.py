@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft_lightning import reuse
+from sft_lightning.core import cache
 from sft_lightning.data import Digits, TextTable
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks import MLP, TransformersText, spec
@@ -23,11 +23,11 @@ def rows(count):
 
 @pytest.fixture
 def sharing():
-    reuse.begin()
-    reuse.next_run()
+    cache.begin()
+    cache.next_run()
     yield
-    reuse.next_run()
-    reuse.end()
+    cache.next_run()
+    cache.end()
 
 
 def count_passes(teacher):
@@ -45,7 +45,7 @@ def test_nothing_is_shared_unless_a_study_asks_for_it(teacher):
     passes, x = count_passes(teacher), {"image": torch.rand(4, 1, 8, 8)}
     teacher(x), teacher(x)
     assert len(passes) == 2
-    assert reuse.samples("key", lambda: [1]) is not reuse.samples("key", lambda: [1])
+    assert cache.samples("key", lambda: [1]) is not cache.samples("key", lambda: [1])
 
 
 def test_a_batch_that_was_seen_is_not_asked_about_again(teacher, sharing):
@@ -98,7 +98,7 @@ def test_what_was_said_while_validating_is_not_used_while_training(teacher, shar
 
 
 def test_the_least_recently_used_goes_first():
-    kept = reuse.Kept(2)
+    kept = cache.Kept(2)
     kept.on = True
     for key in ("a", "b", "a", "c"):
         kept.get(key, lambda: object(), lambda _: 1)
@@ -111,7 +111,7 @@ def test_the_least_recently_used_goes_first():
 def test_samples_are_loaded_once_for_runs_that_differ_in_the_labelled_subset(sharing):
     first = Digits(shots_per_class=2, subset_seed=0)
     first.setup()
-    reuse.next_run()
+    cache.next_run()
     second = Digits(shots_per_class=5, subset_seed=1)
     second.setup()
     assert second.splits["train"].samples is first.splits["train"].samples
@@ -130,7 +130,7 @@ def test_other_files_are_other_samples(tmp_path: Path, sharing):
         write_jsonl(tmp_path / f"{name}.jsonl", rows(12))
         data = TextTable(train=str(tmp_path / f"{name}.jsonl"))
         data.setup()
-        reuse.next_run()
+        cache.next_run()
         made.append(data.splits["train"].samples)
     assert made[0] is not made[1]
 
@@ -149,5 +149,5 @@ def test_texts_are_tokenised_once_by_one_tokenizer_and_anew_by_another(tmp_path:
         data.setup()
         data.bind(build_network(spec(TransformersText, pretrained=str(folder), max_length=length), INFO))
         ids.append(data.splits["train"].samples.batch([0, 1])["input_ids"])
-        reuse.next_run()
+        cache.next_run()
     assert torch.equal(ids[0], ids[1]) and len(done) == 2

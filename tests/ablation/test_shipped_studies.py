@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
 from sft_lightning.ablation.plan import Plan
-from sft_lightning.ablation.resolve import Resolver
 from sft_lightning.ablation.study import read_study
+from sft_lightning.cli.main import main
+from sft_lightning.config.resolve import Resolver
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments/ablations"
 STUDIES = sorted(FOLDER.glob("*.yaml"))

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from tests.ablation.test_studies import ARMS, BASE, write
 from tests.cluster.conftest import ROOT, slurm  # noqa: F401  a fixture
 

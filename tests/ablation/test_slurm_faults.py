@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from tests.ablation.test_studies import BASE, write
 from tests.cluster.conftest import CONTROLLER, Slurm, slurm  # noqa: F401  a fixture
 

@@ -10,13 +10,13 @@ import yaml
 
 from sft_lightning.ablation import progress
 from sft_lightning.ablation.budget import SLACK
-from sft_lightning.ablation.folder import MOST_KILLS, StudyFolder
-from sft_lightning.ablation.front_door.thrift import sizes
+from sft_lightning.ablation.budgeted_study import Budget, Sized
 from sft_lightning.ablation.pace import Pace, length
 from sft_lightning.ablation.progress import ending
-from sft_lightning.ablation.spend import Budget, Sized
 from sft_lightning.ablation.study import make_study
+from sft_lightning.ablation.study_dir import MOST_KILLS, StudyFolder
 from sft_lightning.ablation.worker import by_signal, why
+from sft_lightning.autoconfig.reduced_studies import sizes
 from tests.ablation.test_studies import ARMS, BASE, ablate, attempts, points, write
 
 SETTLED = {"size": 0, "seeds": 4, "why": ["4 seeds"]}
@@ -186,7 +186,7 @@ def test_training_data_that_changed_before_more_seeds_were_run_gives_no_answer(t
 
 def test_of_how_many_folds_none_is_left_out_makes_no_other_point(tmp_path: Path) -> None:
     from sft_lightning.ablation.plan import Plan
-    from sft_lightning.ablation.resolve import Resolver
+    from sft_lightning.config.resolve import Resolver
 
     found = []
     for folds in (None, 5):

@@ -14,7 +14,8 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
-from sft_lightning.ablation.statistics import (
+from sft_lightning.core.errors import UserError
+from sft_lightning.stats.cells import (
     cell_statistics,
     compare_with_baseline,
     correct,
@@ -22,7 +23,6 @@ from sft_lightning.ablation.statistics import (
     seeds_needed,
     summarise,
 )
-from sft_lightning.errors import UserError
 
 PLAIN = [0.91, 0.88, 0.93, 0.90, 0.89, 0.92, 0.87, 0.90]
 L2SP = [0.92, 0.90, 0.93, 0.92, 0.90, 0.94, 0.88, 0.93]
@@ -313,7 +313,5 @@ def test_a_cell_says_by_which_methods_and_what_its_tests_are_not_about():
 
 
 def test_the_statistics_load_without_torch_or_lightning():
-    code = (
-        "import sys, sft_lightning.ablation.statistics; print([m for m in ('torch', 'lightning') if m in sys.modules])"
-    )
+    code = "import sys, sft_lightning.stats.cells; print([m for m in ('torch', 'lightning') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

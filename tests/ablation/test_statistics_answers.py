@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sft_lightning.ablation.statistics import cell_statistics
+from sft_lightning.stats.cells import cell_statistics
 
 NAMES = {"target": "test/accuracy", "kept": "test/retention/accuracy"}
 ACCURACIES = {"target": "max", "kept": "max"}
@@ -73,8 +73,8 @@ def test_where_no_arm_is_shown_within_the_margin_it_says_so_and_what_would_settl
 
 
 def test_seeds_that_would_settle_it_do_in_eight_of_ten_simulated_studies():
-    from sft_lightning.ablation.statistics import compare_with_baseline
-    from sft_lightning.ablation.stats.equivalence import equivalence, raw_equivalence, settle
+    from sft_lightning.stats.cells import compare_with_baseline
+    from sft_lightning.stats.equivalence import equivalence, raw_equivalence, settle
 
     rng = np.random.default_rng(0)
     x = rng.normal(0, 1, 10)

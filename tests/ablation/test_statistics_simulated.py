@@ -9,14 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sft_lightning.ablation.statistics import (
-    Column,
-    cell_tests,
-    compare_with_baseline,
-    correct,
-    seeds_needed,
-    summarise,
-)
+from sft_lightning.stats.cells import Column, cell_tests, compare_with_baseline, correct, seeds_needed, summarise
 
 ARMS, SEEDS, STUDIES = 5, 10, 2000
 LEVEL = 0.05

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
-from sft_lightning.ablation.folder import StudyFolder
 from sft_lightning.ablation.jobs import StudyJobs, Submission
+from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.cli.main import main
 
 POINTS = ["done", "works", "broke", "waits", "starts", "asked", "gone", "killed", "unsent"]
 HOLD = """

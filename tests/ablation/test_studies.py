@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from tests.survival.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -522,7 +522,7 @@ def started(run: Path) -> str:
 
 
 def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
-    from sft_lightning.ablation.folder import StudyFolder
+    from sft_lightning.ablation.study_dir import StudyFolder
     from sft_lightning.ablation.worker import carry_out
     from sft_lightning.modules import SFTModule
 

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.ablation.choose import Candidate, Metrics, choose
-from sft_lightning.ablation.overlay import merged, nested, put, short
+from sft_lightning.ablation.selection import Candidate, Metrics, choose
 from sft_lightning.ablation.study import Select, make_study, read_study
-from sft_lightning.errors import UserError
+from sft_lightning.config.overrides import merged, nested, put, short
+from sft_lightning.core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = str(ROOT / "experiments/digits/plain.yaml")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
-from sft_lightning.ablation.folder import StudyFolder
+from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.cli.main import main
 from tests.ablation.test_status import HOLD
 from tests.ablation.test_studies import write
 

@@ -48,7 +48,7 @@ def test_what_was_removed_and_is_chosen_after_all_is_fitted_again_and_tested(tmp
 
 @pytest.mark.slow
 def test_much_room_that_could_be_freed_is_named(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("sft_lightning.ablation.tidy.LARGE", 100_000)
+    monkeypatch.setattr("sft_lightning.ablation.disk_usage.LARGE", 100_000)
     assert ablate(file(tmp_path, "best", 0.01), tmp_path) == 0
     assert (
         "GB are weights of settings that were not chosen: --keep_weights chosen removes them" in capsys.readouterr().out

@@ -20,15 +20,15 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
-from sft_lightning.__main__ import main
 from sft_lightning.callbacks import Details, RetentionMonitor
-from sft_lightning.callbacks.details import LETTERS, data_uri, excerpt, layer_drift, number, seen, short
+from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, layer_drift, number, seen, short
+from sft_lightning.cli.main import main
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text import TextRows
+from sft_lightning.evaluation.predictions import Answers
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import spec
 from sft_lightning.networks.base import Network, build_network
-from sft_lightning.retention.answers import Answers
 from sft_lightning.runs import Run, load
 from sft_lightning.tasks import TaskInfo
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture

@@ -8,10 +8,10 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.drawn import draw
 from sft_lightning.data.vision.base import ArrayImages
-from sft_lightning.errors import UserError
 from sft_lightning.modules import SFTModule
 from tests.support import NEW, OLD, FewDigits, digits, fit, make, outputs_on, quiet_trainer
 

@@ -14,12 +14,12 @@ from lightning.pytorch.callbacks import EarlyStopping, StochasticWeightAveraging
 from lightning.pytorch.profilers import SimpleProfiler
 
 import sft_lightning.callbacks
-from sft_lightning.ablation.resolve import Resolver
 from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.of_lightning import ARGUMENTS, CALLBACKS, refuse_arguments, refuse_callbacks
-from sft_lightning.callbacks.selection import direction
-from sft_lightning.errors import UserError
-from sft_lightning.profiles import written_to
+from sft_lightning.config.resolve import Resolver
+from sft_lightning.core.errors import UserError
+from sft_lightning.evaluation.selection import direction
+from sft_lightning.runs.profiler import written_to
 from sft_lightning.tasks import TASKS
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.support import digits, fit, make, quiet_trainer
@@ -272,7 +272,7 @@ def test_a_progress_bar_takes_the_place_of_our_own_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("sft_lightning.session.on_terminal", lambda: True)
+    monkeypatch.setattr("sft_lightning.runs.session.on_terminal", lambda: True)
 
     def spied(_: Any, trainer: Trainer, module: Any) -> None:
         seen.extend(type(c).__name__ for c in trainer.callbacks if "Bar" in type(c).__name__)

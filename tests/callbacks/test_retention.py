@@ -9,11 +9,11 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
-from sft_lightning.errors import UserError
+from sft_lightning.evaluation import evaluate
 from sft_lightning.modules import L2SPSFT, PlainSFT
 from sft_lightning.networks import spec
-from sft_lightning.retention import evaluate
 from sft_lightning.tasks import TaskInfo, make_task
 from tests.support import (
     OLD,
@@ -203,7 +203,7 @@ def test_the_values_before_training_are_logged_at_step_zero(pretrained: str) -> 
 
 
 def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
-    from sft_lightning.callbacks.selection import better
+    from sft_lightning.evaluation.selection import better
 
     info = TaskInfo("regression", 1)
     directions = {

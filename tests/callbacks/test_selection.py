@@ -11,7 +11,7 @@ import yaml
 from safetensors.torch import load_file
 
 from sft_lightning.callbacks.console import number
-from sft_lightning.callbacks.selection import Candidate, better
+from sft_lightning.evaluation.selection import Candidate, better
 from sft_lightning.report.metrics import better as table_better
 from sft_lightning.report.metrics import on_test
 from sft_lightning.runs import Run, load

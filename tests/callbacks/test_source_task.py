@@ -10,7 +10,7 @@ from scipy.special import expit, softmax
 from scipy.stats import entropy, pearsonr
 
 from sft_lightning.callbacks import RetentionMonitor
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import DistillSFT, SFTModule
 from sft_lightning.networks import MLP, TransformersImage, spec
 from sft_lightning.tasks import TaskInfo

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.support import FewDigits, digits, fit, make, moved, weights
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from sft_lightning.runs import Run, load
 
 ROOT = Path(__file__).parents[2]

@@ -254,7 +254,7 @@ def test_quiet_prints_the_path_alone(command: Command) -> None:
 
 def test_help_and_version_import_nothing_heavy() -> None:
     code = (
-        "import sys; from sft_lightning.__main__ import main\n"
+        "import sys; from sft_lightning.cli.main import main\n"
         "for a in (['--help'], ['--version'], ['fit', '--help'], ['test', '--help']): assert main(a) == 0, a\n"
         "heavy = {'torch', 'lightning', 'transformers', 'numpy', 'jsonargparse'} & set(sys.modules)\n"
         "assert not heavy, heavy"

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 import yaml
 
-from sft_lightning import plain_yaml
 from sft_lightning.ablation.plan import Plan
-from sft_lightning.ablation.resolve import Resolver
 from sft_lightning.ablation.study import make_study, read_study
 from sft_lightning.cluster.profile import made
-from sft_lightning.config_files import check_yaml
-from sft_lightning.errors import UserError
-from sft_lightning.given import from_arguments, overridden, refuse_linked
+from sft_lightning.config.files import check_yaml
+from sft_lightning.config.given import from_arguments, overridden, refuse_linked
+from sft_lightning.config.resolve import Resolver
+from sft_lightning.core import plain_yaml
+from sft_lightning.core.errors import UserError
 from sft_lightning.report.read import Notes, RunFiles
 from tests.cli.conftest import ROOT, Command
 

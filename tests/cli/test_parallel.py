@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from sft_lightning.runs import Run, load
 from tests.cli.conftest import ROOT
 

@@ -9,7 +9,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.cluster.allocation import allocation
-from sft_lightning.signals import SIGNALS
+from sft_lightning.core.signals import SIGNALS
 
 
 class Preempted(Callback):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from tests.cluster.conftest import ROOT, Slurm
 
 

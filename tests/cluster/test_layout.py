@@ -7,7 +7,7 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 from sft_lightning.cluster.allocation import Allocation
 from sft_lightning.cluster.layout import check, follow
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.cluster.environments import ONE, STEP
 from tests.cluster.test_allocation import given
 

@@ -470,7 +470,7 @@ def test_a_signal_during_the_imports_asks_to_come_back_and_leaves_nothing(
 STUCK = """
 import ctypes, signal
 from sft_lightning.cluster import requeue
-from sft_lightning.signals import SIGNALS
+from sft_lightning.core.signals import SIGNALS
 
 requeue.GRACE = 0.5
 signal.signal(signal.SIGUSR1, requeue.hold)
@@ -508,8 +508,8 @@ def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_al
 HUNG = """
 import sys, time
 from pathlib import Path
-from sft_lightning.ranks import Ranks
-from sft_lightning.session import Session
+from sft_lightning.runs.rank_failures import Ranks
+from sft_lightning.runs.session import Session
 
 Ranks.GRACE, folder = 0.2, Path(sys.argv[3])
 Ranks(folder, 1).report(138, "Interrupted: SIGUSR1")
@@ -589,7 +589,7 @@ def test_a_point_that_is_a_command_of_its_own_hears_the_signal_from_its_parent_w
 
 AT_THE_END = """
 import os, signal, sys
-from sft_lightning.__main__ import command
+from sft_lightning.cli.main import command
 
 class Last:  # is taken away when Python has put its signal handlers away already
     def __del__(self, kill=os.kill, process=os.getpid(), signum=signal.SIGUSR1):

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from sft_lightning.runs import load
 from tests.cluster.conftest import ROOT, Slurm
 from tests.survival.conftest import zygote  # noqa: F401  a fixture

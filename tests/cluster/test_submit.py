@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from sft_lightning.cluster.profile import read_profile
 from sft_lightning.cluster.wall_time import parse_time, written
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.cluster.conftest import ROOT, Slurm, StandIn
 
 DIGITS = str(ROOT / "experiments/digits/plain.yaml")

@@ -6,9 +6,9 @@ those of transformers (`{% generation %}`), from which `apply_chat_template` mak
 
 from typing import Any
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
-from sft_lightning.errors import UserError
 from tests.networks.tiny import byte_bpe
 
 ASK = "{%- if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from scipy.stats import chi2_contingency, chisquare
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import ColouredDigits, Digits
 from sft_lightning.data.vision.base import ArrayImages
 from sft_lightning.data.vision.coloured_digits import COLOURS
-from sft_lightning.errors import UserError
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import MLP, spec
 from tests.support import fit

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.files import Table, read_table
-from sft_lightning.errors import UserError
 from tests.data.text_files import write_parquet, write_text
 
 

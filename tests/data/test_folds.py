@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import Digits, ImageFolder, Instructions, SFTDataModule, TextTable
-from sft_lightning.errors import UserError
 from tests.data.text_files import texts, write_jsonl
 from tests.data.vision_files import write_folder
 

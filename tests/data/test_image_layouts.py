@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from torchvision import datasets as theirs
 
-from sft_lightning.ablation.front_door.data_plan import Overrides
-from sft_lightning.ablation.front_door.infer_data import infer_data
+from sft_lightning.autoconfig.data_plan import Overrides
+from sft_lightning.autoconfig.infer_data import infer_data
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import HubImages, ImageFolder
 from sft_lightning.data.split_names import split_of
-from sft_lightning.errors import UserError
 from tests.data import vision_files as files
 
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import Instructions, TextTable
-from sft_lightning.errors import UserError
 from sft_lightning.modules import DistillSFT, PlainSFT
 from sft_lightning.networks import TransformersLM, TransformersText, spec
 from sft_lightning.tasks import Batch, TaskInfo

@@ -9,10 +9,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from sft_lightning.ablation.front_door.infer_columns import task_of
+from sft_lightning.autoconfig.infer_columns import task_of
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import TextTable
 from sft_lightning.data.text.cells import missing, number, numbers, whole
-from sft_lightning.errors import UserError
 from tests.data.text_files import write_jsonl, write_parquet, write_text
 
 NAN = float("nan")
@@ -206,7 +206,7 @@ def test_values_of_a_regression_are_numbers_and_missing_ones_are_named(tmp_path:
 def test_a_class_may_be_called_no_in_a_config_and_is_never_false_in_silence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    from sft_lightning.__main__ import main
+    from sft_lightning.cli.main import main
 
     file = labelled(tmp_path / "a.jsonl", ["no", "yes", "NA"] * 10)
     config = tmp_path / "c.yaml"

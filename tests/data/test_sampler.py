@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
-from sft_lightning.errors import UserError
 from tests.support import Recorder, digits, fit, make
 
 SPLITS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (1, 8), (8, 1), (2, 4)]  # ranks, micro-batches a step

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import GLUE, IMDB, TREC, AGNews, Digits, SFTDataModule, TextTable
 from sft_lightning.data.text import TextRows
 from sft_lightning.data.text.glue import SUBSETS
-from sft_lightning.errors import UserError
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import LSTM, MLP, TransformersText, spec
 from sft_lightning.tasks import TaskInfo, make_task

@@ -3,7 +3,7 @@
 import pytest
 
 from sft_lightning import modules, networks
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.tasks import TASKS
 from tests.exactness.cases import CASES, PAIRS, REFUSED, make
 from tests.support import VARIANTS, fit

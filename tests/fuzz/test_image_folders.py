@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageOps
 from torchvision.datasets import ImageFolder as Theirs
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import ImageFolder
-from sft_lightning.errors import UserError
 
 KINDS = ("L", "RGB", "RGBA", "LA", "P", "P-clear", "1", "CMYK", "I;16", "F", "I", "F-wide", "turned")
 SPLITS = (

@@ -21,9 +21,9 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import TextTable
 from sft_lightning.data.text.base import TextRows
-from sft_lightning.errors import UserError
 from tests.exactness import figures
 
 NAN = float("nan")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from tests.support import OLD, VARIANTS, digits, fit, make, pretrained_mlp, quiet_trainer, weights
 

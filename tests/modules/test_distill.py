@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import DistillSFT
 from tests.support import (
     Recorder,

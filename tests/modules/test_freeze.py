@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import spec
 from tests.support import VARIANTS, NormNet, Recorder, digits, fit, make, weights

@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.support import VARIANTS, FewDigits, Recorder, Scaled, digits, fit, make, weights
 
 

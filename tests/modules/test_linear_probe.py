@@ -8,8 +8,8 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
-from sft_lightning.errors import UserError
 from sft_lightning.modules import LinearProbe
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path
 from sft_lightning.networks import spec

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT
 from sft_lightning.networks import spec
 from tests.support import (

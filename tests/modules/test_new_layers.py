@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.modules.freeze import frozen_names
 from sft_lightning.modules.optim import parameter_groups

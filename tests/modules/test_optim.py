@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules.optim import make_optimizer, parameter_groups, schedule, warmup_steps
 from sft_lightning.networks import Network, spec
 from sft_lightning.networks.base import build_network

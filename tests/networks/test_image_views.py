@@ -15,9 +15,9 @@ from timm.data import create_transform, resolve_data_config
 from torch import Tensor
 from torchvision import models
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import ImageFolder
 from sft_lightning.data.sampler import Key
-from sft_lightning.errors import UserError
 from sft_lightning.networks import LeNet, Network, Timm, Torchvision, TransformersImage
 from tests.networks.vision import TASK
 

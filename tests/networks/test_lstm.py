@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import TextTable
-from sft_lightning.errors import UserError
 from sft_lightning.modules import DistillSFT, PlainSFT
 from sft_lightning.networks import LSTM, spec
 from sft_lightning.networks.lstm import WordTokenizer

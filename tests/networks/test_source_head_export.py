@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sft_lightning.__main__ import main
-from sft_lightning.errors import UserError
+from sft_lightning.cli.main import main
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks import (
     MLP,
     Network,

@@ -9,7 +9,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks import Timm
 from tests.networks.vision import NEXT, TASK, check_layers, check_round_trip, images, logits, out, pickled_code, shaken
 

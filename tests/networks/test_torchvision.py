@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks import Torchvision
 from tests.networks.vision import TASK, check_layers, check_round_trip, images, logits, out, pickled_code, shaken
 

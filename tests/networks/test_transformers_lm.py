@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks import TransformersLM, TransformersText
 from sft_lightning.tasks import TaskInfo
 from tests.networks.tiny import SENTENCES, asset, byte_bpe, tiny_folder

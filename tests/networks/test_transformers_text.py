@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import DistillSFT
 from sft_lightning.networks import TransformersText, spec
 from sft_lightning.tasks import TaskInfo

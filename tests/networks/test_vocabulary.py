@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.ablation.front_door.infer_network import infer_network
+from sft_lightning.autoconfig.infer_network import infer_network
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import TextTable
-from sft_lightning.errors import UserError
 from sft_lightning.networks import TransformersLM, TransformersText
 from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import write_jsonl

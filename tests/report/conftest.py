@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.report.command import main
+from sft_lightning.cli.compare import main
 from tests.report.written import write_study
 
 FLAGS = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from tests.report.conftest import Compare
 from tests.report.written import write_run, write_study
 

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from sft_lightning.ablation.front_door.recipe import RECIPES, arms
-from sft_lightning.ablation.front_door.thrift import sizes
+from sft_lightning.autoconfig.recipe import RECIPES, arms
+from sft_lightning.autoconfig.reduced_studies import sizes
 from tests.report.conftest import Compare
 from tests.report.written import write_study
 

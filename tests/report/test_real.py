@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Plain and distilled digits, two seeds each, two epochs."""
-    from sft_lightning.__main__ import main
+    from sft_lightning.cli.main import main
 
     folder = tmp_path_factory.mktemp("fitted")
     with pytest.MonkeyPatch.context() as patch:

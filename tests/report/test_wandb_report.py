@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.report.wandb_report import parse_target, write_report
 from tests.report.written import ARMS, write_run
 from tests.runs.wandb_server import WandbServer, handler

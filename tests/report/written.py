@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from sft_lightning.ablation.statistics import cell_statistics
+from sft_lightning.stats.cells import cell_statistics
 
 STEPS = (0, 100, 200, 300, 400)
 LAYERS = ("encoder.1", "encoder.4", "encoder.7")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run, load, make_run_id
 from sft_lightning.runs.directory import write_atomic
 

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from sft_lightning.ablation.folder import StudyFolder
 from sft_lightning.ablation.plan import Plan, Point
-from sft_lightning.ablation.resolve import Resolver
 from sft_lightning.ablation.study import make_study
+from sft_lightning.ablation.study_dir import StudyFolder
 from sft_lightning.ablation.worker import carry_out
-from sft_lightning.errors import UserError
+from sft_lightning.config.resolve import Resolver
+from sft_lightning.core.errors import UserError
 from sft_lightning.report.metrics import better
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.runs.wandb_server import WandbServer, handler

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs import Run, create_run
 from sft_lightning.runs.wandb_log import PATIENCE, make_wandb
 from tests.cli.conftest import Command, command  # noqa: F401  a fixture

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from lightning.pytorch import Trainer
 
-from sft_lightning import secrets
-from sft_lightning.errors import UserError
-from sft_lightning.secrets import HIDDEN, is_secret, left_out, redact, without
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.redaction import HIDDEN, is_secret, left_out, redact, without
 from tests.cli.conftest import ROOT
 
 SECRET_NAMES = [
@@ -31,7 +31,7 @@ PLAIN_NAMES = [
 
 @pytest.fixture(autouse=True)
 def nothing_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    secrets.forget()
+    redaction.forget()
     monkeypatch.setattr("os.environ", {"PATH": "/usr/bin"})
 
 
@@ -52,9 +52,9 @@ def every_option() -> list[str]:
     import sft_lightning.data
     import sft_lightning.modules
     import sft_lightning.networks
-    from sft_lightning.cli import OPTIONS
-    from sft_lightning.explain import class_names
-    from sft_lightning.helptext import arguments
+    from sft_lightning.cli.fit import OPTIONS
+    from sft_lightning.cli.help import arguments
+    from sft_lightning.config.parser_errors import class_names
 
     names = [name for name, *_ in OPTIONS]
     for key, package in (("model", "modules"), ("network", "networks"), ("data", "data")):
@@ -216,18 +216,18 @@ def test_secrets_of_a_config_are_left_out_and_the_rest_stays() -> None:
 
 
 def test_what_was_learned_from_a_config_is_left_out_everywhere() -> None:
-    secrets.learn(CONFIG)
+    redaction.learn(CONFIG)
     for held in ("hunter22", "letmein99", "query-token", "12345678", "somebody", "first-key", "abcdef0123456789abc"):
         assert redact(f"x{held}y {held}") == f"x{HIDDEN}y {HIDDEN}", f"{held} is printed"
     assert without({"url": "here/hunter22/x"}) == {"url": "here/***/x"}
-    secrets.forget()
+    redaction.forget()
     assert redact("hunter22") == "hunter22"
 
 
 def test_a_short_secret_is_left_out_as_a_word_alone() -> None:
-    secrets.learn({"password": "seven", "token": "abc"})
+    redaction.learn({"password": "seven", "token": "abc"})
     assert redact("seven, seventy: 'seven' abc") == f"{HIDDEN}, seventy: '{HIDDEN}' abc"
-    secrets.learn({"password": "seven-and-more"})
+    redaction.learn({"password": "seven-and-more"})
     assert redact("seven-and-more") == HIDDEN
 
 
@@ -235,7 +235,7 @@ def test_a_short_secret_is_left_out_as_a_word_alone() -> None:
 def test_a_secret_is_found_however_it_is_written(secret: str) -> None:
     from urllib.parse import quote
 
-    secrets.learn({"password": secret})
+    redaction.learn({"password": secret})
     for written in (secret, repr(secret), quote(secret, safe=""), str(UserError(secret)), json.dumps(secret)):
         assert HIDDEN in redact(written) and "sec" not in redact(written), f"{written} becomes {redact(written)}"
 
@@ -252,8 +252,8 @@ def test_a_command_line_is_shown_without_its_secrets() -> None:
         "bert",
     ]
     typed += ["--data", "{init_args: {password: open-sesame}}", "--url", "https://me:pw@host", "--max_tokens", "5"]
-    secrets.learn_arguments(typed)
-    assert secrets.without_in_arguments(typed) == [
+    redaction.learn_arguments(typed)
+    assert redaction.without_in_arguments(typed) == [
         *("fit", "--config", "a.yaml", "--data.api_key", "***", "--data.token=***", "--network.tokenizer", "bert"),
         *("--data", "{init_args: {password: ***}}", "--url", "https://***@host", "--max_tokens", "5"),
     ]
@@ -274,9 +274,9 @@ def test_a_config_read_back_tells_what_was_left_out() -> None:
 def test_streams_leave_secrets_out_and_are_put_back(capsys: pytest.CaptureFixture[str]) -> None:
     import sys
 
-    secrets.learn({"api_key": "hunter22"})
+    redaction.learn({"api_key": "hunter22"})
     before: Any = sys.stdout, sys.stderr
-    with secrets.guarded_streams():
+    with redaction.guarded_streams():
         print("out: hunter22")
         print("err: hunter22", file=sys.stderr)
         sys.stdout.writelines(["hunter22\n"])

@@ -129,7 +129,7 @@ def test_what_was_left_out_must_be_given_again(way: str, command: Command, run: 
 
 
 def test_a_checkpoint_cannot_stand_in_for_a_secret(run: Path) -> None:
-    from sft_lightning.errors import UserError
+    from sft_lightning.core.errors import UserError
     from sft_lightning.modules import PlainSFT
 
     with pytest.raises(UserError, match=r"network\.init_args\.hub_token: '\*\*\*' stands for a secret"):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.runs import load
 from tests.security.conftest import Command, Trap, config, network, refused
 

@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.modules import L2SPSFT, DistillSFT
 from sft_lightning.networks import MLP, Timm, Torchvision, TransformersLM, TransformersText
 from sft_lightning.sharding.split import blocks, shard

@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 class Fault(Callback):

@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.signals import SIGNALS
+from sft_lightning.core.signals import SIGNALS
 
 
 class SignalAt(Callback):

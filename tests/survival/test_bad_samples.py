@@ -17,13 +17,13 @@ import torch
 import yaml
 
 from sft_lightning.callbacks import Checkpoints, WritePredictions
+from sft_lightning.core.environment_errors import machine_fault
+from sft_lightning.core.errors import UserError
 from sft_lightning.data import IMDB, HubImages, ImageFolder, Instructions, SFTDataModule, TextTable
 from sft_lightning.data.bad_samples import BadSample, report, skipped_lines
 from sft_lightning.data.base import Samples, Split
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.base import Images
-from sft_lightning.errors import UserError
-from sft_lightning.faults import machine_fault
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import LeNet, spec
 from sft_lightning.runs import load

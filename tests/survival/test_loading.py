@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.data.vision.base import ArrayImages
-from sft_lightning.faults import machine_fault
 from sft_lightning.networks import LeNet
 from sft_lightning.runs import Run, load
 from tests.cli.conftest import ROOT, Command, Result, command  # noqa: F401  a fixture

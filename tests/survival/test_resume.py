@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.__main__ import main
+from sft_lightning.cli.main import main
 from tests.exactness.figures import note
 from tests.support import VARIANTS
 from tests.survival.cases import SETTINGS, on_digits, on_texts, write

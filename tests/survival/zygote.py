@@ -70,7 +70,7 @@ def child(arguments: list[str], out: str, env: dict[str, str]) -> None:
         os.dup2(null, 0)
         os.environ.update(env)
         sys.argv = ["sft_lightning", *arguments]
-        from sft_lightning.__main__ import command
+        from sft_lightning.cli.main import command
 
         code = command()
     except BaseException:
@@ -98,7 +98,7 @@ def wait(pid: int, timeout: float) -> int:
 def serve() -> None:
     import torch
 
-    import sft_lightning.cli
+    import sft_lightning.cli.fit
     import sft_lightning.data.text
     import sft_lightning.data.vision  # noqa: F401
 

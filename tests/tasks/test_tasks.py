@@ -12,9 +12,9 @@ from scipy.stats import entropy, pearsonr, spearmanr
 from sklearn import metrics as sk
 from torch import Tensor
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.tasks import TASKS, TaskInfo, make_task
-from sft_lightning.tasks.meters import MeanLoss, read_meters, update_meters
+from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.messages import CALLS
-from sft_lightning.errors import UserError
 
 Message = dict[str, Any]
 OPEN, CLOSE = "\ue0f5", "\ue0f6"  # of the private use area: in no one's texts

@@ -9,13 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_lightning import reuse
+from sft_lightning.core import cache
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.unknown import MUCH, unknown_share
-from sft_lightning.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
 
 CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, little enough for memory
@@ -47,7 +47,7 @@ class Ragged:
 
 def identity(tokenizer: Any) -> object:
     """Equal for tokenizers that make the same tokens, as far as that can be told; else the tokenizer itself."""
-    if not reuse.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
+    if not cache.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenizer
     sides = (
         tuple(tokenizer.model_input_names),
@@ -80,7 +80,7 @@ class Tokens(Samples):
     def use(self, tokenizer: Any, max_length: int | None, multiple: int = 1) -> None:
         """Fixes what makes the tokens. Those that the same made already, in another run of a study, stay."""
         made_by = (identity(tokenizer), max_length)
-        if not reuse.DATA.on or made_by != self._made_by:
+        if not cache.DATA.on or made_by != self._made_by:
             self._made_with = None
         self.tokenizer, self.max_length, self.multiple, self._made_by = tokenizer, max_length, multiple, made_by
 

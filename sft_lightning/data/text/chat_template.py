@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.answer_spans import AnswerSpans, Message
 from sft_lightning.data.text.messages import CALLS, Conversation, fitted
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.errors import UserError
 
 GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.answer_tokens import encode
@@ -16,7 +17,6 @@ from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.layouts import conversations
 from sft_lightning.data.text.messages import Conversation
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.errors import UserError
 
 
 class InstructionRows(Tokens):

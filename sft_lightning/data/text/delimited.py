@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.utf8 import NO_TEXT, open_text
-from sft_lightning.errors import UserError
 
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 

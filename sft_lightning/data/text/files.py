@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number, numbers, shown
 from sft_lightning.data.text.delimited import read_rows
 from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
-from sft_lightning.errors import UserError, nearest
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 KINDS = {

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.files import Table, hub_tables, root_table
 from sft_lightning.data.text.labels import class_numbers
-from sft_lightning.errors import UserError
 
 HUB = "stanfordnlp/imdb"
 LABELS = ["neg", "pos"]

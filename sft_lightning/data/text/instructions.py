@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import hub_tables, read_table
 from sft_lightning.data.text.notes import together
-from sft_lightning.errors import UserError
 from sft_lightning.networks.base import Network
 
 

@@ -13,9 +13,9 @@ from unicodedata import normalize
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number, shown, whole
 from sft_lightning.data.text.files import KINDS, Table
-from sft_lightning.errors import UserError, nearest
 
 UNLABELLED = "-1"
 """What marks a row without a label where classes are counted from 0, as on the hub"""

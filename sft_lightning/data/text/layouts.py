@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table, check_text
 from sft_lightning.data.text.messages import (
@@ -13,7 +14,6 @@ from sft_lightning.data.text.messages import (
     without_nulls,
 )
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.errors import UserError, nearest
 
 LAYOUTS = (("messages",), ("conversations",), ("conversation",), ("instruction", "output"), ("prompt", "completion"))
 """Columns that make a layout, the first that is complete"""

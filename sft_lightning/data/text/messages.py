@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.files import check_text
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.errors import UserError, nearest
 
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}

@@ -4,11 +4,11 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.files import Table, hub_tables, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers
-from sft_lightning.errors import UserError, nearest
 
 
 class TextTable(TextData):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 MUCH = 0.5
 """Share of unknown tokens from which it is said"""

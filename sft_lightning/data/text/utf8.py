@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TextIO
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 NO_TEXT = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are read where bad rows are left out
 MARKS = {

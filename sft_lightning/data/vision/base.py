@@ -21,6 +21,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import v2
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.findings import content
@@ -28,7 +29,6 @@ from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.fits import check_shape_fits, note_view
 from sft_lightning.data.vision.pixels import pixels_of, several_frames
 from sft_lightning.data.vision.walk import plural
-from sft_lightning.errors import UserError
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.image_view import View
 from sft_lightning.tasks import Batch

@@ -7,10 +7,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData, hashed_uniform
 from sft_lightning.data.vision.digits import Digits
-from sft_lightning.errors import UserError
 
 Colour = Literal["label", "random", "grey"]
 COLOURS = torch.tensor([colorsys.hsv_to_rgb(i / 10, 1.0, 1.0) for i in range(10)])

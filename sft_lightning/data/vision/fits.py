@@ -2,7 +2,7 @@
 
 import torch
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import InputSpec, Network
 from sft_lightning.sharding.tensors import is_sharded
 

@@ -6,12 +6,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.split_names import one_of
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.data.vision.paths import folders_of, named_files
 from sft_lightning.data.vision.tables import classes_of, load_tables, local_files, pick, targets_of
-from sft_lightning.errors import UserError
 
 BINARY = ("binary", "large_binary")
 

@@ -5,13 +5,13 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.subset import cut, strata
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.data.vision.layout import Layout, class_images, classes_in, layout_of
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
-from sft_lightning.errors import UserError
 
 
 class FileImages(EncodedImages):

@@ -8,9 +8,9 @@ from urllib.error import URLError
 import numpy as np
 import torch
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
-from sft_lightning.errors import UserError
 
 
 class InMemoryImages(ImageData):

@@ -3,9 +3,9 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.split_names import by_kind, split_of, splits_of_one
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, folders_in, holds_images, images_below, is_hidden, some
-from sft_lightning.errors import UserError, nearest
 
 LAYOUT = "put class folders into train, val and test, or give class folders alone"
 

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sft_lightning.errors import UserError
+from sft_lightning.core.errors import UserError
 
 
 def folders_of(path: str | None, files: list[str]) -> list[str]:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.split_names import split_within
 from sft_lightning.data.text.cells import missing, whole
 from sft_lightning.data.vision.walk import SUFFIXES
-from sft_lightning.errors import UserError, nearest
 
 LISTS = (".csv", ".tsv", ".jsonl", ".json")
 """Suffixes of files that name images instead of holding them"""

@@ -1,0 +1,237 @@
+"""What is due next in a study, told from how its points stand: tuning, then the choice, then the chosen points' test."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from sft_lightning.ablation.plan import Plan, Point
+from sft_lightning.ablation.search import Search
+from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose, metrics_of
+from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.ablation.study_dir import Standing, StudyFolder
+
+Job = tuple[str, str]
+"""('fit', 'test' or 'time', point id)"""
+
+
+@dataclass
+class Choice:
+    """How an arm's setting was chosen in a cell."""
+
+    arm: str
+    cell: dict[str, Any]
+    setting: dict[str, Any] | None
+    """None where no setting has a finished point"""
+    why: str
+    candidates: list[tuple[Candidate, bool]]
+    """With whether the rule allowed each"""
+    points: list[Point] = field(default_factory=list)
+    """The chosen setting's, one for each seed"""
+    tested_before: list[dict[str, Any]] = field(default_factory=list)
+    """Other settings that have been tested: chosen once, before points were added"""
+
+
+class Engine:
+    """The state of a study.
+
+    Args:
+        study: What is to be done.
+        plan: Makes its points.
+        folder: Where they lie.
+        seeds: How many of the study's seeds are run; all, where it is None.
+        width: Points that are worked on at a time: a search proposes as many settings.
+    """
+
+    def __init__(self, study: Study, plan: Plan, folder: StudyFolder, seeds: int | None = None, width: int = 1) -> None:
+        self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
+        self.only_tune = False
+        self.timing: list[Point] = []  # fits whose first steps are to be timed before anything else
+        self.timing_s = 0.0  # seconds that each may take
+        self.standing: dict[str, Standing] = {}
+        self.reads_only = False  # a dry run proposes nothing
+        self.points: dict[str, Point] = {}
+        self.under_way: set[Job] = set()
+        self._searches: dict[str, Search] = {}
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.study.seeds[: self.n_seeds]
+
+    @property
+    def tune_seeds(self) -> list[int]:
+        return [s for s in self.study.tune_seeds if s in self.seeds]
+
+    @property
+    def report_seeds(self) -> list[int]:
+        """Seeds of the chosen settings' tested runs."""
+        fresh = self.study.report_seeds
+        return self.seeds if fresh is None else fresh[: self.n_seeds]
+
+    def resize(self, study: Study) -> None:
+        """Goes on with another study: points that both have are kept."""
+        self.study, self.plan = study, self.plan.of(study)
+        self.points.clear()
+        self._searches.clear()
+
+    # ---- points ----
+
+    def places(self) -> Iterator[tuple[dict[str, Any], Arm]]:
+        """(cell, arm)"""
+        for cell in self.study.cells:
+            for arm in self.study.arms:
+                yield cell, arm
+
+    def look(self, point: Point) -> Standing:
+        """How a point stands, read from disk once and after each of its jobs."""
+        self.points.setdefault(point.id, point)
+        if point.id not in self.standing:
+            self.standing[point.id] = self.folder.standing(point.id)
+        return self.standing[point.id]
+
+    def ended(self, job: str, point: str) -> None:
+        """A job is over: its point is looked at anew."""
+        self.under_way.discard((job, point))
+        self.standing[point] = self.folder.standing(point)
+        for search in self._searches.values():
+            search.look()
+
+    def tuning(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
+        """The points that choose an arm's setting; none where there is one setting alone."""
+        if arm.search is not None:
+            return self.search(cell, arm).points()
+        if len(arm.settings) == 1:
+            return []
+        return list(self.plan.tuning(arm, cell, self.tune_seeds))
+
+    def search(self, cell: dict[str, Any], arm: Arm) -> Search:
+        key = f"{arm.name} {cell}"
+        if key not in self._searches:
+            self._searches[key] = Search(self, cell, arm)
+            self._searches[key].look()
+        return self._searches[key]
+
+    # ---- what is due ----
+
+    def choice(self, cell: dict[str, Any], arm: Arm) -> Choice | None:
+        """The arm's choice in a cell; None while tuning points are due."""
+        if arm.search is None and len(arm.settings) == 1:
+            setting = arm.settings[0]
+            return Choice(
+                arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.report_seeds)
+            )
+        points = self.tuning(cell, arm)
+        if any(self.look(p).status not in ("finished", "failed") for p in points):
+            return None
+        if arm.search is not None and not self.search(cell, arm).over:
+            return None
+        return self.chosen(cell, arm, points)
+
+    def chosen(self, cell: dict[str, Any], arm: Arm, points: list[Point]) -> Choice:
+        """The choice by the points that are finished."""
+        metrics = self.metrics_of(cell)
+        grouped: dict[str, list[Point]] = {}
+        for point in points:
+            grouped.setdefault(str(point.setting), []).append(point)
+        candidates = []
+        wanted = len(self.tune_seeds) * (self.study.folds or 1)
+        for group in grouped.values():
+            found = None if metrics is None else self.candidate(group, metrics, wanted)
+            if found is not None:
+                candidates.append(found)
+        if not candidates or metrics is None:
+            return Choice(arm.name, cell, None, "no point of the arm is finished", [])
+        best, reach, why = choose(candidates, self.study.select, metrics)
+        if broken := len(grouped) - sum(c.whole for c in candidates):
+            why += f"; {broken} settings that failed or were given up are passed over"
+        final = self.plan.final(arm, cell, best.setting, self.report_seeds)
+        before = []
+        for group in grouped.values():
+            setting = group[0].setting
+            ever = [*self.study.seeds, *(self.study.report_seeds or [])]
+            tested = (self.look(p).tested for p in [*group, *self.plan.final(arm, cell, setting, ever)])
+            if setting != best.setting and any(tested):
+                before.append(setting)
+        if before:
+            said = "; ".join(", ".join(f"{k} {v}" for k, v in self.study.shown(s).items()) for s in before)
+            why += f"; tested earlier, when it was the choice: {said}"
+        return Choice(arm.name, cell, best.setting, why, list(zip(candidates, reach, strict=True)), final, before)
+
+    def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None:
+        """A setting's means over its finished points."""
+        finished = [self.look(p) for p in group if self.look(p).status == "finished"]
+        kept = metrics.kept
+        values = [(s.value(metrics.target), s.value(kept) if kept else None) for s in finished]
+        return candidate(group[0].setting, values, wanted, [s.value("val/loss") for s in finished])
+
+    def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
+        """The rule's metrics in a cell, by its first finished point in the order of the plan; None before there is one."""
+        for arm in self.study.arms:
+            only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
+            for point in [*self.tuning(cell, arm), *only]:
+                standing = self.look(point)
+                if standing.status == "finished" and standing.record and standing.record.get("task"):
+                    return metrics_of(self.study.select, standing.record)
+        return None
+
+    def first(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
+        """The points of an arm's only setting."""
+        return self.plan.final(arm, cell, arm.settings[0], self.report_seeds)
+
+    def jobs(self) -> list[Job]:
+        """What can be done now, the most urgent first: tests, then fits seed by seed."""
+        if self.timing:
+            self.points |= {p.id: p for p in self.timing}
+            due = [p.id for p in self.timing if self.to_time(p.id)]
+            return [("time", p) for p in due if ("time", p) not in self.under_way]
+        tests: list[Job] = []
+        order = [*self.study.seeds, *(self.study.report_seeds or [])]
+        fits: list[tuple[int, Point]] = []
+        for cell, arm in self.places():
+            choice = self.choice(cell, arm)
+            for point in self.tuning(cell, arm) if choice is None else choice.points:
+                standing = self.look(point)
+                if standing.status in ("queued", "interrupted"):
+                    fits.append((order.index(point.seed), point))
+                elif choice is not None and not self.only_tune and standing.wants_test:
+                    if self.folder.has_weights(point.id):
+                        tests.append(("test", point.id))
+                    else:  # removed when another setting was the choice
+                        fits.append((order.index(point.seed), point))
+        fits.sort(key=lambda f: f[0])
+        jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
+        return [j for j in jobs if j not in self.under_way]
+
+    def to_time(self, point: str) -> bool:
+        """Whether a fit's first steps are still to be timed: twice where quick, as the first fit of a process is slow."""
+        about = self.folder.read_note(point).get("time", {})
+        quick = about.get("exit") == 0 and about.get("seconds", self.timing_s) < self.timing_s
+        return not about or (quick and about["attempts"] == 1)
+
+    def elsewhere(self) -> int:
+        """Points that other processes are at: an earlier start's that is not over yet, or a job's. They are looked at anew."""
+        ours = {point for _, point in self.under_way}
+        held = [p.id for p in self.all_points() if self.look(p).status == "running" and p.id not in ours]
+        for point in held:
+            self.standing.pop(point)
+        return len(held)
+
+    def all_points(self) -> list[Point]:
+        """Every point known so far, in the order of the table: cells, arms, settings, seeds, folds."""
+        points: dict[str, Point] = {}
+        for cell, arm in self.places():
+            choice = self.choice(cell, arm)
+            final = choice.points if choice else []
+            for point in [*self.tuning(cell, arm), *final]:
+                points.setdefault(point.id, point)
+        return list(points.values())
+
+    def retry(self) -> int:
+        """Forgets that points failed; returns how many."""
+        count = 0
+        for point in self.all_points():
+            standing = self.look(point)
+            if standing.status == "failed" or standing.test_failed:
+                self.folder.note(point.id).unlink(missing_ok=True)
+                self.standing[point.id] = self.folder.standing(point.id)
+                count += 1
+        return count

@@ -1,0 +1,175 @@
+"""Where the files of a study lie, and how its points stand, told from what is on disk alone."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.ablation.plan import Point, written
+from sft_lightning.core.errors import UserError
+from sft_lightning.runs.directory import RunDirectory, run_path, write_atomic
+from sft_lightning.runs.lock import RunLock
+
+STOPPED = (130, 138, 143)
+"""Exit codes of what was asked to stop, and can be continued."""
+KILLED, MOST_KILLS = (134, 135, 137, 139), 3
+"""Exit codes of a process that a signal ended without warning, and how often in a row a job may end so before it has failed"""
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    """Paths of one study: `runs_dir/<study>/`, with a run directory for each point."""
+
+    path: Path
+
+    @staticmethod
+    def at(root: str | Path, name: str) -> "StudyFolder":
+        return StudyFolder(run_path(root, name, "x").parent)
+
+    @property
+    def record(self) -> Path:
+        return self.path / "study.json"
+
+    @property
+    def points(self) -> Path:
+        return self.path / "points.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def timing(self) -> Path:
+        """Where fits are whose first steps are timed, until that is done."""
+        return self.path / "timing"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "search.journal"
+
+    def run(self, point: str) -> RunDirectory:
+        return RunDirectory(self.path / point)
+
+    def config(self, point: str) -> Path:
+        return self.path / "plan" / f"{point}.yaml"
+
+    def log(self, point: str) -> Path:
+        return self.path / "logs" / f"{point}.log"
+
+    def note(self, point: str) -> Path:
+        return self.path / "logs" / f"{point}.json"
+
+    def make(self) -> None:
+        """Makes the folders."""
+        try:
+            for folder in (self.path, self.path / "plan", self.path / "logs"):
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"runs_dir: {error.filename} cannot be made: {error.strerror}; set --runs_dir") from None
+
+    def plan(self, point: Point) -> None:
+        """Writes what fit is given for a point: anew each time, since where its records go may have changed."""
+        write_atomic(self.config(point.id), written(point.config))
+
+    # ---- how a point stands ----
+
+    def run_json(self, point: str) -> dict[str, Any] | None:
+        """run.json; None where there is none, or a damaged one: the run begins again then."""
+        try:
+            content = json.loads(self.run(point).record.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        return content if isinstance(content, dict) and isinstance(content.get("metrics"), dict) else None
+
+    def read_note(self, point: str) -> dict[str, Any]:
+        """How the last attempt at a point ended; empty where there was none."""
+        try:
+            content = json.loads(self.note(point).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def add_note(self, point: str, job: str, **about: Any) -> dict[str, Any]:
+        """Notes how an attempt at a job ended: `exit`, `reason`, `seconds`. Returns the whole note."""
+        note = self.read_note(point)
+        held = note.get(job, {})
+        note[job] = {**about, "attempts": held.get("attempts", 0) + 1}
+        if about.get("exit") in KILLED:
+            note[job]["kills"] = (held.get("kills", 0) if held.get("exit") in KILLED else 0) + 1
+        write_atomic(self.note(point), json.dumps(note) + "\n")
+        return note
+
+    def standing(self, point: str) -> "Standing":
+        """'finished', 'failed', 'interrupted', 'running' or 'queued', with the run's record."""
+        record, note = self.run_json(point), self.read_note(point)
+        status = (record or {}).get("status")
+        if status == "finished":
+            return Standing("finished", record, note)
+        if has_failed(note.get("fit", {})):
+            return Standing("failed", record, note)
+        if record is None:
+            return Standing("queued", None, note)
+        if status == "running" and self.held(point):
+            return Standing("running", record, note)
+        return Standing("interrupted", record, note)
+
+    def has_weights(self, point: str) -> bool:
+        """Whether there is a checkpoint to test."""
+        run = self.run(point)
+        return run.best.is_file() or run.last.is_file()
+
+    def held(self, point: str) -> bool:
+        """Whether a process works in the point's run directory."""
+        lock = RunLock(self.run(point).path)
+        try:
+            lock.take()
+        except UserError:
+            return True
+        lock.release()
+        return False
+
+
+def has_failed(about: dict[str, Any]) -> bool:
+    """Whether a job's last attempt is one that is not tried again: an error, or killed once too often."""
+    code = about.get("exit", 0)
+    if code in KILLED:
+        return bool(about.get("kills", MOST_KILLS) >= MOST_KILLS)
+    return code not in (0, *STOPPED)
+
+
+@dataclass
+class Standing:
+    """How a point stands."""
+
+    status: str
+    record: dict[str, Any] | None = None
+    note: dict[str, Any] | None = None
+
+    @property
+    def tested(self) -> bool:
+        return bool(self.record and self.record.get("test"))
+
+    @property
+    def wants_test(self) -> bool:
+        """Finished, and not tested yet."""
+        return self.status == "finished" and not self.tested and not self.test_failed
+
+    @property
+    def test_failed(self) -> bool:
+        return has_failed(self.of("test"))
+
+    def of(self, job: str) -> dict[str, Any]:
+        """What is noted of 'fit' or 'test': exit, reason, seconds, attempts."""
+        held = (self.note or {}).get(job)
+        return held if isinstance(held, dict) else {}
+
+    def value(self, metric: str) -> float | None:
+        """A metric of validation at best.ckpt, or of the test split where `metric` begins with test/."""
+        record = self.record or {}
+        if metric.startswith("test/"):
+            held = record.get("test") or {}
+            found = held.get(metric, held.get(metric.removeprefix("test/")))
+        else:
+            entry = record["metrics"].get(metric, {}) if record else {}
+            found = entry.get("selected", entry.get("final"))
+        return None if found is None else float(found)

@@ -1,0 +1,141 @@
+"""Worker processes on this machine, each with its share of cores or its GPU."""
+
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing import Pipe, get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.worker import by_signal, serve
+
+
+@dataclass
+class Worker:
+    """A process, and what it is at."""
+
+    process: BaseProcess
+    connection: Connection
+    at: tuple[str, str] | None = None
+    """(job, point)"""
+
+
+class Pool:
+    """Carries out jobs, as many at a time as there are workers. A worker that dies is replaced.
+
+    Args:
+        folder: The study's.
+        workers: Processes.
+        threads: Threads of each.
+        gpus: What the workers are given as CUDA_VISIBLE_DEVICES, in turn; empty on a machine without.
+        commands: Points run as commands of their own.
+    """
+
+    def __init__(self, folder: StudyFolder, workers: int, threads: int, gpus: list[str], commands: bool) -> None:
+        self.folder, self.threads, self.gpus, self.commands = folder, threads, gpus, commands
+        # A fork shares what is imported; CUDA does not survive one, so with GPUs workers begin anew.
+        self.context = get_context("spawn" if gpus or sys.platform != "linux" else "fork")
+        self.alive, self._ours = Pipe(duplex=False)  # workers end when our end is closed, by our death too
+        self.closing = False
+        self.workers: list[Worker] = []
+        for number in range(workers):
+            self.workers.append(self._start(number))
+
+    def _start(self, number: int) -> Worker:
+        ours, theirs = Pipe()
+        gpu = self.gpus[number % len(self.gpus)] if self.gpus else None
+        sys.stdout.flush()
+        sys.stderr.flush()
+        forks = self.context.get_start_method() == "fork"
+        held = [*(w.connection for w in self.workers), ours, self._ours] if forks else []
+        process = self.context.Process(  # type: ignore[attr-defined]
+            target=_begin,
+            args=(theirs, self.alive, held, self.folder, self.threads, gpu, self.commands),
+        )
+        process.start()
+        theirs.close()
+        return Worker(process, ours)
+
+    @property
+    def idle(self) -> int:
+        return sum(w.at is None for w in self.workers)
+
+    def give(self, job: str, point: str) -> None:
+        """Hands a job to an idle worker."""
+        number = next(i for i, w in enumerate(self.workers) if w.at is None)
+        try:
+            self.workers[number].connection.send((job, point))
+        except OSError:  # it died idle
+            self.workers[number].process.join()
+            self.workers[number] = self._start(number)
+            self.workers[number].connection.send((job, point))
+        self.workers[number].at = (job, point)
+
+    def results(self, timeout: float) -> list[tuple[str, str, dict[str, Any]]]:
+        """(job, point, note) of what ended within `timeout` seconds."""
+        ended = []
+        ready = wait([w.connection for w in self.workers if not self.closing or w.at], timeout)
+        for number, worker in enumerate(self.workers):
+            if worker.connection not in ready:
+                continue
+            try:
+                ended.append(worker.connection.recv())
+                worker.at = None
+            except (EOFError, ConnectionResetError):
+                worker.process.join()
+                if worker.at is not None:
+                    job, point = worker.at
+                    ended.append((job, point, self.folder.add_note(point, job, **death(worker.process.exitcode))))
+                    worker.at = None
+                if not self.closing:
+                    worker.connection.close()
+                    self.workers[number] = self._start(number)
+        return ended
+
+    def stop(self, signum: int = signal.SIGTERM) -> None:
+        """Passes a signal on to what the workers are at, and to the processes that they started. No job is given after it."""
+        self.closing = True
+        for worker in self.workers:
+            pid = worker.process.pid
+            if worker.process.is_alive() and pid is not None:
+                if worker.at is None:
+                    worker.process.kill()
+                else:
+                    os.killpg(pid, signum)
+
+    def close(self) -> None:
+        """Ends the workers, which must be idle."""
+        for worker in self.workers:
+            try:
+                worker.connection.send(None)
+            except OSError:
+                continue
+        for worker in self.workers:
+            worker.process.join(30)
+            if worker.process.is_alive() and worker.process.pid is not None:
+                os.killpg(worker.process.pid, signal.SIGKILL)
+
+
+def _begin(
+    connection: Connection,
+    alive: Connection,
+    held: list[Connection],
+    folder: StudyFolder,
+    threads: int,
+    gpu: str | None,
+    commands: bool,
+) -> None:
+    os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's to pass on
+    for other in held:
+        other.close()
+    serve(connection, alive, folder, threads, gpu, commands)
+
+
+def death(code: int | None) -> dict[str, Any]:
+    """The note on a point whose worker died."""
+    if code is not None and code < 0:
+        return {"exit": 128 - code, "reason": by_signal(-code)}
+    return {"exit": code or 1, "reason": f"its process ended with exit code {code}"}

@@ -1,0 +1,286 @@
+"""The front door: a network and some data, and nothing else, become the default study. What was inferred is shown."""
+
+import re
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError
+
+if TYPE_CHECKING:
+    from sft_lightning.autoconfig.data_plan import DataPlan
+    from sft_lightning.autoconfig.network_plan import NetworkPlan
+    from sft_lightning.autoconfig.recipe import Length, Recipe
+
+TASKS = ("classification", "regression", "causal_lm")
+FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
+SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
+"""Of source data only what is measured counts: half to test on, and nearly all the rest to watch while fitting"""
+SMALL_IMAGES = 96
+"""Pixels. On a CPU, a convolutional network sees images that are no larger in this size: more adds cost and no detail"""
+GENERAL = ("model", "train", "data", "dataset", "images", "labels", "metadata")
+"""Last parts of a path that name nothing"""
+LONGEST_TEXT = {False: 128, True: 512}
+"""Tokens, without and with an accelerator"""
+
+
+@dataclass(frozen=True)
+class Inferred:
+    """The default study for a network and data."""
+
+    study: dict[str, Any]
+    """The content of a study file"""
+    lines: list[str]
+    """What was inferred and how to say otherwise, to be shown"""
+    steps: int
+    """Optimizer steps of a fit"""
+    tokens: list[int]
+    """Tokens of some of the texts, the template's included; empty where there are no texts"""
+
+
+def front_door(
+    network: str, data: str, retention: str | None = None, **options: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """(the content of a study file, lines that show what was inferred); see `infer_study`."""
+    found = infer_study(network, data, retention, **options)
+    return found.study, found.lines
+
+
+def infer_study(
+    network: str,
+    data: str,
+    retention: str | None = None,
+    *,
+    task: str | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    image_column: str | None = None,
+    accelerator: str = "auto",
+) -> Inferred:
+    """The default study.
+
+    Args:
+        network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
+        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
+        retention: The same kind of data, of what the network could do before; None measures agreement and drift alone.
+        task: classification, regression or causal_lm; None to infer it.
+        text_column: Column of texts, or two with a comma between for pairs.
+        label_column: Column of labels or values.
+        image_column: Column of images, or of their files' names.
+        accelerator: As trainer.accelerator.
+
+    Raises UserError in one line where something cannot be read, or could be two things.
+    """
+    if task is not None and task not in TASKS:
+        raise UserError(f"--task: '{task}' is none of {', '.join(TASKS)}")
+    from sft_lightning.autoconfig.data_plan import Overrides
+    from sft_lightning.autoconfig.infer_data import infer_data
+    from sft_lightning.autoconfig.infer_network import infer_network
+    from sft_lightning.autoconfig.recipe import RECIPES, arms, length
+    from sft_lightning.autoconfig.summary import lines_of
+
+    net = infer_network(network)
+    plan = infer_data(data, net.kinds, net.said, Overrides(task, text_column, label_column, image_column))
+    check_image(net, plan)
+    plan.set_aside()
+    gpu, precision = device(accelerator)
+    family = "language model" if plan.kind == "tokens" else net.family
+    recipe = RECIPES[family]
+    run = length(recipe, plan.labelled, gpu)
+    tokens = lengths_of(net, plan)
+    base = base_of(net, plan, recipe, run, gpu, tokens)
+    if precision is not None and family != "small":
+        base["trainer"]["precision"] = precision
+    if accelerator != "auto":
+        base["trainer"]["accelerator"] = accelerator
+    source = None
+    if retention is not None:
+        source = source_data(retention, net, plan, Overrides(None, text_column, label_column, image_column))
+        share_view(source, base["data"], run)
+        base["retention"] = source.block
+    last = None if plan.kind != "tokens" else (net.blocks_above or 1) - 1
+    study: dict[str, Any] = {
+        "study": name_of(data, net.name),
+        "base": base,
+        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values),
+        "seeds": recipe.seeds,
+        "baseline": "plain",
+    }
+    if family != "small":
+        study["tune_seeds"] = 3 if gpu else 1
+    if (folds := folds_of(plan)) is not None:
+        study["folds"] = folds
+    study["select"], study["report"] = measures(net, plan, source)
+    return Inferred(study, lines_of(net, plan, source, study, family, run), run.steps, tokens)
+
+
+def device(accelerator: str) -> tuple[bool, str | None]:
+    """(whether an accelerator will train, the precision it is best at)."""
+    import torch
+
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return True, "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return accelerator not in ("auto", "cpu"), None
+
+
+def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
+    """Raises UserError for a multilayer perceptron that images from files do not fit."""
+    block = net.blocks.get("image")
+    if block is None or block["class_path"] != "MLP" or plan.kind != "image":
+        return
+    values = block["init_args"].get("in_features", 784)
+    side = round((values / 3) ** 0.5)
+    if 3 * side * side != values:
+        raise UserError(
+            f"--network: {net.name} is an MLP of {values} values, and images from files have three colours: "
+            "choose another network, or write a study file"
+        )
+    net.image_size = side
+
+
+# ---- the base experiment ----
+
+
+def base_of(
+    net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length", gpu: bool, lengths: list[int]
+) -> dict[str, Any]:
+    """A config of `fit` with plain fine-tuning, on which arms are overlays."""
+    model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
+    if net.batchnorm:
+        model["freeze_batchnorm_stats"] = True
+    init = plan.block["init_args"]
+    init["batch_size"] = run.batch_size
+    if not gpu and net.any_size and plan.pixels is not None and plan.pixels <= SMALL_IMAGES:
+        init["image_size"] = SMALL_IMAGES
+    if net.image_size is not None and plan.kind == "image":
+        init["image_size"] = net.image_size
+    if gpu and plan.kind == "image":
+        init["num_workers"] = 4
+    if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
+        init["max_length"] = tokens
+    return {
+        "seed_everything": 0,
+        "model": {"class_path": "PlainSFT", "init_args": model},
+        "network": net.blocks[plan.kind],
+        "data": plan.block,
+        "trainer": {**run.trainer, **({"gradient_clip_val": 1.0} if net.family == "transformer" else {})},
+    }
+
+
+def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
+    """Tokens of some texts with what a template adds; empty where there are no texts, or no tokenizer of the network's."""
+    if plan.kind == "image" or net.max_length is None or not plan.texts or net.family != "transformer":
+        return []
+    from sft_lightning.autoconfig.infer_transformers import token_lengths
+
+    template = 64 if plan.kind == "tokens" else 4
+    return [n + template for n in token_lengths(net.blocks[plan.kind]["init_args"]["pretrained"], plan.texts)]
+
+
+def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int]) -> int | None:
+    """Tokens to which longer samples are cut: what nineteen of twenty need; None to leave it to the network."""
+    if plan.kind == "image" or net.max_length is None or not plan.texts:
+        return None
+    most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
+    needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
+    wanted = min(-(-needed // 16) * 16, most)
+    return wanted if wanted < net.max_length else None
+
+
+def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "DataPlan":
+    """The retention block's data, whose classes must be the source head's."""
+    from sft_lightning.autoconfig.infer_data import infer_data
+
+    try:
+        try:
+            source = infer_data(path, (plan.kind,), net.said, type(said)())
+        except UserError:
+            if said == type(said)():
+                raise
+            source = infer_data(path, (plan.kind,), net.said, said)  # its columns may be called as the target's are
+    except UserError as error:
+        raise UserError(str(error).replace("--data:", "--retention:", 1)) from None
+    if plan.kind != "tokens":
+        outputs = 1 if source.task == "regression" else len(source.counts)
+        if net.source_outputs is None:
+            raise UserError(
+                f"--retention: {net.name} has no output layer of its own to ask about {path}: leave --retention out, and "
+                "drift is measured, or choose a network with a head"
+            )
+        if outputs != net.source_outputs:
+            raise UserError(
+                f"--retention: {path} has {outputs} classes, the network's own head has {net.source_outputs}: give data of "
+                "the task it was trained on"
+            )
+        if net.source_labels and source.counts and list(source.counts) != net.source_labels:
+            if set(source.counts) != set(net.source_labels):
+                other = next(c for c in source.counts if c not in net.source_labels)
+                raise UserError(
+                    f"--retention: {path} has a class '{other}', which the network's own head does not know"
+                )
+            source.block["init_args"]["classes"] = net.source_labels
+    source.set_aside(SOURCE_TEST, SOURCE_VAL)
+    return source
+
+
+def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
+    """Source data is seen as the target's is."""
+    init = source.block["init_args"]
+    init["batch_size"] = 4 * run.batch_size
+    for name in ("image_size", "num_workers", "max_length"):
+        if name in data["init_args"]:
+            init[name] = data["init_args"][name]
+
+
+# ---- the study around it ----
+
+
+def folds_of(plan: "DataPlan") -> int | None:
+    """Folds for cross-validation where labelled data is scarce; None where the validation split is enough.
+
+    Not for language models, whose samples bring many items each, nor where validation data is given.
+    """
+    few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
+    if plan.kind == "tokens" or plan.val is not None or not few:
+        return None
+    folds = min(FOLDS, plan.fewest)
+    return folds if folds >= 2 else None
+
+
+def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
+    """(the rule that chooses settings, metrics of the tables)."""
+    target = {"classification": "accuracy", "regression": "mse", "causal_lm": "loss"}
+    within = 0.01
+    if plan.task == "regression":
+        within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of what could be explained
+    compared = net.source_outputs is not None or plan.kind == "tokens"
+    values = plan.kind != "tokens" and net.source_gives_values  # where agreement and KL mean nothing
+    kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
+    if source is not None:
+        kept = f"retention/{target[source.task]}"
+    shown = {
+        "classification": ["accuracy", "f1_macro"],
+        "regression": ["mse", "pearson", "spearman"],
+        "causal_lm": ["loss", "perplexity", "token_accuracy"],
+    }[plan.task]
+    report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
+    report += ["test/retention/forgetting"] if source is not None else []
+    of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
+    report += [f"test/{name}" for name in of_source] if compared else []
+    report += ["test/drift/features_cka", "test/drift/weights_relative"]
+    select = {"target": f"val/{target[plan.task]}", "kept": kept, "rule": "keep", "within": within}
+    return select, list(dict.fromkeys(report))
+
+
+def name_of(data: str, network: str) -> str:
+    """A study's name: `reviews-bert-tiny`."""
+    parts = []
+    for path, most in ((data, 23), (network, 24)):
+        pieces = [p for p in re.split(r"[/\\:]", path) if p not in ("", ".", "..", "~")]
+        pieces = [re.sub(r"\.(csv|tsv|jsonl?|parquet|gguf)$", "", p, flags=re.IGNORECASE) for p in pieces]
+        telling = [p for p in pieces if p.lower() not in GENERAL and not re.match(r"\d{8}-\d{6}", p)]  # nor a run's id
+        last = (telling or pieces or ["study"])[-1]
+        parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "-", last)[:most].strip("-._+") or "study")
+    return "-".join(parts)

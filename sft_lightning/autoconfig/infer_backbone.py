@@ -1,0 +1,131 @@
+"""From a name of timm's or torchvision's to a network block; the architecture is built without memory to look at it."""
+
+from pathlib import Path
+
+from sft_lightning.autoconfig.network_plan import NetworkPlan, block, one_line
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.networks.names import unprefixed
+from sft_lightning.networks.torchvision_models import FIXED
+from sft_lightning.networks.weights import read_state_dict, resolve
+
+
+def of_timm(model: str, name: str, pretrained: str | None = None, match: str | None = None) -> NetworkPlan:
+    """An architecture of timm's, with its own weights or with those of a folder or file."""
+    import timm
+    import torch
+    from torch import nn
+
+    from sft_lightning.networks.timm_models import classifier_name
+
+    if not timm.is_model(model):
+        raise UserError(f"--network: timm has no model '{model}'{nearest(model, timm.list_models())}")
+    cfg = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    if pretrained is None or (resolved := resolve(pretrained)).hub is not None:
+        if cfg is None or not cfg.has_weights:
+            raise UserError(
+                f"--network: timm has no pretrained weights for '{model}', and without there is nothing to keep"
+            )
+        reachable(name, pretrained or cfg.hf_hub_id or "")
+    elif resolved.ours or resolved.folder is not None:
+        match = None
+    with torch.device("meta"):
+        skeleton = timm.create_model(model, pretrained=False)
+    batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in skeleton.modules())
+    attention = any("attention" in type(m).__name__.lower() for m in skeleton.modules())
+    family = "transformer" if attention and not batchnorm else "convolutional"
+    plan = NetworkPlan(
+        name,
+        {"image": block("Timm", name=model, pretrained=pretrained or True, match=match)},
+        family,
+        batchnorm=batchnorm,
+    )
+    plan.source_outputs = int(skeleton.num_classes) if classifier_name(skeleton) is not None else None
+    plan.any_size = batchnorm and cfg is not None and not cfg.fixed_input_size
+    plan.why = f"timm's {model}"
+    return plan
+
+
+def of_torchvision(model: str, name: str, pretrained: str | None = None) -> NetworkPlan:
+    """An architecture of torchvision's, with its newest weights or with those of a folder or file."""
+    import torch
+    from torch import nn
+    from torchvision import models
+
+    names = models.list_models(module=models)
+    if model not in names:
+        raise UserError(f"--network: torchvision has no classification model '{model}'{nearest(model, names)}")
+    weights = models.get_model_weights(model)
+    if pretrained is None:
+        if not len(weights):
+            raise UserError(
+                f"--network: torchvision has no weights for '{model}', and without there is nothing to keep"
+            )
+        fetched(name, weights.DEFAULT.url)
+    with torch.device("meta"):
+        skeleton = models.get_model(model)
+    batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in skeleton.modules())
+    attention = any(isinstance(m, nn.MultiheadAttention) or "Attention" in type(m).__name__ for m in skeleton.modules())
+    plan = NetworkPlan(
+        name,
+        {"image": block("Torchvision", name=model, pretrained=pretrained or "DEFAULT")},
+        "transformer" if attention and not batchnorm else "convolutional",
+        None if model.startswith("squeezenet") else 1000,
+        batchnorm=batchnorm,
+    )
+    plan.image_size = None if len(weights) else 224
+    plan.any_size = batchnorm and model.partition("_")[0] not in FIXED
+    plan.why = f"torchvision's {model}"
+    return plan
+
+
+def of_file(architecture: str, file: str) -> NetworkPlan:
+    """ARCHITECTURE=FILE: a state dict with the library's names, or, for timm's, in its order."""
+    import timm
+    import torch
+    from torchvision import models
+
+    library, _, model = architecture.rpartition(":")
+    try:
+        source = resolve(file)
+    except UserError as error:
+        raise UserError(f"--network: {str(error).removeprefix('pretrained: ')}") from None
+    if source.file is None:
+        raise UserError(f"--network: {file} is no file of weights: ARCHITECTURE=FILE is for a state dict")
+    if library != "torchvision" and timm.is_model(model):
+        with torch.device("meta"):
+            own = set(timm.create_model(model, pretrained=False).state_dict())
+        theirs = set(unprefixed(read_state_dict(source.file), [own], file, []))
+        return of_timm(model, model, file, "order" if len(own & theirs) * 2 < len(own) else None)
+    if library != "timm" and model in models.list_models(module=models):
+        return of_torchvision(model, model, file)
+    known = [*timm.list_models(), *models.list_models(module=models)]
+    raise UserError(f"--network: neither timm nor torchvision has '{model}'{nearest(model, known)}")
+
+
+# ---- whether weights can be had ----
+
+
+def reachable(name: str, repository: str) -> None:
+    """Raises UserError where a hub's weights are neither cached nor to be had."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    repository = repository.removeprefix("hf-hub:")
+    files = ("model.safetensors", "pytorch_model.bin")
+    if not repository or any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
+        return
+    with one_line(f"--network: {name}"):
+        hf_hub_download(repository, "config.json")
+
+
+def fetched(name: str, url: str) -> None:
+    """Raises UserError where torchvision's weights are neither cached nor to be had."""
+    from urllib.request import Request, urlopen
+
+    from torch import hub
+
+    if (Path(hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
+        return
+    try:
+        urlopen(Request(url, method="HEAD"), timeout=10).close()
+    except OSError as error:
+        raise UserError(f"--network: {name}: its weights cannot be fetched from {url}: {error}") from None

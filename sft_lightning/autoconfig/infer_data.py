@@ -1,0 +1,77 @@
+"""From a file or a folder to a data block: what is predicted from what, and what is set aside to test on."""
+
+from pathlib import Path
+
+import numpy as np
+
+from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.data.bad_samples import printable
+from sft_lightning.data.split_names import by_kind
+from sft_lightning.data.text.files import FORMATS
+from sft_lightning.data.vision.image_folder import labelled
+from sft_lightning.data.vision.layout import Layout, layout_of
+from sft_lightning.data.vision.walk import LeftOut, folders_in, holds_images
+
+
+def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
+    """What `path` holds for a network that takes one of `kinds`. Raises UserError in one line for what cannot be told."""
+    where = Path(path).expanduser()
+    if not where.exists():
+        here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
+        raise UserError(f"--data: {path}: no such file or folder{nearest(where.name, here)}")
+    try:
+        if where.is_dir() and (images := image_folders(where)) is not None:
+            fits(kinds, ("image",), network, f"{path} is a folder of images")
+            return folder_plan(path, images, said)
+        return table_plan(files_of(where), kinds, network, said)
+    except UserError as error:
+        text = str(error)
+        for prefix in ("data.root:", "data:"):  # said by what reads data for `fit` too
+            if text.startswith(prefix):
+                raise UserError(f"--data:{text.removeprefix(prefix)}") from None
+        raise
+
+
+# ---- folders of images ----
+
+
+def image_folders(folder: Path) -> Layout | None:
+    """Folders of class folders, `train` at least; None where there are none. Raises UserError where it cannot be told."""
+    below = folders_in(folder, LeftOut())
+    if not any(map(holds_images, below.values())):
+        if not any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and holds_images(folder):
+            raise UserError(f"--data: {folder} has images, and no folder for each class: sort them into class folders")
+        return None
+    split_folders = by_kind(below)
+    sorted_by_class = any(
+        holds_images(p) for n in split_folders.get("train", []) for p in folders_in(below[n], LeftOut()).values()
+    )
+    if any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and not sorted_by_class:
+        return None  # a table that names images
+    return layout_of(folder)
+
+
+def folder_plan(path: str, layout: Layout, said: Overrides) -> DataPlan:
+    """`ImageFolder` on one folder per class."""
+    if said.task not in (None, "classification"):
+        raise UserError(f"--task: a folder of images by class is a classification, not a {said.task}")
+    found, folders = labelled(layout)
+    names, train = [printable(name) for name in folders], found["train"]
+    assert train.targets is not None
+    counts = dict(zip(names, np.bincount(train.targets, minlength=len(names)).tolist(), strict=True))
+    first = [train.paths[int(np.flatnonzero(train.targets == i)[0])] for i in range(len(names))]
+    plan = DataPlan(
+        "image",
+        "classification",
+        {"class_path": "ImageFolder", "init_args": {"root": path}},
+        len(train),
+        len(found["val"]) if "val" in found else None,
+        len(found["test"]) if "test" in found else None,
+        counts,
+    )
+    plan.pixels = largest(first)
+    check_classes(path, "its folders", plan)
+    plan.lines = [f"{path}: {len(train):,} images in {classes_said(plan)}, by folder", *train.notes]
+    return plan

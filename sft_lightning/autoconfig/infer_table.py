@@ -1,0 +1,289 @@
+"""From a table to a data block: texts with labels, images with labels, or instructions with answers."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.autoconfig import infer_columns as columns
+from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.core.errors import UserError
+from sft_lightning.data.text.cells import missing, numbers
+from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
+from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
+from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
+from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.table import TextTable
+
+VALIDATIONS = ("validation", "val", "valid", "dev")
+FEW_MISSING = 0.05
+"""Share of rows without text or label up to which they are left out"""
+
+
+# ---- files ----
+
+
+def files_of(path: Path) -> dict[str, Path]:
+    """Files by split: the file itself, or those of a folder."""
+    if path.is_file():
+        if path.suffix.lower() not in FORMATS:
+            raise UserError(f"--data: {path} is none of {', '.join(FORMATS)}, nor a folder")
+        return {"train": path}
+    found = {"train": split_file(path, "train"), "test": split_file(path, "test")}
+    found["val"] = next((f for name in VALIDATIONS if (f := split_file(path, name)) is not None), None)
+    if found["train"] is not None:
+        return {split: file for split, file in found.items() if file is not None}
+    tables = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and not p.name.startswith("."))
+    if len(tables) == 1:
+        return {"train": tables[0]}
+    if tables:
+        some = ", ".join(p.name for p in tables[:4])
+        raise UserError(f"--data: {path} has {len(tables)} tables ({some}), none called train: name one file")
+    raise UserError(f"--data: {path} has neither a table (train.csv, …) nor a folder of images for each class")
+
+
+def read_sheet(path: Path) -> tuple[Table, list[str]]:
+    """(the table, names of columns that hold images): of a parquet file, images are not read."""
+    if path.suffix.lower() != ".parquet":
+        return read_table(path, "--data"), []
+    import pyarrow as pa  # type: ignore[import-untyped]
+    from pyarrow import parquet
+
+    def holds_bytes(kind: Any) -> bool:
+        within = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+        return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
+
+    try:
+        embedded = [f.name for f in parquet.read_schema(path) if holds_bytes(f.type)]
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"--data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+    return read_table(path, "--data", leave_out=embedded), embedded
+
+
+# ---- what is in them ----
+
+
+def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
+    """`TextTable`, `HubImages` or `Instructions` on the files of the splits."""
+    table, embedded = read_sheet(files["train"])
+    table.where = str(files["train"])
+    if "image" in kinds:
+        return image_plan(files, table, embedded, said)
+    if embedded and not any(columns.is_text(v) for v in table.columns.values()):
+        fits(kinds, ("image",), network, f"{table.where} holds images")
+    layout = layout_of(table)
+    labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
+    if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
+        return instruction_plan(files, table, layout)
+    if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
+        raise no_layout(table)
+    if said.task == "causal_lm":
+        fits(kinds, ("tokens",), network, f"{table.where} is to be continued (--task causal_lm)")
+    if layout is not None and not labels_wanted and not columns.named(table.columns, columns.LABELS):
+        fits(kinds, ("tokens",), network, f"{table.where} holds instructions ({', '.join(layout)})")
+    return text_plan(files, table, said)
+
+
+def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:
+    """A table with a column of images, or of their files' names."""
+    image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
+    others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
+    label = columns.label_of(table, said.label_column, others)
+    init = {
+        "data_files": {{"val": "validation"}.get(split, split): str(file) for split, file in files.items()},
+        "image_column": image,
+        "label_column": label,
+    }
+    plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
+    read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
+    if plan.task != "classification":
+        raise UserError(
+            f"--data: {table.where}: column '{label}' holds values, not classes, which images are not tuned on here: "
+            "set --label_column, or --task classification"
+        )
+    count_classes(plan, table, label)
+    count_others(plan, files)
+    plan.pixels = largest(images_at(files["train"], image, table))
+    plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
+    return plan
+
+
+def images_at(path: Path, column: str, table: Table) -> list[Any]:
+    """The first few images of a table, as files."""
+    if column in table.columns:
+        return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
+    from io import BytesIO
+
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(path) as file:
+        cells = next(file.iter_batches(8, columns=[column])).column(column).to_pylist()
+    held = [cell.get("bytes") if isinstance(cell, dict) else cell for cell in cells]
+    return [BytesIO(data) for data in held if data]
+
+
+def largest(images: list[Any]) -> int | None:
+    """Shorter side, in pixels, of the largest. Raises UserError for a file that is no image."""
+    from PIL import Image
+
+    sides = []
+    for file in images:
+        try:
+            with Image.open(file) as image:
+                sides.append(min(image.size))
+                image.verify()
+        except Exception as error:
+            name = file if isinstance(file, Path) else "an image of the table"
+            raise UserError(
+                f"--data: {name} is no image, or a damaged one ({type(error).__name__}): remove it"
+            ) from None
+    return max(sides, default=None)
+
+
+def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan:
+    """A table with texts, or pairs of texts, and a label each."""
+    probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
+    label = columns.label_of(table, said.label_column, probable)
+    texts = probable or columns.texts_of(table, None, label)
+    if label in texts:
+        raise UserError(f"--data: {table.where}: column '{label}' cannot be both texts and labels: set --label_column")
+    init: dict[str, Any] = {"text_column": texts[0], "label_column": label}
+    init |= {"pair_column": texts[1]} if len(texts) > 1 else {}
+    plan = DataPlan("text", "", {"class_path": "TextTable", "init_args": init}, 0)
+    read_labels(plan, table, label, [label, *texts], said)
+    if plan.task == "regression":
+        init["task"] = "regression"
+    for split, file in files.items():
+        if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts):
+            init[split] = str(file)
+    read_as_fit_does(plan, init)
+    plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in spread(len(table))]
+    what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
+    plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
+    return plan
+
+
+def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[str]) -> bool:
+    """Whether a validation or test file has labels; where it has none, another share is set aside instead, and said."""
+    if all_unlabelled(table, label):
+        why = f"no labels in column '{label}'" if label in table.columns else f"no column '{label}', so no labels"
+        use = "test on" if split == "test" else "validate on"
+        plan.lines.append(f"{table.where} has {why}: left out, to {use} a share of train")
+        return False
+    leave_out(plan, table, lacking(table, label, [label, *texts], plan.task), [label, *texts])
+    return True
+
+
+def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
+    """Reads all files by the class that `fit` reads them by: what it refuses is refused here, what it counts is counted."""
+    data = TextTable(**init)
+    loaded = data.load()
+    plan.lines += loaded.notes
+    for split, samples in (("train", loaded.train), ("val", loaded.val), ("test", loaded.test)):
+        if samples is not None:
+            setattr(plan, split, len(samples) - len(samples.bad_rows()))
+    if plan.task == "classification":
+        targets = loaded.train.targets
+        assert targets is not None
+        used = np.delete(targets, list(loaded.train.bad_rows()))
+        counts = np.bincount(used, minlength=len(loaded.labels))
+        plan.counts = dict(zip(loaded.labels, counts.tolist(), strict=True))
+        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
+
+
+def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
+    """Prompts with answers, or conversations."""
+    notes = Notes()
+    told = conversations(table, notes)  # or says which columns are wanted
+    plan = DataPlan(
+        "tokens",
+        "causal_lm",
+        {"class_path": "Instructions", "init_args": {split: str(file) for split, file in files.items()}},
+        len(table),
+        texts=["\n".join(str(m["content"]) for m in told[row].messages) for row in spread(len(told))],
+    )
+    count_others(plan, files)
+    plan.lines = [f"{table.where}: {len(table):,} instructions with answers in columns {columns.listed(layout or ())}"]
+    plan.lines += notes.lines()
+    return plan
+
+
+def spread(rows: int) -> list[int]:
+    """Some rows from all over a table: files may be sorted."""
+    return [int(row) for row in np.linspace(0, rows - 1, min(rows, columns.LOOKED_AT))]
+
+
+# ---- labels ----
+
+
+def lacking(table: Table, label: str, needed: list[str], task: str | None) -> list[bool]:
+    """Of each row whether it lacks a label, or something else that is needed."""
+    values = table.columns[label]
+    empty = [missing(v) for v in values] if task == "regression" else unlabelled(table, label)
+    others = [table.columns[c] for c in needed if c != label and c in table.columns]
+    return [none or any(missing(c[row]) for c in others) for row, none in enumerate(empty)]
+
+
+def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]) -> None:
+    """Rows that lack something are left out where they are few, and said; else UserError names the first."""
+    count = sum(lacks)
+    if count > FEW_MISSING * len(table):
+        row = lacks.index(True)
+        column = next((c for c in needed if missing(table.columns[c][row])), needed[0])
+        raise UserError(
+            f"--data: {table.name(row)}: column '{column}' is empty, and {count:,} of {len(table):,} rows lack a text or "
+            "label: fill them, remove them, or name other columns"
+        )
+    if count:
+        plan.block["init_args"]["on_bad_sample"] = "skip"
+        of = "" if plan.train == 0 else f" of {table.where}"
+        plan.lines.append(f"{count} rows{of} without a text or label are left out (--data.on_bad_sample skip)")
+
+
+def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
+    """Task, classes and counts from the column of labels."""
+    lacks = lacking(table, label, needed, said.task)
+    leave_out(plan, table, lacks, needed)
+    rows = [row for row, none in enumerate(lacks) if not none]
+    values, names = [table.columns[label][row] for row in rows], table.names.get(label)
+    for row, value in zip(rows, values, strict=True):
+        if (why := wrong(value)) is not None:
+            raise UserError(f"--data: {table.name(row)}: {why}")
+    task = columns.task_of(values, said.task or ("classification" if names else None))
+    if task is None:
+        raise UserError(
+            f"--data: {table.where}: column '{label}' has {len(set(map(str, values))):,} different values in {len(values):,} "
+            "rows, neither classes nor numbers: set --label_column"
+        )
+    plan.task, plan.train = task, len(values)
+    if task == "regression":
+        found = numbers(values)
+        if found is None:
+            raise UserError(f"--task: column '{label}' of {table.where} holds no numbers, which a regression predicts")
+        plan.variance = float(np.var(found))
+        if not plan.variance > 0:
+            raise UserError(f"--data: {table.where}: column '{label}' holds one value alone ({found[0]:g})")
+
+
+def count_classes(plan: DataPlan, table: Table, label: str) -> None:
+    """Training samples of each class, in class order."""
+    sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
+    order = class_names(sheet, label, None)
+    targets = class_numbers(sheet, label, order)
+    counts = np.bincount(targets[targets >= 0], minlength=len(order))
+    plan.counts = dict(zip(order, counts.tolist(), strict=True))
+    check_classes(table.where, f"column '{label}'", plan)
+
+
+def count_others(plan: DataPlan, files: dict[str, Path]) -> None:
+    """Sizes of the validation and test files."""
+    for split in ("val", "test"):
+        if split in files:
+            setattr(plan, split, len(read_sheet(files[split])[0]))
+
+
+def labels_said(plan: DataPlan, label: str) -> str:
+    """Task and classes, in words."""
+    if plan.task == "regression":
+        return f"values in column '{label}' (regression, standard deviation {plan.variance**0.5:.3g})"
+    return f"labels in column '{label}': {classes_said(plan)}"

@@ -1,0 +1,119 @@
+"""From a folder or hub name of transformers' to a network block, by its config.json alone."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.autoconfig.infer_pooling import pooling_of
+from sft_lightning.autoconfig.network_plan import NetworkPlan, block, one_line
+from sft_lightning.core.errors import UserError
+
+
+def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPlan:
+    """A folder or hub name of transformers': its class by its config.json."""
+    from transformers import AutoConfig
+
+    with one_line(f"--network: {name}"):
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}))
+    kind, text = str(config.model_type), config.get_text_config()
+    made_as = str((config.architectures or [""])[0])
+    labels = [config.id2label[i] for i in sorted(config.id2label or {}, key=int)]
+    labels = [] if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+    what = "image" if takes_images(kind, made_as) else "text" if takes_texts(kind) else None
+    if what is None:
+        raise UserError(
+            f"--network: {name} is a {kind}, and neither a text encoder, nor an image classifier, nor a language model"
+        )
+    head = made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
+    plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
+    plan.source_task = getattr(config, "problem_type", None)
+    plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")
+    if what == "image":
+        plan.blocks = {"image": block("TransformersImage", pretrained=name)}
+        if kind in ("resnet", "regnet", "convnext", "convnextv2", "efficientnet", "mobilenet_v1", "mobilenet_v2"):
+            plan.family, plan.batchnorm, plan.any_size = "convolutional", "convnext" not in kind, True
+        size = getattr(config, "image_size", None)
+        plan.image_size = None if size else 224
+        return plan
+    plan.max_length = longest(place, text, kind)
+    causal = decodes(kind)
+    if gguf is None:
+        has_words(name, place)
+    pooling, why = (None, "") if head else ("last", "") if causal else pooling_of(place, kind)
+    plan.why += f"; {why}" if why else ""
+    plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
+    if causal and not head:
+        plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
+        plan.blocks_above = getattr(text, "num_hidden_layers", None)
+    return plan
+
+
+def mapped(what: str) -> Any:
+    """Model types for which transformers has such a model."""
+    from transformers.models.auto import modeling_auto
+
+    return getattr(modeling_auto, f"MODEL_FOR_{what}_MAPPING_NAMES")
+
+
+def takes_images(kind: str, made_as: str) -> bool:
+    """Whether a model type is an image classifier's."""
+    return kind in mapped("IMAGE_CLASSIFICATION") and (
+        made_as.endswith("ForImageClassification") or kind not in mapped("SEQUENCE_CLASSIFICATION")
+    )
+
+
+def takes_texts(kind: str) -> bool:
+    """Whether a model type can classify texts, or continue them."""
+    return kind in mapped("SEQUENCE_CLASSIFICATION") or decodes(kind)
+
+
+def decodes(kind: str) -> bool:
+    """Whether a model type is a decoder alone: a language model."""
+    return kind in mapped("CAUSAL_LM") and kind not in mapped("MASKED_LM")
+
+
+def has_words(name: str, place: str) -> None:
+    """Raises UserError where a text model comes without a tokenizer, or with a stub."""
+    from transformers import AutoTokenizer
+
+    from sft_lightning.networks import vocabulary
+
+    here = Path(place).is_dir()
+    try:
+        if here and not vocabulary.has_tokenizer(Path(place)):
+            raise vocabulary.no_tokenizer(name)
+        with one_line(f"--network: {name}: its tokenizer"):
+            vocabulary.check_words(AutoTokenizer.from_pretrained(place, trust_remote_code=False), name)
+    except UserError:
+        if here and not vocabulary.has_words(Path(place)):
+            error = vocabulary.no_tokenizer(name)
+        raise UserError(f"--network: {str(error).removeprefix('--network: ').removeprefix('tokenizer: ')}") from None
+
+
+def longest(place: str, text_config: Any, kind: str) -> int | None:
+    """Most tokens, from the configuration and, in folders, the tokenizer's."""
+    positions = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
+    limits = [positions - 2 if "roberta" in kind or kind == "camembert" else positions] if positions else []
+    file = Path(place) / "tokenizer_config.json"
+    if file.is_file():
+        try:
+            said = json.loads(file.read_text(encoding="utf-8")).get("model_max_length")
+        except (ValueError, OSError, AttributeError):
+            said = None
+        limits += [int(said)] if isinstance(said, int | float) and 0 < said < 10**9 else []
+    return min(limits) if limits else None
+
+
+def token_lengths(pretrained: str, texts: list[str]) -> list[int]:
+    """Tokens of each text: by the network's own tokenizer, or, where that takes long to load, at three characters each."""
+    from transformers import AutoTokenizer
+
+    from sft_lightning.networks.weights import resolve
+
+    source = resolve(pretrained)
+    if source.file is not None:
+        return [-(-len(text) // 3) for text in texts]
+    with one_line(f"--network: {pretrained}: its tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False)
+        return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]

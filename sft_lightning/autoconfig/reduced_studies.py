@@ -1,0 +1,117 @@
+"""The default study made smaller, step by step, for a budget that does not pay for all of it."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sft_lightning.config.overrides import nested, put
+
+FEWEST_STEPS, FEWEST_TOKENS = 40, 32
+"""A fit has no fewer optimizer steps, nor a text fewer tokens, for a budget's sake"""
+FEWEST_VALIDATIONS = 5
+
+
+@dataclass(frozen=True)
+class Size:
+    """A study of some size."""
+
+    content: dict[str, Any]
+    left_out: tuple[str, ...]
+    """What the whole study has and this one has not, in words"""
+    tokens: float = 1.0
+    """Share of the whole study's tokens that is left where texts are cut shorter"""
+
+
+def sizes(content: dict[str, Any], steps: int = 0, tokens: list[int] | None = None) -> list[Size]:
+    """The study, then ever smaller ones, down to the least: every arm, chosen by one seed, short fits on short texts.
+
+    What is given up first costs the comparison least: seeds of the choice, learning rates of the anchors, folds, then
+    steps of each fit, at last the ends of texts. The baseline's learning rate stays tuned to the last.
+
+    Args:
+        content: The study file's.
+        steps: Optimizer steps of a fit; 0 where not known, and none are given up.
+        tokens: Tokens of some texts; None or empty where texts cannot be cut.
+    """
+    found = [Size(content, ())]
+    for said, made in fewer_fits(content):
+        found.append(Size(made, (*found[-1].left_out, said)))
+    before = found[-1].left_out
+    for said, made in fewer_steps(found[-1].content, steps):  # each halves the one before, and the last alone is said
+        found.append(Size(made, (*before, said)))
+    before = found[-1].left_out
+    for said, made, share in shorter_texts(found[-1].content, tokens or []):
+        found.append(Size(made, (*before, said), share))
+    return found
+
+
+def fewer_fits(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(what is given up, the study without it)"""
+    if content.get("tune_seeds") != 1:
+        content = {**content, "tune_seeds": 1}
+        yield "settings are chosen on the first seed alone", content
+    arms = {name: thinner(arm) for name, arm in content["arms"].items()}
+    if thin := [name for name, arm in arms.items() if arm != content["arms"][name]]:
+        rate = arms[thin[0]]["tune"]["model.lr"][0]
+        content = {**content, "arms": arms}
+        yield f"{' and '.join(thin)} {'has' if len(thin) == 1 else 'have'} the one learning rate {rate:g}", content
+    if content.get("folds") is not None:
+        content = {k: v for k, v in content.items() if k != "folds"}
+        yield "settings are chosen on the validation split, without cross-validation", content
+
+
+def thinner(arm: dict[str, Any]) -> dict[str, Any]:
+    """An arm that tunes its learning rate and more, with the middle rate alone."""
+    tune = arm.get("tune", {})
+    if len(tune) < 2 or len(tune.get("model.lr", [])) < 2:
+        return arm
+    return {**arm, "tune": {**tune, "model.lr": [middle(tune["model.lr"])]}}
+
+
+def middle(values: list[Any]) -> Any:
+    """Of a grid in order; of two the larger, as the base has it."""
+    return values[len(values) // 2]
+
+
+def fewer_steps(content: dict[str, Any], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fits of half the steps, then of half of that, down to FEWEST_STEPS."""
+    if not steps:
+        return
+    trainer, whole = content["base"].get("trainer", {}), steps
+    said = nested(content.get("set") or {}, "set").get("trainer", {})
+    if {"max_epochs", "max_steps", "val_check_interval", "check_val_every_n_epoch"} & set(said):
+        return  # the user says how long a fit is
+    epochs = trainer.get("max_epochs", 1)
+    while True:
+        if epochs > 1:
+            per_epoch, epochs = steps // epochs, epochs // 2
+            every = max(1, epochs // FEWEST_VALIDATIONS) if "check_val_every_n_epoch" in trainer else None
+            epochs -= epochs % (every or 1)
+            trainer = {**trainer, "max_epochs": epochs, **({"check_val_every_n_epoch": every} if every else {})}
+            steps = per_epoch * epochs
+        else:
+            steps //= 2
+            every = max(1, steps // FEWEST_VALIDATIONS)
+            trainer = {**trainer, "max_epochs": 1, "max_steps": steps, "val_check_interval": every}
+        if steps < FEWEST_STEPS:
+            return
+        content = {**content, "base": {**content["base"], "trainer": trainer}}
+        yield f"a fit has {steps:,} of {whole:,} steps", content
+
+
+def shorter_texts(content: dict[str, Any], lengths: list[int]) -> Iterator[tuple[str, dict[str, Any], float]]:
+    """Texts cut at half the tokens, then at half of that, down to FEWEST_TOKENS; with the share of tokens that is left."""
+    said = nested(content.get("set") or {}, "set").get("data", {}).get("init_args", {})
+    if "max_length" in said or not lengths:
+        return
+    limit = content["base"]["data"]["init_args"].get("max_length") or max(lengths)
+    whole = sum(min(n, limit) for n in lengths)
+    while limit // 2 >= FEWEST_TOKENS:
+        limit //= 2
+        base = put(content["base"], "data.max_length", limit)
+        if "retention" in base:
+            base = put(base, "retention.max_length", limit)
+        content = {**content, "base": base}
+        cut = sum(n > limit for n in lengths) / len(lengths)
+        left = sum(min(n, limit) for n in lengths) / whole
+        yield f"texts are cut at {limit} tokens, which {cut:.0%} of them exceed", content, left

@@ -1,0 +1,264 @@
+"""`details.json`: what stands behind a run's numbers: confusions, drift by layer, and samples that it forgot."""
+
+import base64
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+from sft_lightning.anchors.weight_space import squared_distance
+from sft_lightning.callbacks.recorder import retention_monitor
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError
+from sft_lightning.data.bad_samples import printable
+from sft_lightning.data.base import Samples, SFTDataModule
+from sft_lightning.evaluation.predictions import Answers, Said, confusion, merged, of_both
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Output
+from sft_lightning.runs.directory import write_atomic
+
+TARGET = "target"
+SIDE, LETTERS = 96, 300  # pixels of a picture's longer side, characters of a text
+
+
+class Details(Callback):
+    """Writes `details.json` once the split was measured. Nothing is collected, and no time spent, while fitting.
+
+    - `confusion`: of the target task, rows true, columns said; classification alone, of at most `classes` classes.
+    - `source_confusion`: `before` and `after` tuning, through the kept source head on the source task's split.
+    - `layers`: of each encoder layer, bottom to top, `l2` = ‖w − w⁰‖ and `relative` = the same over ‖w⁰‖, over the
+      parameters that the pretrained network has too; null where ‖w⁰‖ is 0 and w is not.
+    - `changed`: source samples that the pretrained network had right and the tuned one has wrong, those it is most
+      confident of first; `changed_total` of `compared`. Without source data: the target's samples (of those that the
+      retention monitor compares, see its `drift_rows`) on which the kept source head no longer says what it said.
+
+    What a task or a network does not have is absent. A fit that begins or goes on takes an earlier file away: it was
+    measured on a checkpoint that is about to be outdone.
+
+    Args:
+        path: The file to write.
+        split: Measured by `trainer.test` ('test') or by `trainer.validate` ('val'); no other is looked at.
+        samples: Changed samples listed.
+        classes: No matrix for more classes than these.
+    """
+
+    def __init__(
+        self, path: str | Path, split: Literal["test", "val"] = "test", samples: int = 24, classes: int = 100
+    ) -> None:
+        self.path, self.split, self.samples, self.classes = Path(path), split, samples, classes
+        self._step: int | None = None
+        self._said: Answers | None = None
+        self._layers: list[dict[str, Any]] = []
+
+    # ---- collecting ----
+
+    def _measured(self, trainer: Trainer) -> bool:
+        return trainer.state.fn == ("test" if self.split == "test" else "validate")
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._step = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._measured(trainer):
+            self._step = int(checkpoint["global_step"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            self.path.unlink(missing_ok=True)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SFTModule) and pl_module.info is not None
+        if not self._measured(trainer):
+            return
+        info = pl_module.info
+        self._said = Answers() if info.name == "classification" and info.num_outputs <= self.classes else None
+        if (monitor := retention_monitor(trainer)) is not None:
+            monitor.said = {}
+
+    on_test_start = on_validation_start
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if self._said is not None and self._measured(trainer) and isinstance(outputs, Output):
+            self._said.add(batch, outputs.logits)
+
+    on_test_batch_end = on_validation_batch_end
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Here the weights are those that were measured: averaged ones may be put back afterwards."""
+        assert isinstance(pl_module, SFTModule)
+        if self._measured(trainer):
+            self._layers = layer_drift(pl_module)
+
+    on_test_epoch_end = on_validation_epoch_end
+
+    # ---- writing ----
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert isinstance(pl_module, SFTModule)
+        if not self._measured(trainer):
+            return
+        monitor = retention_monitor(trainer)
+        mine = {TARGET: self._said} if self._said is not None else {}
+        if monitor is not None:
+            mine |= monitor.said or {}
+            monitor.said = None
+        self._said = None
+        said = gathered(trainer, {name: answers.said() for name, answers in mine.items()})
+        if not trainer.is_global_zero:
+            return
+        details: dict[str, Any] = {
+            "schema": 1,
+            "split": self.split,
+            "step": trainer.global_step if self._step is None else self._step,
+        }
+        if TARGET in said:
+            assert pl_module.info is not None
+            labels = class_names(pl_module.info.labels, pl_module.info.num_outputs)
+            details["confusion"] = {"labels": labels, "counts": confusion(said[TARGET], len(labels))}
+        details |= {"layers": self._layers, **self._kept(trainer, pl_module, said)}
+        write_atomic(self.path, json.dumps(details, allow_nan=False) + "\n")
+
+    on_test_end = on_validation_end
+
+    def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Said]) -> dict[str, Any]:
+        """What became of the source task: on its own samples, or else what its head says of the target's."""
+        monitor, network = retention_monitor(trainer), module.network
+        assert network is not None
+        if monitor is not None and "source before" in said:
+            assert monitor.source_info is not None and monitor.source is not None
+            labels = class_names(monitor.source_info.labels or network.source_labels, monitor.source_info.num_outputs)
+            before, after = of_both(said["source before"], said["source after"])
+            forgotten = (before.classes == before.targets) & (after.classes != after.targets)
+            kept = self._changed("retention", before, after, forgotten, labels, monitor.source)
+            if len(labels) <= self.classes:
+                matrices = {"before": confusion(before, len(labels)), "after": confusion(after, len(labels))}
+                kept["source_confusion"] = {"labels": labels, **matrices}
+            return kept
+        if "head before" in said:
+            before, after = of_both(said["head before"], said["head after"])
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            labels = class_names(network.source_labels, int(max(before.classes.max(), after.classes.max())) + 1)
+            return self._changed("source_head", before, after, before.classes != after.classes, labels, data)
+        return {}
+
+    def _changed(
+        self, on: str, before: Said, after: Said, changed: np.ndarray, labels: list[str], data: Any
+    ) -> dict[str, Any]:
+        split = data.splits.get(self.split) if isinstance(data, SFTDataModule) else None
+        at = np.flatnonzero(changed)
+        sure = np.nan_to_num(after.confidences[at].round(6), nan=-1.0)
+        entries = []
+        for i in at[np.lexsort((after.rows[at], -sure))][: self.samples].tolist():
+            row = int(after.rows[i])
+            entry: dict[str, Any] = {"on": on, "row": row}
+            entry["name"] = short(split.samples.name(row)) if split else f"sample {row}"
+            if on == "retention":
+                entry["label"] = labels[after.targets[i]]
+            for when, answers in (("before", before), ("after", after)):
+                entry[when] = labels[answers.classes[i]]
+                entry[f"confidence_{when}"] = number(float(answers.confidences[i]))
+            entries.append({**entry, **(seen(split.samples, row) if split else {})})
+        return {"changed": entries, "changed_total": len(at), "compared": len(after.rows)}
+
+
+def gathered(trainer: Trainer, mine: dict[str, Said]) -> dict[str, Said]:
+    """All ranks' answers, each sample once; every rank calls this."""
+    parts: list[Any] = [mine]
+    if trainer.world_size > 1:
+        parts = [None] * trainer.world_size
+        dist.all_gather_object(parts, mine)
+    together = {name: merged([part[name] for part in parts if name in part]) for part in parts for name in part}
+    return {name: said for name, said in together.items() if len(said.rows)}
+
+
+def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
+    """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch.
+
+    All ranks call this: they may hold parts.
+    """
+    network, teacher = module.network, module.teacher
+    if network is None or teacher is None:
+        return []
+    shared, layers = network.shared_parameters(), list[dict[str, Any]]()
+    for layer, names in network.layers():
+        known = [n for n in names if n in shared]
+        if not known:
+            continue
+        start = teacher.starts(known)
+        l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
+        length = float(squared_distance(start, None).sqrt())
+        relative = l2 / length if length else 0.0 if l2 == 0 else math.nan
+        layers.append({"name": layer, "relative": number(relative), "l2": number(l2)})
+    return layers
+
+
+def number(value: float) -> float | None:
+    """To six decimals; JSON has no NaN and no infinity: null stands for them."""
+    return round(value, 6) if math.isfinite(value) else None
+
+
+def class_names(labels: Sequence[str], outputs: int) -> list[str]:
+    """The classes' names; their numbers where they have none."""
+    return [printable(str(name)) for name in labels] or [str(i) for i in range(outputs)]
+
+
+# ---- what a page shows of a sample ----
+
+
+def short(name: str) -> str:
+    """A sample's name; of a file's place no more than its folder: where data lie on a machine is nobody's business."""
+    parts = Path(name).parts
+    return printable(redaction.redact("/".join(parts[-2:]) if Path(name).is_absolute() else name))
+
+
+def seen(samples: Samples, row: int) -> dict[str, str]:
+    """A sample as it is stored, before anything is done to it for the network: `image` (data URI) or `text`, if either."""
+    from sft_lightning.data.text.base import TextRows, Tokens
+    from sft_lightning.data.vision.base import Images
+
+    if isinstance(samples, Images):
+        try:
+            return {"image": data_uri(samples.read(row))}
+        except (UserError, OSError):  # it could be read before
+            return {}
+    if isinstance(samples, TextRows):
+        return {"text": excerpt(*(texts[row] for texts in (samples.texts, samples.pairs) if texts is not None))}
+    if isinstance(samples, Tokens) and hasattr(samples.tokenizer, "decode"):
+        return {"text": excerpt(samples.tokenizer.decode(samples.ids[row].tolist(), skip_special_tokens=True))}
+    return {}
+
+
+def excerpt(*texts: str) -> str:
+    """The beginning of a text, or of a pair, as it is: whoever shows it must escape it."""
+    whole = "\n".join(text[: LETTERS + 1] for text in texts)
+    return printable(whole if len(whole) <= LETTERS else whole[: LETTERS - 1] + "…")[:LETTERS]
+
+
+def data_uri(image: Tensor) -> str:
+    """A uint8 image `[C, H, W]` as PNG: small ones magnified by a whole number, large ones reduced to fit."""
+    from PIL import Image
+
+    pixels = (image if image.shape[0] == 3 else image[:1]).cpu().permute(1, 2, 0)
+    times = max(1, SIDE // max(image.shape[1:]))
+    magnified = pixels.repeat_interleave(times, 0).repeat_interleave(times, 1)
+    picture = Image.fromarray(magnified.squeeze(-1).numpy() if magnified.shape[-1] == 1 else magnified.numpy())
+    picture.thumbnail((SIDE, SIDE))
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

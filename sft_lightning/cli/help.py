@@ -1,0 +1,132 @@
+"""Writes what `COMMAND --help` prints: made from the signatures and docstrings, kept as text so that it comes at once.
+
+python -m sft_lightning.cli.help        # after a change of options; a test says when it is due
+"""
+
+import textwrap
+from inspect import Parameter, getdoc, signature
+from typing import Any
+
+from docstring_parser import parse
+
+from sft_lightning.cli.fit import OPTIONS
+from sft_lightning.cli.main import COMMANDS, ELSEWHERE, HELP
+from sft_lightning.config.parser_errors import class_names
+
+WIDTH = 110
+OURS = [name for name in COMMANDS if name not in ELSEWHERE]
+ONLY_FIT = ("select_by", "test_after_fit")
+KEYS = {
+    "model": "The variant: how the network is tuned.",
+    "network": "The network that is tuned.",
+    "data": "The target task's data; the task, the outputs and the labels follow from it.",
+    "retention": "The source task's data, to measure what is kept: any of the classes of data.",
+}
+TRAINER = {
+    "max_epochs": "Passes over the training samples.",
+    "accelerator, devices, num_nodes, strategy": "Where to run: cpu, gpu, auto; how many; ddp, or fsdp2 if too large for one.",
+    "precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
+    "accumulate_grad_batches": "Micro-batches per optimizer step; data.batch_size stays the whole step's.",
+    "gradient_clip_val": "Largest gradient norm, after the anchor's gradient was added.",
+    "check_val_every_n_epoch, val_check_interval": "How often all is measured; val_check_interval is in micro-batches.",
+    "limit_train_batches": "Train on so many optimizer steps of each epoch (3), or a share of them (0.25).",
+    "overfit_batches": "The same so many optimizer steps of samples in every epoch: a check that the loss goes to 0.",
+    "profiler": "simple, advanced or pytorch: where time goes, in fit-profile.txt of the run directory.",
+    "callbacks": "More callbacks, such as EarlyStopping on a validation metric; its mode follows from the metric.",
+}
+
+
+def help_text(command: str) -> str:
+    """All options of a command, one sentence each."""
+    lines = [f"usage: sft-lightning {command} --config FILE [--key value ...]", "", COMMANDS[command], ""]
+    lines += ["Every key of a config is a flag; KEY.init_args.X may be written KEY.X.", "", "run:"]
+    if command == "fit":
+        lines += row("--resume RUN", "Continue a run from its own config.yaml and last.ckpt, in place.")
+    else:
+        lines += row("--run RUN", "The run: its config.yaml and best.ckpt are used, its run.json gets the result.")
+    lines += row("--config FILE", "A YAML file; several are laid over each other.")
+    lines += row(
+        "--ckpt_path FILE", "A checkpoint of the same variant; to start from weights use network.init_args.pretrained."
+    )
+    lines += row("--import MODULE", "Import your own module first, so that its classes have short names.")
+    lines += row("--seed_everything N", "Seed of initialisation, order and augmentation. [0]")
+    for name, _, default, text in OPTIONS:
+        if command == "fit" or name not in ONLY_FIT:
+            lines += row(f"--{name}", text + shown(default))
+    lines += row("--print_config", "Print the resolved configuration and stop.")
+    lines += row("--help-all", "Every option of the parser, Trainer's too.")
+    for key, text in KEYS.items():
+        lines += ["", *row(f"--{key} CLASS", text)]
+        if key != "retention":
+            lines += classes(key)
+    lines += ["", "trainer (the usual ones; any other of Lightning's Trainer works, or is refused):"]
+    for name, text in TRAINER.items():
+        lines += row(f"--trainer.{name}" if "," not in name else name, text)
+    return "\n".join(line.rstrip() for line in lines) + "\n"
+
+
+def classes(key: str) -> list[str]:
+    """The classes of a key; arguments that most of them share are told once."""
+    from importlib import import_module
+
+    module = import_module(
+        f"sft_lightning.{'modules' if key == 'model' else 'networks' if key == 'network' else 'data'}"
+    )
+    found = {name: arguments(getattr(module, name)) for name in sorted(class_names(key))}
+    everyones = list(found.values())
+    shared = {n: a for n, a in everyones[0].items() if all(others.get(n) == a for others in everyones)}
+    lines: list[str] = []
+    for name, args in found.items():
+        summary = (getdoc(getattr(module, name)) or "").split("\n\n")[0]
+        lines += [
+            "",
+            *textwrap.wrap(
+                f"{name}: {' '.join(summary.split())}", WIDTH, initial_indent="  ", subsequent_indent="    "
+            ),
+        ]
+        for argument, (text, default) in args.items():
+            if argument not in shared:
+                lines += row(f"  .{argument}", text + default)
+    if shared:
+        lines += ["", f"  every {key}:"]
+        for argument, (text, default) in shared.items():
+            lines += row(f"  .{argument}", text + default)
+    return lines
+
+
+def arguments(cls: Any) -> dict[str, tuple[str, str]]:
+    """Argument: (its sentence, its default), the base classes' too."""
+    found: dict[str, tuple[str, str]] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        texts = {p.arg_name: " ".join((p.description or "").split()) for p in parse(getdoc(base) or "").params}
+        parameters = list(signature(base.__init__).parameters.values())[1:]
+        for p in parameters:
+            if p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) or p.name in ("task", "network"):
+                continue
+            found.setdefault(p.name, (texts.get(p.name, ""), shown(p.default)))
+        if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
+
+
+def shown(default: Any) -> str:
+    """` [default]`, where there is one to show."""
+    if default is None or default is Parameter.empty:
+        return ""
+    return f" [{str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def row(name: str, text: str) -> list[str]:
+    """Two columns."""
+    body = textwrap.wrap(text, WIDTH - 30) or [""]
+    first = f"  {name:<27} {body[0]}" if len(name) <= 27 else f"  {name}"
+    rest = body[1:] if len(name) <= 27 else body
+    return [first, *(" " * 30 + line for line in rest)]
+
+
+if __name__ == "__main__":
+    HELP.mkdir(exist_ok=True)
+    for name in OURS:
+        (HELP / f"{name}.txt").write_text(help_text(name))

@@ -1,0 +1,116 @@
+"""The entry point. Help and version answer at once; everything heavy is imported when a command needs it."""
+
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from sft_lightning import __version__
+from sft_lightning.cluster.allocation import allocation
+from sft_lightning.cluster.requeue import hold, last_word, watch_the_clock, watch_the_signal
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.signals import PREEMPT, SIGNALS, Interrupted
+
+COMMANDS = {
+    "fit": "Fine-tune a network on data with a variant; target and retention are measured side by side.",
+    "validate": "Measure a run's (or a checkpoint's) metrics on the validation split.",
+    "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
+    "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
+    "ablate": "Compare ways of fine-tuning over seeds: settings chosen on validation, test touched once.",
+    "study": "How a study stands: its points, and where it runs on Slurm their jobs.",
+    "submit": "Submit a fit as a Slurm job that comes back after preemption.",
+    "compare": "Set runs and studies side by side: what was learned, what was kept, at what cost.",
+}
+ELSEWHERE = {
+    "ablate": "sft_lightning.cli.ablate",
+    "study": "sft_lightning.cli.study",
+    "submit": "sft_lightning.cli.submit",
+    "compare": "sft_lightning.cli.compare",
+}
+"""Commands that are none of Trainer's methods, and whose `main` carries them out."""
+HELP = Path(__file__).parents[1] / "assets" / "help"
+
+
+def overview() -> str:
+    """What `--help` prints."""
+    lines = ["usage: sft-lightning COMMAND --config FILE [--key value ...]", "", "commands:"]
+    lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
+    lines += [
+        "",
+        "options:",
+        "  -h, --help     this text; COMMAND --help for a command's options",
+        "  --version      the version",
+        "",
+        "Every key of a config is a flag: --model.init_args.lr 1e-4. Start with experiments/digits/distill.yaml.",
+    ]
+    return "\n".join(lines)
+
+
+def main(args: list[str] | None = None) -> int:
+    """Runs a command and returns its exit code.
+
+    0 done; 1 a bug (with its traceback); 2 the user's input (one line on stderr); 130 after Ctrl-C, 143 after SIGTERM,
+    138 after SIGUSR1.
+    """
+    arguments = list(sys.argv[1:] if args is None else args)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        print(f"sft-lightning {__version__}")
+        return 0
+    command = arguments[0]
+    SIGNALS.install()
+    redaction.forget()
+    redaction.learn_arguments(arguments)
+    try:
+        with redaction.guarded_streams():
+            return carry_out(command, arguments)
+    except Exception:  # a bug: its traceback, without secrets
+        said = traceback.format_exc()
+        if (shown := redaction.redact(said)) == said:
+            raise
+        print(shown, end="", file=sys.stderr)
+        return 1
+    finally:
+        SIGNALS.restore()
+
+
+def carry_out(command: str, arguments: list[str]) -> int:
+    """The command itself."""
+    try:
+        if command not in COMMANDS:
+            raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+        if arguments[1:] in (["--help"], ["-h"]) and (HELP / f"{command}.txt").is_file():
+            print((HELP / f"{command}.txt").read_text(), end="")
+            return 0
+        if command in ELSEWHERE:
+            from importlib import import_module
+
+            code: int = import_module(ELSEWHERE[command]).main(arguments[1:])
+            return code
+        from sft_lightning.cli.fit import run
+
+        return run(arguments)
+    except UserError as error:
+        print(f"sft-lightning: error: {error}", file=sys.stderr)
+        return 2
+    except SystemExit as stop:  # the parser, after --help or --print_config
+        return stop.code if isinstance(stop.code, int) else 0
+    except Interrupted as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def command() -> int:
+    """The command of this process, which Slurm may preempt: then the job asks to come back."""
+    signal.signal(PREEMPT, hold)
+    job = allocation()
+    if job is not None:
+        watch_the_clock(job)
+        watch_the_signal(sys.argv[1:])
+    code = last_word(main(), sys.argv[1:])
+    signal.signal(PREEMPT, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
+    return code

@@ -1,0 +1,23 @@
+"""The parser of commands that are no methods of Trainer: its errors are the user's, in one line."""
+
+import argparse
+from typing import Any, NoReturn
+
+from sft_lightning.core.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """Of one command; options may not be shortened.
+
+    Args:
+        command: Its name.
+        about: More arguments of ArgumentParser.
+    """
+
+    def __init__(self, command: str, **about: Any) -> None:
+        about.setdefault("formatter_class", lambda prog: argparse.HelpFormatter(prog, max_help_position=28, width=110))
+        super().__init__(prog=f"sft-lightning {command}", allow_abbrev=False, **about)
+        self.command = command
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.command}: {message}; see {self.command} --help")

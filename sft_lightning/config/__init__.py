@@ -1,0 +1,1 @@
+"""Settings: layers of files and flags to one checked configuration."""

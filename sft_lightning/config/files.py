@@ -1,0 +1,100 @@
+"""Reads config files: says what is wrong and in which line, keeps `on:` as a text key, and None as null on the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import get_loader, set_loader
+
+from sft_lightning.core import plain_yaml, redaction
+from sft_lightning.core.errors import UserError
+
+
+def allow_on_as_key() -> None:
+    """YAML 1.1 reads the key `on` (and `off`) as a boolean; the anchor's `on:` must not need quotes."""
+    plain = get_loader("yaml")
+    if getattr(plain, "names_keys", False):
+        return
+
+    def load(text: str) -> Any:
+        if text == redaction.HIDDEN:  # it is no YAML, and stands for what was left out
+            return text
+        if text.strip() == "None":  # how W&B's agents, and whoever knows Python, write null
+            return None
+        try:
+            plain_yaml.check_keys(text)
+        except plain_yaml.DoubledKey as error:  # the parser takes a YAMLError for "this is text"
+            raise UserError(str(error)) from None
+        return named(plain(text))
+
+    load.names_keys = True  # type: ignore[attr-defined]
+    set_loader("yaml", load)
+
+
+def named(value: Any) -> Any:
+    """The same content, boolean keys turned back into the words they were written as."""
+    if isinstance(value, dict):
+        return {("on" if k else "off") if isinstance(k, bool) else k: named(v) for k, v in value.items()}
+    return [named(v) for v in value] if isinstance(value, list) else value
+
+
+def check_yaml(path: Path) -> None:
+    """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
+    try:
+        if path.is_char_device() or path.is_block_device():
+            raise UserError(f"--config: {path} is a device, not a file")
+        content = plain_yaml.load_file(path)
+    except FileNotFoundError:
+        raise UserError(f"--config: {path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"--config: {path} is not UTF-8 at byte {error.start}: convert it") from None
+    except OSError as error:
+        raise UserError(f"--config: {path} cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise UserError(f"--config: {path}: values are nested too deeply") from None
+    except plain_yaml.DoubledKey as error:
+        raise UserError(f"--config: {path}: {error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"--config: {path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+    except UserError:
+        raise
+    except ValueError as error:  # a date that is none, a number of thousands of digits, a path with a null character
+        raise UserError(f"--config: {path}: a value cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        held = {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(content).__name__, "a value")
+        raise UserError(f"--config: {path} must hold keys and values (model, network, data, …), it holds {held}")
+    check_size(path, content)
+    redaction.learn(content)
+
+
+DEEPEST, MOST = 50, 100_000
+
+
+def check_size(path: Path, content: Any) -> None:
+    """Raises UserError where aliases make a config endless, or as good as that."""
+    level, count = [content], 0
+    for _ in range(DEEPEST):
+        below = [v for held in level for v in (held.values() if isinstance(held, dict) else held)]
+        level, count = [v for v in below if isinstance(v, dict | list | tuple | set)], count + len(below)
+        if not level:
+            return
+        if count > MOST:
+            break
+    raise UserError(f"--config: {path}: values are nested too deeply, or within themselves, or too many")
+
+
+def check_values(arguments: list[str]) -> None:
+    """Raises UserError for a value on the command line with a YAML tag, such as `!!python/object`: they make objects."""
+    name = ""
+    for argument in arguments:
+        name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
+        if "!" not in value:
+            continue
+        try:
+            yaml.safe_load(value)
+        except yaml.constructor.ConstructorError:
+            raise UserError(f"{name}: {value:.80} has a YAML tag, and only plain values are read: quote it") from None
+        except yaml.YAMLError:
+            continue  # no YAML: text

@@ -1,0 +1,196 @@
+"""What the user wrote, key by key and in order: the flags of the command line, and the files that they name.
+
+The parser keeps only what came out. Here is what went in, to say which part of it has no effect.
+"""
+
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+
+from sft_lightning.core import plain_yaml
+from sft_lightning.core.errors import UserError
+
+LEVELS = ("init_args", "dict_kwargs")
+PARTS = ("class_path", *LEVELS)
+"""Parts of a key that may be left out: `model.lr` is `model.init_args.lr`"""
+FILES = (".yaml", ".yml", ".json")
+
+
+@dataclass(frozen=True)
+class Given:
+    """One key with the value that was written for it."""
+
+    key: str
+    """As it was written, without `--`: `model.lr`"""
+    value: Any
+    file: str | None = None
+    """Where it stands; None for the command line"""
+
+    @property
+    def plain(self) -> str:
+        """The key without the parts that may be left out: two spellings of one key are equal."""
+        return ".".join(part for part in self.key.split(".") if part not in PARTS)
+
+    def __str__(self) -> str:
+        return f"--{self.key}" if self.file is None else f"{self.file}: {self.key}"
+
+
+Link = tuple[tuple[str, ...], str]
+"""(keys a value is taken from, the key that it is written to)"""
+
+
+def from_arguments(arguments: Iterable[str]) -> Iterator[Given]:
+    """All keys of a command line in order; `--config` files, which were read before, key by key in their place."""
+    words = list(arguments)
+    for i, word in enumerate(words):
+        if not word.startswith("--"):
+            continue
+        key, joined, value = word[2:].partition("=")
+        if not joined:
+            value = words[i + 1] if i + 1 < len(words) and not words[i + 1].startswith("--") else "true"
+        if key == "config":
+            yield from from_mapping(read(value), file=value)
+        else:
+            yield from from_value(key, value)
+
+
+def from_value(key: str, text: str) -> Iterator[Given]:
+    """A flag's value: a mapping, or a file that holds one, key by key."""
+    content = read(text)
+    if isinstance(content, dict) and content:
+        yield from from_mapping(content, key, text if text.endswith(FILES) else None)
+    else:
+        yield Given(key, text if content is None else content)
+
+
+def from_mapping(content: Any, above: str = "", file: str | None = None) -> Iterator[Given]:
+    """All keys of nested mappings, down to what is no mapping."""
+    for name, value in content.items() if isinstance(content, dict) else ():
+        key = f"{above}.{name}" if above else str(name)
+        if isinstance(value, dict) and value:
+            yield from from_mapping(value, key, file)
+        else:
+            yield Given(key, value, file)
+
+
+def read(text: str) -> Any:
+    """A value as YAML; what a file holds where it is the name of one that can be read."""
+    try:
+        if text.endswith(FILES) and Path(text).expanduser().is_file():
+            return plain_yaml.load_file(Path(text).expanduser())
+        return plain_yaml.load(text)
+    except (yaml.YAMLError, ValueError, OSError, RecursionError):
+        return text
+
+
+# ---- keys that a link overwrites ----
+
+
+def links_of(parser: Any) -> list[Link]:
+    """The links of a parser that are applied to its settings."""
+    group = getattr(parser, "_links_group", None)
+    actions = group._group_actions if group is not None else []
+    return [(tuple(key for key, _ in a.source), a.target[0]) for a in actions if a.apply_on == "parse"]
+
+
+def refuse_linked(given: Iterable[Given], links: list[Link]) -> None:
+    """Raises UserError for a key whose value comes from another one, and names that: it would have no effect."""
+    for item in given:
+        for sources, target in links:
+            wanted = Given(target, None).plain
+            if item.plain != wanted and not item.plain.startswith(f"{wanted}."):
+                continue
+            below = item.key.split(".")[len(wanted.split(".")) + (1 if item.key.split(".")[1] in LEVELS else 0) :]
+            if below and below[0] not in PARTS:
+                below.insert(0, LEVELS[0])
+            use = " and ".join(".".join([source, *below]) for source in sources)
+            raise UserError(f"{item}: has no effect, as {target} is made from {' and '.join(sources)}: set {use}")
+
+
+# ---- keys within lists ----
+
+
+def names(given: Iterable[Given], above: str, key: str) -> bool:
+    """Whether a key is written anywhere below another one, in lists too."""
+    return any(
+        item.plain.rstrip("+").startswith(above) and (item.plain.endswith(f".{key}") or within(item.value, key))
+        for item in given
+    )
+
+
+def within(value: Any, key: str) -> bool:
+    """Whether nested plain values have a key."""
+    if isinstance(value, dict):
+        return key in value or any(within(v, key) for v in value.values())
+    return isinstance(value, list) and any(within(v, key) for v in value)
+
+
+# ---- flags that something later overrides ----
+
+
+def overridden(given: list[Given], settings: Namespace) -> list[str]:
+    """One line for each flag of the command line whose value is not the one that is used, as a later key won.
+
+    Lists grow in ways of their own (`--trainer.callbacks+=`) and are left out.
+    """
+    lines = []
+    lists = {g.plain.rstrip("+") for g in given if g.key.endswith("+") or isinstance(g.value, list)}
+    for i, flag in enumerate(given):
+        if flag.file is not None or any(flag.plain.rstrip("+").startswith(name) for name in lists):
+            continue
+        later = [g for g in given[i + 1 :] if g.plain == flag.plain or flag.plain.startswith(f"{g.plain}.")]
+        by_file = [g for g in later if g.file is not None]
+        won = by_file[-1] if by_file else next((g for g in reversed(later) if g.plain == flag.plain), None)
+        if won is None:
+            continue
+        used = found(settings, flag.plain)
+        if used is not MISSING and not same(used, flag.value):
+            who = f"{won.file}, which comes later, sets {won.key}" if won.file else "the same flag again sets it"
+            what = f"--{flag.key} {shown(flag.value)} has no effect: {who} to {shown(won.value)}"
+            lines.append(what + ("; write flags after --config" if won.file else ""))
+    return lines
+
+
+def say_overridden(given: list[Given], settings: Namespace) -> None:
+    """Prints these lines to stderr."""
+    for line in overridden(given, settings):
+        print(f"sft-lightning: note: {line}", file=sys.stderr, flush=True)
+
+
+MISSING = object()
+
+
+def found(settings: Any, plain: str) -> Any:
+    """The value of a plain key in parsed settings; MISSING where there is none."""
+    value = settings
+    for part in plain.split("."):
+        if isinstance(value, Namespace) and part not in value and LEVELS[0] in value:
+            value = value[LEVELS[0]]
+        if not isinstance(value, Namespace | dict) or part not in value:
+            return MISSING
+        value = value[part]
+    return value
+
+
+def same(used: Any, written: Any) -> bool:
+    """Whether a parsed value is what was written."""
+    if isinstance(used, Namespace) and "class_path" in used:
+        return str(used["class_path"]).rpartition(".")[2] == str(written).rpartition(".")[2]
+    if used == written or str(used) == str(written):
+        return True
+    if used is None:
+        return str(written) in ("None", "null", "~")
+    try:
+        return float(used) == float(written)
+    except (TypeError, ValueError):
+        return False
+
+
+def shown(value: Any) -> str:
+    """A value in one line, as YAML writes it."""
+    return " ".join(yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).replace("...", "").split())

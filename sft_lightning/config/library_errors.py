@@ -1,0 +1,138 @@
+"""Settings that a library refuses: told from the error it raises, by where it was raised."""
+
+import re
+import sysconfig
+from pathlib import Path
+from traceback import walk_tb
+from typing import Any
+
+from packaging.version import InvalidVersion
+
+from sft_lightning.config.parser_errors import explain
+from sft_lightning.core.errors import UserError, plainly
+
+OURS = Path(__file__).parents[1]
+LIBRARIES = ("site-packages", "dist-packages")
+RESTORES = ("restore", "_restore", "resume")
+CALLED_BACK = ("closure", "training_step", "backward", "on_before_optimizer_step")
+NETWORKS = ("/transformers/", "/timm/", "/torchvision/")
+REFUSALS = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    ImportError,
+)
+"""What libraries raise on settings they cannot work with; NotImplementedError and RecursionError are RuntimeErrors."""
+
+
+def refused(error: BaseException) -> UserError | None:
+    """The line for an error that a library raises on what the configuration asks of it; None for any other.
+
+    An error in our own code, or a user's, is a bug and is none of these: its traceback is needed.
+    """
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    if type(error).__module__.startswith("wandb"):
+        return UserError(f"wandb: {said(error)}")
+    if restoring := next(
+        (f for f in reversed(frames) if f.f_code.co_name.startswith(RESTORES) and "/lightning/" in place(f)), None
+    ):
+        return unfit(error, restoring, frames[-1])
+    if not isinstance(error, REFUSALS) or not frames or not of_library(frames[-1]):
+        return None
+    if not all(of_library(f) or Path(f.f_code.co_filename).is_relative_to(OURS) for f in frames):
+        return None  # a class of the user's own took part
+    raised = place(frames[-1])
+    names = [frame.f_code.co_name for frame in frames]
+    built = next((frame for frame in frames if frame.f_code.co_name == "build_network"), None)
+    if built is not None:
+        cls = getattr(built.f_locals.get("cls"), "__name__", "the class")
+        return UserError(f"network: {cls} cannot be built with these arguments: {said(error)}")
+    if (asked := asks_network(frames)) is not None:
+        return UserError(f"network: {asked} cannot take this batch: {said(error)}")
+    if "optimizer_step" in names and of_optimizer(frames):
+        kind = next((type(f.f_locals["self"]).__name__ for f in reversed(frames) if is_optimizer(f)), "the optimizer")
+        return UserError(f"model.init_args.optimizer: {kind} cannot take a step: {said(error)}")
+    of_lightning = [p for p in map(place, frames) if "/lightning/" in p]
+    if of_lightning and (callback := re.search(r"/callbacks/(\w+)\.py", of_lightning[-1])) is not None:
+        return UserError(f"trainer.callbacks: {callback[1]}: {said(error)}")
+    if "instantiate_classes" in names:
+        return not_made(error, frames)
+    if "/lightning/" in raised or "/lightning_utilities/" in raised or "instantiate_trainer" in names:
+        return UserError(f"trainer: {said(error)}")
+    return None
+
+
+def of_optimizer(frames: list[Any]) -> bool:
+    """Whether an error is the optimizer's own: it calls back to the forward and backward pass, whose errors are not."""
+    last = max((i for i, f in enumerate(frames) if is_optimizer(f) and "/torch/optim/" in place(f)), default=None)
+    return last is not None and not any(f.f_code.co_name in CALLED_BACK for f in frames[last:])
+
+
+def asks_network(frames: list[Any]) -> str | None:
+    """The network's class where a library of networks raises on what is fed to it; None for any other error."""
+    asked = next((f for f in frames if f.f_code.co_name in ("encode", "forward") and is_network(f)), None)
+    if asked is None or not any(library in place(frames[-1]) for library in NETWORKS):
+        return None
+    return type(asked.f_locals["self"]).__name__
+
+
+def is_network(frame: Any) -> bool:
+    """Whether a frame is of a network's method."""
+    from sft_lightning.networks.base import Network
+
+    return isinstance(frame.f_locals.get("self"), Network)
+
+
+def unfit(error: BaseException, restoring: Any, last: Any) -> UserError | None:
+    """The line where a checkpoint's content is not what it is taken for: it comes from outside, whoever stumbles on it."""
+    if not isinstance(error, (*REFUSALS, InvalidVersion)):
+        return None
+    path = getattr(restoring.f_locals.get("self"), "_ckpt_path", None) or "the checkpoint"
+    what = f"{type(error).__name__} {error}".partition("\n")[0]
+    return UserError(f"ckpt_path: {path} is damaged, or of another version: {last.f_code.co_name} met {plainly(what)}")
+
+
+def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
+    """The line where a class cannot be made of the arguments that the configuration gives it."""
+    behind: BaseException | None = error
+    while behind is not None:
+        last = [frame for frame, _ in walk_tb(behind.__traceback__)][-1:]
+        if last and not of_library(last[0]):
+            return None  # raised by a constructor of ours, or of the user's own
+        behind = behind.__cause__ or behind.__context__
+    component = next((f.f_locals["component"] for f in reversed(frames) if "component" in f.f_locals), None)
+    where = str(getattr(component, "dest", None) or "model, network or data")
+    if "Does not validate against any of the" in str(error):
+        return UserError(explain(f'Parser key "{where}":\n{error}'))
+    return UserError(f"{where}: {said(error)}")
+
+
+def place(frame: Any) -> str:
+    """File of a frame."""
+    return Path(frame.f_code.co_filename).as_posix()
+
+
+def of_library(frame: Any) -> bool:
+    """Whether a frame is of an installed package other than this, or of the standard library."""
+    path = Path(frame.f_code.co_filename)
+    if path.is_relative_to(OURS):
+        return False
+    standard = path.is_relative_to(sysconfig.get_paths()["stdlib"]) or not path.is_absolute()  # <frozen …>, <string>
+    return standard or any(part in LIBRARIES for part in path.parts)
+
+
+def is_optimizer(frame: Any) -> bool:
+    """Whether a frame is of an optimizer's method."""
+    from torch.optim import Optimizer
+
+    return isinstance(frame.f_locals.get("self"), Optimizer)
+
+
+def said(error: BaseException) -> str:
+    """An error's message, without C++'s own traceback."""
+    text = str(error).partition("Exception raised from")[0].strip() or type(error).__name__
+    return plainly(" ".join(text.split())[:400])

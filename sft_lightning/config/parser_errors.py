@@ -1,0 +1,193 @@
+"""jsonargparse's errors, in one line: what, where, and the nearest name."""
+
+import re
+from collections.abc import Iterable
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any
+
+from sft_lightning.core.errors import nearest
+
+
+def explain(error: object, keys: Iterable[str] = ()) -> str:
+    """What a parser's error means; `keys` are the dotted names of all options, for the nearest one."""
+    text = str(getattr(error, "message", None) or error)
+    return _reason(text.strip(), "", list(keys))
+
+
+def _reason(text: str, where: str, keys: list[str]) -> str:
+    if match := re.match(r'Parser key "([^"]+)":\s*(.*)', text, re.S):
+        key = match[1] if not where else f"{where}.{match[1]}"
+        return _reason(match[2], key, keys)
+    if match := re.match(r"Problem with given class_path '([^']+)':\s*(.*)", text, re.S):
+        return _in_class(match[1], match[2].strip(), where, keys)
+    if "Does not validate against any of the" in text:
+        return _of_union(text, where, keys)
+    if match := re.match(r"Expected a dot import path string:\s*(.*)", text, re.S):
+        return f"{where}: no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}"
+    if match := re.match(r"Expected an? (?:typing\.)?Literal\[(.*?)\]\.? Got value: (.*)", text, re.S):
+        choices = [c.strip(" '\"") for c in match[1].split(",")]
+        return (
+            f"{where}: '{match[2].split()[0]}' is none of {', '.join(choices)}{nearest(match[2].split()[0], choices)}"
+        )
+    if match := re.match(r"Expected an? (.*?)\.? Got value:(.*)", text, re.S):
+        return f"{where}: must be {_kinds(match[1])}, got {_value(match[2])}"
+    if match := re.search(r"arguments are required: (.*)", text):
+        names = [n.strip().partition(".")[2] or n.strip() for n in match[1].split(",")]
+        return f"{' and '.join(names)} must be given: --config FILE, or --{names[0]} NAME"
+    if match := re.search(r"does not accept (?:nested key|option) '([^']+)'", text):
+        return _unknown(match[1], keys)
+    if text.startswith("Empty nested key"):
+        return "--config: a key has no name"
+    if match := re.match(r"Key must be a string, got: (.*?)\.?$", text):
+        return f"--config: a key must be text, got {_value(match[1])}: quote it"
+    if match := re.match(r"Unable to load config '(.*?)'", text, re.S):
+        return f"{where or '--config'}: {_value(match[1])} is no file that can be read, and no names and values"
+    if match := re.search(r"[Uu]nrecognized arguments: --(\S+)", text):
+        return _unknown(match[1].partition("=")[0], keys)
+    if match := re.search(r"[Uu]nrecognized arguments: (.*)", text, re.S):
+        return f"the command line has '{_value(match[1])}', which is no option: options begin with --"
+    if where and re.search(r"'\w+' (object )?(has no attribute|is not \w+)|of type '\w+' is", text):
+        return f"{where}: cannot be read: it takes a class's name, or class_path and init_args"
+    return f"{where or '--config'}: {text}" if where or "--" not in text else text
+
+
+def _of_union(text: str, where: str, keys: list[str]) -> str:
+    """Why a value is of none of several kinds: what is wrong within the one that was meant, else the kinds."""
+    head, _, body = text.partition("Errors:\n")
+    body = body.strip("\n")
+    indent = len(body) - len(body.lstrip())
+    body, _, given = body.partition("\n" + " " * max(0, indent - 2) + "Given value type:")
+    reasons = [r.strip() for r in re.split(rf"(?:^|\n) {{{indent}}}- ", body) if r.strip()]
+    value = _value(given.partition("Given value:")[2])
+    for start in ("Problem with given class_path", "Parser key", "Expected a dot import path"):
+        if found := next((r for r in reasons if r.startswith(start)), None):
+            return _reason(found, where, keys)
+    if found := next((r for r in reasons if r.startswith("Import path does not correspond")), None):
+        return f"{where}: {value} is no {found.rpartition(' ')[2]}{_there(where)}"
+    if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid |Does not validate ", r)), None):
+        return _reason(found.splitlines()[0], where, keys)  # what a constructor said
+    kinds = re.search(r"Subtypes: \[(.*)\]", head)
+    return f"{where}: must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}"
+
+
+def _there(where: str) -> str:
+    known = class_names(where)
+    return f"; there are {', '.join(known)}" if known else ""
+
+
+def _value(text: str) -> str:
+    """A value as given, at most a line of it."""
+    found = " ".join(text.split())
+    shown = {"": "nothing", "None": "null", "True": "true", "False": "false"}.get(found, found)
+    if match := re.match(r"NestedArg\(key='([^']*)'", shown):
+        return f"a key '{match[1]}'"
+    return shown if len(shown) <= 120 else f"{shown[:100]}…"
+
+
+def _in_class(path: str, text: str, where: str, keys: list[str]) -> str:
+    name = path.rpartition(".")[2]
+    if match := re.match(r"Option '([^']+)' is not accepted", text):
+        return f"{where}: {name} has no argument '{match[1]}'{nearest(match[1], arguments_of(path))}"
+    if match := re.match(r"No module named '([^']+)'", text):
+        return f"{where}: no module '{match[1]}' to take {path} from; is it on the path, or needs --import?"
+    if re.match(r"(Not a valid|Import path|module .* has no attribute)", text):
+        return f"{where}: {path}: {text.splitlines()[0]}"
+    if match := re.match(r"the following arguments are required: (.*)", text):
+        return f"{where}: {name} needs {match[1].strip()}: set init_args"
+    if re.match(r"'\w+' object (has no attribute|is not)", text):
+        return f"{where}.init_args: must be names and values, as {name} takes them"
+    return _reason(text, f"{where}.init_args" if where else where, keys)
+
+
+KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "list": "a list",
+    "dict": "names and values",
+    "tuple": "a list",
+    "Any": "anything",
+    "NoneType": "null",
+    "timedelta": "a time",
+}
+SEVERAL = {"int": "whole numbers", "float": "numbers", "str": "texts", "str | int": "texts or whole numbers"}
+LISTS = ("list", "Sequence", "Iterable", "tuple", "set")
+
+
+def _kinds(types: str) -> str:
+    """Types as Python writes them, in words: `list[str], <class 'NoneType'>` is a list of texts."""
+    parts = [p.strip() for p in re.split(r",(?![^\[(]*[\])])|(?<=[\]>\w])\s+\|\s+(?![^\[]*\])", types)]
+    words = dict.fromkeys(_kind(p) for p in parts if "NoneType" not in p and p != "None")
+    return " or ".join(words) or "null"
+
+
+def _kind(written: str) -> str:
+    """One type."""
+    if match := re.match(r"(?:typing\.)?Literal\[(.*)\]", written):
+        return ", ".join(choice.strip(" '\"") for choice in match[1].split(","))
+    match = re.match(r"(?:<class ')?([\w.]+)(?:\[(.*)\])?", written)
+    if match is None:
+        return "something else"
+    name = match[1].rpartition(".")[2]
+    if name in LISTS:
+        return f"a list of {SEVERAL[match[2]]}" if match[2] in SEVERAL else "a list"
+    return KINDS.get(name, f"class_path and init_args of a {name}")
+
+
+def _unknown(name: str, keys: list[str]) -> str:
+    if name in keys:
+        return f"'{name}' cannot be set in a config, or not for this command"
+    if not name:
+        return "a key has no name"
+    top = name.partition(".")[0]
+    tops = {k.partition(".")[0] for k in keys}
+    if top not in tops:
+        return f"no key '{top}'{nearest(top, tops)}"
+    return f"no option '{name}'{nearest(name, keys)}"
+
+
+def class_names(where: str) -> list[str]:
+    """Short names of what may stand at a key."""
+    homes = {"model": "modules", "network": "networks", "data": "data", "retention": "data"}
+    home = homes.get(where.rpartition(".")[2]) or homes.get(where)
+    if home is None:
+        return []
+    module = import_module(f"sft_lightning.{home}")
+    names = [n for n in module.__all__ if isinstance(getattr(module, n), type)]
+    hidden = {
+        "SFTModule",
+        "SFTDataModule",
+        "Network",
+        "InputSpec",
+        "Output",
+        "Splits",
+        "Samples",
+        "ImageData",
+        "TextData",
+    }
+    return [n for n in names if n not in hidden]
+
+
+def arguments_of(path: str) -> list[str]:
+    """Names of a class's constructor arguments, those behind **kwargs too."""
+    module, _, name = path.rpartition(".")
+    try:
+        cls: Any = getattr(import_module(module), name)
+    except (ImportError, AttributeError):
+        return []
+    names: dict[str, None] = {}
+    for base in cls.__mro__:
+        if "__init__" not in vars(base) or base is object:
+            continue
+        parameters = list(signature(base.__init__).parameters.values())[1:]
+        names |= {p.name: None for p in parameters if p.kind not in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL)}
+        if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return list(names)
+
+
+def kind_of(wanted: Any) -> str:
+    """A type in words."""
+    return _kinds(f"<class '{wanted.__name__}'>" if isinstance(wanted, type) else str(wanted))

@@ -1,0 +1,194 @@
+"""What the parser lets pass and no class is ready for: null where a value belongs, NaN, and arguments that nobody takes."""
+
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from inspect import Parameter, signature
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from sft_lightning.callbacks.of_lightning import refuse_arguments, refuse_callbacks
+from sft_lightning.config.parser_errors import arguments_of, class_names, kind_of
+from sft_lightning.core.errors import UserError, nearest
+
+BASES = ("SFTModule", "Network", "SFTDataModule", "SmallNetwork", "ImageData", "TextData", "TokenData")
+Taken = dict[str, tuple[Any, Any]]
+"""Arguments of a class: annotation and default."""
+
+
+def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: bool = False) -> None:
+    """Raises UserError naming the first key whose value cannot be meant.
+
+    Args:
+        settings: A command's configuration, parsed.
+        options: Name of each option of ours, and its type.
+        of_old_run: The configuration is that of a run that was made before: what had no effect there still has none.
+    """
+    for name, wanted in options.items():
+        if name in settings:
+            check_value(name, settings[name], wanted, Parameter.empty)
+    for name in ("model", "network", "data"):
+        if not isinstance(settings.get(name), Namespace):
+            raise UserError(f"{name} must be given: --config FILE, or --{name} NAME")
+    for name in ("model", "network", "data", "retention"):
+        held = settings.get(name)
+        path = held.get("class_path") if isinstance(held, Namespace) else None
+        if isinstance(path, str) and path.rpartition(".")[2] in BASES:  # what `network: {}` is taken for
+            raise UserError(
+                f"{name}: class_path must name one of {', '.join(class_names(name))}, or a class of your own"
+            )
+        check_class(name, held)
+    trainer = settings.get("trainer")
+    if not isinstance(trainer, Namespace):
+        raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
+    if not of_old_run:
+        refuse_ineffective(settings)
+        refuse_arguments(vars(trainer))
+    taken = taken_by(Trainer)
+    for name, value in vars(trainer).items():
+        check_value(f"trainer.{name}", value, *taken.get(name, (Any, None)), finite=False)
+        for key, held in classes_in(f"trainer.{name}", value):
+            check_class(key, held, finite=False)
+    for _, held in classes_in("", trainer.get("plugins")):
+        if issubclass(class_of(held.class_path), CheckpointIO):
+            name = held.class_path.rpartition(".")[2]
+            raise UserError(f"trainer.plugins: {name}: a run writes its checkpoints in its own way: leave it out")
+    paths = [] if of_old_run else [held.class_path for _, held in classes_in("", trainer.get("callbacks"))]
+    refuse_callbacks(map(class_of, paths))
+    for path in paths:
+        refuse_own(path)
+
+
+INEFFECTIVE: list[tuple[str, str, Any, str, Callable[[Any], bool], str]] = [
+    ("model", "temperature", 2.0, "distance", lambda held: held == "kl", "distance kl"),
+    ("data", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+    ("retention", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
+]
+"""(block, argument, the default that says nothing, the argument it depends on, whether that uses it, what to set)"""
+
+
+def refuse_ineffective(settings: Namespace) -> None:
+    """Raises UserError for the first argument of a class that another argument leaves unused."""
+    for block, name, default, other, uses, what in INEFFECTIVE:
+        held = settings.get(block)
+        given = held.get("init_args") if isinstance(held, Namespace) else None
+        if not isinstance(given, Namespace) or name not in given or other not in given:
+            continue
+        if given[name] != default and not uses(given[other]):
+            raise UserError(
+                f"{block}.init_args.{name}: {given[name]} has no effect with {other} {shown(given[other])}: set {what}, or "
+                f"leave {name} out"
+            )
+
+
+OF_EVERY_RUN = {"EMA": "set model.init_args.ema_decay", "RetentionMonitor": "set retention, the source task's data"}
+
+
+def refuse_own(path: str) -> None:
+    """Raises UserError for a callback of this package: a run has those that it needs."""
+    module, _, name = path.rpartition(".")
+    if module.startswith("sft_lightning.callbacks"):
+        why = OF_EVERY_RUN.get(name, "every run that needs it has it: leave it out")
+        raise UserError(f"trainer.callbacks: {name}: {why}")
+
+
+def class_of(path: str) -> Any:
+    """The class behind a class_path."""
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def classes_in(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """A value, or those of a list, that name a class."""
+    for i, held in enumerate(value if isinstance(value, list) else [value]):
+        if isinstance(held, Namespace) and "class_path" in held:
+            yield (f"{key}[{i}]" if isinstance(value, list) else key), held
+
+
+def check_class(key: str, value: Any, finite: bool = True) -> None:
+    """Looks at the arguments of a class that the configuration names."""
+    path = value.get("class_path") if isinstance(value, Namespace) else None
+    if not isinstance(path, str):
+        return
+    module, _, name = path.rpartition(".")
+    taken = taken_by(class_of(path)) if module else {}
+    given = value.get("init_args")
+    for argument, held in vars(given).items() if isinstance(given, Namespace) else ():
+        check_value(f"{key}.init_args.{argument}", held, *taken.get(argument, (Any, None)), finite=finite)
+    further = value.get("dict_kwargs")
+    if further and not any(p.kind == Parameter.VAR_KEYWORD for p in last_signature(path)):
+        unknown = next(iter(further))
+        raise UserError(f"{key}: {name} has no argument '{unknown}'{nearest(unknown, arguments_of(path))}")
+
+
+def last_signature(path: str) -> list[Parameter]:
+    """Parameters of the topmost constructor to which a class passes on what it does not know."""
+    parameters: list[Parameter] = []
+    for base in class_of(path).__mro__:
+        if "__init__" in vars(base) and base is not object:
+            parameters = list(signature(base.__init__).parameters.values())
+            if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
+                break
+    return parameters
+
+
+def taken_by(cls: Any) -> Taken:
+    """A class's arguments, those behind **kwargs too."""
+    taken: Taken = {}
+    for base in getattr(cls, "__mro__", (cls,)):
+        if "__init__" not in vars(base) or base is object:
+            continue
+        try:
+            hints = typing.get_type_hints(base.__init__)
+            parameters = signature(base.__init__).parameters
+        except (NameError, TypeError, ValueError):
+            break
+        for name, parameter in parameters.items():
+            taken.setdefault(name, (hints.get(name, Any), parameter.default))
+        if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters.values()):
+            break
+    return taken
+
+
+def check_value(key: str, value: Any, wanted: Any, default: Any, finite: bool = True) -> None:
+    """Raises UserError for null where it is none of the choices, and for what is no number, or none that is finite."""
+    if value is None and default is not None and not takes_null(wanted):
+        raise UserError(f"{key}: must be {kind_of(wanted)}, got null")
+    for name, number in numbers_in(key, value):
+        if isinstance(number, int):
+            if abs(number) >= 1 << 63:
+                raise UserError(f"{name}: is beyond all whole numbers that can be computed with: {number!s:.40}")
+        elif math.isnan(number) or (finite and math.isinf(number)):
+            raise UserError(f"{name}: must be a finite number, got {number}")
+
+
+def takes_null(wanted: Any) -> bool:
+    """Whether a type has null among its values."""
+    if wanted in (Any, None, types.NoneType, object) or isinstance(wanted, typing.TypeVar):
+        return True
+    origin = typing.get_origin(wanted)
+    if origin is typing.Literal:
+        return None in typing.get_args(wanted)
+    return origin in (typing.Union, types.UnionType) and any(takes_null(w) for w in typing.get_args(wanted))
+
+
+def numbers_in(key: str, value: Any) -> Iterator[tuple[str, float]]:
+    """The numbers among plain nested values, with their keys; those of classes are looked at apart."""
+    if isinstance(value, float | int):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, held in value.items():
+            yield from numbers_in(f"{key}.{name}", held)
+    elif isinstance(value, list | tuple):
+        for i, held in enumerate(value):
+            yield from numbers_in(f"{key}[{i}]", held)
+
+
+def shown(value: Any) -> str:
+    """A value as it would be written in a config."""
+    return "null" if value is None else str(value)

@@ -1,0 +1,7 @@
+"""What was kept: the source metric after tuning, and gauges of drift that need no source data."""
+
+from sft_lightning.evaluation.drift import DriftMeter, statistics_drift, weight_drift
+from sft_lightning.evaluation.evaluate import evaluate
+from sft_lightning.evaluation.predictions import Answers
+
+__all__ = ["Answers", "DriftMeter", "evaluate", "statistics_drift", "weight_drift"]

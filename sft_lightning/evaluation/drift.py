@@ -1,0 +1,99 @@
+"""Distance from the pretrained network, measured on weights, on BatchNorm statistics, and on the new task's own inputs."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sft_lightning.anchors import CKASums
+from sft_lightning.anchors.weight_space import squared_distance
+from sft_lightning.evaluation.values import ValueSums
+from sft_lightning.networks.base import Network, Output
+from sft_lightning.tasks import Task, make_task
+
+STATISTICS = ("running_mean", "running_var")
+
+
+def weight_drift(weights: Sequence[Tensor], start: Sequence[Tensor]) -> dict[str, float]:
+    """`drift/weights_l2` = ‖w_S − w_S⁰‖ and `drift/weights_relative` = the same over ‖w_S⁰‖; both 0 at the start."""
+    moved = float(squared_distance([w.detach() for w in weights], list(start)).sqrt())
+    return {
+        "drift/weights_l2": moved,
+        "drift/weights_relative": moved / float(squared_distance(list(start), None).sqrt()),
+    }
+
+
+def statistics_drift(network: Network, teacher: Network) -> dict[str, float]:
+    """`drift/buffers_relative` = ‖b − b⁰‖/‖b⁰‖ over the running means and variances of the encoder's BatchNorm layers.
+
+    Weights that stand still say nothing of them: they move with every batch seen in training. Absent without any.
+    """
+    start = {n: b for n, b in teacher.named_buffers() if is_statistic(n)}
+    now = {n: b for n, b in network.named_buffers() if n in start}
+    if not now:
+        return {}
+    origin = [start[n].to(b.device) for n, b in now.items()]
+    moved, length = squared_distance(list(now.values()), origin), squared_distance(origin, None)
+    return {"drift/buffers_relative": float((moved / length).sqrt())}
+
+
+def is_statistic(name: str) -> bool:
+    """Whether a buffer's full name is that of a running statistic of the encoder."""
+    return name.startswith("encoder.") and name.endswith(STATISTICS)
+
+
+class DriftMeter:
+    """Student against teacher on the same inputs, exact over batches and ranks.
+
+    `drift/features_cka`: linear CKA of the features, 1 at the start and for features that were only rotated, and
+    `drift/features_cka_debiased`: its estimate without the bias of few items in many dimensions; both of the last features
+    that the pretrained weights alone determine, and absent where there are none.
+
+    The rest is of the kept source head's outputs, or of the logits of a shared output space; absent without either.
+    What it can be depends on the task of those outputs. `drift/kl`: mean KL(teacher ‖ student) in nats per item, and
+    `retention/agreement`: share of items, or of their labels, on which both say the same. Where outputs are values
+    (regression, rerankers, reward models): `drift/source_mse`, the mean squared difference in units of the values' variance,
+    and `drift/source_correlation`, Pearson's.
+
+    Args:
+        network: The student, which knows the task of its source head.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self.shares_outputs = network.shares_outputs
+        info = network.task if network.shares_outputs else network.source_task
+        self.task: Task | None = None if info is None else make_task(info)
+        self.cka = CKASums()
+        self.values_moved = ValueSums()
+        self.sums: Tensor | None = None  # items, Σ kl, Σ agreement
+
+    @torch.no_grad()
+    def add(self, student: Output, teacher: Output) -> None:
+        """Adds the items of one batch; also where there is none, so that all ranks have sums to add up."""
+        if student.pretrained_features.shape[-1]:
+            self.cka.add(student.pretrained_features, teacher.pretrained_features)
+        mine, theirs = (o.logits if self.shares_outputs else o.source_logits for o in (student, teacher))
+        if mine is None or theirs is None or self.task is None:
+            return
+        same, divergence = self.task.same(mine, theirs), self.task.divergence(mine, theirs)
+        if same is None or divergence is None:
+            self.values_moved.add(mine, theirs)
+            return
+        sums = [same.new_tensor(float(len(mine))).double(), divergence.double().sum(), same.double().sum()]
+        new = torch.stack(sums)
+        self.sums = new if self.sums is None else self.sums + new
+
+    def values(self) -> dict[str, float]:
+        """The gauges over everything added, on all ranks."""
+        if dist.is_available() and dist.is_initialized():
+            for tensor in [*self.cka.tensors, *self.values_moved.tensors, *([] if self.sums is None else [self.sums])]:
+                dist.all_reduce(tensor)
+        values = {}
+        if self.cka.tensors:
+            values["drift/features_cka"] = float(self.cka.value())
+            values["drift/features_cka_debiased"] = float(self.cka.debiased())
+        if self.sums is not None:
+            items, divergence, agree = self.sums.tolist()
+            values |= {"drift/kl": divergence / max(items, 1), "retention/agreement": agree / max(items, 1)}
+        return {**values, **self.values_moved.values()}

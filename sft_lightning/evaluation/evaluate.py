@@ -1,0 +1,50 @@
+"""Metrics of a network on a loader, outside Lightning's own loops."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from lightning.fabric.utilities.apply_func import move_data_to_device
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from sft_lightning.evaluation.predictions import Answers
+from sft_lightning.tasks import Batch, Task
+from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+
+
+@torch.no_grad()
+def evaluate(
+    trainer: Trainer,
+    module: LightningModule,
+    loader: Iterable[Batch],
+    finish: Callable[[Batch], Batch],
+    task: Task,
+    score: Callable[[dict[str, Tensor]], Tensor],
+    answers: Answers | None = None,
+) -> dict[str, float]:
+    """The task's metrics and 'loss' of `score(x) -> logits[N, C]` over all batches and ranks, in the trainer's precision.
+
+    The module's mode and the random state are left as they were found: measuring must not change what is trained.
+    Where there are `answers`, what was said of each of this rank's samples is added to them.
+    """
+    meters: dict[str, Any] = {"loss": MeanLoss(), **task.make_metrics()}
+    for meter in meters.values():
+        meter.to(module.device)
+    modes = {m: m.training for m in module.modules()}
+    module.eval()
+    try:
+        with torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
+            for raw in loader:
+                # Not by the strategy, whose hooks are those of the trainer's data: this may be other data.
+                batch = finish(move_data_to_device(raw, module.device))
+                batch = trainer.precision_plugin.convert_input(batch)
+                with trainer.precision_plugin.forward_context():
+                    logits = score(batch["x"])
+                    update_meters(task, meters, logits, batch)
+                if answers is not None:
+                    answers.add(batch, logits)
+    finally:
+        for m, mode in modes.items():
+            m.training = mode
+    return read_meters(meters)

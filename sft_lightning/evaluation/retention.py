@@ -1,0 +1,302 @@
+"""Watches what is kept, in every run: the source metric where there is source data, drift always."""
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.drawn import limit_of
+from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
+from sft_lightning.evaluation.samples import Passed, over_ranks
+from sft_lightning.evaluation.source import bind_source, check_source
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.networks.base import Output
+from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
+
+
+class RetentionMonitor(Callback):
+    """Logs `retention/*` and `drift/*` before training, at each validation, and when testing.
+
+    The source metric is that of the kept source head (or of the shared output space) on the source task's own data: its
+    validation split while fitting, its test split when testing. Forgetting = source metric before − after, so it is
+    positive where something was lost, in the metric's own unit (reversed for metrics where less is better). The metric
+    before is the pretrained network's, also after a resume. The trainer's limit_val_batches and limit_test_batches hold
+    for the source data too. Which samples are measured and compared is drawn evenly (see `data/drawn.py`), and how many they
+    were is logged beside the numbers as `n/*`.
+
+    Args:
+        source: The source task's data; none measures drift alone.
+        drift_rows: Samples of the validation (or test) split on which student and teacher are compared; all where there are
+            no more.
+    """
+
+    def __init__(self, source: SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+        if drift_rows < 1:
+            raise UserError(f"drift_rows must be at least 1, got {drift_rows}")
+        self.source, self.drift_rows = source, drift_rows
+        self.before: dict[str, float] = {}
+        self.seconds = 0.0
+        self.said: dict[str, Answers] | None = None
+        """Where a dict, what classifiers say while a split is measured is kept in it: 'source before' and 'source after'
+        on the source data, 'head before' and 'head after' of the kept source head on the target's inputs"""
+        self._task: Task | None = None
+        self._meter: DriftMeter | None = None
+        self._passed: dict[str, Passed] = {}
+        self._cache: dict[tuple[int, ...], Output] = {}
+        self._forget_answers()
+        self._test_before: dict[str, float] = {}
+        self._loaders: dict[str, DataLoader[Batch]] = {}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """What the teacher said is kept for one fit or test: the next may be on other data."""
+        self._forget_answers()
+        self._loaders.clear()  # the next trainer may have other limits
+        self._test_before.clear()
+        self.said = None
+        if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
+            data.compare_on(self.drift_rows)
+
+    def _forget_answers(self) -> None:
+        self._cache.clear()
+        self._cache_room = 256 << 20
+
+    # ---- the source task's data ----
+
+    @property
+    def source_info(self) -> TaskInfo | None:
+        """The source task, once its data is loaded."""
+        return None if self._task is None else self._task.info
+
+    def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
+        """Loads the source data and checks that the source head speaks of the same classes."""
+        if self.source is None or self._task is not None:
+            return
+        assert isinstance(module, SFTModule) and module.network is not None
+        network = module.network
+        self.source.trainer = trainer
+        self.source.setup("fit")
+        info = check_source(network, self.source)
+        bind_source(network, None if module.teacher is None else module.teacher.network, self.source)
+        self._task = make_task(info)
+
+    def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
+        assert self.source is not None and self._task is not None
+        assert module.network is not None and module.teacher is not None
+        network = module.teacher.network if of_teacher else module.network
+        began = time.perf_counter()
+
+        def score(x: dict[str, Tensor]) -> Tensor:
+            output: Output = network(x)
+            logits = output.logits if network.shares_outputs else output.source_logits
+            assert logits is not None
+            return logits
+
+        if split not in self._loaders:
+            ranks = trainer.global_rank, trainer.world_size
+            self._loaders[split] = self.source.loader(split, *ranks, limit=limit_of(trainer, split))
+        answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
+        loader = passed.through(self._loaders[split])
+        values = evaluate(trainer, module, loader, self.source.receive, self._task, score, answers)
+        self._passed["retention"] = passed
+        self.seconds += time.perf_counter() - began
+        return {f"retention/{k}": v for k, v in values.items()}
+
+    def _answers(self, name: str) -> Answers | None:
+        """Where to keep what is said of the source samples; None where nobody asked, or where no class is said."""
+        if self.said is None or self._task is None or self._task.name != "classification":
+            return None
+        return self.said.setdefault(name, Answers())
+
+    def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
+        assert self._task is not None
+        metric, better = self._task.primary
+        lost = before[f"retention/{metric}"] - now[f"retention/{metric}"]
+        return {**now, "retention/forgetting": lost if better == "max" else -lost}
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._load_source(trainer, pl_module)
+
+    # ---- before training ----
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step 0: both columns before anything was learned."""
+        assert isinstance(pl_module, SFTModule)
+        assert pl_module.network is not None
+        if trainer.limit_val_batches == 0:
+            return
+        if not self.before and trainer.global_step == 0:
+            self.before |= self._target_before(trainer, pl_module)
+        if self._task is not None and f"retention/{self._task.primary[0]}" not in self.before:
+            source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
+            self.before |= self._with_forgetting(source, source)
+        if trainer.global_step == 0:
+            for logger in trainer.loggers:
+                logger.log_metrics(dict(self.before), step=0)
+
+    def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+        """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
+        network, data = module.network, getattr(trainer, "datamodule", None)
+        if not isinstance(data, SFTDataModule):
+            return {}
+        assert network is not None
+        assert module.task is not None
+        began, passed = time.perf_counter(), Passed()
+        meter = DriftMeter(network) if module.teacher is not None else None
+
+        def score(x: dict[str, Tensor]) -> Tensor:
+            output: Output = network(x)
+            if meter is not None and module.teacher is not None and passed.compared_now:
+                meter.add(output, module.teacher(x))
+            return output.logits
+
+        limit = limit_of(trainer, "val")
+        loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
+        values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
+        if meter is not None:
+            values |= {**moved(module), **meter.values()}
+        self.seconds += time.perf_counter() - began
+        return values
+
+    # ---- drift, on the validation (or test) batches as they pass ----
+
+    def _start(self, trainer: Trainer, module: LightningModule) -> None:
+        assert isinstance(module, SFTModule) and module.network is not None
+        self._meter = DriftMeter(module.network) if module.teacher is not None else None
+        self._passed = {"target": Passed()}
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._start(trainer, pl_module)
+
+    def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
+        assert isinstance(module, SFTModule)
+        self._passed["target"].count(batch)
+        if self._meter is None or not isinstance(student, Output) or module.teacher is None:
+            return
+        if not batch.get("compared", True):
+            return
+        began = time.perf_counter()
+        key = (
+            number,
+            *(batch.get("rows") or batch["index"].tolist()),
+        )  # a sample that cannot be read this time may be missing
+        teacher = self._cache.get(key)
+        if teacher is None:
+            with trainer.precision_plugin.forward_context():
+                teacher = module.teacher(batch["x"])
+            room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
+            # Validation views are the same each time, so the teacher's answers are too. One that is sharded is asked by all
+            # ranks or none, and they may not run out of room together.
+            if room <= self._cache_room and not module.teacher.sharded:
+                self._cache[key] = teacher
+                self._cache_room -= room
+        self._meter.add(student, teacher)
+        task = module.network.source_task if module.network is not None else None
+        if self.said is not None and task is not None and task.name == "classification":
+            for name, output in (("head before", teacher), ("head after", student)):
+                assert output.source_logits is not None
+                self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)
+        self.seconds += time.perf_counter() - began
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._compare(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._compare(trainer, pl_module, outputs, batch, batch_idx)
+
+    def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        assert isinstance(module, SFTModule)
+        began, values = time.perf_counter(), dict[str, float]()
+        if self._meter is not None:
+            values |= {**moved(module), **self._meter.values()}
+        self.seconds += time.perf_counter() - began
+        if self._task is not None and self.source is not None and split in self.source.splits:
+            before = self.before
+            if split == "test":
+                if not self._test_before or self.said is not None:
+                    self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
+                before = self._test_before
+            elif trainer.state.fn == "validate":  # perhaps on other samples than the fit that measured `self.before`
+                before = self._source_metrics(trainer, module, split, of_teacher=True)
+            elif self._answers("source before") is not None:
+                self._source_metrics(trainer, module, split, of_teacher=True)
+            now = self._source_metrics(trainer, module, split, of_teacher=False)
+            values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
+        module.log_dict(values | self._samples(split))
+        self._meter = None
+
+    def _samples(self, split: str) -> dict[str, float]:
+        """How many samples each column's numbers are of, on all ranks: `n/val`, `n/retention`, `n/drift`; `n/test`,
+        `n/test/retention`, `n/test/drift` when testing.
+        """
+        target, source = self._passed["target"], self._passed.get("retention")
+        counts = [target.samples, 0 if source is None else source.samples, target.compared if self._meter else 0]
+        names = (
+            ("n/val", "n/retention", "n/drift") if split == "val" else ("n/test", "n/test/retention", "n/test/drift")
+        )
+        return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
+
+    def says_of_samples(self, trainer: Trainer) -> str | None:
+        """One line on validation samples that are drawn; None where all are measured and compared."""
+        said, limit = [], limit_of(trainer, "val")
+        for what, data in (("val", trainer.datamodule), ("retention", self.source)):  # type: ignore[attr-defined]
+            if not isinstance(data, SFTDataModule) or "val" not in data.splits:
+                continue
+            size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
+            if drawn < size:
+                said.append(f"{what} {drawn:,} of {size:,}")
+            if what == "val" and self.drift_rows < drawn:
+                said.append(f"drift {self.drift_rows:,} of {size:,}")
+        return f"measured   on samples drawn evenly: {', '.join(said)}" if said else None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._finish(trainer, pl_module, "test")
+
+    # ---- kept across a resume ----
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"before": self.before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.before = dict(state_dict["before"])
+
+
+def moved(module: SFTModule) -> dict[str, float]:
+    """How far weights and statistics are from the pretrained network's."""
+    network, teacher = module.network, module.teacher
+    assert network is not None and teacher is not None
+    shared = network.shared_parameters()
+    start = teacher.starts(list(shared))
+    return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

@@ -1,0 +1,95 @@
+"""Correcting p values for several tests, and how many seeds it takes to see a difference."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats  # type: ignore[import-untyped]
+from statsmodels.stats.power import TTestPower  # type: ignore[import-untyped]
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.stats.summary import Array
+
+CORRECTIONS = ("holm", "bonferroni", "none")
+POWER = 0.8
+MOST_SEEDS = 10_000
+
+
+def correct(p: Sequence[float | None], correction: str = "holm", at_most: int | None = None) -> list[float | None]:
+    """P values corrected together, so that the chance of any false claim among them stays below the level.
+
+    Tests that were not made (None) stay None and don't count.
+
+    Args:
+        p: one per test.
+        correction: 'holm', 'bonferroni' or 'none'.
+        at_most: how many of the hypotheses can be true at once, where that is fewer than all of them; 'holm' then is
+            Shaffer's first step-down procedure (J. P. Shaffer, JASA 81, 1986), which differs from Holm's in that number alone.
+
+    Raises:
+        UserError: an unknown correction.
+    """
+    if correction not in CORRECTIONS:
+        raise UserError(
+            f"correction: '{correction}' is not known{nearest(correction, CORRECTIONS)}; use {', '.join(CORRECTIONS)}"
+        )
+    made = [i for i, value in enumerate(p) if value is not None]
+    values = np.array([v for v in p if v is not None], dtype=float)
+    if not made or correction == "none":
+        return list(p)
+    most = len(made) if at_most is None else min(at_most, len(made))
+    adjusted = _step_down(values, most) if correction == "holm" else np.minimum(values * most, 1.0)
+    found: list[float | None] = [None] * len(p)
+    for i, value in zip(made, adjusted, strict=True):
+        found[i] = float(value)
+    return found
+
+
+def _step_down(p: Array, at_most: int) -> Array:
+    """Adjusted p [tests]: the j-th smallest times the number of hypotheses that may still be true, never falling.
+
+    Ours, as statsmodels' multipletests has no `at_most`; without one the two are equal, which a test checks.
+    """
+    order = np.argsort(p, kind="stable")
+    may_be_true = np.minimum(len(p) - np.arange(len(p)), at_most)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * may_be_true), 1.0)
+    return adjusted
+
+
+def seeds_needed(effect: float, alpha: float, power: float = POWER, most: int = MOST_SEEDS) -> int | None:
+    """Smallest number of pairs, from 3 to `most`, with which a paired t-test sees `effect` with probability `power`.
+
+    statsmodels' TTestPower for normal differences, two-sided at `alpha`, counting only the effect's own direction as seen.
+    Its `solve_power` is not used: it is far off for large effects, where the other tail's power is NaN.
+
+    Args:
+        effect: mean difference over its standard deviation (Cohen's d_z), either sign.
+        alpha: level of the one test, after correction.
+        power: wanted probability of seeing it.
+        most: beyond this many seeds the answer is None, as for an effect of 0.
+    """
+    if effect == 0:
+        return None
+
+    def enough(n: int) -> bool:
+        return _power(abs(effect), n, alpha) >= power
+
+    high = 3
+    while not enough(high):
+        if high == most:
+            return None
+        high = min(2 * high, most)
+    low = max(high // 2, 3)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle + 1, high)
+    return high
+
+
+def _power(effect: float, n: int, alpha: float) -> float:
+    """Power of the two-sided paired t-test in the effect's own direction."""
+    found = float(TTestPower().power(effect, n, alpha / 2, alternative="larger"))
+    if math.isfinite(found):
+        return found
+    return float(effect * math.sqrt(n) > stats.t.isf(alpha / 2, n - 1))  # scipy's nct gives up far out in a tail

@@ -1,0 +1,109 @@
+"""Numbers in words: points for shares, a p value, an interval, a list of names."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sft_lightning.stats.summary import Values
+
+SHARES = frozenset(
+    {"accuracy", "agreement", "auroc", "exact_match", "f1", "f1_macro", "f1_micro", "iou", "precision", "recall"}
+)
+"""Metrics, without their stage, that are shares between 0 and 1 and are said in points: hundredths."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of the answer: how its numbers are said, and which way is up."""
+
+    metric: str
+    better: str
+    share: bool
+
+    def gain(self, difference: float) -> float:
+        """The difference, counted so that more is better."""
+        return difference if self.better == "max" else -difference
+
+    def amount(self, value: float) -> str:
+        """`1 point`, `0.5 points`, or a plain number."""
+        if not self.share:
+            return number(value)
+        text = number(100 * value)
+        return f"{text} point" if text == "1" else f"{text} points"
+
+    def difference(self, mean: float, low: float | None, high: float | None) -> str:
+        """`test/accuracy +5.2 points [4.1, 6.3]`; which way is better is said where less is."""
+        scale, unit = (100, " points") if self.share else (1, "")
+        if low is None or high is None:
+            digits = 1 if self.share else decimals(mean, scale)
+        else:
+            digits = decimals(high - low, scale)
+        text = f"{self.metric} {fixed(scale * mean, digits, sign=True)}{unit}"
+        if low is not None and high is not None:
+            text += f" [{fixed(scale * low, digits)}, {fixed(scale * high, digits)}]"
+        return text if self.better == "max" else f"{text} (less is better)"
+
+
+def is_share(metric: str, values: Values) -> bool:
+    """Whether a metric is named as a share and all its known values lie in [0, 1]."""
+    if metric.rpartition("/")[2] not in SHARES:
+        return False
+    return all(
+        0 <= v <= 1 for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)
+    )
+
+
+def decimals(width: float, scale: float) -> int:
+    """Decimals that show about two figures of what is `width` wide; one at least for points."""
+    width = abs(width * scale) / 5
+    if width == 0 or not math.isfinite(width):
+        return 1
+    return min(max(-math.floor(math.log10(width)), 1 if scale > 1 else 0), 8)
+
+
+def fixed(value: float, digits: int, sign: bool = False) -> str:
+    """`value` with so many decimals and a true minus; never '-0.0'."""
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        return text.lstrip("-")
+    return ("+" + text if sign and value > 0 else text).replace("-", "−")
+
+
+def number(value: float) -> str:
+    """Three figures, a true minus, no trailing zeros."""
+    return f"{value:.3g}".replace("-", "−")
+
+
+def p_value(p: float) -> str:
+    """`p = 0.012`, `p < 0.001`."""
+    return "p < 0.001" if p < 0.001 else f"p = {float(f'{p:.2g}'):g}"
+
+
+def several(names: Iterable[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    words = list(names)
+    return " and ".join([*([", ".join(words[:-1])] if words[:-1] else []), *words[-1:]])
+
+
+def setting(values: Mapping[str, object]) -> str:
+    """` (lr 0.001, alpha 0.1)`, or nothing."""
+    return f" ({', '.join(f'{k} {plain(v)}' for k, v in values.items())})" if values else ""
+
+
+def place(at: Mapping[str, object]) -> str:
+    """`With shots_per_class 5, data trec, `, the beginning of a cell's sentence."""
+    return f"With {', '.join(f'{k} {plain(v)}' for k, v in at.items())}, " if at else "In this study, "
+
+
+def plain(value: object) -> str:
+    """A value of an axis or a setting as a reader would write it."""
+    if isinstance(value, float):
+        return f"{value:g}"
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(map(plain, value))
+    return str(value)
+
+
+def count(n: int, one: str) -> str:
+    """`1 seed`, `12,000 seeds`."""
+    return f"{n:,} {one}" if n == 1 else f"{n:,} {one}s"

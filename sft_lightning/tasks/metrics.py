@@ -1,0 +1,59 @@
+"""A stage's metrics: fed batch by batch, read over all batches and ranks."""
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.tasks.base import Batch, Task
+
+
+class MeanLoss(Metric):
+    """Mean over items of a loss that comes as sums, which are added up in double precision where the machine has it.
+
+    NaN stays NaN: torchmetrics' MeanMetric leaves such batches out.
+    """
+
+    higher_is_better = False
+    full_state_update = False
+    total: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        dtype = torch.float32 if torch.backends.mps.is_available() else torch.float64
+        self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, items: int) -> None:
+        """Adds the loss `total` of `items` items."""
+        self.total += total
+        self.items += items
+
+    def compute(self) -> Tensor:
+        if self.items == 0:
+            raise UserError(
+                "metrics: there is nothing to measure, as every label is masked: look at the validation (or test) data, "
+                "data.max_length and trainer.limit_val_batches"
+            )
+        return self.total / self.items
+
+
+def update_meters(task: Task, meters: dict[str, Metric], logits: Tensor, batch: Batch) -> None:
+    """Adds one batch to 'loss' (weighted by items) and to the task's metrics."""
+    n = int(batch["count"])
+    if n == 0:
+        return
+    y = batch["y"]
+    meters["loss"].update(task.loss(logits, y), n)
+    for name, metric in meters.items():
+        if name != "loss":
+            task.update(metric, logits, y)
+
+
+def read_meters(meters: dict[str, Metric]) -> dict[str, float]:
+    """Computes over all batches and ranks, then resets."""
+    values = {name: float(metric.compute()) for name, metric in meters.items()}
+    for metric in meters.values():
+        metric.reset()
+    return values
