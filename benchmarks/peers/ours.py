@@ -48,7 +48,7 @@ SETTINGS = {
     "evaluation of classification": ["default"],
     "evaluation of causal_lm": ["default"],
     "distill": ["DistillSFT", "own variant: anchor, a sum", "own variant: anchor, a mean"],
-    "l2sp": ["L2SPSFT", "own variant: add_penalty"],
+    "l2sp": ["L2SPSFT", "own variant: add_penalty_grad"],
     "seeds": ["default"],
     "resume": ["default"],
 }
@@ -80,14 +80,14 @@ class OwnDistil(PlainSFT):
         wanted = F.log_softmax(self.teacher(batch["x"]).logits / TEMPERATURE, -1)
         return F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1) * TEMPERATURE**2
 
-    def anchor(self, batch: Batch, output: Output) -> Tensor:
+    def anchor_loss(self, batch: Batch, output: Output) -> Tensor:
         return WEIGHT * self.tokens(batch, output).sum()
 
 
 class OwnDistilMean(OwnDistil):
     """The same against the contract: a mean, where a sum is asked for."""
 
-    def anchor(self, batch: Batch, output: Output) -> Tensor:
+    def anchor_loss(self, batch: Batch, output: Output) -> Tensor:
         return WEIGHT * self.tokens(batch, output).mean()
 
 
@@ -96,11 +96,11 @@ class OwnL2SP(PlainSFT):
 
     needs_pretrained = True
 
-    def add_penalty(self, optimizer: Optimizer) -> None:
+    def add_penalty_grad(self, optimizer: Optimizer) -> None:
         assert self.network is not None and self.teacher is not None
         for n, p in self.network.named_parameters():
             if p.grad is not None and p.ndim > 1:
-                p.grad += ALPHA * (p.detach() - self.teacher.start[n])
+                p.grad += ALPHA * (p.detach() - self.teacher.initial[n])
 
 
 DISTIL = {"anchor_weight": WEIGHT, "on": "logits", "distance": "kl", "temperature": TEMPERATURE}
@@ -110,7 +110,7 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "own variant: anchor, a sum": (OwnDistil, {}),
     "own variant: anchor, a mean": (OwnDistilMean, {}),
     "L2SPSFT": (L2SPSFT, {"alpha": ALPHA, "beta": 0.0}),
-    "own variant: add_penalty": (OwnL2SP, {}),
+    "own variant: add_penalty_grad": (OwnL2SP, {}),
 }
 
 # ---- set up ----

@@ -11,7 +11,7 @@ from sft_lightning.ablation.budget import LEAST_SEEDS, seeds_for, size_for, spok
 from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
 from sft_lightning.ablation.pace import Pace
 from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.scheduler import Engine
+from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.config.overrides import put
 
@@ -65,39 +65,39 @@ class Budget:
         """What the whole study has and this one has not."""
         return [] if self.size is None else list(self.sizes[self.size].left_out)
 
-    def begin(self, engine: Engine) -> None:
+    def begin(self, scheduler: Scheduler) -> None:
         """Puts the study where an earlier start left it, or at its beginning."""
         if self.size:
-            engine.resize(self.sizes[self.size].study)
+            scheduler.resize(self.sizes[self.size].study)
         if self.seeds is None:
-            engine.n_seeds, engine.only_tune = 1, True
+            scheduler.n_seeds, scheduler.only_tune = 1, True
         else:
-            engine.n_seeds = self.seeds
+            scheduler.n_seeds = self.seeds
 
-    def begin_timing(self, engine: Engine, workers: int) -> list[str]:
+    def begin_timing(self, scheduler: Scheduler, workers: int) -> list[str]:
         """Makes the timed fits due where the study's size is open. Returns what there is to say of it."""
         if self.size is not None:
             return []
-        arms, seconds = timed_arms(engine.study), min(TIMING_SHARE * self.seconds, LONGEST_TIMING)
+        arms, seconds = timed_arms(scheduler.study), min(TIMING_SHARE * self.seconds, LONGEST_TIMING)
         each = seconds if workers >= len(arms) else seconds / len(arms)
-        engine.timing, engine.timing_s = [timing_point(engine, arm, each) for arm in arms], each
+        scheduler.timing, scheduler.timing_s = [timing_point(scheduler, arm, each) for arm in arms], each
         names = " and ".join(a.name for a in arms)
         return [f"budget  timing the first steps of {names}: about {spoken(seconds)} of the {spoken(self.seconds)}"]
 
-    def settle(self, engine: Engine, workers: int) -> list[str] | None:
+    def settle(self, scheduler: Scheduler, workers: int) -> list[str] | None:
         """Settles what can be settled now that nothing is due, and says it; None where all is settled."""
         if self.seeds is not None:
             return None
         said = len(self.why)
         if self.size is None:
-            self.settle_size(engine, workers)
+            self.settle_size(scheduler, workers)
         else:
-            self.settle_seeds(engine, workers)
+            self.settle_seeds(scheduler, workers)
         return [f"budget  {line}" for line in self.why[said:]]
 
-    def settle_size(self, engine: Engine, workers: int) -> None:
+    def settle_size(self, scheduler: Scheduler, workers: int) -> None:
         """How large a study the pace of the first steps allows; the smallest where they could not be timed."""
-        pace, engine.timing = read_pace(engine), []
+        pace, scheduler.timing = read_pace(scheduler), []
         if pace is None:
             self.size = len(self.sizes) - 1
             self.why.append(f"{'; '.join(self.left_out)}: the steps that were to be timed failed")
@@ -116,30 +116,30 @@ class Budget:
                     "it goes on, and can be stopped with Ctrl-C and continued by the same command"
                 )
         if self.size:
-            engine.resize(self.sizes[self.size].study)
+            scheduler.resize(self.sizes[self.size].study)
 
-    def settle_seeds(self, engine: Engine, workers: int) -> None:
+    def settle_seeds(self, scheduler: Scheduler, workers: int) -> None:
         """How many seeds the first seed's points allow."""
         fits: dict[str, list[float]] = {}
         tests: dict[str, list[float]] = {}
-        for point in engine.all_points():
-            standing, arm = engine.look(point), f"{point.arm} {point.cell}"
-            if point.seed == engine.seeds[0] and (fit := seconds_of_fit(standing)) is not None:
+        for point in scheduler.all_points():
+            standing, arm = scheduler.look(point), f"{point.arm} {point.cell}"
+            if point.seed == scheduler.seeds[0] and (fit := seconds_of_fit(standing)) is not None:
                 fits.setdefault(arm, []).append(fit)
                 tests.setdefault(arm, []).append(seconds_of_test(standing, point.config))
         tuned, test = sum(map(sum, fits.values())), sum(map(fmean, tests.values()))
-        chosen, tune_seeds = sum(map(fmean, fits.values())), len(engine.study.tune_seeds)
-        fresh = engine.study.report_seeds is not None  # the chosen settings are fitted once more, on other seeds
+        chosen, tune_seeds = sum(map(fmean, fits.values())), len(scheduler.study.tune_seeds)
+        fresh = scheduler.study.report_seeds is not None  # the chosen settings are fitted once more, on other seeds
 
         def cost(n: int) -> float:
             more = n if fresh else max(0, n - tune_seeds)
             return min(n, tune_seeds) * tuned + more * chosen + n * test
 
-        most = min(len(engine.study.seeds), len(engine.study.report_seeds or engine.study.seeds))
+        most = min(len(scheduler.study.seeds), len(scheduler.study.report_seeds or scheduler.study.seeds))
         self.seeds, said = seeds_for(self.seconds, cost, workers, min(LEAST_SEEDS, most), most)
         self.why.append(said)
         self.kept = cost(self.seeds) / max(1, workers) <= self.seconds
-        engine.n_seeds, engine.only_tune = self.seeds, False
+        scheduler.n_seeds, scheduler.only_tune = self.seeds, False
 
 
 def timed_arms(study: Study) -> list[Arm]:
@@ -149,15 +149,15 @@ def timed_arms(study: Study) -> list[Arm]:
     return [baseline, *(a for a in anchored[:1] if a.name != baseline.name)]
 
 
-def timing_point(engine: Engine, arm: Arm, seconds: float) -> Point:
+def timing_point(scheduler: Scheduler, arm: Arm, seconds: float) -> Point:
     """A fit of an arm's middle setting that ends after so many seconds. It is none of the study's points."""
-    study = engine.study
+    study = scheduler.study
     setting = arm.settings[len(arm.settings) // 2]
-    whole = engine.plan.final(arm, study.cells[0], setting, study.seeds[:1])[0]
+    whole = scheduler.plan.final(arm, study.cells[0], setting, study.seeds[:1])[0]
     name = f"timing-{arm.name}"
     timer = {
         "class_path": "sft_lightning.ablation.step_timer.StepTimer",
-        "init_args": {"seconds": seconds, "file": str(engine.folder.timing / f"{name}.json")},
+        "init_args": {"seconds": seconds, "file": str(scheduler.folder.timing / f"{name}.json")},
     }
     trainer = whole.config["trainer"]
     callbacks = trainer.get("callbacks") or []
@@ -170,10 +170,10 @@ def timing_point(engine: Engine, arm: Arm, seconds: float) -> Point:
     return Point(name, arm.name, whole.cell, setting, whole.seed, None, config)
 
 
-def read_pace(engine: Engine) -> Pace | None:
+def read_pace(scheduler: Scheduler) -> Pace | None:
     """The pace of the timed fits, whose files are removed."""
-    folder, timed = engine.folder, {}
-    for point in engine.timing:
+    folder, timed = scheduler.folder, {}
+    for point in scheduler.timing:
         note, run = folder.read_note(point.id).get("time", {}), folder.timing / "timing" / point.id / "run.json"
         with suppress(OSError, ValueError):
             timed[point.arm] = (
@@ -183,7 +183,7 @@ def read_pace(engine: Engine) -> Pace | None:
             )
     pace = Pace.read(timed)
     rmtree(folder.timing, ignore_errors=True)
-    for point in engine.timing:
+    for point in scheduler.timing:
         folder.note(point.id).unlink(missing_ok=True)
         folder.config(point.id).unlink(missing_ok=True)
     return pace

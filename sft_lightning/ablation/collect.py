@@ -9,7 +9,7 @@ import yaml
 
 from sft_lightning.ablation.caveats import at_end, ends_said, seen
 from sft_lightning.ablation.plan import FOLD, Point
-from sft_lightning.ablation.scheduler import Choice, Engine
+from sft_lightning.ablation.scheduler import Choice, Scheduler
 from sft_lightning.ablation.study import COLUMNS
 from sft_lightning.config.overrides import put, short
 from sft_lightning.runs.directory import write_atomic
@@ -19,20 +19,20 @@ from sft_lightning.runs.same_data import of_test
 SCHEMA = 1
 
 
-def rows(engine: Engine) -> tuple[list[str], list[dict[str, Any]]]:
+def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
     """(columns, one row per point) of `points.csv`: no times in it, so equal studies have equal files."""
-    study = engine.study
-    tuned = list(dict.fromkeys(k for p in engine.all_points() for k in p.setting)) or study.tuned_keys
+    study = scheduler.study
+    tuned = list(dict.fromkeys(k for p in scheduler.all_points() for k in p.setting)) or study.tuned_keys
     names = {k: short(k, tuned) for k in tuned}
     axes = [a.name for a in study.axes]
     names = {k: v if v not in (*axes, *COLUMNS) else k for k, v in names.items()}
-    selected = {p.id for c in choices(engine) for p in c.points}
+    selected = {p.id for c in choices(scheduler) for p in c.points}
     columns = ["point", "arm", *axes, *names.values(), "seed", *(["fold"] if study.folds else [])]
     columns += ["selected", "status", "steps"]
     metrics: dict[str, None] = {}
     table = []
-    for point in engine.all_points():
-        standing = engine.look(point)
+    for point in scheduler.all_points():
+        standing = scheduler.look(point)
         record = standing.record or {}
         places = {**point.cell, **{names[k]: v for k, v in point.setting.items()}}
         row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: place(v) for k, v in places.items()}}
@@ -76,9 +76,9 @@ def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
     return values
 
 
-def choices(engine: Engine) -> list[Choice]:
+def choices(scheduler: Scheduler) -> list[Choice]:
     """Those that are made."""
-    found = [engine.choice(cell, arm) for cell, arm in engine.places()]
+    found = [scheduler.choice(cell, arm) for cell, arm in scheduler.places()]
     return [c for c in found if c is not None]
 
 
@@ -92,36 +92,36 @@ def csv_text(columns: list[str], table: list[dict[str, Any]]) -> str:
     return file.getvalue()
 
 
-def by_seed(engine: Engine, points: list[Point], metric: str) -> dict[int, float]:
+def by_seed(scheduler: Scheduler, points: list[Point], metric: str) -> dict[int, float]:
     """{seed: value} of a metric over an arm's chosen points."""
     found = {}
     for point in points:
-        value = engine.look(point).value(metric) if engine.look(point).status == "finished" else None
+        value = scheduler.look(point).value(metric) if scheduler.look(point).status == "finished" else None
         if value is not None:
             found[point.seed] = value
     return found
 
 
-def write_file(engine: Engine) -> None:
+def write_file(scheduler: Scheduler) -> None:
     """study.yaml in the study's folder: whole, so that it needs no other file."""
-    whole = {**engine.study.content, "study": engine.study.name, "base": engine.study.base}
-    if engine.n_seeds is not None and not engine.only_tune:
-        whole["seeds"] = engine.seeds  # what a budget settled
-        if engine.study.report_seeds is not None:
-            whole["report_seeds"] = engine.report_seeds
+    whole = {**scheduler.study.content, "study": scheduler.study.name, "base": scheduler.study.base}
+    if scheduler.n_seeds is not None and not scheduler.only_tune:
+        whole["seeds"] = scheduler.seeds  # what a budget settled
+        if scheduler.study.report_seeds is not None:
+            whole["report_seeds"] = scheduler.report_seeds
         if isinstance(whole.get("tune_seeds"), int):
-            whole["tune_seeds"] = min(whole["tune_seeds"], len(engine.seeds))
-    write_atomic(engine.folder.path / "study.yaml", yaml.safe_dump(whole, sort_keys=False))
+            whole["tune_seeds"] = min(whole["tune_seeds"], len(scheduler.seeds))
+    write_atomic(scheduler.folder.path / "study.yaml", yaml.safe_dump(whole, sort_keys=False))
 
 
-def content(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
+def content(scheduler: Scheduler, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
     """`study.json`."""
-    study, points = engine.study, engine.all_points()
-    standings = [engine.look(p) for p in points]
+    study, points = scheduler.study, scheduler.all_points()
+    standings = [scheduler.look(p) for p in points]
     count = {
         s: sum(x.status == s for x in standings) for s in ("finished", "failed", "queued", "interrupted", "running")
     }
-    cells = [cell_content(engine, cell, with_statistics=status != "running") for cell in study.cells]
+    cells = [cell_content(scheduler, cell, with_statistics=status != "running") for cell in study.cells]
     return {
         "schema": SCHEMA,
         "study": study.name,
@@ -129,14 +129,14 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
         "file": study.content,
         "baseline": study.baseline,
         "axes": {a.name: list(a.levels) for a in study.axes},
-        "seeds": engine.seeds,
-        "report_seeds": engine.report_seeds if study.report_seeds is not None else None,
-        "caveats": seen(study, any(len(c.candidates) > 1 for c in choices(engine))),
+        "seeds": scheduler.seeds,
+        "report_seeds": scheduler.report_seeds if study.report_seeds is not None else None,
+        "caveats": seen(study, any(len(c.candidates) > 1 for c in choices(scheduler))),
         "metrics": next((c["metrics"] for c in cells if c["metrics"]), None),
         "report": study.report,
         "select": {"rule": study.select.rule, "within": study.select.within},
         "points": {"total": len(points), **count, "tested": sum(s.tested for s in standings)},
-        "failures": failures(engine, points),
+        "failures": failures(scheduler, points),
         "work_s": round(sum(x.of(job).get("seconds", 0.0) for x in standings for job in ("fit", "test")), 1),
         **(about or {}),
         "cells": cells,
@@ -144,9 +144,9 @@ def content(engine: Engine, status: str, about: dict[str, Any] | None = None) ->
     }
 
 
-def named_metrics(engine: Engine, cell: dict[str, Any]) -> dict[str, Any] | None:
+def named_metrics(scheduler: Scheduler, cell: dict[str, Any]) -> dict[str, Any] | None:
     """What is learned and kept is measured by in a cell: on validation, and on the test split."""
-    found = engine.metrics_of(cell)
+    found = scheduler.metrics_of(cell)
     if found is None:
         return None
     return {
@@ -168,14 +168,14 @@ def answer_of(cell: dict[str, Any]) -> str:
     return str(cell["statistics"]["answer"] if cell["statistics"] else f"No answer: {cell['mixed']}.")
 
 
-def failures(engine: Engine, points: list[Point]) -> list[dict[str, Any]]:
+def failures(scheduler: Scheduler, points: list[Point]) -> list[dict[str, Any]]:
     """Points that failed, why, and where the whole of it can be read."""
     found = []
     for point in points:
-        standing = engine.look(point)
+        standing = scheduler.look(point)
         job = "fit" if standing.status == "failed" else "test" if standing.test_failed else None
         if job is not None:
-            log = str(engine.folder.log(point.id).relative_to(engine.folder.path))
+            log = str(scheduler.folder.log(point.id).relative_to(scheduler.folder.path))
             reason = standing.of(job).get("reason", "")
             found.append(
                 {"point": point.id, "arm": point.arm, "label": point.label, "job": job, "reason": reason, "log": log}
@@ -183,22 +183,22 @@ def failures(engine: Engine, points: list[Point]) -> list[dict[str, Any]]:
     return found
 
 
-def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) -> dict[str, Any]:
+def cell_content(scheduler: Scheduler, cell: dict[str, Any], with_statistics: bool) -> dict[str, Any]:
     """One cell: each arm's choice, and the statistics over the chosen points' tests."""
-    study, arms = engine.study, {}
+    study, arms = scheduler.study, {}
     made: dict[str, Choice] = {}
     for arm in study.arms:
-        choice = engine.choice(cell, arm)
+        choice = scheduler.choice(cell, arm)
         if choice is None:
             continue
         made[arm.name] = choice
-        records = [engine.look(p).record for p in choice.points]
+        records = [scheduler.look(p).record for p in choice.points]
         arms[arm.name] = {
             "variant": next((r["variant"] for r in records if r), None),
-            "reference": is_reference(engine, choice),
+            "reference": is_reference(scheduler, choice),
             "chosen": None if choice.setting is None else study.shown(choice.setting),
             "why": choice.why,
-            "at_end": ends(engine, choice),
+            "at_end": ends(scheduler, choice),
             "candidates": [
                 {"setting": study.shown(c.setting), "target": c.target, "kept": c.kept, "n": c.n, "allowed": allowed}
                 for c, allowed in choice.candidates
@@ -206,22 +206,28 @@ def cell_content(engine: Engine, cell: dict[str, Any], with_statistics: bool) ->
             "tested_before": [study.shown(s) for s in choice.tested_before],
             "points": [p.id for p in choice.points],
         }
-    mixed = mixed_data(engine, cell, made)
-    statistics = statistics_of(engine, cell, made) if with_statistics and not mixed else None
-    return {"at": cell, "metrics": named_metrics(engine, cell), "arms": arms, "statistics": statistics, "mixed": mixed}
+    mixed = mixed_data(scheduler, cell, made)
+    statistics = statistics_of(scheduler, cell, made) if with_statistics and not mixed else None
+    return {
+        "at": cell,
+        "metrics": named_metrics(scheduler, cell),
+        "arms": arms,
+        "statistics": statistics,
+        "mixed": mixed,
+    }
 
 
-def ends(engine: Engine, choice: Choice) -> list[dict[str, Any]]:
+def ends(scheduler: Scheduler, choice: Choice) -> list[dict[str, Any]]:
     """The tuned keys whose chosen value lies at the end of what was tried."""
-    records = [engine.look(p).record or {} for p in choice.points]
-    found = at_end(engine.study.arm(choice.arm), choice.setting, [r["solved"] for r in records if r.get("solved")])
-    return [{**e, "key": short(e["key"], [*engine.study.tuned_keys, e["key"]])} for e in found]
+    records = [scheduler.look(p).record or {} for p in choice.points]
+    found = at_end(scheduler.study.arm(choice.arm), choice.setting, [r["solved"] for r in records if r.get("solved")])
+    return [{**e, "key": short(e["key"], [*scheduler.study.tuned_keys, e["key"]])} for e in found]
 
 
-def is_reference(engine: Engine, choice: Choice) -> bool:
+def is_reference(scheduler: Scheduler, choice: Choice) -> bool:
     """Whether an arm keeps all by construction: as the file says, else where its runs trained the new head alone."""
-    said = engine.study.arm(choice.arm).reference
-    records = [r for p in choice.points if (r := engine.look(p).record) and r.get("parameters")]
+    said = scheduler.study.arm(choice.arm).reference
+    records = [r for p in choice.points if (r := scheduler.look(p).record) and r.get("parameters")]
     return said if said is not None else bool(records) and all(map(leaves_the_encoder, records))
 
 
@@ -234,26 +240,26 @@ def leaves_the_encoder(record: dict[str, Any]) -> bool:
     return record.get("variant") == "LinearProbe" or frozen
 
 
-def mixed_data(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
+def mixed_data(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
     """What changed on disk between points that would be compared; None where nothing did."""
     seen: dict[str, tuple[str, Any]] = {}
     for choice in made.values():
-        for point in [*engine.tuning(cell, engine.study.arm(choice.arm)), *choice.points]:
-            record = engine.look(point).record
-            if engine.look(point).status == "finished" and record:
-                for what, same, found in traces(engine, point, record):
+        for point in [*scheduler.tuning(cell, scheduler.study.arm(choice.arm)), *choice.points]:
+            record = scheduler.look(point).record
+            if scheduler.look(point).status == "finished" and record:
+                for what, same, found in traces(scheduler, point, record):
                     if seen.setdefault(same, (what, found))[1] != found:
                         return f"{what} changed between points: give the study another name"
     return None
 
 
-def traces(engine: Engine, point: Point, record: dict[str, Any]) -> list[tuple[str, str, Any]]:
+def traces(scheduler: Scheduler, point: Point, record: dict[str, Any]) -> list[tuple[str, str, Any]]:
     """(what it is, a name for what must be the same, how it was found) of what a point read from disk."""
     prints = record.get("data", {}).get("fingerprint", {})
     sources = record.get("data", {}).get("source", {})
     data, network = (json.dumps(point.config.get(k), sort_keys=True, default=str) for k in ("data", "network"))
     drawn = {"data": point.config.get("data")}
-    for key in [k for k in (*engine.study.vary, *FOLD) if k.startswith("data.")]:
+    for key in [k for k in (*scheduler.study.vary, *FOLD) if k.startswith("data.")]:
         drawn = put(drawn, key, None)
     anywhere = json.dumps(drawn, sort_keys=True, default=str)
     learned = "the training or validation data"
@@ -265,44 +271,44 @@ def traces(engine: Engine, point: Point, record: dict[str, Any]) -> list[tuple[s
     ]
 
 
-def statistics_of(engine: Engine, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
+def statistics_of(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
     """Over what was measured on the test split; None before."""
     from sft_lightning.stats.cells import cell_statistics
 
-    names = named_metrics(engine, cell)
+    names = named_metrics(scheduler, cell)
     if names is None:
         return None
     values = {
-        which: {a: by_seed(engine, c.points, names[which]) for a, c in made.items()} if names[which] else None
+        which: {a: by_seed(scheduler, c.points, names[which]) for a, c in made.items()} if names[which] else None
         for which in ("test_target", "test_kept")
     }
     target = {a: v for a, v in (values["test_target"] or {}).items() if v}
-    if engine.study.baseline not in target:
+    if scheduler.study.baseline not in target:
         return None
     kept = {a: v for a, v in (values["test_kept"] or {}).items() if v} or None
-    shown = {a: engine.study.shown(c.setting) for a, c in made.items() if c.setting is not None}
+    shown = {a: scheduler.study.shown(c.setting) for a, c in made.items() if c.setting is not None}
     found = cell_statistics(
         target=target,
         kept=kept,
-        baseline=engine.study.baseline,
+        baseline=scheduler.study.baseline,
         names={"target": names["test_target"], "kept": names["test_kept"]},
         better=names["better"],
-        within=engine.study.select.within,
+        within=scheduler.study.select.within,
         at=cell,
         settings=shown,
-        references=[a for a, c in made.items() if is_reference(engine, c) and a != engine.study.baseline],
+        references=[a for a, c in made.items() if is_reference(scheduler, c) and a != scheduler.study.baseline],
     )
-    caveats = seen(engine.study, any(len(c.candidates) > 1 for c in made.values()))
-    if said := ends_said({a: ends(engine, c) for a, c in made.items()}):
+    caveats = seen(scheduler.study, any(len(c.candidates) > 1 for c in made.values()))
+    if said := ends_said({a: ends(scheduler, c) for a, c in made.items()}):
         caveats.insert(0, said)
     found["answer"] = " ".join([found["answer"], *caveats])
     found["methods"] = [*found["methods"], *caveats]
     return found
 
 
-def write(engine: Engine, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
+def write(scheduler: Scheduler, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
     """Writes both files; returns study.json's content."""
-    write_atomic(engine.folder.points, csv_text(*rows(engine)))
-    found = content(engine, status, about)
-    write_atomic(engine.folder.record, json.dumps(strict(found), indent=1, default=str, allow_nan=False) + "\n")
+    write_atomic(scheduler.folder.points, csv_text(*rows(scheduler)))
+    found = content(scheduler, status, about)
+    write_atomic(scheduler.folder.record, json.dumps(strict(found), indent=1, default=str, allow_nan=False) + "\n")
     return found

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from sft_lightning.ablation.study_dir import Standing
+from sft_lightning.ablation.study_dir import PointStatus
 
 BACKWARD = 3.0
 """A training step costs about so many times a pass without gradient"""
 
 
-def seconds_of_fit(standing: Standing) -> float | None:
+def seconds_of_fit(standing: PointStatus) -> float | None:
     """Seconds that a finished fit took, all its attempts together; None for others."""
     if standing.status != "finished":
         return None
@@ -16,7 +16,7 @@ def seconds_of_fit(standing: Standing) -> float | None:
     return max(fitted, float(standing.of("fit").get("seconds", 0.0))) or None
 
 
-def seconds_of_test(standing: Standing, config: dict[str, Any]) -> float:
+def seconds_of_test(standing: PointStatus, config: dict[str, Any]) -> float:
     """Seconds that a finished fit's test will take: its samples at the pace of the fit. 0 where that cannot be told."""
     record, trainer = standing.record or {}, config.get("trainer", {})
     fit, data = seconds_of_fit(standing), config.get("data", {}).get("init_args", {})

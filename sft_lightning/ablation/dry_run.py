@@ -9,7 +9,7 @@ from rich.table import Table
 
 from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.progress import Work, seconds_left, work
-from sft_lightning.ablation.scheduler import Engine
+from sft_lightning.ablation.scheduler import Scheduler
 
 LISTED = 40
 """Fits of a study whose points are shown one by one"""
@@ -17,33 +17,37 @@ WIDTH = 100
 """Columns where there is no terminal that says how many it has"""
 
 
-def show(engine: Engine, workers: int, open_size: bool = False) -> None:
+def show(scheduler: Scheduler, workers: int, open_size: bool = False) -> None:
     """Prints the points, or of many what each arm asks for in each cell; their number; and the cost by those that are done.
 
     `open_size` says that a budget has not settled the study's size yet.
     """
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
-    todo = work(engine)
+    todo = work(scheduler)
     fits, tests = sum(w.tuning + w.refits for w in todo), sum(w.tests for w in todo)
-    console.print(by_point(engine, todo) if fits <= LISTED else by_arm(engine, todo))
+    console.print(by_point(scheduler, todo) if fits <= LISTED else by_arm(scheduler, todo))
     if fits > LISTED:
         said = f"--dry-run lists the points of up to {LISTED} fits; points.csv has all of them once the study runs"
         console.print(said, soft_wrap=True)
     grids = ", and how large the grids are" if open_size else ""
-    fresh = f" that choose, {len(engine.report_seeds)} fresh ones that are tested" if engine.study.report_seeds else ""
-    seeds = f"{len(engine.seeds)} seed{'s' * (len(engine.seeds) > 1)}{fresh}" + (
-        f" (the budget says how many more{grids})" if engine.only_tune else ""
+    fresh = (
+        f" that choose, {len(scheduler.report_seeds)} fresh ones that are tested"
+        if scheduler.study.report_seeds
+        else ""
     )
-    console.print(f"{fits} fits and {tests} tests; {seeds}; {workers} workers; {engine.folder.path}", soft_wrap=True)
-    console.print(cost(engine, todo, workers), soft_wrap=True)
+    seeds = f"{len(scheduler.seeds)} seed{'s' * (len(scheduler.seeds) > 1)}{fresh}" + (
+        f" (the budget says how many more{grids})" if scheduler.only_tune else ""
+    )
+    console.print(f"{fits} fits and {tests} tests; {seeds}; {workers} workers; {scheduler.folder.path}", soft_wrap=True)
+    console.print(cost(scheduler, todo, workers), soft_wrap=True)
 
 
-def cost(engine: Engine, todo: list[Work], workers: int) -> str:
+def cost(scheduler: Scheduler, todo: list[Work], workers: int) -> str:
     """What is left, in words."""
     if not any(w.fits_left or w.tests_left for w in todo):
         return "cost: nothing is left to do"
-    fits, tests = seconds_left(engine, todo)
+    fits, tests = seconds_left(scheduler, todo)
     if fits is None:
         return "cost: not known before the first point is finished"
     left = spoken((fits + (tests or 0.0)) / max(1, workers))
@@ -51,10 +55,10 @@ def cost(engine: Engine, todo: list[Work], workers: int) -> str:
     return f"cost: about {left} to go, by the points that are finished{uncounted}"
 
 
-def by_point(engine: Engine, todo: list[Work]) -> Table:
+def by_point(scheduler: Scheduler, todo: list[Work]) -> Table:
     """A row for each point, and one for those of an arm in a cell that nobody knows yet."""
-    axes = [a.name for a in engine.study.axes]
-    folds = ["fold"] if engine.study.folds else []
+    axes = [a.name for a in scheduler.study.axes]
+    folds = ["fold"] if scheduler.study.folds else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("point", "arm", *axes, "setting", "seed", *folds, "status"):
         numbers = name in ("seed", *folds)
@@ -63,40 +67,40 @@ def by_point(engine: Engine, todo: list[Work]) -> Table:
     for place in todo:
         about = [place.arm.name, *(str(v) for v in place.cell.values())]
         for point in place.points:
-            standing = engine.look(point)
+            standing = scheduler.look(point)
             fold = ["" if point.fold is None else str(point.fold)] if folds else []
             status = standing.status + (", tested" if standing.tested else "")
-            table.add_row(point.id, *about, setting(engine, point.setting), str(point.seed), *fold, status)
+            table.add_row(point.id, *about, setting(scheduler, point.setting), str(point.seed), *fold, status)
         for number, what in ((place.unproposed, "as the search proposes"), (place.unchosen, "the one that is chosen")):
             if number:
                 table.add_row(f"{number} more", *about, what, "", *([""] if folds else []), "to come")
     return table
 
 
-def by_arm(engine: Engine, todo: list[Work]) -> Table:
+def by_arm(scheduler: Scheduler, todo: list[Work]) -> Table:
     """A row for each arm in each cell."""
-    axes = [a.name for a in engine.study.axes]
+    axes = [a.name for a in scheduler.study.axes]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", *axes, "settings", "tune", "refit", "test", "done"):
         left = name in ("arm", *axes, "settings")
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for place in todo:
-        done = sum(engine.look(p).status == "finished" for p in place.points)
+        done = sum(scheduler.look(p).status == "finished" for p in place.points)
         numbers = (place.tuning, place.refits, place.tests, done)
-        about = [place.arm.name, *(str(v) for v in place.cell.values()), settings(engine, place.arm)]
+        about = [place.arm.name, *(str(v) for v in place.cell.values()), settings(scheduler, place.arm)]
         table.add_row(*about, *map(str, numbers))
     return table
 
 
-def setting(engine: Engine, given: dict[str, Any]) -> str:
+def setting(scheduler: Scheduler, given: dict[str, Any]) -> str:
     """`lr 0.001, alpha 0.01`"""
-    shown = engine.study.shown(given)
+    shown = scheduler.study.shown(given)
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
 
-def settings(engine: Engine, arm: Any) -> str:
+def settings(scheduler: Scheduler, arm: Any) -> str:
     """What an arm chooses among."""
     if arm.search is not None:
-        return f"{arm.search['trials']} trials over {', '.join(engine.study.shown(arm.search['ranges']))}"
-    shown = engine.study.shown(dict(arm.tune))
+        return f"{arm.search['trials']} trials over {', '.join(scheduler.study.shown(arm.search['ranges']))}"
+    shown = scheduler.study.shown(dict(arm.tune))
     return "; ".join(f"{k} {', '.join(map(str, v))}" for k, v in shown.items())

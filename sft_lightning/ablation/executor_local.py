@@ -9,7 +9,7 @@ from sft_lightning.ablation import collect
 from sft_lightning.ablation.budgeted_study import Budget
 from sft_lightning.ablation.disk_usage import drop
 from sft_lightning.ablation.progress import Progress
-from sft_lightning.ablation.scheduler import Engine
+from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.worker_pool import Pool
 from sft_lightning.core.signals import SIGNALS, Interrupted
 
@@ -21,7 +21,12 @@ EVERY = 10.0
 
 
 def carry_out(
-    engine: Engine, pool: Pool, progress: Progress, budget: Budget | None, about: dict[str, Any], tidy: bool = False
+    scheduler: Scheduler,
+    pool: Pool,
+    progress: Progress,
+    budget: Budget | None,
+    about: dict[str, Any],
+    tidy: bool = False,
 ) -> str:
     """Until nothing is due. Returns the study's status: 'finished', or 'failed' where points failed.
 
@@ -31,59 +36,59 @@ def carry_out(
     SIGNALS.waits = True
     written, waited = 0.0, False
     if budget is not None:
-        progress.say(budget.begin_timing(engine, len(pool.workers)))
+        progress.say(budget.begin_timing(scheduler, len(pool.workers)))
     try:
         while True:
             if SIGNALS.asked is not None:
                 raise Interrupted(SIGNALS.asked)
-            jobs = engine.jobs()
-            if not jobs and not engine.under_way and engine.elsewhere():
+            jobs = scheduler.jobs()
+            if not jobs and not scheduler.under_way and scheduler.elsewhere():
                 if not waited:
                     print("waiting for points that other processes are at", file=sys.stderr, flush=True)
                 waited = True
                 time.sleep(1)
                 continue
-            if not jobs and not engine.under_way:
-                said = None if budget is None else budget.settle(engine, len(pool.workers))
+            if not jobs and not scheduler.under_way:
+                said = None if budget is None else budget.settle(scheduler, len(pool.workers))
                 if budget is None or said is None:
                     break
                 progress.say(said)
                 about["budget"] = budget.record
-                collect.write_file(engine)
-                collect.write(engine, "running", about)
+                collect.write_file(scheduler)
+                collect.write(scheduler, "running", about)
                 continue
             for job, point in jobs[: pool.idle]:
-                engine.folder.plan(engine.points[point])
-                engine.under_way.add((job, point))
+                scheduler.folder.plan(scheduler.points[point])
+                scheduler.under_way.add((job, point))
                 pool.give(job, point)
             for job, point, note in pool.results(timeout=0.5):
-                engine.ended(job, point)
+                scheduler.ended(job, point)
                 progress.ended(job, point, note)
             progress.show()
             if time.monotonic() - written > EVERY:
                 written = time.monotonic()
-                collect.write(engine, "running", about)
+                collect.write(scheduler, "running", about)
                 if tidy:
-                    drop(engine)
+                    drop(scheduler)
     except Interrupted:
-        stop(engine, pool)
+        stop(scheduler, pool)
         raise
     finally:
         progress.close()
     if tidy:
-        drop(engine)
-    failed = any(engine.look(p).status == "failed" or engine.look(p).test_failed for p in engine.all_points())
+        drop(scheduler)
+    failed = any(scheduler.look(p).status == "failed" or scheduler.look(p).test_failed for p in scheduler.all_points())
     return "failed" if failed else "finished"
 
 
-def stop(engine: Engine, pool: Pool) -> None:
+def stop(scheduler: Scheduler, pool: Pool) -> None:
     """Lets the points under way save and end; a second Ctrl-C ends them at once."""
     print("stopping: points under way are saved; Ctrl-C once more ends them at once", file=sys.stderr, flush=True)
     pool.stop(signal.SIGTERM)
     end = time.monotonic() + GRACE
     SIGNALS.asked, SIGNALS.waits = None, True
-    while engine.under_way and time.monotonic() < end and SIGNALS.asked is None:
+    while scheduler.under_way and time.monotonic() < end and SIGNALS.asked is None:
         for job, point, _ in pool.results(timeout=0.2):
-            engine.ended(job, point)
+            scheduler.ended(job, point)
     pool.stop(signal.SIGKILL)
-    engine.standing.clear()
+    scheduler.standing.clear()

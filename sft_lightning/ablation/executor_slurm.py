@@ -10,8 +10,8 @@ import yaml
 
 from sft_lightning.ablation import collect
 from sft_lightning.ablation.jobs import StudyJobs, Submission
-from sft_lightning.ablation.scheduler import Engine
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.scheduler import Scheduler
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import carry_out, of_several
 from sft_lightning.cluster.checks import check
 from sft_lightning.cluster.profile import Profile
@@ -22,7 +22,7 @@ from sft_lightning.runs.directory import write_atomic
 
 
 def submit(
-    engine: Engine,
+    scheduler: Scheduler,
     command: list[str],
     profile: Profile,
     choices: dict[str, Any],
@@ -36,7 +36,7 @@ def submit(
     an earlier one's place.
 
     Args:
-        engine: The study, whose folder is made.
+        scheduler: The study, whose folder is made.
         command: The `ablate` command that goes on with the study on its node.
         profile: The cluster's.
         choices: Partition, time and the like, which win over the profile.
@@ -46,13 +46,13 @@ def submit(
     """
     if shutil.which("sbatch") is None:
         raise UserError("--launcher slurm: there is no sbatch here: run this on a login node, or use --launcher local")
-    folder = engine.folder
+    folder = scheduler.folder
     held = StudyJobs(folder)
     if not held.answers:
         raise UserError(
             "--launcher slurm: squeue does not answer, so what is in the queue is not known: try again later"
         )
-    due = [point for job, point in engine.jobs() if job == "fit"]
+    due = [point for job, point in scheduler.jobs() if job == "fit"]
     points = [point for point in due if not held.is_queued(point)]
     before, collecting = held.arrays(), held.collecting()
     said = []
@@ -83,8 +83,8 @@ def submit(
     whole = replace(whole, command=[*here, "ablate", *command])
     check(array, choices.get("partition") or profile.partition)
     for point in points:
-        folder.plan(engine.points[point])
-    collect.write(engine, "running")  # what `study status` and `compare` show before a point is done
+        folder.plan(scheduler.points[point])
+    collect.write(scheduler, "running")  # what `study status` and `compare` show before a point is done
     place.mkdir(exist_ok=True)
     scripts = place / "points.sbatch", place / "collect.sbatch"
     write_atomic(scripts[1], render(whole, profile, choices))
@@ -108,7 +108,7 @@ def submit(
 
 def run_point(folder: Path, point: str) -> int:
     """A task of the array: fits one point, and returns its exit code."""
-    study = StudyFolder(folder)
+    study = StudyDir(folder)
     if not study.config(point).is_file():
         raise UserError(f"--point: {folder} has no point '{point}'")
     finished = study.standing(point).status == "finished" and study.has_weights(point)

@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.cluster.slurm_queue import Queued, queue
 from sft_lightning.runs.directory import write_atomic
 
@@ -31,7 +31,7 @@ class StudyJobs:
         folder: The study's.
     """
 
-    def __init__(self, folder: StudyFolder) -> None:
+    def __init__(self, folder: StudyDir) -> None:
         self.folder = folder
         self.submissions = read(self.file)
         found = queue() if self.submissions else {}

@@ -13,9 +13,9 @@ from rich.table import Table
 from sft_lightning.ablation.budget import spoken
 from sft_lightning.ablation.cost import seconds_of_fit
 from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.scheduler import Engine
+from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.study import Arm
-from sft_lightning.ablation.study_dir import KILLED, MOST_KILLS, Standing, has_failed
+from sft_lightning.ablation.study_dir import KILLED, MOST_KILLS, PointStatus, has_failed
 
 EVERY = 60.0
 """Seconds without a line, off a terminal, after which one says what is under way"""
@@ -42,24 +42,24 @@ class Work:
     tests_left: int
 
 
-def work(engine: Engine) -> list[Work]:
+def work(scheduler: Scheduler) -> list[Work]:
     """What each arm asks for in each cell, by how its points stand; of points that two ask for, the first has what is left."""
     found: list[Work] = []
     met: dict[str, set[str]] = {"fit": set(), "test": set()}
-    folds, seeds = engine.study.folds, engine.report_seeds
-    for cell, arm in engine.places():
-        tuning, choice = engine.tuning(cell, arm), engine.choice(cell, arm)
+    folds, seeds = scheduler.study.folds, scheduler.report_seeds
+    for cell, arm in scheduler.places():
+        tuning, choice = scheduler.tuning(cell, arm), scheduler.choice(cell, arm)
         planned, unproposed = len(tuning), 0
         if arm.search is not None:
-            search, each = engine.search(cell, arm), len(engine.tune_seeds) * (folds or 1)
+            search, each = scheduler.search(cell, arm), len(scheduler.tune_seeds) * (folds or 1)
             planned, unproposed = search.trials * each, max(0, search.trials - len(search.proposed())) * each
         # Tuning without folds has trained the chosen setting already, on the seeds that it was chosen on.
         alone = arm.search is None and len(arm.settings) == 1
-        refits = len(seeds) if alone or folds else len(set(seeds) - set(engine.tune_seeds))
+        refits = len(seeds) if alone or folds else len(set(seeds) - set(scheduler.tune_seeds))
         chosen = choice.points if choice else []
         points = list({p.id: p for p in [*tuning, *chosen]}.values())
-        fits = {p.id for p in points if not over(engine.look(p))} - met["fit"]
-        tests = {p.id for p in chosen if to_test(engine.look(p))} - met["test"]
+        fits = {p.id for p in points if not over(scheduler.look(p))} - met["fit"]
+        tests = {p.id for p in chosen if to_test(scheduler.look(p))} - met["test"]
         met = {"fit": met["fit"] | fits, "test": met["test"] | tests}
         unchosen = 0 if choice else refits
         left = (len(fits) + unproposed + unchosen, len(tests) if choice else len(seeds))
@@ -75,17 +75,17 @@ def ending(about: dict[str, Any]) -> str:
     return f"interrupted: {about.get('reason')}; it will be tried again{kills}"
 
 
-def over(standing: Standing) -> bool:
+def over(standing: PointStatus) -> bool:
     """Whether a point asks for no more of its fit."""
     return standing.status in ("finished", "failed")
 
 
-def to_test(standing: Standing) -> bool:
+def to_test(standing: PointStatus) -> bool:
     """Whether a chosen point's test is still to come, be it after its fit."""
     return standing.wants_test or not over(standing)
 
 
-def seconds_left(engine: Engine, todo: list[Work]) -> tuple[float | None, float | None]:
+def seconds_left(scheduler: Scheduler, todo: list[Work]) -> tuple[float | None, float | None]:
     """Seconds of the fits and of the tests that are left, one after another; None where none is done that tells.
 
     A fit takes its arm's mean, or that of all where none of the arm is done; a test takes the mean of all.
@@ -93,7 +93,7 @@ def seconds_left(engine: Engine, todo: list[Work]) -> tuple[float | None, float 
     fit: dict[str, list[float]] = {}
     test: list[float] = []
     for place in todo:
-        for standing in map(engine.look, place.points):
+        for standing in map(scheduler.look, place.points):
             if (seconds := seconds_of_fit(standing)) is not None:
                 fit.setdefault(place.arm.name, []).append(seconds)
             if standing.tested and (seconds := standing.of("test").get("seconds")) is not None:
@@ -107,9 +107,9 @@ def seconds_left(engine: Engine, todo: list[Work]) -> tuple[float | None, float 
     )
 
 
-def remaining(engine: Engine, workers: int) -> float | None:
+def remaining(scheduler: Scheduler, workers: int) -> float | None:
     """Seconds to go, as far as can be told; None before a fit is done. Tests are left out before one of them is done."""
-    fits, tests = seconds_left(engine, work(engine))
+    fits, tests = seconds_left(scheduler, work(scheduler))
     return None if fits is None else (fits + (tests or 0.0)) / max(1, workers)
 
 
@@ -117,13 +117,13 @@ class Progress:
     """Shows how a study goes.
 
     Args:
-        engine: The study's.
+        scheduler: The study's.
         workers: How many work at it.
         quiet: Show nothing.
     """
 
-    def __init__(self, engine: Engine, workers: int, quiet: bool) -> None:
-        self.engine, self.workers, self.quiet = engine, workers, quiet
+    def __init__(self, scheduler: Scheduler, workers: int, quiet: bool) -> None:
+        self.scheduler, self.workers, self.quiet = scheduler, workers, quiet
         self.console = Console(file=sys.stdout, highlight=False)
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal and not quiet else None
         self._shown = 0.0
@@ -135,23 +135,23 @@ class Progress:
     def counts(self) -> dict[str, dict[str, int]]:
         """Of each arm, how many points stand how."""
         found: dict[str, dict[str, int]] = {}
-        fitting = {point for job, point in self.engine.under_way if job == "fit"}
-        for point in self.engine.all_points():
-            status = "running" if point.id in fitting else self.engine.look(point).status
+        fitting = {point for job, point in self.scheduler.under_way if job == "fit"}
+        for point in self.scheduler.all_points():
+            status = "running" if point.id in fitting else self.scheduler.look(point).status
             row = found.setdefault(point.arm, {"queued": 0, "running": 0, "finished": 0, "failed": 0, "tested": 0})
             row["queued" if status == "interrupted" else status] += 1
-            row["tested"] += self.engine.look(point).tested
+            row["tested"] += self.scheduler.look(point).tested
         return found
 
     def say_alive(self) -> None:
         """Off a terminal: a line each minute in which nothing else was printed."""
         now = time.monotonic()
-        self._since = {job: self._since.get(job, now) for job in self.engine.under_way}
+        self._since = {job: self._since.get(job, now) for job in self.scheduler.under_way}
         if self.quiet or self.live is not None or now - self._said < EVERY:
             return
         longest = sorted(self._since.items(), key=lambda item: item[1])
         running = [
-            f"{job} {self.engine.points[point].label} for {spoken(now - began)}" for (job, point), began in longest
+            f"{job} {self.scheduler.points[point].label} for {spoken(now - began)}" for (job, point), began in longest
         ]
         self._print(f"working: {'; '.join(running) or 'choosing what is next'}")
 
@@ -165,7 +165,7 @@ class Progress:
         if self.live is None or (not force and time.monotonic() - self._shown < 0.5):
             return
         self._shown = time.monotonic()
-        left = remaining(self.engine, self.workers)
+        left = remaining(self.scheduler, self.workers)
         table = Table(title=None, caption=f"about {spoken(left)} to go" if left else None, caption_justify="left")
         table.add_column("arm")
         columns = ("queued", "running", "finished", "failed", "tested")
@@ -177,15 +177,15 @@ class Progress:
 
     def ended(self, job: str, point: str, note: dict[str, Any]) -> None:
         """A job is over."""
-        about, of = note.get(job, {}), self.engine.points[point]
+        about, of = note.get(job, {}), self.scheduler.points[point]
         failed = about.get("exit", 0) != 0
         if job == "time" and not failed:
             return
         if self.quiet or (self.live is not None and not failed):
             self.show()
             return
-        standing = self.engine.look(of)
-        metrics = self.engine.metrics_of(of.cell)
+        standing = self.scheduler.look(of)
+        metrics = self.scheduler.metrics_of(of.cell)
         said = ending(about) if failed else ""
         if not failed and metrics is not None:
             names = [m for m in (metrics.target, metrics.kept) if m]
@@ -197,7 +197,7 @@ class Progress:
             sum(c["finished"] + c["failed"] for c in counts),
             sum(sum(c.values()) - c["tested"] for c in counts),
         )
-        left = remaining(self.engine, self.workers)
+        left = remaining(self.scheduler, self.workers)
         time_left = f"; about {spoken(left)} to go" if left and done < total else ""
         self._print(f"{done}/{total} {job} {of.label}: {said} ({about.get('seconds', 0):.1f} s{time_left})")
 

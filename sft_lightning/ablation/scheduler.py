@@ -8,7 +8,7 @@ from sft_lightning.ablation.plan import Plan, Point
 from sft_lightning.ablation.search import Search
 from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose, metrics_of
 from sft_lightning.ablation.study import Arm, Study
-from sft_lightning.ablation.study_dir import Standing, StudyFolder
+from sft_lightning.ablation.study_dir import PointStatus, StudyDir
 
 Job = tuple[str, str]
 """('fit', 'test' or 'time', point id)"""
@@ -31,7 +31,7 @@ class Choice:
     """Other settings that have been tested: chosen once, before points were added"""
 
 
-class Engine:
+class Scheduler:
     """The state of a study.
 
     Args:
@@ -42,12 +42,12 @@ class Engine:
         width: Points that are worked on at a time: a search proposes as many settings.
     """
 
-    def __init__(self, study: Study, plan: Plan, folder: StudyFolder, seeds: int | None = None, width: int = 1) -> None:
+    def __init__(self, study: Study, plan: Plan, folder: StudyDir, seeds: int | None = None, width: int = 1) -> None:
         self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
         self.only_tune = False
         self.timing: list[Point] = []  # fits whose first steps are to be timed before anything else
         self.timing_s = 0.0  # seconds that each may take
-        self.standing: dict[str, Standing] = {}
+        self.standing: dict[str, PointStatus] = {}
         self.reads_only = False  # a dry run proposes nothing
         self.points: dict[str, Point] = {}
         self.under_way: set[Job] = set()
@@ -81,7 +81,7 @@ class Engine:
             for arm in self.study.arms:
                 yield cell, arm
 
-    def look(self, point: Point) -> Standing:
+    def look(self, point: Point) -> PointStatus:
         """How a point stands, read from disk once and after each of its jobs."""
         self.points.setdefault(point.id, point)
         if point.id not in self.standing:

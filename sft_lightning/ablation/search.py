@@ -10,7 +10,7 @@ from sft_lightning.ablation.study import Arm
 from sft_lightning.core.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from sft_lightning.ablation.scheduler import Engine
+    from sft_lightning.ablation.scheduler import Scheduler
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
 
@@ -23,7 +23,7 @@ class Search:
     median of the others (MedianPruner). Several processes may share the journal.
     """
 
-    def __init__(self, engine: "Engine", cell: dict[str, Any], arm: Arm) -> None:
+    def __init__(self, scheduler: "Scheduler", cell: dict[str, Any], arm: Arm) -> None:
         try:
             import optuna
             from optuna.storages import JournalStorage
@@ -33,7 +33,7 @@ class Search:
                 f"arms.{arm.name}.search: Optuna is not installed: pip install 'sft-lightning[search]'"
             ) from None
         assert arm.search is not None
-        self.optuna, self.engine, self.cell, self.arm = optuna, engine, cell, arm
+        self.optuna, self.scheduler, self.cell, self.arm = optuna, scheduler, cell, arm
         self.trials = int(arm.search["trials"])
         logging.getLogger("optuna").setLevel(logging.WARNING)
         name = arm.search["sampler"]
@@ -41,9 +41,9 @@ class Search:
             raise UserError(
                 f"arms.{arm.name}.search.sampler: '{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
             )
-        sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=engine.study.seeds[0])
-        journal = engine.folder.journal
-        self.two = engine.study.select.rule == "keep"
+        sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=scheduler.study.seeds[0])
+        journal = scheduler.folder.journal
+        self.two = scheduler.study.select.rule == "keep"
         prunes = arm.search["prune"] and not self.two
         about = {
             "study_name": json.dumps([arm.name, cell, arm.search["ranges"], self.two], sort_keys=True, default=str),
@@ -51,7 +51,7 @@ class Search:
             "pruner": optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
         }
         up: list[Any] = ["maximize"] * (1 + self.two)  # values of which less is better are told with the other sign
-        if not engine.reads_only:
+        if not scheduler.reads_only:
             storage = JournalStorage(JournalFileBackend(str(journal)))
             self.study = optuna.create_study(storage=storage, directions=up, load_if_exists=True, **about)
             return
@@ -84,28 +84,28 @@ class Search:
         points: dict[str, Point] = {}
         for trial in self.proposed():
             for point in self._of(trial):
-                if trial.state.name != "PRUNED" or self.engine.look(point).status in ("finished", "failed"):
+                if trial.state.name != "PRUNED" or self.scheduler.look(point).status in ("finished", "failed"):
                     points[point.id] = point
         return list(points.values())
 
     def _of(self, trial: Any) -> list[Point]:
-        setting, plan, study = self.setting(trial), self.engine.plan, self.engine.study
+        setting, plan, study = self.setting(trial), self.scheduler.plan, self.scheduler.study
         folds: list[int | None] = [None] if study.folds is None else list(range(study.folds))
-        return [plan.point(self.arm, self.cell, setting, s, f) for s in self.engine.tune_seeds for f in folds]
+        return [plan.point(self.arm, self.cell, setting, s, f) for s in self.scheduler.tune_seeds for f in folds]
 
     def look(self) -> None:
         """Tells Optuna what is finished, and asks for as many settings as can be worked on.
 
         A setting that was tried already is finished as it is proposed, so this goes on until nothing changes.
         """
-        if self.engine.reads_only:
+        if self.scheduler.reads_only:
             return
         done = -1
         while done != len(self.proposed()) - len(self.proposed("RUNNING")):
             done = len(self.proposed()) - len(self.proposed("RUNNING"))
             for trial in self.proposed("RUNNING"):
                 self._tell(trial)
-            while len(self.proposed()) < self.trials and len(self.proposed("RUNNING")) < self.engine.width:
+            while len(self.proposed()) < self.trials and len(self.proposed("RUNNING")) < self.scheduler.width:
                 self._ask()
 
     def _ask(self) -> None:
@@ -124,16 +124,16 @@ class Search:
                 )
 
     def _tell(self, trial: Any) -> None:
-        engine, points = self.engine, self._of(trial)
-        standings = [engine.look(p) for p in points]
-        metrics = engine.metrics_of(self.cell)
+        scheduler, points = self.scheduler, self._of(trial)
+        standings = [scheduler.look(p) for p in points]
+        metrics = scheduler.metrics_of(self.cell)
         if any(s.status == "failed" for s in standings):
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
         finished = [p for p, s in zip(points, standings, strict=True) if s.status == "finished"]
         if not finished or metrics is None:
             return
-        found = engine.candidate(finished, metrics)
+        found = scheduler.candidate(finished, metrics)
         if found is None:
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return

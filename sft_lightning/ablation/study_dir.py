@@ -17,14 +17,14 @@ KILLED, MOST_KILLS = (134, 135, 137, 139), 3
 
 
 @dataclass(frozen=True)
-class StudyFolder:
+class StudyDir:
     """Paths of one study: `runs_dir/<study>/`, with a run directory for each point."""
 
     path: Path
 
     @staticmethod
-    def at(root: str | Path, name: str) -> "StudyFolder":
-        return StudyFolder(run_path(root, name, "x").parent)
+    def at(root: str | Path, name: str) -> "StudyDir":
+        return StudyDir(run_path(root, name, "x").parent)
 
     @property
     def record(self) -> Path:
@@ -99,19 +99,19 @@ class StudyFolder:
         write_atomic(self.note(point), json.dumps(note) + "\n")
         return note
 
-    def standing(self, point: str) -> "Standing":
+    def standing(self, point: str) -> "PointStatus":
         """'finished', 'failed', 'interrupted', 'running' or 'queued', with the run's record."""
         record, note = self.run_json(point), self.read_note(point)
         status = (record or {}).get("status")
         if status == "finished":
-            return Standing("finished", record, note)
+            return PointStatus("finished", record, note)
         if has_failed(note.get("fit", {})):
-            return Standing("failed", record, note)
+            return PointStatus("failed", record, note)
         if record is None:
-            return Standing("queued", None, note)
+            return PointStatus("queued", None, note)
         if status == "running" and self.held(point):
-            return Standing("running", record, note)
-        return Standing("interrupted", record, note)
+            return PointStatus("running", record, note)
+        return PointStatus("interrupted", record, note)
 
     def has_weights(self, point: str) -> bool:
         """Whether there is a checkpoint to test."""
@@ -138,7 +138,7 @@ def has_failed(about: dict[str, Any]) -> bool:
 
 
 @dataclass
-class Standing:
+class PointStatus:
     """How a point stands."""
 
     status: str

@@ -11,7 +11,7 @@ from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from sft_lightning.ablation.study_dir import KILLED, STOPPED, StudyFolder
+from sft_lightning.ablation.study_dir import KILLED, STOPPED, StudyDir
 from sft_lightning.cluster.requeue import WITHIN
 from sft_lightning.core import cache
 from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
@@ -19,7 +19,7 @@ from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
 
-def carry_out(folder: StudyFolder, job: str, point: str, commands: bool = False) -> dict[str, Any]:
+def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) -> dict[str, Any]:
     """Fits ('fit') or tests ('test') a point, and notes how it ended; the note is returned too.
 
     A point that was begun is gone on with. All that is printed goes to the point's log.
@@ -146,7 +146,7 @@ class said_to:
             os.close(kept)
 
 
-def serve(connection: Any, alive: Any, folder: StudyFolder, threads: int, gpu: str | None, commands: bool) -> None:
+def serve(connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str | None, commands: bool) -> None:
     """A worker process: takes (job, point) from `connection`, and gives back (job, point, note), until it is told None.
 
     It ends when its parent does, however that comes.

@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import by_signal, serve
 
 
@@ -34,7 +34,7 @@ class Pool:
         commands: Points run as commands of their own.
     """
 
-    def __init__(self, folder: StudyFolder, workers: int, threads: int, gpus: list[str], commands: bool) -> None:
+    def __init__(self, folder: StudyDir, workers: int, threads: int, gpus: list[str], commands: bool) -> None:
         self.folder, self.threads, self.gpus, self.commands = folder, threads, gpus, commands
         # A fork shares what is imported; CUDA does not survive one, so with GPUs workers begin anew.
         self.context = get_context("spawn" if gpus or sys.platform != "linux" else "fork")
@@ -123,7 +123,7 @@ def _begin(
     connection: Connection,
     alive: Connection,
     held: list[Connection],
-    folder: StudyFolder,
+    folder: StudyDir,
     threads: int,
     gpu: str | None,
     commands: bool,

@@ -20,7 +20,7 @@ from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Samples, SFTDataModule
-from sft_lightning.evaluation.predictions import Answers, Said, confusion, merged, of_both
+from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.networks.base import Output
 from sft_lightning.runs.directory import write_atomic
@@ -136,7 +136,7 @@ class Details(Callback):
 
     on_test_end = on_validation_end
 
-    def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Said]) -> dict[str, Any]:
+    def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Predictions]) -> dict[str, Any]:
         """What became of the source task: on its own samples, or else what its head says of the target's."""
         monitor, network = retention_monitor(trainer), module.network
         assert network is not None
@@ -158,7 +158,7 @@ class Details(Callback):
         return {}
 
     def _changed(
-        self, on: str, before: Said, after: Said, changed: np.ndarray, labels: list[str], data: Any
+        self, on: str, before: Predictions, after: Predictions, changed: np.ndarray, labels: list[str], data: Any
     ) -> dict[str, Any]:
         split = data.splits.get(self.split) if isinstance(data, SFTDataModule) else None
         at = np.flatnonzero(changed)
@@ -177,7 +177,7 @@ class Details(Callback):
         return {"changed": entries, "changed_total": len(at), "compared": len(after.rows)}
 
 
-def gathered(trainer: Trainer, mine: dict[str, Said]) -> dict[str, Said]:
+def gathered(trainer: Trainer, mine: dict[str, Predictions]) -> dict[str, Predictions]:
     """All ranks' answers, each sample once; every rank calls this."""
     parts: list[Any] = [mine]
     if trainer.world_size > 1:
@@ -200,7 +200,7 @@ def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
         known = [n for n in names if n in shared]
         if not known:
             continue
-        start = teacher.starts(known)
+        start = teacher.initial_weights(known)
         l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
         length = float(squared_distance(start, None).sqrt())
         relative = l2 / length if length else 0.0 if l2 == 0 else math.nan

@@ -79,7 +79,7 @@ class Position(Callback):
             place["batches"] = place["steps"] * trainer.accumulate_grad_batches
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, SFTDataModule):
-            data.go_on_at(place["epoch"], place["batches"])
+            data.resume_at(place["epoch"], place["batches"])
             warnings.filterwarnings("ignore", message=".*your dataloader is\n? ?not resumable.*")  # it need not be
         set_counters(checkpoint["loops"]["fit_loop"], place)
 

@@ -159,16 +159,16 @@ def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     """Plans, runs, collects, and says the answer."""
     from sft_lightning.ablation.budgeted_study import Budget
     from sft_lightning.ablation.plan import Plan
-    from sft_lightning.ablation.scheduler import Engine
-    from sft_lightning.ablation.study_dir import StudyFolder
+    from sft_lightning.ablation.scheduler import Scheduler
+    from sft_lightning.ablation.study_dir import StudyDir
     from sft_lightning.config.resolve import Resolver
 
     study = sizes[0].study
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
-    folder = StudyFolder.at(root, study.name)
+    folder = StudyDir.at(root, study.name)
     plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
-    engine = Engine(study, plan, folder)
+    scheduler = Scheduler(study, plan, folder)
     if given.config is not None and not folder.path.is_dir():  # the front door has read the data already
         from sft_lightning.ablation.first_look import read_tables
 
@@ -176,34 +176,34 @@ def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     budget = None
     if budget_s is not None:
         budget = Budget(budget_s, sizes, held(folder, "budget"))
-        budget.begin(engine)
+        budget.begin(scheduler)
     if given.dry_run:
         from sft_lightning.ablation.dry_run import show
 
-        engine.reads_only = True
-        show(engine, how_many(engine, given)[0], budget is not None and budget.size is None)
+        scheduler.reads_only = True
+        show(scheduler, how_many(scheduler, given)[0], budget is not None and budget.size is None)
         return 0
     if given.launcher == "slurm":
-        return submit(engine, given)
-    return conduct(engine, given, budget)
+        return submit(scheduler, given)
+    return conduct(scheduler, given, budget)
 
 
-def submit(engine: Any, given: argparse.Namespace) -> int:
+def submit(scheduler: Any, given: argparse.Namespace) -> int:
     """The points as a Slurm job array."""
     from sft_lightning.ablation import collect, executor_slurm
     from sft_lightning.cluster.profile import read_profile
     from sft_lightning.runs.lock import RunLock
 
-    engine.plan.check()
-    engine.folder.make()
-    lock = RunLock(engine.folder.path)
+    scheduler.plan.check()
+    scheduler.folder.make()
+    lock = RunLock(scheduler.folder.path)
     lock.take()
     try:
         if given.retry:
-            engine.retry()
-        file = engine.folder.path / "study.yaml"
-        collect.write_file(engine)
-        kept = ["--config", str(file), "--runs_dir", str(engine.folder.path.parent)]
+            scheduler.retry()
+        file = scheduler.folder.path / "study.yaml"
+        collect.write_file(scheduler)
+        kept = ["--config", str(file), "--runs_dir", str(scheduler.folder.path.parent)]
         for name in ("threads", "wandb", "html", "keep_weights"):
             if getattr(given, name) is not None:
                 kept += [f"--{name}", str(getattr(given, name))]
@@ -212,7 +212,7 @@ def submit(engine: Any, given: argparse.Namespace) -> int:
         choices = {"partition": given.partition, "time": given.time}
         print(
             executor_slurm.submit(
-                engine, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50, given.threads
+                scheduler, kept, read_profile(given.profile), choices, given.sbatch, given.workers or 50, given.threads
             )
         )
     finally:
@@ -241,17 +241,17 @@ def import_user_modules(names: list[str]) -> None:
             raise UserError(f"--import: {name} cannot be imported: {error}") from None
 
 
-def how_many(engine: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
+def how_many(scheduler: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
     """(workers, threads of each, GPUs, whether points are commands of their own)."""
     from sft_lightning.ablation.worker import of_several
 
-    trainers = [config["trainer"] for config in engine.plan.check()]
+    trainers = [config["trainer"] for config in scheduler.plan.check()]
     several = any(map(of_several, trainers))
     gpus = [] if all(t["accelerator"] == "cpu" for t in trainers) else visible_gpus()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     default = 1 if several else len(gpus) or cores
     workers = given.workers or default
-    threads = given.threads or held(engine.folder, "threads") or max(1, cores // workers)
+    threads = given.threads or held(scheduler.folder, "threads") or max(1, cores // workers)
     return workers, int(threads), [] if several else gpus, several
 
 
@@ -265,7 +265,7 @@ def visible_gpus() -> list[str]:
     return [g for g in given.split(",") if g][:found] if given else [str(i) for i in range(found)]
 
 
-def conduct(engine: Any, given: argparse.Namespace, budget: Any) -> int:
+def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     """The study itself, with its folder locked."""
     from sft_lightning.ablation import collect
     from sft_lightning.ablation.executor_local import carry_out as run
@@ -274,37 +274,37 @@ def conduct(engine: Any, given: argparse.Namespace, budget: Any) -> int:
     from sft_lightning.core.signals import Interrupted
     from sft_lightning.runs.lock import RunLock
 
-    folder = engine.folder
-    workers, threads, gpus, several = how_many(engine, given)
+    folder = scheduler.folder
+    workers, threads, gpus, several = how_many(scheduler, given)
     folder.make()
     lock = RunLock(folder.path)
     lock.take()
-    engine.width = workers
+    scheduler.width = workers
     about: dict[str, Any] = {"threads": threads, **({} if budget is None else {"budget": budget.record})}
     if given.retry:
-        engine.retry()
-    collect.write_file(engine)
+        scheduler.retry()
+    collect.write_file(scheduler)
     pool = Pool(folder, workers, threads, gpus, several)
-    progress = Progress(engine, workers, given.quiet)
+    progress = Progress(scheduler, workers, given.quiet)
     try:
-        status = run(engine, pool, progress, budget, about, given.keep_weights == "chosen")
+        status = run(scheduler, pool, progress, budget, about, given.keep_weights == "chosen")
     except Interrupted as stop:
-        collect.write(engine, "interrupted", about)
+        collect.write(scheduler, "interrupted", about)
         print(f"interrupted: the same command goes on; {folder.path}", file=sys.stderr)
         return stop.exit_code
     finally:
         pool.close()
         lock.release()
-    found = collect.write(engine, status, about)
-    return finish(engine, found, given)
+    found = collect.write(scheduler, status, about)
+    return finish(scheduler, found, given)
 
 
-def finish(engine: Any, found: dict[str, Any], given: argparse.Namespace) -> int:
+def finish(scheduler: Any, found: dict[str, Any], given: argparse.Namespace) -> int:
     """Prints the answer, writes the page."""
     from sft_lightning.ablation.disk_usage import hint
     from sft_lightning.cli import compare as report
 
-    folder = engine.folder
+    folder = scheduler.folder
     for failure in found["failures"]:
         print(f"failed {failure['label']}: {failure['reason']} ({folder.path / failure['log']})", file=sys.stderr)
     page = given.html or folder.report
@@ -313,7 +313,7 @@ def finish(engine: Any, found: dict[str, Any], given: argparse.Namespace) -> int
     else:
         report.main([str(folder.path), "--html", str(page)])
         print(f"study   {folder.path}")
-        if (line := hint(engine)) is not None:
+        if (line := hint(scheduler)) is not None:
             print(line)
     if found["failures"]:
         print(

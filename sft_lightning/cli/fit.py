@@ -39,7 +39,7 @@ from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
 from sft_lightning.runs import RunDirectory
 from sft_lightning.runs.rank_failures import LAUNCH, broken
-from sft_lightning.runs.session import RUN_DIR, Session
+from sft_lightning.runs.session import RUN_DIR, RunSession
 
 OPTIONS: list[tuple[str, Any, Any, str]] = [
     ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
@@ -79,7 +79,7 @@ NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config c
 class SFTCLI(LightningCLI):
     """A thin LightningCLI: three choices, run options, and hooks that open and close the run's session."""
 
-    def __init__(self, arguments: list[str], session: Session) -> None:
+    def __init__(self, arguments: list[str], session: RunSession) -> None:
         self.arguments, self.session = arguments, session
         kwargs: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
@@ -296,7 +296,7 @@ def run(arguments: list[str]) -> int:
         elif argument.startswith("--config="):
             check_yaml(Path(argument.partition("=")[2]))
     check_values(rest)
-    session, processes = Session(typed, resume, of_run), active_children()
+    session, processes = RunSession(typed, resume, of_run), active_children()
     try:
         SFTCLI([command, *rest], session)
     except Interrupted as stop:

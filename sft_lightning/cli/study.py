@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sft_lightning.ablation.jobs import StudyJobs
-from sft_lightning.ablation.study_dir import STOPPED, StudyFolder
+from sft_lightning.ablation.study_dir import STOPPED, StudyDir
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError
 
@@ -33,7 +33,7 @@ def make_parser() -> Parser:
 def main(arguments: list[str]) -> int:
     """Carries out `study`; returns 0, or raises UserError."""
     given = make_parser().parse_args(arguments)
-    folder = StudyFolder(given.study)
+    folder = StudyDir(given.study)
     if not (given.study / "plan").is_dir():
         raise UserError(f"study: {given.study} is no study's folder: it has no plan/")
     labels, jobs = labels_of(folder), StudyJobs(folder)
@@ -69,7 +69,7 @@ class Where(NamedTuple):
     why: str = ""
 
 
-def where(folder: StudyFolder, jobs: StudyJobs, point: str) -> Where:
+def where(folder: StudyDir, jobs: StudyJobs, point: str) -> Where:
     """What of a point: its run's files say what is done, the queue what is to come, and both together what is lost."""
     standing, job = folder.standing(point), jobs.task_of(point)
     if standing.status == "failed":
@@ -107,12 +107,12 @@ def order(state: str) -> tuple[int, str]:
     return ORDER.index(state) if state in ORDER else len(ORDER), state
 
 
-def planned(folder: StudyFolder, known: Container[str]) -> list[str]:
+def planned(folder: StudyDir, known: Container[str]) -> list[str]:
     """Points that have a plan, and are not known from the table."""
     return sorted(file.stem for file in (folder.path / "plan").glob("*.yaml") if file.stem not in known)
 
 
-def labels_of(folder: StudyFolder) -> dict[str, str]:
+def labels_of(folder: StudyDir) -> dict[str, str]:
     """Each point of points.csv, in its order, with what it is in words."""
     try:
         with folder.points.open(newline="") as file:

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-class Kept:
+class LRUCache:
     """Values by key, the least recently used dropped when they take more than `room` together."""
 
     def __init__(self, room: int) -> None:
@@ -39,9 +39,9 @@ class Kept:
         self.taken = 0
 
 
-TEACHER = Kept(512 << 20)
+TEACHER = LRUCache(512 << 20)
 """What a teacher said of a batch: CPU alone, where looking at a batch costs next to nothing."""
-DATA = Kept(4)
+DATA = LRUCache(4)
 """Samples that were read, decoded or tokenised: the last few data sets, each counted as one."""
 _taken: set[Hashable] = set()
 

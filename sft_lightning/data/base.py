@@ -253,7 +253,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
     def prepare(self, network: Network) -> None:
         """Fits the samples to what the network eats: `self.spec` is set."""
 
-    def finish(self, batch: Batch) -> Batch:
+    def device_transform(self, batch: Batch) -> Batch:
         """On the device, after transfer: augmentation and normalisation."""
         return batch
 
@@ -382,7 +382,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
     # ---- meeting the network ----
 
-    def bind(self, network: Network) -> None:
+    def connect(self, network: Network) -> None:
         """Learns what the network eats; called by the module once the network is built."""
         wanted = network.input_spec
         if self.spec is None:
@@ -425,8 +425,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
                 lengths=lengths,
                 reshuffle=not overfits,
             )
-            sampler.go_on_at(*self._go_on_at)
-            self._go_on_at = (0, 0)
+            sampler.resume_at(*self._resume_at)
+            self._resume_at = (0, 0)
         else:
             micro = self.eval_batch_size or max(1, self.batch_size // world_size)
             number, compared = self.samples_measured(name, limit), self._compared if name in ("val", "test") else None
@@ -458,13 +458,13 @@ class SFTDataModule(L.LightningDataModule, ABC):
         """The validation samples that the trainer's limit draws, on each rank."""
         return self.loader("val", 0, 1, limit=limit_of(self.trainer, "val"))
 
-    def go_on_at(self, epoch: int, batches: int) -> None:
+    def resume_at(self, epoch: int, batches: int) -> None:
         """The next training loader begins in an epoch after so many of a rank's micro-batches: nothing else is needed to
         go on amid an epoch, since order and views are functions of (seed, epoch, row).
         """
-        self._go_on_at = (epoch, batches)
+        self._resume_at = (epoch, batches)
 
-    _go_on_at = (0, 0)
+    _resume_at = (0, 0)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self.loader("train", *self._world())
@@ -499,7 +499,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
         """On the device, after transfer: notes what was left out of the batch, and finishes it."""
         if "skipped" in batch:
             self.note_skipped(*batch.pop("skipped"))
-        return self.finish(batch)
+        return self.device_transform(batch)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         """Finishes the batch, in the trainer's precision: Lightning converts batches before this hook alone."""

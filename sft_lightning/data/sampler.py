@@ -88,7 +88,7 @@ class GlobalBatches(Sampler[list[Key]]):
         if epoch != self.epoch:
             self.epoch, self.skip = epoch, 0
 
-    def go_on_at(self, epoch: int, batches: int) -> None:
+    def resume_at(self, epoch: int, batches: int) -> None:
         """Leaves out the first so many batches of an epoch, which is the next."""
         self.epoch, self.skip = epoch, batches
 

@@ -13,7 +13,7 @@ from sft_lightning.tasks.base import at_least_single
 UNKNOWN = -1
 
 
-class Said(NamedTuple):
+class Predictions(NamedTuple):
     """Answers of N samples, sorted by row, each sample once. Arrays `[N]`."""
 
     rows: np.ndarray
@@ -42,28 +42,28 @@ class Answers:
         targets = batch["y"] if known else torch.full_like(rows, UNKNOWN)
         self._parts.append(tuple(t.cpu() for t in (rows, targets, classes, confidences)))
 
-    def said(self) -> Said:
+    def said(self) -> Predictions:
         """Everything added on this rank."""
         none = torch.zeros(0, dtype=torch.int64)
         columns = zip((none, none, none, torch.zeros(0)), *self._parts, strict=True)
-        return merged([Said(*(torch.cat(c).numpy() for c in columns))])
+        return merged([Predictions(*(torch.cat(c).numpy() for c in columns))])
 
 
-def merged(parts: Sequence[Said]) -> Said:
+def merged(parts: Sequence[Predictions]) -> Predictions:
     """The answers of several ranks as one."""
-    together = Said(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    together = Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     first = np.unique(together.rows, return_index=True)[1]
-    return Said(*(column[first] for column in together))
+    return Predictions(*(column[first] for column in together))
 
 
-def of_both(one: Said, other: Said) -> tuple[Said, Said]:
+def of_both(one: Predictions, other: Predictions) -> tuple[Predictions, Predictions]:
     """The two on the samples that both have: one that cannot be read at times may be missing from either."""
     at = np.intersect1d(one.rows, other.rows, assume_unique=True, return_indices=True)[1:]
-    first, second = (Said(*(c[i] for c in said)) for said, i in zip((one, other), at, strict=True))
+    first, second = (Predictions(*(c[i] for c in said)) for said, i in zip((one, other), at, strict=True))
     return first, second
 
 
-def confusion(said: Said, classes: int) -> list[list[int]]:
+def confusion(said: Predictions, classes: int) -> list[list[int]]:
     """Samples counted: `[true class][class said]`."""
     pairs = said.targets.astype(np.int64) * classes + said.classes
     counts: list[list[int]] = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()

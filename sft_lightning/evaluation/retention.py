@@ -298,5 +298,5 @@ def moved(module: SFTModule) -> dict[str, float]:
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None
     shared = network.shared_parameters()
-    start = teacher.starts(list(shared))
+    start = teacher.initial_weights(list(shared))
     return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

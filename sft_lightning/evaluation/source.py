@@ -41,6 +41,6 @@ def bind_source(network: Network, pretrained: Network | None, data: SFTDataModul
     known = pretrained.input_config if pretrained is not None else {}
     network.input_config = {**view, "mean": known.get("mean"), "std": known.get("std")}
     try:
-        data.bind(network)
+        data.connect(network)
     finally:
         network.input_config, network.ends = view, ends

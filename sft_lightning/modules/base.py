@@ -145,7 +145,7 @@ class SFTModule(L.LightningModule):
         self.configure_model()
         if data is not None and hasattr(data, "bind"):
             assert self.network is not None
-            data.bind(self.network)
+            data.connect(self.network)
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
@@ -231,7 +231,7 @@ class SFTModule(L.LightningModule):
         hp, network = self.hparams, self.network
         assert network is not None
         groups = parameter_groups(
-            network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.undecayed()
+            network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.no_decay_names()
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
@@ -247,14 +247,14 @@ class SFTModule(L.LightningModule):
 
     # ---- what a variant defines ----
 
-    def anchor(self, batch: Batch, output: Output) -> Tensor | None:
+    def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """The anchor's term summed over items, a scalar with gradient; None for none."""
         return None
 
-    def add_penalty(self, optimizer: Optimizer) -> None:
+    def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """Writes the penalty on weights: once per optimizer step, after unscaling, before clipping."""
 
-    def penalty(self) -> Tensor | None:
+    def penalty_value(self) -> Tensor | None:
         """Value of the penalty on weights, a scalar, for the log."""
         return None
 
@@ -262,7 +262,7 @@ class SFTModule(L.LightningModule):
         """One line on `found`."""
         return ""
 
-    def undecayed(self) -> set[str]:
+    def no_decay_names(self) -> set[str]:
         """Names of parameters that the optimizer's weight decay must spare because the anchor owns them."""
         return set()
 
@@ -324,7 +324,7 @@ class SFTModule(L.LightningModule):
         assert self.task is not None
         output = self(batch["x"])
         task = self.objective.loss(output.logits, batch["y"])
-        anchor = self.anchor(batch, output)
+        anchor = self.anchor_loss(batch, output)
         total = task if anchor is None else task + anchor
         self._items += int(batch["count"])
         sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
@@ -354,7 +354,7 @@ class SFTModule(L.LightningModule):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
-        self.add_penalty(optimizer)
+        self.add_penalty_grad(optimizer)
         self.stepped = (sums, of_this_rank, count)
         self._sums, self._items = None, 0
 
@@ -365,7 +365,7 @@ class SFTModule(L.LightningModule):
 
     def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
         task, anchor = (float(v) / max(count, 1) for v in sums)
-        penalty, first = self.penalty(), optimizer.param_groups[0]
+        penalty, first = self.penalty_value(), optimizer.param_groups[0]
         base = first.get("initial_lr", first["lr"])
         if penalty is not None:
             anchor += float(penalty)
@@ -430,7 +430,7 @@ class SFTModule(L.LightningModule):
 
     # ---- checkpoints ----
 
-    def about(self) -> dict[str, Any]:
+    def checkpoint_metadata(self) -> dict[str, Any]:
         """What a checkpoint must agree on to be resumed: plain values."""
         return {
             "variant": type(self).__name__,
@@ -447,14 +447,14 @@ class SFTModule(L.LightningModule):
         return AttributeDict(redaction.without(dict(super().hparams_initial)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[CHECKPOINT_KEY] = self.about()
+        checkpoint[CHECKPOINT_KEY] = self.checkpoint_metadata()
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = redaction.without(checkpoint[key])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""
-        check_same(checkpoint.get(CHECKPOINT_KEY), self.about())
+        check_same(checkpoint.get(CHECKPOINT_KEY), self.checkpoint_metadata())
         self.found = checkpoint[CHECKPOINT_KEY].get("found", {})
 
 

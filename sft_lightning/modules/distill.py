@@ -145,7 +145,7 @@ class DistillSFT(SFTModule):
             return self._kl(mine, theirs, self.hparams["temperature"])
         return DISTANCES[kind](mine, theirs)
 
-    def anchor(self, batch: Batch, output: Output) -> Tensor | None:
+    def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """λ·Σ D over the micro-batch's items."""
         if self.hparams["anchor_weight"] == 0.0:
             return None

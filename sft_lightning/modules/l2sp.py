@@ -76,7 +76,7 @@ class L2SPSFT(SFTModule):
 
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert self.network is not None
-        spared = self.network.vectors() if self.hparams["penalise"] == "weights" else set()
+        spared = self.network.no_decay_parameters() if self.hparams["penalise"] == "weights" else set()
         return {n: p for n, p in parameters.items() if p.requires_grad and n not in spared}
 
     def anchored(self) -> dict[str, nn.Parameter]:
@@ -98,17 +98,17 @@ class L2SPSFT(SFTModule):
         self._sets.clear()
         return super().configure_optimizers()
 
-    def undecayed(self) -> set[str]:
+    def no_decay_names(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
         anchored = set(self.anchored()) if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
-    def add_penalty(self, optimizer: Optimizer) -> None:
+    def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """α·(w − w⁰) and β·w_new into the gradients; or the decoupled pull on the weights."""
         assert self.teacher is not None
         if self.alpha:
             anchored = self.anchored()
-            add_l2sp_gradient(list(anchored.values()), self.teacher.starts(list(anchored)), self.alpha)
+            add_l2sp_gradient(list(anchored.values()), self.teacher.initial_weights(list(anchored)), self.alpha)
         if self.beta:
             add_l2sp_gradient(list(self.new().values()), None, self.beta)
         if self.decoupled_weight and not self._pulls_in_step:
@@ -119,7 +119,9 @@ class L2SPSFT(SFTModule):
         anchored = self.anchored()
         for group in optimizer.param_groups:
             names = [n for n in group["names"] if n in anchored]
-            pull_towards([anchored[n] for n in names], self.teacher.starts(names), group["lr"] * self.decoupled_weight)
+            pull_towards(
+                [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
+            )
 
     _pulls_in_step = False
 
@@ -137,11 +139,11 @@ class L2SPSFT(SFTModule):
             for optimizer in self.trainer.optimizers:
                 optimizer.register_step_pre_hook(lambda o, *_: self._pull(o))
 
-    def penalty(self) -> Tensor | None:
+    def penalty_value(self) -> Tensor | None:
         """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; decoupled, (λ/2)‖w_S − w_S⁰‖², which it descends apart from the loss."""
         assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
-        start = self.teacher.starts(list(anchored))
+        start = self.teacher.initial_weights(list(anchored))
         value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.decoupled_weight)
         return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
 

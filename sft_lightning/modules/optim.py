@@ -20,12 +20,12 @@ def parameter_groups(
     weight_decay: float,
     head_lr_factor: float,
     layer_decay: float,
-    undecayed: set[str],
+    no_decay: set[str],
 ) -> list[dict[str, Any]]:
     """Trainable parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
 
     What is new, the head and new layers inside a pretrained encoder, learns at lr·head_lr_factor; the top pretrained layer
-    (and a pretrained head) at lr, each layer below at `layer_decay` times the one above. Biases, norms and `undecayed` get no
+    (and a pretrained head) at lr, each layer below at `layer_decay` times the one above. Biases, norms and `no_decay` get no
     weight decay.
     """
     added = network.added_parameters()
@@ -38,7 +38,7 @@ def parameter_groups(
             f"head_lr_factor: {head_lr_factor:g} would change nothing, because no new layer is trained (the network's head "
             "is pretrained, or frozen): leave it out"
         )
-    spared = network.vectors() | undecayed
+    spared = network.no_decay_parameters() | no_decay
     groups: dict[tuple[float, float], dict[str, Any]] = {}
     for name, parameter in trained.items():
         rate = lr * head_lr_factor if name in added else lr * layer_decay ** depth.get(name, 0)

@@ -32,12 +32,12 @@ class Teacher:
         known, new = network.shared_parameters(), {f"encoder.{n}" for n in network.fresh}
         for parameter in self.network.new_parameters().values():
             parameter.zero_()
-        self.start: dict[str, Tensor] = {n: p.data for n, p in self.network.named_parameters() if n in known}
+        self.initial: dict[str, Tensor] = {n: p.data for n, p in self.network.named_parameters() if n in known}
         buffers = {
             n: b for n, b in self.network.named_buffers() if n.startswith(("encoder.", "source_head.")) and n not in new
         }
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
-        self.hash = weights_hash({**self.start, **heads, **buffers})
+        self.hash = weights_hash({**self.initial, **heads, **buffers})
         self.sharded = False
         self._whole = (repr(spec), "")  # what tells this teacher from others, its weights when that is asked for
 
@@ -56,7 +56,7 @@ class Teacher:
         self._note_start()
 
     def _note_start(self) -> None:
-        self.start = {n: p.data for n, p in self.network.named_parameters() if n in self.start}
+        self.initial = {n: p.data for n, p in self.network.named_parameters() if n in self.initial}
 
     @torch.no_grad()
     def __call__(self, x: dict[str, Tensor]) -> Output:
@@ -84,9 +84,9 @@ class Teacher:
         dtype = next(self.network.parameters()).dtype
         return *self._whole, dtype, cast, torch.is_inference_mode_enabled(), digest.digest()
 
-    def starts(self, names: list[str]) -> list[Tensor]:
+    def initial_weights(self, names: list[str]) -> list[Tensor]:
         """w_S⁰ of the parameters named."""
-        return [self.start[n] for n in names]
+        return [self.initial[n] for n in names]
 
 
 def bytes_of(output: Output) -> int:

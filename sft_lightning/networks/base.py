@@ -213,7 +213,7 @@ class Network(nn.Module):
             below = features.new_empty(*features.shape[:-1], 0)
         return features, below
 
-    def vectors(self) -> set[str]:
+    def no_decay_parameters(self) -> set[str]:
         """Names of biases, norms' parameters and other tensors of fewer than two dimensions."""
         names = {n for n, p in self.named_parameters() if p.ndim < 2}
         for prefix, module in self.named_modules():

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 RUN_DIR = "SFT_RUN_DIR"  # tells the processes of the other ranks where rank zero made the directory
 
 
-class Session:
+class RunSession:
     """Holds a run's directory, record and loggers.
 
     Args:

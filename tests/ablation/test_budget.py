@@ -8,7 +8,7 @@ from sft_lightning.ablation.budget import parse_budget, seeds_for
 from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
 from sft_lightning.ablation.selection import Metrics, candidate, choose
 from sft_lightning.ablation.study import Select
-from sft_lightning.ablation.study_dir import Standing
+from sft_lightning.ablation.study_dir import PointStatus
 from sft_lightning.core.errors import UserError
 
 
@@ -35,8 +35,8 @@ def test_as_many_seeds_as_the_budget_allows_but_never_fewer_than_three() -> None
     assert few == 3 and "pays for 1" in why and "fewer than 3 show no spread" in why and "30 min" in why
 
 
-def standing(seconds: float = 0.0, **record: Any) -> Standing:
-    return Standing("finished", {"steps": 100, "epochs": 10, **record}, {"fit": {"seconds": seconds, "exit": 0}})
+def standing(seconds: float = 0.0, **record: Any) -> PointStatus:
+    return PointStatus("finished", {"steps": 100, "epochs": 10, **record}, {"fit": {"seconds": seconds, "exit": 0}})
 
 
 def test_a_fit_that_was_killed_costs_what_all_its_attempts_took() -> None:

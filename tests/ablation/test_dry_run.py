@@ -8,9 +8,9 @@ import pytest
 from sft_lightning.ablation.dry_run import LISTED, show
 from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.progress import remaining, work
-from sft_lightning.ablation.scheduler import Engine
+from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.study import make_study
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.config.overrides import merged
 
 BASE = {
@@ -23,15 +23,15 @@ TASK = {"name": "classification", "num_outputs": 2, "labels": ["a", "b"], "metri
 
 
 @pytest.fixture
-def engine(tmp_path):
-    """`engine(arms={…}, seeds=3)`: the state of a study that has a folder of its own, and no run in it."""
+def scheduler(tmp_path):
+    """`scheduler(arms={…}, seeds=3)`: the state of a study that has a folder of its own, and no run in it."""
 
     def make(width=1, **content):
         study = make_study({"base": BASE, "arms": {"plain": RATES}, **content}, tmp_path, "mine")
-        found = Engine(
+        found = Scheduler(
             study,
             Plan(study, lambda layers: reduce(merged, layers, {})),
-            StudyFolder(tmp_path / "runs/mine"),
+            StudyDir(tmp_path / "runs/mine"),
             width=width,
         )
         found.folder.make()
@@ -40,28 +40,28 @@ def engine(tmp_path):
     return make
 
 
-def ends(engine, point, fit=None, test=None, code=0):
+def ends(scheduler, point, fit=None, test=None, code=0):
     """A point's fit, or its test, is over after so many seconds."""
     note = {k: {"exit": code, "seconds": v} for k, v in (("fit", fit), ("test", test)) if v is not None}
-    engine.folder.note(point.id).write_text(json.dumps(note))
+    scheduler.folder.note(point.id).write_text(json.dumps(note))
     if code == 0:
-        engine.folder.run(point.id).path.mkdir(exist_ok=True)
+        scheduler.folder.run(point.id).path.mkdir(exist_ok=True)
         record = {"status": "finished", "metrics": {"val/accuracy": {"selected": 0.9}}, "task": TASK}
         record |= {"test": {"test/accuracy": 0.9}} if test is not None else {}
-        engine.folder.run(point.id).record.write_text(json.dumps(record))
-    engine.standing.pop(point.id, None)
+        scheduler.folder.run(point.id).record.write_text(json.dumps(record))
+    scheduler.standing.pop(point.id, None)
 
 
-def said(engine, capsys, workers=1, open_size=False):
-    engine.reads_only = True
-    show(engine, workers, open_size)
+def said(scheduler, capsys, workers=1, open_size=False):
+    scheduler.reads_only = True
+    show(scheduler, workers, open_size)
     return capsys.readouterr().out
 
 
 class TestWhatIsLeft:
-    def test_has_the_fits_of_a_chosen_setting_that_nobody_knows_yet(self, engine, capsys):
+    def test_has_the_fits_of_a_chosen_setting_that_nobody_knows_yet(self, scheduler, capsys):
         arms = {"plain": {"tune": {"model.lr": [0.001, 0.002, 0.003, 0.004, 0.005]}}}
-        study = engine(arms=arms, seeds=10, tune_seeds=5, folds=2)
+        study = scheduler(arms=arms, seeds=10, tune_seeds=5, folds=2)
         ends(study, study.all_points()[0], fit=60)
         out = said(study, capsys)
         assert "60 fits and 10 tests" in out
@@ -71,14 +71,14 @@ class TestWhatIsLeft:
         assert remaining(study, 1) == 59 * 60, "the line of a running study does not say what the dry run says"
         assert remaining(study, 2) == 59 * 30, "two workers take half the time"
 
-    def test_has_the_seeds_that_were_not_tuned_on(self, engine):
-        study = engine(seeds=5, tune_seeds=2)
+    def test_has_the_seeds_that_were_not_tuned_on(self, scheduler):
+        study = scheduler(seeds=5, tune_seeds=2)
         (todo,) = work(study)
         assert (todo.tuning, todo.refits, todo.tests) == (3 * 2, 3, 5)
         assert (todo.fits_left, todo.tests_left) == (3 * 2 + 3, 5)
 
-    def test_counts_them_one_by_one_once_the_setting_is_chosen(self, engine):
-        study = engine(seeds=5, tune_seeds=2)
+    def test_counts_them_one_by_one_once_the_setting_is_chosen(self, scheduler):
+        study = scheduler(seeds=5, tune_seeds=2)
         for point in study.all_points():
             ends(study, point, fit=10)
         (todo,) = work(study)
@@ -88,21 +88,21 @@ class TestWhatIsLeft:
         (todo,) = work(study)
         assert (todo.fits_left, todo.tests_left) == (1, 3), "one is tested, one failed: neither asks for anything more"
 
-    def test_has_the_trials_that_a_search_has_not_proposed_yet(self, engine):
+    def test_has_the_trials_that_a_search_has_not_proposed_yet(self, scheduler):
         search = {"trials": 8, "sampler": "random", "ranges": {"model.lr": {"low": 0.001, "high": 0.1}}}
-        study = engine(arms={"plain": {"search": search}}, seeds=3, tune_seeds=2, width=3)
+        study = scheduler(arms={"plain": {"search": search}}, seeds=3, tune_seeds=2, width=3)
         (todo,) = work(study)
         assert (len(todo.points), todo.unproposed, todo.unchosen) == (3 * 2, 5 * 2, 1)
         assert (todo.tuning, todo.fits_left) == (8 * 2, 8 * 2 + 1)
 
-    def test_is_one_fit_where_two_arms_ask_for_the_same_run(self, engine):
+    def test_is_one_fit_where_two_arms_ask_for_the_same_run(self, scheduler):
         search = {"trials": 1, "sampler": "random", "ranges": {"model.lr": [0.001]}}
         arms = {"plain": {}, "searched": {"search": search}}
-        todo = work(engine(arms=arms, seeds=2))
+        todo = work(scheduler(arms=arms, seeds=2))
         assert [w.fits_left for w in todo] == [2, 0]
 
-    def test_is_nothing_when_all_is_tested(self, engine, capsys):
-        study = engine(arms={"plain": {}}, seeds=2)
+    def test_is_nothing_when_all_is_tested(self, scheduler, capsys):
+        study = scheduler(arms={"plain": {}}, seeds=2)
         for point in study.all_points():
             ends(study, point, fit=10, test=1)
         assert "cost: nothing is left to do" in said(study, capsys)
@@ -110,16 +110,16 @@ class TestWhatIsLeft:
 
 
 class TestItsCost:
-    def test_goes_by_each_arms_own_fits_and_else_by_all(self, engine):
+    def test_goes_by_each_arms_own_fits_and_else_by_all(self, scheduler):
         arms = {"plain": {}, "slow": {"set": {"model.x": 1}}, "new": {"set": {"model.x": 2}}}
-        study = engine(arms=arms, seeds=2)
+        study = scheduler(arms=arms, seeds=2)
         first = {p.arm: p for p in reversed(study.all_points())}
         ends(study, first["plain"], fit=10)
         ends(study, first["slow"], fit=90)
         assert remaining(study, 1) == 10 + 90 + 2 * 50, "one of plain's, one of slow's, two of which nothing is known"
 
-    def test_has_tests_once_one_is_done_and_says_so_before(self, engine, capsys):
-        study = engine(arms={"plain": {}}, seeds=4)
+    def test_has_tests_once_one_is_done_and_says_so_before(self, scheduler, capsys):
+        study = scheduler(arms={"plain": {}}, seeds=4)
         first, second, *rest = study.all_points()
         ends(study, first, fit=60)
         out = said(study, capsys)
@@ -130,14 +130,14 @@ class TestItsCost:
         assert "not counted" not in out
         assert remaining(study, 1) == len(rest) * 60 + 3 * 20, "two fits and three tests are left"
 
-    def test_is_not_known_before_a_fit_is_done(self, engine, capsys):
-        assert "cost: not known before the first point is finished" in said(engine(), capsys)
+    def test_is_not_known_before_a_fit_is_done(self, scheduler, capsys):
+        assert "cost: not known before the first point is finished" in said(scheduler(), capsys)
 
 
 class TestADryRunsTable:
-    def test_lists_the_points_of_a_small_study_and_those_to_come(self, engine, capsys):
+    def test_lists_the_points_of_a_small_study_and_those_to_come(self, scheduler, capsys):
         axes = {"data.shots": [5, [1, 2]]}
-        study = engine(arms={"plain": RATES, "fixed": {"set": {"model.x": 1}}}, axes=axes, seeds=2, tune_seeds=1)
+        study = scheduler(arms={"plain": RATES, "fixed": {"set": {"model.x": 1}}}, axes=axes, seeds=2, tune_seeds=1)
         ends(study, study.all_points()[0], fit=10)
         out = said(study, capsys)
         rows = {line.split()[0]: line for line in out.splitlines() if line.strip()}
@@ -148,34 +148,34 @@ class TestADryRunsTable:
             assert all(s in row for s in shown), f"{point.label} is not shown as {shown}:\n{out}"
         assert out.count("the one that is chosen") == 2, f"each cell's plain has a fit to come:\n{out}"
 
-    def test_keeps_to_a_hundred_columns(self, engine, capsys):
+    def test_keeps_to_a_hundred_columns(self, scheduler, capsys):
         rates = {f"model.{name}": [0.1, [1, 2, 3]] for name in ("head_lr_factor", "decoupled_weight", "temperature")}
         arms = {"distill-source-logits-with-temperature": {"tune": rates}}
         for seeds in (2, LISTED):
-            study = engine(arms=arms, axes={"data.train_fraction": [0.5]}, seeds=seeds)
+            study = scheduler(arms=arms, axes={"data.train_fraction": [0.5]}, seeds=seeds)
             table = said(study, capsys).partition("fits and")[0].splitlines()[:-1]
             assert max(map(len, table)) <= 100, "it is wider than 100 columns:\n" + "\n".join(table)
             assert "…" not in "".join(table), "a value is cut off:\n" + "\n".join(table)
 
-    def test_says_which_trials_are_still_to_be_proposed(self, engine, capsys):
+    def test_says_which_trials_are_still_to_be_proposed(self, scheduler, capsys):
         search = {"trials": 4, "ranges": {"model.lr": {"low": 0.001, "high": 0.1, "log": True}}}
-        out = said(engine(arms={"plain": {"search": search}}, seeds=2), capsys)
+        out = said(scheduler(arms={"plain": {"search": search}}, seeds=2), capsys)
         assert "8 more" in out and "as the search proposes" in out and "8 fits and 2 tests" in out
 
-    def test_names_the_folds(self, engine, capsys):
-        out = said(engine(folds=2, seeds=1), capsys)
+    def test_names_the_folds(self, scheduler, capsys):
+        out = said(scheduler(folds=2, seeds=1), capsys)
         assert "fold" in out.splitlines()[0] + out.splitlines()[1], f"there is no column for the fold:\n{out}"
         assert "7 fits and 1 tests" in out and "1 more" in out
 
-    def test_of_a_large_study_shows_the_arms_and_says_where_the_points_are(self, engine, capsys):
-        study = engine(seeds=LISTED)
+    def test_of_a_large_study_shows_the_arms_and_says_where_the_points_are(self, scheduler, capsys):
+        study = scheduler(seeds=LISTED)
         out = said(study, capsys)
         assert study.all_points()[0].id not in out and "lr 0.001, 0.003, 0.01" in out
         assert f"lists the points of up to {LISTED} fits" in out and "points.csv" in out
         assert f"{3 * LISTED} fits and {LISTED} tests" in out
 
-    def test_says_what_a_budget_has_yet_to_settle(self, engine, capsys):
-        study = engine(seeds=5)
+    def test_says_what_a_budget_has_yet_to_settle(self, scheduler, capsys):
+        study = scheduler(seeds=5)
         study.n_seeds, study.only_tune = 1, True
         assert "1 seed (the budget says how many more);" in said(study, capsys)
         found = said(study, capsys, open_size=True)

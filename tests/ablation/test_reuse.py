@@ -147,7 +147,7 @@ def test_texts_are_tokenised_once_by_one_tokenizer_and_anew_by_another(tmp_path:
     for length in (16, 16, 8):
         data = TextTable(train=str(tmp_path / "t.jsonl"))
         data.setup()
-        data.bind(build_network(spec(TransformersText, pretrained=str(folder), max_length=length), INFO))
+        data.connect(build_network(spec(TransformersText, pretrained=str(folder), max_length=length), INFO))
         ids.append(data.splits["train"].samples.batch([0, 1])["input_ids"])
         cache.next_run()
     assert torch.equal(ids[0], ids[1]) and len(done) == 2

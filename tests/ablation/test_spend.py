@@ -14,7 +14,7 @@ from sft_lightning.ablation.budgeted_study import Budget, Sized
 from sft_lightning.ablation.pace import Pace, length
 from sft_lightning.ablation.progress import ending
 from sft_lightning.ablation.study import make_study
-from sft_lightning.ablation.study_dir import MOST_KILLS, StudyFolder
+from sft_lightning.ablation.study_dir import MOST_KILLS, StudyDir
 from sft_lightning.ablation.worker import by_signal, why
 from sft_lightning.autoconfig.reduced_studies import sizes
 from tests.ablation.test_studies import ARMS, BASE, ablate, attempts, points, write
@@ -72,7 +72,7 @@ def test_a_limited_evaluation_costs_what_the_limit_lets_through(tmp_path: Path) 
 
 
 def test_a_job_that_is_killed_is_tried_again_until_it_was_killed_three_times_in_a_row(tmp_path: Path) -> None:
-    folder = StudyFolder(tmp_path)
+    folder = StudyDir(tmp_path)
     folder.make()
     seen = []
     for _ in range(MOST_KILLS):
@@ -100,10 +100,10 @@ def test_off_a_terminal_a_study_says_each_minute_what_is_under_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     point = SimpleNamespace(label="plain lr=0.1 seed 0")
-    engine: Any = SimpleNamespace(under_way={("fit", "p")}, points={"p": point})
+    scheduler: Any = SimpleNamespace(under_way={("fit", "p")}, points={"p": point})
     now = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    shown = progress.Progress(engine, 1, quiet=False)
+    shown = progress.Progress(scheduler, 1, quiet=False)
     for now[0] in (0.0, 30.0, 59.0, 61.0, 90.0, 125.0):
         shown.show()
     said = capsys.readouterr().out.splitlines()
@@ -116,15 +116,15 @@ def test_a_fit_to_be_timed_that_fails_leaves_the_smallest_study(tmp_path: Path) 
 
     class FailedEngine:
         timing: list[Any] = []
-        folder = StudyFolder(tmp_path)
+        folder = StudyDir(tmp_path)
         resized = None
 
         def resize(self, study: Any) -> None:
             self.resized = study
 
-    engine: Any = FailedEngine()
-    budget.settle_size(engine, 2)
-    assert budget.size == len(budget.sizes) - 1 and engine.resized is budget.sizes[-1][0]
+    scheduler: Any = FailedEngine()
+    budget.settle_size(scheduler, 2)
+    assert budget.size == len(budget.sizes) - 1 and scheduler.resized is budget.sizes[-1][0]
     assert "failed" in budget.why[0]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sft_lightning.ablation.jobs import StudyJobs, Submission
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.cli.main import main
 
 POINTS = ["done", "works", "broke", "waits", "starts", "asked", "gone", "killed", "unsent"]
@@ -38,7 +38,7 @@ def squeue(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str, code: int
 @pytest.fixture
 def study(tmp_path: Path):
     """A folder with a point in every state; `works` is at work in another process."""
-    folder = StudyFolder(tmp_path / "mine")
+    folder = StudyDir(tmp_path / "mine")
     folder.make()
     rows = [f"{name},plain,0.0{i},0,0,queued," for i, name in enumerate(POINTS, 1)]
     folder.points.write_text("\n".join(["point,arm,lr,seed,selected,status,steps", *rows]) + "\n")

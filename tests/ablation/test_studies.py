@@ -522,12 +522,12 @@ def started(run: Path) -> str:
 
 
 def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
-    from sft_lightning.ablation.study_dir import StudyFolder
+    from sft_lightning.ablation.study_dir import StudyDir
     from sft_lightning.ablation.worker import carry_out
     from sft_lightning.modules import SFTModule
 
     point = points(study[2])[0]["point"]
-    folder = StudyFolder(tmp_path / "again")
+    folder = StudyDir(tmp_path / "again")
     folder.make()
     shutil.copy(study[2] / "plan" / f"{point}.yaml", folder.config(point))
     gc.collect()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.cli.main import main
 from tests.ablation.test_status import HOLD
 from tests.ablation.test_studies import write
@@ -64,15 +64,15 @@ def ablate(tmp_path: Path, cluster: Cluster, capsys: pytest.CaptureFixture[str])
     """`ablate()`: submits a study of 8 points; returns (exit code, what was said, its folder)."""
     file = write(tmp_path / "mine.yaml")
 
-    def submitted() -> tuple[int, str, StudyFolder]:
+    def submitted() -> tuple[int, str, StudyDir]:
         code = main(["ablate", "--config", str(file), "--runs_dir", str(tmp_path / "runs"), "--launcher", "slurm"])
         said = capsys.readouterr()
-        return code, said.out + said.err, StudyFolder(tmp_path / "runs/mine")
+        return code, said.out + said.err, StudyDir(tmp_path / "runs/mine")
 
     return submitted
 
 
-def finish(folder: StudyFolder, point: str) -> None:
+def finish(folder: StudyDir, point: str) -> None:
     folder.run(point).path.mkdir(exist_ok=True)
     folder.run(point).record.write_text(json.dumps({"status": "finished", "metrics": {}}))
 
@@ -140,7 +140,7 @@ def test_a_finished_study_has_its_collecting_job_alone(cluster: Cluster, ablate)
 
 
 def test_a_task_whose_point_is_finished_or_held_by_another_leaves_it(tmp_path: Path, capsys) -> None:
-    folder = StudyFolder(tmp_path / "mine")
+    folder = StudyDir(tmp_path / "mine")
     folder.make()
     folder.config("p").write_text("{}")
     finish(folder, "p")

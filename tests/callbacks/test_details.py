@@ -408,7 +408,7 @@ def test_a_network_whose_outputs_are_no_numbers_still_makes_json(pretrained: str
 def test_a_layer_that_began_at_zero_has_no_relative_drift(pretrained: str) -> None:
     module = PlainSFT(pretrained_mlp(pretrained))
     fit(module, digits(), max_steps=1)
-    for name, start in module.teacher.start.items():
+    for name, start in module.teacher.initial.items():
         if name.startswith("encoder.4"):
             start.zero_()
     first, second = layer_drift(module)

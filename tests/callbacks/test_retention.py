@@ -45,7 +45,7 @@ def drift_by_hand(module: Any, data: SFTDataModule, split: str) -> dict[str, flo
     teacher, _ = outputs_on(module.teacher.network, data, split)
     p, q = (o.source_logits.double().softmax(1).numpy() for o in (teacher, student))
     x, y = (o.features.double().numpy() - o.features.double().numpy().mean(0) for o in (teacher, student))
-    now, start = weights(module), module.teacher.start
+    now, start = weights(module), module.teacher.initial
     moved = np.sqrt(sum(float(((now[n] - start[n]) ** 2).sum()) for n in start))
     return {
         "drift/kl": float((p * np.log(p / q)).sum(1).mean()),

@@ -54,7 +54,7 @@ def both(module: SFTModule, data: FewDigits) -> tuple[np.ndarray, np.ndarray]:
     """What teacher and student say through the source head on all of val: `[N, S]`."""
     said = []
     for network in (module.teacher.network, module.network.eval()):  # type: ignore[union-attr]
-        parts = [network(data.finish(batch)["x"]).source_logits for batch in data.loader("val", 0, 1)]
+        parts = [network(data.device_transform(batch)["x"]).source_logits for batch in data.loader("val", 0, 1)]
         said.append(torch.cat(parts).double().numpy())
     return said[0], said[1]
 
@@ -115,7 +115,7 @@ def test_kl_on_a_multi_label_head_is_that_of_each_label(nets: dict[str, str]) ->
 
 def first_x(data: FewDigits) -> dict[str, torch.Tensor]:
     """All of val in one batch, in the loader's order."""
-    batches = [data.finish(batch)["x"] for batch in data.loader("val", 0, 1)]
+    batches = [data.device_transform(batch)["x"] for batch in data.loader("val", 0, 1)]
     return {"image": torch.cat([x["image"] for x in batches])}
 
 

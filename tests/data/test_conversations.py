@@ -178,7 +178,7 @@ def test_what_is_not_used_or_is_read_as_something_else_is_said_with_its_count(tm
     )
     data = Instructions(train=file, val_fraction=0.25)
     data.setup()
-    data.bind(TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder))
+    data.connect(TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder))
     said = data.describe()
     for part in (
         "columns not used: id, source",
@@ -269,7 +269,7 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
     file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHATS["one answer"]}] * 8)
     data = Instructions(train=file)
     data.setup()
-    data.bind(network)
+    data.connect(network)
     network.save_pretrained(str(tmp_path / "out"))
     made = GenerationConfig.from_pretrained(tmp_path / "out")
     assert made.eos_token_id == stops, "generate() does not stop at the end of a turn"

@@ -34,7 +34,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def ready(data: SFTDataModule, network: Any, stage: str = "fit") -> SFTDataModule:
     data.setup(stage)
-    data.bind(network)
+    data.connect(network)
     return data
 
 

@@ -36,14 +36,14 @@ class Eats(MLP):
 
 def ready(data: ImageData, **spec: Any) -> ImageData:
     data.setup()
-    data.bind(Eats(data, **spec))
+    data.connect(Eats(data, **spec))
     return data
 
 
 def batches(data: SFTDataModule, split: str = "train", epoch: int = 0) -> list[Batch]:
     loader = data.loader(split, 0, 1)
     loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
-    return [data.finish(b) for b in loader]
+    return [data.device_transform(b) for b in loader]
 
 
 def everything(data: ImageData, **spec: Any) -> list[Batch]:
@@ -241,7 +241,7 @@ def test_crops_are_spread_evenly_and_half_of_the_images_are_flipped() -> None:
     samples = ArrayImages(image.repeat(5000, 1, 1, 1), np.zeros(5000, dtype=np.int64))
     rows = list(range(5000))
     x = samples.fetch(rows, [Key(r, 0) for r in rows], True)
-    out = data.finish({"x": x, "rows": list(rows), "epoch": 0, "train": True})["x"]["image"]
+    out = data.device_transform({"x": x, "rows": list(rows), "epoch": 0, "train": True})["x"]["image"]
     at = (out == 1).flatten(1).int().argmax(1)
     y, column = at // 9, at % 9
     flipped = out[torch.arange(5000), 0, y, (column - 1) % 9] > 0.4

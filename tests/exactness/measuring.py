@@ -180,7 +180,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     dtype = next(network.parameters()).dtype
     rows: list[int] = []
     for position in range(len(data.splits[split])):
-        batch = data.finish(data.splits[split][position])
+        batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
         parts.append((network(x), batch["y"]))
         rows += batch["index"].tolist() * len(batch["y"])

@@ -42,7 +42,7 @@ def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Pa
     assert abs(larger) <= 0.05, f"{variant}'s checkpoint is {larger:+.1%} the size of PlainSFT's"
     teacher = run.module.teacher
     assert teacher is not None
-    for name, value in teacher.start.items():
+    for name, value in teacher.initial.items():
         if value.min() == value.max():  # as a new norm's: others begin alike
             continue
         copies = [p for p, t in held.items() if t.shape == value.shape and torch.equal(t.double(), value.double())]

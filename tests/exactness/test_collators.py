@@ -71,7 +71,7 @@ def language_model(
 def batch_of(data: SFTDataModule, network: Network) -> Batch:
     """All validation samples in one batch."""
     data.setup()
-    data.bind(network)
+    data.connect(network)
     (batch,) = data.val_dataloader()
     return batch
 

@@ -73,12 +73,12 @@ def answers(case: str, rows: int, root: Path, split: str) -> dict[str, Answers]:
     data, source = samples(case, rows), source_samples(case, rows)
     module = moved_module(case, root, data).double()
     assert module.network is not None and module.teacher is not None
-    data.bind(module.network)
+    data.connect(module.network)
     student, teacher = module.network, module.teacher.network.double()
     said = {"student": one_by_one(student, data, split), "teacher": one_by_one(teacher, data, split)}
     if source is not None:
         source.setup()
-        source.bind(student)
+        source.connect(student)
         said["student on the source"] = one_by_one(student, source, split)
         said["teacher on the source"] = one_by_one(teacher, source, split)
     return said

@@ -208,7 +208,7 @@ def without_key_biases(tensors: Tensors) -> Tensors:
 def single(run: Run, row: int) -> Batch:
     """One training sample as a batch, ready for the network."""
     split = run.data.splits["train"]
-    batch = run.data.finish(split[int(np.flatnonzero(split.rows == row)[0])])
+    batch = run.data.device_transform(split[int(np.flatnonzero(split.rows == row)[0])])
     double = next(run.module.network.parameters()).dtype == torch.float64
     if double:
         batch["x"] = {k: v.double() if v.is_floating_point() else v for k, v in batch["x"].items()}
@@ -237,15 +237,15 @@ def by_hand(run: Run, step: Step, rows: list[int]) -> ByHand:
     for row in rows:
         batch = single(run, row)
         output = module(batch["x"])
-        loss, anchor = module.objective.loss(output.logits, batch["y"]), module.anchor(batch, output)
+        loss, anchor = module.objective.loss(output.logits, batch["y"]), module.anchor_loss(batch, output)
         (loss if anchor is None else loss + anchor).backward()
         items += int(batch["count"])
         sums = [sums[0] + float(loss.detach()), sums[1] + (0.0 if anchor is None else float(anchor.detach()))]
     for parameter in module.network.parameters():
         if parameter.grad is not None and items:
             parameter.grad /= items
-    penalty = module.penalty()
-    module.add_penalty(run.trainer.optimizers[0])
+    penalty = module.penalty_value()
+    module.add_penalty_grad(run.trainer.optimizers[0])
     found = ByHand(gradients(module), items, sums[0] / max(items, 1), sums[1] / max(items, 1) + float(penalty or 0.0))
     module.network.load_state_dict(kept)
     module.zero_grad()

@@ -49,7 +49,7 @@ def test_the_anchor_after_resume_is_the_pretrained_net_not_the_resumed_one(pretr
     module = make("l2sp-loss", pretrained, lr=1e-2)
     fit(module, digits(), max_epochs=2, ckpt_path=checkpoints["l2sp-loss"])
     start = load_file(f"{pretrained}/model.safetensors")
-    for name, value in module.teacher.start.items():
+    for name, value in module.teacher.initial.items():
         assert torch.equal(value, start[name]), f"{name} is not anchored to the pretrained weights after resume"
 
 

@@ -128,11 +128,11 @@ def test_decoupled_pull_to_an_origin_at_zero_is_adamws_weight_decay(pretrained: 
     class Pulled(L2SPSFT):
         def on_train_start(self) -> None:
             super().on_train_start()
-            for start in self.teacher.start.values():
+            for start in self.teacher.initial.values():
                 start.zero_()
 
     class Decayed(PlainSFT):
-        def undecayed(self) -> set[str]:
+        def no_decay_names(self) -> set[str]:
             return {"head.weight"}
 
     ours = Pulled(pretrained_mlp(pretrained), how="decoupled", decoupled_weight=0.5, lr=0.02)

@@ -43,10 +43,10 @@ def seen(network: Network, root: Path, **settings: Any) -> list[tuple[Tensor, Pa
     """Each validation and test image as the network gets it, and its file."""
     data = ImageFolder(root=str(root), val_fraction=0.3, **settings)
     data.setup("fit")
-    data.bind(network)
+    data.connect(network)
     shown = []
     for split in (data.splits["val"], data.splits["test"]):
-        batch = data.finish(split.__getitems__([Key(i, 0) for i in range(len(split))]))
+        batch = data.device_transform(split.__getitems__([Key(i, 0) for i in range(len(split))]))
         paths = [split.samples.paths[row] for row in batch["rows"]]  # type: ignore[attr-defined]
         shown += list(zip(batch["x"]["image"], paths, strict=True))
     return shown
@@ -197,7 +197,7 @@ def test_a_size_that_a_network_cannot_take_is_one_line_before_training(
     data = ImageFolder(root=str(root), **settings)
     data.setup("fit")
     with pytest.raises(UserError) as error:
-        data.bind(network)
+        data.connect(network)
     assert said in str(error.value) and "network" in str(error.value)
     assert network.training and all(module.training for module in network.modules())
 

@@ -128,9 +128,9 @@ def test_the_exported_processor_prepares_images_as_training_did(tmp_path: Path) 
     data.setup()
     assert data.task_info is not None
     network = TransformersImage(data.task_info, config=config("vit"))
-    data.bind(network)
+    data.connect(network)
     network.save_pretrained(str(tmp_path))
-    ours = data.finish(next(iter(data.loader("test", 0, 1))))["x"]["image"][0]
+    ours = data.device_transform(next(iter(data.loader("test", 0, 1))))["x"]["image"][0]
     split = data.splits["test"]
     pixels = split.samples.read(int(split.rows[0]))[0].numpy()  # type: ignore[attr-defined]
     theirs = AutoImageProcessor.from_pretrained(tmp_path)(Image.fromarray(pixels), return_tensors="pt")["pixel_values"][

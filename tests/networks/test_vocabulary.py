@@ -46,7 +46,7 @@ def test_texts_that_a_tokenizer_does_not_know_are_said_and_refused_where_that_is
         rows = [{"text": t, "label": ("no", "yes")[i % 2]} for i, t in enumerate(texts * 10)]
         data = TextTable(train=write_jsonl(tmp_path / "a.jsonl", rows))
         data.setup()
-        data.bind(network)
+        data.connect(network)
         return data
 
     with pytest.raises(UserError, match=r"makes nothing but the unknown token \[UNK\] of the training texts"):

@@ -16,7 +16,7 @@ import yaml
 
 from sft_lightning.ablation.plan import Plan, Point
 from sft_lightning.ablation.study import make_study
-from sft_lightning.ablation.study_dir import StudyFolder
+from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import carry_out
 from sft_lightning.config.resolve import Resolver
 from sft_lightning.core.errors import UserError
@@ -278,7 +278,7 @@ def test_wandb_has_group_arm_settings_and_all_final_metrics_of_a_studys_point(
 ) -> None:
     monkeypatch.chdir(ROOT)
     study = make_study(STUDY, ROOT, "small")
-    folder = StudyFolder(tmp_path / "runs" / "small")
+    folder = StudyDir(tmp_path / "runs" / "small")
     folder.make()
     arm = next(a for a in study.arms if a.name == "anchored")
     point: Point = next(Plan(study, resolver).tuning(arm, study.cells[0], [3]))

@@ -50,7 +50,7 @@ def kept(module: SFTModule, data: SFTDataModule) -> float:
     """Memory behind saved tensors of a weight's size, over all parameters, after a forward pass."""
     assert module.network is not None and module._trainer is not None
     data.setup()
-    data.bind(module.network)
+    data.connect(module.network)
     batch = data.receive(next(iter(data.loader("train", 0, 1))))
     shapes = {tuple(p.shape) for p in module.network.parameters() if p.ndim > 1}
     shapes |= {s[::-1] for s in shapes}

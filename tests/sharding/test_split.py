@@ -106,7 +106,7 @@ def test_one_process_holds_all_parts_and_trains_as_ever(pretrained: str) -> None
             module = L2SPSFT(pretrained_mlp(pretrained), alpha=0.1, task=data.task_info.to_dict())
             torch.manual_seed(0)
             module.configure_model()
-            module.penalty()  # which parameters it is of is not to be remembered
+            module.penalty_value()  # which parameters it is of is not to be remembered
         fit(module, data, strategy=strategy, devices=1, max_epochs=2, precision="64-true")
         assert all(is_sharded(p) == (strategy == "fsdp2") for p in module.network.parameters())
         trained.append(weights(module))

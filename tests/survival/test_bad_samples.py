@@ -163,7 +163,7 @@ def test_all_ranks_do_as_many_batches_as_without_bad_samples(split: str, tmp_pat
 def ready(data: ImageFolder | HubImages) -> Any:
     data.setup()
     assert data.task_info is not None
-    data.bind(LeNet(data.task_info, image_size=16))
+    data.connect(LeNet(data.task_info, image_size=16))
     return data
 
 

@@ -218,11 +218,11 @@ class TokenData(SFTDataModule):
         if max_length is not None and max_length < 1:
             raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
-    def bind(self, network: Network) -> None:
+    def connect(self, network: Network) -> None:
         """Learns what the network eats; anew for a network with another tokenizer."""
         if self.spec is not None and network.input_spec.tokenizer is not self.spec.tokenizer:
             self.spec = None
-        super().bind(network)
+        super().connect(network)
 
     def prepare(self, network: Network) -> None:
         """Tokenises every split; a tokenizer that learns its words learns them from the training samples."""

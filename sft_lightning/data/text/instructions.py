@@ -95,9 +95,9 @@ class Instructions(TokenData):
                 )
             split.rows = split.rows[keep]
 
-    def bind(self, network: Network) -> None:
+    def connect(self, network: Network) -> None:
         """Learns what the network eats, and tells it with which tokens the training answers end."""
-        super().bind(network)
+        super().connect(network)
         train = self.splits.get("train")
         if train is not None:
             assert isinstance(train.samples, InstructionRows)

@@ -347,9 +347,9 @@ class ImageData(SFTDataModule):
         network.input_config |= {"view": own_view.to_dict()} if own_view is not None else {}
         network.input_config |= {"reverse_channels": True} if spec.reverse_channels else {}
 
-    def bind(self, network: Network) -> None:
+    def connect(self, network: Network) -> None:
         first = self.spec is None
-        super().bind(network)
+        super().connect(network)
         if first and self.spec is not None:
             note_view(self.spec, network, self.image_size)
             check_shape_fits(network, self.shape_seen(), self.image_size)
@@ -381,7 +381,7 @@ class ImageData(SFTDataModule):
             notes.append(f"{plural(frames, 'file')} of several images: the first of each is used")
         return "; ".join([super().describe(), *notes])
 
-    def finish(self, batch: Batch) -> Batch:
+    def device_transform(self, batch: Batch) -> Batch:
         """uint8 to normalised float, with crop and flip in training: batched, on the device."""
         assert self._stats is not None
         image: Tensor = batch["x"]["image"]
