@@ -143,7 +143,7 @@ class SFTModule(L.LightningModule):
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
             raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
-        if data is not None and hasattr(data, "bind"):
+        if data is not None and hasattr(data, "connect"):
             assert self.network is not None
             data.connect(self.network)
 

@@ -10,7 +10,7 @@ import yaml
 
 from sft_lightning.cli.main import main
 from sft_lightning.runs import load
-from tests.ablation.front_door.files import ANIMALS
+from tests.autoconfig.files import ANIMALS
 from tests.networks.tiny import tiny_folder, unigram
 
 

@@ -11,7 +11,7 @@ from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.core.errors import UserError
 from sft_lightning.data import ImageFolder, TextTable
-from tests.ablation.front_door.files import ANIMALS, csv_rows, folder, image_list, pairs, scores
+from tests.autoconfig.files import ANIMALS, csv_rows, folder, image_list, pairs, scores
 from tests.data.text_files import texts, write_jsonl, write_parquet
 from tests.data.vision_files import table, write_folder
 from tests.networks.tiny import tiny_folder

@@ -10,7 +10,7 @@ import torch
 
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.core.errors import UserError
-from tests.ablation.front_door.files import csv_rows, folder, image_list, instructions
+from tests.autoconfig.files import csv_rows, folder, image_list, instructions
 from tests.data.text_files import texts, write_jsonl, write_text
 from tests.data.vision_files import write_folder
 

@@ -12,7 +12,7 @@ from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.autoconfig.reduced_studies import sizes
 from sft_lightning.cli.main import main
-from tests.ablation.front_door.files import folder
+from tests.autoconfig.files import folder
 
 ARMS = ["linear_probe", "plain", "l2sp", "distill"]
 

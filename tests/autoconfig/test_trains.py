@@ -9,7 +9,7 @@ import pytest
 from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.config.overrides import merged, nested
-from tests.ablation.front_door.files import IMAGES, csv_rows, image_list, instructions, pairs, scores
+from tests.autoconfig.files import IMAGES, csv_rows, image_list, instructions, pairs, scores
 from tests.data.text_files import write_text
 
 

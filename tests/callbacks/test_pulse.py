@@ -29,7 +29,7 @@ def test_a_fit_says_where_it_is_how_fast_and_its_loss(
         time.sleep(0.1 if batch["train"] else 0)
         return finish(self, batch)
 
-    monkeypatch.setattr(Digits, "finish", slowly)
+    monkeypatch.setattr(Digits, "device_transform", slowly)
     done = command(*FIT)
     assert done.code == 0, done.err
     said = [line for line in signs(done.out) if "training, step" in line]
