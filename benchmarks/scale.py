@@ -26,12 +26,12 @@ from torch import Tensor
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_hook
 from torch.nn.parallel import DistributedDataParallel
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.networks import TransformersImage, build_network, spec
 from sft_lightning.runs.record import git_state
 from sft_lightning.sharding.tensors import local
-from sft_lightning.tasks import TaskInfo
 
 VIT = {
     "model_type": "vit", "hidden_size": 128, "num_hidden_layers": 6, "num_attention_heads": 4, "intermediate_size": 512,

@@ -12,14 +12,14 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
-from sft_lightning.networks import MLP, InputSpec, Output, spec
+from sft_lightning.networks import MLP, spec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.sharding.tensors import whole
-from sft_lightning.tasks import Batch, TaskInfo
 
 HIDDEN = [24, 16]
 OLD, NEW = [0, 1, 2, 3, 4], [5, 6, 7, 8, 9]

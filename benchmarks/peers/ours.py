@@ -32,13 +32,12 @@ from benchmarks.peers.interface import (
 from benchmarks.peers.tiny_tasks import Files
 from sft_lightning import __version__
 from sft_lightning.cli.main import main
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.text import Instructions, TextTable
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.networks import TransformersLM, TransformersText, spec
-from sft_lightning.networks.base import Output
 from sft_lightning.runs import load
-from sft_lightning.tasks import Batch
 
 name = "sft_lightning"
 gathers = False

@@ -44,8 +44,8 @@ class Metrics:
 def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
     """The metrics of the rule; what the study file does not name is found in a finished run's record."""
     from sft_lightning.core.errors import UserError, nearest
+    from sft_lightning.core.structures import TaskInfo
     from sft_lightning.evaluation.selection import better, selecting
-    from sft_lightning.tasks import TaskInfo
 
     info, known = TaskInfo(**record["task"]), record["metrics"]
     target = select.target or selecting(info, None)[0]

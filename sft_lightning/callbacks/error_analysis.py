@@ -18,11 +18,11 @@ from sft_lightning.anchors.weight_space import squared_distance
 from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Output
 from sft_lightning.runs.directory import write_atomic
 
 TARGET = "target"

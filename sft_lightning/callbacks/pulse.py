@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.core.structures import Batch
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.tasks import Batch
 
 PREPARING = "preparing data and network"
 

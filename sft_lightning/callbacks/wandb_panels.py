@@ -7,8 +7,8 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.core.structures import Output
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Output
 from sft_lightning.runs.wandb_log import WandbLog
 
 

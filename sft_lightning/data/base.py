@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader, Dataset
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import ignore_in_worker
+from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.findings import findings, lines
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
-from sft_lightning.networks.base import InputSpec, Network
-from sft_lightning.tasks import Batch, TaskInfo
+from sft_lightning.networks.base import Network
 
 AFTER_LOADING = {
     *("batch_size", "eval_batch_size", "shots_per_class", "train_fraction", "subset_seed", "folds", "fold"),

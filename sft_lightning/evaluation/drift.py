@@ -8,8 +8,9 @@ from torch import Tensor
 
 from sft_lightning.anchors import CKASums
 from sft_lightning.anchors.weight_space import squared_distance
+from sft_lightning.core.structures import Output
 from sft_lightning.evaluation.values import ValueSums
-from sft_lightning.networks.base import Network, Output
+from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Task, make_task
 
 STATISTICS = ("running_mean", "running_var")

@@ -8,8 +8,9 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from sft_lightning.core.structures import Batch
 from sft_lightning.evaluation.predictions import Answers
-from sft_lightning.tasks import Batch, Task
+from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_lightning.tasks import Batch
+from sft_lightning.core.structures import Batch
 from sft_lightning.tasks.base import at_least_single
 
 UNKNOWN = -1

@@ -9,14 +9,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
 from sft_lightning.evaluation.source import bind_source, check_source
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Output
-from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
+from sft_lightning.tasks import Task, make_task
 
 
 class RetentionMonitor(Callback):

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from sft_lightning.tasks import Batch
+from sft_lightning.core.structures import Batch
 
 
 class Passed:

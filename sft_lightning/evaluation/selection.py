@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.runs.record import improves
-from sft_lightning.tasks import TASKS, TaskInfo, make_task
+from sft_lightning.tasks import TASKS, make_task
 
 MORE_IS_BETTER = (
     "retention/agreement",

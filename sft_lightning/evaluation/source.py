@@ -1,9 +1,9 @@
 """The source task's data: whether the kept source head can be asked about it, and as what network its images are seen."""
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.networks.base import Network
-from sft_lightning.tasks import TaskInfo
 
 
 def check_source(network: Network, data: SFTDataModule) -> TaskInfo:

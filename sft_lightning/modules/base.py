@@ -12,16 +12,17 @@ from torchmetrics import Metric
 
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
-from sft_lightning.networks.base import Network, Output, Spec, build_network
+from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
-from sft_lightning.tasks import Batch, Task, TaskInfo, make_task
+from sft_lightning.tasks import Task, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 CHECKPOINT_KEY = "sft_lightning"

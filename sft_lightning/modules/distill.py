@@ -7,11 +7,11 @@ from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
-from sft_lightning.networks.base import Network, Output, Spec
+from sft_lightning.networks.base import Network, Spec
 from sft_lightning.networks.tensors import layers_of
-from sft_lightning.tasks import Batch
 
 
 class DistillSFT(SFTModule):

@@ -7,8 +7,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Output
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Output
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 

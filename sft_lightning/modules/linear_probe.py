@@ -9,13 +9,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.frozen_features import features, measured, scaling
 from sft_lightning.modules.one_step import one_step
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
 from sft_lightning.networks.base import Network, Spec
 from sft_lightning.sharding.strategy import FSDP2
-from sft_lightning.tasks import Batch
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-6, 7))  # 0.001 to 1000
 

@@ -9,7 +9,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from sft_lightning.core import cache
-from sft_lightning.networks.base import Network, Output
+from sft_lightning.core.structures import Output
+from sft_lightning.networks.base import Network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard
 

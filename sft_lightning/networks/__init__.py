@@ -3,7 +3,8 @@
 The wrapped libraries are imported when a network is built, not here.
 """
 
-from sft_lightning.networks.base import InputSpec, Network, Output, Spec, build_network, spec
+from sft_lightning.core.structures import InputSpec, Output
+from sft_lightning.networks.base import Network, Spec, build_network, spec
 from sft_lightning.networks.lstm import LSTM
 from sft_lightning.networks.small import MLP, LeNet
 from sft_lightning.networks.timm_models import Timm

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network, fresh_linear
+from sft_lightning.core.structures import InputSpec
+from sft_lightning.networks.base import Network, fresh_linear
 from sft_lightning.networks.image_view import view_of
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.weights import Source, by_position, fill, read_state_dict

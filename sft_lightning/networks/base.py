@@ -5,15 +5,14 @@ from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
-from sft_lightning.networks.image_view import View
+from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
-from sft_lightning.tasks.base import TaskInfo
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -22,49 +21,6 @@ NORMS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-
-
-class Output(NamedTuple):
-    """What one encoder pass yields. N items, C outputs, D and E features, S source outputs."""
-
-    logits: Tensor
-    """`[N, C]`"""
-    features: Tensor
-    """`[N, D]`, what the heads see"""
-    source_logits: Tensor | None = None
-    """`[N, S]` from the kept source head, or None where there is none"""
-    below_new: Tensor | None = None
-    """`[N, E]`, what enters the first new layer inside the encoder (`[N, 0]` where nothing pretrained lies below it); None
-    where the encoder has no new layer"""
-
-    @property
-    def pretrained_features(self) -> Tensor:
-        """`[N, E]`, the last features that the pretrained weights alone determine: `features` where the whole encoder was
-        pretrained. These are what can be compared between teacher and student.
-        """
-        return self.features if self.below_new is None else self.below_new
-
-
-@dataclass
-class InputSpec:
-    """What a network wants to be fed; the data module prepares samples accordingly. Unset fields are the data's choice."""
-
-    kind: str
-    """'image', 'text' or 'tokens' (text for language modelling)"""
-    size: tuple[int, int] | None = None
-    """height, width in pixels"""
-    channels: int | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
-    """per channel, of pixels in [0, 1]; in the order that the network sees"""
-    view: View | None = None
-    """how the pretrained network's own library resizes and crops; None for the data's way"""
-    reverse_channels: bool = False
-    """blue, green, red"""
-    tokenizer: Any = None
-    """callable as transformers tokenizers are"""
-    max_length: int | None = None
-    """tokens"""
 
 
 @dataclass

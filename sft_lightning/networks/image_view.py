@@ -4,7 +4,7 @@ Pixels are resized by Pillow, as timm's and torchvision's own transforms do, to 
 """
 
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,19 +14,6 @@ from sft_lightning.core.errors import UserError
 
 RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's filters, by their number"""
-
-
-class View(Protocol):
-    """From an image as stored, uint8 `[C, H, W]`, to what the network sees, uint8 `[C, height, width]`."""
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """height, width in pixels"""
-
-    def __call__(self, image: Tensor) -> Tensor: ...
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec
+from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.networks.weights import read_state_dict, resolve
-from sft_lightning.tasks.base import TaskInfo
 
 PAD, UNKNOWN, BETWEEN = 0, 1, 2
 WORDS = "_extra_state"

@@ -6,11 +6,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
-from sft_lightning.tasks.base import TaskInfo
 
 
 class SmallNetwork(Network):

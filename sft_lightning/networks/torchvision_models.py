@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, classes_of, named_as, read_weights
-from sft_lightning.networks.base import InputSpec
 from sft_lightning.networks.image_view import ImageView
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
-from sft_lightning.tasks.base import TaskInfo
 
 FIXED = {"vit": "image_size", "maxvit": "input_size"}  # families built for one size, and the argument that sets it
 TWICE_NORMALISED = (

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network, set_dropout
+from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
 from sft_lightning.networks.processor_view import NotFollowed, ProcessorView, ask, load_processor, of_size
 from sft_lightning.networks.source_head import take_source_head
-from sft_lightning.tasks.base import TaskInfo
 
 
 class TransformersImage(Network):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network, Output, set_dropout
+from sft_lightning.core.structures import InputSpec, Output, TaskInfo
+from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf
 from sft_lightning.networks.transformers_text import (
     check_vocabulary,
@@ -18,7 +19,6 @@ from sft_lightning.networks.transformers_text import (
     positions,
     token_limit,
 )
-from sft_lightning.tasks.base import TaskInfo
 
 
 class TransformersLM(Network):

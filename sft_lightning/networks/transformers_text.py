@@ -9,12 +9,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network, fresh_linear, set_dropout
+from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.networks.base import Network, fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.vocabulary import check_words, has_tokenizer, has_words, no_tokenizer
 from sft_lightning.networks.weights import Source
-from sft_lightning.tasks.base import TaskInfo
 
 HEAD = "sft_head."
 """Before the head's names in exports whose pooling is ours"""

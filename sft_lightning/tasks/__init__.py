@@ -1,7 +1,8 @@
 """Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.tasks.base import Batch, Task, TaskInfo
+from sft_lightning.core.structures import Batch, TaskInfo
+from sft_lightning.tasks.base import Task
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification
 from sft_lightning.tasks.multi_label import MultiLabel

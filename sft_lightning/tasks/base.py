@@ -5,8 +5,6 @@ network returns rows only for items that count, so losses, metrics and anchors n
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -14,40 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError, nearest
-
-Batch = dict[str, Any]
-"""One micro-batch.
-
-`x`: dict of network inputs (tensors with B rows; an optional bool `select` tells which rows or positions are items);
-`y`: `[N]` targets, one per item; absent when predicting on unlabelled data;
-`index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
-"""
-
-
-@dataclass(frozen=True)
-class TaskInfo:
-    """What is predicted, as plain values: it travels in checkpoints and exports, so no data is needed to use them."""
-
-    name: str
-    num_outputs: int
-    labels: list[str] = field(default_factory=list)
-    metrics: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    @staticmethod
-    def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
-        if isinstance(value, TaskInfo):
-            return value
-        try:
-            info = TaskInfo(**dict(value))
-        except (TypeError, ValueError):
-            raise UserError(f"task: needs name and num_outputs, and may have labels and metrics, got {value}") from None
-        lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
-        if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
-            raise UserError(f"task: name is a text, num_outputs a number, labels and metrics are lists, got {value}")
-        return info
+from sft_lightning.core.structures import TaskInfo
 
 
 def at_least_single(logits: Tensor) -> Tensor:

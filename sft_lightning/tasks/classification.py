@@ -14,7 +14,8 @@ from torchmetrics.classification import (
 
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
-from sft_lightning.tasks.base import Task, TaskInfo, at_least_single
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.tasks.base import Task, at_least_single
 
 
 class Matthews(MulticlassConfusionMatrix):

@@ -5,7 +5,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.tasks.base import Batch, Task
+from sft_lightning.core.structures import Batch
+from sft_lightning.tasks.base import Task
 
 
 class MeanLoss(Metric):

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sft_lightning.core import cache
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits, TextTable
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks import MLP, TransformersText, spec
 from sft_lightning.networks.base import build_network
-from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import texts, write_jsonl
 from tests.networks.tiny import tiny_folder
 

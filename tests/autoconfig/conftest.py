@@ -21,8 +21,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     import transformers as hf
     from torchvision import models
 
+    from sft_lightning.core.structures import TaskInfo
     from sft_lightning.networks import LeNet
-    from sft_lightning.tasks import TaskInfo
 
     root = tmp_path_factory.mktemp("nets")
     torch.manual_seed(0)

@@ -23,6 +23,7 @@ from torch import Tensor
 from sft_lightning.callbacks import Details, RetentionMonitor
 from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, layer_drift, number, seen, short
 from sft_lightning.cli.main import main
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text import TextRows
 from sft_lightning.evaluation.predictions import Answers
@@ -30,7 +31,6 @@ from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import spec
 from sft_lightning.networks.base import Network, build_network
 from sft_lightning.runs import Run, load
-from sft_lightning.tasks import TaskInfo
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.cli.test_matrix import image_folder, instructions, regression
 from tests.data.text_files import texts, write_jsonl

@@ -10,11 +10,12 @@ from sklearn.metrics import accuracy_score, f1_score, log_loss
 
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.evaluation import evaluate
 from sft_lightning.modules import L2SPSFT, PlainSFT
 from sft_lightning.networks import spec
-from sft_lightning.tasks import TaskInfo, make_task
+from sft_lightning.tasks import make_task
 from tests.support import (
     OLD,
     VARIANTS,

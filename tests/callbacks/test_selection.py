@@ -11,11 +11,12 @@ import yaml
 from safetensors.torch import load_file
 
 from sft_lightning.callbacks.console import number
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.evaluation.selection import Candidate, better
 from sft_lightning.report.metrics import better as table_better
 from sft_lightning.report.metrics import on_test
 from sft_lightning.runs import Run, load
-from sft_lightning.tasks import TASKS, TaskInfo
+from sft_lightning.tasks import TASKS
 from tests.cli.conftest import Command, command  # noqa: F401  a fixture
 from tests.survival.cases import on_digits, on_texts
 

@@ -11,9 +11,9 @@ from scipy.stats import entropy, pearsonr
 
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import DistillSFT, SFTModule
 from sft_lightning.networks import MLP, TransformersImage, spec
-from sft_lightning.tasks import TaskInfo
 from tests.support import FewDigits, fit, pretrained_mlp
 
 PROBLEMS: dict[str, tuple[str | None, int, str]] = {

@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from sklearn.metrics import log_loss
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import MLP
-from sft_lightning.tasks import TaskInfo
 from tests.support import HIDDEN, NEW, OLD, FewDigits, fit, outputs_on, pretrained_mlp
 
 

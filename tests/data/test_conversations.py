@@ -10,10 +10,10 @@ import pytest
 from sft_lightning.autoconfig.data_plan import Overrides
 from sft_lightning.autoconfig.infer_data import infer_data
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Instructions
 from sft_lightning.evaluation.source import bind_source
 from sft_lightning.networks import TransformersLM
-from sft_lightning.tasks import TaskInfo
 from tests.data.chat_templates import TEMPLATES, attempt, learned, read, second_opinion, template, tokenizer_for
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder

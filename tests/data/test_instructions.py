@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, TaskInfo
 from sft_lightning.data import Instructions, TextTable
 from sft_lightning.modules import DistillSFT, PlainSFT
 from sft_lightning.networks import TransformersLM, TransformersText, spec
-from sft_lightning.tasks import Batch, TaskInfo
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import (
     CHATML,

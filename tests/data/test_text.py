@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import GLUE, IMDB, TREC, AGNews, Digits, SFTDataModule, TextTable
 from sft_lightning.data.text import TextRows
 from sft_lightning.data.text.glue import SUBSETS
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import LSTM, MLP, TransformersText, spec
-from sft_lightning.tasks import TaskInfo, make_task
+from sft_lightning.tasks import make_task
 from tests.data.text_files import GLUE_COLUMNS, texts, write_glue, write_jsonl, write_parquet, write_text
 from tests.networks.tiny import tiny_folder
 from tests.support import fit, quiet_trainer

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
 from sft_lightning.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, SFTDataModule
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.base import ArrayImages, ImageData
-from sft_lightning.networks import MLP, InputSpec, LeNet
-from sft_lightning.tasks import Batch, TaskInfo
+from sft_lightning.networks import MLP, LeNet
 from tests.data import vision_files as files
 
 

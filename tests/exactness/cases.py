@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Instructions, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
@@ -19,7 +20,6 @@ from sft_lightning.data.text.files import Table
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
 from sft_lightning.networks.base import Spec
-from sft_lightning.tasks import TaskInfo
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, TaskInfo
 from sft_lightning.data import Instructions
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
 from sft_lightning.networks import Network, TransformersLM, TransformersText
-from sft_lightning.tasks import Batch, TaskInfo, make_task
+from sft_lightning.tasks import make_task
 from tests.exactness import figures
 from tests.exactness.cases import FewTexts, few_texts
 from tests.exactness.tokenizers import BEGINS, FAMILIES, tokenizer

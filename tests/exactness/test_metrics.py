@@ -14,8 +14,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
-from sft_lightning.tasks import TASKS, TaskInfo, make_task
+from sft_lightning.tasks import TASKS, make_task
 from tests.exactness import figures
 from tests.exactness.cases import CASES, PAIRS, make
 from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES

@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.core.structures import Batch
 from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
 from sft_lightning.sharding.tensors import part_of, whole
-from sft_lightning.tasks import Batch
 from tests.exactness.cases import CASES, make
 from tests.support import fit, weights
 

@@ -166,8 +166,8 @@ def test_what_has_no_effect_or_no_meaning_is_refused(
 
 
 def test_a_random_layer_inside_the_encoder_and_a_language_model_are_refused() -> None:
+    from sft_lightning.core.structures import TaskInfo
     from sft_lightning.networks import MLP, TransformersLM
-    from sft_lightning.tasks import TaskInfo
 
     network = MLP(TaskInfo("classification", 3), in_features=4, hidden=[5])
     network.pretrained, network.fresh = "weights", {"1.weight"}

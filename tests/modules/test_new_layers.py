@@ -9,11 +9,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.modules.freeze import frozen_names
 from sft_lightning.modules.optim import parameter_groups
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
-from sft_lightning.tasks import TaskInfo
 from tests.exactness.cases import FewTexts
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.support import NormNet, Recorder, digits, fit, pretrained_mlp, weights

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch import Callback
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules.optim import make_optimizer, parameter_groups, schedule, warmup_steps
 from sft_lightning.networks import Network, spec
 from sft_lightning.networks.base import build_network
-from sft_lightning.tasks import TaskInfo
 from tests.support import NormNet, digits, fit, make, pretrained_mlp
 
 FIVE = TaskInfo("classification", 5)

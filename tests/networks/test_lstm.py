@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import TextTable
 from sft_lightning.modules import DistillSFT, PlainSFT
 from sft_lightning.networks import LSTM, spec
 from sft_lightning.networks.lstm import WordTokenizer
-from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import texts, write_jsonl
 from tests.support import fit, quiet_trainer
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import TextTable
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import TransformersText, spec
-from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import write_jsonl
 from tests.networks.test_transformers_text import inputs
 from tests.networks.tiny import SENTENCES, unigram

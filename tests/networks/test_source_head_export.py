@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from sft_lightning.cli.main import main
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import (
     MLP,
     Network,
@@ -22,7 +23,6 @@ from sft_lightning.networks import (
     spec,
 )
 from sft_lightning.runs import load
-from sft_lightning.tasks import TaskInfo
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.support import pretrained_mlp
 

@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForImageClassification, ViTConfig, ViTModel
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits
 from sft_lightning.networks import TransformersImage
-from sft_lightning.tasks import TaskInfo
 from tests.networks.vision import TASK, check_layers, check_round_trip, images, logits, out, pickled_code, shaken
 
 TINY: dict[str, dict[str, Any]] = {

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import TransformersLM, TransformersText
-from sft_lightning.tasks import TaskInfo
 from tests.networks.tiny import SENTENCES, asset, byte_bpe, tiny_folder
 
 TASK = TaskInfo("causal_lm", 0)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import DistillSFT
 from sft_lightning.networks import TransformersText, spec
-from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import SENTENCES, asset, tiny_folder
 from tests.support import fit

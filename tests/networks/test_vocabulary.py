@@ -7,9 +7,9 @@ import pytest
 
 from sft_lightning.autoconfig.infer_network import infer_network
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import TextTable
 from sft_lightning.networks import TransformersLM, TransformersText
-from sft_lightning.tasks import TaskInfo
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import tiny_folder, wordpiece
 

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import Network
-from sft_lightning.tasks import TaskInfo
 
 TASK = TaskInfo("classification", 3, ["ant", "bee", "cat"])
 NEXT = TaskInfo("classification", 2, ["yes", "no"])

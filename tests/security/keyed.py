@@ -5,10 +5,10 @@ import warnings
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits
 from sft_lightning.data.base import Splits
 from sft_lightning.networks import MLP
-from sft_lightning.tasks import TaskInfo
 
 GOT: dict[str, Any] = {}
 

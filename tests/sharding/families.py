@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import L2SPSFT, PlainSFT, SFTModule
 from sft_lightning.networks import (
     LSTM,
@@ -19,7 +20,6 @@ from sft_lightning.networks import (
     spec,
 )
 from sft_lightning.networks.base import Spec
-from sft_lightning.tasks import TaskInfo
 from tests.exactness.cases import FewTexts
 from tests.networks.tiny import tiny_folder
 from tests.support import NEW, FewDigits, fit, weights

@@ -12,12 +12,12 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import nn
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import L2SPSFT, DistillSFT
 from sft_lightning.networks import MLP, Timm, Torchvision, TransformersLM, TransformersText
 from sft_lightning.sharding.split import blocks, shard
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import gathered, is_sharded, local, over_ranks, part_of, whole
-from sft_lightning.tasks import TaskInfo
 from tests.networks.tiny import tiny_folder
 from tests.support import Scaled, digits, fit, moved, pretrained_mlp, quiet_trainer, weights
 

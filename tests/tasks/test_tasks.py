@@ -13,7 +13,8 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.tasks import TASKS, TaskInfo, make_task
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import InputSpec
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.unknown import MUCH, unknown_share
-from sft_lightning.networks.base import InputSpec, Network
+from sft_lightning.networks.base import Network
 
 CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, little enough for memory
 

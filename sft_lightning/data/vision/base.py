@@ -22,6 +22,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, View
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.findings import content
@@ -30,8 +31,6 @@ from sft_lightning.data.vision.fits import check_shape_fits, note_view
 from sft_lightning.data.vision.pixels import pixels_of, several_frames
 from sft_lightning.data.vision.walk import plural
 from sft_lightning.networks.base import Network
-from sft_lightning.networks.image_view import View
-from sft_lightning.tasks import Batch
 
 Augment = Literal["crop", "flip", "randaugment"]
 DAMAGE = (

@@ -3,7 +3,8 @@
 import torch
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.networks.base import InputSpec, Network
+from sft_lightning.core.structures import InputSpec
+from sft_lightning.networks.base import Network
 from sft_lightning.sharding.tensors import is_sharded
 
 TRIED = (28, 32, 64, 96, 128, 160, 192, 224, 240, 256, 299, 336, 384, 512)

@@ -1,0 +1,99 @@
+"""What travels through the house: a batch, a network's output, what is predicted, what a network wants to be fed."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from sft_lightning.core.errors import UserError
+
+Batch = dict[str, Any]
+"""One micro-batch.
+
+`x`: dict of network inputs (tensors with B rows; an optional bool `select` tells which rows or positions are items);
+`y`: `[N]` targets, one per item; absent when predicting on unlabelled data;
+`index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
+"""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What is predicted, as plain values: it travels in checkpoints and exports, so no data is needed to use them."""
+
+    name: str
+    num_outputs: int
+    labels: list[str] = field(default_factory=list)
+    metrics: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
+        if isinstance(value, TaskInfo):
+            return value
+        try:
+            info = TaskInfo(**dict(value))
+        except (TypeError, ValueError):
+            raise UserError(f"task: needs name and num_outputs, and may have labels and metrics, got {value}") from None
+        lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
+        if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
+            raise UserError(f"task: name is a text, num_outputs a number, labels and metrics are lists, got {value}")
+        return info
+
+
+class Output(NamedTuple):
+    """What one encoder pass yields. N items, C outputs, D and E features, S source outputs."""
+
+    logits: Tensor
+    """`[N, C]`"""
+    features: Tensor
+    """`[N, D]`, what the heads see"""
+    source_logits: Tensor | None = None
+    """`[N, S]` from the kept source head, or None where there is none"""
+    below_new: Tensor | None = None
+    """`[N, E]`, what enters the first new layer inside the encoder (`[N, 0]` where nothing pretrained lies below it); None
+    where the encoder has no new layer"""
+
+    @property
+    def pretrained_features(self) -> Tensor:
+        """`[N, E]`, the last features that the pretrained weights alone determine: `features` where the whole encoder was
+        pretrained. These are what can be compared between teacher and student.
+        """
+        return self.features if self.below_new is None else self.below_new
+
+
+class View(Protocol):
+    """From an image as stored, uint8 `[C, H, W]`, to what the network sees, uint8 `[C, height, width]`."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """height, width in pixels"""
+
+    def __call__(self, image: Tensor) -> Tensor: ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values."""
+
+
+@dataclass
+class InputSpec:
+    """What a network wants to be fed; the data module prepares samples accordingly. Unset fields are the data's choice."""
+
+    kind: str
+    """'image', 'text' or 'tokens' (text for language modelling)"""
+    size: tuple[int, int] | None = None
+    """height, width in pixels"""
+    channels: int | None = None
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """per channel, of pixels in [0, 1]; in the order that the network sees"""
+    view: View | None = None
+    """how the pretrained network's own library resizes and crops; None for the data's way"""
+    reverse_channels: bool = False
+    """blue, green, red"""
+    tokenizer: Any = None
+    """callable as transformers tokenizers are"""
+    max_length: int | None = None
+    """tokens"""
