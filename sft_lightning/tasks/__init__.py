@@ -2,7 +2,7 @@
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import Batch, TaskInfo
-from sft_lightning.tasks.base import Task
+from sft_lightning.tasks.base import Task, TaskMetric
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification
 from sft_lightning.tasks.multi_label import MultiLabel
@@ -10,7 +10,18 @@ from sft_lightning.tasks.regression import Regression
 
 TASKS: dict[str, type[Task]] = {t.name: t for t in (Classification, MultiLabel, Regression, CausalLM)}
 
-__all__ = ["TASKS", "Batch", "CausalLM", "Classification", "MultiLabel", "Regression", "Task", "TaskInfo", "make_task"]
+__all__ = [
+    "TASKS",
+    "Batch",
+    "CausalLM",
+    "Classification",
+    "MultiLabel",
+    "Regression",
+    "Task",
+    "TaskInfo",
+    "TaskMetric",
+    "make_task",
+]
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:

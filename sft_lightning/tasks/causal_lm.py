@@ -8,7 +8,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.core.metric_info import SHARE
+from sft_lightning.tasks.base import Task, TaskMetric, at_least_single
 from sft_lightning.tasks.metrics import MeanLoss
 
 
@@ -23,14 +24,12 @@ class CausalLM(Task):
     """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
 
     name = "causal_lm"
-    metric_makers = {
-        "perplexity": (lambda _: Perplexity(), "min"),
-        "token_accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
+    metrics = {
+        "perplexity": TaskMetric("min", "", lambda _: Perplexity()),
+        "token_accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["perplexity", "token_accuracy"]
+    default_metrics = ("perplexity", "token_accuracy")
+    loss_unit = "nats"
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum")

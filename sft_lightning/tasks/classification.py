@@ -14,8 +14,9 @@ from torchmetrics.classification import (
 
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.tasks.base import Task, TaskMetric, at_least_single
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -44,20 +45,18 @@ class Classification(Task):
     """`logits[N, C]`, `y[N]` int64 in [0, C)."""
 
     name = "classification"
-    metric_makers = {
-        "accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
-        "f1": (_f1, "max"),
-        "f1_macro": (lambda info: MulticlassF1Score(info.num_outputs, average="macro"), "max"),
-        "matthews": (lambda info: Matthews(info.num_outputs), "max"),
+    metrics = {
+        "accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
+        "f1": TaskMetric("max", SHARE, _f1),
+        "f1_macro": TaskMetric("max", SHARE, lambda info: MulticlassF1Score(info.num_outputs, average="macro")),
+        "matthews": TaskMetric("max", "", lambda info: Matthews(info.num_outputs)),
     }
+    default_metrics = ("accuracy", "f1_macro")
+    loss_unit = "nats"
 
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
         super().__init__(info)
         self.label_smoothing = label_smoothing
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["accuracy", "f1_macro"]
 
     def loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
