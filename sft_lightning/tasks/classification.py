@@ -16,7 +16,7 @@ from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import Task, TaskMetric, at_least_single
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -41,10 +41,12 @@ def _f1(info: TaskInfo) -> BinaryF1Score:
     return BinaryF1Score()
 
 
-class Classification(Task):
+class Classification(RowTask):
     """`logits[N, C]`, `y[N]` int64 in [0, C)."""
 
     name = "classification"
+    has_classes = True
+    smooths_labels = True
     metrics = {
         "accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
         "f1": TaskMetric("max", SHARE, _f1),
@@ -54,11 +56,7 @@ class Classification(Task):
     default_metrics = ("accuracy", "f1_macro")
     loss_unit = "nats"
 
-    def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
-        super().__init__(info)
-        self.label_smoothing = label_smoothing
-
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
 
     def predict(self, logits: Tensor) -> Tensor:
@@ -70,7 +68,7 @@ class Classification(Task):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
 
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1).cpu()
         labels = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
         return [
