@@ -104,19 +104,19 @@ def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tup
     Raises ValueError for no candidates.
     """
     whole = [c for c in candidates if c.whole] or candidates
-    target_name, up = metrics.target.name, metrics.target.sign
+    target_name, up, kept = metrics.target.name, metrics.target.sign, metrics.kept
     best = max(whole, key=lambda c: (up * c.target, -or_inf(c.loss)))
-    if select.rule == "best" or metrics.kept is None or best.kept is None:
+    if select.rule == "best" or kept is None or best.kept is None:
         reach = [c in whole and c.target == best.target for c in candidates]
         missing = "" if select.rule == "best" else "; nothing of what is kept was measured"
         return best, reach, f"the best mean {target_name} on validation ({best.target:.4g}){missing}"
     slack = select.within + 1e-12 * max(1.0, abs(best.target))  # means of shares differ in their last bits
     reach = [c in whole and up * (best.target - c.target) <= slack for c in candidates]
     within = [c for c, fits in zip(candidates, reach, strict=True) if fits and c.kept is not None]
-    chosen = max(within, key=lambda c: (metrics.kept.sign * or_zero(c.kept), up * c.target, -or_inf(c.loss)))
+    chosen = max(within, key=lambda c: (kept.sign * or_zero(c.kept), up * c.target, -or_inf(c.loss)))
     why = (
         f"of {len(within)} settings within {select.within:g} of the best mean {target_name} on validation "
-        f"({best.target:.4g}), the one with the best mean {metrics.kept.name} ({chosen.kept:.4g})"
+        f"({best.target:.4g}), the one with the best mean {kept.name} ({chosen.kept:.4g})"
     )
     return chosen, reach, why if len(candidates) > 1 else "the only setting"
 

@@ -38,7 +38,7 @@ def _add(comparison: Comparison, cell: Cell, mine: list[Row]) -> None:
     from sft_lightning.stats.cells import cell_statistics
 
     kept = None
-    if comparison.info(comparison.kept).sign:
+    if comparison.kept is not None and comparison.info(comparison.kept).sign:
         kept = {r.group: v for r in mine if r.group in paired and (v := by_seed(r, comparison.kept, pairs))} or None
         kept = kept if kept and baseline in kept else None
     sides = {"target": comparison.target, "kept": comparison.kept or ""}
