@@ -37,6 +37,7 @@ def paced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of a user's own task. Nothing in this process knows the task any more."""
     folder = tmp_path_factory.mktemp("paced")
     config = on_digits("plain", {"max_epochs": 2}, {})
+    del config["data"]["init_args"]["shots_per_class"]  # which is for the task classification
     config["data"]["class_path"] = "tests.evaluation.paced.PacedDigits"
     (folder / "config.yaml").write_text(yaml.safe_dump({**config, "wandb": "disabled", "experiment": "paced"}))
     with pytest.MonkeyPatch.context() as patched:
