@@ -1,5 +1,6 @@
 """Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
 
+from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import Batch, TaskInfo
 from sft_lightning.tasks.base import TASKS, RowTask, Task, TaskMetric
 from sft_lightning.tasks.causal_lm import CausalLM
@@ -20,6 +21,8 @@ __all__ = [
     "TaskMetric",
     "make_task",
 ]
+
+discover(__name__)
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:
