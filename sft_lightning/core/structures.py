@@ -102,7 +102,9 @@ class View(Protocol):
 
 @dataclass
 class InputSpec:
-    """What a network wants to be fed; the data module prepares samples accordingly. Unset fields are the data's choice."""
+    """What a network wants to be fed: `SFTDataModule.settle` prepares the samples accordingly. Unset fields are the data's
+    choice, and come back in an `InputView`.
+    """
 
     kind: str
     """'image', 'text' or 'tokens' (text for language modelling)"""
@@ -120,3 +122,51 @@ class InputSpec:
     """callable as transformers tokenizers are"""
     max_length: int | None = None
     """tokens"""
+
+
+@dataclass(frozen=True)
+class InputView:
+    """How the data feeds a network, as plain values: what an `InputSpec` asked for, with every choice made."""
+
+    size: tuple[int, int] | None = None
+    """height, width in pixels; None for texts, and where images keep their own"""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """per channel, of pixels in [0, 1]; in the order that the network sees"""
+    view: dict[str, Any] | None = None
+    """`View.to_dict()` where the pretrained network's own library resizes and crops"""
+    reverse_channels: bool = False
+    """blue, green, red"""
+    shape: tuple[int, int, int] | None = None
+    """channels, height, width of a sample as the network sees it; None for texts, and where no sample can be read"""
+    size_of_data: bool = False
+    """whether the data's `image_size` set the size"""
+    max_length: int | None = None
+    """tokens at which samples are truncated"""
+    ends: tuple[int, ...] | None = None
+    """tokens that end the training answers of a language model; None where there were none to look at"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json of an export says of inputs: empty for texts."""
+        if self.mean is None and self.std is None and self.size is None:
+            return {}
+        lists = {"mean": self.mean, "std": self.std, "size": self.size}
+        values: dict[str, Any] = {name: None if held is None else list(held) for name, held in lists.items()}
+        if self.view is not None:
+            values["view"] = self.view
+        if self.reverse_channels:
+            values["reverse_channels"] = True
+        return values
+
+    @staticmethod
+    def of(values: Mapping[str, Any] | None) -> "InputView":
+        """The view that `to_dict` described. Raises UserError for values that describe none."""
+        values = values or {}
+        try:
+            values = dict(values)
+            mean, std, size = (tuple(values[n]) if values.get(n) else None for n in ("mean", "std", "size"))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"pretrained: config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
+            ) from None
+        return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))

@@ -18,14 +18,13 @@ from torch.utils.data import DataLoader, Dataset
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import ignore_in_worker
-from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
+from sft_lightning.core.structures import Batch, InputSpec, InputView, TaskInfo
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.findings import findings, lines
 from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
 from sft_lightning.data.subset import cut, folds, share, shots, strata
-from sft_lightning.networks.base import Network
 
 AFTER_LOADING = {
     *("batch_size", "eval_batch_size", "shots_per_class", "train_fraction", "subset_seed", "folds", "fold"),
@@ -36,6 +35,7 @@ AFTER_LOADING = {
         "trainer",
         "splits",
         "spec",
+        "view",
         "task_info",
         "skipped",
         "_warned",
@@ -208,6 +208,7 @@ class SFTDataModule(L.LightningDataModule, ABC):
         self.task_info: TaskInfo | None = None
         self.splits: dict[str, Split] = {}
         self.spec: InputSpec | None = None
+        self.view: InputView | None = None
         self.notes: list[str] = []
         """What loading guessed, converted or left out"""
         self._found: dict[str, Any] | None = None
@@ -250,8 +251,9 @@ class SFTDataModule(L.LightningDataModule, ABC):
         """Unlabelled samples to predict on, where the data set was given some; else predict uses the test split."""
         return None
 
-    def prepare(self, network: Network) -> None:
-        """Fits the samples to what the network eats: `self.spec` is set."""
+    def prepare(self, spec: InputSpec) -> InputView:
+        """Fits the samples to what a network wants to be fed, and says how they come."""
+        return InputView()
 
     def device_transform(self, batch: Batch) -> Batch:
         """On the device, after transfer: augmentation and normalisation."""
@@ -382,12 +384,15 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
     # ---- meeting the network ----
 
-    def connect(self, network: Network) -> None:
-        """Learns what the network eats; called by the module once the network is built."""
-        wanted = network.input_spec
-        if self.spec is None:
-            self.spec = wanted
-            self.prepare(network)
+    def settle(self, spec: InputSpec) -> InputView:
+        """Prepares the samples for a network that wants to be fed so, and says how they come.
+
+        The first specification is followed; what comes later gets the same samples. Raises UserError where data and network do
+        not fit.
+        """
+        if self.view is None:
+            self.spec, self.view = spec, self.prepare(spec)
+        return self.view
 
     # ---- batches ----
 

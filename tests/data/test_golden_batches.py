@@ -19,6 +19,7 @@ from sft_lightning.networks import LSTM, MLP, LeNet, Network, TransformersImage,
 from tests.data import vision_files
 from tests.data.text_files import texts, write_jsonl, write_text
 from tests.networks.tiny import byte_bpe, tiny_folder
+from tests.support import settle
 
 GOLDEN = Path(__file__).with_name("golden_batches.json")
 VIT = {"model_type": "vit", "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
@@ -112,7 +113,7 @@ def of(*parts: Any) -> str:
 
 
 def selected(batch: dict[str, Any]) -> Tensor | None:
-    found: Tensor | None = batch["select"] if "select" in batch else batch["x"].get("select")
+    found: Tensor | None = batch["select"] if "select" in batch else batch.get("real")
     return found
 
 
@@ -125,7 +126,7 @@ def seen(case: str, path: Path) -> dict[str, Any]:
     data.setup("fit")
     assert data.task_info is not None
     network = network_of(data.task_info, path)
-    meet(data, network)
+    settle(data, network)
     found: dict[str, Any] = {
         "fingerprint": {name: value[:16] for name, value in data.fingerprint().items()},
         "sizes": {name: len(split) for name, split in data.splits.items()},
@@ -151,13 +152,6 @@ def seen(case: str, path: Path) -> dict[str, Any]:
             "eos_token_id"
         ]
     return found
-
-
-def meet(data: SFTDataModule, network: Network) -> None:
-    if hasattr(data, "settle"):
-        network.settle(data.settle(network.input_spec))
-    else:
-        data.connect(network)
 
 
 @pytest.mark.parametrize("case", CASES)

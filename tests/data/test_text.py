@@ -19,7 +19,7 @@ from sft_lightning.networks import LSTM, MLP, TransformersText, spec
 from sft_lightning.tasks import make_task
 from tests.data.text_files import GLUE_COLUMNS, texts, write_glue, write_jsonl, write_parquet, write_text
 from tests.networks.tiny import tiny_folder
-from tests.support import fit, quiet_trainer
+from tests.support import fit, quiet_trainer, settle
 
 TASK = TaskInfo("classification", 2)
 
@@ -35,7 +35,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def ready(data: SFTDataModule, network: Any, stage: str = "fit") -> SFTDataModule:
     data.setup(stage)
-    data.connect(network)
+    settle(data, network)
     return data
 
 

@@ -11,13 +11,12 @@ from torch import Tensor
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec
+from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.unknown import MUCH, unknown_share
-from sft_lightning.networks.base import Network
 
 CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, little enough for memory
 
@@ -219,31 +218,30 @@ class TokenData(SFTDataModule):
         if max_length is not None and max_length < 1:
             raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
-    def connect(self, network: Network) -> None:
-        """Learns what the network eats; anew for a network with another tokenizer."""
-        if self.spec is not None and network.input_spec.tokenizer is not self.spec.tokenizer:
-            self.spec = None
-        super().connect(network)
+    def settle(self, spec: InputSpec) -> InputView:
+        """Tokenises for a network, and anew for one with another tokenizer."""
+        if self.spec is not None and spec.tokenizer is not self.spec.tokenizer:
+            self.view = None
+        return super().settle(spec)
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, spec: InputSpec) -> InputView:
         """Tokenises every split; a tokenizer that learns its words learns them from the training samples."""
-        assert self.spec is not None
-        tokenizer = self.spec.tokenizer
-        if self.spec.kind != self.kind or tokenizer is None:
+        tokenizer = spec.tokenizer
+        if spec.kind != self.kind or tokenizer is None:
             takes = {"image": "images", "text": "texts to classify", "tokens": "texts to continue"}
             raise UserError(
-                f"network {network.name} takes {takes.get(self.spec.kind, self.spec.kind)}, "
+                f"network and data do not fit: the network takes {takes.get(spec.kind, spec.kind)}, "
                 f"{type(self).__name__} has {takes[self.kind]}: choose another network or other data"
             )
-        length = self._length(self.spec)
-        self.prepared_length = length
+        length = self._length(spec)
+        view = InputView(max_length=length)
         multiple = 8 if self._on_gpu() else 1
         for samples in self._all_samples():
             samples.group_by_length = self.group_by_length
             samples.use(tokenizer, length, multiple)
         if not getattr(tokenizer, "fitted", True):
             if "train" not in self.splits:
-                return  # a checkpoint will bring the words
+                return view  # a checkpoint will bring the words
             split = self.splits["train"]
             assert isinstance(split.samples, TextRows)
             pairs = split.samples.pairs
@@ -257,6 +255,7 @@ class TokenData(SFTDataModule):
         for name, split in self.splits.items():
             assert isinstance(split.samples, Tokens)
             self.truncated[name] = float(split.samples.truncated[split.rows].mean())
+        return view
 
     def _all_samples(self) -> list[Tokens]:
         found = {id(s.samples): s.samples for s in self.splits.values()}
@@ -289,8 +288,8 @@ class TokenData(SFTDataModule):
         """Sizes and classes, and what was truncated."""
         line = super().describe()
         cut = [f"{share:.1%} of {name}" for name, share in self.truncated.items() if share > 0]
-        if cut:
-            line += f"; truncated to {self.prepared_length} tokens: {', '.join(cut)}"
+        if cut and self.view is not None:
+            line += f"; truncated to {self.view.max_length} tokens: {', '.join(cut)}"
         return line
 
 

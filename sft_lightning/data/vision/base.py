@@ -22,15 +22,13 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, View
+from sft_lightning.core.structures import Batch, InputSpec, InputView, View
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
-from sft_lightning.data.vision.fits import check_shape_fits, note_view
 from sft_lightning.data.vision.pixels import pixels_of, several_frames
 from sft_lightning.data.vision.walk import plural
-from sft_lightning.networks.base import Network
 
 Augment = Literal["crop", "flip", "randaugment"]
 DAMAGE = (
@@ -322,12 +320,10 @@ class ImageData(SFTDataModule):
         if unknown := set(self.augment) - {"crop", "flip", "randaugment"}:
             raise UserError(f"data: augment has no '{unknown.pop()}'; there are crop, flip, randaugment")
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, spec: InputSpec) -> InputView:
         """Size, channels, view and normalisation: the network's where it has them, else the data's."""
-        spec = self.spec
-        assert spec is not None
         if spec.kind != "image":
-            raise UserError(f"network {network.name} takes text, {type(self).__name__} has images")
+            raise UserError(f"network and data do not fit: the network takes text, {type(self).__name__} has images")
         size = (self.image_size, self.image_size) if self.image_size is not None else spec.size
         own_view = spec.view if spec.view is not None and spec.view.size == size else None
         mean, std = spec.mean or self.mean, spec.std or self.std
@@ -342,16 +338,15 @@ class ImageData(SFTDataModule):
             images.keep()
             images.seed = self.seed or 0
             images.randaugment = v2.RandAugment() if "randaugment" in self.augment else None
-        network.input_config = {"mean": list(mean), "std": list(std), "size": list(size) if size else None}
-        network.input_config |= {"view": own_view.to_dict()} if own_view is not None else {}
-        network.input_config |= {"reverse_channels": True} if spec.reverse_channels else {}
-
-    def connect(self, network: Network) -> None:
-        first = self.spec is None
-        super().connect(network)
-        if first and self.spec is not None:
-            note_view(self.spec, network, self.image_size)
-            check_shape_fits(network, self.shape_seen(), self.image_size)
+        return InputView(
+            size=size,
+            mean=tuple(mean),
+            std=tuple(std),
+            view=own_view.to_dict() if own_view is not None else None,
+            reverse_channels=spec.reverse_channels,
+            shape=self.shape_seen(),
+            size_of_data=self.image_size is not None,
+        )
 
     def shape_seen(self) -> tuple[int, int, int] | None:
         """Channels, height and width of what the network gets; None where no sample can be read."""
