@@ -1,6 +1,6 @@
 """What travels through the house: a batch, a network's output, what is predicted, what a network wants to be fed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -8,13 +8,44 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 
+
+class Rows:
+    """A batch's row numbers, on the host: iterable, with a length.
+
+    Lightning walks the elements of lists and tuples for each step; this class it leaves alone.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers = tuple(numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __getitem__(self, at: int) -> int:
+        return self._numbers[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows | list | tuple) and self._numbers == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._numbers)
+
+    def __repr__(self) -> str:
+        return f"Rows({list(self._numbers)})"
+
+
 Batch = dict[str, Any]
 """One micro-batch.
 
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them; absent for unlabelled data;
 `select`: bool `[B]` or `[B, T]`, present where only some rows or positions are items; N of them are true;
 `real`: bool `[B]`, present where some samples are fillers, which count nowhere;
-`index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
+`index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 """
 
 

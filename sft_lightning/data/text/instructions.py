@@ -86,7 +86,7 @@ class Instructions(TokenData):
         view = super().prepare(spec)
         for name, split in self.splits.items():
             assert isinstance(split.samples, InstructionRows)
-            split.rows = self._usable(name, split.samples, split.rows)  # a chat template may have refused some
+            split.rows = self.usable(name, split.samples, split.rows)  # a chat template may have refused some
             keep = split.samples.kept()[split.rows]
             self.dropped[name] = int((~keep).sum())
             if not keep.any():
