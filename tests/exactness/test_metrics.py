@@ -35,7 +35,7 @@ from tests.exactness.measuring import (
     source_samples,
 )
 from tests.exactness.training import in_one_piece
-from tests.support import quiet_trainer
+from tests.support import quiet_trainer, settle
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
@@ -75,12 +75,12 @@ def answers(case: str, rows: int, root: Path, split: str) -> dict[str, Answers]:
     data, source = samples(case, rows), source_samples(case, rows)
     module = moved_module(case, root, data).double()
     assert module.network is not None and module.teacher is not None
-    data.connect(module.network)
+    settle(data, module.network)
     student, teacher = module.network, module.teacher.network.double()
     said = {"student": one_by_one(student, data, split), "teacher": one_by_one(teacher, data, split)}
     if source is not None:
         source.setup()
-        source.connect(student)
+        source.settle(student.input_spec)
         said["student on the source"] = one_by_one(student, source, split)
         said["teacher on the source"] = one_by_one(teacher, source, split)
     return said
