@@ -13,6 +13,7 @@ from torchmetrics import Metric
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import Batch, Output, TaskInfo
+from sft_lightning.data.source import SourceData
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
@@ -125,6 +126,8 @@ class SFTModule(L.LightningModule):
         self.found: dict[str, Any] = {}
         """What a variant that solves has found, as plain values for the record"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
+        self.source: SourceData | None = None
+        """The source task's data, from the start of a fit that has some"""
         self._held_steps = 0  # at the start, in which new layers learn alone
         self._holding = False  # whether what is pretrained is held still in this step
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
@@ -163,7 +166,7 @@ class SFTModule(L.LightningModule):
         self.configure_model()
         if data is not None and hasattr(data, "connect"):
             assert self.network is not None
-            data.connect(self.network)
+            self.network.settle(data.connect(self.network))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
@@ -270,6 +273,15 @@ class SFTModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---- what a variant defines ----
+
+    def prepare(self, source: SourceData | None) -> None:
+        """Called at the start of a fit, before the first step and after a checkpoint is restored: for what a variant computes
+        of the source task.
+
+        Args:
+            source: The source task's data, loaded and checked; None where the run has none.
+        """
+        self.source = source
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """The anchor's term summed over items, a scalar with gradient; None for none."""

@@ -17,7 +17,9 @@ def around_steps(optimizer: Optimizer, before: StepHook, after: StepHook) -> Non
     a step that it skips calls neither.
     """
 
-    def pre(_: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    def pre(
+        _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # the first is the optimizer
         if closure is None:
             with torch.no_grad():

@@ -56,8 +56,12 @@ def test_each_step_calls_both_hooks_once_with_clipped_gradients(pretrained: str,
 def test_a_step_that_the_gradient_scaler_skips_calls_neither(pretrained: str) -> None:
     module, recorder = Watched(pretrained_mlp(pretrained)), Recorder()
     fit(module, digits(), max_steps=5, plugins=[Scaled()], callbacks=[Overflow(), recorder])
-    same = [all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(recorder.weights, recorder.weights[1:], strict=False)]
-    assert [i + 1 for i, equal in enumerate(same) if equal] == [SKIPPED], "the step was not skipped, so nothing is tested"
+    same = [
+        all(torch.equal(a[n], b[n]) for n in a) for a, b in zip(recorder.weights, recorder.weights[1:], strict=False)
+    ]
+    assert [i + 1 for i, equal in enumerate(same) if equal] == [SKIPPED], (
+        "the step was not skipped, so nothing is tested"
+    )
     assert [step for when, step in module.calls if when == "after"] == [0, 1, 3, 4]
     assert [step for when, step in module.calls if when == "before"] == [0, 1, 3, 4]
 
