@@ -87,18 +87,6 @@ class Items(NamedTuple):
     """N"""
 
 
-@dataclass(frozen=True)
-class Settled:
-    """What samples were prepared for, and what they teach: plain values that travel with a network's exports."""
-
-    input: dict[str, Any] | None = None
-    """How images are shown: size, mean, std and the like; None where the network decides alone"""
-    ends: list[int] | None = None
-    """Tokens that end the answers of a language model's training samples; None where nothing is known of them"""
-    notes: tuple[str, ...] = ()
-    """What was chosen on the way, in words"""
-
-
 class View(Protocol):
     """From an image as stored, uint8 `[C, H, W]`, to what the network sees, uint8 `[C, height, width]`."""
 

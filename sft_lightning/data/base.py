@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import ignore_in_worker
-from sft_lightning.core.structures import Batch, InputSpec, Settled, TaskInfo
+from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.findings import findings, lines
@@ -39,7 +39,6 @@ AFTER_LOADING = {
         "task_info",
         "skipped",
         "_warned",
-        "_settled",
         "_compared",
     ),
     *("notes", "_found", "unknown"),
@@ -383,21 +382,12 @@ class SFTDataModule(L.LightningDataModule, ABC):
 
     # ---- meeting the network ----
 
-    def connect(self, network: Network, spec: InputSpec | None = None) -> Settled:
-        """Prepares the samples for the network, once; returns what they are prepared for, and writes nothing into the network.
-
-        Args:
-            network: The network, once it is built.
-            spec: What it wants to be fed, where that is not its own `input_spec`.
-        """
+    def connect(self, network: Network) -> None:
+        """Learns what the network eats; called by the module once the network is built."""
+        wanted = network.input_spec
         if self.spec is None:
-            self.spec = spec or network.input_spec
+            self.spec = wanted
             self.prepare(network)
-        return self.settled()
-
-    def settled(self) -> Settled:
-        """What the samples are prepared for."""
-        return Settled()
 
     # ---- batches ----
 

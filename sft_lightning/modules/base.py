@@ -166,7 +166,7 @@ class SFTModule(L.LightningModule):
         self.configure_model()
         if data is not None and hasattr(data, "connect"):
             assert self.network is not None
-            self.network.settle(data.connect(self.network))
+            data.connect(self.network)
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
-from sft_lightning.core.structures import InputSpec, Output, Settled, TaskInfo
+from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 
 NORMS = (
@@ -182,12 +182,6 @@ class Network(nn.Module):
         return group_layers([f"encoder.{n}" for n in bottom_up(self.encoder, dict(self.encoder.named_parameters()))])
 
     # ---- keeping and passing on ----
-
-    def settle(self, settled: Settled) -> None:
-        """Takes what the data settled on, which travels with exports from here on."""
-        self.input_config = self.input_config if settled.input is None else dict(settled.input)
-        self.ends = self.ends if settled.ends is None else list(settled.ends)
-        self.report.notes += [note for note in settled.notes if note not in self.report.notes]
 
     def keep_source_head(self, head: nn.Module, labels: list[str], task: str | None = None) -> None:
         """Keeps the pretrained output layer, frozen and in evaluation mode. Labels that only count say nothing.

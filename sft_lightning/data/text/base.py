@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec, Settled
+from sft_lightning.core.structures import InputSpec
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
@@ -219,11 +219,11 @@ class TokenData(SFTDataModule):
         if max_length is not None and max_length < 1:
             raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
-    def connect(self, network: Network, spec: InputSpec | None = None) -> Settled:
-        """Prepares the samples for the network; again for a network with another tokenizer."""
+    def connect(self, network: Network) -> None:
+        """Learns what the network eats; anew for a network with another tokenizer."""
         if self.spec is not None and network.input_spec.tokenizer is not self.spec.tokenizer:
             self.spec = None
-        return super().connect(network, spec)
+        super().connect(network)
 
     def prepare(self, network: Network) -> None:
         """Tokenises every split; a tokenizer that learns its words learns them from the training samples."""

@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Settled
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
@@ -96,13 +95,13 @@ class Instructions(TokenData):
                 )
             split.rows = split.rows[keep]
 
-    def settled(self) -> Settled:
-        """With which tokens the training answers end."""
+    def connect(self, network: Network) -> None:
+        """Learns what the network eats, and tells it with which tokens the training answers end."""
+        super().connect(network)
         train = self.splits.get("train")
-        if train is None:
-            return super().settled()
-        assert isinstance(train.samples, InstructionRows)
-        return Settled(ends=train.samples.taught_ends(train.rows))
+        if train is not None:
+            assert isinstance(train.samples, InstructionRows)
+            network.ends = train.samples.taught_ends(train.rows)
 
     def describe(self) -> str:
         """Sizes, what was truncated and dropped, and what of the files is not used or was read as something else."""

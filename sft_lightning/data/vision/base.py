@@ -22,12 +22,12 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, InputSpec, Settled, View
+from sft_lightning.core.structures import Batch, View
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Samples, SFTDataModule, tensor_digest
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
-from sft_lightning.data.vision.fits import check_shape_fits, view_notes
+from sft_lightning.data.vision.fits import check_shape_fits, note_view
 from sft_lightning.data.vision.pixels import pixels_of, several_frames
 from sft_lightning.data.vision.walk import plural
 from sft_lightning.networks.base import Network
@@ -314,7 +314,7 @@ class ImageData(SFTDataModule):
         super().__init__(**kwargs)
         self.image_size, self.augment, self.crop_padding = image_size, list(augment or []), crop_padding
         self._stats: tuple[Tensor, Tensor] | None = None
-        self._reverse, self._settled = False, Settled()
+        self._reverse = False
         if image_size is not None and not 1 <= image_size <= LARGEST_SIDE:
             raise UserError(f"data: image_size must be 1 to {LARGEST_SIDE} pixels, got {image_size}")
         if not 0 <= crop_padding <= LARGEST_SIDE:
@@ -342,20 +342,16 @@ class ImageData(SFTDataModule):
             images.keep()
             images.seed = self.seed or 0
             images.randaugment = v2.RandAugment() if "randaugment" in self.augment else None
-        shown: dict[str, Any] = {"mean": list(mean), "std": list(std), "size": list(size) if size else None}
-        shown |= {"view": own_view.to_dict()} if own_view is not None else {}
-        shown |= {"reverse_channels": True} if spec.reverse_channels else {}
-        self._settled = Settled(shown, notes=view_notes(spec, network, self.image_size))
+        network.input_config = {"mean": list(mean), "std": list(std), "size": list(size) if size else None}
+        network.input_config |= {"view": own_view.to_dict()} if own_view is not None else {}
+        network.input_config |= {"reverse_channels": True} if spec.reverse_channels else {}
 
-    def connect(self, network: Network, spec: InputSpec | None = None) -> Settled:
+    def connect(self, network: Network) -> None:
         first = self.spec is None
-        settled = super().connect(network, spec)
-        if first:
+        super().connect(network)
+        if first and self.spec is not None:
+            note_view(self.spec, network, self.image_size)
             check_shape_fits(network, self.shape_seen(), self.image_size)
-        return settled
-
-    def settled(self) -> Settled:
-        return self._settled
 
     def shape_seen(self) -> tuple[int, int, int] | None:
         """Channels, height and width of what the network gets; None where no sample can be read."""

@@ -12,16 +12,16 @@ TRIED = (28, 32, 64, 96, 128, 160, 192, 224, 240, 256, 299, 336, 384, 512)
 SHAPE_ERRORS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError)
 
 
-def view_notes(spec: InputSpec, network: Network, image_size: int | None) -> tuple[str, ...]:
-    """Says, where it is so, that a size that was set takes the place of the network's own view."""
+def note_view(spec: InputSpec, network: Network, image_size: int | None) -> None:
+    """Says in the network's report that a size that was set takes the place of the network's own view."""
     own = getattr(network, "own_spec", spec).view
     set_on_network = getattr(network, "image_size", None) if network.pretrained is not None else None
     size, key = (image_size, "data.image_size") if image_size is not None else (set_on_network, "network's image_size")
     if own is None or size is None or own.size == (size, size):
-        return ()
-    return (
+        return
+    network.report.notes.append(
         f"images are {size}×{size} as the {key} says: shorter side resized (bilinear), centre cropped; the pretrained "
-        f"network's own way is not followed ({own})",
+        f"network's own way is not followed ({own})"
     )
 
 
