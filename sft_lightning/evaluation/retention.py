@@ -11,9 +11,9 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
-from sft_lightning.data.source import SourceData
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
+from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Task, make_task
 

@@ -1,6 +1,6 @@
 """The one training skeleton. A variant adds one method: the anchor's terms, or the penalty on weights."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -14,7 +14,6 @@ from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, Output, TaskInfo
-from sft_lightning.data.source import SourceData
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
@@ -27,6 +26,9 @@ from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Task, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+
+if TYPE_CHECKING:
+    from sft_lightning.evaluation.source_data import SourceData
 
 CHECKPOINT_KEY = "sft_lightning"
 AVERAGE = ("ema_decay", "ema_warmup")
@@ -277,7 +279,7 @@ class SFTModule(L.LightningModule):
 
     # ---- what a variant defines ----
 
-    def prepare(self, source: SourceData | None) -> None:
+    def prepare(self, source: "SourceData | None") -> None:
         """Called at the start of a fit, before the first step and after a checkpoint is restored: for what a variant computes
         of the source task.
 

@@ -1,16 +1,15 @@
 """The source task's data: one object that the retention monitor and a variant both hold."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any
 
 from torch.utils.data import DataLoader
 
-from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule, Split
 from sft_lightning.data.drawn import draw
 from sft_lightning.data.sampler import Key
+from sft_lightning.evaluation.source import bind_source, check_source
 from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Task, make_task
 
@@ -29,8 +28,6 @@ class SourceData:
         self.data = data
         self.task: Task | None = None
         """The source task as measured; None until the data is loaded"""
-        self.notes: tuple[str, ...] = ()
-        """What was chosen when its samples were prepared, in words"""
 
     @staticmethod
     def of(data: "SourceData | SFTDataModule | None") -> "SourceData | None":
@@ -53,7 +50,7 @@ class SourceData:
         self.data.trainer = trainer
         self.data.setup("fit")
         info = check_source(network, self.data)
-        self.notes = self.data.connect(network, source_view(network, pretrained)).notes
+        bind_source(network, pretrained, self.data)
         self.task = make_task(info)
 
     # ---- batches ----
@@ -85,36 +82,3 @@ class SourceData:
             return output
         assert output.source_logits is not None
         return output._replace(logits=output.source_logits)
-
-
-def source_view(network: Network, pretrained: Network | None) -> InputSpec:
-    """As what a network sees source samples: its own view, with the mean and standard deviation of `pretrained`."""
-    before = None if pretrained is None else pretrained.input_spec
-    return replace(
-        network.input_spec, mean=None if before is None else before.mean, std=None if before is None else before.std
-    )
-
-
-def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
-    """The source task as measured. Raises UserError where the source head does not speak of the data's classes."""
-    if network.shares_outputs:
-        return network.task
-    info, said = data.task_info, network.source_task
-    assert info is not None
-    if network.source_head is None or said is None:
-        raise UserError(
-            "retention: the network has no source head to ask: pretrained weights without an output layer, "
-            "pretrained: null, or keep_source_head: false; drop retention or give weights with a head"
-        )
-    if said.num_outputs != info.num_outputs:
-        outputs = "1 output" if said.num_outputs == 1 else f"{said.num_outputs} outputs"
-        raise UserError(f"retention: the source head has {outputs}, the retention data {info.num_outputs} classes")
-    if said.name != info.name:
-        raise UserError(
-            f"retention: the source head's task is {said.name}, the retention data's {info.name}: drop retention, or give "
-            "data of the task that the network was trained for"
-        )
-    labels = network.source_labels
-    if labels and info.labels and labels != info.labels:
-        raise UserError(f"retention: the source head's classes are {labels}, the retention data's {info.labels}")
-    return info

@@ -1,0 +1,46 @@
+"""The source task's data: whether the kept source head can be asked about it, and as what network its images are seen."""
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.networks.base import Network
+
+
+def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
+    """The source task as measured. Raises UserError where the source head does not speak of the data's classes."""
+    if network.shares_outputs:
+        return network.task
+    info, said = data.task_info, network.source_task
+    assert info is not None
+    if network.source_head is None or said is None:
+        raise UserError(
+            "retention: the network has no source head to ask: pretrained weights without an output layer, "
+            "pretrained: null, or keep_source_head: false; drop retention or give weights with a head"
+        )
+    if said.num_outputs != info.num_outputs:
+        outputs = "1 output" if said.num_outputs == 1 else f"{said.num_outputs} outputs"
+        raise UserError(f"retention: the source head has {outputs}, the retention data {info.num_outputs} classes")
+    if said.name != info.name:
+        raise UserError(
+            f"retention: the source head's task is {said.name}, the retention data's {info.name}: drop retention, or give "
+            "data of the task that the network was trained for"
+        )
+    labels = network.source_labels
+    if labels and info.labels and labels != info.labels:
+        raise UserError(f"retention: the source head's classes are {labels}, the retention data's {info.labels}")
+    return info
+
+
+def bind_source(network: Network, pretrained: Network | None, data: SFTDataModule) -> None:
+    """Prepares the source data for the network: normalised as `pretrained` was, else by the source data's own statistics.
+
+    The target's mean and standard deviation, which the network took over, are of other images. What travels with the network
+    stays the target's view.
+    """
+    view, ends = dict(network.input_config), network.ends
+    known = pretrained.input_config if pretrained is not None else {}
+    network.input_config = {**view, "mean": known.get("mean"), "std": known.get("std")}
+    try:
+        data.connect(network)
+    finally:
+        network.input_config, network.ends = view, ends
