@@ -80,6 +80,10 @@ class SFTModule(L.LightningModule):
     anchor_settings: ClassVar[tuple[str, ...]] = ()
     """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
     needs_pretrained: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = False
+    """Whether a fit needs the source task's data"""
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    """What the variant adds to a checkpoint, besides the student"""
     solves: ClassVar[bool] = False
     """Whether weights are solved for before the first step, so that there is nothing to train."""
 

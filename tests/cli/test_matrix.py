@@ -16,6 +16,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "PlainSFT": {},
     "DistillSFT": {"anchor_weight": 0.5},
     "L2SPSFT": {"alpha": 0.1},
+    "EWCSFT": {"fisher_samples": 8},
 }
 
 
@@ -110,6 +111,9 @@ def test_fit_test_and_predict_of(task: str, variant: str, command: Command, tmp_
     solves = variant == "LinearProbe"
     if solves and task == "causal language modelling":
         assert fitted.code == 2 and "a language model keeps its output layer" in fitted.err
+        return
+    if variant == "EWCSFT" and "retention" not in content:
+        assert fitted.code == 2 and "retention: not set" in fitted.err
         return
     assert fitted.code == 0, fitted.err
     run = fitted.run

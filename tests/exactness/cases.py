@@ -160,7 +160,10 @@ CASES: dict[str, Case] = {
         _save_tiny("bert", "none"),
         _text(pooling="mean"),
         FewTexts,
-        refused={"distill-logits-kl": "kl compares probabilities, and features are none"},
+        refused={
+            "distill-logits-kl": "kl compares probabilities, and features are none",
+            "ewc": "no source head to ask",
+        },
     ),
     "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
