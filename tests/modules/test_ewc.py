@@ -56,7 +56,7 @@ def source_samples(module: EWCSFT, number: int) -> list[tuple[Tensor, int, int]]
     split: Any = module.source.data.splits["train"]
     rows = [int(split.rows[p]) for p in draw(len(split), number)]
     labels = [int(split.targets[p]) for p in draw(len(split), number)]
-    return [(split.samples.images[r : r + 1].double() / 255, y, r) for r, y in zip(rows, labels, strict=True)]
+    return [((split.samples.images[r : r + 1].float() / 255).double(), y, r) for r, y in zip(rows, labels, strict=True)]
 
 
 def starting_weights(module: EWCSFT) -> dict[str, Tensor]:
