@@ -32,7 +32,7 @@ def fisher_penalty(
     exact = torch.float32 if device.type == "mps" else torch.float64
     total = torch.zeros((), dtype=exact, device=device)
     for weight, origin, information in zip(weights, start, fisher, strict=True):
-        parts = [local(t.detach()).reshape(-1).split(PIECE) for t in (weight, origin, information)]
+        parts = [torch.split(local(t.detach()).reshape(-1), PIECE) for t in (weight, origin, information)]
         for w, w0, f in zip(*parts, strict=True):
             total += ((w.to(f.dtype) - w0.to(f.dtype)).square() * f).sum(dtype=exact)
     return 0.5 * strength * over_ranks(total, weights)

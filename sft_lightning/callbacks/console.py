@@ -93,12 +93,12 @@ class Console(Callback):
             for remark in data.remarks():
                 self.say(f"           {remark}")
         monitor = self.monitor
-        source = None if monitor is None else monitor.source_data
-        if source is not None and source.splits:
-            self.say(f"retention  {source.describe()}")
+        retained = None if monitor is None else monitor.source_data
+        if retained is not None and retained.splits:
+            self.say(f"retention  {retained.describe()}")
             if isinstance(data, SFTDataModule):
-                for split, count in in_training(source.splits, data.splits).items():
-                    held = len(source.splits[split])
+                for split, count in in_training(retained.splits, data.splits).items():
+                    held = len(retained.splits[split])
                     self.say(
                         f"           {count:,} of {held:,} {split} samples of retention are trained on by the target"
                     )
