@@ -126,7 +126,8 @@ class EWCSFT(SFTModule):
 
     def notes(self) -> list[str]:
         """Of how many items F is."""
-        said = f"the Fisher information is the mean over {self.items:,} source items ({self.hparams['fisher']} labels)"
+        labels = "labels drawn" if self.hparams["fisher"] == "true" else "the data's labels"
+        said = f"the Fisher information is the mean over {self.items:,} source items ({labels})"
         return super().notes() + ([said] if self.fisher else [])
 
     # ---- kept across a resume ----
