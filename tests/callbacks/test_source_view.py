@@ -37,8 +37,8 @@ def test_source_images_are_normalised_as_the_pretrained_network_saw_them(tmp_pat
     old.save_pretrained(str(tmp_path / "export"))
     save_file(load_file(tmp_path / "export" / "model.safetensors"), tmp_path / "bare.safetensors")
     pretrained = str(tmp_path / "export" if known else tmp_path / "bare.safetensors")
-    source, target, monitor = Old(digits=OLD), New(digits=NEW), RetentionMonitor(None)
-    monitor.source = source
+    source, target = Old(digits=OLD), New(digits=NEW)
+    monitor = RetentionMonitor(source)
     module = PlainSFT(pretrained_mlp(pretrained), lr=1e-3)
     fit(module, target, max_steps=1, callbacks=[monitor])
     mean, std = (0.25, 0.5) if known else (0.3, 0.4)

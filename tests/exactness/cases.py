@@ -193,7 +193,10 @@ CASES: dict[str, Case] = {
         _save_tiny("bert", "none"),
         _text(pooling="mean"),
         FewTexts,
-        refused={"distill-logits-kl": "kl compares probabilities, and features are none"},
+        refused={
+            "distill-logits-kl": "kl compares probabilities, and features are none",
+            "ewc": "no source head to ask",
+        },
     ),
     "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),
     "tags": Case(
