@@ -89,7 +89,7 @@ def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) ->
     assert source.task is not None
     if labels == "empirical":
         return batch
-    drawn = source.task.draw(logits, np.random.default_rng(batch["rows"]))
+    drawn = source.task.draw(logits, np.random.default_rng(list(batch["rows"])))
     if drawn is None:
         raise UserError(f"fisher: labels cannot be drawn for the task {source.task.info.name}: use fisher: empirical")
     return {**batch, "y": drawn}
