@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.registry import Registry
 from sft_lightning.core.signals import ignore_in_worker
 from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
@@ -110,7 +111,7 @@ class Split(Dataset[Batch]):
         return len(self.rows)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """One batch. Items that are fillers are marked off in `x['select']`; `skipped` names samples left out."""
+        """One batch. Samples that are fillers are marked off in `real`; `skipped` names samples left out."""
         compared = keys[0].compared
         x, keys, bad = fetch_readable(self, keys)
         positions = np.array([k.position for k in keys], dtype=np.int64)
@@ -126,18 +127,18 @@ class Split(Dataset[Batch]):
         }
         if bad:
             batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
-        real = np.array([k.real for k in keys])
-        if "y" in x:  # language models: the samples made their own items
-            batch["y"] = x.pop("y")
-            if not real.all():
-                x["select"] = x["select"] & torch.from_numpy(real)[:, None]
-                batch["y"] = batch["y"][:0]
-            batch["count"] = len(batch["y"])
+        real = torch.tensor([k.real for k in keys])
+        if not real.all():
+            batch["real"] = real
+        if "select" in x:  # the samples have items of their own, such as tokens
+            select, y = x.pop("select"), x.pop("y", None)
+            if y is not None:
+                batch["y"] = y[real[:, None].expand_as(select)[select]]
+            batch["select"] = select & real[:, None]
+            batch["count"] = int(batch["select"].sum())
             return batch
         if self.targets is not None:
-            batch["y"] = torch.from_numpy(self.targets[positions][real])
-        if not real.all():
-            x["select"] = torch.from_numpy(real)
+            batch["y"] = torch.from_numpy(self.targets[positions][real.numpy()])
         batch["count"] = int(real.sum())
         return batch
 
@@ -147,6 +148,9 @@ class Split(Dataset[Batch]):
 
 def _as_is(batch: Any) -> Any:
     return batch
+
+
+DATA_MODULES: Registry["SFTDataModule"] = Registry("data module")
 
 
 class SFTDataModule(L.LightningDataModule, ABC):
@@ -180,6 +184,12 @@ class SFTDataModule(L.LightningDataModule, ABC):
     task_name: str = "classification"
     metrics: Sequence[str] = ()
     """Official metrics where the data set has some; else the task's."""
+
+    def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
+        """Registers the class, unless it is a `base` of others."""
+        super().__init_subclass__(**kwargs)
+        if not base:
+            DATA_MODULES.add_class(cls)
 
     def __init__(
         self,
