@@ -3,7 +3,6 @@
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 from sft_lightning import __version__
 from sft_lightning.cluster.allocation import allocation
@@ -29,7 +28,6 @@ ELSEWHERE = {
     "compare": "sft_lightning.cli.compare",
 }
 """Commands that are none of Trainer's methods, and whose `main` carries them out."""
-HELP = Path(__file__).parents[1] / "assets" / "help"
 
 
 def overview() -> str:
@@ -82,8 +80,10 @@ def carry_out(command: str, arguments: list[str]) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
-        if arguments[1:] in (["--help"], ["-h"]) and (HELP / f"{command}.txt").is_file():
-            print((HELP / f"{command}.txt").read_text(), end="")
+        if arguments[1:] in (["--help"], ["-h"]) and command not in ELSEWHERE:
+            from sft_lightning.cli.help import help_text
+
+            print(help_text(command, COMMANDS[command]), end="")
             return 0
         if command in ELSEWHERE:
             from importlib import import_module
