@@ -64,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
     redaction.learn_arguments(arguments)
     try:
         with redaction.guarded_streams():
-            return carry_out(command, arguments)
+            return dispatch(command, arguments)
     except Exception:  # a bug: its traceback, without secrets
         said = traceback.format_exc()
         if (shown := redaction.redact(said)) == said:
@@ -75,7 +75,7 @@ def main(args: list[str] | None = None) -> int:
         SIGNALS.restore()
 
 
-def carry_out(command: str, arguments: list[str]) -> int:
+def dispatch(command: str, arguments: list[str]) -> int:
     """The command itself."""
     try:
         if command not in COMMANDS:
