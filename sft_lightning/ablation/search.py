@@ -8,6 +8,7 @@ from typing import Any
 
 from sft_lightning.ablation.plan import Point
 from sft_lightning.ablation.study import Arm
+from sft_lightning.ablation.study_dir import PointStatus
 from sft_lightning.core.errors import UserError, nearest
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
@@ -24,7 +25,7 @@ class Search:
         arm: The arm whose ranges are searched.
         cell: The study's cell.
         journal: Optuna's journal.
-        status: How a point stands: queued, running, finished, failed, …
+        status: How a point stands.
         points: The points of a setting: one for each seed and fold.
         score: Target and kept over finished points, larger is better for both. Empty where a value is missing,
             None while the metrics are not known.
@@ -38,7 +39,7 @@ class Search:
         arm: Arm,
         cell: dict[str, Any],
         journal: Path,
-        status: Callable[[Point], str],
+        status: Callable[[Point], PointStatus],
         points: Callable[[dict[str, Any]], list[Point]],
         score: Callable[[list[Point]], tuple[float, ...] | None],
         two: bool,
@@ -104,7 +105,7 @@ class Search:
         points: dict[str, Point] = {}
         for trial in self.proposed():
             for point in self._points(self.setting(trial)):
-                if trial.state.name != "PRUNED" or self._status(point) in ("finished", "failed"):
+                if trial.state.name != "PRUNED" or self._status(point).over:
                     points[point.id] = point
         return list(points.values())
 
@@ -141,10 +142,10 @@ class Search:
     def _tell(self, trial: Any) -> None:
         points = self._points(self.setting(trial))
         statuses = [self._status(p) for p in points]
-        if "failed" in statuses:
+        if any(s.status == "failed" for s in statuses):
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
-        finished = [p for p, status in zip(points, statuses, strict=True) if status == "finished"]
+        finished = [p for p, status in zip(points, statuses, strict=True) if status.finished]
         score = self._score(finished) if finished else None
         if score is None:
             return
