@@ -9,7 +9,11 @@ import pytest
 from sft_lightning.cli.help import help_text
 from sft_lightning.cli.options import OPTIONS
 from sft_lightning.cli.signatures import KINDS, NOT_OPTIONS, Classes
-from sft_lightning.config.parser_errors import class_names
+from sft_lightning.data.base import DATA_MODULES
+from sft_lightning.modules.base import VARIANTS
+from sft_lightning.networks.base import NETWORKS
+
+REGISTRIES: dict[str, Any] = {"model": VARIANTS, "network": NETWORKS, "data": DATA_MODULES}
 
 
 def defaults(cls: Any) -> dict[str, Any]:
@@ -27,7 +31,7 @@ def defaults(cls: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("key", KINDS)
 def test_help_names_every_class_with_its_arguments_and_defaults(key: str) -> None:
     home, source = import_module(f"sft_lightning.{KINDS[key][0]}"), Classes(key)
-    assert source.names == sorted(class_names(key))
+    assert source.names == sorted(n for n, c in REGISTRIES[key].items() if c.__module__.startswith(home.__name__))
     for name in source.names:
         cls, found = getattr(home, name), source.arguments(name)
         expected = defaults(cls)
