@@ -45,12 +45,3 @@ def test_every_file_and_class_it_names_exists() -> None:
         assert name in known, f"README names {name}, which is not there"
     for path in re.findall(r"(?:experiments|benchmarks|docs)/[\w/]+\.\w+", README):
         assert (Path(__file__).parents[1] / path).is_file(), f"README names {path}, which is not there"
-
-
-def test_help_texts_are_up_to_date() -> None:
-    from sft_lightning.cli.help import OURS, help_text
-    from sft_lightning.cli.main import HELP
-
-    for name in OURS:
-        due = "run `.venv/bin/python -m sft_lightning.cli.help`"
-        assert (HELP / f"{name}.txt").read_text() == help_text(name), f"{name} --help is out of date: {due}"

@@ -39,7 +39,7 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
         standing = scheduler.look(point)
         record = standing.record or {}
         places = {**point.cell, **{names[k]: v for k, v in point.setting.items()}}
-        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: place(v) for k, v in places.items()}}
+        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: yaml_value(v) for k, v in places.items()}}
         row |= {
             "seed": point.seed,
             **({"fold": point.fold} if study.folds else {}),
@@ -54,7 +54,7 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
     return [*columns, *sorted(metrics, key=order)], table
 
 
-def place(value: Any) -> Any:
+def yaml_value(value: Any) -> Any:
     """A label or a tuned value as YAML writes it: an empty place is for what an arm does not have."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 

@@ -21,7 +21,7 @@ EVERY = 10.0
 """Seconds between writings of study.json and points.csv while points are under way."""
 
 
-def carry_out(
+def run_local(
     scheduler: Scheduler,
     pool: Pool,
     progress: Progress,

@@ -19,7 +19,7 @@ from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
 
-def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) -> dict[str, Any]:
+def run_job(folder: StudyDir, job: str, point: str, commands: bool = False) -> dict[str, Any]:
     """Fits ('fit') or tests ('test') a point, and notes how it ended; the note is returned too.
 
     A point that was begun is gone on with. All that is printed goes to the point's log.
@@ -172,7 +172,7 @@ def serve(connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str 
         if task is None:
             return
         job, point = task
-        connection.send((job, point, carry_out(folder, job, point, commands)))
+        connection.send((job, point, run_job(folder, job, point, commands)))
         if first:  # what is imported stays, and need not be looked through after each point
             gc.freeze()
             first = False

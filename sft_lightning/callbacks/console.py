@@ -180,13 +180,13 @@ def summary(record: dict[str, Any]) -> list[Any]:
     groups = ("val/", "retention/", "drift/")
     rows = [(n, m) for g in groups for n, m in record["metrics"].items() if n.startswith(g)]
     for name, entry in rows:
-        table.add_row(name, *(number(entry.get(k)) for k in ("before", "final", "best")))
+        table.add_row(name, *(four_digits(entry.get(k)) for k in ("before", "final", "best")))
     lines: list[Any] = ["", table, ""] if rows else []
     if selected := record.get("selected"):
         chosen = [(n, m["best"]) for n, m in rows if "best" in m and (n == selected["by"] or is_source_metric(n))]
         lines.append(
             f"best.ckpt  step {selected['step']}, by {selected['by']}: "
-            + ", ".join(f"{n} {number(v)}" for n, v in chosen)
+            + ", ".join(f"{n} {four_digits(v)}" for n, v in chosen)
         )
     lines += never_better(record)
     lines += measured("test", record)
@@ -213,7 +213,7 @@ def measured(command: str, record: dict[str, Any]) -> list[str]:
     order = ("val/", "test/", "retention/", "drift/")
     shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
     named = named_by_split({n: values[n] for n in shown})
-    return [*notes, f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
+    return [*notes, f"{command:<11}" + ", ".join(f"{n} {four_digits(v)}" for n, v in named.items())]
 
 
 def never_better(record: dict[str, Any]) -> list[str]:
@@ -222,13 +222,13 @@ def never_better(record: dict[str, Any]) -> list[str]:
         return []
     by, step = record["selected"]["by"], record["selected"]["step"]
     entry = record["metrics"][by]
-    start = f"{'note':<11}no validation was better than step 0, where {by} was {number(entry['before'])}: "
+    start = f"{'note':<11}no validation was better than step 0, where {by} was {four_digits(entry['before'])}: "
     if not step:
         return [start + "best.ckpt and model/ are the pretrained network itself"]
-    return [start + f"it is {number(entry['best'])} at best.ckpt"]
+    return [start + f"it is {four_digits(entry['best'])} at best.ckpt"]
 
 
-def number(value: Any) -> str:
+def four_digits(value: Any) -> str:
     """Four significant places, or an empty cell."""
     if value is None:
         return ""

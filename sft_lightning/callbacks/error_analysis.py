@@ -181,7 +181,7 @@ class Details(Callback):
                 entry["label"] = labels[after.targets[i]]
             for when, answers in (("before", before), ("after", after)):
                 entry[when] = labels[answers.classes[i]]
-                entry[f"confidence_{when}"] = number(float(answers.confidences[i]))
+                entry[f"confidence_{when}"] = finite_or_none(float(answers.confidences[i]))
             entries.append({**entry, **(seen(split.samples, row) if split else {})})
         return {"changed": entries, "changed_total": len(at), "compared": len(after.rows)}
 
@@ -213,11 +213,11 @@ def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
         l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
         length = float(squared_distance(start, None).sqrt())
         relative = l2 / length if length else 0.0 if l2 == 0 else math.nan
-        layers.append({"name": layer, "relative": number(relative), "l2": number(l2)})
+        layers.append({"name": layer, "relative": finite_or_none(relative), "l2": finite_or_none(l2)})
     return layers
 
 
-def number(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """To six decimals; JSON has no NaN and no infinity: null stands for them."""
     return round(value, 6) if math.isfinite(value) else None
 

@@ -100,7 +100,7 @@ def main(arguments: list[str]) -> int:
         from sft_lightning.ablation.budget import parse_budget
 
         budget_s = parse_budget(given.budget)
-    return carry_out(find_study(given, budget_s), given, budget_s)
+    return run_study(find_study(given, budget_s), given, budget_s)
 
 
 def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized]":
@@ -155,7 +155,7 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
     return result
 
 
-def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
+def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
     """Plans, runs, collects, and says the answer."""
     from sft_lightning.ablation.budgeted_study import Budget
     from sft_lightning.ablation.plan import Plan
@@ -268,7 +268,7 @@ def visible_gpus() -> list[str]:
 def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     """The study itself, with its folder locked."""
     from sft_lightning.ablation import collect
-    from sft_lightning.ablation.executor_local import carry_out as run
+    from sft_lightning.ablation.executor_local import run_local as run
     from sft_lightning.ablation.progress import Progress
     from sft_lightning.ablation.worker_pool import Pool
     from sft_lightning.core.signals import Interrupted

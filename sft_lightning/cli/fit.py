@@ -13,7 +13,7 @@ from enum import Enum
 from importlib import import_module
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -24,6 +24,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
 from sft_lightning.callbacks.monitored import say_modes
+from sft_lightning.cli.options import OPTIONS
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.config.library_errors import refused
@@ -41,38 +42,6 @@ from sft_lightning.runs import RunDirectory
 from sft_lightning.runs.rank_failures import LAUNCH, broken
 from sft_lightning.runs.session import RUN_DIR, RunSession
 
-OPTIONS: list[tuple[str, Any, Any, str]] = [
-    ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
-    ("runs_dir", str | None, None, "Root of run directories; default SFT_RUNS_DIR, else runs."),
-    ("run_id", str | None, None, "Name of this run, which is its W&B id too; default a fresh one."),
-    (
-        "drift_rows",
-        int,
-        1024,
-        "Samples of a split, drawn evenly, on which the network is compared with the pretrained one; all if no more.",
-    ),
-    (
-        "select_by",
-        str | None,
-        None,
-        "Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the lower val/loss.",
-    ),
-    ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
-    ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
-    (
-        "wandb_fallback",
-        Literal["offline"] | None,
-        None,
-        "What --wandb online does where no server answers: go on offline; null for an error before training.",
-    ),
-    ("wandb_project", str, "sft_lightning", "W&B project."),
-    ("wandb_group", str | None, None, "W&B group; default the experiment."),
-    ("wandb_job_type", str | None, None, "W&B job type; default the variant."),
-    ("wandb_tags", list[str] | None, None, "W&B tags."),
-    ("save_every_n_steps", int | None, None, "Save last.ckpt every so many optimizer steps, besides at validations."),
-    ("save_every_minutes", float | None, 10.0, "Save last.ckpt every so many minutes, besides at validations."),
-    ("quiet", bool, False, "Print nothing but the run's path."),
-]
 NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config config.yaml` from repeating the run
 
 

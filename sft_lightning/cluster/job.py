@@ -15,7 +15,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, experiment_name, make_run_id, run_path
 
 
-def place(given: argparse.Namespace) -> RunDirectory:
+def run_directory(given: argparse.Namespace) -> RunDirectory:
     """Where the run will lie; for an array without the number."""
     if given.resume is not None:
         if given.array is not None:

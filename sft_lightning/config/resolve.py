@@ -6,7 +6,8 @@ import yaml
 from jsonargparse import ArgumentError
 
 from sft_lightning.callbacks.monitored import settle_modes
-from sft_lightning.cli.fit import NOT_SAVED, OPTIONS, SFTCLI, quieten, spelled
+from sft_lightning.cli.fit import NOT_SAVED, SFTCLI, quieten, spelled
+from sft_lightning.cli.options import OPTIONS
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key
 from sft_lightning.config.parser_errors import explain

@@ -89,11 +89,11 @@ def merged(parts: Iterable[Skipped]) -> Skipped:
             together.setdefault(split, {}).update(samples)
     return {
         split: dict(sorted(together[split].items(), key=lambda item: natural(item[0])))
-        for split in sorted(together, key=place)
+        for split in sorted(together, key=split_order)
     }
 
 
-def place(split: str) -> tuple[int, str]:
+def split_order(split: str) -> tuple[int, str]:
     """Sorts splits in their usual order."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
 
@@ -118,7 +118,7 @@ def report(skipped: Skipped) -> dict[str, Any]:
 def skipped_lines(report: Mapping[str, Any]) -> list[str]:
     """For the console: a line for each split of which samples were skipped, from what `report` gave."""
     lines = []
-    for split in sorted(report, key=place):
+    for split in sorted(report, key=split_order):
         entry = report[split]
         names = [s["name"] for s in entry["samples"][:SAID]] + (["…"] if entry["count"] > SAID else [])
         plural = "" if entry["count"] == 1 else "s"

@@ -18,7 +18,7 @@ from sft_lightning.report.metrics import words
 from sft_lightning.report.model import Comparison, setting_text
 from sft_lightning.report.read import number_or_none
 from sft_lightning.report.sets import Sets
-from sft_lightning.report.summary import Row, answers, number, shown
+from sft_lightning.report.summary import Row, answers, rounded, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = {
@@ -254,7 +254,7 @@ def statistics(comparison: Comparison) -> list[dict[str, Any]]:
 def signed(value: Any) -> str:
     """`+0.0123`, or a dash."""
     known = number_or_none(value)
-    return "–" if known is None else ("+" if known > 0 else "−" if known < 0 else "") + number(abs(known))
+    return "–" if known is None else ("+" if known > 0 else "−" if known < 0 else "") + rounded(abs(known))
 
 
 def p_text(value: Any) -> str:

@@ -19,11 +19,11 @@ class Stat:
 
     def text(self, digits: int = 4) -> str:
         """`0.9464 ± 0.0130`."""
-        spread = "" if self.std is None else f" ± {number(self.std, digits)}"
-        return f"{number(self.mean, digits)}{spread}"
+        spread = "" if self.std is None else f" ± {rounded(self.std, digits)}"
+        return f"{rounded(self.mean, digits)}{spread}"
 
 
-def number(value: float, digits: int = 4) -> str:
+def rounded(value: float, digits: int = 4) -> str:
     """Fixed digits as papers have them, or powers of ten where those would show nothing."""
     return f"{value:.2e}" if value and (abs(value) < 10**-digits or abs(value) >= 1e5) else f"{value:.{digits}f}"
 

@@ -150,7 +150,7 @@ def cell_blocks(comparison: Comparison, cell: Cell, mine: list[Row], entity: str
             layout=wr.Layout(w=8, h=8),
         )
         for metric in dict.fromkeys([target, kept, FORGETTING])
-        if metric is not None and known(chosen, metric, split)
+        if metric is not None and has_values(chosen, metric, split)
     ]
     made = [
         wr.PanelGrid(runsets=[runset(cell, chosen, "settings compared", entity, project, arm)], panels=[*curves, *bars])
@@ -178,7 +178,7 @@ def at_the_end(metric: str, split: str) -> str:
     return on_test(metric) if split == "test" else f"selected/{metric}"
 
 
-def known(points: list[Point], metric: str, split: str) -> bool:
+def has_values(points: list[Point], metric: str, split: str) -> bool:
     """Whether any run has the metric."""
     return any((on_test(metric) if split == "test" else metric) in p.values for p in points)
 

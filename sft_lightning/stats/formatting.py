@@ -24,8 +24,8 @@ class Column:
     def amount(self, value: float) -> str:
         """`1 point`, `0.5 points`, or a plain number."""
         if not self.share:
-            return number(value)
-        text = number(100 * value)
+            return three_figures(value)
+        text = three_figures(100 * value)
         return f"{text} point" if text == "1" else f"{text} points"
 
     def difference(self, mean: float, low: float | None, high: float | None) -> str:
@@ -70,7 +70,7 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
     return ("+" + text if sign and value > 0 else text).replace("-", "−")
 
 
-def number(value: float) -> str:
+def three_figures(value: float) -> str:
     """Three figures, a true minus, no trailing zeros."""
     return f"{value:.3g}".replace("-", "−")
 
@@ -91,7 +91,7 @@ def setting(values: Mapping[str, object]) -> str:
     return f" ({', '.join(f'{k} {plain(v)}' for k, v in values.items())})" if values else ""
 
 
-def place(at: Mapping[str, object]) -> str:
+def at_levels(at: Mapping[str, object]) -> str:
     """`With shots_per_class 5, data trec, `, the beginning of a cell's sentence."""
     return f"With {', '.join(f'{k} {plain(v)}' for k, v in at.items())}, " if at else "In this study, "
 

@@ -523,7 +523,7 @@ def started(run: Path) -> str:
 
 def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
     from sft_lightning.ablation.study_dir import StudyDir
-    from sft_lightning.ablation.worker import carry_out
+    from sft_lightning.ablation.worker import run_job
     from sft_lightning.modules import SFTModule
 
     point = points(study[2])[0]["point"]
@@ -534,7 +534,7 @@ def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
     gc.disable()
     try:
         before = sum(isinstance(held, SFTModule) for held in gc.get_objects())
-        note = carry_out(folder, "fit", point)
+        note = run_job(folder, "fit", point)
         after = sum(isinstance(held, SFTModule) for held in gc.get_objects())
     finally:
         gc.enable()

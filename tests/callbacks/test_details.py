@@ -21,7 +21,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from sft_lightning.callbacks import Details, RetentionMonitor
-from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, layer_drift, number, seen, short
+from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, finite_or_none, layer_drift, seen, short
 from sft_lightning.cli.main import main
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.sampler import Key
@@ -423,7 +423,7 @@ def test_a_layer_that_began_at_zero_has_no_relative_drift(pretrained: str) -> No
             if name.startswith("encoder.4"):
                 parameter.zero_()
     assert layer_drift(module)[1] == {"name": "encoder.4", "relative": 0.0, "l2": 0.0}
-    assert number(float("inf")) is None
+    assert finite_or_none(float("inf")) is None
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sft_lightning.callbacks.console import number
+from sft_lightning.callbacks.console import four_digits
 from sft_lightning.evaluation.selection import Candidate
 from sft_lightning.runs import Run, load
 from tests.cli.conftest import Command, command  # noqa: F401  a fixture
@@ -130,7 +130,7 @@ def test_a_run_with_a_new_head_that_never_beat_its_start_says_so_and_keeps_a_tra
     entry = run.record["metrics"]["val/loss"]
     assert entry["best"] > entry["before"], "it beat its start, so it shows nothing"
     assert run.record["never_beat_start"] is True and run.record["selected"]["step"] > 0
-    said = f"where val/loss was {number(entry['before'])}: it is {number(entry['best'])} at best.ckpt"
+    said = f"where val/loss was {four_digits(entry['before'])}: it is {four_digits(entry['best'])} at best.ckpt"
     assert said in out, out
 
 
