@@ -66,7 +66,7 @@ class Done:
 
 def command(*arguments: object) -> Done:
     """Runs the command line in this process."""
-    from sft_lightning.__main__ import main
+    from sft_lightning import main
 
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err):

@@ -168,7 +168,7 @@ def main(out: Path) -> None:
     import torch
 
     from sft_lightning import callbacks, data, modules, networks
-    from sft_lightning.__main__ import main as command
+    from sft_lightning import main as command
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as place:
