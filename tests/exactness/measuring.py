@@ -48,7 +48,7 @@ class Seen(Callback):
 
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
     """All metrics that the task has for this data."""
-    names = list(TASKS[CASES[case].task].metric_makers)
+    names = list(TASKS[CASES[case].task].metrics)
     two = len(getattr(data, "labels", [])) == 2
     return [n for n in names if n != "f1" or two]
 
@@ -150,6 +150,11 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "loss": nats,
         "perplexity": lambda logits, y: math.exp(nats(logits, y)),
         "token_accuracy": _said(sk.accuracy_score),
+    },
+    "token_classification": {
+        "loss": nats,
+        "token_accuracy": _said(sk.accuracy_score),
+        "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
     },
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
