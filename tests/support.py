@@ -12,13 +12,14 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
+from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
-from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.modules.base import VARIANTS as REGISTERED
-from sft_lightning.networks import MLP, spec
+from sft_lightning.networks import MLP, Network, spec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.sharding.tensors import whole
 
@@ -33,6 +34,7 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "l2sp-loss": (L2SPSFT, {"alpha": 0.1, "beta": 0.01}),
     "l2sp-loss-all": (L2SPSFT, {"alpha": 0.1, "beta": 0.01, "penalise": "all"}),
     "l2sp-decoupled": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 5.0}),
+    "ewc": (EWCSFT, {"anchor_weight": 100.0, "fisher_samples": 16}),
 }
 SOLVED = {"LinearProbe"}
 """Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's."""
@@ -91,6 +93,11 @@ def digits(classes: Sequence[int] = NEW, **settings: Any) -> Digits:
     return Digits(**{"classes": list(classes), "batch_size": 16, "seed": 0, **settings})
 
 
+def settle(data: SFTDataModule, network: Network) -> None:
+    """What a module does once both are there."""
+    network.settle(data.settle(network.input_spec))
+
+
 def quiet_trainer(**settings: Any) -> Trainer:
     quiet: dict[str, Any] = {
         "accelerator": "cpu",
@@ -107,7 +114,13 @@ def quiet_trainer(**settings: Any) -> Trainer:
 def fit(
     module: SFTModule, data: SFTDataModule, *, seed: int = 0, ckpt_path: str | None = None, **settings: Any
 ) -> Trainer:
-    """Trains without logger, checkpoints or output; the new head depends on `seed` alone."""
+    """Trains without logger, checkpoints or output; the new head depends on `seed` alone.
+
+    A variant that needs source data gets the digits 0 to 4, where no monitor has others.
+    """
+    given = settings.get("callbacks", [])
+    if module.needs_source and not any(isinstance(c, RetentionMonitor) for c in given):
+        settings["callbacks"] = [RetentionMonitor(digits(OLD)), *given]
     trainer = quiet_trainer(**settings)
     torch.manual_seed(seed)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)

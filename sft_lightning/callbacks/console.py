@@ -12,11 +12,11 @@ from rich.table import Table
 
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.pulse import Pulse
-from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
+from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.freeze import moving_batchnorms
 from sft_lightning.runs.metrics_log import named_by_split
@@ -62,10 +62,18 @@ class Console(Callback):
         quiet: Say nothing but the path.
         bar: A progress bar is shown, so validation needs no lines.
         pulse: Is told of what is said, so that it keeps still for a while.
+        monitor: The run's retention monitor, whose source data is described.
     """
 
-    def __init__(self, run: str, quiet: bool = False, bar: bool = False, pulse: Pulse | None = None) -> None:
-        self.run, self.quiet, self.bar, self.pulse = run, quiet, bar, pulse
+    def __init__(
+        self,
+        run: str,
+        quiet: bool = False,
+        bar: bool = False,
+        pulse: Pulse | None = None,
+        monitor: RetentionMonitor | None = None,
+    ) -> None:
+        self.run, self.quiet, self.bar, self.pulse, self.monitor = run, quiet, bar, pulse, monitor
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
@@ -84,12 +92,13 @@ class Console(Callback):
             self.say(f"data       {data.describe()}")
             for remark in data.remarks():
                 self.say(f"           {remark}")
-        monitor = retention_monitor(trainer)
-        if monitor is not None and monitor.source is not None and monitor.source.splits:
-            self.say(f"retention  {monitor.source.describe()}")
+        monitor = self.monitor
+        retained = None if monitor is None else monitor.source_data
+        if retained is not None and retained.splits:
+            self.say(f"retention  {retained.describe()}")
             if isinstance(data, SFTDataModule):
-                for split, count in in_training(monitor.source.splits, data.splits).items():
-                    held = len(monitor.source.splits[split])
+                for split, count in in_training(retained.splits, data.splits).items():
+                    held = len(retained.splits[split])
                     self.say(
                         f"           {count:,} of {held:,} {split} samples of retention are trained on by the target"
                     )

@@ -15,13 +15,13 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from sft_lightning.anchors.weight_space import squared_distance
-from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
+from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs.directory import write_atomic
 
@@ -48,12 +48,19 @@ class Details(Callback):
         split: Measured by `trainer.test` ('test') or by `trainer.validate` ('val'); no other is looked at.
         samples: Changed samples listed.
         classes: No matrix for more classes than these.
+        monitor: The run's retention monitor, which is asked to keep what is said.
     """
 
     def __init__(
-        self, path: str | Path, split: Literal["test", "val"] = "test", samples: int = 24, classes: int = 100
+        self,
+        path: str | Path,
+        split: Literal["test", "val"] = "test",
+        samples: int = 24,
+        classes: int = 100,
+        monitor: RetentionMonitor | None = None,
     ) -> None:
         self.path, self.split, self.samples, self.classes = Path(path), split, samples, classes
+        self.monitor = monitor
         self._step: int | None = None
         self._said: Answers | None = None
         self._layers: list[dict[str, Any]] = []
@@ -81,8 +88,8 @@ class Details(Callback):
         task = pl_module.task
         wanted = task is not None and task.has_classes and task.info.num_outputs <= self.classes
         self._said = Answers() if wanted else None
-        if (monitor := retention_monitor(trainer)) is not None:
-            monitor.said = {}
+        if self.monitor is not None:
+            self.monitor.said = {}
 
     on_test_start = on_validation_start
 
@@ -114,7 +121,7 @@ class Details(Callback):
         assert isinstance(pl_module, SFTModule)
         if not self._measured(trainer):
             return
-        monitor = retention_monitor(trainer)
+        monitor = self.monitor
         mine = {TARGET: self._said} if self._said is not None else {}
         if monitor is not None:
             mine |= monitor.said or {}
@@ -139,14 +146,15 @@ class Details(Callback):
 
     def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Predictions]) -> dict[str, Any]:
         """What became of the source task: on its own samples, or else what its head says of the target's."""
-        monitor, network = retention_monitor(trainer), module.network
+        monitor, network = self.monitor, module.network
         assert network is not None
         if monitor is not None and "source before" in said:
-            assert monitor.source_info is not None and monitor.source is not None
-            labels = class_names(monitor.source_info.labels or network.source_labels, monitor.source_info.num_outputs)
+            assert monitor.source_task is not None and monitor.source_data is not None
+            info = monitor.source_task.info
+            labels = class_names(info.labels or network.source_labels, info.num_outputs)
             before, after = of_both(said["source before"], said["source after"])
             forgotten = (before.classes == before.targets) & (after.classes != after.targets)
-            kept = self._changed("retention", before, after, forgotten, labels, monitor.source)
+            kept = self._changed("retention", before, after, forgotten, labels, monitor.source_data)
             if len(labels) <= self.classes:
                 matrices = {"before": confusion(before, len(labels)), "after": confusion(after, len(labels))}
                 kept["source_confusion"] = {"labels": labels, **matrices}

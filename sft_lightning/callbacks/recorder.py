@@ -34,12 +34,19 @@ class RunRecorder(Callback):
         select_by: Metric that selects best.ckpt; default the task's first on validation.
         needs_test: The run is to be tested after fit, so a test split must be there.
         goes_on: The checkpoint that fit begins from is this run's own: the record goes on from it too.
+        monitor: The run's retention monitor, whose numbers and source data are recorded.
     """
 
     def __init__(
-        self, record: Record, select_by: str | None = None, needs_test: bool = False, goes_on: bool = False
+        self,
+        record: Record,
+        select_by: str | None = None,
+        needs_test: bool = False,
+        goes_on: bool = False,
+        monitor: RetentionMonitor | None = None,
     ) -> None:
         self.record, self.select_by, self.needs_test, self.goes_on = record, select_by, needs_test, goes_on
+        self.monitor = monitor
         self._began = time.perf_counter()
         self._best: Candidate | None = None
         self._fitting = False
@@ -79,7 +86,7 @@ class RunRecorder(Callback):
                 "precision": str(trainer.precision),
             },
         }
-        self._found = self._found or data_found(trainer)
+        self._found = self._found or self.data_found(trainer)
         for part, held in self._found.items():
             first = recorded(self.record.content, part)
             about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first one stands
@@ -101,7 +108,7 @@ class RunRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run goes on with the data that it began with, or not at all: nothing of it is touched before that is known."""
         if trainer.is_global_zero:
-            self._found = data_found(trainer)
+            self._found = self.data_found(trainer)
             why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
             if why is not None:
                 raise UserError(why)
@@ -110,8 +117,7 @@ class RunRecorder(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         assert isinstance(pl_module, SFTModule)
-        monitor = retention_monitor(trainer)
-        before = dict(monitor.before) if monitor else {}
+        before = dict(self.monitor.before) if self.monitor else {}
         by, fresh = self.by(pl_module)[0], self._best is None and trainer.global_step == 0
         self.start_competes = fresh and competes(pl_module, before, by)
         if not trainer.is_global_zero:
@@ -154,7 +160,7 @@ class RunRecorder(Callback):
             self.record.update(**self._about(trainer, module))
         command = str(trainer.state.fn.value) if trainer.state.fn else ""
         split = {"validate": "val", "test": "test"}.get(command, "predict" if "predict" in data.splits else "test")
-        found = prints_of(self._found or data_found(trainer, split))
+        found = prints_of(self._found or self.data_found(trainer, split))
         file, step = self._checkpoint or (None, 0)
         about: dict[str, Any] = {"checkpoint": file, "step": step}
         for part, name in (("data", "fingerprint"), ("retention", "retention_fingerprint")):
@@ -173,12 +179,30 @@ class RunRecorder(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.note_skipped(trainer)
 
+    def data_of(self, trainer: Trainer) -> dict[str, SFTDataModule]:
+        """The run's 'data', and 'retention' where there is source data."""
+        source = self.monitor.source_data if self.monitor else None
+        parts = {"data": trainer.datamodule, "retention": source}  # type: ignore[attr-defined]
+        return {name: data for name, data in parts.items() if isinstance(data, SFTDataModule)}
+
+    def data_found(self, trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
+        """`about_data` of each of `data_of`, once loaded; of one split, or all."""
+        parts = {name: data for name, data in self.data_of(trainer).items() if data.splits}
+        found = {name: about_data(data, only) for name, data in parts.items()}
+        if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
+            found["retention"]["in_target_training"] = both
+        return found
+
+    @property
+    def source_task(self) -> TaskInfo | None:
+        """The source task that is measured, once its data is loaded."""
+        task = self.monitor.source_task if self.monitor else None
+        return None if task is None else task.info
+
     def note_skipped(self, trainer: Trainer) -> None:
         """Samples left out so far, of data and retention data, on any rank: every rank calls this."""
-        monitor = retention_monitor(trainer)
-        parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
-        for name, part in parts.items():
-            if isinstance(part, SFTDataModule) and (skipped := part.skipped_report()):
+        for name, part in self.data_of(trainer).items():
+            if skipped := part.skipped_report():
                 self.record.content.setdefault(name, {}).setdefault("skipped", {}).update(skipped)
 
     def _note(self, trainer: Trainer, module: LightningModule, testing: bool = False) -> None:
@@ -209,7 +233,7 @@ class RunRecorder(Callback):
                 content["metrics"][name] = said
         else:
             for name, value in values.items():
-                known = info_of(name, module.info, source_task(trainer))
+                known = info_of(name, module.info, self.source_task)
                 self.record.metric(name, value, trainer.global_step, known.better if known else None)
             self.measured_at = trainer.global_step
             self._select(module, values, trainer.global_step, epochs_begun(trainer) - 1)
@@ -219,7 +243,7 @@ class RunRecorder(Callback):
     def _describe_metrics(self, trainer: Trainer, module: SFTModule) -> None:
         """Which way each metric of the record is better, its unit, and the tasks' primary metrics."""
         if module.info is not None:
-            self.record.content |= for_record(self.record.content, module.info, source_task(trainer))
+            self.record.content |= for_record(self.record.content, module.info, self.source_task)
 
     def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
@@ -232,8 +256,8 @@ class RunRecorder(Callback):
 
     def judge_the_start(self, trainer: Trainer, module: SFTModule) -> None:
         """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
-        monitor, (name, mode) = retention_monitor(trainer), self.by(module)
-        start = Candidate.of(monitor.before, name) if monitor and name.startswith("val/") else None
+        name, mode = self.by(module)
+        start = Candidate.of(self.monitor.before, name) if self.monitor and name.startswith("val/") else None
         if start is not None and self._best is not None:
             self.record.content["never_beat_start"] = not self._best.ahead(start, mode)
 
@@ -244,10 +268,9 @@ class RunRecorder(Callback):
         for name, value in self._train.items():
             entry = self.record.content["metrics"].setdefault(name, {})
             entry["final"], entry["final_step"] = value, last_logged(trainer)
-        monitor = retention_monitor(trainer)
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
-        times["retention_s"] = round(monitor.seconds, 3) if monitor else 0.0
+        times["retention_s"] = round(self.monitor.seconds, 3) if self.monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
             if isinstance(module, SFTModule):
@@ -314,16 +337,6 @@ def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
     }
 
 
-def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """`about_data` of the run's 'data', and of 'retention' where there is source data; of one split, or all."""
-    monitor = retention_monitor(trainer)
-    parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
-    found = {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
-    if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
-        found["retention"]["in_target_training"] = both
-    return found
-
-
 def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """The fingerprints alone."""
     return {part: about["fingerprint"] for part, about in found.items()}
@@ -332,17 +345,6 @@ def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
 def remarked(data: SFTDataModule) -> dict[str, Any]:
     """What was noticed of data: what reading guessed, repeated samples and the like, where there is something."""
     return {**({"notes": data.notes} if data.notes else {}), **data.found()}
-
-
-def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
-    """The trainer's retention monitor, if there is one."""
-    return next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
-
-
-def source_task(trainer: Trainer) -> TaskInfo | None:
-    """The source task that this trainer measures, once its data is loaded."""
-    monitor = retention_monitor(trainer)
-    return monitor.source_info if monitor else None
 
 
 def metrics_log(trainer: Trainer) -> MetricsLog | None:

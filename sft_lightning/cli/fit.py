@@ -23,7 +23,6 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 
 import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
-from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.callbacks.monitored import say_modes
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
@@ -35,6 +34,7 @@ from sft_lightning.core.environment_errors import end_processes, machine_fault, 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import Interrupted
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks.base import Network
 from sft_lightning.runs import RunDirectory
@@ -167,9 +167,9 @@ class SFTCLI(LightningCLI):
         trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
         return trainer
 
-    def source(self) -> RetentionMonitor:
-        """The monitor with the source data that `retention:` names, or without."""
-        return RetentionMonitor(self._get(self.config_init, "retention"), self.settings.drift_rows)
+    def source(self) -> SourceData | None:
+        """The source data that `retention:` names."""
+        return SourceData.of(self._get(self.config_init, "retention"))
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.session.run(self, subcommand, self._prepare_subcommand_kwargs(subcommand))

@@ -1,6 +1,6 @@
 """The one training skeleton. A variant adds one method: the anchor's terms, or the penalty on weights."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -17,6 +17,7 @@ from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
+from sft_lightning.modules.step_hooks import around_steps, unscales_itself
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
@@ -25,6 +26,9 @@ from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Task, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+
+if TYPE_CHECKING:
+    from sft_lightning.evaluation.source_data import SourceData
 
 CHECKPOINT_KEY = "sft_lightning"
 AVERAGE = ("ema_decay", "ema_warmup")
@@ -76,6 +80,10 @@ class SFTModule(L.LightningModule):
     anchor_settings: ClassVar[tuple[str, ...]] = ()
     """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
     needs_pretrained: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = False
+    """Whether a fit needs the source task's data"""
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    """What the variant adds to a checkpoint, besides the student"""
     solves: ClassVar[bool] = False
     """Whether weights are solved for before the first step, so that there is nothing to train."""
 
@@ -127,6 +135,8 @@ class SFTModule(L.LightningModule):
         self.found: dict[str, Any] = {}
         """What a variant that solves has found, as plain values for the record"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
+        self.source: SourceData | None = None
+        """The source task's data, from the start of a fit that has some"""
         self._held_steps = 0  # at the start, in which new layers learn alone
         self._holding = False  # whether what is pretrained is held still in this step
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
@@ -145,7 +155,7 @@ class SFTModule(L.LightningModule):
     # ---- building ----
 
     def setup(self, stage: str) -> None:
-        """Learns from the data what is predicted, builds the network for it, and tells the data what the network eats."""
+        """Learns from the data what is predicted, builds the network for it, and lets them agree how samples come."""
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         told: TaskInfo | None = getattr(data, "task_info", None)
         if self.info is None:
@@ -163,9 +173,9 @@ class SFTModule(L.LightningModule):
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
             raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
-        if data is not None and hasattr(data, "connect"):
+        if data is not None and hasattr(data, "settle"):
             assert self.network is not None
-            data.connect(self.network)
+            self.network.settle(data.settle(self.network.input_spec))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
@@ -254,6 +264,12 @@ class SFTModule(L.LightningModule):
             network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.no_decay_names()
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
+        if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
+            raise UserError(
+                f"model.init_args.optimizer_args: fused, with trainer.precision {self.trainer.precision}, unscales gradients "
+                f"inside the step, where the penalty of {type(self).__name__} comes too late: drop fused, or use bf16-mixed"
+            )
+        around_steps(optimizer, self.before_step, self.after_step)
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
             return optimizer
         total = self.trainer.estimated_stepping_batches
@@ -267,6 +283,15 @@ class SFTModule(L.LightningModule):
 
     # ---- what a variant defines ----
 
+    def prepare(self, source: "SourceData | None") -> None:
+        """Called at the start of a fit, before the first step and after a checkpoint is restored: for what a variant computes
+        of the source task.
+
+        Args:
+            source: The source task's data, loaded and checked; None where the run has none.
+        """
+        self.source = source
+
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """The anchor's term summed over items, a scalar with gradient; None for none."""
         return None
@@ -274,9 +299,28 @@ class SFTModule(L.LightningModule):
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """Writes the penalty on weights: once per optimizer step, after unscaling, before clipping."""
 
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Right before each optimizer step that changes weights, without gradient: gradients are complete and clipped.
+
+        For decay apart from the loss, which belongs to the weights that the step starts from. A step that a gradient scaler
+        skips is not seen here. With sharded parameters, each rank changes its part.
+        """
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Right after each optimizer step that changed weights, without gradient: before averages and checkpoints of the step.
+
+        Called as often as `before_step`; for what corrects the new weights, such as a projection.
+        """
+
     def penalty_value(self) -> Tensor | None:
         """Value of the penalty on weights, a scalar, for the log."""
         return None
+
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether the variant defines a penalty's gradient, or acts around steps."""
+        hooks = ("add_penalty_grad", "before_step", "after_step")
+        return any(getattr(type(self), name) is not getattr(SFTModule, name) for name in hooks)
 
     def said(self) -> str:
         """One line on `found`."""
@@ -383,7 +427,7 @@ class SFTModule(L.LightningModule):
             hold_still(self.network)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
-            self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
+            self._log_step(sums, count, optimizer)
         self.add_penalty_grad(optimizer)
         self.stepped = (sums, of_this_rank, count)
         self._sums, self._items = None, 0

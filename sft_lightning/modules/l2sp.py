@@ -104,18 +104,19 @@ class L2SPSFT(SFTModule):
         return anchored | (set(self.new()) if self.beta else set())
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
-        """α·(w − w⁰) and β·w_new into the gradients; or the decoupled pull on the weights."""
+        """α·(w − w⁰) and β·w_new into the gradients."""
         assert self.teacher is not None
         if self.alpha:
             anchored = self.anchored()
             add_l2sp_gradient(list(anchored.values()), self.teacher.initial_weights(list(anchored)), self.alpha)
         if self.beta:
             add_l2sp_gradient(list(self.new().values()), None, self.beta)
-        if self.decoupled_weight and not self._pulls_in_step:
-            self._pull(optimizer)
 
-    def _pull(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The decoupled pull: w ← w − lr·λ·(w − w⁰), as AdamW decays."""
         assert self.teacher is not None
+        if not self.decoupled_weight:
+            return
         anchored = self.anchored()
         for group in optimizer.param_groups:
             names = [n for n in group["names"] if n in anchored]
@@ -123,10 +124,8 @@ class L2SPSFT(SFTModule):
                 [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
             )
 
-    _pulls_in_step = False
-
     def on_train_start(self) -> None:
-        """With a gradient scaler, the pull waits for the optimizer's step, which the scaler may skip."""
+        """Refuses a pull that would overshoot."""
         for group in (g for o in self.trainer.optimizers for g in o.param_groups):
             share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
             if share > 1 and any(n in self.anchored() for n in group["names"]):
@@ -134,10 +133,6 @@ class L2SPSFT(SFTModule):
                     f"decoupled_weight {self.decoupled_weight:g} × learning rate {group.get('initial_lr', group['lr']):g} "
                     f"= {share:g} takes back more than the whole drift at each step: keep the product below 1"
                 )
-        if self.decoupled_weight and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self._pulls_in_step = True
-            for optimizer in self.trainer.optimizers:
-                optimizer.register_step_pre_hook(lambda o, *_: self._pull(o))
 
     def penalty_value(self) -> Tensor | None:
         """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; decoupled, (λ/2)‖w_S − w_S⁰‖², which it descends apart from the loss."""

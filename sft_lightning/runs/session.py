@@ -22,6 +22,7 @@ from sft_lightning.callbacks import (
     Details,
     Panels,
     Pulse,
+    RetentionMonitor,
     RunRecorder,
     WritePredictions,
 )
@@ -149,7 +150,7 @@ class RunSession:
                     command=command_line(self.typed),
                 )
         self.stage = str(cli.config.subcommand)
-        self.monitor = cli.source
+        self.source = cli.source
 
     def find_last(self, root: str) -> None:
         """`--run_id NAME --ckpt_path last`: that run, where it left off; from the beginning where there is nothing yet."""
@@ -184,11 +185,12 @@ class RunSession:
         if not bar and not settings.quiet and self.rank == 0:
             self.pulse = Pulse()
             self.pulse.start()
-        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar, pulse=self.pulse)
-        self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on)
+        monitor = RetentionMonitor(self.source(), settings.drift_rows)
+        self.console = Console(str(run.path), quiet=settings.quiet, bar=bar, pulse=self.pulse, monitor=monitor)
+        self.recorder = RunRecorder(self.record, settings.select_by, settings.test_after_fit, self.goes_on, monitor)
         callbacks: list[Callback] = [
             *([self.pulse] if self.pulse else []),
-            self.monitor(),
+            monitor,
             *([Panels()] if settings.wandb != "disabled" else []),
             self.recorder,
             self.console,
@@ -202,7 +204,7 @@ class RunSession:
         if self.stage == "predict":
             callbacks.append(WritePredictions(run.predictions))
         else:
-            callbacks.append(Details(run.details, "val" if self.stage == "validate" else "test"))
+            callbacks.append(Details(run.details, "val" if self.stage == "validate" else "test", monitor=monitor))
         if settings.wandb != "disabled" and self.stage != "predict" and not given.get("fast_dev_run"):
             self.wandb = self.begin_wandb()
             loggers.append(self.wandb)

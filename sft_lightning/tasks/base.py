@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -136,6 +137,12 @@ class Task(ABC):
         """
         return None
 
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor | None:
+        """Targets drawn from the probabilities that `logits[N, C]` stand for, in the form that `loss` takes: the true Fisher
+        information is an expectation over them. None where that is not defined.
+        """
+        return None
+
 
 class RowTask(Task):
     """A task whose items are rows of the output, one target each: samples, tokens, words.
@@ -175,6 +182,13 @@ class RowTask(Task):
     @abstractmethod
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         """One plain dict per row."""
+
+
+def draw_classes(logits: Tensor, random: np.random.Generator) -> Tensor:
+    """One class of C for each row of `logits[N, C]`, with the probabilities of their softmax: `[N]` int64."""
+    reached = logits.detach().double().cpu().softmax(-1).cumsum(-1)
+    uniform = torch.from_numpy(random.random((len(logits), 1))) * reached[:, -1:]
+    return (uniform >= reached).sum(-1).to(logits.device)
 
 
 def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:

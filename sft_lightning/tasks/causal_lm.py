@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
@@ -10,7 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from sft_lightning.anchors import kl
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
 from sft_lightning.tasks.metrics import MeanLoss
 
 KEYS = {"tokens": "token", "probabilities": "probability"}
@@ -47,6 +48,9 @@ class CausalLM(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        return draw_classes(logits, random)
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):

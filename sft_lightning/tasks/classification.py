@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,7 +17,7 @@ from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -67,6 +68,9 @@ class Classification(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        return draw_classes(logits, random)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1).cpu()

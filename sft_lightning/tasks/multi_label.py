@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
@@ -36,6 +38,10 @@ class MultiLabel(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return bernoulli_kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        uniform = torch.from_numpy(random.random(tuple(logits.shape))).to(logits.device)
+        return (uniform < logits.detach().double().sigmoid()).long()
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]

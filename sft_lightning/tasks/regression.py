@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -60,6 +61,11 @@ class Regression(RowTask):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.float().squeeze(-1)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        """From a normal distribution of variance one half, of which the squared error is the negative log-likelihood."""
+        noise = torch.from_numpy(random.normal(scale=0.5**0.5, size=len(logits)))
+        return logits.detach().squeeze(-1) + noise.to(logits.device, logits.dtype)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"value": round(v, 6)} for v in logits.float().squeeze(-1).tolist()]

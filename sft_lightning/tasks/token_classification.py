@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +14,7 @@ from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output, TaskInfo
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
 
 OUTSIDE = "O"
 Entity = tuple[int, int, str]
@@ -125,6 +126,9 @@ class TokenClassification(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        return draw_classes(logits, random)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
         """Of each sentence the likeliest tag of each word, and its probability."""

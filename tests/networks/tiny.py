@@ -140,7 +140,7 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
             "num_labels": labels,
             "pad_token_id": 2 if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         }
-        settings["id2label"] = {i: f"old{i}" for i in range(labels)}
+        settings.setdefault("id2label", {i: f"old{i}" for i in range(labels)})
     auto = {
         "sequence": hf.AutoModelForSequenceClassification,
         "tokens": hf.AutoModelForTokenClassification,

@@ -288,7 +288,7 @@ def check_tags(sentences: Sentences, labels: Sequence[str], split: str) -> None:
 
 
 def notes_on(sentences: Sentences) -> list[str]:
-    """What was left out, or is read in a way that could surprise: comments, and I- tags that continue no entity of their type."""
+    """What was left out, or may surprise: comments, and I- tags that continue no entity of their type."""
     notes = []
     if sentences.comments:
         notes.append(f"{sentences.where}: {sentences.comments} comment lines are left out")
