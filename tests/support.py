@@ -18,6 +18,7 @@ from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
 from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules.base import VARIANTS as REGISTERED
 from sft_lightning.networks import MLP, Network, spec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.sharding.tensors import whole
@@ -35,7 +36,18 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "l2sp-decoupled": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 5.0}),
     "ewc": (EWCSFT, {"anchor_weight": 100.0, "fisher_samples": 16}),
 }
-"""Every way of fine-tuning with each of its options; a new variant belongs in here."""
+SOLVED = {"LinearProbe"}
+"""Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's."""
+VARIANTS |= {
+    name: (cls, {})
+    for name, cls in REGISTERED.items()
+    if cls.__module__.startswith("sft_lightning.")
+    and name not in SOLVED
+    and cls not in {c for c, _ in VARIANTS.values()}
+}
+"""Every way of fine-tuning with each of its options. A new variant is tried by being registered, with its defaults; one whose
+defaults are no example of it belongs in here.
+"""
 WITH_STAGES: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "lwf": (
         DistillSFT,

@@ -4,16 +4,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from tests.exactness import figures
-from tests.exactness.cases import PAIRS
+from tests.exactness.jobs import every
 from tests.exactness.training import in_one_piece
 from tests.support import VARIANTS, quiet_trainer
-
-EVERY = pytest.mark.parametrize(("case", "variant"), PAIRS)
 
 
 @cache
@@ -31,7 +28,7 @@ def tensors(value: Any, path: str = "") -> dict[str, Tensor]:
     return {k: t for key, v in items for k, t in tensors(v, f"{path}/{key}").items()}
 
 
-@EVERY
+@every("checkpoint holds")
 def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     paths = checkpoint(case, variant, root), checkpoint(case, "plain", root)
@@ -52,7 +49,7 @@ def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Pa
         assert not copies, f"{copies} are the teacher's {name}"
 
 
-@EVERY
+@every("checkpoint gives back")
 def test_a_checkpoint_gives_the_module_back_without_running_code(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     module = VARIANTS[variant][0].load_from_checkpoint(checkpoint(case, variant, root), weights_only=True)

@@ -18,8 +18,9 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
 from sft_lightning.tasks import TASKS, make_task
 from tests.exactness import figures
-from tests.exactness.cases import CASES, PAIRS, TAGS, make
-from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES
+from tests.exactness.cases import CASES, TAGS, make
+from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
+from tests.exactness.jobs import PARTS as IN_PARTS
 from tests.exactness.measuring import (
     REFERENCES,
     Answers,
@@ -40,10 +41,9 @@ from tests.support import quiet_trainer, settle
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
-EVERYTHING = pytest.mark.parametrize("how", [how for how in HOW if how != "predict"])
+WITH_METRICS = [how for how in HOW if how != "predict"]
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
-EVERY_SIZE = pytest.mark.parametrize("rows", SIZES)
 
 
 def test_every_metric_of_every_task_has_a_reference() -> None:
@@ -111,9 +111,7 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
 alone = cache(measure)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
+@measured(*WITH_METRICS)
 def test_metrics_are_the_reference_on_all_predictions(root: Path, case: str, rows: int, how: str) -> None:
     found = alone(case, rows, root, how)
     check(found["metrics"], expected(case, rows, root, how), "1 process")
@@ -178,9 +176,7 @@ def test_a_validation_with_nothing_to_measure_is_an_error_and_no_nan(root: Path,
         trainer.validate(make(case, "plain", root), data, verbose=False)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
+@measured(*WITH_METRICS)
 def test_two_processes_measure_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
     ranks = together("measure", case, rows, how)
     one = alone(case, rows, root, how)["metrics"]
@@ -215,8 +211,9 @@ def sharded_measures_the_same(results: Any, root: Path, case: str, rows: int, ho
         assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
 
 
-@pytest.mark.parametrize("case", SHARDED)
-@EVERYTHING
+@pytest.mark.parametrize(
+    ("case", "how"), [marked((case, how), (case, how) in IN_PARTS) for case in SHARDED for how in WITH_METRICS]
+)
 def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: str, how: str) -> None:
     """Drift and what is kept of the source too: the teacher is in parts as well."""
     sharded_measures_the_same(together, root, case, 5, how)
@@ -224,19 +221,15 @@ def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: st
 
 @pytest.mark.slow
 @EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
-def test_any_sharded_network_measures_the_same(
-    together: Any, together_slow: Any, root: Path, case: str, rows: int, how: str
-) -> None:
-    results = together if rows == 5 and case in SHARDED else together_slow
-    sharded_measures_the_same(results, root, case, rows, how)
+@pytest.mark.parametrize("rows", SIZES)
+@pytest.mark.parametrize("how", WITH_METRICS)
+def test_any_sharded_network_measures_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
+    sharded_measures_the_same(together, root, case, rows, how)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int) -> None:
-    written = measure(case, rows, root, "predict")["predictions"]
+@measured("predict")
+def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int, how: str) -> None:
+    written = measure(case, rows, root, how)["predictions"]
     said = answers(case, rows, root, "test")["student"]
     lines = [json.loads(line) for line in written.splitlines()]
     samples = sorted(set(said.row_of_item))
@@ -249,9 +242,7 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
             assert line[key] == (value if key in ("label", "tags") else pytest.approx(value, abs=2e-6)), (
                 f"{line}, not {want}"
             )
-    assert together("measure", case, rows, "predict")[0]["predictions"] == written, (
-        "two processes predict something else"
-    )
+    assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
 
 def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
@@ -271,7 +262,7 @@ def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
     return {"label": data.task_info.labels[likeliest[0]], "probabilities": probabilities[0].tolist()}
 
 
-@pytest.mark.parametrize(("case", "variant"), PAIRS)
+@every("end of an epoch")
 def test_metrics_at_the_end_of_an_epoch_are_those_of_the_weights_then(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     network = run.module.network
