@@ -69,6 +69,11 @@ class LinearProbe(SFTModule):
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
                 "with freeze"
             )
+        if network.adapters:
+            raise UserError(
+                "LinearProbe: network.init_args.transforms would have no effect, because only the head is solved for: leave "
+                "transforms out"
+            )
         if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
             raise UserError(
                 f"LinearProbe: {fresh[0]} is not filled by network.init_args.pretrained, and a probe through a random "

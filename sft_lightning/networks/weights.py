@@ -240,8 +240,11 @@ def save_folder(network: "Network", folder: str) -> None:
         "task": network.task.to_dict(),
         "input": network.input_config,
     }
-    state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
+    with network.merged():
+        state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
     state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
     save_source_head(network, folder)
+    for transform in network.applied:
+        transform.save(network, folder)
