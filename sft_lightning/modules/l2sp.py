@@ -23,8 +23,8 @@ class L2SPSFT(SFTModule):
     under Adam near 1/λ, so useful values differ by orders from α.
     Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
     anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
-    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², with its gradient in the
-    adapter's parameters; the decoupled pull is Δ ← (1 − lr·λ)·Δ.
+    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², its gradient that of
+    the adapter's parameters; the decoupled pull is Δ ← (1 − lr·λ)·Δ.
     Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` under it is the
     released code's mode 101; under other optimizers, and decoupled, safe default: Adam rescales the pull of each weight.
 

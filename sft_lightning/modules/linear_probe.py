@@ -16,7 +16,7 @@ from sft_lightning.modules.one_step import one_step
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
 from sft_lightning.networks.base import Network, Spec
 from sft_lightning.sharding.strategy import FSDP2
-from sft_lightning.tasks import RowTask
+from sft_lightning.tasks import TASKS, RowTask
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-6, 7))  # 0.001 to 1000
 
@@ -60,10 +60,6 @@ class LinearProbe(SFTModule):
 
     def check_network(self, network: Network) -> None:
         """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
-        if not isinstance(self.task, RowTask):
-            raise UserError(
-                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
-            )
         if network.shares_outputs:
             raise UserError(
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
@@ -73,6 +69,10 @@ class LinearProbe(SFTModule):
             raise UserError(
                 "LinearProbe: network.init_args.transforms would have no effect, because only the head is solved for: leave "
                 "transforms out"
+            )
+        if not issubclass(TASKS.find(network.task.name), RowTask):
+            raise UserError(
+                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
             )
         if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
             raise UserError(

@@ -10,7 +10,7 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.registry import Registry
 from sft_lightning.networks.base import Network, Spec
 
-REGISTRY: Registry["Transform"] = Registry("transform")
+TRANSFORMS: Registry["Transform"] = Registry("transform")
 
 
 class Transform(ABC):
@@ -25,7 +25,7 @@ class Transform(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        REGISTRY.add(cls.__name__, cls)
+        TRANSFORMS.add_class(cls)
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -43,13 +43,17 @@ def transform_class(path: str) -> type[Transform]:
     """The class that a short or dotted name stands for."""
     module, _, name = path.rpartition(".")
     if not module:
-        return REGISTRY.find(name)
+        return TRANSFORMS.find(name)
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"network.init_args.transforms: no class '{path}' ({error}){nearest(name, REGISTRY)}") from None
+        raise UserError(
+            f"network.init_args.transforms: no class '{path}' ({error}){nearest(name, TRANSFORMS)}"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, Transform)):
-        raise UserError(f"network.init_args.transforms: '{path}' is not a Transform: use one of {', '.join(REGISTRY)}")
+        raise UserError(
+            f"network.init_args.transforms: '{path}' is not a Transform: use one of {', '.join(TRANSFORMS)}"
+        )
     return found
 
 
