@@ -283,7 +283,7 @@ def source_task_name(task: str | None, outputs: int) -> str:
 
 # ---- specifications: networks as plain values ----
 
-Spec = dict[str, Any]
+Spec = dict  # type: ignore[type-arg]  # of any values: of dict[str, Any] jsonargparse would build the classes that values name
 """`{'class_path': name, 'init_args': {...}}`, as in YAML."""
 
 
