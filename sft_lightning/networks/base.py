@@ -93,6 +93,7 @@ class Network(nn.Module):
         self.transforms: list[Any] = list(transforms or [])  # specifications, in the order in which they are applied
         self.applied: list[Any] = []  # the transforms themselves, once applied
         self.adapters: list[Adapter] = []  # what transforms add to pretrained weights
+        self._layers: list[tuple[str, list[str]]] = []  # as before transforms, once those are applied
         self.renamed: dict[str, str] = {}  # parameters that transforms moved: name → name in the pretrained network
         self.report = LoadReport()
         self._watched, self._watching = False, False  # whether the inputs of the encoder's new layers can be, are noted
@@ -208,7 +209,19 @@ class Network(nn.Module):
         return names
 
     def layers(self) -> list[tuple[str, list[str]]]:
-        """The encoder bottom to top: (layer, full names of its parameters)."""
+        """The encoder bottom to top: (layer, full names of its parameters). Transforms change neither number nor names of
+        layers: an adapter belongs to the layer of the weight beside which it stands.
+        """
+        return self._layers or self.own_layers()
+
+    def keep_layers(self, before: list[tuple[str, list[str]]]) -> None:
+        """Takes the layers as they were before a transform, with the parameters that it moved and put beside others."""
+        now = {self.renamed.get(n, n): n for n in self.encoder_parameters()}
+        beside = {adapter.weight: list(adapter.parameters()) for adapter in self.adapters}
+        self._layers = [(layer, [m for n in names for m in (now[n], *beside.get(n, ()))]) for layer, names in before]
+
+    def own_layers(self) -> list[tuple[str, list[str]]]:
+        """The layers without transforms, as the architecture has them."""
         return group_layers([f"encoder.{n}" for n in bottom_up(self.encoder, dict(self.encoder.named_parameters()))])
 
     # ---- keeping and passing on ----

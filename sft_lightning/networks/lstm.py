@@ -156,7 +156,7 @@ class LSTM(SmallNetwork):
         if path is not None and path.is_file() and (words := read_state_dict(path).get(WORDS)) is not None:
             self.set_extra_state(words)
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """The embedding, then each layer of the LSTM, both directions together."""
         groups: dict[str, list[str]] = {}
         for name in self.encoder_parameters():

@@ -189,17 +189,17 @@ class Timm(Backbone):
         except (AssertionError, ValueError) as error:
             raise UserError(f"network Timm: {self.model_name} with image_size {self.image_size}: {error}") from None
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """As timm groups them, where the architecture says how."""
         from timm.models._manipulate import group_parameters
 
         try:
             groups = group_parameters(self.encoder, self.encoder.group_matcher(coarse=False))  # type: ignore[operator]
         except (AttributeError, TypeError, NotImplementedError):
-            return super().layers()
+            return super().own_layers()
         named = [(names[-1].rpartition(".")[0], [f"encoder.{n}" for n in names]) for names in groups.values() if names]
         if {n for _, names in named for n in names} != set(self.encoder_parameters()):
-            return super().layers()
+            return super().own_layers()
         return [(f"encoder.{name}", names) for name, names in named]
 
 

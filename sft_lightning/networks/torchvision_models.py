@@ -182,7 +182,7 @@ class Torchvision(Backbone):
             features = self.take_off(model, classifier, keep, labels).in_features
         self.set_encoder(model, features)
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """One for each block, as torchvision names them, and what stands below, between and above them."""
         layers: list[tuple[str, list[str]]] = []
         blocks: set[str] = set()

@@ -100,5 +100,7 @@ def apply_transforms(network: Network) -> None:
             raise UserError(
                 f"network.init_args.transforms: {name} would adapt layers that have adapters already: give one transform"
             )
+        layers = network.layers()
         transform.apply(network)
+        network.keep_layers(layers)
         network.applied.append(transform)

@@ -231,6 +231,12 @@ def test_a_checkpoint_with_another_scale_is_refused(pretrained: str, tmp_path: P
             fit(module, digits(), max_epochs=2, ckpt_path=str(tmp_path / "last.ckpt"))
 
 
+def test_a_checkpoint_with_adapters_is_no_pretrained_network(pretrained: str, tmp_path: Path) -> None:
+    fit(adapted("plain", pretrained), digits(), max_epochs=1).save_checkpoint(tmp_path / "last.ckpt")
+    with pytest.raises(UserError, match=r"pretrained: .*adapters apart"):
+        fit(make("plain", str(tmp_path / "last.ckpt")), digits(), max_steps=1)
+
+
 @pytest.mark.parametrize("precision", ["bf16-mixed", "64-true"])
 @pytest.mark.parametrize("variant", ["plain", "distill-logits-mse", "l2sp-loss", "l2sp-decoupled"])
 def test_other_precisions_train_the_same_network_to_their_rounding(

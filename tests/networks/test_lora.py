@@ -203,6 +203,17 @@ def test_transformers_loads_the_merged_export_without_the_adapter(folders: dict[
     assert torch.allclose(logits, network(x).logits, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_layers_are_those_of_the_pretrained_network_with_adapters_in_them(folders: dict[str, str], case: str) -> None:
+    network, teacher = built(case, folders)
+    now, before = network.layers(), teacher.network.layers()
+    assert [n for n, _ in now] == [n for n, _ in before]
+    assert [[network.renamed.get(n, n) for n in names if "lora_" not in n] for _, names in now] == [
+        n for _, n in before
+    ]
+    assert sorted(n for _, names in now for n in names) == sorted(network.encoder_parameters())
+
+
 # ---- golden ----
 
 
