@@ -111,7 +111,7 @@ def run_point(folder: Path, point: str) -> int:
     study = StudyDir(folder)
     if not study.config(point).is_file():
         raise UserError(f"--point: {folder} has no point '{point}'")
-    finished = study.standing(point).status == "finished" and study.has_weights(point)
+    finished = study.standing(point).finished and study.has_weights(point)
     if finished or study.held(point):  # by another job, or by the study on another machine
         print(f"point {point}: {'finished already' if finished else 'another process is at it'}")
         return 0

@@ -278,7 +278,11 @@ class Network(nn.Module):
         save_folder(self, folder)
 
 
-PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label"}
+PROBLEMS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 """transformers' problem types, as our tasks are called"""
 
 

@@ -40,6 +40,7 @@ from sft_lightning.runs.profiler import reports, written_to
 from sft_lightning.runs.rank_failures import Ranks
 from sft_lightning.runs.record import command_line
 from sft_lightning.runs.same_data import left_behind
+from sft_lightning.runs.status import FINISHED
 from sft_lightning.runs.wandb_log import WandbLog, make_wandb
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class RunSession:
                     self.record.content.pop(name, None)
                 if not self.goes_on:  # it ended before anything was saved, and begins again
                     self.record.content["metrics"] = {}
-                    for name in ("steps", "selected", "data", "retention"):
+                    for name in ("steps", "selected", "data", "retention", "metric_info", "primary"):
                         self.record.content.pop(name, None)
                     self.directory.metrics.unlink(missing_ok=True)
             if self.of_run is None:
@@ -267,7 +268,7 @@ class RunSession:
             self.after_fit(cli)
         if cli.trainer.is_global_zero:
             if self.of_run is None:
-                self.record.end("finished")
+                self.record.end(FINISHED)
             else:
                 self.record.write()
             if self.wandb is not None:

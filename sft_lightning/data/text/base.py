@@ -230,7 +230,12 @@ class TokenData(SFTDataModule, base=True):
         assert self.spec is not None
         tokenizer = self.spec.tokenizer
         if self.spec.kind != self.kind or tokenizer is None:
-            takes = {"image": "images", "text": "texts to classify", "tokens": "texts to continue"}
+            takes = {
+                "image": "images",
+                "text": "texts to classify",
+                "tokens": "texts to continue",
+                "words": "words to tag",
+            }
             raise UserError(
                 f"network {network.name} takes {takes.get(self.spec.kind, self.spec.kind)}, "
                 f"{type(self).__name__} has {takes[self.kind]}: choose another network or other data"
