@@ -134,8 +134,8 @@ def test_decoupled_l2sp_takes_back_a_share_of_the_products(pretrained: str, plug
     for variant, own in (("plain", {}), ("l2sp-decoupled", {"decoupled_weight": strength})):
         displaced = Displaced()
         module = adapted(variant, pretrained, optimizer="SGD", lr=lr, **own)
-        made = [p("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=8.0)) for p in plugins]
-        fit(module, digits(), max_steps=1, callbacks=[displaced], **({"plugins": made} if made else {}))
+        scaled = {"plugins": [plugin() for plugin in plugins]} if plugins else {}
+        fit(module, digits(), max_steps=1, callbacks=[displaced], **scaled)
         after.append(weights(module))
     start = products(displaced.start)
     for name, plain in products(after[0]).items():
@@ -246,7 +246,7 @@ def test_other_precisions_train_the_same_network_to_their_rounding(
     fit(single, digits(), max_steps=3)
     fit(other, digits(), max_steps=3, precision=precision)
     off = moved(*({n: v for n, v in weights(m).items() if "lora_" in n} for m in (other, single)))
-    assert off < (0.05 if "bf16" in precision else 1e-4), off
+    assert off < (0.15 if "bf16" in precision else 1e-4), off
 
 
 def test_recomputed_activations_give_the_same_gradients(tmp_path: Path) -> None:
