@@ -17,7 +17,7 @@ from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
-from sft_lightning.networks import MLP, spec
+from sft_lightning.networks import MLP, Network, spec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.sharding.tensors import whole
 
@@ -82,6 +82,11 @@ class NormNet(SmallNetwork):
 
 def digits(classes: Sequence[int] = NEW, **settings: Any) -> Digits:
     return Digits(**{"classes": list(classes), "batch_size": 16, "seed": 0, **settings})
+
+
+def settle(data: SFTDataModule, network: Network) -> None:
+    """What a module does once both are there."""
+    network.settle(data.settle(network.input_spec))
 
 
 def quiet_trainer(**settings: Any) -> Trainer:

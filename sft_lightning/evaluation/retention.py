@@ -13,7 +13,7 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
-from sft_lightning.evaluation.source import bind_source, check_source
+from sft_lightning.evaluation.source import check_source, settle_source
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Task, make_task
 
@@ -80,7 +80,7 @@ class RetentionMonitor(Callback):
         self.source.trainer = trainer
         self.source.setup("fit")
         info = check_source(network, self.source)
-        bind_source(network, None if module.teacher is None else module.teacher.network, self.source)
+        settle_source(network, None if module.teacher is None else module.teacher.network, self.source)
         self._task = make_task(info)
 
     def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:

@@ -35,7 +35,7 @@ def whole_network(module: SFTModule, checkpoint: Path) -> Network:
     assert module.network is not None and module.info is not None
     network = build_network(module.hparams["network"], module.info)
     apply_transforms(network)
-    network.input_config, network.ends = module.network.input_config, module.network.ends
+    network.settle(module.network.input_view)
     held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     state = {n.removeprefix("network."): t for n, t in held.items() if n.startswith("network.")}
     for name, parameter in network.named_parameters():

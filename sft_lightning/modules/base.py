@@ -146,7 +146,7 @@ class SFTModule(L.LightningModule):
     # ---- building ----
 
     def setup(self, stage: str) -> None:
-        """Learns from the data what is predicted, builds the network for it, and tells the data what the network eats."""
+        """Learns from the data what is predicted, builds the network for it, and lets them agree how samples come."""
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         told: TaskInfo | None = getattr(data, "task_info", None)
         if self.info is None:
@@ -164,9 +164,9 @@ class SFTModule(L.LightningModule):
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
             raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
-        if data is not None and hasattr(data, "connect"):
+        if data is not None and hasattr(data, "settle"):
             assert self.network is not None
-            data.connect(self.network)
+            self.network.settle(data.settle(self.network.input_spec))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""

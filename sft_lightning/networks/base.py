@@ -4,7 +4,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
 from sft_lightning.core.registry import Registry
-from sft_lightning.core.structures import InputSpec, Output, TaskInfo
+from sft_lightning.core.structures import InputSpec, InputView, Output, TaskInfo
 from sft_lightning.networks.adapters import Adapter
+from sft_lightning.networks.image_fit import check_shape_fits, view_notes
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 
 NORMS = (
@@ -87,8 +88,8 @@ class Network(nn.Module):
         self.pretrained: str | None = None
         self.source_labels: list[str] = []
         self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
-        self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
-        self.ends: list[int] = []  # tokens that end the answers a language model was tuned on; travels with exports
+        self.input_view = InputView()
+        """How the network was fed, before `settle` in pretraining; it travels with exports"""
         self.fresh: set[str] = set()  # encoder tensors that `pretrained` did not fill, by name below `encoder.`
         self.transforms: list[Any] = list(transforms or [])  # specifications, in the order in which they are applied
         self.applied: list[Any] = []  # the transforms themselves, once applied
@@ -103,6 +104,20 @@ class Network(nn.Module):
     @abstractmethod
     def input_spec(self) -> InputSpec:
         """How samples must be prepared."""
+
+    def settle(self, view: InputView) -> None:
+        """Takes over how the data will feed the network.
+
+        Raises UserError where the network cannot take samples of this shape.
+        """
+        if view.ends is None:
+            view = replace(view, ends=self.input_view.ends)
+        if view == self.input_view:
+            return
+        own = getattr(self, "own_spec", self.input_spec).view
+        self.input_view = view
+        self.report.notes += view_notes(self, own)
+        check_shape_fits(self, view)
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         """Features of `x`: `[B, D]`, or `[B, T, D]` for language models."""

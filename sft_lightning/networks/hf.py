@@ -16,6 +16,7 @@ from torch import nn
 from sft_lightning.core import redaction
 from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.core.errors import UserError, nearest, plainly
+from sft_lightning.core.structures import InputView
 from sft_lightning.networks.base import PROBLEMS, Network, fresh_linear
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import save_source_head
@@ -37,7 +38,7 @@ def load_hf(
 ) -> Any:
     """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
 
-    Sets `network.pretrained`, `.report`, `.input_config` and `.fresh` (names as the model's own, so the model must
+    Sets `network.pretrained`, `.report`, `.input_view` and `.fresh` (names as the model's own, so the model must
     become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `trim` takes
     from the model what is not used, and need not be filled; `kwargs` go to `from_pretrained`.
     """
@@ -51,7 +52,7 @@ def load_hf(
     quieten()
     source = find(pretrained, network)
     network.pretrained, network.report.source = pretrained, pretrained
-    network.input_config = dict(source.ours.get("input") or {})
+    network.input_view = InputView.of(source.ours.get("input"))
     place: str | None = source.hub or str(source.folder)
     if source.file is not None and source.file.suffix == ".gguf":
         kwargs["gguf_file"] = source.file.name
@@ -213,7 +214,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(network.export_config()),
             "task": task.to_dict(),
-            "input": network.input_config,
+            "input": network.input_view.to_dict(),
         }
         setattr(config, OURS, about)
         with quiet(), network.merged():

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.core.structures import InputSpec, InputView, TaskInfo
 from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
@@ -44,7 +44,7 @@ class SmallNetwork(Network, base=True):
         names = [n for n in self.state_dict() if not n.startswith("head.")]
         state = unprefixed(read_state_dict(path, self.report.notes), [names], str(path), self.report.notes)
         self.pretrained, self.report.source = pretrained, str(path)
-        self.input_config = dict(source.ours.get("input") or {})
+        self.input_view = InputView.of(source.ours.get("input"))
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         if above := [n for n in self.report.unexpected if n.startswith("encoder.")]:
@@ -59,10 +59,8 @@ class SmallNetwork(Network, base=True):
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
         """What the net wants to see: the normalisation it was pretrained with, where there is one."""
-        config = self.input_config
-        size = size or (tuple(config["size"]) if config.get("size") else None)
-        mean, std = (tuple(config[k]) if config.get(k) else None for k in ("mean", "std"))
-        return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
+        known = self.input_view
+        return InputSpec("image", size=size or known.size, channels=channels, mean=known.mean, std=known.std)
 
 
 class MLP(SmallNetwork):

@@ -66,15 +66,15 @@ class TransformersImage(Network):
     @property
     def input_spec(self) -> InputSpec:
         """What the image processor does, where the weights came with one; else the configuration's size."""
-        known, own = self.input_config, self.own_spec
+        known, own = self.input_view, self.own_spec
         return InputSpec(
             "image",
-            size=tuple(known["size"]) if known.get("size") else own.size,
+            size=known.size or own.size,
             channels=own.channels,
-            mean=tuple(known["mean"]) if known.get("mean") else own.mean,
-            std=tuple(known["std"]) if known.get("std") else own.std,
-            view=own.view if not known.get("size") or known.get("view") else None,
-            reverse_channels=bool(known.get("reverse_channels", own.reverse_channels)),
+            mean=known.mean or own.mean,
+            std=known.std or own.std,
+            view=own.view if known.size is None or known.view else None,
+            reverse_channels=known.reverse_channels or own.reverse_channels,
         )
 
     def read_spec(self, config: Any, given: str | dict[str, Any] | None) -> InputSpec:

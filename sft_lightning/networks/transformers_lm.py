@@ -148,7 +148,7 @@ class TransformersLM(Network):
     def save_pretrained(self, folder: str) -> None:
         """A genuine transformers folder with the tokenizer. Generating from it stops at the ends that were taught."""
         model = self._whole[0]
-        stop_at(model.generation_config, self.ends, self.tokenizer)
+        stop_at(model.generation_config, list(self.input_view.ends or ()), self.tokenizer)
         hf_export(self, model, folder)
         self.tokenizer.save_pretrained(folder)
 

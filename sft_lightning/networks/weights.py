@@ -243,7 +243,7 @@ def save_folder(network: "Network", folder: str) -> None:
         "network": f"{cls.__module__}.{cls.__qualname__}",
         "init_args": redaction.without(network.export_config()),
         "task": network.task.to_dict(),
-        "input": network.input_config,
+        "input": network.input_view.to_dict(),
     }
     with network.merged():
         state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}

@@ -22,6 +22,7 @@ from tests.exactness.cases import FewTexts, few_texts
 from tests.exactness.tokenizers import BEGINS, FAMILIES, tokenizer
 from tests.exactness.training import Tensors, error
 from tests.networks.tiny import MISTRAL, tiny_folder
+from tests.support import settle
 
 SIDES = ("right", "left")
 PAIRS = [
@@ -72,7 +73,7 @@ def language_model(
 def batch_of(data: SFTDataModule, network: Network) -> Batch:
     """All validation samples in one batch."""
     data.setup()
-    data.connect(network)
+    settle(data, network)
     (batch,) = data.val_dataloader()
     return batch
 

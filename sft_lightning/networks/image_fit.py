@@ -1,32 +1,39 @@
 """Whether a network takes images of the data's size: tried on one blank image, before anything is trained."""
 
+from typing import TYPE_CHECKING
+
 import torch
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec
-from sft_lightning.networks.base import Network
+from sft_lightning.core.structures import InputView, View
 from sft_lightning.sharding.tensors import is_sharded
+
+if TYPE_CHECKING:
+    from sft_lightning.networks.base import Network
 
 TRIED = (28, 32, 64, 96, 128, 160, 192, 224, 240, 256, 299, 336, 384, 512)
 """Sizes in pixels that are tried, to name one that works"""
 SHAPE_ERRORS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError)
 
 
-def note_view(spec: InputSpec, network: Network, image_size: int | None) -> None:
-    """Says in the network's report that a size that was set takes the place of the network's own view."""
-    own = getattr(network, "own_spec", spec).view
-    set_on_network = getattr(network, "image_size", None) if network.pretrained is not None else None
-    size, key = (image_size, "data.image_size") if image_size is not None else (set_on_network, "network's image_size")
+def view_notes(network: "Network", own: View | None) -> list[str]:
+    """Says, in at most one line, that a size which was set takes the place of the pretrained network's `own` view."""
+    view, size, key = network.input_view, getattr(network, "image_size", None), "network's image_size"
+    if view.size_of_data and view.size is not None:
+        size, key = view.size[0], "data.image_size"
+    elif network.pretrained is None:
+        return []
     if own is None or size is None or own.size == (size, size):
-        return
-    network.report.notes.append(
+        return []
+    return [
         f"images are {size}×{size} as the {key} says: shorter side resized (bilinear), centre cropped; the pretrained "
         f"network's own way is not followed ({own})"
-    )
+    ]
 
 
-def check_shape_fits(network: Network, shape: tuple[int, int, int] | None, image_size: int | None) -> None:
-    """Raises UserError where the network cannot take one image of `shape` (channels, height, width)."""
+def check_shape_fits(network: "Network", view: InputView) -> None:
+    """Raises UserError where the network cannot take one image of the view's shape; what is sharded is not tried."""
+    shape = view.shape
     if shape is None or any(map(is_sharded, network.parameters())):
         return
     error = refusal(network, shape)
@@ -41,13 +48,13 @@ def check_shape_fits(network: Network, shape: tuple[int, int, int] | None, image
     if all(other is not None and str(other) == str(error) for other in tried.values()):
         return  # whatever is wrong, it is not the size
     works = next((size for size, other in tried.items() if other is None), None)
-    key = "data.init_args.image_size" if image_size is not None or not hasattr(network, "image_size") else None
+    key = "data.init_args.image_size" if view.size_of_data or not hasattr(network, "image_size") else None
     key = key or "network.init_args.image_size"
     advice = f"set {key} {works}" if works is not None else f"set {key} to another size"
     raise UserError(f"network {name} cannot take images of {height}×{width} pixels ({reason}): {advice}")
 
 
-def refusal(network: Network, shape: tuple[int, int, int]) -> Exception | None:
+def refusal(network: "Network", shape: tuple[int, int, int]) -> Exception | None:
     """The error that a blank image of `shape` leads to, or None. Leaves the network as it was.
 
     Shapes alone are computed first, which costs nothing whatever the network's size. What fails there for another reason
@@ -68,7 +75,7 @@ def refusal(network: Network, shape: tuple[int, int, int]) -> Exception | None:
             module.training = mode
 
 
-def attempt(network: Network, shape: tuple[int, int, int], device: str) -> Exception | None:
+def attempt(network: "Network", shape: tuple[int, int, int], device: str) -> Exception | None:
     """The error of one pass on a device; on 'meta' with the network's tensors as shapes."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     image = torch.zeros(1, *shape, device=device, dtype=dtype)
