@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -315,7 +315,10 @@ def source_task_name(task: str | None, outputs: int) -> str:
 
 # ---- specifications: networks as plain values ----
 
-Spec = dict  # type: ignore[type-arg]  # of any values: of dict[str, Any] jsonargparse would build the classes that values name
+if TYPE_CHECKING:
+    Spec = dict[str, Any]
+else:
+    Spec = dict  # where dict[str, Any] is asked for, jsonargparse builds the classes that nested values name
 """`{'class_path': name, 'init_args': {...}}`, as in YAML."""
 
 
