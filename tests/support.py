@@ -77,9 +77,14 @@ class NormNet(SmallNetwork):
     """Linear, BatchNorm, ReLU, Dropout, Linear, LayerNorm: what the MLP lacks."""
 
     def __init__(
-        self, task: TaskInfo, dropout: float = 0.0, pretrained: str | None = None, keep_source_head: bool = True
+        self,
+        task: TaskInfo,
+        dropout: float = 0.0,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+        transforms: list[Any] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         lower = [nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(dropout)]
         encoder = nn.Sequential(*lower, nn.Linear(24, 16), nn.LayerNorm(16))
         self.start_from(pretrained, keep_source_head, encoder, 16)

@@ -204,13 +204,13 @@ def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
     network, teacher = module.network, module.teacher
     if network is None or teacher is None:
         return []
-    shared, layers = network.shared_parameters(), list[dict[str, Any]]()
+    shared, layers = network.shared_weights(), list[dict[str, Any]]()
     for layer, names in network.layers():
-        known = [n for n in names if n in shared]
+        known = [old for n in names if (old := network.renamed.get(n, n)) in shared]
         if not known:
             continue
         start = teacher.initial_weights(known)
-        l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
+        l2 = float(squared_distance([shared[n] for n in known], start).sqrt())
         length = float(squared_distance(start, None).sqrt())
         relative = l2 / length if length else 0.0 if l2 == 0 else math.nan
         layers.append({"name": layer, "relative": finite_or_none(relative), "l2": finite_or_none(l2)})

@@ -71,6 +71,8 @@ class RunRecorder(Callback):
             "pretrained": network.shared_parameters().values(),
             "new": network.new_parameters().values(),
         }
+        if network.adapters:
+            counts["adapters"] = network.adapter_parameters().values()
         numbers = {name: sum(p.numel() for p in parameters) for name, parameters in counts.items()}
         numbers["trainable"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
         about: dict[str, Any] = {

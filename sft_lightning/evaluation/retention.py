@@ -300,9 +300,9 @@ class RetentionMonitor(Callback):
 
 
 def moved(module: SFTModule) -> dict[str, float]:
-    """How far weights and statistics are from the pretrained network's."""
+    """How far weights and statistics are from the pretrained network's; under adapters the effective weights, w + Δ."""
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None
-    shared = network.shared_parameters()
+    shared = network.shared_weights()
     start = teacher.initial_weights(list(shared))
     return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

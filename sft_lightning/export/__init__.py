@@ -7,6 +7,7 @@ import torch
 
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.networks.base import Network, build_network
+from sft_lightning.networks.transforms import apply_transforms
 from sft_lightning.sharding.tensors import is_sharded
 
 
@@ -33,6 +34,7 @@ def whole_network(module: SFTModule, checkpoint: Path) -> Network:
     """Built again, in this process's memory, where ranks hold parts of it."""
     assert module.network is not None and module.info is not None
     network = build_network(module.hparams["network"], module.info)
+    apply_transforms(network)
     network.settle(module.network.input_view)
     held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
     state = {n.removeprefix("network."): t for n, t in held.items() if n.startswith("network.")}

@@ -21,6 +21,7 @@ from sft_lightning.modules.step_hooks import around_steps, unscales_itself
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
+from sft_lightning.networks.transforms import apply_transforms, settings_of, without_transforms
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
@@ -195,7 +196,8 @@ class SFTModule(L.LightningModule):
             raise UserError("compile: not with trainer.strategy fsdp2: set compile false")
         with strategy.in_turn():
             network = self.network or self._build()
-            start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
+            drawn = weights_hash(network.new_parameters() | network.adapter_parameters())
+            start = (self.teacher.hash if self.teacher else "") + drawn
             shard(network, strategy.mesh, strategy.precision)
             share_statistics(network)
             if self.teacher is not None:
@@ -214,7 +216,8 @@ class SFTModule(L.LightningModule):
                 f"{type(self).__name__} needs a pretrained network: set network.init_args.pretrained, or use PlainSFT"
             )
         if network.pretrained is not None:
-            self._teacher.append(Teacher(network, self.hparams["network"]))
+            self._teacher.append(Teacher(network, without_transforms(self.hparams["network"])))
+        apply_transforms(network)
         self.check_network(network)
         self.frozen = apply_freeze(network, self.hparams["freeze"])
         self._still = still_batchnorms(network, self.hparams["freeze_batchnorm_stats"])
@@ -511,6 +514,7 @@ class SFTModule(L.LightningModule):
             "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
+            "transforms": settings_of(self.network.applied) if self.network is not None else None,
             "task": self.info.to_dict() if self.info else None,
             "found": self.found,
         }
@@ -547,6 +551,9 @@ def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> No
         )
     if theirs["network"] != ours["network"]:
         raise UserError(f"ckpt_path: the checkpoint holds a {theirs['network']}, asked for is {ours['network']}")
+    mine, held = ours.get("transforms"), theirs.get("transforms") or []  # older checkpoints are without
+    if mine is not None and mine != held:
+        raise UserError(f"ckpt_path: the checkpoint's network has transforms {held}, asked for are {mine}")
     for what in ("name", "num_outputs", "labels"):
         mine, held = (ours["task"] or {}).get(what), (theirs["task"] or {}).get(what)
         if mine is not None and held is not None and mine != held:

@@ -62,11 +62,21 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
 def apply_freeze(network: Network, freeze: Freeze) -> list[str]:
     """Stops gradients of what `freeze` names; returns the names."""
     names = set(frozen_names(network, freeze))
+    if network.adapters and names and not any(p.requires_grad for n, p in network.named_parameters() if n in names):
+        raise UserError(
+            f"freeze: {freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained: "
+            "leave freeze out"
+        )
     for name, parameter in network.named_parameters():
         if name in names:
             parameter.requires_grad_(False)
     if not any(p.requires_grad for n, p in network.named_parameters()):
         raise UserError("freeze: nothing is left to train")
+    if network.adapters and not any(adapter.trained for adapter in network.adapters):
+        raise UserError(
+            f"freeze: {freeze} freezes all adapters, so network.init_args.transforms would have no effect: leave one of the "
+            "two out"
+        )
     return sorted(names)
 
 
@@ -98,7 +108,8 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
     if all_of_them:
         return list(norms.values())
     named = network.encoder_parameters()
-    encoder_stands = not any(named[n].requires_grad for n in kept_names(network))
+    adapters = network.adapter_parameters()
+    encoder_stands = not any(named[n].requires_grad for n in kept_names(network) if n not in adapters)
     new = {f"encoder.{n}".rpartition(".")[0] for n in network.fresh}
     still: list[nn.Module] = []
     for name, norm in norms.items():

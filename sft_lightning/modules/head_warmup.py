@@ -15,7 +15,7 @@ def head_warmup_steps(network: Network, head_warmup: float, total_steps: float) 
     """
     if not head_warmup:
         return 0
-    added, kept = network.added_parameters(), network.shared_parameters()
+    added, kept = network.added_parameters(), network.shared_parameters() | network.adapter_parameters()
     if network.pretrained is None:
         raise UserError(
             "head_warmup: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out"

@@ -217,9 +217,11 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             "input": network.input_view.to_dict(),
         }
         setattr(config, OURS, about)
-        with quiet():
+        with quiet(), network.merged():
             model.save_pretrained(folder)
         save_source_head(network, folder)
+        for transform in network.applied:
+            transform.save(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

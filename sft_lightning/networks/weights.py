@@ -157,6 +157,11 @@ def read_state_dict(path: Path, notes: list[str] | None = None) -> dict[str, Ten
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"pretrained: {path} is damaged or truncated: {str(error).splitlines()[0]}") from None
     tensors = tensors_of(state, path, [] if notes is None else notes)
+    if any(".lora_" in n for n in tensors):
+        raise UserError(
+            f"pretrained: {path} holds low-rank adapters apart from the weights: give the run's directory, whose export has "
+            "both in one, or merge them"
+        )
     if all(n.startswith("network.") for n in tensors):  # a checkpoint of ours
         return {n.removeprefix("network."): v for n, v in tensors.items()}
     return tensors
@@ -240,8 +245,11 @@ def save_folder(network: "Network", folder: str) -> None:
         "task": network.task.to_dict(),
         "input": network.input_view.to_dict(),
     }
-    state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
+    with network.merged():
+        state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
     state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
     save_file(state, path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
     save_source_head(network, folder)
+    for transform in network.applied:
+        transform.save(network, folder)
