@@ -210,7 +210,12 @@ class RetentionMonitor(Callback):
                 self._cache_room -= room
         self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
         said = module.network.source_task if module.network is not None else None
-        if self.said is not None and said is not None and module.task.has_classes and make_task(said).has_classes:
+        if (
+            self.said is not None
+            and said is not None
+            and module.task.one_item_per_sample
+            and make_task(said).has_classes
+        ):
             for name, output in (("head before", teacher), ("head after", student)):
                 assert output.source_logits is not None
                 self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)

@@ -16,7 +16,7 @@ from sft_lightning.modules.one_step import one_step
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
 from sft_lightning.networks.base import Network, Spec
 from sft_lightning.sharding.strategy import FSDP2
-from sft_lightning.tasks import RowTask
+from sft_lightning.tasks import TASKS, RowTask
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-6, 7))  # 0.001 to 1000
 
@@ -60,7 +60,7 @@ class LinearProbe(SFTModule):
 
     def check_network(self, network: Network) -> None:
         """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
-        if not isinstance(self.task, RowTask):
+        if not issubclass(TASKS.find(network.task.name), RowTask):
             raise UserError(
                 f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
             )

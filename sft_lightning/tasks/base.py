@@ -35,6 +35,8 @@ class Task(ABC):
     name: ClassVar[str]
     has_classes: ClassVar[bool] = False
     """Whether each sample is of one of C classes: confusions can be counted, and labelled subsets drawn by class"""
+    one_item_per_sample: ClassVar[bool] = True
+    """Whether a sample is one row of the output, so that what a head says of it can be listed by sample"""
     smooths_labels: ClassVar[bool] = False
     metric_makers: ClassVar[dict[str, tuple[Any, str]]]
     """Metric name: (maker taking TaskInfo, 'max' or 'min' is better)."""

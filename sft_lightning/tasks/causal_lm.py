@@ -27,6 +27,7 @@ class CausalLM(RowTask):
     """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
 
     name = "causal_lm"
+    one_item_per_sample = False
     metric_makers = {
         "perplexity": (lambda _: Perplexity(), "min"),
         "token_accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),

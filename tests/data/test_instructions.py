@@ -152,7 +152,11 @@ def test_left_and_right_padding_give_the_same_loss(tmp_path: Path, side: str) ->
         for row in range(len(PAIRS)):
             split = data.splits["val"]
             one = split.samples.fetch([row], [], False)
-            alone = alone + F.cross_entropy(network(one).logits, one["y"], reduction="sum")
+            alone = alone + F.cross_entropy(
+                network({k: v for k, v in one.items() if k.startswith(("input", "att"))}, one["select"]).logits,
+                one["y"],
+                reduction="sum",
+            )
     torch.testing.assert_close(loss, alone, rtol=1e-5, atol=1e-4)
 
 
@@ -301,7 +305,7 @@ def test_perplexity_is_weighted_by_tokens(tmp_path: Path) -> None:
     for row in range(len(rows)):
         one = data.splits["test"].samples.fetch([row], [], False)
         with torch.no_grad():
-            logits = network(one).logits
+            logits = network({k: v for k, v in one.items() if k.startswith(("input", "att"))}, one["select"]).logits
         total += float(F.cross_entropy(logits, one["y"], reduction="sum"))
         right += int((logits.argmax(-1) == one["y"]).sum())
         count += len(one["y"])
