@@ -60,14 +60,14 @@ class LinearProbe(SFTModule):
 
     def check_network(self, network: Network) -> None:
         """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
-        if not issubclass(TASKS.find(network.task.name), RowTask):
-            raise UserError(
-                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
-            )
         if network.shares_outputs:
             raise UserError(
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
                 "with freeze"
+            )
+        if not issubclass(TASKS.find(network.task.name), RowTask):
+            raise UserError(
+                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
             )
         if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
             raise UserError(

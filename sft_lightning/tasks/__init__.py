@@ -1,5 +1,6 @@
 """Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
 
+from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import Batch, TaskInfo
 from sft_lightning.tasks.base import TASKS, RowTask, Task
 from sft_lightning.tasks.causal_lm import CausalLM
@@ -19,6 +20,8 @@ __all__ = [
     "TaskInfo",
     "make_task",
 ]
+
+discover(__name__)
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:

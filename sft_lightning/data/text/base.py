@@ -198,7 +198,7 @@ class TextRows(Tokens):
         return self.table.name(row) if self.table is not None else super().name(row)
 
 
-class TokenData(SFTDataModule):
+class TokenData(SFTDataModule, base=True):
     """What all text data share: the meeting with the tokenizer.
 
     Args:
@@ -294,7 +294,7 @@ class TokenData(SFTDataModule):
         return line
 
 
-class TextData(TokenData):
+class TextData(TokenData, base=True):
     """Texts, or pairs of texts, with one label or value each.
 
     Args:
