@@ -1,4 +1,4 @@
-"""The trainable set: which parameters are trained now. It alone sets `requires_grad`, and tells its listeners of each change."""
+"""The trainable set: which parameters are trained now. It alone sets `requires_grad`, and tells its listeners of a change."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
