@@ -52,6 +52,7 @@ class LPFT(Callback):
         if module.hparams["head_warmup"]:
             raise UserError("LPFT: model.head_warmup trains new layers alone too: leave one of the two out")
         check_new_alone(module.trainable, "LPFT")
+        trainer.fit_loop.setup_data()  # which tells the length of an epoch
         total = trainer.estimated_stepping_batches
         per_epoch = -(-trainer.num_training_batches // trainer.accumulate_grad_batches)
         first = self.steps if self.epochs is None else self.epochs * per_epoch
