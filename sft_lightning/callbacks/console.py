@@ -11,6 +11,7 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from sft_lightning.callbacks.ema import EMA
+from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.data.bad_samples import skipped_lines
@@ -19,6 +20,7 @@ from sft_lightning.data.findings import in_training
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.freeze import moving_batchnorms
+from sft_lightning.modules.trainable import Change
 from sft_lightning.runs.metrics_log import named_by_split
 
 
@@ -105,7 +107,7 @@ class Console(Callback):
         if monitor is not None and (line := monitor.says_of_samples(trainer)):
             self.say(line)
         total = sum(p.numel() for p in network.parameters())
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        trained = pl_module.trainable.count(pl_module.trainable.allowed)
         source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
         self.say(
             f"network    {network.name}: {total:,} parameters, {trained:,} trained, "
@@ -130,6 +132,9 @@ class Console(Callback):
         for average in (c for c in trainer.callbacks if isinstance(c, EMA)):  # type: ignore[attr-defined]
             if (said := average.note(trainer)) is not None:
                 self.say(f"           note: {said}")
+        for probe in (c for c in trainer.callbacks if isinstance(c, LPFT)):  # type: ignore[attr-defined]
+            self.say(f"           note: {probe.note()}")
+        pl_module.trainable.listen("console", lambda change: self._changed(pl_module, change))
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)
@@ -138,6 +143,13 @@ class Console(Callback):
                 f"steps      {steps:g} of {size} samples (= {ranks} ranks × {accumulate} micro-batches × "
                 f"{size // (ranks * accumulate)}), precision {trainer.precision}"
             )
+
+    def _changed(self, module: SFTModule, change: Change) -> None:
+        trainable, factor = module.trainable, module.trainable.lr_factor
+        rates = f", at {factor:g} × the learning rates" if factor != 1.0 else ""
+        self.say(
+            f"step {change.step}  trains {trainable.count():,} of {trainable.count(trainable.allowed):,} parameters{rates}"
+        )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What a variant that solves has found."""

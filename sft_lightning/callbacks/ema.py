@@ -22,7 +22,7 @@ class EMA(Callback):
     With warm-up d_t = min(d, (1 + t)/(10 + t)), as TensorFlow's ExponentialMovingAverage with num_updates: a short run's
     average is of what it learned. With a constant d a share d^steps of the start stays in the average (67 % of 0.999 after
     400 steps); above 10 % a note says so. Checkpoints hold the averaged weights as the module's, and the raw ones beside them
-    to resume with.
+    to resume with. The average of a parameter that stands still is the parameter; it begins there when the parameter is thawed.
 
     Args:
         decay: d, per optimizer step.
@@ -54,7 +54,7 @@ class EMA(Callback):
 
     def _weights(self, module: LightningModule) -> dict[str, Tensor]:
         assert isinstance(module, SFTModule) and module.network is not None
-        return {n: p.data for n, p in module.network.named_parameters() if p.requires_grad}
+        return {n: p.data for n, p in module.network.named_parameters() if n in module.trainable.allowed}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # the validation that a fit may end with sets up too
@@ -72,6 +72,17 @@ class EMA(Callback):
             self._restored = {}
         elif not self.average:
             self.average = {n: w.clone() for n, w in weights.items()}
+
+        module = pl_module
+        assert isinstance(module, SFTModule)
+        module.trainable.listen("average", lambda change: self._begin(module, change.thawed | change.frozen))
+
+    @torch.no_grad()
+    def _begin(self, module: SFTModule, names: frozenset[str]) -> None:
+        """Lets the averages of what was thawed begin, and of what was frozen end, at the parameters themselves."""
+        weights = self._weights(module)
+        for name in names & self.average.keys():
+            self.average[name].copy_(weights[name])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only here does a resumed trainer know its step: a micro-batch amid the next one must not count as one."""

@@ -74,7 +74,7 @@ class RunRecorder(Callback):
         if network.adapters:
             counts["adapters"] = network.adapter_parameters().values()
         numbers = {name: sum(p.numel() for p in parameters) for name, parameters in counts.items()}
-        numbers["trainable"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        numbers["trainable"] = module.trainable.count(module.trainable.allowed)
         about: dict[str, Any] = {
             "task": module.info.to_dict() if module.info else None,
             "parameters": numbers,

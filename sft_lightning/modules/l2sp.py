@@ -80,10 +80,10 @@ class L2SPSFT(SFTModule):
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert self.network is not None
         spared = self.network.no_decay_parameters() if self.hparams["penalise"] == "weights" else set()
-        return {n: p for n, p in parameters.items() if p.requires_grad and n not in spared}
+        return {n: p for n, p in parameters.items() if n in self.trainable.allowed and n not in spared}
 
     def anchored(self) -> dict[str, nn.Parameter]:
-        """w_S as penalised, by name: trainable ones alone, since frozen ones cannot drift."""
+        """w_S as penalised, by name: what may be trained alone, since the rest cannot drift."""
         assert self.network is not None
         if "anchored" not in self._sets:  # which they are does not change once the network is built and frozen
             self._sets["anchored"] = self._chosen(self.network.shared_parameters())
@@ -134,7 +134,7 @@ class L2SPSFT(SFTModule):
         anchored, lrs = self.anchored(), dict[str, float]()
         for group in optimizer.param_groups:
             lrs |= dict.fromkeys(group["names"], group["lr"])
-            names = [n for n in group["names"] if n in anchored]
+            names = [n for n in group["names"] if n in anchored and n in self.trainable.trained]
             pull_towards(
                 [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
             )

@@ -167,6 +167,16 @@ class Network(nn.Module):
         known, source = self.shared_parameters() | self.adapter_parameters(), "source_head."
         return {n: p for n, p in self.named_parameters() if n not in known and not n.startswith(source)}
 
+    def parameter_sets(self) -> dict[str, dict[str, nn.Parameter]]:
+        """Every parameter by full name, in one set of these: shared, new, adapter, source_head."""
+        source = {n: p for n, p in self.named_parameters() if n.startswith("source_head.")}
+        return {
+            "shared": self.shared_parameters(),
+            "new": self.new_parameters(),
+            "adapter": self.adapter_parameters(),
+            "source_head": source,
+        }
+
     def added_parameters(self) -> dict[str, nn.Parameter]:
         """What is new on top of what is tuned, by full name: `new_parameters()`; the head alone where nothing is pretrained."""
         if self.pretrained is not None:
