@@ -60,7 +60,7 @@ def versions() -> dict[str, str]:
 def why(family: str, setting: str, arm: Arm) -> str:
     """One failure is the user's, and foreseen."""
     if setting == "own variant: anchor, a mean":
-        return "against the contract: SFTModule.anchor is to give a sum over items"
+        return "against the contract: SFTModule.anchor_loss is to give a sum over items"
     return ""
 
 
@@ -74,9 +74,8 @@ class OwnDistil(PlainSFT):
 
     def tokens(self, batch: Batch, output: Output) -> Tensor:
         """T² KL(teacher ‖ student) of each token."""
-        assert self.teacher is not None
         said = F.log_softmax(output.logits / TEMPERATURE, -1)
-        wanted = F.log_softmax(self.teacher(batch["x"]).logits / TEMPERATURE, -1)
+        wanted = F.log_softmax(self.teacher_output(batch).logits / TEMPERATURE, -1)
         return F.kl_div(said, wanted, reduction="none", log_target=True).sum(-1) * TEMPERATURE**2
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor:

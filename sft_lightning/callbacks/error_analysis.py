@@ -78,8 +78,9 @@ class Details(Callback):
         assert isinstance(pl_module, SFTModule) and pl_module.info is not None
         if not self._measured(trainer):
             return
-        info = pl_module.info
-        self._said = Answers() if info.name == "classification" and info.num_outputs <= self.classes else None
+        task = pl_module.task
+        wanted = task is not None and task.has_classes and task.info.num_outputs <= self.classes
+        self._said = Answers() if wanted else None
         if (monitor := retention_monitor(trainer)) is not None:
             monitor.said = {}
 

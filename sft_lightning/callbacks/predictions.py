@@ -14,8 +14,8 @@ from sft_lightning.runs.directory import write_atomic
 class WritePredictions(Callback):
     """Collects what `predict` yields, over all ranks, and writes it sorted by sample.
 
-    Each line has `index`, the sample's row number; for classification `label` and `probabilities` in class order, for
-    regression `value`; for language models one line per supervised position.
+    Each line has `index`, the sample's row number, and what its task decodes: for classification `label` and `probabilities`
+    in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of positions.
 
     Args:
         path: The file to write.
@@ -34,13 +34,8 @@ class WritePredictions(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        index = batch["index"]
-        select = batch["x"].get("select")
-        if select is not None:
-            of_item = index[select] if select.ndim == 1 else index[:, None].expand_as(select)[select]
-        else:
-            of_item = index
-        for number, row in zip(of_item.tolist(), outputs, strict=True):
+        index = batch["index"][batch["real"]] if "real" in batch else batch["index"]
+        for number, row in zip(index.tolist(), outputs, strict=True):
             self._rows.append({"index": number, **row})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,6 +45,6 @@ class WritePredictions(Callback):
             dist.all_gather_object(parts, rows)
             rows = [row for part in parts for row in part]
         if trainer.is_global_zero:
-            rows.sort(key=lambda row: row["index"])  # stable: a sample's positions stay in order
+            rows.sort(key=lambda row: row["index"])
             write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._rows = []

@@ -36,18 +36,13 @@ class Panels(Callback):
 
     def _collect(self, module: LightningModule, outputs: Any, batch: Any) -> None:
         assert isinstance(module, SFTModule)
-        if (
-            not isinstance(outputs, Output)
-            or module.info is None
-            or module.info.name != "classification"
-            or "y" not in batch
-        ):
+        if not isinstance(outputs, Output) or module.task is None or not module.task.has_classes or "y" not in batch:
             return
         said = outputs.logits.argmax(-1).tolist()
         self._targets += batch["y"].tolist()
         self._said += said
         image = batch["x"].get("image")
-        if image is not None and "select" not in batch["x"]:
+        if image is not None and "real" not in batch:
             for picture, target, guess in zip(image, batch["y"].tolist(), said, strict=True):
                 if len(self._images) < self.samples:
                     self._images.append((picture.float().cpu(), target, guess))

@@ -11,8 +11,9 @@ from sft_lightning.core.errors import UserError
 Batch = dict[str, Any]
 """One micro-batch.
 
-`x`: dict of network inputs (tensors with B rows; an optional bool `select` tells which rows or positions are items);
-`y`: `[N]` targets, one per item; absent when predicting on unlabelled data;
+`x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them; absent for unlabelled data;
+`select`: bool `[B]` or `[B, T]`, present where only some rows or positions are items; N of them are true;
+`real`: bool `[B]`, present where some samples are fillers, which count nowhere;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
 """
 
@@ -62,6 +63,28 @@ class Output(NamedTuple):
         pretrained. These are what can be compared between teacher and student.
         """
         return self.features if self.below_new is None else self.below_new
+
+
+class Loss(NamedTuple):
+    """A task's loss on a batch."""
+
+    total: Tensor
+    """Summed over items: a scalar with gradient, 0 for no items"""
+    n: int
+    """Items"""
+
+
+class Items(NamedTuple):
+    """The rows on which student and teacher are compared: those of an anchor, and of the gauges of drift."""
+
+    features: Tensor
+    """`[N, E]`, the last that the pretrained weights alone determine; E = 0 where there are none"""
+    logits: Tensor
+    """`[N, C]`"""
+    source_logits: Tensor | None
+    """`[N, S]` from the kept source head; None where there is none"""
+    n: int
+    """N"""
 
 
 class View(Protocol):

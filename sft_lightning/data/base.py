@@ -110,7 +110,7 @@ class Split(Dataset[Batch]):
         return len(self.rows)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """One batch. Items that are fillers are marked off in `x['select']`; `skipped` names samples left out."""
+        """One batch. Samples that are fillers are marked off in `real`; `skipped` names samples left out."""
         compared = keys[0].compared
         x, keys, bad = fetch_readable(self, keys)
         positions = np.array([k.position for k in keys], dtype=np.int64)
@@ -126,18 +126,18 @@ class Split(Dataset[Batch]):
         }
         if bad:
             batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
-        real = np.array([k.real for k in keys])
-        if "y" in x:  # language models: the samples made their own items
-            batch["y"] = x.pop("y")
-            if not real.all():
-                x["select"] = x["select"] & torch.from_numpy(real)[:, None]
-                batch["y"] = batch["y"][:0]
-            batch["count"] = len(batch["y"])
+        real = torch.tensor([k.real for k in keys])
+        if not real.all():
+            batch["real"] = real
+        if "select" in x:  # the samples have items of their own, such as tokens
+            select, y = x.pop("select"), x.pop("y", None)
+            if y is not None:
+                batch["y"] = y[real[:, None].expand_as(select)[select]]
+            batch["select"] = select & real[:, None]
+            batch["count"] = int(batch["select"].sum())
             return batch
         if self.targets is not None:
-            batch["y"] = torch.from_numpy(self.targets[positions][real])
-        if not real.all():
-            x["select"] = torch.from_numpy(real)
+            batch["y"] = torch.from_numpy(self.targets[positions][real.numpy()])
         batch["count"] = int(real.sum())
         return batch
 

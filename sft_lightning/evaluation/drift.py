@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sft_lightning.anchors import CKASums
 from sft_lightning.anchors.weight_space import squared_distance
-from sft_lightning.core.structures import Output
+from sft_lightning.core.structures import Items
 from sft_lightning.evaluation.values import ValueSums
 from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Task, make_task
@@ -70,10 +70,10 @@ class DriftMeter:
         self.sums: Tensor | None = None  # items, Σ kl, Σ agreement
 
     @torch.no_grad()
-    def add(self, student: Output, teacher: Output) -> None:
+    def add(self, student: Items, teacher: Items) -> None:
         """Adds the items of one batch; also where there is none, so that all ranks have sums to add up."""
-        if student.pretrained_features.shape[-1]:
-            self.cka.add(student.pretrained_features, teacher.pretrained_features)
+        if student.features.shape[-1]:
+            self.cka.add(student.features, teacher.features)
         mine, theirs = (o.logits if self.shares_outputs else o.source_logits for o in (student, teacher))
         if mine is None or theirs is None or self.task is None:
             return

@@ -6,9 +6,8 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
-from sft_lightning.core.structures import Batch
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.evaluation.predictions import Answers
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
@@ -21,10 +20,10 @@ def evaluate(
     loader: Iterable[Batch],
     finish: Callable[[Batch], Batch],
     task: Task,
-    score: Callable[[dict[str, Tensor]], Tensor],
+    score: Callable[[Batch], Output],
     answers: Answers | None = None,
 ) -> dict[str, float]:
-    """The task's metrics and 'loss' of `score(x) -> logits[N, C]` over all batches and ranks, in the trainer's precision.
+    """The task's metrics and 'loss' of the output `score(batch)` over all batches and ranks, in the trainer's precision.
 
     The module's mode and the random state are left as they were found: measuring must not change what is trained.
     Where there are `answers`, what was said of each of this rank's samples is added to them.
@@ -41,10 +40,10 @@ def evaluate(
                 batch = finish(move_data_to_device(raw, module.device))
                 batch = trainer.precision_plugin.convert_input(batch)
                 with trainer.precision_plugin.forward_context():
-                    logits = score(batch["x"])
-                    update_meters(task, meters, logits, batch)
+                    output = score(batch)
+                    update_meters(task, meters, output, batch)
                 if answers is not None:
-                    answers.add(batch, logits)
+                    answers.add(batch, output.logits)
     finally:
         for m, mode in modes.items():
             m.training = mode

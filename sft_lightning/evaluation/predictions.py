@@ -35,8 +35,8 @@ class Answers:
     @torch.no_grad()
     def add(self, batch: Batch, logits: Tensor, known: bool = True) -> None:
         """Adds `logits[N, C]` of a batch's N samples; `known` says that `batch['y']` are their true classes."""
-        index, select = batch["index"], batch["x"].get("select")
-        rows = index if select is None else index[select]  # a filler is no sample
+        index, real = batch["index"], batch.get("real")
+        rows = index if real is None else index[real]
         classes = logits.argmax(-1)
         confidences = at_least_single(logits).softmax(-1).gather(-1, classes[:, None])[:, 0]
         targets = batch["y"] if known else torch.full_like(rows, UNKNOWN)

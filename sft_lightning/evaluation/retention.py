@@ -5,7 +5,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
@@ -90,11 +89,14 @@ class RetentionMonitor(Callback):
         network = module.teacher.network if of_teacher else module.network
         began = time.perf_counter()
 
-        def score(x: dict[str, Tensor]) -> Tensor:
-            output: Output = network(x)
-            logits = output.logits if network.shares_outputs else output.source_logits
-            assert logits is not None
-            return logits
+        task = self._task
+
+        def score(batch: Batch) -> Output:
+            output: Output = network(batch["x"], task.select(batch))
+            if network.shares_outputs:
+                return output
+            assert output.source_logits is not None
+            return output._replace(logits=output.source_logits)
 
         if split not in self._loaders:
             ranks = trainer.global_rank, trainer.world_size
@@ -108,7 +110,7 @@ class RetentionMonitor(Callback):
 
     def _answers(self, name: str) -> Answers | None:
         """Where to keep what is said of the source samples; None where nobody asked, or where no class is said."""
-        if self.said is None or self._task is None or self._task.name != "classification":
+        if self.said is None or self._task is None or not self._task.has_classes:
             return None
         return self.said.setdefault(name, Answers())
 
@@ -154,11 +156,13 @@ class RetentionMonitor(Callback):
         began, passed = time.perf_counter(), Passed()
         meter = DriftMeter(network) if module.teacher is not None else None
 
-        def score(x: dict[str, Tensor]) -> Tensor:
-            output: Output = network(x)
-            if meter is not None and module.teacher is not None and passed.compared_now:
-                meter.add(output, module.teacher(x))
-            return output.logits
+        task = module.task
+
+        def score(batch: Batch) -> Output:
+            output: Output = network(batch["x"], task.select(batch))
+            if meter is not None and passed.compared_now:
+                meter.add(task.items(output, batch), task.items(module.teacher_output(batch), batch))
+            return output
 
         limit = limit_of(trainer, "val")
         loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
@@ -186,6 +190,7 @@ class RetentionMonitor(Callback):
         self._passed["target"].count(batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
+        assert module.task is not None
         if not batch.get("compared", True):
             return
         began = time.perf_counter()
@@ -196,16 +201,21 @@ class RetentionMonitor(Callback):
         teacher = self._cache.get(key)
         if teacher is None:
             with trainer.precision_plugin.forward_context():
-                teacher = module.teacher(batch["x"])
+                teacher = module.teacher_output(batch)
             room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
             # Validation views are the same each time, so the teacher's answers are too. One that is sharded is asked by all
             # ranks or none, and they may not run out of room together.
             if room <= self._cache_room and not module.teacher.sharded:
                 self._cache[key] = teacher
                 self._cache_room -= room
-        self._meter.add(student, teacher)
-        task = module.network.source_task if module.network is not None else None
-        if self.said is not None and task is not None and task.name == "classification":
+        self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
+        said = module.network.source_task if module.network is not None else None
+        if (
+            self.said is not None
+            and said is not None
+            and module.task.one_item_per_sample
+            and make_task(said).has_classes
+        ):
             for name, output in (("head before", teacher), ("head after", student)):
                 assert output.source_logits is not None
                 self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)

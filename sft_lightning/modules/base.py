@@ -30,6 +30,15 @@ AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # of what multiplies weights in single precision
 
 
+RENAMED = {
+    "anchor": "anchor_loss",
+    "add_penalty": "add_penalty_grad",
+    "penalty": "penalty_value",
+    "undecayed": "no_decay_names",
+}
+"""Methods of variants that were written for earlier versions"""
+
+
 class SFTModule(L.LightningModule):
     """Supervised fine-tuning: everything but the anchor.
 
@@ -67,6 +76,13 @@ class SFTModule(L.LightningModule):
     needs_pretrained: ClassVar[bool] = False
     solves: ClassVar[bool] = False
     """Whether weights are solved for before the first step, so that there is nothing to train."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in RENAMED.keys() & vars(cls).keys():
+            raise TypeError(
+                f"{cls.__name__}.{name}: this method is called {RENAMED[name]} now, and would be passed over"
+            )
 
     def __init__(
         self,
@@ -269,11 +285,22 @@ class SFTModule(L.LightningModule):
 
     # ---- the steps ----
 
-    def forward(self, x: dict[str, Tensor]) -> Output:
-        """The network's output for prepared inputs `x`."""
+    def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
+        """The network's output for prepared inputs `x`, on the rows that `select` marks."""
         assert self.network is not None
-        output: Output = self.network(x)
+        output: Output = self.network(x, select)
         return output
+
+    def output(self, batch: Batch) -> Output:
+        """The network's output on a batch, as its task wants it."""
+        assert self.task is not None
+        output: Output = self(batch["x"], self.task.select(batch))
+        return output
+
+    def teacher_output(self, batch: Batch) -> Output:
+        """What the pretrained network says of the same rows of the same batch, without gradient."""
+        assert self.teacher is not None and self.task is not None
+        return self.teacher(batch["x"], self.task.select(batch))
 
     def train(self, mode: bool = True) -> "SFTModule":
         """Train mode, except for normalisation statistics that stand still, and for a pretrained encoder that is frozen
@@ -322,12 +349,11 @@ class SFTModule(L.LightningModule):
         Lightning divides by the number of micro-batches and DDP by the number of ranks; both are undone here, and the
         true number of items, known at the end of the step, corrects the gradient in `on_before_optimizer_step`.
         """
-        assert self.task is not None
-        output = self(batch["x"])
-        task = self.objective.loss(output.logits, batch["y"])
+        output = self.output(batch)
+        task, count = self.objective.loss(output, batch)
         anchor = self.anchor_loss(batch, output)
         total = task if anchor is None else task + anchor
-        self._items += int(batch["count"])
+        self._items += count
         sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
         sums = sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)
         self._sums = sums if self._sums is None else self._sums + sums
@@ -392,8 +418,8 @@ class SFTModule(L.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> Output:
         assert self.task is not None
-        output: Output = self(batch["x"])
-        update_meters(self.task, self.stage_meters(stage), output.logits, batch)
+        output = self.output(batch)
+        update_meters(self.task, self.stage_meters(stage), output, batch)
         return output
 
     def stage_meters(self, stage: str) -> dict[str, Metric]:
@@ -425,9 +451,9 @@ class SFTModule(L.LightningModule):
         self.log_dict(logged)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """One plain dict per item: what predictions.jsonl holds."""
+        """One plain dict per sample: what predictions.jsonl holds."""
         assert self.task is not None
-        return self.task.rows(self(batch["x"]).logits)
+        return self.task.decode(self.output(batch), batch)
 
     # ---- checkpoints ----
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, Output
+from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.base import Network, Spec
@@ -131,10 +131,9 @@ class DistillSFT(SFTModule):
         assert network.source_head is not None
         network.source_head.requires_grad_(self.hparams["anchor_weight"] > 0)
 
-    def distance(self, student: Output, teacher: Output) -> Tensor:
+    def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`."""
-        name = "pretrained_features" if self.on == "features" else self.on
-        mine, theirs = getattr(student, name), getattr(teacher, name)
+        mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
         if not mine.shape[-1]:
             raise UserError(
                 "on: features needs one vector per item below the encoder's first new layer, and this network has none there: "
@@ -149,6 +148,7 @@ class DistillSFT(SFTModule):
         """λ·Σ D over the micro-batch's items."""
         if self.hparams["anchor_weight"] == 0.0:
             return None
-        assert self.teacher is not None
-        weighted: Tensor = self.hparams["anchor_weight"] * self.distance(output, self.teacher(batch["x"])).sum()
+        assert self.task is not None
+        student, teacher = self.task.items(output, batch), self.task.items(self.teacher_output(batch), batch)
+        weighted: Tensor = self.hparams["anchor_weight"] * self.distance(student, teacher).sum()
         return weighted

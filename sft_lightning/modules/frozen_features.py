@@ -30,8 +30,7 @@ def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
             batch = trainer.strategy.batch_to_device(raw, module.device)
             batch = trainer.precision_plugin.convert_input(data.receive(batch))
             with trainer.precision_plugin.forward_context():
-                assert module.teacher is not None
-                output: Output = module.teacher(batch["x"])  # the same features, and a study's worker keeps them
+                output = module.teacher_output(batch)  # the same features, and a study's worker keeps them
             parts.append((output.features.to(device).double(), batch["y"].to(device)))
     if not sum(len(y) for _, y in parts):
         raise UserError(
@@ -58,5 +57,5 @@ def measured(task: Task, logits: Tensor, y: Tensor) -> dict[str, float]:
     for meter in meters.values():
         meter.to(logits.device)
         meter.distributed_available_fn = lambda: False
-    update_meters(task, meters, logits, {"y": y, "count": len(y)})
+    update_meters(task, meters, Output(logits, logits), {"y": y, "count": len(y)})
     return read_meters(meters)

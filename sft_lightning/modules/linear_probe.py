@@ -16,6 +16,7 @@ from sft_lightning.modules.one_step import one_step
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
 from sft_lightning.networks.base import Network, Spec
 from sft_lightning.sharding.strategy import FSDP2
+from sft_lightning.tasks import TASKS, RowTask
 
 STRENGTHS = tuple(10.0 ** (e / 2) for e in range(-6, 7))  # 0.001 to 1000
 
@@ -58,7 +59,11 @@ class LinearProbe(SFTModule):
         self._undo = ExitStack()
 
     def check_network(self, network: Network) -> None:
-        """The features must be pretrained, the head one linear layer of its own, whole on each rank."""
+        """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
+        if not issubclass(TASKS.find(network.task.name), RowTask):
+            raise UserError(
+                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
+            )
         if network.shares_outputs:
             raise UserError(
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
@@ -123,7 +128,8 @@ class LinearProbe(SFTModule):
 
         def at(strength: float, start: Linear | None) -> Solution:
             start = start or zeros(head.out_features, x.shape[1], head.bias is not None, x)
-            solved = solve(x, y, self.objective.loss, start, strength)
+            assert isinstance(self.objective, RowTask)
+            solved = solve(x, y, self.objective.row_loss, start, strength)
             values = measured(task, solved.layer(val_x), val_y)
             return replace(solved, metric=sign * values[name], val_loss=values["loss"])
 

@@ -60,7 +60,7 @@ class Teacher:
         self.initial = {n: p.data for n, p in self.network.named_parameters() if n in self.initial}
 
     @torch.no_grad()
-    def __call__(self, x: dict[str, Tensor]) -> Output:
+    def __call__(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
         """What the pretrained network says, under the caller's autocast.
 
         In a study's worker a batch that was seen before, in this run or another, is not computed again. It is known by its
@@ -68,9 +68,10 @@ class Teacher:
         """
         output: Output
         if cache.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
-            output = cache.TEACHER.get(self._key(x), lambda: self.network(x), bytes_of)
+            asked = x if select is None else {**x, "select": select}
+            output = cache.TEACHER.get(self._key(asked), lambda: self.network(x, select), bytes_of)
         else:
-            output = self.network(x)
+            output = self.network(x, select)
         return output
 
     def _key(self, x: dict[str, Tensor]) -> tuple[object, ...]:

@@ -91,12 +91,12 @@ class Network(nn.Module):
         features: Tensor = self.encoder(x["image"])
         return features
 
-    def forward(self, x: dict[str, Tensor]) -> Output:
-        """One encoder pass; rows are the items `x['select']` names, or all."""
+    def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
+        """One encoder pass, then the heads: on the rows (or positions) of features that `select` marks, or on all."""
         features, below = self._encode_watching(x) if self.fresh else (self.encode(x), None)
-        if "select" in x:
-            features = features[x["select"]]
-            below = None if below is None else below[x["select"]]
+        if select is not None:
+            features = features[select]
+            below = None if below is None else below[select]
         source = self.source_head(features) if self.source_head is not None else None
         return Output(self.head(features), features, source, below)
 

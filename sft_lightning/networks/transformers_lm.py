@@ -129,9 +129,9 @@ class TransformersLM(Network):
         hidden: Tensor = self.encoder(**inputs).last_hidden_state
         return hidden
 
-    def forward(self, x: dict[str, Tensor]) -> Output:
-        """One encoder pass; rows are the positions `x['select']` names."""
-        output = super().forward(x)
+    def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
+        """One encoder pass; logits of the positions that `select` marks."""
+        output = super().forward(x, select)
         logits = output.logits
         if self.scale != 1.0:
             logits = logits * self.scale

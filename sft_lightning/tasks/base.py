@@ -1,7 +1,7 @@
 """What a task is: its loss as a sum over items, its metrics, how its outputs are read.
 
-An *item* is one row of `Output.logits`: a sample in classification, a supervised token in language modelling. The
-network returns rows only for items that count, so losses, metrics and anchors never see padding or fillers.
+An *item* is what the loss is summed over and a metric averages: a sample in classification, a supervised token in language
+modelling.
 """
 
 from abc import ABC, abstractmethod
@@ -12,7 +12,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.registry import Registry
+from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 
 
 def at_least_single(logits: Tensor) -> Tensor:
@@ -20,15 +21,35 @@ def at_least_single(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
+TASKS: Registry["Task"] = Registry("task")
+
+
 class Task(ABC):
-    """One file per task. `info` says which; nothing else is kept."""
+    """One file per task, which registers by being defined.
+
+    Args:
+        info: What is predicted, as plain values.
+        label_smoothing: Share of each label spread evenly over the classes, in [0, 1); for tasks that know it.
+    """
 
     name: ClassVar[str]
+    has_classes: ClassVar[bool] = False
+    """Whether each sample is of one of C classes: confusions can be counted, and labelled subsets drawn by class"""
+    one_item_per_sample: ClassVar[bool] = True
+    """Whether a sample is one row of the output, so that what a head says of it can be listed by sample"""
+    smooths_labels: ClassVar[bool] = False
     metric_makers: ClassVar[dict[str, tuple[Any, str]]]
     """Metric name: (maker taking TaskInfo, 'max' or 'min' is better)."""
 
-    def __init__(self, info: TaskInfo) -> None:
-        self.info = info
+    def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
+        self.info, self.label_smoothing = info, label_smoothing
+        if label_smoothing and not self.smooths_labels:
+            raise UserError(f"label_smoothing: {info.name} has no classes to smooth over: leave it 0")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "name" in vars(cls):
+            TASKS.add(cls.name, cls)
 
     @property
     def metric_names(self) -> list[str]:
@@ -60,17 +81,29 @@ class Task(ABC):
             made[name] = self.metric_makers[name][0](self.info)
         return made
 
-    @abstractmethod
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Loss of `logits[N, C]` and `y[N]` summed over items: a scalar. Zero, with a gradient, for N = 0."""
+    # ---- what a task does with a batch ----
 
-    def update(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
-        """Adds N items to a metric."""
-        metric.update(self.predict(logits), y)
+    def select(self, batch: Batch) -> Tensor | None:
+        """Which rows or positions of the features the heads are asked about: bool `[B]` or `[B, T]`; None for all."""
+        return None
 
     @abstractmethod
-    def predict(self, logits: Tensor) -> Tensor:
-        """What the metrics compare with `y`, from `logits[N, C]`."""
+    def loss(self, output: Output, batch: Batch) -> Loss:
+        """The loss summed over items, a scalar with gradient (0 for no items), and how many items they are."""
+
+    @abstractmethod
+    def update(self, metric: Metric, output: Output, batch: Batch) -> None:
+        """Adds a batch to a metric."""
+
+    @abstractmethod
+    def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
+        """One plain dict per sample that is no filler, in the batch's order, for predictions.jsonl."""
+
+    @abstractmethod
+    def items(self, output: Output, batch: Batch) -> Items:
+        """The rows on which student and teacher are compared."""
+
+    # ---- what a head's outputs mean ----
 
     def same(self, one: Tensor, other: Tensor) -> Tensor | None:
         """How far two answers `[N, C]` to each item are the same, in [0, 1]: `[N]`. None where answers are values, which are
@@ -84,6 +117,50 @@ class Task(ABC):
         """
         return None
 
+
+class RowTask(Task):
+    """A task whose items are rows of the output, one target each: samples, tokens, words.
+
+    The batch marks the rows that are items (`select`), or the samples that are no fillers (`real`); the network asks its heads
+    about these alone, so losses, metrics and anchors never see padding.
+    """
+
+    def select(self, batch: Batch) -> Tensor | None:
+        marked: Tensor | None = batch["select"] if "select" in batch else batch.get("real")
+        return marked
+
+    def loss(self, output: Output, batch: Batch) -> Loss:
+        return Loss(self.row_loss(output.logits, batch["y"]), int(batch["count"]))
+
+    def update(self, metric: Metric, output: Output, batch: Batch) -> None:
+        self.update_rows(metric, output.logits, batch["y"])
+
+    def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
+        return self.decode_rows(output.logits)
+
+    def items(self, output: Output, batch: Batch) -> Items:
+        return Items(output.pretrained_features, output.logits, output.source_logits, len(output.logits))
+
     @abstractmethod
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
-        """One plain dict per item, for predictions.jsonl."""
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
+        """Loss of `logits[N, C]` and `y[N]` summed over rows: a scalar. Zero, with a gradient, for N = 0."""
+
+    @abstractmethod
+    def predict(self, logits: Tensor) -> Tensor:
+        """What the metrics compare with `y`, from `logits[N, C]`."""
+
+    def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
+        """Adds N rows to a metric."""
+        metric.update(self.predict(logits), y)
+
+    @abstractmethod
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """One plain dict per row."""
+
+
+def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:
+    """A batch's rows, as `select` marks them, in one list for each sample that is no filler."""
+    counts = batch["select"].sum(1)
+    counts = (counts[batch["real"]] if "real" in batch else counts).tolist()
+    starts = [sum(counts[:i]) for i in range(len(counts))]
+    return [rows[start : start + count] for start, count in zip(starts, counts, strict=True)]

@@ -8,8 +8,12 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.core.structures import Batch, Output
+from sft_lightning.tasks.base import RowTask, at_least_single, by_sample
 from sft_lightning.tasks.metrics import MeanLoss
+
+KEYS = {"tokens": "token", "probabilities": "probability"}
+"""Of a sample's prediction, and what they hold of each position"""
 
 
 class Perplexity(MeanLoss):
@@ -19,10 +23,11 @@ class Perplexity(MeanLoss):
         return super().compute().exp()
 
 
-class CausalLM(Task):
+class CausalLM(RowTask):
     """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
 
     name = "causal_lm"
+    one_item_per_sample = False
     metric_makers = {
         "perplexity": (lambda _: Perplexity(), "min"),
         "token_accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
@@ -32,7 +37,7 @@ class CausalLM(Task):
     def default_metrics(self) -> list[str]:
         return ["perplexity", "token_accuracy"]
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum")
 
     def predict(self, logits: Tensor) -> Tensor:
@@ -44,13 +49,18 @@ class CausalLM(Task):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
 
-    def update(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
+    def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):
-            metric.update(self.loss(logits, y), len(y))
+            metric.update(self.row_loss(logits, y), len(y))
         else:
-            super().update(metric, logits, y)
+            super().update_rows(metric, logits, y)
 
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
+        """Of each sample the likeliest token at each supervised position, by number, and its probability."""
+        said = by_sample(self.decode_rows(output.logits), batch)
+        return [{key: [row[one] for row in rows] for key, one in KEYS.items()} for rows in said]
+
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probability, token = logits.float().softmax(-1).max(-1)
         return [
             {"token": t, "probability": round(p, 6)} for t, p in zip(token.tolist(), probability.tolist(), strict=True)

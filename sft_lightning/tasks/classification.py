@@ -15,7 +15,7 @@ from torchmetrics.classification import (
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.tasks.base import RowTask, at_least_single
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -40,10 +40,12 @@ def _f1(info: TaskInfo) -> BinaryF1Score:
     return BinaryF1Score()
 
 
-class Classification(Task):
+class Classification(RowTask):
     """`logits[N, C]`, `y[N]` int64 in [0, C)."""
 
     name = "classification"
+    has_classes = True
+    smooths_labels = True
     metric_makers = {
         "accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
         "f1": (_f1, "max"),
@@ -51,15 +53,11 @@ class Classification(Task):
         "matthews": (lambda info: Matthews(info.num_outputs), "max"),
     }
 
-    def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
-        super().__init__(info)
-        self.label_smoothing = label_smoothing
-
     @property
     def default_metrics(self) -> list[str]:
         return ["accuracy", "f1_macro"]
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
 
     def predict(self, logits: Tensor) -> Tensor:
@@ -71,7 +69,7 @@ class Classification(Task):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
 
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1).cpu()
         labels = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
         return [

@@ -5,7 +5,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.tasks.base import Task
 
 
@@ -40,16 +40,14 @@ class MeanLoss(Metric):
         return self.total / self.items
 
 
-def update_meters(task: Task, meters: dict[str, Metric], logits: Tensor, batch: Batch) -> None:
+def update_meters(task: Task, meters: dict[str, Metric], output: Output, batch: Batch) -> None:
     """Adds one batch to 'loss' (weighted by items) and to the task's metrics."""
-    n = int(batch["count"])
-    if n == 0:
+    if not int(batch["count"]):
         return
-    y = batch["y"]
-    meters["loss"].update(task.loss(logits, y), n)
+    meters["loss"].update(*task.loss(output, batch))
     for name, metric in meters.items():
         if name != "loss":
-            task.update(metric, logits, y)
+            task.update(metric, output, batch)
 
 
 def read_meters(meters: dict[str, Metric]) -> dict[str, float]:

@@ -7,10 +7,10 @@ from torch import Tensor
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
 
 from sft_lightning.anchors import bernoulli_kl
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.tasks.base import RowTask, at_least_single
 
 
-class MultiLabel(Task):
+class MultiLabel(RowTask):
     """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is said where its probability σ(logit) is above one half."""
 
     name = "multi_label"
@@ -24,7 +24,7 @@ class MultiLabel(Task):
     def default_metrics(self) -> list[str]:
         return ["label_accuracy", "f1_micro"]
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits)
         return F.binary_cross_entropy_with_logits(said, y.to(said.dtype), reduction="sum")
 
@@ -38,7 +38,7 @@ class MultiLabel(Task):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return bernoulli_kl(student, teacher)
 
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
         return [
             {"labels": [n for n, v in zip(names, p, strict=True) if v > 0.5], "probabilities": [round(v, 6) for v in p]}

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, SpearmanCorrCoef
 from torchmetrics.utilities import dim_zero_cat
 
-from sft_lightning.tasks.base import Task, at_least_single
+from sft_lightning.tasks.base import RowTask, at_least_single
 
 
 class Correlation(SpearmanCorrCoef):
@@ -41,7 +41,7 @@ class RankCorrelation(Correlation):
         return (twice[place] - (len(values) + 1)).double()
 
 
-class Regression(Task):
+class Regression(RowTask):
     """`logits[N, 1]`, `y[N]` float. Correlations are NaN where they are undefined, as for one item."""
 
     name = "regression"
@@ -56,12 +56,12 @@ class Regression(Task):
     def default_metrics(self) -> list[str]:
         return ["mse", "pearson", "spearman"]
 
-    def loss(self, logits: Tensor, y: Tensor) -> Tensor:
+    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits).squeeze(-1)
         return F.mse_loss(said, y.to(said.dtype), reduction="sum")
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.float().squeeze(-1)
 
-    def rows(self, logits: Tensor) -> list[dict[str, Any]]:
+    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"value": round(v, 6)} for v in logits.float().squeeze(-1).tolist()]

@@ -23,7 +23,7 @@ def test_a_fit_says_where_it_is_how_fast_and_its_loss(
 ) -> None:
     """With a minute of 0.2 s, and a step that takes half of that."""
     monkeypatch.setattr(Pulse, "EVERY", 0.2)
-    finish = Digits.finish
+    finish = Digits.device_transform
 
     def slowly(self: Digits, batch: dict[str, object]) -> object:
         time.sleep(0.1 if batch["train"] else 0)

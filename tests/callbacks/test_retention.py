@@ -130,20 +130,20 @@ def test_evaluate_leaves_the_modules_modes_as_found(pretrained_norms: str) -> No
     loader = data.loader("val", 0, 1)
     seen = []
 
-    def score(x: dict[str, torch.Tensor]) -> torch.Tensor:
+    def score(batch: Any) -> Any:
         seen.append(any(m.training for m in module.modules()))
-        return module.network(x).logits
+        return module.output(batch)
 
-    evaluate(trainer, module, loader, data.finish, module.task, score)
+    evaluate(trainer, module, loader, data.device_transform, module.task, score)
     assert seen and not any(seen), "evaluated in train mode"
     assert {n: m.training for n, m in module.named_modules()} == before
     assert all(torch.equal(v, kept[n]) for n, v in weights(module).items())
 
-    def fail(x: dict[str, torch.Tensor]) -> torch.Tensor:
+    def fail(batch: Any) -> Any:
         raise KeyError
 
     with pytest.raises(KeyError):
-        evaluate(trainer, module, loader, data.finish, module.task, fail)
+        evaluate(trainer, module, loader, data.device_transform, module.task, fail)
     assert {n: m.training for n, m in module.named_modules()} == before
 
 

@@ -11,7 +11,7 @@ from scipy.stats import entropy, pearsonr
 
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import Items, TaskInfo
 from sft_lightning.modules import DistillSFT, SFTModule
 from sft_lightning.networks import MLP, TransformersImage, spec
 from tests.support import FewDigits, fit, pretrained_mlp
@@ -106,11 +106,16 @@ def test_kl_on_a_multi_label_head_is_that_of_each_label(nets: dict[str, str]) ->
     data, module = few(), module_on(nets["multi-label"], distance="kl", temperature=2.0, anchor_weight=0.7)
     fit(module, data, max_epochs=1)
     before, after = both(module, data)
-    student, teacher = (module.network(x), module.teacher(x)) if (x := first_x(data)) else (None, None)
+    student, teacher = items_of(module, first_x(data))
     p, q = (np.stack([expit(v / 2), expit(-v / 2)]) for v in (before, after))
     wanted = 4 * entropy(p, q, axis=0).sum(1)
     assert module.distance(student, teacher).detach().numpy() == pytest.approx(wanted, rel=1e-3, abs=1e-6)
     assert wanted.mean() > 1e-4
+
+
+def items_of(module: DistillSFT, x: dict[str, torch.Tensor]) -> list[Items]:
+    """Student's and teacher's."""
+    return [module.task.items(f(x), {}) for f in (module.network, module.teacher)]
 
 
 def first_x(data: FewDigits) -> dict[str, torch.Tensor]:

@@ -279,7 +279,7 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
 def test_source_data_that_end_otherwise_do_not_change_where_an_export_stops(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "model", "gpt2", "lm", tokenizer=byte_bpe(template="{{ messages[-1].content }}"))
     network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder)
-    for ends, bind in (("<|im_end|>", Instructions.bind), ("<s>", lambda data, net: bind_source(net, None, data))):
+    for ends, bind in (("<|im_end|>", Instructions.connect), ("<s>", lambda data, net: bind_source(net, None, data))):
         rows = [{"messages": [user("a"), assistant(f"b{ends}")]}] * 8
         data = Instructions(train=write_jsonl(tmp_path / "rows.jsonl", rows))
         data.setup()

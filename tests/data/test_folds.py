@@ -154,7 +154,7 @@ def test_two_processes_share_the_fold_of_one(split: str) -> None:
 
     def seen(rank: int, world_size: int) -> list[int]:
         loader = data.loader(split, rank, world_size)
-        return [int(row) for b in loader for row in b["index"][b["x"].get("select", slice(None))]]
+        return [int(row) for b in loader for row in b["index"][b.get("real", slice(None))]]
 
     assert sorted(seen(0, 2) + seen(1, 2)) == sorted(seen(0, 1)) == rows(data, split)
 

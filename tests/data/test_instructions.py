@@ -62,7 +62,7 @@ def make(
 
 def answers(tokenizer: Any, batch: Batch) -> list[str]:
     """The supervised tokens of each row, decoded."""
-    parts = batch["y"].split(batch["x"]["select"].sum(1).tolist())
+    parts = batch["y"].split(batch["select"].sum(1).tolist())
     return [tokenizer.decode(p, clean_up_tokenization_spaces=False) for p in parts]
 
 
@@ -90,7 +90,7 @@ def test_labels_decode_to_the_completion_and_its_end(tmp_path: Path, family: str
     if family == "wordpiece":
         wanted = [w.lower().replace(eos.lower(), eos) for w in wanted]
     assert said == [w.replace(" ", "") for w in wanted]
-    assert batch["count"] == len(batch["y"]) == int(batch["x"]["select"].sum())
+    assert batch["count"] == len(batch["y"]) == int(batch["select"].sum())
 
 
 @pytest.mark.parametrize("family", ["bpe", "unigram"])
@@ -103,7 +103,7 @@ def test_the_true_end_is_supervised_even_where_it_pads(tmp_path: Path, family: s
     batch = next(iter(data.val_dataloader()))
     assert (batch["y"] == tokenizer.eos_token_id).sum() == len(PAIRS)
     x = batch["x"]
-    after = x["select"].long().cumsum(1).argmax(1) + 1  # where the last supervised token of each row stands
+    after = batch["select"].long().cumsum(1).argmax(1) + 1  # where the last supervised token of each row stands
     assert (x["input_ids"].gather(1, after[:, None]) == tokenizer.eos_token_id).all()
     assert (x["attention_mask"].sum(1) == after + 1).all()
 
@@ -147,12 +147,16 @@ def test_left_and_right_padding_give_the_same_loss(tmp_path: Path, side: str) ->
     batch = next(iter(data.val_dataloader()))
     assert (batch["x"]["attention_mask"][:, 0 if side == "left" else -1] == 0).any()
     with torch.no_grad():
-        loss = F.cross_entropy(network(batch["x"]).logits, batch["y"], reduction="sum")
+        loss = F.cross_entropy(network(batch["x"], batch["select"]).logits, batch["y"], reduction="sum")
         alone = torch.zeros(())
         for row in range(len(PAIRS)):
             split = data.splits["val"]
             one = split.samples.fetch([row], [], False)
-            alone = alone + F.cross_entropy(network(one).logits, one["y"], reduction="sum")
+            alone = alone + F.cross_entropy(
+                network({k: v for k, v in one.items() if k.startswith(("input", "att"))}, one["select"]).logits,
+                one["y"],
+                reduction="sum",
+            )
     torch.testing.assert_close(loss, alone, rtol=1e-5, atol=1e-4)
 
 
@@ -251,7 +255,7 @@ def test_truncated_rows_are_counted_and_empty_ones_dropped(tmp_path: Path) -> No
     batch = next(iter(data.train_dataloader()))
     assert sorted(batch["index"].tolist()) == [0, 1, 3]
     assert batch["x"]["input_ids"].shape[1] == 12
-    assert (batch["x"]["select"].sum(1) > 0).all()
+    assert (batch["select"].sum(1) > 0).all()
     assert int((batch["y"] == network.tokenizer.eos_token_id).sum()) == 2  # the truncated one never ends
 
 
@@ -276,10 +280,10 @@ def test_a_batch_without_supervised_tokens_costs_nothing(tmp_path: Path) -> None
     assert module.network is not None
     assert module.task is not None
     batch = next(iter(data.train_dataloader()))
-    batch["x"]["select"] = torch.zeros_like(batch["x"]["select"])
-    output = module.network(batch["x"])
-    loss = module.task.loss(output.logits, batch["y"][:0])
-    assert loss.item() == 0.0
+    batch["select"] = torch.zeros_like(batch["select"])
+    batch["y"], batch["count"] = batch["y"][:0], 0
+    loss, items = module.task.loss(module.output(batch), batch)
+    assert (loss.item(), items) == (0.0, 0)
     module.zero_grad()
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in module.parameters())
@@ -301,7 +305,7 @@ def test_perplexity_is_weighted_by_tokens(tmp_path: Path) -> None:
     for row in range(len(rows)):
         one = data.splits["test"].samples.fetch([row], [], False)
         with torch.no_grad():
-            logits = network(one).logits
+            logits = network({k: v for k, v in one.items() if k.startswith(("input", "att"))}, one["select"]).logits
         total += float(F.cross_entropy(logits, one["y"], reduction="sum"))
         right += int((logits.argmax(-1) == one["y"]).sum())
         count += len(one["y"])

@@ -150,7 +150,7 @@ def predictions(module: PlainSFT, data: SFTDataModule) -> tuple[np.ndarray, np.n
     with torch.no_grad():
         for batch in data.test_dataloader():
             y.append(batch["y"])
-            said.append(module.task.predict(module(batch["x"]).logits))
+            said.append(module.task.predict(module.output(batch).logits))
     return torch.cat(y).numpy(), torch.cat(said).numpy()
 
 
@@ -306,7 +306,7 @@ def test_metrics_on_ragged_batches_equal_scikit_learn(tmp_path: Path, bert: str)
         assert values[f"test/{name}"] == pytest.approx(value, abs=1e-6)
     whole = next(iter(ready(TextTable(train=file, test=file, eval_batch_size=53), module.network).test_dataloader()))
     with torch.no_grad():
-        loss = make_task(TaskInfo("classification", 2)).loss(module.eval()(whole["x"]).logits, whole["y"]) / 53
+        loss = make_task(TaskInfo("classification", 2)).loss(module.eval().output(whole), whole).total / 53
     assert values["test/loss"] == pytest.approx(float(loss), abs=1e-5)
 
 

@@ -182,7 +182,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     for position in range(len(data.splits[split])):
         batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
-        parts.append((network(x), batch["y"]))
+        parts.append((network(x, batch.get("select")), batch["y"]))
         rows += batch["index"].tolist() * len(batch["y"])
     network.train(was)
 

@@ -99,7 +99,7 @@ def test_labels_are_the_completion_and_its_one_end(tmp_path: Path, family: str, 
     batch = batch_of(Said(PAIRS), network)
     assert padded(batch, side), "nothing is padded, so that padding is not tested"
     x, end = batch["x"], network.tokenizer.eos_token_id
-    labels = in_order(batch, [t.tolist() for t in batch["y"].split(x["select"].sum(1).tolist())])
+    labels = in_order(batch, [t.tolist() for t in batch["y"].split(batch["select"].sum(1).tolist())])
     for (_, completion), ids in zip(PAIRS, labels, strict=True):
         assert ids[-1] == end and ids.count(end) == 1, f"the labels of {completion!r} have no end, or more than one"
         said = network.tokenizer.decode(ids[:-1], clean_up_tokenization_spaces=False)
@@ -107,11 +107,11 @@ def test_labels_are_the_completion_and_its_one_end(tmp_path: Path, family: str, 
             assert plain(said) == plain(completion)
         else:
             assert said.removeprefix(" ") == completion  # SentencePiece may put its mark of a new word first
-    for row, mask, ids in zip(x["select"], x["attention_mask"].bool(), x["input_ids"], strict=True):
+    for row, mask, ids in zip(batch["select"], x["attention_mask"].bool(), x["input_ids"], strict=True):
         assert int(row.sum()) == int(row[mask].sum()), "padding is supervised"
         assert ids[mask][-1] == end, "the end is padded away"
         assert bool(row[mask][-2]) and not bool(row[mask][-1]), "the token before the end is not asked for the end"
-    assert batch["count"] == len(batch["y"]) == int(x["select"].sum())
+    assert batch["count"] == len(batch["y"]) == int(batch["select"].sum())
 
 
 ONE_AFTER_ANOTHER = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
@@ -151,7 +151,7 @@ def loss_and_gradient(network: Network, batches: Sequence[Batch]) -> Tensors:
     task, losses = make_task(network.task), []
     network.zero_grad()
     for batch in batches:
-        losses.append(task.loss(network(batch["x"]).logits, batch["y"]))
+        losses.append(task.loss(network(batch["x"], task.select(batch)), batch).total)
         losses[-1].backward()
     found: dict[str, Tensor] = {n: p.grad.clone() for n, p in network.named_parameters() if p.grad is not None}
     return {"loss": torch.stack(losses).sum().detach(), **found}
@@ -209,8 +209,8 @@ def test_padding_changes_neither_loss_nor_gradient_of_a_classifier(
 def test_a_batch_without_labels_costs_nothing(tmp_path: Path, family: str, side: str, eos: bool) -> None:
     network = language_model(tmp_path, family, side, eos)
     batch = batch_of(Said(PAIRS), network)
-    batch["x"]["select"] = torch.zeros_like(batch["x"]["select"])
-    found = loss_and_gradient(network, [{**batch, "y": batch["y"][:0]}])
+    nothing = {**batch, "select": torch.zeros_like(batch["select"]), "y": batch["y"][:0], "count": 0}
+    found = loss_and_gradient(network, [nothing])
     assert found.pop("loss").item() == 0.0
     assert found and not any(g.any() for g in found.values()), "a batch without labels has a gradient, or NaN"
 

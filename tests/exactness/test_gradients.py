@@ -211,9 +211,8 @@ class Masked(Callback):
             self.kept += rows
             return
         self.rows += rows
-        x = batch["x"]
-        like = x["select"] if "select" in x else torch.ones(len(batch["index"]), dtype=torch.bool)
-        x["select"] = torch.zeros_like(like)
+        like = batch["select"] if "select" in batch else torch.ones(len(batch["index"]), dtype=torch.bool)
+        batch["select"] = torch.zeros_like(like)
         batch["y"], batch["count"] = batch["y"][:0], 0
 
 

@@ -131,7 +131,7 @@ def test_a_correlation_that_is_undefined_is_nan(metric: str, constant: str, what
     alike, other = torch.full((items,), 3.1), torch.linspace(-1, 1, items)
     said, true = (alike, other) if constant == "said" else (other, alike)
     meter = REGRESSION.make_metrics()[metric]
-    REGRESSION.update(meter, said[:, None], true)
+    REGRESSION.update_rows(meter, said[:, None], true)
     assert math.isnan(float(meter.compute()))
 
 
@@ -144,7 +144,7 @@ def test_correlations_with_ties_are_scipys(metric: str, items: int) -> None:
     said = (true + torch.randn(items, generator=generator) / 4).round()
     meter = REGRESSION.make_metrics()[metric]
     for part in range(0, items, 4096):
-        REGRESSION.update(meter, said[part : part + 4096, None], true[part : part + 4096])
+        REGRESSION.update_rows(meter, said[part : part + 4096, None], true[part : part + 4096])
     expected = REFERENCES["regression"][metric](said[:, None].double().numpy(), true.double().numpy())
     check({metric: float(meter.compute())}, {metric: expected}, "correlations with ties")
 
@@ -153,7 +153,7 @@ def test_perplexity_is_finite_where_a_token_was_all_but_impossible() -> None:
     task = make_task(TaskInfo("causal_lm", 2))
     logits, y = torch.tensor([[0.0, -110.0], [0.0, 0.0]]), torch.tensor([1, 0])
     meter = task.make_metrics()["perplexity"]
-    task.update(meter, logits, y)
+    task.update_rows(meter, logits, y)
     expected = REFERENCES["causal_lm"]["perplexity"](logits.double().numpy(), y.numpy())
     assert float(meter.compute()) == pytest.approx(expected, rel=1e-6)
 
@@ -164,8 +164,8 @@ class Mask(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        select = batch["x"].get("select", torch.ones(len(batch["index"]), dtype=torch.bool))
-        batch["x"]["select"] = torch.zeros_like(select)
+        select = batch.get("select", torch.ones(len(batch["index"]), dtype=torch.bool))
+        batch["select"] = torch.zeros_like(select)
         batch["y"], batch["count"] = batch["y"][:0], 0
 
 

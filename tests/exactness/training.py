@@ -110,8 +110,8 @@ def gradients(module: LightningModule) -> Tensors:
 
 def real_rows(batch: Batch) -> list[int]:
     """Row numbers of the samples in a batch that count."""
-    select, index = batch["x"].get("select"), batch["index"]
-    return (index if select is None else index[select if select.ndim == 1 else select.any(1)]).tolist()
+    marked, index = batch["select"] if "select" in batch else batch.get("real"), batch["index"]
+    return (index if marked is None else index[marked if marked.ndim == 1 else marked.any(1)]).tolist()
 
 
 @dataclass
@@ -236,8 +236,8 @@ def by_hand(run: Run, step: Step, rows: list[int]) -> ByHand:
     items, sums = 0, [0.0, 0.0]
     for row in rows:
         batch = single(run, row)
-        output = module(batch["x"])
-        loss, anchor = module.objective.loss(output.logits, batch["y"]), module.anchor_loss(batch, output)
+        output = module.output(batch)
+        loss, anchor = module.objective.loss(output, batch).total, module.anchor_loss(batch, output)
         (loss if anchor is None else loss + anchor).backward()
         items += int(batch["count"])
         sums = [sums[0] + float(loss.detach()), sums[1] + (0.0 if anchor is None else float(anchor.detach()))]

@@ -36,7 +36,7 @@ def test_logits_where_supervised(folders: dict[str, str], kind: str) -> None:
     theirs = model(input_ids=IDS, attention_mask=MASK).logits
     select = torch.zeros(2, 6, dtype=torch.bool)
     select[0, 3:5] = select[1, 1] = True
-    output = network({"input_ids": IDS, "attention_mask": MASK, "select": select})
+    output = network({"input_ids": IDS, "attention_mask": MASK}, select)
     assert output.logits.shape == (3, model.config.vocab_size)
     assert output.source_logits is None
     torch.testing.assert_close(output.logits, theirs[select], rtol=1e-5, atol=1e-5)

@@ -58,7 +58,7 @@ def kept(module: SFTModule, data: SFTDataModule) -> float:
     watching = saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t)  # type: ignore[func-returns-value]
     with module._trainer.precision_plugin.forward_context(), watching:
         module.network.train()
-        module(batch["x"]).logits.float().sum()
+        module.output(batch).logits.float().sum()
     weights_alike = [t for t in saved if t.is_floating_point() and tuple(t.shape) in shapes]
     memory = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in weights_alike}
     return sum(memory.values()) / sum(p.numel() for p in module.network.parameters())

@@ -151,7 +151,7 @@ def test_all_ranks_do_as_many_batches_as_without_bad_samples(split: str, tmp_pat
     seen = [
         row
         for b in parts[0] + parts[1]
-        for row, real in zip(b["rows"], b["x"].get("select", [True] * 4), strict=False)
+        for row, real in zip(b["rows"], b.get("real", [True] * 4), strict=False)
         if real
     ]
     names = {data.splits[split].samples.name(row) for row in seen}
@@ -293,7 +293,7 @@ def test_samples_of_ones_own_say_what_cannot_be_read_one_by_one() -> None:
     assert batch["rows"] == batch["y"].tolist() == [1, 4]
     assert batch["skipped"] == ("", {"sample 2": "it was taken", "sample 3": "it was taken"})
     batch = split.__getitems__([Key(p, 0) for p in (2, 3)])
-    assert (batch["rows"], batch["count"], batch["x"]["select"].tolist()) == ([4], 0, [False])
+    assert (batch["rows"], batch["count"], batch["real"].tolist()) == ([4], 0, [False])
     with pytest.raises(UserError, match="sample 2 cannot be read: it was taken; replace or remove it"):
         Split(Fragile(False), np.arange(6), None, False).__getitems__([Key(2, 0)])
 

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
@@ -23,7 +23,7 @@ RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, an
 def measured(task: Any, logits: Tensor, y: Tensor) -> dict[str, float]:
     meters = {"loss": MeanLoss(), **task.make_metrics()}
     for a, b in RAGGED:
-        update_meters(task, meters, logits[a:b], {"y": y[a:b], "count": b - a})
+        update_meters(task, meters, Output(logits[a:b], logits[a:b]), {"y": y[a:b], "count": b - a})
     return read_meters(meters)
 
 
@@ -131,8 +131,8 @@ def test_loss_is_the_sum_over_items_in_whatever_pieces(name: str) -> None:
     logits = logits[:, :width].double().requires_grad_()
     y = torch.nn.functional.one_hot(y, 7) if name == "multi_label" else y
     task = make_task(TaskInfo(name, width))
-    whole = task.loss(logits, y)
-    pieces = sum(task.loss(logits[a:b], y[a:b]) for a, b in RAGGED)
+    whole = task.row_loss(logits, y)
+    pieces = sum(task.row_loss(logits[a:b], y[a:b]) for a, b in RAGGED)
     expected = LOSSES[name](logits.detach().numpy(), y.numpy())
     assert whole.item() == pytest.approx(expected, rel=1e-5) == pytest.approx(pieces.item(), rel=1e-5)
     (one,) = torch.autograd.grad(whole, logits, retain_graph=True)
@@ -148,7 +148,7 @@ def test_a_batch_without_items_has_zero_loss_and_zero_gradient(name: str, smooth
     logits = torch.randn(5, 3)[torch.zeros(5, dtype=torch.bool)] @ weight
     y = torch.zeros(0) if name == "regression" else torch.zeros(0, dtype=torch.int64)
     y = torch.zeros(0, width) if name == "multi_label" else y
-    loss = task.loss(logits, y)
+    loss = task.row_loss(logits, y)
     loss.backward()
     assert loss.item() == 0.0, f"the loss of nothing is {loss.item()}"
     assert weight.grad is not None and weight.grad.eq(0).all()
@@ -177,13 +177,13 @@ def test_what_does_not_exist_is_refused_with_the_nearest_name() -> None:
         make_task(TaskInfo("clasification", 3))
     with pytest.raises(UserError, match="did you mean 'accuracy'"):
         make_task(TaskInfo("classification", 3, metrics=["acuracy"])).make_metrics()
-    with pytest.raises(UserError, match="label_smoothing is for classification"):
+    with pytest.raises(UserError, match="label_smoothing: regression"):
         make_task(TaskInfo("regression", 1), 0.1)
 
 
 def test_rows_are_plain_values_with_the_labels_names() -> None:
     task = make_task(TaskInfo("classification", 2, labels=["no", "yes"]))
-    rows = task.rows(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
+    rows = task.decode_rows(torch.tensor([[2.0, 0.0], [0.0, 1.0]]))
     assert [r["label"] for r in rows] == ["no", "yes"]
     assert rows[0]["probabilities"] == pytest.approx([1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))], abs=1e-6)
-    assert make_task(TaskInfo("regression", 1)).rows(torch.tensor([[1.5]])) == [{"value": 1.5}]
+    assert make_task(TaskInfo("regression", 1)).decode_rows(torch.tensor([[1.5]])) == [{"value": 1.5}]

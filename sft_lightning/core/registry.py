@@ -1,0 +1,46 @@
+"""Registries: to define a class of a kind (task, network, data module, variant) is to register it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Generic, TypeVar
+
+from sft_lightning.core.errors import UserError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, type[T]], Generic[T]):
+    """Classes of one kind by name, in the order of their definition.
+
+    Args:
+        kind: What they are, for messages.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._classes: dict[str, type[T]] = {}
+
+    def add(self, name: str, cls: type[T]) -> None:
+        """Registers a class. Defining the same class again, as a notebook does, replaces it.
+
+        Raises:
+            TypeError: Another class has the name.
+        """
+        known = self._classes.get(name)
+        if known is not None and (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise TypeError(f"{self.kind} '{name}' is defined twice: in {known.__module__} and in {cls.__module__}")
+        self._classes[name] = cls
+
+    def find(self, name: str) -> type[T]:
+        """The class that a name stands for. Raises UserError for an unknown one, with the nearest that exists."""
+        if name not in self._classes:
+            raise UserError(f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
+        return self._classes[name]
+
+    def __getitem__(self, name: str) -> type[T]:
+        return self._classes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._classes)
+
+    def __len__(self) -> int:
+        return len(self._classes)
