@@ -161,13 +161,15 @@ def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     from sft_lightning.ablation.plan import Plan
     from sft_lightning.ablation.scheduler import Scheduler
     from sft_lightning.ablation.study_dir import StudyDir
-    from sft_lightning.config.resolve import Resolver
+    from sft_lightning.cli.quiet import quieten
+    from sft_lightning.config.resolve import resolve
 
+    quieten()
     study = sizes[0].study
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     folder = StudyDir.at(root, study.name)
-    plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
+    plan = Plan(study, resolve, {} if given.wandb is None else {"wandb": given.wandb})
     scheduler = Scheduler(study, plan, folder)
     if given.config is not None and not folder.path.is_dir():  # the front door has read the data already
         from sft_lightning.ablation.first_look import read_tables

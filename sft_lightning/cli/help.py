@@ -9,8 +9,8 @@ from typing import Any
 
 from docstring_parser import parse
 
-from sft_lightning.cli.fit import OPTIONS
 from sft_lightning.cli.main import COMMANDS, ELSEWHERE, HELP
+from sft_lightning.config.options import OPTIONS
 from sft_lightning.config.parser_errors import class_names
 
 WIDTH = 110

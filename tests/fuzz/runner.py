@@ -24,7 +24,7 @@ from huggingface_hub import constants
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from sft_lightning.cli.fit import OPTIONS
+from sft_lightning.config.options import OPTIONS
 from sft_lightning.cli.main import main
 
 LIMIT = 20.0  # seconds; a valid command takes less than one

@@ -52,7 +52,7 @@ def every_option() -> list[str]:
     import sft_lightning.data
     import sft_lightning.modules
     import sft_lightning.networks
-    from sft_lightning.cli.fit import OPTIONS
+    from sft_lightning.config.options import OPTIONS
     from sft_lightning.cli.help import arguments
     from sft_lightning.config.parser_errors import class_names
 
