@@ -39,9 +39,7 @@ class RunOptions:
     save_every_n_steps: int | None = option(
         None, "Save last.ckpt every so many optimizer steps, besides at validations."
     )
-    save_every_minutes: float | None = option(
-        10.0, "Save last.ckpt every so many minutes, besides at validations."
-    )
+    save_every_minutes: float | None = option(10.0, "Save last.ckpt every so many minutes, besides at validations.")
     quiet: bool = option(False, "Print nothing but the run's path.")
 
 
@@ -51,6 +49,8 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
 """(name, type, default, help) of each option"""
 NOT_SAVED = ("config", "run_id", "ckpt_path")
 """Settings that config.yaml leaves out: with them `fit --config config.yaml` would not repeat the run"""
+NOT_WRITTEN = "not_written"
+"""The key of a config.yaml that names what a run from Python had and the file lacks: {key: why}; no command takes it"""
 
 
 def options_of(settings: Any) -> RunOptions:

@@ -1,5 +1,6 @@
 """What every data module does: subset, split, describe, fingerprint, batch. A data set adds where samples come from."""
 
+import inspect
 import re
 import sys
 from abc import ABC, abstractmethod
@@ -19,6 +20,7 @@ from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import ignore_in_worker
 from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
+from sft_lightning.data.arguments import arguments_of
 from sft_lightning.data.bad_samples import OnBadSample, Skipped, fetch_readable, merged, printable, report
 from sft_lightning.data.drawn import EvenBatches, limit_of, number_of, take_limit
 from sft_lightning.data.findings import findings, lines
@@ -41,7 +43,7 @@ AFTER_LOADING = {
         "_warned",
         "_compared",
     ),
-    *("notes", "_found", "unknown"),
+    *("notes", "_found", "unknown", "arguments"),
 }
 """What `load` does not look at."""
 MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
@@ -198,6 +200,8 @@ class SFTDataModule(L.LightningDataModule, ABC):
         on_bad_sample: OnBadSample = "fail",
     ) -> None:
         super().__init__()
+        self.arguments = arguments_of(inspect.currentframe(), type(self))
+        """What the constructor was given, defaults included"""
         self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
         self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
         self.folds, self.fold = folds, fold

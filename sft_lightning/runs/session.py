@@ -3,7 +3,6 @@
 The command line and Python (`runs/python.py`) are its clients: it takes plain values and gives arguments of Trainer.
 """
 
-import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
@@ -117,8 +116,19 @@ class RunSession:
         self.run.start(
             self.resume is not None, experiment=self.options.experiment, stage=self.stage, command=self.command, **about
         )
-        if about.get("variant"):
-            self.options = replace(self.options, wandb_job_type=self.options.wandb_job_type or about["variant"])
+        self._name_job(about)
+
+    def describe(self, config: Mapping[str, Any], **about: Any) -> None:
+        """Writes config.yaml and adds to run.json, where they were not known when the run was opened."""
+        assert self.run is not None
+        self.config = redaction.without(dict(config))
+        self.run.write_config(self.config)
+        if self.rank == 0:
+            self.run.record.update(**about)
+        self._name_job(about)
+
+    def _name_job(self, about: Mapping[str, Any]) -> None:
+        self.options = replace(self.options, wandb_job_type=self.options.wandb_job_type or about.get("variant"))
 
     def trainer_arguments(self, given: Any, monitor: Callback, wandb_now: bool = True) -> dict[str, Any]:
         """Arguments of Trainer: our callbacks, loggers and way of writing checkpoints beside the user's.

@@ -166,9 +166,7 @@ def early(mode: str) -> dict[str, Any]:
 # ---- metrics that are watched: the way up is known ----
 
 
-def test_mode_is_filled_in_where_our_metric_is_to_be_large_and_said(
-    capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mode_is_filled_in_where_our_metric_is_to_be_large_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("EarlyStopping", "ModelCheckpoint"):
         for metric, mode in (("val/accuracy", "max"), ("retention/agreement", "max"), ("val/loss", "min")):
             found = resolved(*adding(name, f"monitor={metric}"))["trainer"]["callbacks"]

@@ -47,7 +47,9 @@ def test_a_flag_that_the_link_from_network_would_overwrite_is_refused(case: str)
 
 def test_every_link_of_the_parser_is_looked_at() -> None:
     """A second link that somebody adds is guarded by the same code."""
-    assert links_of(command_parser("fit")[0]) == [(("network",), "model.init_args.network")], "a new link: say here what it links"
+    assert links_of(command_parser("fit")[0]) == [(("network",), "model.init_args.network")], (
+        "a new link: say here what it links"
+    )
     links = [(("data.init_args.a", "data.init_args.b"), "model.init_args.c")]
     with pytest.raises(UserError, match=r"set data.init_args.a and data.init_args.b"):
         refuse_linked(from_arguments(["--model.c", "3"]), links)
