@@ -1,50 +1,57 @@
 """The options of a run: one definition for the command line, for Python and for the help text."""
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
+from inspect import getdoc
 from typing import Any, Literal, get_type_hints
 
-
-def option(default: Any, text: str) -> Any:
-    """A field of RunOptions: its default, and its help text."""
-    return field(default=default, metadata={"help": text})
+from docstring_parser import parse
 
 
 @dataclass
 class RunOptions:
-    """Where a run goes, what is measured beside the target, and what is kept. Each field is a flag of `fit`."""
+    """Where a run goes, what is measured beside the target, and what is kept. Each is a flag of `fit`.
 
-    experiment: str | None = option(None, "Name of the experiment; default the folder and file name of --config.")
-    runs_dir: str | None = option(None, "Root of run directories; default SFT_RUNS_DIR, else runs.")
-    run_id: str | None = option(None, "Name of this run, which is its W&B id too; default a fresh one.")
-    drift_rows: int = option(
-        1024,
-        "Samples of a split, drawn evenly, on which the network is compared with the pretrained one; all if no more.",
-    )
-    select_by: str | None = option(
-        None,
-        "Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the lower val/loss.",
-    )
-    test_after_fit: bool = option(False, "After fit, measure best.ckpt once on the test split.")
-    wandb: Literal["online", "offline", "disabled"] = option(
-        "offline", "Where W&B records go; offline needs no account."
-    )
-    wandb_fallback: Literal["offline"] | None = option(
-        None,
-        "What --wandb online does where no server answers: go on offline; null for an error before training.",
-    )
-    wandb_project: str = option("sft_lightning", "W&B project.")
-    wandb_group: str | None = option(None, "W&B group; default the experiment.")
-    wandb_job_type: str | None = option(None, "W&B job type; default the variant.")
-    wandb_tags: list[str] | None = option(None, "W&B tags.")
-    save_every_n_steps: int | None = option(
-        None, "Save last.ckpt every so many optimizer steps, besides at validations."
-    )
-    save_every_minutes: float | None = option(10.0, "Save last.ckpt every so many minutes, besides at validations.")
-    quiet: bool = option(False, "Print nothing but the run's path.")
+    Args:
+        experiment: Name of the experiment; default the folder and file name of --config.
+        runs_dir: Root of run directories; default SFT_RUNS_DIR, else runs.
+        run_id: Name of this run, which is its W&B id too; default a fresh one.
+        drift_rows: Samples of a split, drawn evenly, on which the network is compared with the pretrained one;
+            all if no more.
+        select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
+            lower val/loss.
+        test_after_fit: After fit, measure best.ckpt once on the test split.
+        wandb: Where W&B records go; offline needs no account.
+        wandb_fallback: What --wandb online does where no server answers: go on offline; null for an error
+            before training.
+        wandb_project: W&B project.
+        wandb_group: W&B group; default the experiment.
+        wandb_job_type: W&B job type; default the variant.
+        wandb_tags: W&B tags.
+        save_every_n_steps: Save last.ckpt every so many optimizer steps, besides at validations.
+        save_every_minutes: Save last.ckpt every so many minutes, besides at validations.
+        quiet: Print nothing but the run's path.
+    """
+
+    experiment: str | None = None
+    runs_dir: str | None = None
+    run_id: str | None = None
+    drift_rows: int = 1024
+    select_by: str | None = None
+    test_after_fit: bool = False
+    wandb: Literal["online", "offline", "disabled"] = "offline"
+    wandb_fallback: Literal["offline"] | None = None
+    wandb_project: str = "sft_lightning"
+    wandb_group: str | None = None
+    wandb_job_type: str | None = None
+    wandb_tags: list[str] | None = None
+    save_every_n_steps: int | None = None
+    save_every_minutes: float | None = 10.0
+    quiet: bool = False
 
 
+TEXTS = {p.arg_name: " ".join((p.description or "").split()) for p in parse(getdoc(RunOptions) or "").params}
 OPTIONS: list[tuple[str, Any, Any, str]] = [
-    (f.name, get_type_hints(RunOptions)[f.name], f.default, f.metadata["help"]) for f in fields(RunOptions)
+    (f.name, get_type_hints(RunOptions)[f.name], f.default, TEXTS[f.name]) for f in fields(RunOptions)
 ]
 """(name, type, default, help) of each option"""
 NOT_SAVED = ("config", "run_id", "ckpt_path")

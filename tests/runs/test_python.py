@@ -159,6 +159,12 @@ class Fails(Callback):
             raise self.error
 
 
+def failing(error: BaseException) -> None:
+    with sft_lightning.run("e", run_id="r", wandb="disabled", quiet=True) as run:
+        kwargs = run.trainer_kwargs(**TRAINER, callbacks=[Fails(error)])
+        Trainer(**kwargs).fit(PlainSFT(network()), datamodule=data())
+
+
 @pytest.mark.parametrize(
     ("error", "raised", "status"),
     [(RuntimeError("boom"), RuntimeError, "failed"), (KeyboardInterrupt(), KeyboardInterrupt, "interrupted")],
@@ -166,9 +172,8 @@ class Fails(Callback):
 def test_an_exception_in_the_block_is_recorded_and_goes_on_its_way(
     here: Path, error: BaseException, raised: type[BaseException], status: str
 ) -> None:
-    with pytest.raises(raised), sft_lightning.run("e", run_id="r", wandb="disabled", quiet=True) as run:
-        kwargs = run.trainer_kwargs(**TRAINER, callbacks=[Fails(error)])
-        Trainer(**kwargs).fit(PlainSFT(network()), datamodule=data())
+    with pytest.raises(raised):
+        failing(error)
     held = runs.load(here / "runs" / "e" / "r")
     assert (held.status, held.record["steps"]) == (status, 3)
     assert held.record["reason"] == ("RuntimeError: boom" if status == "failed" else "KeyboardInterrupt")
@@ -210,6 +215,13 @@ def test_what_the_user_can_mend_leaves_no_directory(here: Path) -> None:
         assert not (here / "runs").exists(), f"{said}: something is left behind"
 
 
+def two_fits() -> None:
+    with sft_lightning.run("e", run_id="two", wandb="disabled", quiet=True) as run:
+        trainer = Trainer(**run.trainer_kwargs(**TRAINER))
+        for _ in range(2):
+            trainer.fit(PlainSFT(network()), datamodule=data())
+
+
 def test_a_directory_is_never_used_twice(here: Path) -> None:
     path = fitted(run_id="r")
     before = (path / "run.json").read_text()
@@ -217,10 +229,7 @@ def test_a_directory_is_never_used_twice(here: Path) -> None:
         fitted(run_id="r")
     assert (path / "run.json").read_text() == before
     with pytest.raises(UserError, match="one fit in each block"):
-        with sft_lightning.run("e", run_id="two", wandb="disabled", quiet=True) as run:
-            trainer = Trainer(**run.trainer_kwargs(**TRAINER))
-            for _ in range(2):
-                trainer.fit(PlainSFT(network()), datamodule=data())
+        two_fits()
     assert runs.load(here / "runs/e/two").status == "failed"
 
 
