@@ -120,7 +120,7 @@ class Scheduler:
                 arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.report_seeds)
             )
         points = self.tuning(cell, arm)
-        if any(self.look(p).status not in ("finished", "failed") for p in points):
+        if not all(self.look(p).over for p in points):
             return None
         if arm.search is not None and not self.search(cell, arm).over:
             return None
@@ -158,9 +158,9 @@ class Scheduler:
 
     def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None:
         """A setting's means over its finished points."""
-        finished = [self.look(p) for p in group if self.look(p).status == "finished"]
+        finished = [self.look(p) for p in group if self.look(p).finished]
         kept = metrics.kept
-        values = [(s.value(metrics.target), s.value(kept) if kept else None) for s in finished]
+        values = [(s.value(metrics.target.name), s.value(kept.name) if kept else None) for s in finished]
         return candidate(group[0].setting, values, wanted, [s.value("val/loss") for s in finished])
 
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
@@ -169,7 +169,7 @@ class Scheduler:
             only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
             for point in [*self.tuning(cell, arm), *only]:
                 standing = self.look(point)
-                if standing.status == "finished" and standing.record and standing.record.get("task"):
+                if standing.finished and standing.record and standing.record.get("task"):
                     return metrics_of(self.study.select, standing.record)
         return None
 

@@ -5,7 +5,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.selection import or_zero, sign
+from sft_lightning.ablation.selection import or_zero
 from sft_lightning.ablation.study import Arm
 from sft_lightning.core.errors import UserError, nearest
 
@@ -84,7 +84,7 @@ class Search:
         points: dict[str, Point] = {}
         for trial in self.proposed():
             for point in self._of(trial):
-                if trial.state.name != "PRUNED" or self.scheduler.look(point).status in ("finished", "failed"):
+                if trial.state.name != "PRUNED" or self.scheduler.look(point).over:
                     points[point.id] = point
         return list(points.values())
 
@@ -130,16 +130,16 @@ class Search:
         if any(s.status == "failed" for s in standings):
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
-        finished = [p for p, s in zip(points, standings, strict=True) if s.status == "finished"]
+        finished = [p for p, s in zip(points, standings, strict=True) if s.finished]
         if not finished or metrics is None:
             return
         found = scheduler.candidate(finished, metrics)
         if found is None:
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
-        target = sign(metrics.target_better) * found.target
+        target = metrics.target.sign * found.target
         if len(finished) == len(points):
-            kept = sign(metrics.kept_better) * or_zero(found.kept)
+            kept = (metrics.kept.sign if metrics.kept else 1) * or_zero(found.kept)
             self.study.tell(trial.number, [target, kept] if self.two else target)
         elif not self.two:
             live = self.optuna.trial.Trial(self.study, trial._trial_id)

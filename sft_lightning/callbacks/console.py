@@ -13,6 +13,7 @@ from rich.table import Table
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.recorder import retention_monitor
+from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
@@ -24,7 +25,7 @@ from sft_lightning.runs.metrics_log import named_by_split
 def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
     """The few that go on one line: target, kept, drift."""
     assert module.task is not None
-    wanted = [f"val/{module.task.primary[0]}", "val/loss"]
+    wanted = [f"val/{module.task.primary.name}", "val/loss"]
     kept = [n for n in values if is_source_metric(n)]
     wanted += kept[:1] or (["retention/agreement"] if "retention/agreement" in values else [])
     wanted += [n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative") if n in values][:1]
@@ -154,11 +155,6 @@ class Console(Callback):
                 for line in skipped_lines(record.get(part, {}).get("skipped", {})):
                     self.say(line)
         print(f"run        {self.run}", flush=True)
-
-
-def is_source_metric(name: str) -> bool:
-    """Whether a metric is the source task's own, such as retention/accuracy."""
-    return name.startswith("retention/") and not name.endswith(("/loss", "/agreement", "/forgetting"))
 
 
 def out_features(head: Any) -> str:

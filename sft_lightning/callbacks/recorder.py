@@ -10,11 +10,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
 from sft_lightning.data.fingerprints import fingerprints
+from sft_lightning.evaluation.known_metrics import for_record, info_of
 from sft_lightning.evaluation.retention import RetentionMonitor
-from sft_lightning.evaluation.selection import Candidate, better, selecting
+from sft_lightning.evaluation.selection import Candidate, selecting
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade
@@ -123,13 +125,15 @@ class RunRecorder(Callback):
         if self.start_competes:
             self._select(pl_module, before, step=0, epoch=0)
             self.is_best = False  # its file is written by all ranks together, see Checkpoints
+        self._describe_metrics(trainer, pl_module)
         self.record.update(**about)
         self.began = True
 
     def by(self, module: SFTModule) -> tuple[str, str]:
         """(metric, 'max' or 'min') that chooses best.ckpt."""
-        assert module.info is not None
-        return selecting(module.info, self.select_by)
+        assert module.info is not None and module.network is not None
+        network = module.network
+        return selecting(module.info, self.select_by, network.task if network.shares_outputs else network.source_task)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_other(trainer, pl_module)
@@ -185,27 +189,37 @@ class RunRecorder(Callback):
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.startswith("train/")}
         counts = {k.removeprefix("n/"): int(values.pop(k)) for k in list(values) if k.startswith("n/")}
+        content = self.record.content
         if trainer.state.fn == "validate" and not self.closing:
             # Of a fit's own numbers, which stay as they are, `n` goes on to say how many samples they are of.
-            self.record.content["n"] = counts | self.record.content.get("n", {})
-            self.record.content["measured"]["validate"]["n"] = counts
-            self.record.update(validate={k: v for k, v in values.items() if not k.startswith("test/")})
+            content["n"] = counts | content.get("n", {})
+            content["measured"]["validate"]["n"] = counts
+            content["validate"] = {k: v for k, v in values.items() if not k.startswith("test/")}
+            self._describe_metrics(trainer, module)
+            self.record.write()
             return
-        self.record.content.setdefault("n", {}).update(counts)
+        content.setdefault("n", {}).update(counts)
         if testing:
             # The test split's own values: target, source and drift, apart from those of validation.
-            self.record.update(test={k: v for k, v in values.items() if not k.startswith("val/")})
+            content["test"] = {k: v for k, v in values.items() if not k.startswith("val/")}
             file, step = self._checkpoint or ("", trainer.global_step)
             which = ("final", "best") if file == "best.ckpt" else ("final",)
             for name in [k for k in values if k.startswith("test/")]:
                 said = dict.fromkeys(which, values[name]) | {f"{w}_step": step for w in which}
-                self.record.content["metrics"][name] = said
+                content["metrics"][name] = said
         else:
             for name, value in values.items():
-                self.record.metric(name, value, trainer.global_step, better(name, module.info))
+                known = info_of(name, module.info, source_task(trainer))
+                self.record.metric(name, value, trainer.global_step, known.better if known else None)
             self.measured_at = trainer.global_step
             self._select(module, values, trainer.global_step, epochs_begun(trainer) - 1)
+        self._describe_metrics(trainer, module)
         self.record.write()
+
+    def _describe_metrics(self, trainer: Trainer, module: SFTModule) -> None:
+        """Which way each metric of the record is better, its unit, and the tasks' primary metrics."""
+        if module.info is not None:
+            self.record.content |= for_record(self.record.content, module.info, source_task(trainer))
 
     def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
@@ -236,6 +250,8 @@ class RunRecorder(Callback):
         times["retention_s"] = round(monitor.seconds, 3) if monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
+            if isinstance(module, SFTModule):
+                self._describe_metrics(trainer, module)
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
             if isinstance(module, SFTModule) and module.found:
                 self.record.update(solved=module.found)
@@ -321,6 +337,12 @@ def remarked(data: SFTDataModule) -> dict[str, Any]:
 def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
     """The trainer's retention monitor, if there is one."""
     return next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
+
+
+def source_task(trainer: Trainer) -> TaskInfo | None:
+    """The source task that this trainer measures, once its data is loaded."""
+    monitor = retention_monitor(trainer)
+    return monitor.source_info if monitor else None
 
 
 def metrics_log(trainer: Trainer) -> MetricsLog | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sft_lightning.ablation.study import make_study, read_study
+from sft_lightning.cli.main import main as command_line
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if given.point is not None and given.study_folder is not None:
         from sft_lightning.ablation.executor_slurm import run_point
 
-        return run_point(given.study_folder, given.point)
+        return run_point(given.study_folder, given.point, command_line)
     if given.launcher == "slurm" and given.budget is not None:
         raise UserError("--budget: a job array is planned beforehand: give --seeds in its place")
     budget_s = None
@@ -286,7 +287,7 @@ def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     if given.retry:
         scheduler.retry()
     collect.write_file(scheduler)
-    pool = Pool(folder, workers, threads, gpus, several)
+    pool = Pool(folder, workers, threads, gpus, command_line, several)
     progress = Progress(scheduler, workers, given.quiet)
     try:
         status = run(scheduler, pool, progress, budget, about, given.keep_weights == "chosen")

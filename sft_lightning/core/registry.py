@@ -1,6 +1,8 @@
 """Registries: to define a class of a kind (task, network, data module, variant) is to register it."""
 
 from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pkgutil import walk_packages
 from typing import Generic, TypeVar
 
 from sft_lightning.core.errors import UserError, nearest
@@ -30,6 +32,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             raise TypeError(f"{self.kind} '{name}' is defined twice: in {known.__module__} and in {cls.__module__}")
         self._classes[name] = cls
 
+    def add_class(self, cls: type[T]) -> None:
+        """Registers a class under its own name; under its dotted path where another class has that name already."""
+        known = self._classes.get(cls.__name__)
+        taken = known is not None and known.__module__ != cls.__module__
+        self._classes[f"{cls.__module__}.{cls.__qualname__}" if taken else cls.__name__] = cls
+
     def find(self, name: str) -> type[T]:
         """The class that a name stands for. Raises UserError for an unknown one, with the nearest that exists."""
         if name not in self._classes:
@@ -44,3 +52,9 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._classes)
+
+
+def discover(package: str) -> None:
+    """Imports every module of a package, and of the packages in it, so that what they define is registered."""
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
+        import_module(module.name)

@@ -1,6 +1,7 @@
 """Data sets: LightningDataModules that subset, split and batch the same way for every variant."""
 
-from sft_lightning.data.base import SFTDataModule
+from sft_lightning.core.registry import discover
+from sft_lightning.data.base import DATA_MODULES, SFTDataModule
 from sft_lightning.data.text import GLUE, IMDB, TREC, AGNews, Instructions, TextTable
 from sft_lightning.data.vision import (
     CIFAR10,
@@ -30,3 +31,12 @@ __all__ = [
     "SFTDataModule",
     "TextTable",
 ]
+
+discover(__name__)
+
+
+def __getattr__(name: str) -> type[SFTDataModule]:
+    """Classes that a file of this package defines, and that are not listed above."""
+    if name in DATA_MODULES:
+        return DATA_MODULES[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.registry import Registry
 from sft_lightning.core.signals import ignore_in_worker
 from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
 from sft_lightning.data.arguments import arguments_of
@@ -151,6 +152,9 @@ def _as_is(batch: Any) -> Any:
     return batch
 
 
+DATA_MODULES: Registry["SFTDataModule"] = Registry("data module")
+
+
 class SFTDataModule(L.LightningDataModule, ABC):
     """Samples, subset and split the same way for every variant.
 
@@ -182,6 +186,12 @@ class SFTDataModule(L.LightningDataModule, ABC):
     task_name: str = "classification"
     metrics: Sequence[str] = ()
     """Official metrics where the data set has some; else the task's."""
+
+    def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
+        """Registers the class, unless it is a `base` of others."""
+        super().__init_subclass__(**kwargs)
+        if not base:
+            DATA_MODULES.add_class(cls)
 
     def __init__(
         self,

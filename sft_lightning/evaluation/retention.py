@@ -116,9 +116,9 @@ class RetentionMonitor(Callback):
 
     def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
         assert self._task is not None
-        metric, better = self._task.primary
-        lost = before[f"retention/{metric}"] - now[f"retention/{metric}"]
-        return {**now, "retention/forgetting": lost if better == "max" else -lost}
+        primary = self._task.primary
+        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
+        return {**now, "retention/forgetting": primary.sign * lost}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._load_source(trainer, pl_module)
@@ -139,7 +139,7 @@ class RetentionMonitor(Callback):
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-        if self._task is not None and f"retention/{self._task.primary[0]}" not in self.before:
+        if self._task is not None and f"retention/{self._task.primary.name}" not in self.before:
             source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
             self.before |= self._with_forgetting(source, source)
         if trainer.global_step == 0:
@@ -260,7 +260,7 @@ class RetentionMonitor(Callback):
             elif self._answers("source before") is not None:
                 self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
-            values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
+            values |= self._with_forgetting(now, before) if f"retention/{self._task.primary.name}" in before else now
         module.log_dict(values | self._samples(split))
         self._meter = None
 

@@ -1,9 +1,19 @@
 """Ways of fine-tuning: one LightningModule per file, all on the skeleton in base.py."""
 
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.core.registry import discover
+from sft_lightning.modules.base import VARIANTS, SFTModule
 from sft_lightning.modules.distill import DistillSFT
 from sft_lightning.modules.l2sp import L2SPSFT
 from sft_lightning.modules.linear_probe import LinearProbe
 from sft_lightning.modules.plain import PlainSFT
 
 __all__ = ["L2SPSFT", "DistillSFT", "LinearProbe", "PlainSFT", "SFTModule"]
+
+discover(__name__)
+
+
+def __getattr__(name: str) -> type[SFTModule]:
+    """Classes that a file of this package defines, and that are not listed above."""
+    if name in VARIANTS:
+        return VARIANTS[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

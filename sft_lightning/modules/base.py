@@ -12,6 +12,7 @@ from torchmetrics import Metric
 
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
@@ -30,6 +31,7 @@ AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # of what multiplies weights in single precision
 
 
+VARIANTS: Registry["SFTModule"] = Registry("variant")
 RENAMED = {
     "anchor": "anchor_loss",
     "add_penalty": "add_penalty_grad",
@@ -83,6 +85,7 @@ class SFTModule(L.LightningModule):
             raise TypeError(
                 f"{cls.__name__}.{name}: this method is called {RENAMED[name]} now, and would be passed over"
             )
+        VARIANTS.add_class(cls)
 
     def __init__(
         self,

@@ -3,8 +3,9 @@
 The wrapped libraries are imported when a network is built, not here.
 """
 
+from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import InputSpec, Output
-from sft_lightning.networks.base import Network, Spec, build_network, spec
+from sft_lightning.networks.base import NETWORKS, Network, Spec, build_network, spec
 from sft_lightning.networks.lstm import LSTM
 from sft_lightning.networks.small import MLP, LeNet
 from sft_lightning.networks.timm_models import Timm
@@ -29,3 +30,12 @@ __all__ = [
     "build_network",
     "spec",
 ]
+
+discover(__name__)
+
+
+def __getattr__(name: str) -> type[Network]:
+    """Classes that a file of this package defines, and that are not listed above."""
+    if name in NETWORKS:
+        return NETWORKS[name]
+    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -15,7 +15,7 @@ from sft_lightning.networks.weights import Source, by_position, fill, read_state
 HEAD = "head."
 
 
-class Backbone(Network):
+class Backbone(Network, base=True):
     """An encoder built by a library, with one linear head.
 
     A state dict comes with the library's own names, which hold for the whole model and its classifier, or with ours

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
+from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 
@@ -44,6 +45,9 @@ class LoadReport:
         return said + self.notes
 
 
+NETWORKS: Registry["Network"] = Registry("network")
+
+
 class Network(nn.Module):
     """f = head ∘ encoder, with the pretrained output layer kept beside the new one.
 
@@ -60,6 +64,12 @@ class Network(nn.Module):
     encoder: nn.Module
     head: nn.Module
     source_head: nn.Module | None
+
+    def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
+        """Registers the class, unless it is a `base` of others."""
+        super().__init_subclass__(**kwargs)
+        if not base:
+            NETWORKS.add_class(cls)
 
     def __init__(self, task: TaskInfo) -> None:
         super().__init__()
@@ -225,7 +235,11 @@ class Network(nn.Module):
         save_folder(self, folder)
 
 
-PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label"}
+PROBLEMS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 """transformers' problem types, as our tasks are called"""
 
 
@@ -255,13 +269,13 @@ def spec(network: type[Network] | str, **init_args: Any) -> Spec:
 
 def network_class(path: str) -> type[Network]:
     """The class a short or dotted name stands for."""
-    import sft_lightning.networks as ours
-
     module, _, name = path.rpartition(".")
+    if not module:
+        return NETWORKS.find(name)
     try:
-        found = getattr(import_module(module) if module else ours, name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"network: no class '{path}' ({error}){nearest(name, ours.__all__)}") from None
+        raise UserError(f"network: no class '{path}' ({error}){nearest(name, NETWORKS)}") from None
     if not (isinstance(found, type) and issubclass(found, Network)):
         raise UserError(f"network: '{path}' is not a Network")
     return found

@@ -16,7 +16,7 @@ from torch import nn
 from sft_lightning.core import redaction
 from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.core.errors import UserError, nearest, plainly
-from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.base import PROBLEMS, Network, fresh_linear
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import save_source_head
 from sft_lightning.networks.tensors import tensor_names
@@ -208,8 +208,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             labels = task.labels or [f"LABEL_{i}" for i in range(task.num_outputs)]
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: i for i, label in enumerate(labels)}
-            regression = task.name == "regression"
-            config.problem_type = "regression" if regression else "single_label_classification"
+            config.problem_type = next((theirs for theirs, ours in PROBLEMS.items() if ours == task.name), None)
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(network.export_config()),

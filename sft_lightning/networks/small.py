@@ -13,7 +13,7 @@ from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
 
 
-class SmallNetwork(Network):
+class SmallNetwork(Network, base=True):
     """Takes over `pretrained`: a state dict with our names (`encoder.…`, `head.…`) in a folder or a file."""
 
     def start_from(self, pretrained: str | None, keep: bool | str, encoder: nn.Module, features: int) -> None:

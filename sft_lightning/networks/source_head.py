@@ -13,6 +13,7 @@ from torch import nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.networks.weights import read_state_dict, resolve
+from sft_lightning.tasks import TASKS
 
 if TYPE_CHECKING:
     from sft_lightning.networks.base import Network
@@ -75,7 +76,7 @@ def read_about(path: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"keep_source_head: {path} cannot be read: {error}") from None
     fine = isinstance(labels, list) and all(isinstance(n, str) for n in labels) and len(labels) in (0, outputs)
-    if not (fine and isinstance(outputs, int) and task in ("classification", "multi_label", "regression")):
+    if not (fine and isinstance(outputs, int) and task in TASKS):
         raise UserError(
             f"keep_source_head: {path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}"
         )

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.core.redaction import redact
 from sft_lightning.report import loose_statistics, read
 from sft_lightning.report.build import compare
-from sft_lightning.report.metrics import on_test, words
+from sft_lightning.report.metrics import words
 from sft_lightning.report.model import LOOSE, Cell, Comparison, Point
 from sft_lightning.report.summary import Row, answers, rows
 from sft_lightning.report.table import as_markdown, columns

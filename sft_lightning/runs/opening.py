@@ -17,7 +17,7 @@ from sft_lightning.runs.record import Record
 RUN_DIR = "SFT_RUN_DIR"  # tells the processes of the other ranks where rank zero made the directory
 OF_CHECKPOINTS = ("test", "measured", "never_beat_start")
 """What a record says of checkpoints, which a resumed fit is about to outdo"""
-OF_TRAINING = ("steps", "selected", "data", "retention")
+OF_TRAINING = ("steps", "selected", "data", "retention", "metric_info", "primary")
 """What a record says of training, which a fit that begins again is about to say anew"""
 
 

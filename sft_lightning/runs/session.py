@@ -29,6 +29,7 @@ from sft_lightning.runs.profiler import reports
 from sft_lightning.runs.rank_failures import Ranks
 from sft_lightning.runs.record import Record
 from sft_lightning.runs.same_data import left_behind
+from sft_lightning.runs.status import FAILED, FINISHED, INTERRUPTED, RUNNING
 from sft_lightning.runs.wandb_log import WandbLog
 
 
@@ -191,7 +192,7 @@ class RunSession:
             return
         record = self.run.record
         if self.run.writes:
-            record.end("finished")
+            record.end(FINISHED)
         else:
             record.write()
         if self.wandb is not None:
@@ -240,7 +241,7 @@ class RunSession:
         """The record's last word where this process hangs and is about to be ended."""
         if self.rank == 0 and self.run is not None and self.run.writes:
             with suppress(OSError):
-                self.run.record.end("interrupted" if code > 128 else "failed", reason=why)
+                self.run.record.end(INTERRUPTED if code > 128 else FAILED, reason=why)
         self.end_process(code)
 
     def fail(self, error: BaseException) -> None:
@@ -259,11 +260,11 @@ class RunSession:
             run.remove()
         elif isinstance(error, UserError) and run.as_found and not self.began:
             run.restore()
-        elif run.record.content.get("status") == "running":
+        elif run.record.content.get("status") == RUNNING:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
             steps = max(steps, run.record.content.get("steps") or 0)  # a resume may not have come so far yet
             with suppress(OSError):  # no room even for this
-                run.record.end("interrupted" if stopped else "failed", reason=reason(error), steps=steps)
+                run.record.end(INTERRUPTED if stopped else FAILED, reason=reason(error), steps=steps)
 
     def close(self) -> None:
         """Lets others work in the run directory."""

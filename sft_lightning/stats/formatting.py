@@ -4,12 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.stats.summary import Values
-
-SHARES = frozenset(
-    {"accuracy", "agreement", "auroc", "exact_match", "f1", "f1_macro", "f1_micro", "iou", "precision", "recall"}
-)
-"""Metrics, without their stage, that are shares between 0 and 1 and are said in points: hundredths."""
 
 
 @dataclass(frozen=True)
@@ -44,13 +41,17 @@ class Column:
         return text if self.better == "max" else f"{text} (less is better)"
 
 
-def is_share(metric: str, values: Values) -> bool:
-    """Whether a metric is named as a share and all its known values lie in [0, 1]."""
-    if metric.rpartition("/")[2] not in SHARES:
-        return False
-    return all(
-        0 <= v <= 1 for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)
-    )
+def column(metric: MetricInfo, values: Values) -> Column:
+    """How a metric's numbers are said. A share is said in points where all its known values lie in [0, 1].
+
+    Raises UserError where nobody knows which way of the metric is better.
+    """
+    if metric.better is None:
+        raise UserError(
+            f"metric {metric.name}: nobody knows whether more or less of it is better, so nothing is tested"
+        )
+    known = [v for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)]
+    return Column(metric.name, metric.better, metric.share and all(0 <= v <= 1 for v in known))
 
 
 def decimals(width: float, scale: float) -> int:

@@ -1,7 +1,8 @@
 """Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
 
+from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import Batch, TaskInfo
-from sft_lightning.tasks.base import TASKS, RowTask, Task
+from sft_lightning.tasks.base import TASKS, RowTask, Task, TaskMetric
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification
 from sft_lightning.tasks.multi_label import MultiLabel
@@ -17,8 +18,11 @@ __all__ = [
     "RowTask",
     "Task",
     "TaskInfo",
+    "TaskMetric",
     "make_task",
 ]
+
+discover(__name__)
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:

@@ -8,7 +8,7 @@ from torch import Tensor
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, SpearmanCorrCoef
 from torchmetrics.utilities import dim_zero_cat
 
-from sft_lightning.tasks.base import RowTask, at_least_single
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class Correlation(SpearmanCorrCoef):
@@ -45,16 +45,14 @@ class Regression(RowTask):
     """`logits[N, 1]`, `y[N]` float. Correlations are NaN where they are undefined, as for one item."""
 
     name = "regression"
-    metric_makers = {
-        "pearson": (lambda _: Correlation(), "max"),
-        "spearman": (lambda _: RankCorrelation(), "max"),
-        "mse": (lambda _: MeanSquaredError(), "min"),
-        "mae": (lambda _: MeanAbsoluteError(), "min"),
+    metrics = {
+        "pearson": TaskMetric("max", "", lambda _: Correlation()),
+        "spearman": TaskMetric("max", "", lambda _: RankCorrelation()),
+        "mse": TaskMetric("min", "label units squared", lambda _: MeanSquaredError()),
+        "mae": TaskMetric("min", "label units", lambda _: MeanAbsoluteError()),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["mse", "pearson", "spearman"]
+    default_metrics = ("mse", "pearson", "spearman")
+    loss_unit = "label units squared"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits).squeeze(-1)

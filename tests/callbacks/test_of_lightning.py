@@ -18,7 +18,7 @@ from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.of_lightning import ARGUMENTS, CALLBACKS, refuse_arguments, refuse_callbacks
 from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core.errors import UserError
-from sft_lightning.evaluation.selection import direction
+from sft_lightning.evaluation.known_metrics import direction
 from sft_lightning.runs.profiler import written_to
 from sft_lightning.tasks import TASKS
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
@@ -193,8 +193,8 @@ def test_a_studys_arm_gets_the_same_mode_and_the_same_refusal() -> None:
 
 def test_the_direction_of_every_metric_of_every_task_is_known() -> None:
     for task in TASKS.values():
-        for name, (_, mode) in task.metric_makers.items():
-            assert direction(f"val/{name}") == direction(f"retention/{name}") == mode, f"{task.name}'s {name}"
+        for name, held in task.metrics.items():
+            assert direction(f"val/{name}") == direction(f"retention/{name}") == held.better, f"{task.name}'s {name}"
 
 
 def test_early_stopping_on_accuracy_trains_as_long_as_accuracy_rises(command: Command) -> None:  # noqa: F811

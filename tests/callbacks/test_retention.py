@@ -204,7 +204,7 @@ def test_the_values_before_training_are_logged_at_step_zero(pretrained: str) -> 
 
 
 def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
-    from sft_lightning.evaluation.selection import better
+    from sft_lightning.evaluation.known_metrics import info_of
 
     info = TaskInfo("regression", 1)
     directions = {
@@ -213,4 +213,5 @@ def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
         "retention/loss": "min",
         "drift/kl": "min",
     }
-    assert {name: better(name, info) for name in directions} == directions
+    known = {name: info_of(name, info) for name in directions}
+    assert {name: about.better for name, about in known.items() if about} == directions

@@ -104,7 +104,7 @@ def test_glue_with_its_official_metrics(tmp_path: Path, bert: str, subset: Any) 
     values = quiet_trainer().test(module, data, verbose=False)[0]
     assert {n.removeprefix("test/") for n in values if n.startswith("test/")} == {"loss", *official}
     assert module.task is not None
-    assert module.task.primary[0] == official[0]
+    assert module.task.primary.name == official[0]
     assert (module.task.name == "regression") == (subset == "stsb")
     assert data.splits["train"].samples is data.splits["val"].samples  # cut from train: test is the official validation
     assert len(data.splits["test"]) == 21

@@ -48,7 +48,7 @@ class Seen(Callback):
 
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
     """All metrics that the task has for this data."""
-    names = list(TASKS[CASES[case].task].metric_makers)
+    names = list(TASKS[CASES[case].task].metrics)
     two = len(getattr(data, "labels", [])) == 2
     return [n for n in names if n != "f1" or two]
 

@@ -47,7 +47,7 @@ EVERY_SIZE = pytest.mark.parametrize("rows", SIZES)
 
 def test_every_metric_of_every_task_has_a_reference() -> None:
     for name, task in TASKS.items():
-        missing = {"loss", *task.metric_makers} - REFERENCES.get(name, {}).keys()
+        missing = {"loss", *task.metrics} - REFERENCES.get(name, {}).keys()
         assert not missing, f"{name}: add {missing} to REFERENCES in tests/exactness/measuring.py"
 
 
@@ -101,9 +101,9 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     )
     values |= now
     if how != "validate":  # else nobody asked the teacher
-        primary, better = task.primary
-        lost = before[f"retention/{primary}"] - now[f"retention/{primary}"]
-        values[FORGETTING] = lost if better == "max" else -lost
+        primary = task.primary
+        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
+        values[FORGETTING] = lost if primary.better == "max" else -lost
     return values
 
 

@@ -20,7 +20,7 @@ from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import carry_out
 from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core.errors import UserError
-from sft_lightning.report.metrics import better
+from sft_lightning.evaluation.known_metrics import direction
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.runs.wandb_server import WandbServer, handler
 
@@ -153,7 +153,7 @@ def without(config: dict[str, Any], name: str) -> dict[str, Any]:
 def test_a_sweep_chooses_by_a_logged_validation_metric_and_never_sees_test(file: str) -> None:
     sweep, line = content(file), command_line(file, {})
     assert sweep["metric"]["name"].startswith(("val/", "retention/")), "the test split would choose"
-    wanted = {"max": "maximize", "min": "minimize"}[better(sweep["metric"]["name"])]
+    wanted = {"max": "maximize", "min": "minimize"}[direction(sweep["metric"]["name"])]
     assert sweep["metric"]["goal"] == wanted, "it looks for the worst"
     assert "--test_after_fit=false" in line
     assert "--wandb=online" in line, "the agent's runs would not reach the sweep"

@@ -198,7 +198,7 @@ class TextRows(Tokens):
         return self.table.name(row) if self.table is not None else super().name(row)
 
 
-class TokenData(SFTDataModule):
+class TokenData(SFTDataModule, base=True):
     """What all text data share: the meeting with the tokenizer.
 
     Args:
@@ -230,7 +230,12 @@ class TokenData(SFTDataModule):
         assert self.spec is not None
         tokenizer = self.spec.tokenizer
         if self.spec.kind != self.kind or tokenizer is None:
-            takes = {"image": "images", "text": "texts to classify", "tokens": "texts to continue"}
+            takes = {
+                "image": "images",
+                "text": "texts to classify",
+                "tokens": "texts to continue",
+                "words": "words to tag",
+            }
             raise UserError(
                 f"network {network.name} takes {takes.get(self.spec.kind, self.spec.kind)}, "
                 f"{type(self).__name__} has {takes[self.kind]}: choose another network or other data"
@@ -294,7 +299,7 @@ class TokenData(SFTDataModule):
         return line
 
 
-class TextData(TokenData):
+class TextData(TokenData, base=True):
     """Texts, or pairs of texts, with one label or value each.
 
     Args:

@@ -291,7 +291,7 @@ def frames_in(stream: BinaryIO) -> int:
         return 0
 
 
-class ImageData(SFTDataModule):
+class ImageData(SFTDataModule, base=True):
     """Images with one label each.
 
     Args:

@@ -13,7 +13,7 @@ from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 
 
-class InMemoryImages(ImageData):
+class InMemoryImages(ImageData, base=True):
     """A data set of torchvision.datasets with a train and a test part.
 
     Args:
