@@ -2,17 +2,34 @@
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.selection import or_zero
-from sft_lightning.ablation.study import Arm
+from sft_lightning.ablation.plan import Plan, Point
+from sft_lightning.ablation.selection import Candidate, Metrics, or_zero
+from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.ablation.study_dir import PointStatus, StudyDir
 from sft_lightning.core.errors import UserError, nearest
 
-if TYPE_CHECKING:
-    from sft_lightning.ablation.scheduler import Scheduler
-
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
+
+
+class Standings(Protocol):
+    """What a search asks the scheduler: the study and its points, how each stands, and what a setting's points say."""
+
+    study: Study
+    plan: Plan
+    folder: StudyDir
+    width: int
+    reads_only: bool
+
+    @property
+    def tune_seeds(self) -> list[int]: ...
+
+    def look(self, point: Point) -> PointStatus: ...
+
+    def metrics_of(self, cell: dict[str, Any]) -> Metrics | None: ...
+
+    def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None: ...
 
 
 class Search:
@@ -23,7 +40,7 @@ class Search:
     median of the others (MedianPruner). Several processes may share the journal.
     """
 
-    def __init__(self, scheduler: "Scheduler", cell: dict[str, Any], arm: Arm) -> None:
+    def __init__(self, scheduler: Standings, cell: dict[str, Any], arm: Arm) -> None:
         try:
             import optuna
             from optuna.storages import JournalStorage

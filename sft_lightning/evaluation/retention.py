@@ -14,7 +14,7 @@ from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
 from sft_lightning.evaluation.source import bind_source, check_source
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task, make_task
 
 
@@ -75,7 +75,7 @@ class RetentionMonitor(Callback):
         """Loads the source data and checks that the source head speaks of the same classes."""
         if self.source is None or self._task is not None:
             return
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         network = module.network
         self.source.trainer = trainer
         self.source.setup("fit")
@@ -83,7 +83,7 @@ class RetentionMonitor(Callback):
         bind_source(network, None if module.teacher is None else module.teacher.network, self.source)
         self._task = make_task(info)
 
-    def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
+    def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
         assert self.source is not None and self._task is not None
         assert module.network is not None and module.teacher is not None
         network = module.teacher.network if of_teacher else module.network
@@ -133,7 +133,7 @@ class RetentionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step 0: both columns before anything was learned."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         assert pl_module.network is not None
         if trainer.limit_val_batches == 0:
             return
@@ -146,7 +146,7 @@ class RetentionMonitor(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
 
-    def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+    def _target_before(self, trainer: Trainer, module: TunedModule) -> dict[str, float]:
         """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
@@ -175,7 +175,7 @@ class RetentionMonitor(Callback):
     # ---- drift, on the validation (or test) batches as they pass ----
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         self._meter = DriftMeter(module.network) if module.teacher is not None else None
         self._passed = {"target": Passed()}
 
@@ -186,7 +186,7 @@ class RetentionMonitor(Callback):
         self._start(trainer, pl_module)
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         self._passed["target"].count(batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
@@ -244,7 +244,7 @@ class RetentionMonitor(Callback):
         self._compare(trainer, pl_module, outputs, batch, batch_idx)
 
     def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         began, values = time.perf_counter(), dict[str, float]()
         if self._meter is not None:
             values |= {**moved(module), **self._meter.values()}
@@ -303,7 +303,7 @@ class RetentionMonitor(Callback):
         self.before = dict(state_dict["before"])
 
 
-def moved(module: SFTModule) -> dict[str, float]:
+def moved(module: TunedModule) -> dict[str, float]:
     """How far weights and statistics are from the pretrained network's."""
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None

@@ -2,7 +2,6 @@
 
 from typing import Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
@@ -18,6 +17,7 @@ from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_ba
 from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
 from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.teacher import Teacher
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard, share_statistics
@@ -41,7 +41,7 @@ RENAMED = {
 """Methods of variants that were written for earlier versions"""
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(TunedModule):
     """Supervised fine-tuning: everything but the anchor.
 
     The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its

@@ -534,7 +534,7 @@ def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
     gc.disable()
     try:
         before = sum(isinstance(held, SFTModule) for held in gc.get_objects())
-        note = carry_out(folder, "fit", point)
+        note = carry_out(folder, "fit", point, main)
         after = sum(isinstance(held, SFTModule) for held in gc.get_objects())
     finally:
         gc.enable()

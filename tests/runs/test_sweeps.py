@@ -18,6 +18,7 @@ from sft_lightning.ablation.plan import Plan, Point
 from sft_lightning.ablation.study import make_study
 from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import carry_out
+from sft_lightning.cli.main import main
 from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core.errors import UserError
 from sft_lightning.evaluation.known_metrics import direction
@@ -278,7 +279,7 @@ def test_wandb_has_group_arm_settings_and_all_final_metrics_of_a_studys_point(
     point: Point = next(Plan(study, resolve).tuning(arm, study.cells[0], [3]))
     folder.plan(point)
     for job in ("fit", "test"):
-        note = carry_out(folder, job, point.id)[job]
+        note = carry_out(folder, job, point.id, main)[job]
         assert note["exit"] == 0, note["reason"]
     path = folder.run(point.id).path
     fitted, tested = sorted((path / "wandb").glob("offline-run-*"), key=lambda f: f.stat().st_mtime_ns)
