@@ -6,7 +6,7 @@ A parser takes a quarter of a second to build. Each process builds one for each 
 from functools import cache
 from typing import Any
 
-import lightning.pytorch
+import lightning
 from jsonargparse import ActionConfigFile, Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
@@ -33,7 +33,7 @@ def command_parser(command: str) -> tuple[LightningArgumentParser, list[str]]:
     """
     allow_on_as_key()
     text = (getattr(Trainer, command).__doc__ or "").strip().partition("\n")[0]
-    header = [f"lightning.pytorch=={lightning.pytorch.__version__}"]
+    header = [f"lightning.pytorch=={lightning.__version__}"]
     parser = LightningArgumentParser(exit_on_error=False, description=text, dump_header=header)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="Path to a configuration file.")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """From layers of settings to the one resolved config that fit runs and a study's point is."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from enum import Enum
 from typing import Any
 
@@ -50,7 +51,7 @@ def resolve_arguments(arguments: list[str]) -> dict[str, Any]:
 def laid_over(parser: LightningArgumentParser, layers: Iterable[Mapping[str, Any]]) -> Namespace:
     """Parses the layers on top of each other, and the whole with all defaults."""
     settings = parser.get_defaults(skip_validation=True)
-    steps = joined(layers)
+    steps = deepcopy(joined(layers))  # the parser writes into what it is given
     for step in steps[:-1]:
         settings = parser.parse_object(step, settings, defaults=False, _skip_validation=True)
     return parser.parse_object(steps[-1], settings)

@@ -1,5 +1,6 @@
 """Layers given as mappings resolve to what the same layers resolve to as files on the command line, one after the other."""
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,13 @@ def test_points_of_a_study_resolve_as_files_do(file: str) -> None:
     check_yaml(ROOT / file)
     study = read_study(ROOT / file)
     assert Plan(study, resolve).check() == Plan(study, as_files).check()
+
+
+def test_layers_are_left_as_they_were() -> None:
+    layers = [deepcopy(BASE), {"trainer": {"callbacks": [deepcopy(STOPS)]}}, model(optimizer_args={"eps": 1e-7})]
+    before = deepcopy(layers)
+    resolve(layers)
+    assert layers == before
 
 
 def test_plain_values_cost_no_parse_of_their_own() -> None:
