@@ -83,8 +83,8 @@ class Equipment:
         """The callbacks that write this command's files."""
         run, options, callbacks = self.run.directory, self.options, list[Callback]()
         if self.stage == "fit":
-            every = {"every_n_steps": options.save_every_n_steps, "every_minutes": options.save_every_minutes}
-            callbacks.append(Checkpoints(run, self.recorder, **every))
+            steps, minutes = options.save_every_n_steps, options.save_every_minutes
+            callbacks.append(Checkpoints(run, self.recorder, every_n_steps=steps, every_minutes=minutes))
         if self.stage == "predict":
             callbacks.append(WritePredictions(run.predictions))
         else:
