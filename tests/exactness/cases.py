@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import Instructions, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.conll import Sentences, TaggedRows
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
 from sft_lightning.modules import SFTModule
-from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
+from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
 from sft_lightning.networks.base import Spec
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
@@ -80,6 +81,31 @@ class FewAnswers(Instructions):
             said = {"prompt": few_texts(count, seed=20 + number), "completion": few_texts(count, seed=30 + number)}
             parts.append(InstructionRows(Table(f"answers {number}", said)))
         return Splits(*parts)
+
+
+class FewTags(CoNLL):
+    """Random words with random tags.
+
+    Args:
+        sizes: Sentences of each split.
+        labels: Tags, without a scheme, so that words are what is measured.
+        **kwargs: As CoNLL.
+    """
+
+    def __init__(
+        self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("a", "b", "c", "d"), **kwargs: Any
+    ) -> None:
+        super().__init__(**{"train": "in memory", "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes, self.labels = sizes, list(labels)
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(50 + number)
+            sentences = Sentences.of([text.split() for text in few_texts(count, seed=40 + number)], f"tags {number}")
+            sentences.tags = [list(rng.choice(self.labels, size=len(words))) for words in sentences.words]
+            parts.append(TaggedRows(sentences, self.labels))
+        return Splits(*parts, labels=self.labels)
 
 
 # ---- cases ----
@@ -163,6 +189,13 @@ CASES: dict[str, Case] = {
         refused={"distill-logits-kl": "kl compares probabilities, and features are none"},
     ),
     "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),
+    "tags": Case(
+        "token_classification",
+        _save_tiny("bert", "tokens"),
+        lambda folder: spec(TransformersTokens, pretrained=folder),
+        FewTags,
+        lambda **settings: FewTags(labels=("old0", "old1", "old2"), **settings),
+    ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
 }

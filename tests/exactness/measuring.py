@@ -151,6 +151,11 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "perplexity": lambda logits, y: math.exp(nats(logits, y)),
         "token_accuracy": _said(sk.accuracy_score),
     },
+    "token_classification": {
+        "loss": nats,
+        "token_accuracy": _said(sk.accuracy_score),
+        "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
+    },
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
