@@ -1,6 +1,6 @@
 """What callbacks and evaluation ask of a module: the network that is tuned, its teacher, the task."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 from torch import Tensor
@@ -16,6 +16,8 @@ class TunedModule(L.LightningModule):
 
     fidelity: str
     """How close to the published method, as configured"""
+    anchor_settings: ClassVar[tuple[str, ...]]
+    """Names of the arguments that define the anchor"""
     network: Network | None
     """Built once the task is known"""
     info: TaskInfo | None
