@@ -250,7 +250,7 @@ class Ready(Callback):
 def fit(name, **given):
     with sft_lightning.run(name, run_id="r" if len(sys.argv) > 2 else None, wandb="disabled", quiet=True) as run:
         trainer = Trainer(**run.trainer_kwargs(accelerator="cpu", **given))
-        trainer.fit(PlainSFT(spec(MLP, in_features=64, pretrained="builtin:digits-0-4")),
+        trainer.fit(PlainSFT(spec(MLP, in_features=64, hidden=[128, 64], pretrained="builtin:digits-0-4")),
                     datamodule=Digits(classes=[5, 6, 7, 8, 9], shots_per_class=20, batch_size=20))
     print("done", name, run.path, trainer.global_rank, flush=True)
 
