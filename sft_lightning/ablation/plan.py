@@ -48,7 +48,7 @@ class Plan:
 
     Args:
         study: The study.
-        resolve: From overlays, first to last, to a resolved config; see `Resolver`.
+        resolve: From overlays, first to last, to a resolved config; see `config.resolve`.
         about: Run options for all points, such as `wandb`.
     """
 

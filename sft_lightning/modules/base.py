@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
@@ -20,6 +19,7 @@ from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, 
 from sft_lightning.modules.step_hooks import around_steps, unscales_itself
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.modules.trainable import Change, TrainableSet
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.networks.transforms import apply_transforms, settings_of, without_transforms
@@ -49,7 +49,7 @@ RENAMED = {
 """Methods of variants that were written for earlier versions"""
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(TunedModule):
     """Supervised fine-tuning: everything but the anchor.
 
     The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its
