@@ -106,7 +106,7 @@ def digits(classes: Sequence[int] = NEW, **settings: Any) -> Digits:
 
 def settle(data: SFTDataModule, network: Network) -> None:
     """What a module does once both are there."""
-    network.settle(data.settle(network.input_spec))
+    network.settle(data.settle(network.wanted_input()))
 
 
 def quiet_trainer(**settings: Any) -> Trainer:

@@ -153,6 +153,8 @@ class InputSpec:
     """callable as transformers tokenizers are"""
     max_length: int | None = None
     """tokens"""
+    network: str = ""
+    """the network's name, for messages"""
 
 
 @dataclass(frozen=True)

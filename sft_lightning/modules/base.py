@@ -183,7 +183,7 @@ class SFTModule(TunedModule):
             self.trainable.reset()
         if data is not None and hasattr(data, "settle"):
             assert self.network is not None
-            self.network.settle(data.settle(self.network.input_spec))
+            self.network.settle(data.settle(self.network.wanted_input()))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""

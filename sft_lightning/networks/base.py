@@ -105,6 +105,10 @@ class Network(nn.Module):
     def input_spec(self) -> InputSpec:
         """How samples must be prepared."""
 
+    def wanted_input(self) -> InputSpec:
+        """`input_spec`, signed with the network's name: what `SFTDataModule.settle` takes."""
+        return replace(self.input_spec, network=self.name)
+
     def settle(self, view: InputView) -> None:
         """Takes over how the data will feed the network.
 
