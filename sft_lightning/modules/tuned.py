@@ -19,6 +19,8 @@ class TunedModule(L.LightningModule):
     """How close to the published method, as configured"""
     anchor_settings: ClassVar[tuple[str, ...]]
     """Names of the arguments that define the anchor"""
+    solves: ClassVar[bool]
+    """Whether weights are solved for before the first step"""
     network: Network | None
     """Built once the task is known"""
     info: TaskInfo | None

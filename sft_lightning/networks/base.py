@@ -4,19 +4,22 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
 from sft_lightning.core.registry import Registry
-from sft_lightning.core.structures import InputSpec, InputView, Output, TaskInfo
+from sft_lightning.core.structures import InputSpec, InputView, LoadReport, Output, TaskInfo
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes
+from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
+from sft_lightning.networks.weights import write_folder
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -25,27 +28,6 @@ NORMS = (
     nn.RMSNorm,
     nn.LocalResponseNorm,
 )
-
-
-@dataclass
-class LoadReport:
-    """What came from `pretrained`. Names are those of the file."""
-
-    source: str = ""
-    loaded: int = 0
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What was chosen or converted on the way, in words"""
-
-    def lines(self) -> list[str]:
-        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
-        for what in ("missing", "unexpected"):
-            names = getattr(self, what)
-            if names:
-                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
-        return said + self.notes
 
 
 NETWORKS: Registry["Network"] = Registry("network")
@@ -302,9 +284,24 @@ class Network(nn.Module):
 
     def save_pretrained(self, folder: str) -> None:
         """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
-        from sft_lightning.networks.weights import save_folder
+        cls = type(self)
+        about = {
+            "network": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": redaction.without(self.export_config()),
+            "task": self.task.to_dict(),
+            "input": self.input_view.to_dict(),
+        }
+        with self.merged():
+            state = {n: v.detach().cpu().contiguous() for n, v in self.state_dict().items() if isinstance(v, Tensor)}
+        write_folder({n: v for n, v in state.items() if not n.startswith("source_head.")}, about, folder)
+        self.save_beside(folder)
 
-        save_folder(self, folder)
+    def save_beside(self, folder: str) -> None:
+        """Writes what an export holds beside the network: the kept source head, and what transforms keep of themselves."""
+        if isinstance(self.source_head, nn.Linear) and self.source_task is not None:
+            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+        for transform in self.applied:
+            transform.save(self, folder)
 
 
 PROBLEMS = {

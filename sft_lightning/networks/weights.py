@@ -13,20 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import LoadReport
 from sft_lightning.networks.names import common_prefix, tensors_of
 from sft_lightning.networks.tensors import tensor_names
-
-if TYPE_CHECKING:
-    from sft_lightning.networks.base import LoadReport, Network
 
 BUILTIN = Path(__file__).parent.parent / "assets"
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -196,7 +193,7 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
 
 
 def fill(
-    model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "", by_order: str = ""
+    model: nn.Module, state: Mapping[str, Tensor], report: LoadReport, head: str = "", by_order: str = ""
 ) -> set[str]:
     """Loads `state` into `model`, and returns the names of the parameters and running statistics it did not fill.
 
@@ -232,24 +229,9 @@ def fill(
     return {n for n in tensor_names(model) if n not in usable}
 
 
-def save_folder(network: "Network", folder: str) -> None:
-    """Our own export: `config.json` (network, arguments, task), `model.safetensors` (encoder and head), and the source head."""
-    from sft_lightning.networks.source_head import save_source_head
-
+def write_folder(state: Mapping[str, Tensor], about: dict[str, Any], folder: str) -> None:
+    """Our own export: `config.json` (`about`: network, arguments, task, input) and `model.safetensors`."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    cls = type(network)
-    about = {
-        "network": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": redaction.without(network.export_config()),
-        "task": network.task.to_dict(),
-        "input": network.input_view.to_dict(),
-    }
-    with network.merged():
-        state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
-    state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
-    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(dict(state), path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
-    save_source_head(network, folder)
-    for transform in network.applied:
-        transform.save(network, folder)
