@@ -60,7 +60,6 @@ OVER_THE_BASE: dict[str, list[Layer]] = {
     "no class": [{"model": {"class_path": "Plain"}}],
     "no arguments": [{"model": {"init_args": [1]}}],
     "no trainer": [{"trainer": None}],
-    "a linked key": [model(network="MLP")],
     "a key that is no text": [{1: 2}],  # type: ignore[dict-item]
 }
 
