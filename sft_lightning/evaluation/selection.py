@@ -59,5 +59,7 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
     if found is None or found.better is None:
         asked = [] if source is None else ["forgetting", *make_task(source).metric_names]
         near = nearest(name, [*GAUGES, *(f"retention/{n}" for n in asked)])
-        raise UserError(f"select_by: nobody knows whether more or less of '{name}' is better{near}: name another metric")
+        raise UserError(
+            f"select_by: nobody knows whether more or less of '{name}' is better{near}: name another metric"
+        )
     return name, found.better
