@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.callbacks import LPFT, RetentionMonitor
 from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
@@ -59,14 +59,20 @@ WITH_STAGES: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
             "head_warmup": 1,
         },
     ),
+    "lpft": (L2SPSFT, {"alpha": 0.1, "beta": 0.01}),
 }
-"""Those whose steps are not all alike, tried on one case: the first warms the new head up, the others train the old one too"""
+"""Those whose steps are not all alike, tried on one case: the first trains the new head alone, the others all"""
 
 
 def make(variant: str, folder: str, *, network: dict[str, Any] | None = None, **settings: Any) -> SFTModule:
     """A module of `variant` on the pretrained MLP in `folder`."""
     cls, arguments = VARIANTS[variant]
     return cls(pretrained_mlp(folder, **(network or {})), **{**arguments, **settings})
+
+
+def own_callbacks(variant: str) -> list[Callback]:
+    """Those that make a way of fine-tuning what it is."""
+    return [LPFT(steps=1, lr_factor=0.5)] if variant == "lpft" else []
 
 
 def pretrained_mlp(folder: str | None, **arguments: Any) -> dict[str, Any]:
@@ -77,9 +83,14 @@ class NormNet(SmallNetwork):
     """Linear, BatchNorm, ReLU, Dropout, Linear, LayerNorm: what the MLP lacks."""
 
     def __init__(
-        self, task: TaskInfo, dropout: float = 0.0, pretrained: str | None = None, keep_source_head: bool = True
+        self,
+        task: TaskInfo,
+        dropout: float = 0.0,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+        transforms: list[Any] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         lower = [nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(dropout)]
         encoder = nn.Sequential(*lower, nn.Linear(24, 16), nn.LayerNorm(16))
         self.start_from(pretrained, keep_source_head, encoder, 16)
@@ -95,7 +106,7 @@ def digits(classes: Sequence[int] = NEW, **settings: Any) -> Digits:
 
 def settle(data: SFTDataModule, network: Network) -> None:
     """What a module does once both are there."""
-    network.settle(data.settle(network.input_spec))
+    network.settle(data.settle(network.wanted_input()))
 
 
 def quiet_trainer(**settings: Any) -> Trainer:

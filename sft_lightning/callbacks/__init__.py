@@ -6,6 +6,7 @@ from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.error_analysis import Details
 from sft_lightning.callbacks.finite_loss import FiniteLoss
 from sft_lightning.callbacks.loop_position import Position
+from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.predictions import WritePredictions
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.random_state import RandomState
@@ -16,6 +17,7 @@ from sft_lightning.evaluation.retention import RetentionMonitor
 
 __all__ = [
     "EMA",
+    "LPFT",
     "Bar",
     "Checkpoints",
     "Console",

@@ -11,18 +11,20 @@ from rich.console import Console as Terminal
 from rich.table import Table
 
 from sft_lightning.callbacks.ema import EMA
+from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
 from sft_lightning.evaluation.retention import RetentionMonitor
-from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.freeze import moving_batchnorms
+from sft_lightning.modules.trainable import Change
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.metrics_log import named_by_split
 
 
-def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
+def shown_metrics(module: TunedModule, values: dict[str, Any]) -> dict[str, float]:
     """The few that go on one line: target, kept, drift."""
     assert module.task is not None
     wanted = [f"val/{module.task.primary.name}", "val/loss"]
@@ -50,7 +52,7 @@ class Bar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         return {n: f"{v:.4g}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items()}
 
 
@@ -85,7 +87,7 @@ class Console(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         network, data = pl_module.network, trainer.datamodule  # type: ignore[attr-defined]
         assert network is not None
         if isinstance(data, SFTDataModule):
@@ -105,7 +107,7 @@ class Console(Callback):
         if monitor is not None and (line := monitor.says_of_samples(trainer)):
             self.say(line)
         total = sum(p.numel() for p in network.parameters())
-        trained = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        trained = pl_module.trainable.count(pl_module.trainable.allowed)
         source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
         self.say(
             f"network    {network.name}: {total:,} parameters, {trained:,} trained, "
@@ -130,6 +132,9 @@ class Console(Callback):
         for average in (c for c in trainer.callbacks if isinstance(c, EMA)):  # type: ignore[attr-defined]
             if (said := average.note(trainer)) is not None:
                 self.say(f"           note: {said}")
+        for probe in (c for c in trainer.callbacks if isinstance(c, LPFT)):  # type: ignore[attr-defined]
+            self.say(f"           note: {probe.note()}")
+        pl_module.trainable.listen("console", lambda change: self._changed(pl_module, change))
         accumulate, ranks = trainer.accumulate_grad_batches, trainer.world_size
         steps = trainer.estimated_stepping_batches
         size = getattr(data, "batch_size", None)
@@ -139,16 +144,23 @@ class Console(Callback):
                 f"{size // (ranks * accumulate)}), precision {trainer.precision}"
             )
 
+    def _changed(self, module: TunedModule, change: Change) -> None:
+        trainable, factor = module.trainable, module.trainable.lr_factor
+        rates = f", at {factor:g} × the learning rates" if factor != 1.0 else ""
+        self.say(
+            f"step {change.step}  trains {trainable.count():,} of {trainable.count(trainable.allowed):,} parameters{rates}"
+        )
+
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What a variant that solves has found."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if trainer.is_global_zero and pl_module.found and (line := pl_module.said()):
             self.say(f"solved     {line}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.bar or trainer.state.fn != "fit":
             return
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         shown = "  ".join(f"{n} {v:.4f}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items())
         self.say(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {shown}")
 

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.sharding.tensors import gathered, local, part_of
 
 KEY = "raw_weights"
@@ -22,7 +22,7 @@ class EMA(Callback):
     With warm-up d_t = min(d, (1 + t)/(10 + t)), as TensorFlow's ExponentialMovingAverage with num_updates: a short run's
     average is of what it learned. With a constant d a share d^steps of the start stays in the average (67 % of 0.999 after
     400 steps); above 10 % a note says so. Checkpoints hold the averaged weights as the module's, and the raw ones beside them
-    to resume with.
+    to resume with. The average of a parameter that stands still is the parameter; it begins there when the parameter is thawed.
 
     Args:
         decay: d, per optimizer step.
@@ -53,8 +53,8 @@ class EMA(Callback):
         )
 
     def _weights(self, module: LightningModule) -> dict[str, Tensor]:
-        assert isinstance(module, SFTModule) and module.network is not None
-        return {n: p.data for n, p in module.network.named_parameters() if p.requires_grad}
+        assert isinstance(module, TunedModule) and module.network is not None
+        return {n: p.data for n, p in module.network.named_parameters() if n in module.trainable.allowed}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if stage == "fit":  # the validation that a fit may end with sets up too
@@ -72,6 +72,17 @@ class EMA(Callback):
             self._restored = {}
         elif not self.average:
             self.average = {n: w.clone() for n, w in weights.items()}
+
+        module = pl_module
+        assert isinstance(module, TunedModule)
+        module.trainable.listen("average", lambda change: self._begin(module, change.thawed | change.frozen))
+
+    @torch.no_grad()
+    def _begin(self, module: TunedModule, names: frozenset[str]) -> None:
+        """Lets the averages of what was thawed begin, and of what was frozen end, at the parameters themselves."""
+        weights = self._weights(module)
+        for name in names & self.average.keys():
+            self.average[name].copy_(weights[name])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Only here does a resumed trainer know its step: a micro-batch amid the next one must not count as one."""
@@ -121,7 +132,7 @@ class EMA(Callback):
             return
         raw = self._raw or self._final_raw or self._weights(pl_module)
         checkpoint[KEY] = {n: gathered(w) for n, w in raw.items()}
-        assert isinstance(pl_module, SFTModule) and pl_module.network is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.network is not None
         names: dict[int, list[str]] = {}  # a tied parameter has several
         for name, parameter in pl_module.network.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)

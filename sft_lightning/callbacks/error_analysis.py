@@ -22,7 +22,7 @@ from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
 from sft_lightning.evaluation.retention import RetentionMonitor
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.directory import write_atomic
 
 TARGET = "target"
@@ -82,7 +82,7 @@ class Details(Callback):
             self.path.unlink(missing_ok=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule) and pl_module.info is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.info is not None
         if not self._measured(trainer):
             return
         task = pl_module.task
@@ -109,7 +109,7 @@ class Details(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Here the weights are those that were measured: averaged ones may be put back afterwards."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if self._measured(trainer):
             self._layers = layer_drift(pl_module)
 
@@ -118,7 +118,7 @@ class Details(Callback):
     # ---- writing ----
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if not self._measured(trainer):
             return
         monitor = self.monitor
@@ -144,7 +144,7 @@ class Details(Callback):
 
     on_test_end = on_validation_end
 
-    def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Predictions]) -> dict[str, Any]:
+    def _kept(self, trainer: Trainer, module: TunedModule, said: dict[str, Predictions]) -> dict[str, Any]:
         """What became of the source task: on its own samples, or else what its head says of the target's."""
         monitor, network = self.monitor, module.network
         assert network is not None
@@ -196,7 +196,7 @@ def gathered(trainer: Trainer, mine: dict[str, Predictions]) -> dict[str, Predic
     return {name: said for name, said in together.items() if len(said.rows)}
 
 
-def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
+def layer_drift(module: TunedModule) -> list[dict[str, Any]]:
     """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch.
 
     All ranks call this: they may hold parts.
@@ -204,13 +204,13 @@ def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
     network, teacher = module.network, module.teacher
     if network is None or teacher is None:
         return []
-    shared, layers = network.shared_parameters(), list[dict[str, Any]]()
+    shared, layers = network.shared_weights(), list[dict[str, Any]]()
     for layer, names in network.layers():
-        known = [n for n in names if n in shared]
+        known = [old for n in names if (old := network.renamed.get(n, n)) in shared]
         if not known:
             continue
         start = teacher.initial_weights(known)
-        l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
+        l2 = float(squared_distance([shared[n] for n in known], start).sqrt())
         length = float(squared_distance(start, None).sqrt())
         relative = l2 / length if length else 0.0 if l2 == 0 else math.nan
         layers.append({"name": layer, "relative": finite_or_none(relative), "l2": finite_or_none(l2)})

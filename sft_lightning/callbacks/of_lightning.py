@@ -39,11 +39,15 @@ class Refused:
 
 
 AVERAGED = "it copies the module before there is a network: set model.init_args.ema_decay, which averages weights"
+FINETUNING = (
+    "it freezes before there is a network, and forgets its phase on resume: use LPFT of sft_lightning, or set "
+    "model.init_args.freeze"
+)
 BASE = "it does nothing by itself: name a class that is derived from it"
 
 CALLBACKS: dict[str, Refused | None] = {
-    "BackboneFinetuning": Refused("it looks for a part called backbone: set model.init_args.freeze"),
-    "BaseFinetuning": Refused("it freezes before there is a network: set model.init_args.freeze"),
+    "BackboneFinetuning": Refused(FINETUNING),
+    "BaseFinetuning": Refused(FINETUNING),
     "BasePredictionWriter": Refused(BASE, itself=True),
     "BatchSizeFinder": Refused(
         "data.init_args.batch_size is part of the experiment: where memory is short raise trainer.accumulate_grad_batches"

@@ -17,7 +17,7 @@ from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.evaluation.known_metrics import for_record, info_of
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.evaluation.selection import Candidate, selecting
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade
 from sft_lightning.runs.same_data import note, recorded, refusal
@@ -61,7 +61,7 @@ class RunRecorder(Callback):
         self._train: dict[str, float] = {}  # last values of train/*
         self._seconds = 0.0  # of fits before a resume
 
-    def _about(self, trainer: Trainer, module: SFTModule) -> dict[str, Any]:
+    def _about(self, trainer: Trainer, module: TunedModule) -> dict[str, Any]:
         data, network = trainer.datamodule, module.network  # type: ignore[attr-defined]
         assert network is not None
         counts = {
@@ -71,8 +71,10 @@ class RunRecorder(Callback):
             "pretrained": network.shared_parameters().values(),
             "new": network.new_parameters().values(),
         }
+        if network.adapters:
+            counts["adapters"] = network.adapter_parameters().values()
         numbers = {name: sum(p.numel() for p in parameters) for name, parameters in counts.items()}
-        numbers["trainable"] = sum(p.numel() for p in network.parameters() if p.requires_grad)
+        numbers["trainable"] = module.trainable.count(module.trainable.allowed)
         about: dict[str, Any] = {
             "task": module.info.to_dict() if module.info else None,
             "parameters": numbers,
@@ -97,7 +99,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
         self._began, self._checkpoint = time.perf_counter(), None
-        if isinstance(pl_module, SFTModule):
+        if isinstance(pl_module, TunedModule):
             pl_module.select_by = self.select_by
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
@@ -116,7 +118,7 @@ class RunRecorder(Callback):
             log.rewind(*self._rewind)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         before = dict(self.monitor.before) if self.monitor else {}
         by, fresh = self.by(pl_module)[0], self._best is None and trainer.global_step == 0
         self.start_competes = fresh and competes(pl_module, before, by)
@@ -135,7 +137,7 @@ class RunRecorder(Callback):
         self.record.update(**about)
         self.began = True
 
-    def by(self, module: SFTModule) -> tuple[str, str]:
+    def by(self, module: TunedModule) -> tuple[str, str]:
         """(metric, 'max' or 'min') that chooses best.ckpt."""
         assert module.info is not None and module.network is not None
         network = module.network
@@ -154,7 +156,7 @@ class RunRecorder(Callback):
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
         """Says which checkpoint is measured, on which data, and whether those are not what fit recorded."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(module, SFTModule) or not isinstance(data, SFTDataModule):
+        if not trainer.is_global_zero or not isinstance(module, TunedModule) or not isinstance(data, SFTDataModule):
             return
         if "parameters" not in self.record.content:
             self.record.update(**self._about(trainer, module))
@@ -207,7 +209,7 @@ class RunRecorder(Callback):
 
     def _note(self, trainer: Trainer, module: LightningModule, testing: bool = False) -> None:
         self.note_skipped(trainer)
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         assert module.info is not None
         if not trainer.is_global_zero:
             return
@@ -240,12 +242,12 @@ class RunRecorder(Callback):
         self._describe_metrics(trainer, module)
         self.record.write()
 
-    def _describe_metrics(self, trainer: Trainer, module: SFTModule) -> None:
+    def _describe_metrics(self, trainer: Trainer, module: TunedModule) -> None:
         """Which way each metric of the record is better, its unit, and the tasks' primary metrics."""
         if module.info is not None:
             self.record.content |= for_record(self.record.content, module.info, self.source_task)
 
-    def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
+    def _select(self, module: TunedModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
         name, mode = self.by(module)
         found = Candidate.of(values, name)
@@ -254,7 +256,7 @@ class RunRecorder(Callback):
             self._best = found
             self.record.select(values, name, step, epoch)
 
-    def judge_the_start(self, trainer: Trainer, module: SFTModule) -> None:
+    def judge_the_start(self, trainer: Trainer, module: TunedModule) -> None:
         """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
         name, mode = self.by(module)
         start = Candidate.of(self.monitor.before, name) if self.monitor and name.startswith("val/") else None
@@ -273,10 +275,10 @@ class RunRecorder(Callback):
         times["retention_s"] = round(self.monitor.seconds, 3) if self.monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
-            if isinstance(module, SFTModule):
+            if isinstance(module, TunedModule):
                 self._describe_metrics(trainer, module)
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
-            if isinstance(module, SFTModule) and module.found:
+            if isinstance(module, TunedModule) and module.found:
                 self.record.update(solved=module.found)
 
     def _gather(self, trainer: Trainer) -> None:
@@ -352,7 +354,7 @@ def metrics_log(trainer: Trainer) -> MetricsLog | None:
     return next((x for x in trainer.loggers if isinstance(x, MetricsLog)), None)
 
 
-def competes(module: SFTModule, before: dict[str, float], by: str) -> bool:
+def competes(module: TunedModule, before: dict[str, float], by: str) -> bool:
     """Whether the network before training may become best.ckpt: it can do the task already, since it brings the outputs
     (language models). Chosen by anything but validation it would always win, having lost nothing.
     """

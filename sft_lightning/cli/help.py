@@ -2,8 +2,8 @@
 
 import textwrap
 
-from sft_lightning.cli.options import OPTIONS
 from sft_lightning.cli.signatures import Classes, written
+from sft_lightning.config.options import OPTIONS
 
 WIDTH = 110
 ONLY_FIT = ("select_by", "test_after_fit")

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 from sft_lightning.cli.parser import Parser
+from sft_lightning.cli.quiet import quieten
 from sft_lightning.cluster.checks import check
 from sft_lightning.cluster.job import check_fit, make_job, run_directory
 from sft_lightning.cluster.profile import Profile, read_profile
@@ -85,6 +86,7 @@ def main(arguments: list[str]) -> int:
     check(job, given.partition or profile.partition)
     if profile.env != redaction.without(profile.env):
         raise UserError("--profile: env holds a secret, and scripts are files: have the nodes' environment hold it")
+    quieten()
     check_fit(given, theirs, job)
     text = render(job, profile, choices)
     if given.dry_run:

@@ -87,12 +87,14 @@ def refuse_ineffective(settings: Namespace) -> None:
 
 
 OF_EVERY_RUN = {"EMA": "set model.init_args.ema_decay", "RetentionMonitor": "set retention, the source task's data"}
+CHOSEN = ("LPFT",)
+"""Callbacks of this package that a user chooses"""
 
 
 def refuse_own(path: str) -> None:
-    """Raises UserError for a callback of this package: a run has those that it needs."""
+    """Raises UserError for a callback of this package that is not for a user to choose: a run has those that it needs."""
     module, _, name = path.rpartition(".")
-    if module.startswith("sft_lightning.callbacks"):
+    if module.startswith("sft_lightning.callbacks") and name not in CHOSEN:
         why = OF_EVERY_RUN.get(name, "every run that needs it has it: leave it out")
         raise UserError(f"trainer.callbacks: {name}: {why}")
 

@@ -153,6 +153,8 @@ class InputSpec:
     """callable as transformers tokenizers are"""
     max_length: int | None = None
     """tokens"""
+    network: str = ""
+    """the network's name, for messages"""
 
 
 @dataclass(frozen=True)
@@ -201,3 +203,24 @@ class InputView:
                 f"pretrained: config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
             ) from None
         return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))
+
+
+@dataclass
+class LoadReport:
+    """What came from `pretrained`. Names are those of the file."""
+
+    source: str = ""
+    loaded: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was chosen or converted on the way, in words"""
+
+    def lines(self) -> list[str]:
+        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
+        for what in ("missing", "unexpected"):
+            names = getattr(self, what)
+            if names:
+                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
+        return said + self.notes

@@ -7,7 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from numbers import Real
+from types import FrameType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+
+from lightning.pytorch.utilities.parsing import collect_init_args
 
 from sft_lightning.core.errors import UserError, nearest
 
@@ -79,3 +82,16 @@ def problem_of(value: Any, annotation: Any) -> str:
     if len(limited) != 1 or len(inner) > 2:  # `X | None` alone
         return ""
     return problem_of(value, limited[0])
+
+
+def given_to(frame: FrameType | None, cls: type) -> dict[str, Any]:
+    """The arguments of all constructors that are at work on one object, the most derived class's first choice.
+
+    Args:
+        frame: Of the constructor that asks.
+        cls: The object's class.
+    """
+    if frame is None:
+        return {}
+    levels = collect_init_args(frame, [], classes=(cls,))
+    return {name: value for level in levels for name, value in level.items()}

@@ -1,5 +1,6 @@
 """The data module: loads samples, decides who is in which split, settles with the network how samples come, and batches."""
 
+import inspect
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, InputSpec, InputView, TaskInfo
-from sft_lightning.data.arguments import PositiveInt, ProperShare, Range, Seed, Share, check_arguments
+from sft_lightning.data.arguments import PositiveInt, ProperShare, Range, Seed, Share, check_arguments, given_to
 from sft_lightning.data.bad_samples import LeftOut, OnBadSample, Skipped, report
 from sft_lightning.data.batches import Batches
 from sft_lightning.data.description import classes_of, sizes_of
@@ -92,6 +93,8 @@ class SFTDataModule(Batches, ABC):
         of_data_set = set(vars(self))  # what its constructor set before it called this one
         super().__init__()
         check_arguments(SFTDataModule.__init__, locals())
+        self.arguments = given_to(inspect.currentframe(), type(self))
+        """What the constructor was given, defaults included"""
         if shots_per_class is not None and train_fraction is not None:
             raise UserError("data: set shots_per_class or train_fraction, not both")
         if fold is not None and folds is None:

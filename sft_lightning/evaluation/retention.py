@@ -14,7 +14,7 @@ from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
 from sft_lightning.evaluation.source_data import SourceData
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task, make_task
 
 
@@ -77,11 +77,11 @@ class RetentionMonitor(Callback):
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head speaks of the same classes."""
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         if self.source is not None:
             self.source.load(trainer, module.network, None if module.teacher is None else module.teacher.network)
 
-    def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
+    def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
         source, task = self.source, self.source_task
         assert source is not None and task is not None and module.network is not None and module.teacher is not None
         network = module.teacher.network if of_teacher else module.network
@@ -115,7 +115,7 @@ class RetentionMonitor(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The variant and this monitor hold the same source data."""
         self._load_source(trainer, pl_module)
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         pl_module.prepare(self.source)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -128,7 +128,7 @@ class RetentionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step 0: both columns before anything was learned."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         assert pl_module.network is not None
         if trainer.limit_val_batches == 0:
             return
@@ -141,7 +141,7 @@ class RetentionMonitor(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
 
-    def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+    def _target_before(self, trainer: Trainer, module: TunedModule) -> dict[str, float]:
         """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
@@ -170,7 +170,7 @@ class RetentionMonitor(Callback):
     # ---- drift, on the validation (or test) batches as they pass ----
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         self._meter = DriftMeter(module.network) if module.teacher is not None else None
         self._passed = {"target": Passed()}
 
@@ -181,7 +181,7 @@ class RetentionMonitor(Callback):
         self._start(trainer, pl_module)
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         self._passed["target"].count(batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
@@ -239,7 +239,7 @@ class RetentionMonitor(Callback):
         self._compare(trainer, pl_module, outputs, batch, batch_idx)
 
     def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         began, values = time.perf_counter(), dict[str, float]()
         if self._meter is not None:
             values |= {**moved(module), **self._meter.values()}
@@ -299,10 +299,10 @@ class RetentionMonitor(Callback):
         self.before = dict(state_dict["before"])
 
 
-def moved(module: SFTModule) -> dict[str, float]:
-    """How far weights and statistics are from the pretrained network's."""
+def moved(module: TunedModule) -> dict[str, float]:
+    """How far weights and statistics are from the pretrained network's; under adapters the effective weights, w + Δ."""
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None
-    shared = network.shared_parameters()
+    shared = network.shared_weights()
     start = teacher.initial_weights(list(shared))
     return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

@@ -42,6 +42,6 @@ def settle_source(network: Network, pretrained: Network | None, data: SFTDataMod
     """
     seen = None if pretrained is None else pretrained.input_spec
     mean, std = (None, None) if seen is None else (seen.mean, seen.std)
-    view = data.settle(replace(network.input_spec, mean=mean, std=std))
+    view = data.settle(replace(network.wanted_input(), mean=mean, std=std))
     check_shape_fits(network, view)
     return view

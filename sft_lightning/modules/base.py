@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
@@ -15,12 +14,16 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
-from sft_lightning.modules.head_warmup import head_warmup_steps, hold_still
-from sft_lightning.modules.optim import make_optimizer, make_scheduler, parameter_groups
+from sft_lightning.modules.head_warmup import head_warmup_steps
+from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, parameter_groups
 from sft_lightning.modules.step_hooks import around_steps, unscales_itself
 from sft_lightning.modules.teacher import Teacher
+from sft_lightning.modules.trainable import Change, TrainableSet
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
+from sft_lightning.networks.transforms import apply_transforms, settings_of, without_transforms
+from sft_lightning.sharding.reducer import renew_reducer
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from sft_lightning.evaluation.source_data import SourceData
 
 CHECKPOINT_KEY = "sft_lightning"
+TRAINABLE_KEY = "trainable"
 AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # of what multiplies weights in single precision
 
@@ -45,7 +49,7 @@ RENAMED = {
 """Methods of variants that were written for earlier versions"""
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(TunedModule):
     """Supervised fine-tuning: everything but the anchor.
 
     The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its
@@ -121,6 +125,8 @@ class SFTModule(L.LightningModule):
             network = {"class_path": network, "init_args": {}}
         self.hparams["network"] = dict(network)
         self.network: Network | None = None
+        self.trainable: TrainableSet
+        """Which parameters are trained; there once the network is"""
         self._teacher: list[Teacher] = []  # in a list: nn.Module must not adopt it
         self.info: TaskInfo | None = TaskInfo.of(task) if task else None
         self.task: Task | None = None  # as measured
@@ -138,7 +144,7 @@ class SFTModule(L.LightningModule):
         self.source: SourceData | None = None
         """The source task's data, from the start of a fit that has some"""
         self._held_steps = 0  # at the start, in which new layers learn alone
-        self._holding = False  # whether what is pretrained is held still in this step
+        self._alone: frozenset[str] = frozenset()  # their parameters
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
             if not self.hparams[name] >= 0:
                 raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
@@ -173,9 +179,11 @@ class SFTModule(L.LightningModule):
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
             raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
+        if stage == "fit":
+            self.trainable.reset()
         if data is not None and hasattr(data, "settle"):
             assert self.network is not None
-            self.network.settle(data.settle(self.network.input_spec))
+            self.network.settle(data.settle(self.network.wanted_input()))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
@@ -195,7 +203,8 @@ class SFTModule(L.LightningModule):
             raise UserError("compile: not with trainer.strategy fsdp2: set compile false")
         with strategy.in_turn():
             network = self.network or self._build()
-            start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
+            drawn = weights_hash(network.new_parameters() | network.adapter_parameters())
+            start = (self.teacher.hash if self.teacher else "") + drawn
             shard(network, strategy.mesh, strategy.precision)
             share_statistics(network)
             if self.teacher is not None:
@@ -214,10 +223,12 @@ class SFTModule(L.LightningModule):
                 f"{type(self).__name__} needs a pretrained network: set network.init_args.pretrained, or use PlainSFT"
             )
         if network.pretrained is not None:
-            self._teacher.append(Teacher(network, self.hparams["network"]))
+            self._teacher.append(Teacher(network, without_transforms(self.hparams["network"])))
+        apply_transforms(network)
+        self.trainable = TrainableSet(network)
         self.check_network(network)
-        self.frozen = apply_freeze(network, self.hparams["freeze"])
-        self._still = still_batchnorms(network, self.hparams["freeze_batchnorm_stats"])
+        self.frozen = apply_freeze(self.trainable, self.hparams["freeze"])
+        self.trainable.listen("module", self._follow)
         self.network = network
         self.make_meters()
         if self.hparams["compile"]:
@@ -261,7 +272,13 @@ class SFTModule(L.LightningModule):
         hp, network = self.hparams, self.network
         assert network is not None
         groups = parameter_groups(
-            network, hp["lr"], hp["weight_decay"], hp["head_lr_factor"], hp["layer_decay"], self.no_decay_names()
+            network,
+            hp["lr"],
+            hp["weight_decay"],
+            hp["head_lr_factor"],
+            hp["layer_decay"],
+            self.no_decay_names(),
+            self.trainable.allowed,
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
         if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
@@ -273,12 +290,14 @@ class SFTModule(L.LightningModule):
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
             return optimizer
         total = self.trainer.estimated_stepping_batches
-        self._held_steps = head_warmup_steps(network, hp["head_warmup"], total)
+        self._held_steps = head_warmup_steps(self.trainable, hp["head_warmup"], total)
+        self._alone = self.trainable.of("new")
         if hp["lr_schedule"] == "constant" and not hp["warmup"]:
             return optimizer
         if total == float("inf"):
             raise UserError("lr_schedule and warmup need an end: set trainer.max_epochs or trainer.max_steps")
-        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total))
+        begun = lambda: self.trainable.schedule_from  # noqa: E731
+        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total), begun)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     # ---- what a variant defines ----
@@ -355,14 +374,21 @@ class SFTModule(L.LightningModule):
         """
         super().train(mode)
         if self.network is not None:
-            evaluate_frozen(self.network, self._holding)
-        for norm in getattr(self, "_still", []):
-            norm.eval()
+            evaluate_frozen(self.network)
+            for norm in still_batchnorms(self.network, self.hparams["freeze_batchnorm_stats"]):
+                norm.eval()
         return self
+
+    def _follow(self, change: Change) -> None:
+        """Modes of layers, the optimizer, its schedule and DDP follow what is trained."""
+        self.train(self.training)
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for optimizer in self.trainer.optimizers:
+            follow(optimizer, [s for s in schedulers if s.optimizer is optimizer], change)
+        renew_reducer(self.trainer.strategy)
 
     def on_fit_start(self) -> None:
         """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
-        self._holding = False
         self.train()
         self.move_teacher()
         self._sums, self._items = None, 0  # an interrupted fit may have left a step half summed
@@ -379,10 +405,11 @@ class SFTModule(L.LightningModule):
             self.teacher.to(self.device, next(iter(self.parameters())).dtype)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """What is held still in a head's warm-up is in evaluation mode, as what is frozen."""
-        if (holding := self.trainer.global_step < self._held_steps) is not self._holding:
-            self._holding = holding
-            self.train()
+        """New layers alone in a head's warm-up, then all."""
+        step = self.trainer.global_step
+        if self._held_steps:
+            self.trainable.train(self._alone if step < self._held_steps else self.trainable.allowed, step)
+        self.trainable.check_claimed()
 
     def notes(self) -> list[str]:
         """What a run should say at its start, one sentence each."""
@@ -422,9 +449,6 @@ class SFTModule(L.LightningModule):
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
-        if self._holding:
-            assert self.network is not None
-            hold_still(self.network)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)
@@ -448,7 +472,7 @@ class SFTModule(L.LightningModule):
             "train/loss_task": task,
             "train/loss_anchor": anchor,
             "train/anchor_ratio": anchor / task if task > 0 else 0.0,
-            "train/lr": self.hparams["lr"] * (first["lr"] / base if base else 1.0),
+            "train/lr": self.hparams["lr"] * self.trainable.lr_factor * (first["lr"] / base if base else 1.0),
             "train/items": float(count),
         }
         self.log_dict(values, on_step=True, on_epoch=False, logger=False)
@@ -511,6 +535,7 @@ class SFTModule(L.LightningModule):
             "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
+            "transforms": settings_of(self.network.applied) if self.network is not None else None,
             "task": self.info.to_dict() if self.info else None,
             "found": self.found,
         }
@@ -522,6 +547,7 @@ class SFTModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = self.checkpoint_metadata()
+        checkpoint[TRAINABLE_KEY] = self.trainable.state()
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = redaction.without(checkpoint[key])
@@ -530,6 +556,8 @@ class SFTModule(L.LightningModule):
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""
         check_same(checkpoint.get(CHECKPOINT_KEY), self.checkpoint_metadata())
         self.found = checkpoint[CHECKPOINT_KEY].get("found", {})
+        if self._trainer is not None and self.trainer.state.fn == "fit":
+            self.trainable.load(checkpoint.get(TRAINABLE_KEY))
 
 
 def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> None:
@@ -547,6 +575,9 @@ def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> No
         )
     if theirs["network"] != ours["network"]:
         raise UserError(f"ckpt_path: the checkpoint holds a {theirs['network']}, asked for is {ours['network']}")
+    mine, held = ours.get("transforms"), theirs.get("transforms") or []  # older checkpoints are without
+    if mine is not None and mine != held:
+        raise UserError(f"ckpt_path: the checkpoint's network has transforms {held}, asked for are {mine}")
     for what in ("name", "num_outputs", "labels"):
         mine, held = (ours["task"] or {}).get(what), (theirs["task"] or {}).get(what)
         if mine is not None and held is not None and mine != held:

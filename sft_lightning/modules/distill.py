@@ -129,7 +129,8 @@ class DistillSFT(SFTModule):
         if self.hparams["freeze"] == "all-but-head":
             raise UserError("train_source_head: freeze all-but-head freezes the source head too: drop one of the two")
         assert network.source_head is not None
-        network.source_head.requires_grad_(self.hparams["anchor_weight"] > 0)
+        if self.hparams["anchor_weight"] > 0:
+            self.trainable.allow(network.parameter_sets()["source_head"])
 
     def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`."""

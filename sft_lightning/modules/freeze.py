@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.modules.trainable import TrainableSet
 from sft_lightning.networks.base import Network
 
 Freeze = str | list[str] | dict[str, Any] | None
@@ -59,23 +60,31 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
     return list(dict.fromkeys(chosen))
 
 
-def apply_freeze(network: Network, freeze: Freeze) -> list[str]:
-    """Stops gradients of what `freeze` names; returns the names."""
-    names = set(frozen_names(network, freeze))
-    for name, parameter in network.named_parameters():
-        if name in names:
-            parameter.requires_grad_(False)
-    if not any(p.requires_grad for n, p in network.named_parameters()):
+def apply_freeze(trainable: TrainableSet, freeze: Freeze) -> list[str]:
+    """Takes what `freeze` names out of what may be trained; returns the names."""
+    network, names = trainable.network, frozen_names(trainable.network, freeze)
+    if network.adapters and names and not trainable.allowed & set(names):
+        raise UserError(
+            f"freeze: {freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained: "
+            "leave freeze out"
+        )
+    trainable.forbid(names)
+    if not trainable.allowed:
         raise UserError("freeze: nothing is left to train")
+    if network.adapters and not any(adapter.trained for adapter in network.adapters):
+        raise UserError(
+            f"freeze: {freeze} freezes all adapters, so network.init_args.transforms would have no effect: leave one of the "
+            "two out"
+        )
     return sorted(names)
 
 
-def evaluate_frozen(network: Network, holding: bool = False) -> None:
+def evaluate_frozen(network: Network) -> None:
     """Evaluation mode for what does not move, where no pretrained layer of the encoder does: its features are as they are,
-    without dropout, while new layers above them train. `holding`: what is pretrained is held still, frozen or not.
+    without dropout, while new layers above them train.
     """
     kept, named = set(kept_names(network)), network.encoder_parameters()
-    moving = {id(p) for n, p in named.items() if p.requires_grad and not (holding and n in kept)}
+    moving = {id(p) for p in named.values() if p.requires_grad}
     if any(id(named[n]) in moving for n in kept):
         return
     if not moving:
@@ -98,7 +107,8 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
     if all_of_them:
         return list(norms.values())
     named = network.encoder_parameters()
-    encoder_stands = not any(named[n].requires_grad for n in kept_names(network))
+    adapters = network.adapter_parameters()
+    encoder_stands = not any(named[n].requires_grad for n in kept_names(network) if n not in adapters)
     new = {f"encoder.{n}".rpartition(".")[0] for n in network.fresh}
     still: list[nn.Module] = []
     for name, norm in norms.items():

@@ -1,29 +1,34 @@
-"""Head warm-up: for the first optimizer steps new layers learn alone, and what `pretrained` filled is held still.
+"""Head warm-up: for the first optimizer steps new layers learn alone, and all else stands still.
 
 As `freeze: all-but-head` for so many steps, to the bit, then everything trains: the warm-up step of Learning without Forgetting
-(Li and Hoiem 2016, section 3), and the first half of LP-FT (Kumar et al. 2022).
+(Li and Hoiem 2016, section 3), and the first half of LP-FT (Kumar et al. 2022; see callbacks/lpft.py).
 """
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.optim import warmup_steps
-from sft_lightning.networks.base import Network
+from sft_lightning.modules.trainable import TrainableSet
 
 
-def head_warmup_steps(network: Network, head_warmup: float, total_steps: float) -> int:
+def check_new_alone(trainable: TrainableSet, who: str) -> None:
+    """Raises UserError where to train new layers alone would train nothing, or all that is trained anyway."""
+    if trainable.network.pretrained is None:
+        raise UserError(
+            f"{who}: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out"
+        )
+    new = trainable.of("new")
+    if not new:
+        raise UserError(f"{who}: no new layer is trained, so nothing could learn alone: leave it out")
+    if not trainable.allowed - new - trainable.of("source_head"):
+        raise UserError(f"{who}: all that is pretrained is frozen already: leave {who} out, or freeze less")
+
+
+def head_warmup_steps(trainable: TrainableSet, head_warmup: float, total_steps: float) -> int:
     """`head_warmup` as a number of optimizer steps: a share of all if below 1. Raises UserError where it would do nothing,
     or where there would be nothing but warm-up.
     """
     if not head_warmup:
         return 0
-    added, kept = network.added_parameters(), network.shared_parameters()
-    if network.pretrained is None:
-        raise UserError(
-            "head_warmup: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out"
-        )
-    if not any(p.requires_grad for p in added.values()):
-        raise UserError("head_warmup: no new layer is trained, so nothing could learn alone: leave it out")
-    if not any(p.requires_grad for p in kept.values()):
-        raise UserError("head_warmup: all that is pretrained is frozen already: leave head_warmup out, or freeze less")
+    check_new_alone(trainable, "head_warmup")
     if total_steps == float("inf"):
         if head_warmup < 1:
             raise UserError(
@@ -36,11 +41,3 @@ def head_warmup_steps(network: Network, head_warmup: float, total_steps: float) 
             f"head_warmup: {steps} steps are all of the run's {int(total_steps)}: use freeze: all-but-head, or fewer steps"
         )
     return steps
-
-
-def hold_still(network: Network) -> None:
-    """Takes the gradients of all but new layers away, so that the optimizer leaves them, and their state, as they are."""
-    added = network.added_parameters()
-    for name, parameter in network.named_parameters():
-        if name not in added:
-            parameter.grad = None

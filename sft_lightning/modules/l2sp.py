@@ -9,6 +9,7 @@ from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.networks.adapters import Adapter, squared_length
 from sft_lightning.networks.base import Network, Spec
 
 
@@ -22,6 +23,8 @@ class L2SPSFT(SFTModule):
     under Adam near 1/λ, so useful values differ by orders from α.
     Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
     anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
+    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², its gradient that of
+    the adapter's parameters; the decoupled pull is Δ ← (1 − lr·λ)·Δ.
     Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` under it is the
     released code's mode 101; under other optimizers, and decoupled, safe default: Adam rescales the pull of each weight.
 
@@ -77,14 +80,23 @@ class L2SPSFT(SFTModule):
     def _chosen(self, parameters: dict[str, nn.Parameter]) -> dict[str, nn.Parameter]:
         assert self.network is not None
         spared = self.network.no_decay_parameters() if self.hparams["penalise"] == "weights" else set()
-        return {n: p for n, p in parameters.items() if p.requires_grad and n not in spared}
+        return {n: p for n, p in parameters.items() if n in self.trainable.allowed and n not in spared}
 
     def anchored(self) -> dict[str, nn.Parameter]:
-        """w_S as penalised, by name: trainable ones alone, since frozen ones cannot drift."""
+        """w_S as penalised, by name: what may be trained alone, since the rest cannot drift."""
         assert self.network is not None
         if "anchored" not in self._sets:  # which they are does not change once the network is built and frozen
             self._sets["anchored"] = self._chosen(self.network.shared_parameters())
         return self._sets["anchored"]
+
+    def adapters(self) -> list[Adapter]:
+        """Those that move what is anchored: their Δ is w_S − w_S⁰."""
+        assert self.network is not None
+        return [a for a in self.network.adapters if a.trained]
+
+    def anchored_names(self) -> set[str]:
+        """Names of all parameters that the pull towards the start moves."""
+        return set(self.anchored()) | {n for a in self.adapters() for n in a.parameters()}
 
     def new(self) -> dict[str, nn.Parameter]:
         """w_new as penalised, by name."""
@@ -100,7 +112,7 @@ class L2SPSFT(SFTModule):
 
     def no_decay_names(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
-        anchored = set(self.anchored()) if self.alpha or self.decoupled_weight else set()
+        anchored = self.anchored_names() if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
@@ -109,6 +121,8 @@ class L2SPSFT(SFTModule):
         if self.alpha:
             anchored = self.anchored()
             add_l2sp_gradient(list(anchored.values()), self.teacher.initial_weights(list(anchored)), self.alpha)
+            for adapter in self.adapters():
+                adapter.add_grad(lambda delta: 0.5 * self.alpha * delta.square().sum())
         if self.beta:
             add_l2sp_gradient(list(self.new().values()), None, self.beta)
 
@@ -117,18 +131,21 @@ class L2SPSFT(SFTModule):
         assert self.teacher is not None
         if not self.decoupled_weight:
             return
-        anchored = self.anchored()
+        anchored, lrs = self.anchored(), dict[str, float]()
         for group in optimizer.param_groups:
-            names = [n for n in group["names"] if n in anchored]
+            lrs |= dict.fromkeys(group["names"], group["lr"])
+            names = [n for n in group["names"] if n in anchored and n in self.trainable.trained]
             pull_towards(
                 [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
             )
+        for adapter in self.adapters():
+            adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
 
     def on_train_start(self) -> None:
         """Refuses a pull that would overshoot."""
         for group in (g for o in self.trainer.optimizers for g in o.param_groups):
             share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
-            if share > 1 and any(n in self.anchored() for n in group["names"]):
+            if share > 1 and any(n in self.anchored_names() for n in group["names"]):
                 raise UserError(
                     f"decoupled_weight {self.decoupled_weight:g} × learning rate {group.get('initial_lr', group['lr']):g} "
                     f"= {share:g} takes back more than the whole drift at each step: keep the product below 1"
@@ -139,7 +156,10 @@ class L2SPSFT(SFTModule):
         assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
         start = self.teacher.initial_weights(list(anchored))
-        value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.decoupled_weight)
+        strength = self.alpha or self.decoupled_weight
+        value = l2sp_penalty(list(anchored.values()), start, strength)
+        if adapters := self.adapters():
+            value = value + 0.5 * strength * squared_length(adapters)
         return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
 
     def check_network(self, network: Network) -> None:

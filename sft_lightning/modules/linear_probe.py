@@ -65,6 +65,11 @@ class LinearProbe(SFTModule):
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
                 "with freeze"
             )
+        if network.adapters:
+            raise UserError(
+                "LinearProbe: network.init_args.transforms would have no effect, because only the head is solved for: leave "
+                "transforms out"
+            )
         if not issubclass(TASKS.find(network.task.name), RowTask):
             raise UserError(
                 f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"

@@ -1,16 +1,17 @@
 """Parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any
 
 import torch
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.modules.trainable import Change
 from sft_lightning.networks.base import Network
 
 
@@ -21,8 +22,11 @@ def parameter_groups(
     head_lr_factor: float,
     layer_decay: float,
     no_decay: set[str],
+    trained: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Trainable parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
+    """Parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
+
+    They are those named in `trained`, also where they stand still at first; without it, those that have gradients now.
 
     What is new, the head and new layers inside a pretrained encoder, learns at lr·head_lr_factor; the top pretrained layer
     (and a pretrained head) at lr, each layer below at `layer_decay` times the one above. Biases, norms and `no_decay` get no
@@ -32,15 +36,15 @@ def parameter_groups(
     kept = [[n for n in names if n not in added] for _, names in network.layers()]
     layers = [names for names in kept if names]
     depth = {n: len(layers) - 1 - i for i, names in enumerate(layers) for n in names}
-    trained = {n: p for n, p in network.named_parameters() if p.requires_grad}
-    if head_lr_factor != 1.0 and not added.keys() & trained:
+    chosen = {n: p for n, p in network.named_parameters() if (p.requires_grad if trained is None else n in trained)}
+    if head_lr_factor != 1.0 and not added.keys() & chosen:
         raise UserError(
             f"head_lr_factor: {head_lr_factor:g} would change nothing, because no new layer is trained (the network's head "
             "is pretrained, or frozen): leave it out"
         )
     spared = network.no_decay_parameters() | no_decay
     groups: dict[tuple[float, float], dict[str, Any]] = {}
-    for name, parameter in trained.items():
+    for name, parameter in chosen.items():
         rate = lr * head_lr_factor if name in added else lr * layer_decay ** depth.get(name, 0)
         decay = 0.0 if name in spared else weight_decay
         group = groups.setdefault((rate, decay), {"params": [], "names": [], "lr": rate, "weight_decay": decay})
@@ -122,6 +126,39 @@ def schedule(kind: str, warmup: int, total: int) -> Callable[[int], float]:
     return factor
 
 
-def make_scheduler(optimizer: Optimizer, kind: str, warmup: float, total_steps: int) -> LambdaLR:
-    """The schedule as a torch scheduler, to be stepped once per optimizer step."""
-    return LambdaLR(optimizer, schedule(kind, warmup_steps(warmup, total_steps), total_steps))
+def make_scheduler(
+    optimizer: Optimizer, kind: str, warmup: float, total_steps: int, begun: Callable[[], int] = int
+) -> LambdaLR:
+    """The schedule as a torch scheduler, to be stepped once per optimizer step. It covers the steps from `begun()` on."""
+
+    def factor(step: int) -> float:
+        start = begun()
+        steps = total_steps - start
+        return schedule(kind, warmup_steps(warmup, steps), steps)(max(0, step - start))
+
+    return LambdaLR(optimizer, factor)
+
+
+def follow(optimizer: Optimizer, schedulers: Sequence[LRScheduler], change: Change) -> None:
+    """Keeps an optimizer and its schedulers in step with the trainable set.
+
+    What is frozen loses its gradient, so that the optimizer passes it over, and its moments, so that it would begin again with
+    fresh ones. Its group, with rate and weight decay, stays.
+    """
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            if name in change.frozen:
+                parameter.grad = None
+                optimizer.state.pop(parameter, None)
+    if change.lr_ratio == 1.0 and not change.restarts:
+        return
+    for group in optimizer.param_groups:
+        for rate in ("lr", "initial_lr"):
+            if rate in group:
+                group[rate] *= change.lr_ratio
+    for scheduler in schedulers:
+        assert isinstance(scheduler, LambdaLR)
+        scheduler.base_lrs = [rate * change.lr_ratio for rate in scheduler.base_lrs]
+        parts = zip(optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in parts:
+            group["lr"] = base * factor(scheduler.last_epoch)

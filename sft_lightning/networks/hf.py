@@ -19,7 +19,6 @@ from sft_lightning.core.errors import UserError, nearest, plainly
 from sft_lightning.core.structures import InputView
 from sft_lightning.networks.base import PROBLEMS, Network, fresh_linear
 from sft_lightning.networks.names import unprefixed
-from sft_lightning.networks.source_head import save_source_head
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
@@ -217,9 +216,11 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             "input": network.input_view.to_dict(),
         }
         setattr(config, OURS, about)
-        with quiet():
+        with quiet(), network.merged():
             model.save_pretrained(folder)
-        save_source_head(network, folder)
+        network.save_beside(folder)
+        for transform in network.applied:
+            transform.save(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

@@ -1,6 +1,6 @@
 """Whether a network takes images of the data's size: tried on one blank image, before anything is trained."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 
@@ -8,15 +8,12 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputView, View
 from sft_lightning.sharding.tensors import is_sharded
 
-if TYPE_CHECKING:
-    from sft_lightning.networks.base import Network
-
 TRIED = (28, 32, 64, 96, 128, 160, 192, 224, 240, 256, 299, 336, 384, 512)
 """Sizes in pixels that are tried, to name one that works"""
 SHAPE_ERRORS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError, ZeroDivisionError)
 
 
-def view_notes(network: "Network", own: View | None) -> list[str]:
+def view_notes(network: Any, own: View | None) -> list[str]:
     """Says, in at most one line, that a size which was set takes the place of the pretrained network's `own` view."""
     view, size, key = network.input_view, getattr(network, "image_size", None), "network's image_size"
     if view.size_of_data and view.size is not None:
@@ -31,7 +28,7 @@ def view_notes(network: "Network", own: View | None) -> list[str]:
     ]
 
 
-def check_shape_fits(network: "Network", view: InputView) -> None:
+def check_shape_fits(network: Any, view: InputView) -> None:
     """Raises UserError where the network cannot take one image of the view's shape; what is sharded is not tried."""
     shape = view.shape
     if shape is None or any(map(is_sharded, network.parameters())):
@@ -54,7 +51,7 @@ def check_shape_fits(network: "Network", view: InputView) -> None:
     raise UserError(f"network {name} cannot take images of {height}×{width} pixels ({reason}): {advice}")
 
 
-def refusal(network: "Network", shape: tuple[int, int, int]) -> Exception | None:
+def refusal(network: Any, shape: tuple[int, int, int]) -> Exception | None:
     """The error that a blank image of `shape` leads to, or None. Leaves the network as it was.
 
     Shapes alone are computed first, which costs nothing whatever the network's size. What fails there for another reason
@@ -75,7 +72,7 @@ def refusal(network: "Network", shape: tuple[int, int, int]) -> Exception | None
             module.training = mode
 
 
-def attempt(network: "Network", shape: tuple[int, int, int], device: str) -> Exception | None:
+def attempt(network: Any, shape: tuple[int, int, int], device: str) -> Exception | None:
     """The error of one pass on a device; on 'meta' with the network's tensors as shapes."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     image = torch.zeros(1, *shape, device=device, dtype=dtype)

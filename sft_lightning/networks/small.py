@@ -10,6 +10,7 @@ from sft_lightning.core.structures import InputSpec, InputView, TaskInfo
 from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
 
 
@@ -74,6 +75,7 @@ class MLP(SmallNetwork):
             null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -84,8 +86,9 @@ class MLP(SmallNetwork):
         dropout: float = 0.0,
         pretrained: str | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         self.in_features, self.hidden = in_features, list(hidden)
         if not self.hidden:
             raise UserError("MLP: hidden needs at least one layer")
@@ -126,6 +129,7 @@ class LeNet(SmallNetwork):
         pretrained: Where weights come from: a run directory, an export folder, a state dict file; null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -136,8 +140,9 @@ class LeNet(SmallNetwork):
         dropout: float = 0.0,
         pretrained: str | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         self.channels, self.image_size = channels, image_size
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:

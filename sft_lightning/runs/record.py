@@ -23,6 +23,7 @@ PACKAGES = (
     "torchvision",
     "transformers",
     "timm",
+    "peft",
     "datasets",
     "wandb",
     "jsonargparse",

@@ -538,7 +538,7 @@ def test_a_worker_holds_nothing_of_a_point_that_is_over(study, tmp_path):
     gc.disable()
     try:
         before = sum(isinstance(held, SFTModule) for held in gc.get_objects())
-        note = run_job(folder, "fit", point)
+        note = run_job(folder, "fit", point, main)
         after = sum(isinstance(held, SFTModule) for held in gc.get_objects())
     finally:
         gc.enable()

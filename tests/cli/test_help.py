@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from sft_lightning.cli.help import help_text
-from sft_lightning.cli.options import OPTIONS
 from sft_lightning.cli.signatures import KINDS, NOT_OPTIONS, Classes
+from sft_lightning.config.options import OPTIONS
 from sft_lightning.data.base import DATA_MODULES
 from sft_lightning.modules.base import VARIANTS
 from sft_lightning.networks.base import NETWORKS

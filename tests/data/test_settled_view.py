@@ -69,5 +69,5 @@ def test_a_network_refuses_a_view_that_it_cannot_take() -> None:
 
 
 def test_data_of_another_kind_than_the_network_takes_is_refused() -> None:
-    with pytest.raises(UserError, match="network and data do not fit"):
-        ready().settle(InputSpec("text"))
+    with pytest.raises(UserError, match="network Bert takes text"):
+        ready().settle(InputSpec("text", network="Bert"))

@@ -163,6 +163,10 @@ def _language(folder: str) -> Spec:
     return spec(TransformersLM, pretrained=folder)
 
 
+def _lora() -> Spec:
+    return {"class_path": "LoRA", "init_args": {"r": 2, "alpha": 4.0}}
+
+
 def _old_texts(**settings: Any) -> FewTexts:
     return FewTexts(labels=("old0", "old1", "old2"), **settings)
 
@@ -208,6 +212,21 @@ CASES: dict[str, Case] = {
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+    "images with adapters": Case(
+        "classification",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder, transforms=[_lora()]),
+        lambda **settings: FewDigits(digits=NEW, **settings),
+        lambda **settings: FewDigits(digits=OLD, **settings),
+    ),
+    "gpt2 with adapters": Case(
+        "causal_lm",
+        _save_tiny("gpt2", "lm"),
+        lambda folder: spec(TransformersLM, pretrained=folder, transforms=[_lora()]),
+        FewAnswers,
+        FewAnswers,
+        new_head=False,
+    ),
 }
 
 PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]

@@ -17,8 +17,8 @@ SIZES = (1, 5, 21)
 HOW = ("validate", "fit", "test", "predict")
 ACCUMULATE = (2, 4, 8)
 
-SHARDED = ("images", "gpt2")
-"""Cases whose networks are sharded in `make test` too: one without blocks, and one with two and tied tensors"""
+SHARDED = ("images", "gpt2", "images with adapters")
+"""Cases whose networks are sharded in `make test` too: one without blocks, one with two and tied tensors, one with adapters"""
 
 LIMITED = [(case, how, limit) for case in SHARDED for how, limit in (("validate", 2), ("fit", 0.5))]
 """Case, how, and a limit in batches of 4 or as a share"""

@@ -40,8 +40,12 @@ def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Pa
     larger = (paths[0].stat().st_size - own) / paths[1].stat().st_size - 1
     figures.note("checkpoint, larger than PlainSFT's", larger, "share")
     assert abs(larger) <= 0.05, f"{variant}'s checkpoint is {larger:+.1%} the size of PlainSFT's"
-    teacher = run.module.teacher
+    teacher, network = run.module.teacher, run.module.network
     assert teacher is not None
+    frozen = {n for n, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    held = {
+        p: t for p, t in held.items() if p.removeprefix("/state_dict/network.") not in frozen
+    }  # as pretrained, and its own
     for name, value in teacher.initial.items():
         if value.min() == value.max():  # as a new norm's: others begin alike
             continue

@@ -18,7 +18,7 @@ from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
 from sft_lightning.sharding.tensors import part_of, whole
 from tests.exactness.cases import CASES, make
-from tests.support import fit, weights
+from tests.support import fit, own_callbacks, weights
 
 GLOBAL_BATCH, ROWS, STEPS = 16, 21, 3
 """A whole step and one of 5 rows: ragged, and a window that is not full; then a whole one of the next epoch."""
@@ -148,7 +148,7 @@ def train(
     module = make(case, variant, root, dropout, **arguments)
     samples = own.data(**{"sizes": (ROWS, 5, 5), "batch_size": GLOBAL_BATCH, "eval_batch_size": 4, **(data or {})})
     recorder = Steps()
-    watching: list[Callback] = [recorder, *callbacks]
+    watching: list[Callback] = [recorder, *own_callbacks(variant), *callbacks]
     if own.source is not None and (validate or module.needs_source):
         watching.append(RetentionMonitor(own.source(sizes=(8, 5, 5), batch_size=4)))
     trainer = fit(

@@ -52,7 +52,7 @@ def every_option() -> list[str]:
     import sft_lightning.data
     import sft_lightning.modules
     import sft_lightning.networks
-    from sft_lightning.cli.options import OPTIONS
+    from sft_lightning.config.options import OPTIONS
     from sft_lightning.config.parser_errors import arguments_of, class_names
 
     names = [name for name, *_ in OPTIONS]

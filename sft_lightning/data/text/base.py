@@ -46,7 +46,7 @@ class TokenData(SFTDataModule, base=True):
         tokenizer = spec.tokenizer
         if spec.kind != self.kind or tokenizer is None:
             raise UserError(
-                f"network and data do not fit: the network takes {TAKES.get(spec.kind, spec.kind)}, "
+                f"network {spec.network} takes {TAKES.get(spec.kind, spec.kind)}, "
                 f"{type(self).__name__} has {TAKES[self.kind]}: choose another network or other data"
             )
         length = self._length(spec)
