@@ -200,10 +200,11 @@ def serve() -> None:
 
 
 def copied(tree: Path, place: Path) -> Path:
-    """The files of a tree, without its environment and history."""
-    shutil.copytree(
-        tree, place, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", ".*_cache", "wandb")
-    )
+    """The files of a tree that git has, with its environment."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=tree, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree / name, place / name)
     (place / ".venv").symlink_to((tree / ".venv").resolve())
     return place
 
