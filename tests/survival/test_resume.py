@@ -69,7 +69,13 @@ def check_stopped(config: dict[str, Any], tmp_path: Path, several: int, what: st
         note("stopped by a signal and resumed: values that differ", 0)
 
 
-@pytest.mark.parametrize(("variant", "settings"), zip(VARIANTS, cycle(SETTINGS), strict=False))
+@pytest.mark.parametrize(
+    ("variant", "settings"),
+    [  # every setting is quick in test_stopped_by_a_signal_at_any_moment
+        pytest.param(*pair, marks=pytest.mark.slow if number % 2 else ())
+        for number, pair in enumerate(zip(VARIANTS, cycle(SETTINGS), strict=False))
+    ],
+)
 def test_cut_off_at_any_moment(tmp_path: Path, variant: str, settings: str) -> None:
     check_cut_off(on_digits(variant, **SETTINGS[settings]), tmp_path, 0, settings)
 
