@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 py := .venv/bin/python
 
-.PHONY: help setup quickstart test test-all exactness lint format lock audit
+.PHONY: help setup quickstart test test-all exactness docs lint format lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -14,7 +14,7 @@ setup: ## the environment alone: .venv with the locked requirements
 quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
-half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz
+half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz tests/autoconfig
 
 test: setup ## set up, then the tests, in two halves side by side
 	@log=$$(mktemp); $(py) -m pytest -q -m "not slow" $(half) > $$log 2>&1 & first=$$!; \
@@ -26,8 +26,12 @@ test-all: setup ## every test, the slow ones with real weights too
 
 exactness: setup ## every test, the same checks on peers, then docs/exactness.md from what they measured
 	@rm -f benchmarks/results/exactness.json
-	@SFT_EXACTNESS_RESULTS=$(CURDIR)/benchmarks/results/exactness.json $(py) -m pytest -q --ignore tests/test_exactness_page.py
+	@SFT_EXACTNESS_RESULTS=$(CURDIR)/benchmarks/results/exactness.json $(py) -m pytest -q
 	@$(py) -m benchmarks.peers.invariance --out benchmarks/results/peers.json
+	@$(py) -m benchmarks.exactness
+
+docs: setup ## docs/results.md and docs/exactness.md from the results under benchmarks/results
+	@$(py) -m benchmarks.studies
 	@$(py) -m benchmarks.exactness
 
 lint: setup ## ruff, ruff format and mypy

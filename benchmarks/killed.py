@@ -20,6 +20,7 @@ import time
 from pathlib import Path
 
 from sft_lightning.runs.record import git_state
+from sft_lightning.runs.status import is_finished
 
 
 def begin(study: Path, runs: Path, more: list[str]) -> subprocess.Popen[bytes]:
@@ -43,7 +44,7 @@ def finished(folder: Path) -> dict[str, float]:
     found = {}
     for file in folder.glob("*/run.json"):
         try:
-            if json.loads(file.read_text())["status"] == "finished":
+            if is_finished(json.loads(file.read_text())["status"]):
                 found[file.parent.name] = (file.parent / "checkpoints" / "last.ckpt").stat().st_mtime
         except (OSError, ValueError):
             continue

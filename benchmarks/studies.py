@@ -17,6 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.runs.status import is_finished
+
 ROOT = Path(__file__).parents[1]
 TAKEN = ROOT / "benchmarks/results/studies"
 PAGE = ROOT / "docs/results.md"
@@ -61,7 +63,7 @@ SAID = {
 def take(folder: Path) -> None:
     """Keeps a finished study's results, and what they were measured with."""
     held = json.loads((folder / "study.json").read_text())
-    if held["status"] != "finished":
+    if not is_finished(held["status"]):
         raise SystemExit(f"{folder} is {held['status']}: finish it first")
     point = next(iter(next(iter(held["cells"][0]["arms"].values()))["points"]))
     run = json.loads((folder / point / "run.json").read_text())

@@ -10,6 +10,7 @@ __version__ = "0.1.0"
 
 _NAMES = {
     "main": "sft_lightning.cli.main",
+    "run": "sft_lightning.runs.python",
     "spec": "sft_lightning.networks.base",
     "UserError": "sft_lightning.core.errors",
     "modules": "",

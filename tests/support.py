@@ -12,13 +12,14 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
-from sft_lightning.callbacks import LPFT
+from sft_lightning.callbacks import LPFT, RetentionMonitor
 from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
-from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
-from sft_lightning.networks import MLP, spec
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules.base import VARIANTS as REGISTERED
+from sft_lightning.networks import MLP, Network, spec
 from sft_lightning.networks.small import SmallNetwork
 from sft_lightning.sharding.tensors import whole
 
@@ -33,8 +34,20 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "l2sp-loss": (L2SPSFT, {"alpha": 0.1, "beta": 0.01}),
     "l2sp-loss-all": (L2SPSFT, {"alpha": 0.1, "beta": 0.01, "penalise": "all"}),
     "l2sp-decoupled": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 5.0}),
+    "ewc": (EWCSFT, {"anchor_weight": 100.0, "fisher_samples": 16}),
 }
-"""Every way of fine-tuning with each of its options; a new variant belongs in here."""
+SOLVED = {"LinearProbe"}
+"""Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's."""
+VARIANTS |= {
+    name: (cls, {})
+    for name, cls in REGISTERED.items()
+    if cls.__module__.startswith("sft_lightning.")
+    and name not in SOLVED
+    and cls not in {c for c, _ in VARIANTS.values()}
+}
+"""Every way of fine-tuning with each of its options. A new variant is tried by being registered, with its defaults; one whose
+defaults are no example of it belongs in here.
+"""
 WITH_STAGES: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "lwf": (
         DistillSFT,
@@ -70,9 +83,14 @@ class NormNet(SmallNetwork):
     """Linear, BatchNorm, ReLU, Dropout, Linear, LayerNorm: what the MLP lacks."""
 
     def __init__(
-        self, task: TaskInfo, dropout: float = 0.0, pretrained: str | None = None, keep_source_head: bool = True
+        self,
+        task: TaskInfo,
+        dropout: float = 0.0,
+        pretrained: str | None = None,
+        keep_source_head: bool = True,
+        transforms: list[Any] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         lower = [nn.Flatten(), nn.Linear(64, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Dropout(dropout)]
         encoder = nn.Sequential(*lower, nn.Linear(24, 16), nn.LayerNorm(16))
         self.start_from(pretrained, keep_source_head, encoder, 16)
@@ -84,6 +102,11 @@ class NormNet(SmallNetwork):
 
 def digits(classes: Sequence[int] = NEW, **settings: Any) -> Digits:
     return Digits(**{"classes": list(classes), "batch_size": 16, "seed": 0, **settings})
+
+
+def settle(data: SFTDataModule, network: Network) -> None:
+    """What a module does once both are there."""
+    network.settle(data.settle(network.wanted_input()))
 
 
 def quiet_trainer(**settings: Any) -> Trainer:
@@ -102,7 +125,13 @@ def quiet_trainer(**settings: Any) -> Trainer:
 def fit(
     module: SFTModule, data: SFTDataModule, *, seed: int = 0, ckpt_path: str | None = None, **settings: Any
 ) -> Trainer:
-    """Trains without logger, checkpoints or output; the new head depends on `seed` alone."""
+    """Trains without logger, checkpoints or output; the new head depends on `seed` alone.
+
+    A variant that needs source data gets the digits 0 to 4, where no monitor has others.
+    """
+    given = settings.get("callbacks", [])
+    if module.needs_source and not any(isinstance(c, RetentionMonitor) for c in given):
+        settings["callbacks"] = [RetentionMonitor(digits(OLD)), *given]
     trainer = quiet_trainer(**settings)
     torch.manual_seed(seed)
     trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)

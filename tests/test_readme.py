@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
+from sft_lightning.runs import load
 from tests.cli.conftest import Command, command  # noqa: F401  the fixture
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -16,13 +17,20 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, re.S)
 
 
-def test_the_python_script_learns_and_keeps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_the_python_script_learns_and_keeps_and_the_command_repeats_it(
+    command: Command,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
     names: dict[str, Any] = {}
     exec(blocks("python")[0], names)
-    metrics = names["trainer"].callback_metrics
-    assert metrics["val/accuracy"] > 0.85
-    assert metrics["retention/accuracy"] > 0.95
+    run = load(names["run"].path)
+    assert run.metric("val/accuracy") > 0.85
+    assert run.metric("retention/accuracy") > 0.95
+    exec(blocks("python")[1].replace("runs/digits-distill/RUN_ID", str(run.path)), {})
+    again = command("fit", "--config", run.path / "config.yaml")
+    assert again.code == 0, again.err
+    assert again.run.record["metrics"] == run.record["metrics"], "`fit --config config.yaml` does not repeat the run"
 
 
 def test_the_yaml_and_the_way_a_run_is_read_back(command: Command, tmp_path: Path) -> None:  # noqa: F811
@@ -45,12 +53,3 @@ def test_every_file_and_class_it_names_exists() -> None:
         assert name in known, f"README names {name}, which is not there"
     for path in re.findall(r"(?:experiments|benchmarks|docs)/[\w/]+\.\w+", README):
         assert (Path(__file__).parents[1] / path).is_file(), f"README names {path}, which is not there"
-
-
-def test_help_texts_are_up_to_date() -> None:
-    from sft_lightning.cli.help import OURS, help_text
-    from sft_lightning.cli.main import HELP
-
-    for name in OURS:
-        due = "run `.venv/bin/python -m sft_lightning.cli.help`"
-        assert (HELP / f"{name}.txt").read_text() == help_text(name), f"{name} --help is out of date: {due}"

@@ -11,10 +11,14 @@ from sft_lightning.ablation.caveats import at_end, ends_said, seen
 from sft_lightning.ablation.plan import FOLD, Point
 from sft_lightning.ablation.scheduler import Choice, Scheduler
 from sft_lightning.ablation.study import COLUMNS
+from sft_lightning.ablation.study_dir import PointStatus
 from sft_lightning.config.overrides import put, short
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.runs.directory import write_atomic
+from sft_lightning.runs.metric_facts import facts, together
 from sft_lightning.runs.record import strict
 from sft_lightning.runs.same_data import of_test
+from sft_lightning.runs.status import FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 
 SCHEMA = 1
 
@@ -35,14 +39,14 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
         standing = scheduler.look(point)
         record = standing.record or {}
         places = {**point.cell, **{names[k]: v for k, v in point.setting.items()}}
-        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: place(v) for k, v in places.items()}}
+        row: dict[str, Any] = {"point": point.id, "arm": point.arm, **{k: yaml_value(v) for k, v in places.items()}}
         row |= {
             "seed": point.seed,
             **({"fold": point.fold} if study.folds else {}),
             "selected": int(point.id in selected),
         }
         row |= {"status": standing.status, "steps": record.get("steps")}
-        if standing.status == "finished":
+        if standing.finished:
             values = measured(record, point.id in selected)
             metrics |= dict.fromkeys(values)
             row |= values
@@ -50,7 +54,7 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
     return [*columns, *sorted(metrics, key=order)], table
 
 
-def place(value: Any) -> Any:
+def yaml_value(value: Any) -> Any:
     """A label or a tuned value as YAML writes it: an empty place is for what an arm does not have."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
@@ -96,7 +100,7 @@ def by_seed(scheduler: Scheduler, points: list[Point], metric: str) -> dict[int,
     """{seed: value} of a metric over an arm's chosen points."""
     found = {}
     for point in points:
-        value = scheduler.look(point).value(metric) if scheduler.look(point).status == "finished" else None
+        value = scheduler.look(point).value(metric) if scheduler.look(point).finished else None
         if value is not None:
             found[point.seed] = value
     return found
@@ -118,9 +122,7 @@ def content(scheduler: Scheduler, status: str, about: dict[str, Any] | None = No
     """`study.json`."""
     study, points = scheduler.study, scheduler.all_points()
     standings = [scheduler.look(p) for p in points]
-    count = {
-        s: sum(x.status == s for x in standings) for s in ("finished", "failed", "queued", "interrupted", "running")
-    }
+    count = {s: sum(x.status == s for x in standings) for s in (FINISHED, FAILED, QUEUED, INTERRUPTED, RUNNING)}
     cells = [cell_content(scheduler, cell, with_statistics=status != "running") for cell in study.cells]
     return {
         "schema": SCHEMA,
@@ -133,6 +135,7 @@ def content(scheduler: Scheduler, status: str, about: dict[str, Any] | None = No
         "report_seeds": scheduler.report_seeds if study.report_seeds is not None else None,
         "caveats": seen(study, any(len(c.candidates) > 1 for c in choices(scheduler))),
         "metrics": next((c["metrics"] for c in cells if c["metrics"]), None),
+        "metric_info": metric_info(standings),
         "report": study.report,
         "select": {"rule": study.select.rule, "within": study.select.within},
         "points": {"total": len(points), **count, "tested": sum(s.tested for s in standings)},
@@ -150,17 +153,18 @@ def named_metrics(scheduler: Scheduler, cell: dict[str, Any]) -> dict[str, Any] 
     if found is None:
         return None
     return {
-        "target": found.target,
-        "kept": found.kept,
-        "test_target": on_test(found.target),
-        "test_kept": on_test(found.kept) if found.kept else None,
-        "better": {"target": found.target_better, "kept": found.kept_better},
+        "target": found.target.name,
+        "kept": found.kept.name if found.kept else None,
+        "test_target": on_test(found.target.name),
+        "test_kept": on_test(found.kept.name) if found.kept else None,
+        "better": {"target": found.target.better, "kept": found.kept.better if found.kept else "max"},
     }
 
 
-def on_test(metric: str) -> str:
-    """A validation metric's name on the test split."""
-    return f"test/{metric.removeprefix('val/')}"
+def metric_info(standings: list[PointStatus]) -> dict[str, dict[str, Any]]:
+    """Direction and unit of each metric in the table, as the points' records say them."""
+    said, _ = together(facts(s.record) for s in standings if s.finished and s.record)
+    return {name: info.to_dict() for name, info in said.items() if not name.startswith(("train/", "times/"))}
 
 
 def answer_of(cell: dict[str, Any]) -> str:
@@ -246,7 +250,7 @@ def mixed_data(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choic
     for choice in made.values():
         for point in [*scheduler.tuning(cell, scheduler.study.arm(choice.arm)), *choice.points]:
             record = scheduler.look(point).record
-            if scheduler.look(point).status == "finished" and record:
+            if scheduler.look(point).finished and record:
                 for what, same, found in traces(scheduler, point, record):
                     if seen.setdefault(same, (what, found))[1] != found:
                         return f"{what} changed between points: give the study another name"
@@ -275,8 +279,8 @@ def statistics_of(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Ch
     """Over what was measured on the test split; None before."""
     from sft_lightning.stats.cells import cell_statistics
 
-    names = named_metrics(scheduler, cell)
-    if names is None:
+    names, metrics = named_metrics(scheduler, cell), scheduler.metrics_of(cell)
+    if names is None or metrics is None:
         return None
     values = {
         which: {a: by_seed(scheduler, c.points, names[which]) for a, c in made.items()} if names[which] else None
@@ -291,8 +295,7 @@ def statistics_of(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Ch
         target=target,
         kept=kept,
         baseline=scheduler.study.baseline,
-        names={"target": names["test_target"], "kept": names["test_kept"]},
-        better=names["better"],
+        metrics={k: m.named(on_test(m.name)) for k, m in (("target", metrics.target), ("kept", metrics.kept)) if m},
         within=scheduler.study.select.within,
         at=cell,
         settings=shown,

@@ -10,7 +10,7 @@ BACKWARD = 3.0
 
 def seconds_of_fit(standing: PointStatus) -> float | None:
     """Seconds that a finished fit took, all its attempts together; None for others."""
-    if standing.status != "finished":
+    if not standing.finished:
         return None
     fitted = float((standing.record or {}).get("times", {}).get("fit_s", 0.0))  # goes on through last.ckpt
     return max(fitted, float(standing.of("fit").get("seconds", 0.0))) or None

@@ -22,7 +22,7 @@ def spare(scheduler: Scheduler) -> list[str]:
         choice = scheduler.choice(cell, arm)
         needed |= {p.id for p in (scheduler.tuning(cell, arm) if choice is None else choice.points)}
         tuning |= {p.id: p for p in scheduler.tuning(cell, arm)}
-    return [i for i, point in tuning.items() if i not in needed and scheduler.look(point).status == "finished"]
+    return [i for i, point in tuning.items() if i not in needed and scheduler.look(point).finished]
 
 
 def drop(scheduler: Scheduler) -> None:

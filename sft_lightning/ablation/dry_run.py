@@ -85,7 +85,7 @@ def by_arm(scheduler: Scheduler, todo: list[Work]) -> Table:
         left = name in ("arm", *axes, "settings")
         table.add_column(name, justify="left" if left else "right", overflow="fold", no_wrap=not left)
     for place in todo:
-        done = sum(scheduler.look(p).status == "finished" for p in place.points)
+        done = sum(scheduler.look(p).finished for p in place.points)
         numbers = (place.tuning, place.refits, place.tests, done)
         about = [place.arm.name, *(str(v) for v in place.cell.values()), settings(scheduler, place.arm)]
         table.add_row(*about, *map(str, numbers))

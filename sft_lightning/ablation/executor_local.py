@@ -12,6 +12,7 @@ from sft_lightning.ablation.progress import Progress
 from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.worker_pool import Pool
 from sft_lightning.core.signals import SIGNALS, Interrupted
+from sft_lightning.runs.status import FAILED, FINISHED
 
 GRACE = 120.0
 """Seconds that points are given to save what they have when the study is asked to stop."""
@@ -20,7 +21,7 @@ EVERY = 10.0
 """Seconds between writings of study.json and points.csv while points are under way."""
 
 
-def carry_out(
+def run_local(
     scheduler: Scheduler,
     pool: Pool,
     progress: Progress,
@@ -78,7 +79,7 @@ def carry_out(
     if tidy:
         drop(scheduler)
     failed = any(scheduler.look(p).status == "failed" or scheduler.look(p).test_failed for p in scheduler.all_points())
-    return "failed" if failed else "finished"
+    return FAILED if failed else FINISHED
 
 
 def stop(scheduler: Scheduler, pool: Pool) -> None:

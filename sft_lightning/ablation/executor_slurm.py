@@ -12,7 +12,7 @@ from sft_lightning.ablation import collect
 from sft_lightning.ablation.jobs import StudyJobs, Submission
 from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.study_dir import StudyDir
-from sft_lightning.ablation.worker import carry_out, of_several
+from sft_lightning.ablation.worker import Main, of_several, run_job
 from sft_lightning.cluster.checks import check
 from sft_lightning.cluster.profile import Profile
 from sft_lightning.cluster.sbatch import cancel, sbatch
@@ -106,14 +106,14 @@ def submit(
     return "\n".join(said)
 
 
-def run_point(folder: Path, point: str) -> int:
+def run_point(folder: Path, point: str, main: Main) -> int:
     """A task of the array: fits one point, and returns its exit code."""
     study = StudyDir(folder)
     if not study.config(point).is_file():
         raise UserError(f"--point: {folder} has no point '{point}'")
-    finished = study.standing(point).status == "finished" and study.has_weights(point)
+    finished = study.standing(point).finished and study.has_weights(point)
     if finished or study.held(point):  # by another job, or by the study on another machine
         print(f"point {point}: {'finished already' if finished else 'another process is at it'}")
         return 0
     trainer = yaml.safe_load(study.config(point).read_text())["trainer"]
-    return int(carry_out(study, "fit", point, commands=of_several(trainer))["fit"]["exit"])
+    return int(run_job(study, "fit", point, main, commands=of_several(trainer))["fit"]["exit"])

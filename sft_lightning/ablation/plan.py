@@ -48,7 +48,7 @@ class Plan:
 
     Args:
         study: The study.
-        resolve: From overlays, first to last, to a resolved config; see `Resolver`.
+        resolve: From overlays, first to last, to a resolved config; see `config.resolve`.
         about: Run options for all points, such as `wandb`.
     """
 
@@ -152,6 +152,9 @@ def address(config: dict[str, Any]) -> str:
             **content["data"],
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
+    network = content.get("network", {})
+    if "transforms" in (args := network.get("init_args", {})) and not args["transforms"]:  # nor do no transforms
+        content["network"] = {**network, "init_args": {k: v for k, v in args.items() if k != "transforms"}}
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 

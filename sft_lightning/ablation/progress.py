@@ -16,7 +16,10 @@ from sft_lightning.ablation.plan import Point
 from sft_lightning.ablation.scheduler import Scheduler
 from sft_lightning.ablation.study import Arm
 from sft_lightning.ablation.study_dir import KILLED, MOST_KILLS, PointStatus, has_failed
+from sft_lightning.core.metric_info import on_test
+from sft_lightning.runs.status import FAILED, FINISHED, INTERRUPTED, QUEUED, RUNNING
 
+COLUMNS = (QUEUED, RUNNING, FINISHED, FAILED, "tested")
 EVERY = 60.0
 """Seconds without a line, off a terminal, after which one says what is under way"""
 
@@ -58,7 +61,7 @@ def work(scheduler: Scheduler) -> list[Work]:
         refits = len(seeds) if alone or folds else len(set(seeds) - set(scheduler.tune_seeds))
         chosen = choice.points if choice else []
         points = list({p.id: p for p in [*tuning, *chosen]}.values())
-        fits = {p.id for p in points if not over(scheduler.look(p))} - met["fit"]
+        fits = {p.id for p in points if not scheduler.look(p).over} - met["fit"]
         tests = {p.id for p in chosen if to_test(scheduler.look(p))} - met["test"]
         met = {"fit": met["fit"] | fits, "test": met["test"] | tests}
         unchosen = 0 if choice else refits
@@ -75,14 +78,9 @@ def ending(about: dict[str, Any]) -> str:
     return f"interrupted: {about.get('reason')}; it will be tried again{kills}"
 
 
-def over(standing: PointStatus) -> bool:
-    """Whether a point asks for no more of its fit."""
-    return standing.status in ("finished", "failed")
-
-
 def to_test(standing: PointStatus) -> bool:
     """Whether a chosen point's test is still to come, be it after its fit."""
-    return standing.wants_test or not over(standing)
+    return standing.wants_test or not standing.over
 
 
 def seconds_left(scheduler: Scheduler, todo: list[Work]) -> tuple[float | None, float | None]:
@@ -138,8 +136,8 @@ class Progress:
         fitting = {point for job, point in self.scheduler.under_way if job == "fit"}
         for point in self.scheduler.all_points():
             status = "running" if point.id in fitting else self.scheduler.look(point).status
-            row = found.setdefault(point.arm, {"queued": 0, "running": 0, "finished": 0, "failed": 0, "tested": 0})
-            row["queued" if status == "interrupted" else status] += 1
+            row = found.setdefault(point.arm, dict.fromkeys(COLUMNS, 0))
+            row[QUEUED if status == INTERRUPTED else status] += 1
             row["tested"] += self.scheduler.look(point).tested
         return found
 
@@ -168,11 +166,10 @@ class Progress:
         left = remaining(self.scheduler, self.workers)
         table = Table(title=None, caption=f"about {spoken(left)} to go" if left else None, caption_justify="left")
         table.add_column("arm")
-        columns = ("queued", "running", "finished", "failed", "tested")
-        for name in columns:
+        for name in COLUMNS:
             table.add_column(name, justify="right")
         for arm, row in self.counts().items():
-            table.add_row(arm, *(str(row[c]) if row[c] else "" for c in columns))
+            table.add_row(arm, *(str(row[c]) if row[c] else "" for c in COLUMNS))
         self.live.update(table, refresh=True)
 
     def ended(self, job: str, point: str, note: dict[str, Any]) -> None:
@@ -188,13 +185,13 @@ class Progress:
         metrics = self.scheduler.metrics_of(of.cell)
         said = ending(about) if failed else ""
         if not failed and metrics is not None:
-            names = [m for m in (metrics.target, metrics.kept) if m]
-            names = [f"test/{m.removeprefix('val/')}" for m in names] if job == "test" else names
+            names = [m.name for m in (metrics.target, metrics.kept) if m]
+            names = [on_test(m) for m in names] if job == "test" else names
             values = [(n, standing.value(n)) for n in names]
             said = ", ".join(f"{n} {v:.4g}" for n, v in values if v is not None)
         counts = list(self.counts().values())
         done, total = (
-            sum(c["finished"] + c["failed"] for c in counts),
+            sum(c[FINISHED] + c[FAILED] for c in counts),
             sum(sum(c.values()) - c["tested"] for c in counts),
         )
         left = remaining(self.scheduler, self.workers)

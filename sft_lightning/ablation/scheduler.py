@@ -6,7 +6,7 @@ from typing import Any
 
 from sft_lightning.ablation.plan import Plan, Point
 from sft_lightning.ablation.search import Search
-from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose, metrics_of
+from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose, metrics_of, or_zero
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.ablation.study_dir import PointStatus, StudyDir
 
@@ -93,7 +93,7 @@ class Scheduler:
         self.under_way.discard((job, point))
         self.standing[point] = self.folder.standing(point)
         for search in self._searches.values():
-            search.look()
+            search.look(self.width)
 
     def tuning(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
         """The points that choose an arm's setting; none where there is one setting alone."""
@@ -106,9 +106,35 @@ class Scheduler:
     def search(self, cell: dict[str, Any], arm: Arm) -> Search:
         key = f"{arm.name} {cell}"
         if key not in self._searches:
-            self._searches[key] = Search(self, cell, arm)
-            self._searches[key].look()
+            self._searches[key] = Search(
+                arm,
+                cell,
+                self.folder.journal,
+                status=self.look,
+                points=lambda setting: self.tried(cell, arm, setting),
+                score=lambda finished: self.score(cell, finished),
+                two=self.study.select.rule == "keep",
+                seed=self.study.seeds[0],
+                reads_only=self.reads_only,
+            )
+            self._searches[key].look(self.width)
         return self._searches[key]
+
+    def tried(self, cell: dict[str, Any], arm: Arm, setting: dict[str, Any]) -> list[Point]:
+        """The tuning points of a setting that a search proposed."""
+        folds: list[int | None] = [None] if self.study.folds is None else list(range(self.study.folds))
+        return [self.plan.point(arm, cell, setting, s, f) for s in self.tune_seeds for f in folds]
+
+    def score(self, cell: dict[str, Any], finished: list[Point]) -> tuple[float, ...] | None:
+        """Target and kept over finished points, larger is better; empty where one has no value, None without metrics."""
+        metrics = self.metrics_of(cell)
+        if metrics is None:
+            return None
+        found = self.candidate(finished, metrics)
+        if found is None:
+            return ()
+        kept = metrics.kept.sign if metrics.kept else 1
+        return metrics.target.sign * found.target, kept * or_zero(found.kept)
 
     # ---- what is due ----
 
@@ -120,7 +146,7 @@ class Scheduler:
                 arm.name, cell, setting, "the only setting", [], self.plan.final(arm, cell, setting, self.report_seeds)
             )
         points = self.tuning(cell, arm)
-        if any(self.look(p).status not in ("finished", "failed") for p in points):
+        if not all(self.look(p).over for p in points):
             return None
         if arm.search is not None and not self.search(cell, arm).over:
             return None
@@ -158,9 +184,9 @@ class Scheduler:
 
     def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None:
         """A setting's means over its finished points."""
-        finished = [self.look(p) for p in group if self.look(p).status == "finished"]
+        finished = [self.look(p) for p in group if self.look(p).finished]
         kept = metrics.kept
-        values = [(s.value(metrics.target), s.value(kept) if kept else None) for s in finished]
+        values = [(s.value(metrics.target.name), s.value(kept.name) if kept else None) for s in finished]
         return candidate(group[0].setting, values, wanted, [s.value("val/loss") for s in finished])
 
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
@@ -169,7 +195,7 @@ class Scheduler:
             only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
             for point in [*self.tuning(cell, arm), *only]:
                 standing = self.look(point)
-                if standing.status == "finished" and standing.record and standing.record.get("task"):
+                if standing.finished and standing.record and standing.record.get("task"):
                     return metrics_of(self.study.select, standing.record)
         return None
 

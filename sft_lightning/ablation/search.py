@@ -2,15 +2,14 @@
 
 import json
 import logging
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 from sft_lightning.ablation.plan import Point
-from sft_lightning.ablation.selection import or_zero, sign
 from sft_lightning.ablation.study import Arm
+from sft_lightning.ablation.study_dir import PointStatus
 from sft_lightning.core.errors import UserError, nearest
-
-if TYPE_CHECKING:
-    from sft_lightning.ablation.scheduler import Scheduler
 
 SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler", "gp": "GPSampler"}
 
@@ -21,9 +20,32 @@ class Search:
     One objective with the rule `best`; two, target and kept, with `keep`, and then the study's rule chooses among all
     that were tried. With one objective and `prune`, a setting is given up after a seed at which it is worse than the
     median of the others (MedianPruner). Several processes may share the journal.
+
+    Args:
+        arm: The arm whose ranges are searched.
+        cell: The study's cell.
+        journal: Optuna's journal.
+        status: How a point stands.
+        points: The points of a setting: one for each seed and fold.
+        score: Target and kept over finished points, larger is better for both. Empty where a value is missing,
+            None while the metrics are not known.
+        two: Whether there are two objectives.
+        seed: Seed of the sampler.
+        reads_only: Proposes nothing and writes nothing.
     """
 
-    def __init__(self, scheduler: "Scheduler", cell: dict[str, Any], arm: Arm) -> None:
+    def __init__(
+        self,
+        arm: Arm,
+        cell: dict[str, Any],
+        journal: Path,
+        status: Callable[[Point], PointStatus],
+        points: Callable[[dict[str, Any]], list[Point]],
+        score: Callable[[list[Point]], tuple[float, ...] | None],
+        two: bool,
+        seed: int,
+        reads_only: bool = False,
+    ) -> None:
         try:
             import optuna
             from optuna.storages import JournalStorage
@@ -33,7 +55,8 @@ class Search:
                 f"arms.{arm.name}.search: Optuna is not installed: pip install 'sft-lightning[search]'"
             ) from None
         assert arm.search is not None
-        self.optuna, self.scheduler, self.cell, self.arm = optuna, scheduler, cell, arm
+        self.optuna, self.arm, self.two, self.reads_only = optuna, arm, two, reads_only
+        self._status, self._points, self._score = status, points, score
         self.trials = int(arm.search["trials"])
         logging.getLogger("optuna").setLevel(logging.WARNING)
         name = arm.search["sampler"]
@@ -41,9 +64,7 @@ class Search:
             raise UserError(
                 f"arms.{arm.name}.search.sampler: '{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
             )
-        sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=scheduler.study.seeds[0])
-        journal = scheduler.folder.journal
-        self.two = scheduler.study.select.rule == "keep"
+        sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
         prunes = arm.search["prune"] and not self.two
         about = {
             "study_name": json.dumps([arm.name, cell, arm.search["ranges"], self.two], sort_keys=True, default=str),
@@ -51,7 +72,7 @@ class Search:
             "pruner": optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
         }
         up: list[Any] = ["maximize"] * (1 + self.two)  # values of which less is better are told with the other sign
-        if not scheduler.reads_only:
+        if not reads_only:
             storage = JournalStorage(JournalFileBackend(str(journal)))
             self.study = optuna.create_study(storage=storage, directions=up, load_if_exists=True, **about)
             return
@@ -83,29 +104,24 @@ class Search:
         """Of all settings proposed so far; of one that was given up, those that were run."""
         points: dict[str, Point] = {}
         for trial in self.proposed():
-            for point in self._of(trial):
-                if trial.state.name != "PRUNED" or self.scheduler.look(point).status in ("finished", "failed"):
+            for point in self._points(self.setting(trial)):
+                if trial.state.name != "PRUNED" or self._status(point).over:
                     points[point.id] = point
         return list(points.values())
 
-    def _of(self, trial: Any) -> list[Point]:
-        setting, plan, study = self.setting(trial), self.scheduler.plan, self.scheduler.study
-        folds: list[int | None] = [None] if study.folds is None else list(range(study.folds))
-        return [plan.point(self.arm, self.cell, setting, s, f) for s in self.scheduler.tune_seeds for f in folds]
-
-    def look(self) -> None:
-        """Tells Optuna what is finished, and asks for as many settings as can be worked on.
+    def look(self, width: int) -> None:
+        """Tells Optuna what is finished, and asks for settings until `width` of them are under way.
 
         A setting that was tried already is finished as it is proposed, so this goes on until nothing changes.
         """
-        if self.scheduler.reads_only:
+        if self.reads_only:
             return
         done = -1
         while done != len(self.proposed()) - len(self.proposed("RUNNING")):
             done = len(self.proposed()) - len(self.proposed("RUNNING"))
             for trial in self.proposed("RUNNING"):
                 self._tell(trial)
-            while len(self.proposed()) < self.trials and len(self.proposed("RUNNING")) < self.scheduler.width:
+            while len(self.proposed()) < self.trials and len(self.proposed("RUNNING")) < width:
                 self._ask()
 
     def _ask(self) -> None:
@@ -124,25 +140,21 @@ class Search:
                 )
 
     def _tell(self, trial: Any) -> None:
-        scheduler, points = self.scheduler, self._of(trial)
-        standings = [scheduler.look(p) for p in points]
-        metrics = scheduler.metrics_of(self.cell)
-        if any(s.status == "failed" for s in standings):
+        points = self._points(self.setting(trial))
+        statuses = [self._status(p) for p in points]
+        if any(s.status == "failed" for s in statuses):
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
             return
-        finished = [p for p, s in zip(points, standings, strict=True) if s.status == "finished"]
-        if not finished or metrics is None:
+        finished = [p for p, status in zip(points, statuses, strict=True) if status.finished]
+        score = self._score(finished) if finished else None
+        if score is None:
             return
-        found = scheduler.candidate(finished, metrics)
-        if found is None:
+        if not score:
             self.study.tell(trial.number, state=self.optuna.trial.TrialState.FAIL)
-            return
-        target = sign(metrics.target_better) * found.target
-        if len(finished) == len(points):
-            kept = sign(metrics.kept_better) * or_zero(found.kept)
-            self.study.tell(trial.number, [target, kept] if self.two else target)
+        elif len(finished) == len(points):
+            self.study.tell(trial.number, list(score) if self.two else score[0])
         elif not self.two:
             live = self.optuna.trial.Trial(self.study, trial._trial_id)
-            live.report(target, len(finished))
+            live.report(score[0], len(finished))
             if live.should_prune():
                 self.study.tell(trial.number, state=self.optuna.trial.TrialState.PRUNED)

@@ -2,11 +2,14 @@
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sft_lightning.ablation.study import Select
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.metric_info import MetricInfo, is_source_metric
+from sft_lightning.runs.metric_facts import facts, primary
 
 KEPT = ("retention/agreement", "drift/kl", "drift/source_mse")
 """What stands for kept knowledge where there is no source data, the better first."""
@@ -33,37 +36,48 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What settings are judged by, and which way is up."""
+    """What settings are judged by: names, and which way is better."""
 
-    target: str
-    kept: str | None
-    target_better: str
-    kept_better: str
+    target: MetricInfo
+    kept: MetricInfo | None
 
 
 def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
-    """The metrics of the rule; what the study file does not name is found in a finished run's record."""
-    from sft_lightning.core.errors import UserError, nearest
-    from sft_lightning.core.structures import TaskInfo
-    from sft_lightning.evaluation.selection import better, selecting
+    """The metrics of the rule; what the study file does not name is found in a finished run's record.
 
-    info, known = TaskInfo(**record["task"]), record["metrics"]
-    target = select.target or selecting(info, None)[0]
-    first = next((k for k in known if k.startswith("retention/") and k.endswith(target.partition("/")[2])), "")
-    candidates = [first, *(k for k in known if is_first_of_source(k)), *KEPT]
-    kept = select.kept or next((k for k in candidates if k in known), None)
-    for which, name in (("target", target), ("kept", kept)):
-        if name is not None and name not in known:
-            raise UserError(
-                f"select.{which}: '{name}' was not measured{nearest(name, known)}; there are {', '.join(known)}"
-            )
-    return Metrics(target, kept, better(target, info), better(kept, info) if kept else "max")
+    The record says which way each is better, so the process that chooses need not know the run's task.
+
+    Raises:
+        UserError: a metric that the study file names was not measured, or nobody knows which way of it is better.
+    """
+    known, measured, main = facts(record), record["metrics"], primary(record)
+    target = select.target or main.get("target")
+    if target is None:
+        raise UserError(f"select.target: the runs name no primary metric: name one of {', '.join(measured)}")
+    first = next((k for k in measured if k.startswith("retention/") and k.endswith(target.partition("/")[2])), "")
+    candidates = [first, main.get("source", ""), *(k for k in measured if is_source_metric(k)), *KEPT]
+    kept = select.kept or next((k for k in candidates if k in measured and known_direction(known, k)), None)
+    found = [named(which, name, measured, known) for which, name in (("target", target), ("kept", kept)) if name]
+    return Metrics(found[0], found[1] if len(found) > 1 else None)
 
 
-def is_first_of_source(name: str) -> bool:
-    """Whether a metric may be the source task's own."""
-    stage, _, metric = name.partition("/")
-    return stage == "retention" and metric not in ("loss", "agreement", "forgetting")
+def named(which: str, name: str, measured: Collection[str], known: Mapping[str, MetricInfo]) -> MetricInfo:
+    """What is known of the metric that settings are judged by."""
+    if name not in measured:
+        raise UserError(
+            f"select.{which}: '{name}' was not measured{nearest(name, measured)}; there are {', '.join(measured)}"
+        )
+    if not known_direction(known, name):
+        raise UserError(
+            f"select.{which}: no run says whether more or less of '{name}' is better: name another metric, or declare it "
+            "among the metrics of its task"
+        )
+    return known[name]
+
+
+def known_direction(known: Mapping[str, MetricInfo], name: str) -> bool:
+    """Whether settings can be ranked by a metric."""
+    return name in known and known[name].better is not None
 
 
 def candidate(
@@ -90,26 +104,21 @@ def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tup
     Raises ValueError for no candidates.
     """
     whole = [c for c in candidates if c.whole] or candidates
-    up, kept_up = sign(metrics.target_better), sign(metrics.kept_better)
+    target_name, up, kept = metrics.target.name, metrics.target.sign, metrics.kept
     best = max(whole, key=lambda c: (up * c.target, -or_inf(c.loss)))
-    if select.rule == "best" or metrics.kept is None or best.kept is None:
+    if select.rule == "best" or kept is None or best.kept is None:
         reach = [c in whole and c.target == best.target for c in candidates]
         missing = "" if select.rule == "best" else "; nothing of what is kept was measured"
-        return best, reach, f"the best mean {metrics.target} on validation ({best.target:.4g}){missing}"
+        return best, reach, f"the best mean {target_name} on validation ({best.target:.4g}){missing}"
     slack = select.within + 1e-12 * max(1.0, abs(best.target))  # means of shares differ in their last bits
     reach = [c in whole and up * (best.target - c.target) <= slack for c in candidates]
     within = [c for c, fits in zip(candidates, reach, strict=True) if fits and c.kept is not None]
-    chosen = max(within, key=lambda c: (kept_up * or_zero(c.kept), up * c.target, -or_inf(c.loss)))
+    chosen = max(within, key=lambda c: (kept.sign * or_zero(c.kept), up * c.target, -or_inf(c.loss)))
     why = (
-        f"of {len(within)} settings within {select.within:g} of the best mean {metrics.target} on validation "
-        f"({best.target:.4g}), the one with the best mean {metrics.kept} ({chosen.kept:.4g})"
+        f"of {len(within)} settings within {select.within:g} of the best mean {target_name} on validation "
+        f"({best.target:.4g}), the one with the best mean {kept.name} ({chosen.kept:.4g})"
     )
     return chosen, reach, why if len(candidates) > 1 else "the only setting"
-
-
-def sign(better: str) -> int:
-    """1 where more is better, else -1."""
-    return 1 if better == "max" else -1
 
 
 def or_inf(value: float | None) -> float:

@@ -61,12 +61,10 @@ class StepTimer(Callback):
 
 def validated(trainer: L.Trainer) -> int:
     """Samples of one validation under the trainer's limit: the target's, and the source's where there are some."""
-    from sft_lightning.callbacks import RetentionMonitor
-
-    monitors = [c.source for c in trainer.callbacks if isinstance(c, RetentionMonitor)]  # type: ignore[attr-defined]
+    source = getattr(trainer.lightning_module, "source", None)
     return sum(
         rows_within(trainer.limit_val_batches, len(data.splits["val"]), data.eval_batch_size or data.batch_size)
-        for data in (getattr(trainer, "datamodule", None), *monitors)
+        for data in (getattr(trainer, "datamodule", None), source and source.data)
         if isinstance(data, SFTDataModule) and "val" in data.splits
     )
 

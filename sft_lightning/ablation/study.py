@@ -140,7 +140,7 @@ def read_study(path: Path) -> Study:
 
 def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     """Checks the content of a study file; `folder` is what its paths are relative to."""
-    known(content, KEYS, "a study file")
+    refuse_unknown_keys(content, KEYS, "a study file")
     name = str(content.get("study") or name)
     if not re.fullmatch(NAME, name):
         raise UserError(f"study: '{name}' must be 1 to 48 letters, digits, '.', '_', '+' or '-'")
@@ -148,7 +148,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     arms = read_arms(content.get("arms"))
     seeds = read_seeds(content.get("seeds", 3))
     report_seeds = read_report_seeds(content, seeds)
-    tune_seeds = number(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
+    tune_seeds = whole_number_within(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
     if baseline not in [a.name for a in arms]:
         raise UserError(f"baseline: no arm '{baseline}'; there are {', '.join(a.name for a in arms)}")
@@ -167,7 +167,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
         seeds=seeds,
         vary=[full(v) for v in vary],
         tune_seeds=seeds[:tune_seeds],
-        folds=number(content.get("folds"), "folds", 2, 1000),
+        folds=whole_number_within(content.get("folds"), "folds", 2, 1000),
         baseline=baseline,
         select=read_select(content.get("select")),
         report=report,
@@ -176,7 +176,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     )
 
 
-def known(content: dict[str, Any], keys: Any, where: str) -> None:
+def refuse_unknown_keys(content: dict[str, Any], keys: Any, where: str) -> None:
     """Raises UserError for a key that is none of `keys`."""
     for key in content:
         if key not in keys:
@@ -192,7 +192,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     return value
 
 
-def number(value: Any, where: str, least: int, most: int) -> int | None:
+def whole_number_within(value: Any, where: str, least: int, most: int) -> int | None:
     """A whole number within bounds, or None."""
     if value is None:
         return None
@@ -227,7 +227,7 @@ def read_arms(value: Any) -> list[Arm]:
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
             raise UserError(f"arms: {name!r} is no name: 1 to 48 letters, digits, '.', '_', '+' or '-'")
         about = mapping(about, where)
-        known(about, ARM_KEYS, where)
+        refuse_unknown_keys(about, ARM_KEYS, where)
         tune = {}
         for key, values in mapping(about.get("tune"), f"{where}.tune").items():
             values = values if isinstance(values, list) else [values]
@@ -249,8 +249,8 @@ def read_search(value: Any, where: str) -> dict[str, Any] | None:
     if value is None:
         return None
     value = mapping(value, where)
-    known(value, ("trials", "ranges", "sampler", "prune"), where)
-    number(value.get("trials", 20), f"{where}.trials", 1, 10_000)
+    refuse_unknown_keys(value, ("trials", "ranges", "sampler", "prune"), where)
+    whole_number_within(value.get("trials", 20), f"{where}.trials", 1, 10_000)
     for key, kind, fits in (
         ("trials", "a whole number", int),
         ("sampler", "a name", str),
@@ -271,7 +271,7 @@ def is_range(about: Any, where: str) -> bool:
     """Whether `low` and `high`, with `log` or `step`, make a range."""
     if not isinstance(about, dict):
         return False
-    known(about, ("low", "high", "log", "step"), where)
+    refuse_unknown_keys(about, ("low", "high", "log", "step"), where)
     low, high, step = about.get("low"), about.get("high"), about.get("step", 1)
     numbers = [n for n in (low, high, step) if isinstance(n, int | float) and not isinstance(n, bool) and isfinite(n)]
     if len(numbers) < 3 or not isinstance(about.get("log", False), bool):
@@ -337,7 +337,7 @@ def read_report_seeds(content: dict[str, Any], seeds: list[int]) -> list[int] | 
 def read_select(value: Any) -> Select:
     """The rule."""
     value = mapping(value, "select")
-    known(value, SELECT_KEYS, "select")
+    refuse_unknown_keys(value, SELECT_KEYS, "select")
     rule, within = value.get("rule", "keep"), value.get("within", 0.01)
     if rule not in RULES:
         raise UserError(f"select.rule: '{rule}' is neither keep nor best{nearest(rule, RULES)}")

@@ -9,6 +9,7 @@ from sft_lightning.ablation.plan import Point, written
 from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, run_path, write_atomic
 from sft_lightning.runs.lock import RunLock
+from sft_lightning.runs.status import FINISHED, is_finished, is_over
 
 STOPPED = (130, 138, 143)
 """Exit codes of what was asked to stop, and can be continued."""
@@ -103,8 +104,8 @@ class StudyDir:
         """'finished', 'failed', 'interrupted', 'running' or 'queued', with the run's record."""
         record, note = self.run_json(point), self.read_note(point)
         status = (record or {}).get("status")
-        if status == "finished":
-            return PointStatus("finished", record, note)
+        if is_finished(status):
+            return PointStatus(FINISHED, record, note)
         if has_failed(note.get("fit", {})):
             return PointStatus("failed", record, note)
         if record is None:
@@ -146,13 +147,22 @@ class PointStatus:
     note: dict[str, Any] | None = None
 
     @property
+    def finished(self) -> bool:
+        return is_finished(self.status)
+
+    @property
+    def over(self) -> bool:
+        """Finished, or failed for good."""
+        return is_over(self.status)
+
+    @property
     def tested(self) -> bool:
         return bool(self.record and self.record.get("test"))
 
     @property
     def wants_test(self) -> bool:
         """Finished, and not tested yet."""
-        return self.status == "finished" and not self.tested and not self.test_failed
+        return self.finished and not self.tested and not self.test_failed
 
     @property
     def test_failed(self) -> bool:

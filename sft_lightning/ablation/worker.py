@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
@@ -16,10 +17,11 @@ from sft_lightning.cluster.requeue import WITHIN
 from sft_lightning.core import cache
 from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
 
+Main = Callable[[list[str]], int]
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
 
-def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) -> dict[str, Any]:
+def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool = False) -> dict[str, Any]:
     """Fits ('fit') or tests ('test') a point, and notes how it ended; the note is returned too.
 
     A point that was begun is gone on with. All that is printed goes to the point's log.
@@ -28,6 +30,7 @@ def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) ->
         folder: The study's.
         job: 'fit', 'test', or 'time' for a fit that is begun and timed, and leaves no run.
         point: The point's id.
+        main: The command line: takes arguments, returns the exit code.
         commands: Run it as a command of its own, which runs with several processes need.
     """
     if job == "time":
@@ -43,7 +46,7 @@ def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) ->
     began, since = time.perf_counter(), size(folder.log(point))
     try:
         with said_to(folder.log(point)):
-            code = as_command(arguments) if commands else as_function(arguments)
+            code = as_command(arguments) if commands else as_function(main, arguments)
     except Exception as error:  # a bug of ours in this point is no reason to lose the others
         code, reason = 1, f"{type(error).__name__}: {error}"
     else:
@@ -53,10 +56,8 @@ def carry_out(folder: StudyDir, job: str, point: str, commands: bool = False) ->
     return folder.add_note(point, job, exit=code, reason=reason, seconds=round(spent, 3))
 
 
-def as_function(arguments: list[str]) -> int:
+def as_function(main: Main, arguments: list[str]) -> int:
     """The exit code of a command, carried out here."""
-    from sft_lightning.cli.main import main
-
     try:
         return main(arguments)
     finally:
@@ -146,7 +147,9 @@ class said_to:
             os.close(kept)
 
 
-def serve(connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str | None, commands: bool) -> None:
+def serve(
+    connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str | None, main: Main, commands: bool
+) -> None:
     """A worker process: takes (job, point) from `connection`, and gives back (job, point, note), until it is told None.
 
     It ends when its parent does, however that comes.
@@ -172,7 +175,7 @@ def serve(connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str 
         if task is None:
             return
         job, point = task
-        connection.send((job, point, carry_out(folder, job, point, commands)))
+        connection.send((job, point, run_job(folder, job, point, main, commands)))
         if first:  # what is imported stays, and need not be looked through after each point
             gc.freeze()
             first = False

@@ -10,7 +10,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from sft_lightning.ablation.study_dir import StudyDir
-from sft_lightning.ablation.worker import by_signal, serve
+from sft_lightning.ablation.worker import Main, by_signal, serve
 
 
 @dataclass
@@ -31,11 +31,14 @@ class Pool:
         workers: Processes.
         threads: Threads of each.
         gpus: What the workers are given as CUDA_VISIBLE_DEVICES, in turn; empty on a machine without.
+        main: The command line, which workers call.
         commands: Points run as commands of their own.
     """
 
-    def __init__(self, folder: StudyDir, workers: int, threads: int, gpus: list[str], commands: bool) -> None:
-        self.folder, self.threads, self.gpus, self.commands = folder, threads, gpus, commands
+    def __init__(
+        self, folder: StudyDir, workers: int, threads: int, gpus: list[str], main: Main, commands: bool
+    ) -> None:
+        self.folder, self.threads, self.gpus, self.main, self.commands = folder, threads, gpus, main, commands
         # A fork shares what is imported; CUDA does not survive one, so with GPUs workers begin anew.
         self.context = get_context("spawn" if gpus or sys.platform != "linux" else "fork")
         self.alive, self._ours = Pipe(duplex=False)  # workers end when our end is closed, by our death too
@@ -53,7 +56,7 @@ class Pool:
         held = [*(w.connection for w in self.workers), ours, self._ours] if forks else []
         process = self.context.Process(  # type: ignore[attr-defined]
             target=_begin,
-            args=(theirs, self.alive, held, self.folder, self.threads, gpu, self.commands),
+            args=(theirs, self.alive, held, self.folder, self.threads, gpu, self.main, self.commands),
         )
         process.start()
         theirs.close()
@@ -126,12 +129,13 @@ def _begin(
     folder: StudyDir,
     threads: int,
     gpu: str | None,
+    main: Main,
     commands: bool,
 ) -> None:
     os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's to pass on
     for other in held:
         other.close()
-    serve(connection, alive, folder, threads, gpu, commands)
+    serve(connection, alive, folder, threads, gpu, main, commands)
 
 
 def death(code: int | None) -> dict[str, Any]:

@@ -251,7 +251,7 @@ def folds_of(plan: "DataPlan") -> int | None:
 
 def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
     """(the rule that chooses settings, metrics of the tables)."""
-    target = {"classification": "accuracy", "regression": "mse", "causal_lm": "loss"}
+    shown = metrics_of(plan.task)
     within = 0.01
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of what could be explained
@@ -259,19 +259,25 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     values = plan.kind != "tokens" and net.source_gives_values  # where agreement and KL mean nothing
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
-        kept = f"retention/{target[source.task]}"
-    shown = {
-        "classification": ["accuracy", "f1_macro"],
-        "regression": ["mse", "pearson", "spearman"],
-        "causal_lm": ["loss", "perplexity", "token_accuracy"],
-    }[plan.task]
+        kept = f"retention/{metrics_of(source.task)[0]}"
     report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
     report += ["test/retention/forgetting"] if source is not None else []
     of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
     report += [f"test/{name}" for name in of_source] if compared else []
     report += ["test/drift/features_cka", "test/drift/weights_relative"]
-    select = {"target": f"val/{target[plan.task]}", "kept": kept, "rule": "keep", "within": within}
+    select = {"target": f"val/{shown[0]}", "kept": kept, "rule": "keep", "within": within}
     return select, list(dict.fromkeys(report))
+
+
+def metrics_of(task: str) -> list[str]:
+    """What is shown of a task, the metric that chooses first: its primary one, or the loss of a language model.
+
+    A margin of 0.01 nats means the same for every language model, one in perplexity does not.
+    """
+    from sft_lightning.tasks import TASKS as KNOWN
+
+    names = list(KNOWN[task].default_metrics)
+    return ["loss", *names] if task == "causal_lm" else names
 
 
 def name_of(data: str, network: str) -> str:

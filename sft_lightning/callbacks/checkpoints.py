@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from sft_lightning.callbacks.loop_position import Position
 from sft_lightning.callbacks.monitored import refuse_unknown
-from sft_lightning.callbacks.recorder import RunRecorder, metrics_log, retention_monitor
+from sft_lightning.callbacks.recorder import RunRecorder, metrics_log
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.signals import SIGNALS, Interrupted
 from sft_lightning.runs.directory import RunDirectory
@@ -64,7 +64,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
                 f"trainer.val_check_interval: every {every} micro-batches is amid an optimizer step of {accumulate}: set a "
                 "multiple of trainer.accumulate_grad_batches"
             )
-        by, watch = self.recorder.select_by, retention_monitor(trainer)
+        by, watch = self.recorder.select_by, self.recorder.monitor
         if by is not None and watch is not None and watch.before and by not in watch.before:
             raise UserError(
                 f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "

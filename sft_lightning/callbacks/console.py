@@ -13,20 +13,21 @@ from rich.table import Table
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.pulse import Pulse
-from sft_lightning.callbacks.recorder import retention_monitor
+from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.modules.freeze import moving_batchnorms
 from sft_lightning.modules.trainable import Change
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.metrics_log import named_by_split
 
 
-def shown_metrics(module: SFTModule, values: dict[str, Any]) -> dict[str, float]:
+def shown_metrics(module: TunedModule, values: dict[str, Any]) -> dict[str, float]:
     """The few that go on one line: target, kept, drift."""
     assert module.task is not None
-    wanted = [f"val/{module.task.primary[0]}", "val/loss"]
+    wanted = [f"val/{module.task.primary.name}", "val/loss"]
     kept = [n for n in values if is_source_metric(n)]
     wanted += kept[:1] or (["retention/agreement"] if "retention/agreement" in values else [])
     wanted += [n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative") if n in values][:1]
@@ -51,7 +52,7 @@ class Bar(RichProgressBar):
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         return {n: f"{v:.4g}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items()}
 
 
@@ -63,10 +64,18 @@ class Console(Callback):
         quiet: Say nothing but the path.
         bar: A progress bar is shown, so validation needs no lines.
         pulse: Is told of what is said, so that it keeps still for a while.
+        monitor: The run's retention monitor, whose source data is described.
     """
 
-    def __init__(self, run: str, quiet: bool = False, bar: bool = False, pulse: Pulse | None = None) -> None:
-        self.run, self.quiet, self.bar, self.pulse = run, quiet, bar, pulse
+    def __init__(
+        self,
+        run: str,
+        quiet: bool = False,
+        bar: bool = False,
+        pulse: Pulse | None = None,
+        monitor: RetentionMonitor | None = None,
+    ) -> None:
+        self.run, self.quiet, self.bar, self.pulse, self.monitor = run, quiet, bar, pulse, monitor
         self.terminal = Terminal(file=sys.stdout, highlight=False, soft_wrap=True)
 
     def say(self, line: str) -> None:
@@ -78,19 +87,20 @@ class Console(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         network, data = pl_module.network, trainer.datamodule  # type: ignore[attr-defined]
         assert network is not None
         if isinstance(data, SFTDataModule):
             self.say(f"data       {data.describe()}")
             for remark in data.remarks():
                 self.say(f"           {remark}")
-        monitor = retention_monitor(trainer)
-        if monitor is not None and monitor.source is not None and monitor.source.splits:
-            self.say(f"retention  {monitor.source.describe()}")
+        monitor = self.monitor
+        retained = None if monitor is None else monitor.source_data
+        if retained is not None and retained.splits:
+            self.say(f"retention  {retained.describe()}")
             if isinstance(data, SFTDataModule):
-                for split, count in in_training(monitor.source.splits, data.splits).items():
-                    held = len(monitor.source.splits[split])
+                for split, count in in_training(retained.splits, data.splits).items():
+                    held = len(retained.splits[split])
                     self.say(
                         f"           {count:,} of {held:,} {split} samples of retention are trained on by the target"
                     )
@@ -134,7 +144,7 @@ class Console(Callback):
                 f"{size // (ranks * accumulate)}), precision {trainer.precision}"
             )
 
-    def _changed(self, module: SFTModule, change: Change) -> None:
+    def _changed(self, module: TunedModule, change: Change) -> None:
         trainable, factor = module.trainable, module.trainable.lr_factor
         rates = f", at {factor:g} × the learning rates" if factor != 1.0 else ""
         self.say(
@@ -143,14 +153,14 @@ class Console(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What a variant that solves has found."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if trainer.is_global_zero and pl_module.found and (line := pl_module.said()):
             self.say(f"solved     {line}")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or self.bar or trainer.state.fn != "fit":
             return
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         shown = "  ".join(f"{n} {v:.4f}" for n, v in shown_metrics(pl_module, trainer.callback_metrics).items())
         self.say(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {shown}")
 
@@ -168,11 +178,6 @@ class Console(Callback):
         print(f"run        {self.run}", flush=True)
 
 
-def is_source_metric(name: str) -> bool:
-    """Whether a metric is the source task's own, such as retention/accuracy."""
-    return name.startswith("retention/") and not name.endswith(("/loss", "/agreement", "/forgetting"))
-
-
 def out_features(head: Any) -> str:
     """'10 outputs' of a kept head."""
     parameters = list(head.parameters())
@@ -187,13 +192,13 @@ def summary(record: dict[str, Any]) -> list[Any]:
     groups = ("val/", "retention/", "drift/")
     rows = [(n, m) for g in groups for n, m in record["metrics"].items() if n.startswith(g)]
     for name, entry in rows:
-        table.add_row(name, *(number(entry.get(k)) for k in ("before", "final", "best")))
+        table.add_row(name, *(four_digits(entry.get(k)) for k in ("before", "final", "best")))
     lines: list[Any] = ["", table, ""] if rows else []
     if selected := record.get("selected"):
         chosen = [(n, m["best"]) for n, m in rows if "best" in m and (n == selected["by"] or is_source_metric(n))]
         lines.append(
             f"best.ckpt  step {selected['step']}, by {selected['by']}: "
-            + ", ".join(f"{n} {number(v)}" for n, v in chosen)
+            + ", ".join(f"{n} {four_digits(v)}" for n, v in chosen)
         )
     lines += never_better(record)
     lines += measured("test", record)
@@ -220,7 +225,7 @@ def measured(command: str, record: dict[str, Any]) -> list[str]:
     order = ("val/", "test/", "retention/", "drift/")
     shown = sorted((n for n in values if n.startswith(order)), key=lambda n: order.index(n.partition("/")[0] + "/"))
     named = named_by_split({n: values[n] for n in shown})
-    return [*notes, f"{command:<11}" + ", ".join(f"{n} {number(v)}" for n, v in named.items())]
+    return [*notes, f"{command:<11}" + ", ".join(f"{n} {four_digits(v)}" for n, v in named.items())]
 
 
 def never_better(record: dict[str, Any]) -> list[str]:
@@ -229,13 +234,13 @@ def never_better(record: dict[str, Any]) -> list[str]:
         return []
     by, step = record["selected"]["by"], record["selected"]["step"]
     entry = record["metrics"][by]
-    start = f"{'note':<11}no validation was better than step 0, where {by} was {number(entry['before'])}: "
+    start = f"{'note':<11}no validation was better than step 0, where {by} was {four_digits(entry['before'])}: "
     if not step:
         return [start + "best.ckpt and model/ are the pretrained network itself"]
-    return [start + f"it is {number(entry['best'])} at best.ckpt"]
+    return [start + f"it is {four_digits(entry['best'])} at best.ckpt"]
 
 
-def number(value: Any) -> str:
+def four_digits(value: Any) -> str:
     """Four significant places, or an empty cell."""
     if value is None:
         return ""

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.sharding.tensors import gathered, local, part_of
 
 KEY = "raw_weights"
@@ -53,7 +53,7 @@ class EMA(Callback):
         )
 
     def _weights(self, module: LightningModule) -> dict[str, Tensor]:
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         return {n: p.data for n, p in module.network.named_parameters() if n in module.trainable.allowed}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -74,11 +74,11 @@ class EMA(Callback):
             self.average = {n: w.clone() for n, w in weights.items()}
 
         module = pl_module
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         module.trainable.listen("average", lambda change: self._begin(module, change.thawed | change.frozen))
 
     @torch.no_grad()
-    def _begin(self, module: SFTModule, names: frozenset[str]) -> None:
+    def _begin(self, module: TunedModule, names: frozenset[str]) -> None:
         """Lets the averages of what was thawed begin, and of what was frozen end, at the parameters themselves."""
         weights = self._weights(module)
         for name in names & self.average.keys():
@@ -132,7 +132,7 @@ class EMA(Callback):
             return
         raw = self._raw or self._final_raw or self._weights(pl_module)
         checkpoint[KEY] = {n: gathered(w) for n, w in raw.items()}
-        assert isinstance(pl_module, SFTModule) and pl_module.network is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.network is not None
         names: dict[int, list[str]] = {}  # a tied parameter has several
         for name, parameter in pl_module.network.named_parameters(remove_duplicate=False):
             names.setdefault(id(parameter), []).append(name)

@@ -15,14 +15,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from sft_lightning.anchors.weight_space import squared_distance
-from sft_lightning.callbacks.recorder import retention_monitor
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.evaluation.retention import RetentionMonitor
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.directory import write_atomic
 
 TARGET = "target"
@@ -48,12 +48,19 @@ class Details(Callback):
         split: Measured by `trainer.test` ('test') or by `trainer.validate` ('val'); no other is looked at.
         samples: Changed samples listed.
         classes: No matrix for more classes than these.
+        monitor: The run's retention monitor, which is asked to keep what is said.
     """
 
     def __init__(
-        self, path: str | Path, split: Literal["test", "val"] = "test", samples: int = 24, classes: int = 100
+        self,
+        path: str | Path,
+        split: Literal["test", "val"] = "test",
+        samples: int = 24,
+        classes: int = 100,
+        monitor: RetentionMonitor | None = None,
     ) -> None:
         self.path, self.split, self.samples, self.classes = Path(path), split, samples, classes
+        self.monitor = monitor
         self._step: int | None = None
         self._said: Answers | None = None
         self._layers: list[dict[str, Any]] = []
@@ -75,14 +82,14 @@ class Details(Callback):
             self.path.unlink(missing_ok=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule) and pl_module.info is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.info is not None
         if not self._measured(trainer):
             return
         task = pl_module.task
         wanted = task is not None and task.has_classes and task.info.num_outputs <= self.classes
         self._said = Answers() if wanted else None
-        if (monitor := retention_monitor(trainer)) is not None:
-            monitor.said = {}
+        if self.monitor is not None:
+            self.monitor.said = {}
 
     on_test_start = on_validation_start
 
@@ -102,7 +109,7 @@ class Details(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Here the weights are those that were measured: averaged ones may be put back afterwards."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if self._measured(trainer):
             self._layers = layer_drift(pl_module)
 
@@ -111,10 +118,10 @@ class Details(Callback):
     # ---- writing ----
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if not self._measured(trainer):
             return
-        monitor = retention_monitor(trainer)
+        monitor = self.monitor
         mine = {TARGET: self._said} if self._said is not None else {}
         if monitor is not None:
             mine |= monitor.said or {}
@@ -137,16 +144,17 @@ class Details(Callback):
 
     on_test_end = on_validation_end
 
-    def _kept(self, trainer: Trainer, module: SFTModule, said: dict[str, Predictions]) -> dict[str, Any]:
+    def _kept(self, trainer: Trainer, module: TunedModule, said: dict[str, Predictions]) -> dict[str, Any]:
         """What became of the source task: on its own samples, or else what its head says of the target's."""
-        monitor, network = retention_monitor(trainer), module.network
+        monitor, network = self.monitor, module.network
         assert network is not None
         if monitor is not None and "source before" in said:
-            assert monitor.source_info is not None and monitor.source is not None
-            labels = class_names(monitor.source_info.labels or network.source_labels, monitor.source_info.num_outputs)
+            assert monitor.source_task is not None and monitor.source_data is not None
+            info = monitor.source_task.info
+            labels = class_names(info.labels or network.source_labels, info.num_outputs)
             before, after = of_both(said["source before"], said["source after"])
             forgotten = (before.classes == before.targets) & (after.classes != after.targets)
-            kept = self._changed("retention", before, after, forgotten, labels, monitor.source)
+            kept = self._changed("retention", before, after, forgotten, labels, monitor.source_data)
             if len(labels) <= self.classes:
                 matrices = {"before": confusion(before, len(labels)), "after": confusion(after, len(labels))}
                 kept["source_confusion"] = {"labels": labels, **matrices}
@@ -173,7 +181,7 @@ class Details(Callback):
                 entry["label"] = labels[after.targets[i]]
             for when, answers in (("before", before), ("after", after)):
                 entry[when] = labels[answers.classes[i]]
-                entry[f"confidence_{when}"] = number(float(answers.confidences[i]))
+                entry[f"confidence_{when}"] = finite_or_none(float(answers.confidences[i]))
             entries.append({**entry, **(seen(split.samples, row) if split else {})})
         return {"changed": entries, "changed_total": len(at), "compared": len(after.rows)}
 
@@ -188,7 +196,7 @@ def gathered(trainer: Trainer, mine: dict[str, Predictions]) -> dict[str, Predic
     return {name: said for name, said in together.items() if len(said.rows)}
 
 
-def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
+def layer_drift(module: TunedModule) -> list[dict[str, Any]]:
     """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch.
 
     All ranks call this: they may hold parts.
@@ -196,20 +204,20 @@ def layer_drift(module: SFTModule) -> list[dict[str, Any]]:
     network, teacher = module.network, module.teacher
     if network is None or teacher is None:
         return []
-    shared, layers = network.shared_parameters(), list[dict[str, Any]]()
+    shared, layers = network.shared_weights(), list[dict[str, Any]]()
     for layer, names in network.layers():
-        known = [n for n in names if n in shared]
+        known = [old for n in names if (old := network.renamed.get(n, n)) in shared]
         if not known:
             continue
         start = teacher.initial_weights(known)
-        l2 = float(squared_distance([shared[n].detach() for n in known], start).sqrt())
+        l2 = float(squared_distance([shared[n] for n in known], start).sqrt())
         length = float(squared_distance(start, None).sqrt())
         relative = l2 / length if length else 0.0 if l2 == 0 else math.nan
-        layers.append({"name": layer, "relative": number(relative), "l2": number(l2)})
+        layers.append({"name": layer, "relative": finite_or_none(relative), "l2": finite_or_none(l2)})
     return layers
 
 
-def number(value: float) -> float | None:
+def finite_or_none(value: float) -> float | None:
     """To six decimals; JSON has no NaN and no infinity: null stands for them."""
     return round(value, 6) if math.isfinite(value) else None
 

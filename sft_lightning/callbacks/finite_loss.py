@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.sharding.tensors import local, over_ranks
 
 SHOWN = 8  # samples named
@@ -37,7 +37,7 @@ class FiniteLoss(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         if pl_module.stepped is None:
             return
         sums, local, items = pl_module.stepped

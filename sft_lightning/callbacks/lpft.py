@@ -7,8 +7,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.head_warmup import check_new_alone
+from sft_lightning.modules.tuned import TunedModule
 
 
 class LPFT(Callback):
@@ -76,9 +76,9 @@ class LPFT(Callback):
                 logger.log_metrics({"train/trainable": float(trainable.count())}, step=step + 1)
 
 
-def checked(module: LightningModule) -> SFTModule:
+def checked(module: LightningModule) -> TunedModule:
     """A module of sft_lightning that trains by steps."""
-    if not isinstance(module, SFTModule) or module.solves:
+    if not isinstance(module, TunedModule) or module.solves:
         raise UserError(
             f"LPFT: {type(module).__name__} trains no second phase: use PlainSFT or a variant with an anchor"
         )

@@ -10,10 +10,11 @@ from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.evaluation.selection import direction
+from sft_lightning.core.metric_info import GAUGES
+from sft_lightning.evaluation.known_metrics import direction
 
 MEASURED = ("val/", "retention/", "drift/")
-OF_TRAINING = ("train/loss", "train/loss_task", "train/loss_anchor", "train/anchor_ratio", "train/lr", "train/items")
+OF_TRAINING = tuple(name for name in GAUGES if name.startswith("train/"))
 OF_LIGHTNING = ("step", "epoch")
 OURS = ("sft_lightning.", "lightning.")
 WORDS = {"max": "more", "min": "less"}

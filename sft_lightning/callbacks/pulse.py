@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.structures import Batch
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 
 PREPARING = "preparing data and network"
 
@@ -88,7 +88,7 @@ class Pulse(Callback):
     ) -> None:
         self._done = trainer.global_step
         now = time.monotonic()
-        if now - self._read >= 0.5 * self.EVERY and isinstance(pl_module, SFTModule) and pl_module.stepped:
+        if now - self._read >= 0.5 * self.EVERY and isinstance(pl_module, TunedModule) and pl_module.stepped:
             self._read = now
             sums, _, count = pl_module.stepped
             self._loss = float(sums[0]) / max(count, 1)

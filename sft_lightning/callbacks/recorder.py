@@ -10,12 +10,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
 from sft_lightning.data.fingerprints import fingerprints
+from sft_lightning.evaluation.known_metrics import for_record, info_of
 from sft_lightning.evaluation.retention import RetentionMonitor
-from sft_lightning.evaluation.selection import Candidate, better, selecting
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.evaluation.selection import Candidate, selecting
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade
 from sft_lightning.runs.same_data import note, recorded, refusal
@@ -32,12 +34,19 @@ class RunRecorder(Callback):
         select_by: Metric that selects best.ckpt; default the task's first on validation.
         needs_test: The run is to be tested after fit, so a test split must be there.
         goes_on: The checkpoint that fit begins from is this run's own: the record goes on from it too.
+        monitor: The run's retention monitor, whose numbers and source data are recorded.
     """
 
     def __init__(
-        self, record: Record, select_by: str | None = None, needs_test: bool = False, goes_on: bool = False
+        self,
+        record: Record,
+        select_by: str | None = None,
+        needs_test: bool = False,
+        goes_on: bool = False,
+        monitor: RetentionMonitor | None = None,
     ) -> None:
         self.record, self.select_by, self.needs_test, self.goes_on = record, select_by, needs_test, goes_on
+        self.monitor = monitor
         self._began = time.perf_counter()
         self._best: Candidate | None = None
         self._fitting = False
@@ -52,7 +61,7 @@ class RunRecorder(Callback):
         self._train: dict[str, float] = {}  # last values of train/*
         self._seconds = 0.0  # of fits before a resume
 
-    def _about(self, trainer: Trainer, module: SFTModule) -> dict[str, Any]:
+    def _about(self, trainer: Trainer, module: TunedModule) -> dict[str, Any]:
         data, network = trainer.datamodule, module.network  # type: ignore[attr-defined]
         assert network is not None
         counts = {
@@ -62,6 +71,8 @@ class RunRecorder(Callback):
             "pretrained": network.shared_parameters().values(),
             "new": network.new_parameters().values(),
         }
+        if network.adapters:
+            counts["adapters"] = network.adapter_parameters().values()
         numbers = {name: sum(p.numel() for p in parameters) for name, parameters in counts.items()}
         numbers["trainable"] = module.trainable.count(module.trainable.allowed)
         about: dict[str, Any] = {
@@ -77,7 +88,7 @@ class RunRecorder(Callback):
                 "precision": str(trainer.precision),
             },
         }
-        self._found = self._found or data_found(trainer)
+        self._found = self._found or self.data_found(trainer)
         for part, held in self._found.items():
             first = recorded(self.record.content, part)
             about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first one stands
@@ -88,7 +99,7 @@ class RunRecorder(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._fitting = stage == "fit"
         self._began, self._checkpoint = time.perf_counter(), None
-        if isinstance(pl_module, SFTModule):
+        if isinstance(pl_module, TunedModule):
             pl_module.select_by = self.select_by
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
@@ -99,7 +110,7 @@ class RunRecorder(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run goes on with the data that it began with, or not at all: nothing of it is touched before that is known."""
         if trainer.is_global_zero:
-            self._found = data_found(trainer)
+            self._found = self.data_found(trainer)
             why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
             if why is not None:
                 raise UserError(why)
@@ -107,9 +118,8 @@ class RunRecorder(Callback):
             log.rewind(*self._rewind)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        assert isinstance(pl_module, SFTModule)
-        monitor = retention_monitor(trainer)
-        before = dict(monitor.before) if monitor else {}
+        assert isinstance(pl_module, TunedModule)
+        before = dict(self.monitor.before) if self.monitor else {}
         by, fresh = self.by(pl_module)[0], self._best is None and trainer.global_step == 0
         self.start_competes = fresh and competes(pl_module, before, by)
         if not trainer.is_global_zero:
@@ -123,13 +133,15 @@ class RunRecorder(Callback):
         if self.start_competes:
             self._select(pl_module, before, step=0, epoch=0)
             self.is_best = False  # its file is written by all ranks together, see Checkpoints
+        self._describe_metrics(trainer, pl_module)
         self.record.update(**about)
         self.began = True
 
-    def by(self, module: SFTModule) -> tuple[str, str]:
+    def by(self, module: TunedModule) -> tuple[str, str]:
         """(metric, 'max' or 'min') that chooses best.ckpt."""
-        assert module.info is not None
-        return selecting(module.info, self.select_by)
+        assert module.info is not None and module.network is not None
+        network = module.network
+        return selecting(module.info, self.select_by, network.task if network.shares_outputs else network.source_task)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start_other(trainer, pl_module)
@@ -144,13 +156,13 @@ class RunRecorder(Callback):
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
         """Says which checkpoint is measured, on which data, and whether those are not what fit recorded."""
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if not trainer.is_global_zero or not isinstance(module, SFTModule) or not isinstance(data, SFTDataModule):
+        if not trainer.is_global_zero or not isinstance(module, TunedModule) or not isinstance(data, SFTDataModule):
             return
         if "parameters" not in self.record.content:
             self.record.update(**self._about(trainer, module))
         command = str(trainer.state.fn.value) if trainer.state.fn else ""
         split = {"validate": "val", "test": "test"}.get(command, "predict" if "predict" in data.splits else "test")
-        found = prints_of(self._found or data_found(trainer, split))
+        found = prints_of(self._found or self.data_found(trainer, split))
         file, step = self._checkpoint or (None, 0)
         about: dict[str, Any] = {"checkpoint": file, "step": step}
         for part, name in (("data", "fingerprint"), ("retention", "retention_fingerprint")):
@@ -169,45 +181,73 @@ class RunRecorder(Callback):
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.note_skipped(trainer)
 
+    def data_of(self, trainer: Trainer) -> dict[str, SFTDataModule]:
+        """The run's 'data', and 'retention' where there is source data."""
+        source = self.monitor.source_data if self.monitor else None
+        parts = {"data": trainer.datamodule, "retention": source}  # type: ignore[attr-defined]
+        return {name: data for name, data in parts.items() if isinstance(data, SFTDataModule)}
+
+    def data_found(self, trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
+        """`about_data` of each of `data_of`, once loaded; of one split, or all."""
+        parts = {name: data for name, data in self.data_of(trainer).items() if data.splits}
+        found = {name: about_data(data, only) for name, data in parts.items()}
+        if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
+            found["retention"]["in_target_training"] = both
+        return found
+
+    @property
+    def source_task(self) -> TaskInfo | None:
+        """The source task that is measured, once its data is loaded."""
+        task = self.monitor.source_task if self.monitor else None
+        return None if task is None else task.info
+
     def note_skipped(self, trainer: Trainer) -> None:
         """Samples left out so far, of data and retention data, on any rank: every rank calls this."""
-        monitor = retention_monitor(trainer)
-        parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
-        for name, part in parts.items():
-            if isinstance(part, SFTDataModule) and (skipped := part.skipped_report()):
+        for name, part in self.data_of(trainer).items():
+            if skipped := part.skipped_report():
                 self.record.content.setdefault(name, {}).setdefault("skipped", {}).update(skipped)
 
     def _note(self, trainer: Trainer, module: LightningModule, testing: bool = False) -> None:
         self.note_skipped(trainer)
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         assert module.info is not None
         if not trainer.is_global_zero:
             return
         values = {k: float(v) for k, v in trainer.callback_metrics.items() if "/" in k and not k.startswith("train/")}
         counts = {k.removeprefix("n/"): int(values.pop(k)) for k in list(values) if k.startswith("n/")}
+        content = self.record.content
         if trainer.state.fn == "validate" and not self.closing:
             # Of a fit's own numbers, which stay as they are, `n` goes on to say how many samples they are of.
-            self.record.content["n"] = counts | self.record.content.get("n", {})
-            self.record.content["measured"]["validate"]["n"] = counts
-            self.record.update(validate={k: v for k, v in values.items() if not k.startswith("test/")})
+            content["n"] = counts | content.get("n", {})
+            content["measured"]["validate"]["n"] = counts
+            content["validate"] = {k: v for k, v in values.items() if not k.startswith("test/")}
+            self._describe_metrics(trainer, module)
+            self.record.write()
             return
-        self.record.content.setdefault("n", {}).update(counts)
+        content.setdefault("n", {}).update(counts)
         if testing:
             # The test split's own values: target, source and drift, apart from those of validation.
-            self.record.update(test={k: v for k, v in values.items() if not k.startswith("val/")})
+            content["test"] = {k: v for k, v in values.items() if not k.startswith("val/")}
             file, step = self._checkpoint or ("", trainer.global_step)
             which = ("final", "best") if file == "best.ckpt" else ("final",)
             for name in [k for k in values if k.startswith("test/")]:
                 said = dict.fromkeys(which, values[name]) | {f"{w}_step": step for w in which}
-                self.record.content["metrics"][name] = said
+                content["metrics"][name] = said
         else:
             for name, value in values.items():
-                self.record.metric(name, value, trainer.global_step, better(name, module.info))
+                known = info_of(name, module.info, self.source_task)
+                self.record.metric(name, value, trainer.global_step, known.better if known else None)
             self.measured_at = trainer.global_step
             self._select(module, values, trainer.global_step, epochs_begun(trainer) - 1)
+        self._describe_metrics(trainer, module)
         self.record.write()
 
-    def _select(self, module: SFTModule, values: dict[str, float], step: int, epoch: int) -> None:
+    def _describe_metrics(self, trainer: Trainer, module: TunedModule) -> None:
+        """Which way each metric of the record is better, its unit, and the tasks' primary metrics."""
+        if module.info is not None:
+            self.record.content |= for_record(self.record.content, module.info, self.source_task)
+
+    def _select(self, module: TunedModule, values: dict[str, float], step: int, epoch: int) -> None:
         """Notes whether a validation is the best so far, and if so every metric's value at it."""
         name, mode = self.by(module)
         found = Candidate.of(values, name)
@@ -216,10 +256,10 @@ class RunRecorder(Callback):
             self._best = found
             self.record.select(values, name, step, epoch)
 
-    def judge_the_start(self, trainer: Trainer, module: SFTModule) -> None:
+    def judge_the_start(self, trainer: Trainer, module: TunedModule) -> None:
         """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
-        monitor, (name, mode) = retention_monitor(trainer), self.by(module)
-        start = Candidate.of(monitor.before, name) if monitor and name.startswith("val/") else None
+        name, mode = self.by(module)
+        start = Candidate.of(self.monitor.before, name) if self.monitor and name.startswith("val/") else None
         if start is not None and self._best is not None:
             self.record.content["never_beat_start"] = not self._best.ahead(start, mode)
 
@@ -230,14 +270,15 @@ class RunRecorder(Callback):
         for name, value in self._train.items():
             entry = self.record.content["metrics"].setdefault(name, {})
             entry["final"], entry["final_step"] = value, last_logged(trainer)
-        monitor = retention_monitor(trainer)
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
-        times["retention_s"] = round(monitor.seconds, 3) if monitor else 0.0
+        times["retention_s"] = round(self.monitor.seconds, 3) if self.monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
+            if isinstance(module, TunedModule):
+                self._describe_metrics(trainer, module)
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
-            if isinstance(module, SFTModule) and module.found:
+            if isinstance(module, TunedModule) and module.found:
                 self.record.update(solved=module.found)
 
     def _gather(self, trainer: Trainer) -> None:
@@ -298,16 +339,6 @@ def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
     }
 
 
-def data_found(trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
-    """`about_data` of the run's 'data', and of 'retention' where there is source data; of one split, or all."""
-    monitor = retention_monitor(trainer)
-    parts = {"data": trainer.datamodule, "retention": monitor.source if monitor else None}  # type: ignore[attr-defined]
-    found = {n: about_data(d, only) for n, d in parts.items() if isinstance(d, SFTDataModule) and d.splits}
-    if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
-        found["retention"]["in_target_training"] = both
-    return found
-
-
 def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
     """The fingerprints alone."""
     return {part: about["fingerprint"] for part, about in found.items()}
@@ -318,17 +349,12 @@ def remarked(data: SFTDataModule) -> dict[str, Any]:
     return {**({"notes": data.notes} if data.notes else {}), **data.found()}
 
 
-def retention_monitor(trainer: Trainer) -> RetentionMonitor | None:
-    """The trainer's retention monitor, if there is one."""
-    return next((c for c in trainer.callbacks if isinstance(c, RetentionMonitor)), None)  # type: ignore[attr-defined]
-
-
 def metrics_log(trainer: Trainer) -> MetricsLog | None:
     """The run's history, if it keeps one."""
     return next((x for x in trainer.loggers if isinstance(x, MetricsLog)), None)
 
 
-def competes(module: SFTModule, before: dict[str, float], by: str) -> bool:
+def competes(module: TunedModule, before: dict[str, float], by: str) -> bool:
     """Whether the network before training may become best.ckpt: it can do the task already, since it brings the outputs
     (language models). Chosen by anything but validation it would always win, having lost nothing.
     """

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.structures import Output
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.wandb_log import WandbLog
 
 
@@ -35,7 +35,7 @@ class Panels(Callback):
     on_test_epoch_start = on_validation_epoch_start
 
     def _collect(self, module: LightningModule, outputs: Any, batch: Any) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         if not isinstance(outputs, Output) or module.task is None or not module.task.has_classes or "y" not in batch:
             return
         said = outputs.logits.argmax(-1).tolist()
@@ -70,7 +70,7 @@ class Panels(Callback):
         self._collect(pl_module, outputs, batch)
 
     def _log(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         logger = next((lg for lg in trainer.loggers if isinstance(lg, WandbLog)), None)
         if logger is not None and trainer.world_size > 1:  # each rank saw its part
             parts: list[Any] = [None] * trainer.world_size

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from sft_lightning.ablation.study import make_study, read_study
+from sft_lightning.cli.main import main as command_line
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError
@@ -92,7 +93,7 @@ def main(arguments: list[str]) -> int:
     if given.point is not None and given.study_folder is not None:
         from sft_lightning.ablation.executor_slurm import run_point
 
-        return run_point(given.study_folder, given.point)
+        return run_point(given.study_folder, given.point, command_line)
     if given.launcher == "slurm" and given.budget is not None:
         raise UserError("--budget: a job array is planned beforehand: give --seeds in its place")
     budget_s = None
@@ -100,7 +101,7 @@ def main(arguments: list[str]) -> int:
         from sft_lightning.ablation.budget import parse_budget
 
         budget_s = parse_budget(given.budget)
-    return carry_out(find_study(given, budget_s), given, budget_s)
+    return run_study(find_study(given, budget_s), given, budget_s)
 
 
 def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized]":
@@ -155,19 +156,21 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
     return result
 
 
-def carry_out(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
+def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
     """Plans, runs, collects, and says the answer."""
     from sft_lightning.ablation.budgeted_study import Budget
     from sft_lightning.ablation.plan import Plan
     from sft_lightning.ablation.scheduler import Scheduler
     from sft_lightning.ablation.study_dir import StudyDir
-    from sft_lightning.config.resolve import Resolver
+    from sft_lightning.cli.quiet import quieten
+    from sft_lightning.config.resolve import resolve
 
+    quieten()
     study = sizes[0].study
     import_user_modules(given.imports)
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     folder = StudyDir.at(root, study.name)
-    plan = Plan(study, Resolver(), {} if given.wandb is None else {"wandb": given.wandb})
+    plan = Plan(study, resolve, {} if given.wandb is None else {"wandb": given.wandb})
     scheduler = Scheduler(study, plan, folder)
     if given.config is not None and not folder.path.is_dir():  # the front door has read the data already
         from sft_lightning.ablation.first_look import read_tables
@@ -268,7 +271,7 @@ def visible_gpus() -> list[str]:
 def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     """The study itself, with its folder locked."""
     from sft_lightning.ablation import collect
-    from sft_lightning.ablation.executor_local import carry_out as run
+    from sft_lightning.ablation.executor_local import run_local as run
     from sft_lightning.ablation.progress import Progress
     from sft_lightning.ablation.worker_pool import Pool
     from sft_lightning.core.signals import Interrupted
@@ -284,7 +287,7 @@ def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     if given.retry:
         scheduler.retry()
     collect.write_file(scheduler)
-    pool = Pool(folder, workers, threads, gpus, several)
+    pool = Pool(folder, workers, threads, gpus, command_line, several)
     progress = Progress(scheduler, workers, given.quiet)
     try:
         status = run(scheduler, pool, progress, budget, about, given.keep_weights == "chosen")

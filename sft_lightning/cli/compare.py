@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from sft_lightning.cli.parser import Parser
-from sft_lightning.core.errors import printable
+from sft_lightning.core.errors import escape_controls
 from sft_lightning.report import loose_statistics, read, table
 from sft_lightning.report.build import compare
 from sft_lightning.report.summary import rows
@@ -76,7 +76,7 @@ def main(arguments: list[str]) -> int:
         entity, project = parse_target(options.wandb_report)
         said.append(f"report  {send(comparison, summary, entity, project)}")
     for note in comparison.notes.together():
-        print(f"note: {printable(note)}", file=sys.stderr)
+        print(f"note: {escape_controls(note)}", file=sys.stderr)
     print(text if options.format == "json" else _safe(text), end="")
     for line in said:
         print(line, file=sys.stderr if options.format != "table" else sys.stdout)
@@ -91,4 +91,4 @@ def asked_by_study(found: read.Found) -> list[str]:
 
 def _safe(text: str) -> str:
     """Names from run files leave the terminal as it is."""
-    return "".join(c if c == "\n" else printable(c) for c in text) if not text.isprintable() else text
+    return "".join(c if c == "\n" else escape_controls(c) for c in text) if not text.isprintable() else text

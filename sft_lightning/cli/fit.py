@@ -1,19 +1,16 @@
 """SFTCLI: LightningCLI with data × network × variant, our run directory, and errors in one line."""
 
 import errno
-import logging
 import os
 import pickle
 import re
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from enum import Enum
 from importlib import import_module
 from multiprocessing import active_children
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from jsonargparse import ArgumentError, Namespace
@@ -25,91 +22,47 @@ import sft_lightning.data
 import sft_lightning.networks  # noqa: F401
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.callbacks.monitored import say_modes
+from sft_lightning.cli.quiet import quieten
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.config.library_errors import refused
+from sft_lightning.config.options import options_of, underscored
+from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
-from sft_lightning.config.validation import check_settings
+from sft_lightning.config.resolve import as_plain, check, keys_of
 from sft_lightning.core import redaction
 from sft_lightning.core.environment_errors import end_processes, machine_fault, unwritable
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import Interrupted
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.modules import SFTModule
-from sft_lightning.networks.base import Network
 from sft_lightning.runs import RunDirectory
+from sft_lightning.runs.directory import experiment_name
+from sft_lightning.runs.equipment import keep_signals
+from sft_lightning.runs.opening import RUN_DIR
 from sft_lightning.runs.rank_failures import LAUNCH, broken
-from sft_lightning.runs.session import RUN_DIR, RunSession
-
-OPTIONS: list[tuple[str, Any, Any, str]] = [
-    ("experiment", str | None, None, "Name of the experiment; default the folder and file name of --config."),
-    ("runs_dir", str | None, None, "Root of run directories; default SFT_RUNS_DIR, else runs."),
-    ("run_id", str | None, None, "Name of this run, which is its W&B id too; default a fresh one."),
-    (
-        "drift_rows",
-        int,
-        1024,
-        "Samples of a split, drawn evenly, on which the network is compared with the pretrained one; all if no more.",
-    ),
-    (
-        "select_by",
-        str | None,
-        None,
-        "Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the lower val/loss.",
-    ),
-    ("test_after_fit", bool, False, "After fit, measure best.ckpt once on the test split."),
-    ("wandb", Literal["online", "offline", "disabled"], "offline", "Where W&B records go; offline needs no account."),
-    (
-        "wandb_fallback",
-        Literal["offline"] | None,
-        None,
-        "What --wandb online does where no server answers: go on offline; null for an error before training.",
-    ),
-    ("wandb_project", str, "sft_lightning", "W&B project."),
-    ("wandb_group", str | None, None, "W&B group; default the experiment."),
-    ("wandb_job_type", str | None, None, "W&B job type; default the variant."),
-    ("wandb_tags", list[str] | None, None, "W&B tags."),
-    ("save_every_n_steps", int | None, None, "Save last.ckpt every so many optimizer steps, besides at validations."),
-    ("save_every_minutes", float | None, 10.0, "Save last.ckpt every so many minutes, besides at validations."),
-    ("quiet", bool, False, "Print nothing but the run's path."),
-]
-NOT_SAVED = ("config", "run_id", "ckpt_path")  # what would keep `fit --config config.yaml` from repeating the run
+from sft_lightning.runs.record import command_line
+from sft_lightning.runs.session import RunSession
 
 
 class SFTCLI(LightningCLI):
-    """A thin LightningCLI: three choices, run options, and hooks that open and close the run's session."""
+    """A thin LightningCLI: the parser of `config/parser.py`, and hooks that open the run's session and work in it."""
 
     def __init__(self, arguments: list[str], session: RunSession) -> None:
         self.arguments, self.session = arguments, session
-        kwargs: dict[str, Any] = {"exit_on_error": False}
         super().__init__(
             SFTModule,
             SFTDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
             save_config_callback=None,
-            seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
-            trainer_defaults={"num_sanity_val_steps": 0, "log_every_n_steps": 10, "enable_model_summary": False},
-            parser_kwargs={**kwargs, **{name: dict(kwargs) for name in self.subcommands()}},
+            parser_kwargs={"exit_on_error": False},
             args=arguments,
         )
 
-    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_subclass_arguments(
-            Network, "network", skip={"task"}, instantiate=False, required=True, help="The network that is tuned."
-        )
-        parser.add_subclass_arguments(
-            SFTDataModule, "retention", required=False, help="The source task's data, to measure what is kept."
-        )
-        parser.link_arguments("network", "model.init_args.network", compute_fn=plain)
-        for name, kind, default, text in OPTIONS:
-            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
-
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
-        parser.set_defaults({"weights_only": True})
+        parser, self._subcommand_method_arguments[subcommand] = command_parser(subcommand)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -119,8 +72,7 @@ class SFTCLI(LightningCLI):
             with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
-            keys = {getattr(action, "dest", "") for sub in self._subcommand_parsers.values() for action in sub._actions}
-            raise UserError(explain(error, keys)) from None
+            raise UserError(explain(error, keys_of(*self._subcommand_parsers.values()))) from None
         except yaml.YAMLError as error:  # in a file that an option names, or in an option's value
             why = getattr(error, "problem", None) or getattr(error, "reason", None) or error
             raise UserError(f"{option_behind(self.arguments)}: not valid YAML: {why}: quote it") from None
@@ -128,10 +80,8 @@ class SFTCLI(LightningCLI):
             raise UserError(f"--config, or an option's value, cannot be read: {error}") from None
         except RecursionError:
             raise UserError("--config: values are nested too deeply, or within themselves") from None
-        redaction.learn(self.settings)
-        redaction.refuse_left_out(self.settings)
         old = self.session.resume is not None or self.session.of_run is not None
-        check_settings(self.settings, {name: kind for name, kind, *_ in OPTIONS}, old)
+        check(self.settings, old)
         if self.session.of_run is None:
             mode_is_written = not old and given.names(written, "trainer.callbacks", "mode")
             say_modes(self.settings.trainer.get("callbacks"), mode_is_written, silent=self.session.rank != 0)
@@ -147,32 +97,31 @@ class SFTCLI(LightningCLI):
         settings: Namespace = self.config[self.config.subcommand]
         return settings
 
-    def saved_config(self) -> dict[str, Any]:
-        """Everything resolved, as it goes into config.yaml."""
-        settings = spelled(self.settings.clone())
-        for name in NOT_SAVED:
-            settings.pop(name, None)
-        parser = self._parser(self.config.subcommand)
-        text = parser.dump(settings, skip_none=False, skip_validation=True)
-        return dict(yaml.safe_load(text))
-
     def before_instantiate_classes(self) -> None:
         """Opens the run: its directory exists from here on."""
-        self.session.open(self)
+        settings, session, stage = self.settings, self.session, str(self.config.subcommand)
+        if settings.experiment is None:
+            settings.experiment = session.of_run.experiment if session.of_run else experiment_name(self.arguments)
+        start = session.settle_start(stage, options_of(settings), settings.get("ckpt_path"), settings.weights_only)
+        settings.ckpt_path, task = start
+        if task:
+            settings.model.init_args.task = task
+        session.open(
+            as_plain(self._parser(stage), settings),
+            variant=settings.model.class_path.rpartition(".")[2],
+            network=settings.network.class_path.rpartition(".")[2],
+            seed=settings.seed_everything,
+        )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        arguments = self.session.trainer_arguments(self._get(self.config_init, "trainer"))
+        monitor = RetentionMonitor(SourceData.of(self._get(self.config_init, "retention")), self.settings.drift_rows)
+        arguments = self.session.trainer_arguments(self._get(self.config_init, "trainer"), monitor)
         trainer = super().instantiate_trainer(**arguments)
-        # Our handlers stand, and Lightning's would undo them.
-        trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+        keep_signals(trainer)
         return trainer
 
-    def source(self) -> RetentionMonitor:
-        """The monitor with the source data that `retention:` names, or without."""
-        return RetentionMonitor(self._get(self.config_init, "retention"), self.settings.drift_rows)
-
     def _run_subcommand(self, subcommand: str) -> None:
-        self.session.run(self, subcommand, self._prepare_subcommand_kwargs(subcommand))
+        self.session.work(self.trainer, self.model, self.datamodule, self._prepare_subcommand_kwargs(subcommand))
 
 
 @contextmanager
@@ -206,30 +155,6 @@ def option_behind(arguments: list[str]) -> str:
         except (ValueError, RecursionError):
             continue
     return "a value in --config, or a file that an option names,"
-
-
-def spelled(value: Any) -> Any:
-    """Settings with choices of an Enum, which YAML does not know, as they are written."""
-    if isinstance(value, Namespace):
-        for name, held in vars(value).items():
-            setattr(value, name, spelled(held))
-        return value
-    if isinstance(value, list):
-        return [spelled(held) for held in value]
-    return value if not isinstance(value, Enum) else str(value.value) if isinstance(value, str) else value.name
-
-
-def plain(network: Any) -> Any:
-    """The network's specification as plain values, for the module."""
-    return network.as_dict() if isinstance(network, Namespace) else network
-
-
-def underscored(argument: str) -> str:
-    """`--run-id` is `--run_id`: other tools write options so."""
-    name, is_given, value = argument.partition("=")
-    known = {f"--{option}" for option, *_ in OPTIONS} | {"--ckpt_path", "--seed_everything"}
-    wanted = "--" + name[2:].replace("-", "_")
-    return wanted + is_given + value if name.startswith("--") and wanted in known else argument
 
 
 def pop_option(arguments: list[str], name: str) -> str | None:
@@ -296,7 +221,7 @@ def run(arguments: list[str]) -> int:
         elif argument.startswith("--config="):
             check_yaml(Path(argument.partition("=")[2]))
     check_values(rest)
-    session, processes = RunSession(typed, resume, of_run), active_children()
+    session, processes = RunSession(command_line(typed), resume, of_run), active_children()
     try:
         SFTCLI([command, *rest], session)
     except Interrupted as stop:
@@ -358,38 +283,3 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     if run is not None and (fault := unwritable(error, run.path, run.last)) is not None:
         return UserError(fault)
     return refused(error)
-
-
-def asked_for(record: logging.LogRecord) -> bool:
-    """Of Lightning's notices those that `verbose` of ModelCheckpoint and Timer asks for."""
-    return record.levelno > logging.INFO or bool(
-        re.match(r"Epoch \d+, global step|Time limit reached", record.getMessage())
-    )
-
-
-def quieten() -> None:
-    """Lightning's hints and notices are not the user's concern; its warnings are."""
-    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)  # what a callback is asked to say
-    notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    notices.setLevel(logging.INFO)
-    notices.addFilter(asked_for)
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for text in (
-        ".*does not have many workers.*",
-        ".*in eval mode at the start of training.*",
-        ".*treespec.*",
-        ".*set_vital.*",
-        ".*The number of training batches.*",
-        ".*Checkpoint directory .* exists and is not empty.*",
-        ".*is smaller than the logging interval.*",
-        ".*lr_scheduler.step.*before.*optimizer.step.*",
-        ".*You have overridden.*transfer_batch_to_device.*",
-        ".*Trying to infer the `batch_size`.*",
-        ".*You are using a custom batch sampler.*",
-        ".*sync_dist=True.*",  # what we log is reduced over ranks already
-        ".*srun. command is available on your system but is not used.*",
-        ".*callbacks used to create the checkpoint need to be provided.*",
-    ):
-        warnings.filterwarnings("ignore", message=text)

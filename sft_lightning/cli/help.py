@@ -1,20 +1,11 @@
-"""Writes what `COMMAND --help` prints: made from the signatures and docstrings, kept as text so that it comes at once.
-
-python -m sft_lightning.cli.help        # after a change of options; a test says when it is due
-"""
+"""Makes what `COMMAND --help` prints: from the signatures and docstrings, read from the source, so that it comes at once."""
 
 import textwrap
-from inspect import Parameter, getdoc, signature
-from typing import Any
 
-from docstring_parser import parse
-
-from sft_lightning.cli.fit import OPTIONS
-from sft_lightning.cli.main import COMMANDS, ELSEWHERE, HELP
-from sft_lightning.config.parser_errors import class_names
+from sft_lightning.cli.signatures import Classes, written
+from sft_lightning.config.options import OPTIONS
 
 WIDTH = 110
-OURS = [name for name in COMMANDS if name not in ELSEWHERE]
 ONLY_FIT = ("select_by", "test_after_fit")
 KEYS = {
     "model": "The variant: how the network is tuned.",
@@ -36,9 +27,9 @@ TRAINER = {
 }
 
 
-def help_text(command: str) -> str:
-    """All options of a command, one sentence each."""
-    lines = [f"usage: sft-lightning {command} --config FILE [--key value ...]", "", COMMANDS[command], ""]
+def help_text(command: str, about: str) -> str:
+    """All options of a command, one sentence each, below the sentence that says what it does."""
+    lines = [f"usage: sft-lightning {command} --config FILE [--key value ...]", "", about, ""]
     lines += ["Every key of a config is a flag; KEY.init_args.X may be written KEY.X.", "", "run:"]
     if command == "fit":
         lines += row("--resume RUN", "Continue a run from its own config.yaml and last.ckpt, in place.")
@@ -52,7 +43,7 @@ def help_text(command: str) -> str:
     lines += row("--seed_everything N", "Seed of initialisation, order and augmentation. [0]")
     for name, _, default, text in OPTIONS:
         if command == "fit" or name not in ONLY_FIT:
-            lines += row(f"--{name}", text + shown(default))
+            lines += row(f"--{name}", text + in_brackets(written(default)))
     lines += row("--print_config", "Print the resolved configuration and stop.")
     lines += row("--help-all", "Every option of the parser, Trainer's too.")
     for key, text in KEYS.items():
@@ -67,55 +58,27 @@ def help_text(command: str) -> str:
 
 def classes(key: str) -> list[str]:
     """The classes of a key; arguments that most of them share are told once."""
-    from importlib import import_module
-
-    module = import_module(
-        f"sft_lightning.{'modules' if key == 'model' else 'networks' if key == 'network' else 'data'}"
-    )
-    found = {name: arguments(getattr(module, name)) for name in sorted(class_names(key))}
+    source = Classes(key)
+    found = {name: source.arguments(name) for name in source.names}
     everyones = list(found.values())
     shared = {n: a for n, a in everyones[0].items() if all(others.get(n) == a for others in everyones)}
     lines: list[str] = []
     for name, args in found.items():
-        summary = (getdoc(getattr(module, name)) or "").split("\n\n")[0]
-        lines += [
-            "",
-            *textwrap.wrap(
-                f"{name}: {' '.join(summary.split())}", WIDTH, initial_indent="  ", subsequent_indent="    "
-            ),
-        ]
+        summary = f"{name}: {source.summary(name)}"
+        lines += ["", *textwrap.wrap(summary, WIDTH, initial_indent="  ", subsequent_indent="    ")]
         for argument, (text, default) in args.items():
             if argument not in shared:
-                lines += row(f"  .{argument}", text + default)
+                lines += row(f"  .{argument}", text + in_brackets(default))
     if shared:
         lines += ["", f"  every {key}:"]
         for argument, (text, default) in shared.items():
-            lines += row(f"  .{argument}", text + default)
+            lines += row(f"  .{argument}", text + in_brackets(default))
     return lines
 
 
-def arguments(cls: Any) -> dict[str, tuple[str, str]]:
-    """Argument: (its sentence, its default), the base classes' too."""
-    found: dict[str, tuple[str, str]] = {}
-    for base in cls.__mro__:
-        if "__init__" not in vars(base) or base is object:
-            continue
-        texts = {p.arg_name: " ".join((p.description or "").split()) for p in parse(getdoc(base) or "").params}
-        parameters = list(signature(base.__init__).parameters.values())[1:]
-        for p in parameters:
-            if p.kind in (Parameter.VAR_KEYWORD, Parameter.VAR_POSITIONAL) or p.name in ("task", "network"):
-                continue
-            found.setdefault(p.name, (texts.get(p.name, ""), shown(p.default)))
-        if not any(p.kind == Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return found
-
-
-def shown(default: Any) -> str:
+def in_brackets(default: str | None) -> str:
     """` [default]`, where there is one to show."""
-    if default is None or default is Parameter.empty:
-        return ""
-    return f" [{str(default).lower() if isinstance(default, bool) else default}]"
+    return "" if default is None else f" [{default}]"
 
 
 def row(name: str, text: str) -> list[str]:
@@ -124,9 +87,3 @@ def row(name: str, text: str) -> list[str]:
     first = f"  {name:<27} {body[0]}" if len(name) <= 27 else f"  {name}"
     rest = body[1:] if len(name) <= 27 else body
     return [first, *(" " * 30 + line for line in rest)]
-
-
-if __name__ == "__main__":
-    HELP.mkdir(exist_ok=True)
-    for name in OURS:
-        (HELP / f"{name}.txt").write_text(help_text(name))

@@ -3,7 +3,6 @@
 import signal
 import sys
 import traceback
-from pathlib import Path
 
 from sft_lightning import __version__
 from sft_lightning.cluster.allocation import allocation
@@ -29,7 +28,6 @@ ELSEWHERE = {
     "compare": "sft_lightning.cli.compare",
 }
 """Commands that are none of Trainer's methods, and whose `main` carries them out."""
-HELP = Path(__file__).parents[1] / "assets" / "help"
 
 
 def overview() -> str:
@@ -66,7 +64,7 @@ def main(args: list[str] | None = None) -> int:
     redaction.learn_arguments(arguments)
     try:
         with redaction.guarded_streams():
-            return carry_out(command, arguments)
+            return dispatch(command, arguments)
     except Exception:  # a bug: its traceback, without secrets
         said = traceback.format_exc()
         if (shown := redaction.redact(said)) == said:
@@ -77,13 +75,15 @@ def main(args: list[str] | None = None) -> int:
         SIGNALS.restore()
 
 
-def carry_out(command: str, arguments: list[str]) -> int:
+def dispatch(command: str, arguments: list[str]) -> int:
     """The command itself."""
     try:
         if command not in COMMANDS:
             raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
-        if arguments[1:] in (["--help"], ["-h"]) and (HELP / f"{command}.txt").is_file():
-            print((HELP / f"{command}.txt").read_text(), end="")
+        if arguments[1:] in (["--help"], ["-h"]) and command not in ELSEWHERE:
+            from sft_lightning.cli.help import help_text
+
+            print(help_text(command, COMMANDS[command]), end="")
             return 0
         if command in ELSEWHERE:
             from importlib import import_module

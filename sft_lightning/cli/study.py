@@ -14,6 +14,7 @@ from sft_lightning.ablation.jobs import StudyJobs
 from sft_lightning.ablation.study_dir import STOPPED, StudyDir
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError
+from sft_lightning.runs.status import FINISHED, RUNNING, is_finished
 
 UNKNOWN = "–"
 
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> int:
     for point in [*labels, *planned(folder, labels)]:
         at = where(folder, jobs, point)
         found[at.state] += 1
-        if at.state != "finished" or given.all:
+        if not is_finished(at.state) or given.all:
             table.add_row(point, labels.get(point, UNKNOWN), at.state, at.job or UNKNOWN, at.why)
     console = Console(file=sys.stdout, highlight=False, markup=False, emoji=False)
     if table.row_count:
@@ -74,7 +75,7 @@ def where(folder: StudyDir, jobs: StudyJobs, point: str) -> Where:
     standing, job = folder.standing(point), jobs.task_of(point)
     if standing.status == "failed":
         return Where("failed", job, str(standing.of("fit").get("reason") or ""))
-    if standing.status in ("finished", "running"):
+    if standing.finished or standing.status == RUNNING:
         return Where(standing.status, job)
     if (about := jobs.of(job)) is not None:
         return Where(about.state, job, about.reason)
@@ -89,8 +90,8 @@ def where(folder: StudyDir, jobs: StudyJobs, point: str) -> Where:
 
 
 ORDER = (
-    "finished",
-    "running",
+    FINISHED,
+    RUNNING,
     "completing",
     "pending",
     "submitted",

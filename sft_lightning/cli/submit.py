@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 from sft_lightning.cli.parser import Parser
+from sft_lightning.cli.quiet import quieten
 from sft_lightning.cluster.checks import check
-from sft_lightning.cluster.job import check_fit, make_job, place
+from sft_lightning.cluster.job import check_fit, make_job, run_directory
 from sft_lightning.cluster.profile import Profile, read_profile
 from sft_lightning.cluster.sbatch import sbatch
 from sft_lightning.cluster.script import CHOICES, Job, render
@@ -79,12 +80,13 @@ def main(arguments: list[str]) -> int:
         raise UserError("--sync: the profile has no sync_partition, whose nodes reach the network: add one")
     if theirs != redaction.without_in_arguments(theirs):
         raise UserError("submit: an option of fit holds a secret, and scripts are files: use an environment variable")
-    where = place(given)
+    where = run_directory(given)
     job = make_job(given, profile, theirs, where)
     choices: dict[str, str | int | None] = {name: getattr(given, name.replace("-", "_")) for name in CHOICES}
     check(job, given.partition or profile.partition)
     if profile.env != redaction.without(profile.env):
         raise UserError("--profile: env holds a secret, and scripts are files: have the nodes' environment hold it")
+    quieten()
     check_fit(given, theirs, job)
     text = render(job, profile, choices)
     if given.dry_run:

@@ -37,16 +37,16 @@ def allocation() -> Allocation | None:
     per_node = re.fullmatch(r"(\d+)(\(x\d+\))?", given.get(f"SLURM_{'STEP_' if of else ''}TASKS_PER_NODE", "1"))
     return Allocation(
         job=f"{array}_{given['SLURM_ARRAY_TASK_ID']}" if array else given["SLURM_JOB_ID"],
-        restarts=number(given.get("SLURM_RESTART_COUNT")),
-        rank=number(given.get("SLURM_PROCID")),
-        tasks=number(given.get(f"SLURM_{of}TASKS" if of else "SLURM_NTASKS"), 1),
-        nodes=number(nodes, 1),
+        restarts=int_or_default(given.get("SLURM_RESTART_COUNT")),
+        rank=int_or_default(given.get("SLURM_PROCID")),
+        tasks=int_or_default(given.get(f"SLURM_{of}TASKS" if of else "SLURM_NTASKS"), 1),
+        nodes=int_or_default(nodes, 1),
         tasks_per_node=int(per_node[1]) if per_node else None,
         by_srun=by_srun,
     )
 
 
-def number(text: str | None, default: int = 0) -> int:
+def int_or_default(text: str | None, default: int = 0) -> int:
     """A whole number from the environment."""
     return int(text) if text is not None and text.isdigit() else default
 

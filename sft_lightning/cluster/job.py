@@ -15,7 +15,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, experiment_name, make_run_id, run_path
 
 
-def place(given: argparse.Namespace) -> RunDirectory:
+def run_directory(given: argparse.Namespace) -> RunDirectory:
     """Where the run will lie; for an array without the number."""
     if given.resume is not None:
         if given.array is not None:
@@ -94,13 +94,13 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
 
 def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
     """That fit would take the experiment and the options, and that its global batch divides among the ranks."""
-    from sft_lightning.cli.fit import underscored
     from sft_lightning.config.files import check_yaml
-    from sft_lightning.config.resolve import Resolver
+    from sft_lightning.config.options import underscored
+    from sft_lightning.config.resolve import resolve_arguments
 
     file = given.config if given.config is not None else given.resume / "config.yaml"
     check_yaml(file)
-    config = Resolver().parsed(["--config", str(file), *(underscored(o.replace("{task}", "0")) for o in theirs)])
+    config = resolve_arguments(["--config", str(file), *(underscored(o.replace("{task}", "0")) for o in theirs)])
     trainer: dict[str, Any] = config.get("trainer", {})
     if trainer.get("num_nodes") not in (None, 1, job.nodes):
         raise UserError(f"trainer.num_nodes: {trainer['num_nodes']}, and --nodes is {job.nodes}: leave the first out")

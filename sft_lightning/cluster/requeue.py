@@ -17,7 +17,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from sft_lightning.cluster.allocation import Allocation, allocation, ends, number, scontrol
+from sft_lightning.cluster.allocation import Allocation, allocation, ends, int_or_default, scontrol
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import PREEMPT, SIGNALS
 
@@ -76,7 +76,7 @@ def _watch(job: str, lead: float) -> None:
 
 def is_first(job: Allocation) -> bool:
     """Whether this process speaks for all of the job's."""
-    return not job.rank and not any(number(os.environ.get(name)) for name in ("RANK", "LOCAL_RANK"))
+    return not job.rank and not any(int_or_default(os.environ.get(name)) for name in ("RANK", "LOCAL_RANK"))
 
 
 def watch_the_signal(arguments: list[str]) -> None:

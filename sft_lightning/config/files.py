@@ -6,6 +6,7 @@ from typing import Any
 import yaml
 from jsonargparse import get_loader, set_loader
 
+from sft_lightning.config.options import NOT_WRITTEN
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
 
@@ -66,6 +67,12 @@ def check_yaml(path: Path) -> None:
         held = {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(content).__name__, "a value")
         raise UserError(f"--config: {path} must hold keys and values (model, network, data, …), it holds {held}")
     check_size(path, content)
+    if isinstance(lacks := content.get(NOT_WRITTEN), dict) and lacks:
+        key, why = next(iter(lacks.items()))
+        raise UserError(
+            f"--config: {path} cannot repeat its run, which was made in Python: {key}: {why}; write it there as plain "
+            f"values, and remove {NOT_WRITTEN}"
+        )
     redaction.learn(content)
 
 

@@ -38,14 +38,14 @@ def refused(error: BaseException) -> UserError | None:
     if type(error).__module__.startswith("wandb"):
         return UserError(f"wandb: {said(error)}")
     if restoring := next(
-        (f for f in reversed(frames) if f.f_code.co_name.startswith(RESTORES) and "/lightning/" in place(f)), None
+        (f for f in reversed(frames) if f.f_code.co_name.startswith(RESTORES) and "/lightning/" in file_of(f)), None
     ):
         return unfit(error, restoring, frames[-1])
     if not isinstance(error, REFUSALS) or not frames or not of_library(frames[-1]):
         return None
     if not all(of_library(f) or Path(f.f_code.co_filename).is_relative_to(OURS) for f in frames):
         return None  # a class of the user's own took part
-    raised = place(frames[-1])
+    raised = file_of(frames[-1])
     names = [frame.f_code.co_name for frame in frames]
     built = next((frame for frame in frames if frame.f_code.co_name == "build_network"), None)
     if built is not None:
@@ -56,7 +56,7 @@ def refused(error: BaseException) -> UserError | None:
     if "optimizer_step" in names and of_optimizer(frames):
         kind = next((type(f.f_locals["self"]).__name__ for f in reversed(frames) if is_optimizer(f)), "the optimizer")
         return UserError(f"model.init_args.optimizer: {kind} cannot take a step: {said(error)}")
-    of_lightning = [p for p in map(place, frames) if "/lightning/" in p]
+    of_lightning = [p for p in map(file_of, frames) if "/lightning/" in p]
     if of_lightning and (callback := re.search(r"/callbacks/(\w+)\.py", of_lightning[-1])) is not None:
         return UserError(f"trainer.callbacks: {callback[1]}: {said(error)}")
     if "instantiate_classes" in names:
@@ -68,14 +68,14 @@ def refused(error: BaseException) -> UserError | None:
 
 def of_optimizer(frames: list[Any]) -> bool:
     """Whether an error is the optimizer's own: it calls back to the forward and backward pass, whose errors are not."""
-    last = max((i for i, f in enumerate(frames) if is_optimizer(f) and "/torch/optim/" in place(f)), default=None)
+    last = max((i for i, f in enumerate(frames) if is_optimizer(f) and "/torch/optim/" in file_of(f)), default=None)
     return last is not None and not any(f.f_code.co_name in CALLED_BACK for f in frames[last:])
 
 
 def asks_network(frames: list[Any]) -> str | None:
     """The network's class where a library of networks raises on what is fed to it; None for any other error."""
     asked = next((f for f in frames if f.f_code.co_name in ("encode", "forward") and is_network(f)), None)
-    if asked is None or not any(library in place(frames[-1]) for library in NETWORKS):
+    if asked is None or not any(library in file_of(frames[-1]) for library in NETWORKS):
         return None
     return type(asked.f_locals["self"]).__name__
 
@@ -111,7 +111,7 @@ def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
     return UserError(f"{where}: {said(error)}")
 
 
-def place(frame: Any) -> str:
+def file_of(frame: Any) -> str:
     """File of a frame."""
     return Path(frame.f_code.co_filename).as_posix()
 

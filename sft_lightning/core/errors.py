@@ -19,10 +19,10 @@ class UserError(ValueError):
             "Traceback (most recent call last)" in text
         ):  # torch re-raises a data worker's error with its traceback inside
             text = text.rpartition("UserError: ")[2]
-        super().__init__(" ".join(map(short, printable(text).split())))
+        super().__init__(" ".join(map(short, escape_controls(text).split())))
 
 
-def printable(text: str) -> str:
+def escape_controls(text: str) -> str:
     """Text that leaves a terminal as it is: control characters, and bytes that are none, are written out."""
     return "".join(c if c.isprintable() or c.isspace() else repr(c)[1:-1] for c in text)
 

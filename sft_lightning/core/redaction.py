@@ -1,15 +1,16 @@
-"""Secrets are left out of what is written and printed; `***` stands in their place.
+"""Leaves secrets out of what is written and printed; `***` stands in their place.
 
-A secret is the value of an environment variable with a secret's name, a value under a config key with such a name,
-user and password of a URL and the signing parts of its query, and what has the shape of a well-known token.
+A secret is the value under a key of the deny-list, at any depth, or of an environment variable of such a name; user and
+password of a URL and the signing parts of its query; what a class declares by jsonargparse's `SecretStr`; and a text
+with the shape of a well-known token.
 """
 
 import json
 import os
 import re
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, unquote
@@ -17,142 +18,141 @@ from urllib.parse import quote, unquote
 from sft_lightning.core.errors import UserError
 
 HIDDEN = "***"
+DECLARED = "**********"  # how a SecretStr writes itself
+PLACEHOLDER = re.compile(r"true|false|none|null|auto|default|disabled|enabled|required|optional|[*]+", re.I)
 
-# ---- names ----
-
-
-def these(names: str) -> frozenset[str]:
-    """The words of a text."""
-    return frozenset(names.split())
-
-
-ALWAYS = these(
-    "password passwords passwd passphrase passcode pwd secret secrets credential credentials authorization bearer jwt "
-    "apikey apitoken authtoken"
-)
-ALONE = {("auth",), ("basic", "auth"), ("cookie",), ("cookies",), ("token",)}
-NOT_ITSELF = these(  # a secret's file, column or name is none
-    "file path dir folder name id ids url uri column field type length size policy env variable"
-)
-BEFORE_KEY = these(
-    "api access auth private secret signing encryption account storage service master ssh deploy license wandb hf openai "
-    "comet neptune"
-)
-BEFORE_TOKEN = these(
-    "auth access api refresh session secret security oauth bearer login id service personal private deploy "
-    "registry read write git github gitlab hf hub face huggingface slack wandb comet neptune aws"
-)
-IN_QUERY = these("sig sign signature credential key token auth pass")
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+DENIED = re.compile(  # of the words of a key's name, joined by _; the file, column or name of a secret is shown
+    r"(?!.*_(file|path|dir|folder|name|ids?|url|uri|column|field|type|length|size|policy|env|variable)$)("
+    r"(.*_)?(passwords?|passwd|passphrase|passcode|pwd|secrets?|credentials?|authorization|bearer|jwt"
+    r"|apikey|apitoken|authtoken)(_.*)?"
+    r"|(basic_)?auth|cookies?|token"
+    r"|(.*_)?(api|access|auth|private|secret|signing|encryption|account|storage|service|master|ssh|deploy|license|wandb|hf"
+    r"|openai|comet|neptune)_keys?"
+    r"|(.*_)?(auth|access|api|refresh|session|security|oauth|login|id|service|personal|private|deploy|registry|read|write"
+    r"|git|github|gitlab|hf|hub|face|huggingface|slack|wandb|comet|neptune|aws)_tokens?)"
+)
+VARIABLE = re.compile(r".*(PASSWORD|PASSWD|SECRET|APIKEY|TOKEN)", re.I)
+PARAMETER = re.compile(r"(.*_)?(sig|sign|signature|credential|key|token|auth|pass)")
+RANDOM = re.compile(r"(?=.*[A-Za-z])(?=.*\d.*\d)[\w-]{16,}", re.A)
+USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,30}://)(?!git@)([^\s/?#"'<>]+)@""")
+QUERY = re.compile(r"""([?&#])([\w.%-]+)=([^&\s#"'<>]*[^&\s#"'<>:.,;)\]])""")
+TOKEN = re.compile(
+    r"(?<![A-Za-z0-9_])(?:"
+    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
+    r"|sk-(?:proj|svcacct|admin|ant|or|lf|live|test)-[\w-]{16,}|sk-[A-Za-z0-9]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
+    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}|wandb_v\d+_\w{16,}"
+    r"|eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*)"
+)
+
+_learned: set[str] = set()
 
 
-def words(name: str) -> list[str]:
-    """`hf_apiToken` is hf, api, token."""
-    return [word.lower() for word in WORD.findall(name)]
+def snake(name: str) -> str:
+    """The words of a name: `hf-apiToken` is hf_api_token."""
+    return "_".join(WORD.findall(name)).lower()
 
 
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
-    """Whether a config key of this name holds a secret: `api_key` and `token` do, `pad_token` and `max_tokens` do not."""
-    found = words(name)
-    if not found or found[-1] in NOT_ITSELF:
-        return False
-    *before, last = found
-    if not ALWAYS.isdisjoint(found) or tuple(found) in ALONE:
-        return True
-    if last in ("key", "keys"):
-        return not BEFORE_KEY.isdisjoint(before[-1:])
-    return last in ("token", "tokens") and not BEFORE_TOKEN.isdisjoint(before[-1:])
-
-
-def looks_random(value: str) -> bool:
-    """Letters and digits mixed, and long enough to be a key rather than a word."""
-    mixed = re.search("[A-Za-z]", value) and re.search("[0-9].*[0-9]", value)
-    return bool(mixed and re.fullmatch(r"[A-Za-z0-9_-]{16,}", value))
+    """Whether a key of this name holds a secret: `api_key` and `token` do, `pad_token` and `max_tokens` do not."""
+    return DENIED.fullmatch(snake(name)) is not None
 
 
 def holds_secret(name: str, value: Any) -> bool:
-    """Whether the value under a key is a secret: by the key's name, or by the value where the name may mean either."""
+    """Whether a value is a secret: by its key's name, or by the value where the name may mean either."""
     if is_secret(name):
         return True
-    found = words(name)
-    if not isinstance(value, str) or not found:
-        return False
-    if "wandb" in found and re.fullmatch("[0-9a-f]{40}", value):
-        return True
-    return found[-1] == "token" and looks_random(value)
+    unsure = name.lower().endswith("token") and RANDOM.fullmatch(str(value))
+    return bool(unsure or ("wandb" in name.lower() and re.fullmatch("[0-9a-f]{40}", str(value))))
+
+
+def walk(value: Any, visit: Callable[[Any, str, str], Any], name: str = "", path: str = "") -> Any:
+    """A copy of plain nested values with `visit(value, name, path)` for each; what is below a secret's key has its name."""
+    if hasattr(value, "as_dict"):  # a parser's namespace
+        value = value.as_dict()
+    if isinstance(value, dict):
+        top = name if is_secret(name) else "wandb" if "wandb" in name else ""
+        copied = {}
+        for key, held in value.items():
+            below = str(key) if not top or key == "class_path" else top if is_secret(top) else f"{top}_{key}"
+            copied[key] = walk(held, visit, below, f"{path}.{key}".lstrip("."))
+        return copied
+    if isinstance(value, list | tuple):
+        items = [walk(held, visit, name, f"{path}[{i}]") for i, held in enumerate(value)]
+        return tuple(items) if type(value) is tuple else items
+    return visit(value, name, path)
 
 
 # ---- secrets that are known by their value ----
-
-PLACEHOLDERS = these(f"true false none null auto default disabled enabled required optional {HIDDEN}")
-_learned: set[str] = set()
 
 
 def forget() -> None:
     """Forgets what was learned: another command begins."""
     _learned.clear()
+    from_environment.cache_clear()
 
 
 def learn(value: Any, name: str = "") -> None:
     """Notes the secrets in a config, so that they are left out wherever they turn up."""
-    value = plain(value)
-    if isinstance(value, dict):
-        for key, held in value.items():
-            learn(held, name if is_secret(name) else below(name, key))
-    elif isinstance(value, list | tuple):
-        for held in value:
-            learn(held, name)
-    elif isinstance(value, str | int | float) and not isinstance(value, bool):
-        text = str(value)
-        found = {text} if holds_secret(name, value) else set(in_urls(text))
-        _learned.update(s for s in found if len(s) >= 4 and s.lower() not in PLACEHOLDERS)
+
+    def visit(value: Any, name: str, _: str) -> None:
+        declared = hasattr(value, "get_secret_value")
+        text = str(value.get_secret_value() if declared else value)
+        found = [text] if declared or holds_secret(name, value) else in_urls(text)
+        _learned.update(s for s in found if len(s) >= 4 and not PLACEHOLDER.fullmatch(s))
+
+    walk(value, visit, name)
 
 
 def learn_arguments(arguments: list[str]) -> None:
     """Notes the secrets on a command line: `--data.api_key VALUE`, and mappings such as `{token: VALUE}`."""
-    for name, value in options(arguments):
-        learn(value, name)
-        if is_secret(name):
-            for held in re.findall(r"""[^\s"',:{}\[\]]+""", value):
-                learn(held, name)
-        if "{" in value:
-            for key, held in re.findall(r"""([\w.-]+)["']?\s*:\s*["']?([^\s"',{}\[\]]+)""", value):
-                learn(held, key)
+    for _, name, value in options(arguments):
+        learn([value, *re.findall(r"""[^\s"',:{}\[\]]+""", value)] if is_secret(name) else value, name)
+        for key, held in re.findall(r"""([\w.-]+)["']?\s*:\s*["']?([^\s"',{}\[\]]+)""", value if "{" in value else ""):
+            learn(held, key)
 
 
-def options(arguments: list[str]) -> list[tuple[str, str]]:
-    """(last part of the name, value) of `--name value` and `--name=value`; other arguments have no name."""
-    found, name = [], ""
+def options(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
+    """(text before the value, last part of the option's name, value) of each argument of a command line."""
+    name = ""
     for argument in arguments:
-        if argument.startswith("--"):
-            name, assigned, value = argument[2:].partition("=")
-            if assigned:
-                found.append((name.rpartition(".")[2], value))
-                name = ""
-        else:
-            found.append((name.rpartition(".")[2], argument))
-            name = ""
-    return found
+        before, assigned, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+        name = before.rpartition(".")[2].lstrip("-") if before else name
+        yield before + assigned, name, value
+        name = name if before and not assigned else ""
 
 
-def from_environment() -> set[str]:
-    """Values of variables such as WANDB_API_KEY or HF_TOKEN, and passwords in URLs.
+@lru_cache(maxsize=1)
+def from_environment(variables: int) -> set[str]:
+    """Values of variables such as WANDB_API_KEY or HF_TOKEN, and passwords in URLs; read again when their number changes.
 
     Of 8 characters and more; below 16 only such as no path or name is likely to hold: `postgres` is a folder, too.
     """
     found: set[str] = set()
     for name, value in os.environ.items():
-        if "://" in value:
-            found.update(s for s in in_urls(value) if len(s) >= 8)
-        if len(value) < 8 or value.lower() in PLACEHOLDERS or (len(value) < 16 and value.isalpha()):
+        found.update(s for s in in_urls(value) if len(s) >= 8)
+        named = VARIABLE.fullmatch(name) or is_secret(name.lower())
+        if not named and not (name.upper().endswith("_KEY") and RANDOM.fullmatch(value)):
             continue
-        last = words(name)[-1:]
-        named = is_secret(name.lower()) or last == ["token"] or (last == ["key"] and looks_random(value))
-        glued = name.upper().endswith(("PASSWORD", "PASSWD", "SECRET", "APIKEY", "TOKEN"))
-        if (named or glued) and not (value.startswith(("/", "~", ".")) and os.path.exists(os.path.expanduser(value))):
+        ordinary = PLACEHOLDER.fullmatch(value) is not None or (len(value) < 16 and value.isalpha())
+        file = value.startswith(("/", "~", ".")) and os.path.exists(os.path.expanduser(value))
+        if len(value) >= 8 and not ordinary and not file:
             found.add(value)
     return found
+
+
+def in_urls(text: str) -> list[str]:
+    """User with password, passwords alone, and secret query values of the URLs in a text."""
+    if "://" not in text:
+        return []
+    users = [part for _, user in USER.findall(text) for part in (user, user.partition(":")[2])]
+    return [unquote(s) for s in (*users, *(value for _, name, value in QUERY.findall(text) if in_query(name)))]
+
+
+def in_query(name: str) -> bool:
+    """Whether a URL's query parameter is a secret: `token`, `api_key`, `X-Amz-Signature`, …"""
+    return is_secret(name) or PARAMETER.fullmatch(snake(name)) is not None
 
 
 @lru_cache(maxsize=8)
@@ -167,129 +167,61 @@ def pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(spelled)) if spelled else None
 
 
-# ---- secrets that are known by their shape ----
-
-USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,30}://)([^\s/?#"'<>]+)@""")
-QUERY = re.compile(r"""([?&#])([\w.%-]+)=([^&\s#"'<>]*[^&\s#"'<>:.,;)\]])""")
-TOKEN = re.compile(
-    r"(?<![A-Za-z0-9_])(?:"
-    r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
-    r"|sk-(?:proj|svcacct|admin|ant|or|lf|live|test)-[\w-]{16,}|sk-[A-Za-z0-9]{16,}|[sr]k_(?:live|test)_[A-Za-z0-9]{16,}"
-    r"|(?:AKIA|ASIA)[A-Z0-9]{16}(?![A-Za-z0-9])|AIza[\w-]{30,}|xox[a-z]-[\w-]{10,}|wandb_v\d+_\w{16,}"
-    r"|eyJ[\w-]{8,}\.[\w-]{4,}\.[\w-]*)"
-)
-ASSIGNED = re.compile(r"""(?<![\w?&])([\w.-]{1,100})(=["']?)([A-Za-z0-9_+/.-]{8,})""")
+# ---- what is written and printed ----
 
 
-def in_urls(text: str) -> list[str]:
-    """User with password, passwords alone, and secret query values of the URLs in a text."""
-    if "://" not in text:
-        return []
-    users = [part for _, user in USER.findall(text) if user != "git" for part in (user, user.partition(":")[2])]
-    values = [value for _, name, value in QUERY.findall(text) if in_query(name)]
-    return [unquote(s) for s in (*users, *values)]
-
-
-def in_query(name: str) -> bool:
-    """Whether a URL's query parameter is a secret: `token`, `api_key`, `X-Amz-Signature`, …"""
-    return is_secret(name) or not IN_QUERY.isdisjoint(words(name)[-1:])
-
-
-def known() -> frozenset[str]:
-    """All secrets known by value now."""
-    return frozenset(from_environment() | _learned)
-
-
-def redact(text: str, secrets: frozenset[str] | None = None) -> str:
-    """The text with every secret in it replaced. `secrets` are those known by value, where they are at hand."""
-    by_value = pattern(known() if secrets is None else secrets)
+def redact(text: str) -> str:
+    """The text with every secret in it replaced."""
+    by_value = pattern(frozenset(_learned | from_environment(len(os.environ))))
     if by_value is not None:
         text = by_value.sub(HIDDEN, text)
     if "://" in text:
-        text = USER.sub(lambda m: m[0] if m[2] == "git" else f"{m[1]}{HIDDEN}@", text)
+        text = USER.sub(rf"\1{HIDDEN}@", text)
     if "=" in text:
         text = QUERY.sub(lambda m: f"{m[1]}{m[2]}={HIDDEN}" if in_query(m[2]) else m[0], text)
-        text = ASSIGNED.sub(lambda m: f"{m[1]}{m[2]}{HIDDEN}" if assigns_secret(m[1], m[3]) else m[0], text)
     return TOKEN.sub(HIDDEN, text)
 
 
-def assigns_secret(name: str, value: str) -> bool:
-    """Whether `name=value` in a text gives a secret away; code such as `token=token` does not."""
-    return is_secret(name.rpartition(".")[2]) and re.search("[0-9]", value) is not None
-
-
-# ---- nested values ----
-
-
-def without(value: Any, name: str = "", secrets: frozenset[str] | None = None) -> Any:
+def without(value: Any, name: str = "") -> Any:
     """A copy of plain nested values, with secrets replaced. Keys stay; a class stays named below a secret's key."""
-    secrets = known() if secrets is None else secrets
-    if isinstance(value, dict):
-        return {
-            k: v if is_secret(name) and k == "class_path" else without(v, below(name, k), secrets)
-            for k, v in value.items()
-        }
-    if isinstance(value, list | tuple):
-        copied = [without(v, name, secrets) for v in value]
-        return tuple(copied) if type(value) is tuple else copied
-    if isinstance(value, bool) or value is None or value == "" or not isinstance(value, str | int | float):
-        return value
-    if holds_secret(name, value):
-        return HIDDEN
-    return redact(value, secrets) if isinstance(value, str) else value
+
+    def visit(value: Any, name: str, path: str) -> Any:
+        if isinstance(value, str):
+            declared = value == DECLARED and not path.endswith("]")
+            return value if not value else HIDDEN if declared or holds_secret(name, value) else redact(value)
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        return HIDDEN if (number and is_secret(name)) or hasattr(value, "get_secret_value") else value
+
+    return walk(value, visit, name)
 
 
 def without_in_arguments(arguments: list[str]) -> list[str]:
     """A command line with secrets replaced."""
-    secrets, name, found = known(), "", []
-    for argument in arguments:
-        if argument.startswith("--"):
-            name, assigned, value = argument[2:].partition("=")
-            value = HIDDEN if holds_secret(name.rpartition(".")[2], value) else redact(value, secrets)
-            found.append(f"--{name}={value}" if assigned else redact(argument, secrets))
-            name = "" if assigned else name
-        else:
-            found.append(HIDDEN if holds_secret(name.rpartition(".")[2], argument) else redact(argument, secrets))
-            name = ""
-    return found
+    return [redact(before) + str(without(value, name)) for before, name, value in options(arguments)]
 
 
-def left_out(value: Any, name: str = "", path: str = "") -> list[str]:
+def left_out(value: Any, path: str = "") -> list[str]:
     """Dotted keys at which a config read back has `***` in place of a secret."""
-    value = plain(value)
-    if isinstance(value, dict):
-        return [found for k, v in value.items() for found in left_out(v, below(name, k), f"{path}.{k}".lstrip("."))]
-    if isinstance(value, list | tuple):
-        own = name if is_secret(name) else ""  # a list may hold `***` for its own sake: star ratings
-        return [found for i, v in enumerate(value) for found in left_out(v, own, f"{path}[{i}]")]
-    if not isinstance(value, str) or HIDDEN not in value:
-        return []
-    part = "://" in value or re.search(r"=\*\*\*|(?i:bearer|basic|token)\s+\*\*\*", value)
-    return [path] if (value == HIDDEN and name) or part else []
+    found = []
+
+    def visit(value: Any, name: str, path: str) -> None:
+        value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+        own = bool(path) and (is_secret(name) or not path.endswith("]"))  # a list may hold `***`: star ratings
+        part = isinstance(value, str) and re.search(r"://.*\*\*\*|=\*\*\*|(?i:bearer|basic|token)\s+\*\*\*", value)
+        if part or (own and value == HIDDEN):
+            found.append(path)
+
+    walk(value, visit, "", path)
+    return found
 
 
 def refuse_left_out(value: Any, where: str = "") -> None:
     """Raises UserError where a config that was read back has `***` in place of a secret."""
-    if names := sorted(left_out(value, path=where), key=len):
+    if names := sorted(left_out(value, where), key=len):
         raise UserError(
             f"{names[0]}: '{HIDDEN}' stands for a secret, which is never saved: give it again, by --{names[0]} or in another "
             "--config"
         )
-
-
-def below(name: str, key: Any) -> str:
-    """What a key below another is judged by: its own name, unless all below is secret already; wandb's stays told."""
-    if is_secret(name):
-        return name
-    return f"wandb_{key}" if "wandb" in words(name) else str(key)
-
-
-def plain(value: Any) -> Any:
-    """A parser's namespace as a dict."""
-    return value.as_dict() if hasattr(value, "as_dict") else value
-
-
-# ---- what is printed ----
 
 
 class Guarded:
@@ -315,12 +247,8 @@ class Guarded:
 @contextmanager
 def guarded_streams() -> Iterator[None]:
     """Leaves secrets out of all that Python prints: warnings, logs of libraries, lines of ours."""
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = Guarded(sys.stdout), Guarded(sys.stderr)
-    try:
+    with redirect_stdout(Guarded(sys.stdout)), redirect_stderr(Guarded(sys.stderr)):
         yield
-    finally:
-        sys.stdout, sys.stderr = before
 
 
 @contextmanager

@@ -39,9 +39,18 @@ class Signals:
         self.since = 0.0  # when the command began, seconds since 1970
         self._before: dict[int, Any] = {}
 
+    @property
+    def installed(self) -> bool:
+        """Whether signals are handled here."""
+        return bool(self._before)
+
+    def begin(self) -> None:
+        """A command begins, of which nothing was asked yet."""
+        self.asked, self.waits, self.since = None, False, time.time()
+
     def install(self) -> None:
         """Begins to handle signals; `restore` ends it."""
-        self.asked, self.waits, self.since = None, False, time.time()
+        self.begin()
         for signum in HANDLED:
             try:
                 self._before[signum] = signal.signal(signum, self._handle)

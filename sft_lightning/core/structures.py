@@ -1,6 +1,6 @@
 """What travels through the house: a batch, a network's output, what is predicted, what a network wants to be fed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -8,13 +8,44 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 
+
+class Rows:
+    """A batch's row numbers, on the host: iterable, with a length.
+
+    Lightning walks the elements of lists and tuples for each step; this class it leaves alone.
+    """
+
+    __slots__ = ("_numbers",)
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self._numbers = tuple(numbers)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers)
+
+    def __getitem__(self, at: int) -> int:
+        return self._numbers[at]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Rows | list | tuple) and self._numbers == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._numbers)
+
+    def __repr__(self) -> str:
+        return f"Rows({list(self._numbers)})"
+
+
 Batch = dict[str, Any]
 """One micro-batch.
 
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them; absent for unlabelled data;
 `select`: bool `[B]` or `[B, T]`, present where only some rows or positions are items; N of them are true;
 `real`: bool `[B]`, present where some samples are fillers, which count nowhere;
-`index`: `[B]` int64, the samples' row numbers; `rows`: the same as a list, on the host; `count`: int N, known on the host.
+`index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 """
 
 
@@ -102,7 +133,9 @@ class View(Protocol):
 
 @dataclass
 class InputSpec:
-    """What a network wants to be fed; the data module prepares samples accordingly. Unset fields are the data's choice."""
+    """What a network wants to be fed: `SFTDataModule.settle` prepares the samples accordingly. Unset fields are the data's
+    choice, and come back in an `InputView`.
+    """
 
     kind: str
     """'image', 'text' or 'tokens' (text for language modelling)"""
@@ -120,3 +153,74 @@ class InputSpec:
     """callable as transformers tokenizers are"""
     max_length: int | None = None
     """tokens"""
+    network: str = ""
+    """the network's name, for messages"""
+
+
+@dataclass(frozen=True)
+class InputView:
+    """How the data feeds a network, as plain values: what an `InputSpec` asked for, with every choice made."""
+
+    size: tuple[int, int] | None = None
+    """height, width in pixels; None for texts, and where images keep their own"""
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    """per channel, of pixels in [0, 1]; in the order that the network sees"""
+    view: dict[str, Any] | None = None
+    """`View.to_dict()` where the pretrained network's own library resizes and crops"""
+    reverse_channels: bool = False
+    """blue, green, red"""
+    shape: tuple[int, int, int] | None = None
+    """channels, height, width of a sample as the network sees it; None for texts, and where no sample can be read"""
+    size_of_data: bool = False
+    """whether the data's `image_size` set the size"""
+    max_length: int | None = None
+    """tokens at which samples are truncated"""
+    ends: tuple[int, ...] | None = None
+    """tokens that end the training answers of a language model; None where there were none to look at"""
+
+    def to_dict(self) -> dict[str, Any]:
+        """What config.json of an export says of inputs: empty for texts."""
+        if self.mean is None and self.std is None and self.size is None:
+            return {}
+        lists = {"mean": self.mean, "std": self.std, "size": self.size}
+        values: dict[str, Any] = {name: None if held is None else list(held) for name, held in lists.items()}
+        if self.view is not None:
+            values["view"] = self.view
+        if self.reverse_channels:
+            values["reverse_channels"] = True
+        return values
+
+    @staticmethod
+    def of(values: Mapping[str, Any] | None) -> "InputView":
+        """The view that `to_dict` described. Raises UserError for values that describe none."""
+        values = values or {}
+        try:
+            values = dict(values)
+            mean, std, size = (tuple(values[n]) if values.get(n) else None for n in ("mean", "std", "size"))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"pretrained: config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
+            ) from None
+        return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))
+
+
+@dataclass
+class LoadReport:
+    """What came from `pretrained`. Names are those of the file."""
+
+    source: str = ""
+    loaded: int = 0
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What was chosen or converted on the way, in words"""
+
+    def lines(self) -> list[str]:
+        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
+        for what in ("missing", "unexpected"):
+            names = getattr(self, what)
+            if names:
+                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
+                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
+        return said + self.notes

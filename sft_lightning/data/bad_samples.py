@@ -5,14 +5,14 @@ so that all ranks do as many steps as without it.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+import sys
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch.distributed as dist
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.data.sampler import Key
-
-if TYPE_CHECKING:
-    from sft_lightning.data.base import Samples, Split
+from sft_lightning.data.samples import Samples
 
 OnBadSample = Literal["fail", "skip"]
 Skipped = dict[str, dict[str, str]]
@@ -34,7 +34,7 @@ class BadSample(UserError):
         self.rows = dict(rows or {})
 
     @classmethod
-    def of(cls, samples: "Samples", rows: Mapping[int, str]) -> "BadSample":
+    def of(cls, samples: Samples, rows: Mapping[int, str]) -> "BadSample":
         """Names the first of `rows`."""
         row, why = next(iter(rows.items()))
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
@@ -44,28 +44,41 @@ class BadSample(UserError):
         )
 
 
-def fetch_readable(split: "Split", keys: Sequence[Key]) -> tuple[dict[str, Any], list[Key], dict[int, str]]:
-    """A batch's network inputs, the keys they are of, and the rows left out.
+class LeftOut:
+    """The samples that a run left out so far: `found`, in this process or, after `gather`, in all."""
 
-    Where nothing is left, a sample nearby stands in as a filler.
-    """
-    samples, left, bad = split.samples, list(keys), dict[int, str]()
-    nearby = ((keys[0].position + step) % len(split) for step in range(1, len(split)))
-    while True:
-        try:
-            return samples.fetch([int(split.rows[k.position]) for k in left], left, split.train), left, bad
-        except BadSample as error:
-            readable = [k for k in left if int(split.rows[k.position]) not in error.rows]
-            if not samples.skips or len(readable) == len(left):
-                raise UserError(str(error)) from None  # its own class would not come through from a worker
-            if any(k.real for k in left):
-                bad |= error.rows
-            if not readable:
-                position = next(nearby, None)
-                if position is None:
-                    raise UserError(f"data: not one sample of {split.name} can be read; the last: {error}") from None
-                readable = [Key(position, keys[0].epoch, real=False)]
-            left = readable
+    def __init__(self) -> None:
+        self.found: Skipped = {}
+        self._warned = False
+
+    def note(self, split: str, samples: Mapping[str, str], warn: bool = True) -> None:
+        """Adds samples (name to reason), and warns of the first, once for each process."""
+        known = self.found.setdefault(split, {})
+        new = {name: why for name, why in samples.items() if name not in known}
+        known.update(new)
+        if not new or self._warned or not warn:
+            return
+        self._warned = True
+        name, why = next(iter(new.items()))
+        more = f" and {len(new) - 1} more" if len(new) > 1 else ""
+        print(
+            f"sft-lightning: warning: data: {printable(name)}{more} of {split} left out as data.on_bad_sample is skip "
+            f"({why}); all are counted in run.json",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def gather(self) -> Skipped:
+        """`found` of all ranks together, which must all call this."""
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, self.found)
+            self.found = merged(parts)
+        return self.found
+
+    def take_over(self, before: Skipped) -> None:
+        """Adds what was left out before a resume: each sample still counts once."""
+        self.found = merged([before, self.found])
 
 
 def merged(parts: Iterable[Skipped]) -> Skipped:
@@ -76,11 +89,11 @@ def merged(parts: Iterable[Skipped]) -> Skipped:
             together.setdefault(split, {}).update(samples)
     return {
         split: dict(sorted(together[split].items(), key=lambda item: natural(item[0])))
-        for split in sorted(together, key=place)
+        for split in sorted(together, key=split_order)
     }
 
 
-def place(split: str) -> tuple[int, str]:
+def split_order(split: str) -> tuple[int, str]:
     """Sorts splits in their usual order."""
     return (SPLITS.index(split) if split in SPLITS else len(SPLITS), split)
 
@@ -105,7 +118,7 @@ def report(skipped: Skipped) -> dict[str, Any]:
 def skipped_lines(report: Mapping[str, Any]) -> list[str]:
     """For the console: a line for each split of which samples were skipped, from what `report` gave."""
     lines = []
-    for split in sorted(report, key=place):
+    for split in sorted(report, key=split_order):
         entry = report[split]
         names = [s["name"] for s in entry["samples"][:SAID]] + (["…"] if entry["count"] > SAID else [])
         plural = "" if entry["count"] == 1 else "s"

@@ -5,6 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 
 def fingerprints(splits: Mapping[str, Any]) -> dict[str, dict[str, str]]:
@@ -24,3 +25,13 @@ def fingerprints(splits: Mapping[str, Any]) -> dict[str, dict[str, str]]:
             digest.update(np.ascontiguousarray(split.targets).tobytes())
         drawn[name] = digest.hexdigest()[:16]
     return {"fingerprint": drawn, "source": source}
+
+
+def tensor_digest(*arrays: np.ndarray | Tensor) -> bytes:
+    """sha256 of arrays' bytes."""
+    digest = sha256()
+    for array in arrays:
+        numbers = array.numpy() if isinstance(array, Tensor) else array
+        digest.update(str(numbers.shape).encode())
+        digest.update(np.ascontiguousarray(numbers).tobytes())
+    return digest.digest()

@@ -17,7 +17,10 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def weight_drift(weights: Sequence[Tensor], start: Sequence[Tensor]) -> dict[str, float]:
-    """`drift/weights_l2` = ‖w_S − w_S⁰‖ and `drift/weights_relative` = the same over ‖w_S⁰‖; both 0 at the start."""
+    """`drift/weights_l2` = ‖w_S − w_S⁰‖ and `drift/weights_relative` = the same over ‖w_S⁰‖; both 0 at the start.
+
+    w_S are the weights that the network computes with: under adapters w + Δ, since w itself stands still.
+    """
     moved = float(squared_distance([w.detach() for w in weights], list(start)).sqrt())
     return {
         "drift/weights_l2": moved,

@@ -8,13 +8,13 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, Output, TaskInfo
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
-from sft_lightning.evaluation.source import bind_source, check_source
-from sft_lightning.modules.base import SFTModule
+from sft_lightning.evaluation.source_data import SourceData
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task, make_task
 
 
@@ -34,16 +34,15 @@ class RetentionMonitor(Callback):
             no more.
     """
 
-    def __init__(self, source: SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+    def __init__(self, source: SourceData | SFTDataModule | None = None, drift_rows: int = 1024) -> None:
         if drift_rows < 1:
             raise UserError(f"drift_rows must be at least 1, got {drift_rows}")
-        self.source, self.drift_rows = source, drift_rows
+        self.source, self.drift_rows = SourceData.of(source), drift_rows
         self.before: dict[str, float] = {}
         self.seconds = 0.0
         self.said: dict[str, Answers] | None = None
         """Where a dict, what classifiers say while a split is measured is kept in it: 'source before' and 'source after'
         on the source data, 'head before' and 'head after' of the kept source head on the target's inputs"""
-        self._task: Task | None = None
         self._meter: DriftMeter | None = None
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
@@ -67,61 +66,57 @@ class RetentionMonitor(Callback):
     # ---- the source task's data ----
 
     @property
-    def source_info(self) -> TaskInfo | None:
+    def source_data(self) -> SFTDataModule | None:
+        """The source task's data module."""
+        return None if self.source is None else self.source.data
+
+    @property
+    def source_task(self) -> Task | None:
         """The source task, once its data is loaded."""
-        return None if self._task is None else self._task.info
+        return None if self.source is None else self.source.task
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head speaks of the same classes."""
-        if self.source is None or self._task is not None:
-            return
-        assert isinstance(module, SFTModule) and module.network is not None
-        network = module.network
-        self.source.trainer = trainer
-        self.source.setup("fit")
-        info = check_source(network, self.source)
-        bind_source(network, None if module.teacher is None else module.teacher.network, self.source)
-        self._task = make_task(info)
+        assert isinstance(module, TunedModule) and module.network is not None
+        if self.source is not None:
+            self.source.load(trainer, module.network, None if module.teacher is None else module.teacher.network)
 
-    def _source_metrics(self, trainer: Trainer, module: SFTModule, split: str, of_teacher: bool) -> dict[str, float]:
-        assert self.source is not None and self._task is not None
-        assert module.network is not None and module.teacher is not None
+    def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
+        source, task = self.source, self.source_task
+        assert source is not None and task is not None and module.network is not None and module.teacher is not None
         network = module.teacher.network if of_teacher else module.network
         began = time.perf_counter()
 
-        task = self._task
-
         def score(batch: Batch) -> Output:
-            output: Output = network(batch["x"], task.select(batch))
-            if network.shares_outputs:
-                return output
-            assert output.source_logits is not None
-            return output._replace(logits=output.source_logits)
+            return source.output(network, network(batch["x"], task.select(batch)))
 
         if split not in self._loaders:
             ranks = trainer.global_rank, trainer.world_size
-            self._loaders[split] = self.source.loader(split, *ranks, limit=limit_of(trainer, split))
+            self._loaders[split] = source.loader(split, *ranks, limit=limit_of(trainer, split))
         answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
         loader = passed.through(self._loaders[split])
-        values = evaluate(trainer, module, loader, self.source.receive, self._task, score, answers)
+        values = evaluate(trainer, module, loader, source.receive, task, score, answers)
         self._passed["retention"] = passed
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
 
     def _answers(self, name: str) -> Answers | None:
         """Where to keep what is said of the source samples; None where nobody asked, or where no class is said."""
-        if self.said is None or self._task is None or not self._task.has_classes:
+        if self.said is None or self.source_task is None or not self.source_task.has_classes:
             return None
         return self.said.setdefault(name, Answers())
 
     def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-        assert self._task is not None
-        metric, better = self._task.primary
-        lost = before[f"retention/{metric}"] - now[f"retention/{metric}"]
-        return {**now, "retention/forgetting": lost if better == "max" else -lost}
+        assert self.source_task is not None
+        primary = self.source_task.primary
+        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
+        return {**now, "retention/forgetting": primary.sign * lost}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The variant and this monitor hold the same source data."""
         self._load_source(trainer, pl_module)
+        assert isinstance(pl_module, TunedModule)
+        pl_module.prepare(self.source)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._load_source(trainer, pl_module)
@@ -133,20 +128,20 @@ class RetentionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step 0: both columns before anything was learned."""
-        assert isinstance(pl_module, SFTModule)
+        assert isinstance(pl_module, TunedModule)
         assert pl_module.network is not None
         if trainer.limit_val_batches == 0:
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-        if self._task is not None and f"retention/{self._task.primary[0]}" not in self.before:
+        if (task := self.source_task) is not None and f"retention/{task.primary.name}" not in self.before:
             source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
             self.before |= self._with_forgetting(source, source)
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
 
-    def _target_before(self, trainer: Trainer, module: SFTModule) -> dict[str, float]:
+    def _target_before(self, trainer: Trainer, module: TunedModule) -> dict[str, float]:
         """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
@@ -175,7 +170,7 @@ class RetentionMonitor(Callback):
     # ---- drift, on the validation (or test) batches as they pass ----
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
-        assert isinstance(module, SFTModule) and module.network is not None
+        assert isinstance(module, TunedModule) and module.network is not None
         self._meter = DriftMeter(module.network) if module.teacher is not None else None
         self._passed = {"target": Passed()}
 
@@ -186,7 +181,7 @@ class RetentionMonitor(Callback):
         self._start(trainer, pl_module)
 
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         self._passed["target"].count(batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
@@ -244,12 +239,13 @@ class RetentionMonitor(Callback):
         self._compare(trainer, pl_module, outputs, batch, batch_idx)
 
     def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        assert isinstance(module, SFTModule)
+        assert isinstance(module, TunedModule)
         began, values = time.perf_counter(), dict[str, float]()
         if self._meter is not None:
             values |= {**moved(module), **self._meter.values()}
         self.seconds += time.perf_counter() - began
-        if self._task is not None and self.source is not None and split in self.source.splits:
+        task, source = self.source_task, self.source_data
+        if task is not None and source is not None and split in source.splits:
             before = self.before
             if split == "test":
                 if not self._test_before or self.said is not None:
@@ -260,7 +256,7 @@ class RetentionMonitor(Callback):
             elif self._answers("source before") is not None:
                 self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
-            values |= self._with_forgetting(now, before) if f"retention/{self._task.primary[0]}" in before else now
+            values |= self._with_forgetting(now, before) if f"retention/{task.primary.name}" in before else now
         module.log_dict(values | self._samples(split))
         self._meter = None
 
@@ -278,7 +274,7 @@ class RetentionMonitor(Callback):
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """One line on validation samples that are drawn; None where all are measured and compared."""
         said, limit = [], limit_of(trainer, "val")
-        for what, data in (("val", trainer.datamodule), ("retention", self.source)):  # type: ignore[attr-defined]
+        for what, data in (("val", trainer.datamodule), ("retention", self.source_data)):  # type: ignore[attr-defined]
             if not isinstance(data, SFTDataModule) or "val" not in data.splits:
                 continue
             size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
@@ -303,10 +299,10 @@ class RetentionMonitor(Callback):
         self.before = dict(state_dict["before"])
 
 
-def moved(module: SFTModule) -> dict[str, float]:
-    """How far weights and statistics are from the pretrained network's."""
+def moved(module: TunedModule) -> dict[str, float]:
+    """How far weights and statistics are from the pretrained network's; under adapters the effective weights, w + Δ."""
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None
-    shared = network.shared_parameters()
+    shared = network.shared_weights()
     start = teacher.initial_weights(list(shared))
     return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

@@ -1,18 +1,12 @@
-"""Which metric chooses best.ckpt, which of two validations is ahead by it, and which way of a metric is up."""
+"""Which metric chooses best.ckpt, and which of two validations is ahead by it."""
 
 from dataclasses import dataclass
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import TaskInfo
+from sft_lightning.evaluation.known_metrics import info_of
 from sft_lightning.runs.record import improves
-from sft_lightning.tasks import TASKS, make_task
-
-MORE_IS_BETTER = (
-    "retention/agreement",
-    "drift/features_cka",
-    "drift/features_cka_debiased",
-    "drift/source_correlation",
-)
+from sft_lightning.tasks import make_task
 
 
 @dataclass(frozen=True)
@@ -41,45 +35,26 @@ class Candidate:
         return improves(self.loss, other.loss, "min")
 
 
-DISTANCES = ("kl", "weights_l2", "weights_relative", "buffers_relative", "source_mse")
+def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = None) -> tuple[str, str]:
+    """(metric, 'max' or 'min') that chooses among checkpoints.
 
+    Args:
+        info: The target task.
+        select_by: The metric that the user names; None for the task's primary one.
+        source: The source task, where there is one.
 
-def selecting(info: TaskInfo, select_by: str | None) -> tuple[str, str]:
-    """(metric, 'max' or 'min') that chooses among checkpoints."""
+    Raises:
+        UserError: `select_by` is not measured, or nobody knows which way of it is better.
+    """
     task = make_task(info)
-    if select_by is None:
-        name, mode = task.primary
-        return f"val/{name}", mode
+    name = f"val/{task.primary.name}" if select_by is None else select_by
     names = [f"val/{n}" for n in ("loss", *task.metric_names)]
-    if select_by not in names and not select_by.startswith(("retention/", "drift/")):
+    if name not in names and not name.startswith(("retention/", "drift/")):
         raise UserError(
-            f"select_by: '{select_by}' is not measured on validation{nearest(select_by, names)}; "
+            f"select_by: '{name}' is not measured on validation{nearest(name, names)}; "
             f"there are {', '.join(names)}, and what stands under retention/ and drift/"
         )
-    return select_by, better(select_by, info)
-
-
-def direction(metric: str) -> str | None:
-    """'max' or 'min' of a metric of ours, whatever the task; None where neither is better, or it is not one of ours."""
-    stage, _, name = metric.partition("/")
-    if stage == "drift":
-        return "max" if metric in MORE_IS_BETTER else "min" if name in DISTANCES else None
-    if stage == "train":
-        return "min" if name.startswith("loss") else None
-    if stage not in ("val", "test", "retention"):
-        return None
-    if name in ("loss", "forgetting"):
-        return "min"
-    if name == "agreement":
-        return "max"
-    return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), None)
-
-
-def better(metric: str, info: TaskInfo) -> str:
-    """Whether 'max' or 'min' of a logged metric is better."""
-    stage, _, name = metric.partition("/")
-    if metric in MORE_IS_BETTER:
-        return "max"
-    if stage == "retention":  # of the source's task, which need not be the target's
-        return next((t.metric_makers[name][1] for t in TASKS.values() if name in t.metric_makers), "min")
-    return make_task(info).better(name) if stage in ("val", "test") else "min"
+    found = info_of(name, info, source)
+    if found is None or found.better is None:
+        raise UserError(f"select_by: nobody knows whether more or less of '{name}' is better: name another metric")
+    return name, found.better

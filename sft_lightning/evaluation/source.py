@@ -1,9 +1,12 @@
 """The source task's data: whether the kept source head can be asked about it, and as what network its images are seen."""
 
+from dataclasses import replace
+
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import InputView, TaskInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.image_fit import check_shape_fits
 
 
 def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
@@ -31,16 +34,14 @@ def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
     return info
 
 
-def bind_source(network: Network, pretrained: Network | None, data: SFTDataModule) -> None:
-    """Prepares the source data for the network: normalised as `pretrained` was, else by the source data's own statistics.
+def settle_source(network: Network, pretrained: Network | None, data: SFTDataModule) -> InputView:
+    """How the source data feeds `network`: prepared as the target's data was, which `network` has settled on before.
 
-    The target's mean and standard deviation, which the network took over, are of other images. What travels with the network
-    stays the target's view.
+    Normalised as `pretrained` was, else by the source data's own statistics: the target's mean and standard deviation are of
+    other images. `network` stays as it is. Raises UserError where it cannot take the source samples.
     """
-    view, ends = dict(network.input_config), network.ends
-    known = pretrained.input_config if pretrained is not None else {}
-    network.input_config = {**view, "mean": known.get("mean"), "std": known.get("std")}
-    try:
-        data.connect(network)
-    finally:
-        network.input_config, network.ends = view, ends
+    seen = None if pretrained is None else pretrained.input_spec
+    mean, std = (None, None) if seen is None else (seen.mean, seen.std)
+    view = data.settle(replace(network.wanted_input(), mean=mean, std=std))
+    check_shape_fits(network, view)
+    return view

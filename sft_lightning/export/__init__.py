@@ -1,42 +1,5 @@
-"""The best model as a folder that `pretrained:` and other tools read."""
+"""Finished runs as files for other tools."""
 
-import shutil
-from pathlib import Path
+from sft_lightning.runs.best_model import export_best
 
-import torch
-
-from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Network, build_network
-from sft_lightning.sharding.tensors import is_sharded
-
-
-def export_best(module: SFTModule, checkpoint: Path, folder: Path) -> None:
-    """Loads the weights of a checkpoint into the module and writes its network and the kept source head; no teacher."""
-    network = module.network
-    assert network is not None
-    if any(is_sharded(p) for p in network.parameters()):
-        network = whole_network(module, checkpoint)
-    else:
-        state = torch.load(checkpoint, map_location=module.device, weights_only=True)["state_dict"]
-        module.load_state_dict(state)
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    network.save_pretrained(str(temporary))
-    for file in temporary.rglob("*"):
-        if file.is_file():
-            file.chmod(0o644)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.replace(folder)
-
-
-def whole_network(module: SFTModule, checkpoint: Path) -> Network:
-    """Built again, in this process's memory, where ranks hold parts of it."""
-    assert module.network is not None and module.info is not None
-    network = build_network(module.hparams["network"], module.info)
-    network.input_config, network.ends = module.network.input_config, module.network.ends
-    held = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
-    state = {n.removeprefix("network."): t for n, t in held.items() if n.startswith("network.")}
-    for name, parameter in network.named_parameters():
-        parameter.data = parameter.data.to(state[name].dtype)
-    network.load_state_dict(state)
-    return network
+__all__ = ["export_best"]

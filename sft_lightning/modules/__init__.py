@@ -3,11 +3,12 @@
 from sft_lightning.core.registry import discover
 from sft_lightning.modules.base import VARIANTS, SFTModule
 from sft_lightning.modules.distill import DistillSFT
+from sft_lightning.modules.ewc import EWCSFT
 from sft_lightning.modules.l2sp import L2SPSFT
 from sft_lightning.modules.linear_probe import LinearProbe
 from sft_lightning.modules.plain import PlainSFT
 
-__all__ = ["L2SPSFT", "DistillSFT", "LinearProbe", "PlainSFT", "SFTModule"]
+__all__ = ["EWCSFT", "L2SPSFT", "DistillSFT", "LinearProbe", "PlainSFT", "SFTModule"]
 
 discover(__name__)
 

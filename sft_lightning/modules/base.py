@@ -1,8 +1,7 @@
 """The one training skeleton. A variant adds one method: the anchor's terms, or the penalty on weights."""
 
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import lightning as L
 import torch
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
@@ -17,16 +16,22 @@ from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_batchnorms
 from sft_lightning.modules.head_warmup import head_warmup_steps
 from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, parameter_groups
+from sft_lightning.modules.step_hooks import around_steps, unscales_itself
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.modules.trainable import Change, TrainableSet
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network, Spec, build_network
 from sft_lightning.networks.tensors import weights_hash
+from sft_lightning.networks.transforms import apply_transforms, settings_of, without_transforms
 from sft_lightning.sharding.reducer import renew_reducer
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import is_sharded, local
 from sft_lightning.tasks import Task, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+
+if TYPE_CHECKING:
+    from sft_lightning.evaluation.source_data import SourceData
 
 CHECKPOINT_KEY = "sft_lightning"
 TRAINABLE_KEY = "trainable"
@@ -44,7 +49,7 @@ RENAMED = {
 """Methods of variants that were written for earlier versions"""
 
 
-class SFTModule(L.LightningModule):
+class SFTModule(TunedModule):
     """Supervised fine-tuning: everything but the anchor.
 
     The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its
@@ -79,6 +84,10 @@ class SFTModule(L.LightningModule):
     anchor_settings: ClassVar[tuple[str, ...]] = ()
     """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
     needs_pretrained: ClassVar[bool] = False
+    needs_source: ClassVar[bool] = False
+    """Whether a fit needs the source task's data"""
+    checkpoint_keys: ClassVar[tuple[str, ...]] = ()
+    """What the variant adds to a checkpoint, besides the student"""
     solves: ClassVar[bool] = False
     """Whether weights are solved for before the first step, so that there is nothing to train."""
 
@@ -132,6 +141,8 @@ class SFTModule(L.LightningModule):
         self.found: dict[str, Any] = {}
         """What a variant that solves has found, as plain values for the record"""
         self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
+        self.source: SourceData | None = None
+        """The source task's data, from the start of a fit that has some"""
         self._held_steps = 0  # at the start, in which new layers learn alone
         self._alone: frozenset[str] = frozenset()  # their parameters
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
@@ -150,7 +161,7 @@ class SFTModule(L.LightningModule):
     # ---- building ----
 
     def setup(self, stage: str) -> None:
-        """Learns from the data what is predicted, builds the network for it, and tells the data what the network eats."""
+        """Learns from the data what is predicted, builds the network for it, and lets them agree how samples come."""
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         told: TaskInfo | None = getattr(data, "task_info", None)
         if self.info is None:
@@ -170,9 +181,9 @@ class SFTModule(L.LightningModule):
         self.configure_model()
         if stage == "fit":
             self.trainable.reset()
-        if data is not None and hasattr(data, "connect"):
+        if data is not None and hasattr(data, "settle"):
             assert self.network is not None
-            data.connect(self.network)
+            self.network.settle(data.settle(self.network.wanted_input()))
 
     def configure_model(self) -> None:
         """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
@@ -192,7 +203,8 @@ class SFTModule(L.LightningModule):
             raise UserError("compile: not with trainer.strategy fsdp2: set compile false")
         with strategy.in_turn():
             network = self.network or self._build()
-            start = (self.teacher.hash if self.teacher else "") + weights_hash(network.new_parameters())
+            drawn = weights_hash(network.new_parameters() | network.adapter_parameters())
+            start = (self.teacher.hash if self.teacher else "") + drawn
             shard(network, strategy.mesh, strategy.precision)
             share_statistics(network)
             if self.teacher is not None:
@@ -211,7 +223,8 @@ class SFTModule(L.LightningModule):
                 f"{type(self).__name__} needs a pretrained network: set network.init_args.pretrained, or use PlainSFT"
             )
         if network.pretrained is not None:
-            self._teacher.append(Teacher(network, self.hparams["network"]))
+            self._teacher.append(Teacher(network, without_transforms(self.hparams["network"])))
+        apply_transforms(network)
         self.trainable = TrainableSet(network)
         self.check_network(network)
         self.frozen = apply_freeze(self.trainable, self.hparams["freeze"])
@@ -268,6 +281,12 @@ class SFTModule(L.LightningModule):
             self.trainable.allowed,
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
+        if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
+            raise UserError(
+                f"model.init_args.optimizer_args: fused, with trainer.precision {self.trainer.precision}, unscales gradients "
+                f"inside the step, where the penalty of {type(self).__name__} comes too late: drop fused, or use bf16-mixed"
+            )
+        around_steps(optimizer, self.before_step, self.after_step)
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
             return optimizer
         total = self.trainer.estimated_stepping_batches
@@ -283,6 +302,15 @@ class SFTModule(L.LightningModule):
 
     # ---- what a variant defines ----
 
+    def prepare(self, source: "SourceData | None") -> None:
+        """Called at the start of a fit, before the first step and after a checkpoint is restored: for what a variant computes
+        of the source task.
+
+        Args:
+            source: The source task's data, loaded and checked; None where the run has none.
+        """
+        self.source = source
+
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """The anchor's term summed over items, a scalar with gradient; None for none."""
         return None
@@ -290,9 +318,28 @@ class SFTModule(L.LightningModule):
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """Writes the penalty on weights: once per optimizer step, after unscaling, before clipping."""
 
+    def before_step(self, optimizer: Optimizer) -> None:
+        """Right before each optimizer step that changes weights, without gradient: gradients are complete and clipped.
+
+        For decay apart from the loss, which belongs to the weights that the step starts from. A step that a gradient scaler
+        skips is not seen here. With sharded parameters, each rank changes its part.
+        """
+
+    def after_step(self, optimizer: Optimizer) -> None:
+        """Right after each optimizer step that changed weights, without gradient: before averages and checkpoints of the step.
+
+        Called as often as `before_step`; for what corrects the new weights, such as a projection.
+        """
+
     def penalty_value(self) -> Tensor | None:
         """Value of the penalty on weights, a scalar, for the log."""
         return None
+
+    @property
+    def acts_on_steps(self) -> bool:
+        """Whether the variant defines a penalty's gradient, or acts around steps."""
+        hooks = ("add_penalty_grad", "before_step", "after_step")
+        return any(getattr(type(self), name) is not getattr(SFTModule, name) for name in hooks)
 
     def said(self) -> str:
         """One line on `found`."""
@@ -404,7 +451,7 @@ class SFTModule(L.LightningModule):
             torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
-            self._log_step(sums, count, optimizer)  # before a penalty moves weights: all terms are of the same ones
+            self._log_step(sums, count, optimizer)
         self.add_penalty_grad(optimizer)
         self.stepped = (sums, of_this_rank, count)
         self._sums, self._items = None, 0
@@ -488,6 +535,7 @@ class SFTModule(L.LightningModule):
             "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
             "teacher": self.teacher.hash if self.teacher else None,
             "network": str(self.hparams["network"]["class_path"]).rpartition(".")[2],
+            "transforms": settings_of(self.network.applied) if self.network is not None else None,
             "task": self.info.to_dict() if self.info else None,
             "found": self.found,
         }
@@ -527,6 +575,9 @@ def check_same(theirs: dict[str, Any] | None, ours: dict[str, Any] | None) -> No
         )
     if theirs["network"] != ours["network"]:
         raise UserError(f"ckpt_path: the checkpoint holds a {theirs['network']}, asked for is {ours['network']}")
+    mine, held = ours.get("transforms"), theirs.get("transforms") or []  # older checkpoints are without
+    if mine is not None and mine != held:
+        raise UserError(f"ckpt_path: the checkpoint's network has transforms {held}, asked for are {mine}")
     for what in ("name", "num_outputs", "labels"):
         mine, held = (ours["task"] or {}).get(what), (theirs["task"] or {}).get(what)
         if mine is not None and held is not None and mine != held:

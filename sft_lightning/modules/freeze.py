@@ -62,10 +62,20 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
 
 def apply_freeze(trainable: TrainableSet, freeze: Freeze) -> list[str]:
     """Takes what `freeze` names out of what may be trained; returns the names."""
-    names = frozen_names(trainable.network, freeze)
+    network, names = trainable.network, frozen_names(trainable.network, freeze)
+    if network.adapters and names and not trainable.allowed & set(names):
+        raise UserError(
+            f"freeze: {freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained: "
+            "leave freeze out"
+        )
     trainable.forbid(names)
     if not trainable.allowed:
         raise UserError("freeze: nothing is left to train")
+    if network.adapters and not any(adapter.trained for adapter in network.adapters):
+        raise UserError(
+            f"freeze: {freeze} freezes all adapters, so network.init_args.transforms would have no effect: leave one of the "
+            "two out"
+        )
     return sorted(names)
 
 
@@ -97,7 +107,8 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
     if all_of_them:
         return list(norms.values())
     named = network.encoder_parameters()
-    encoder_stands = not any(named[n].requires_grad for n in kept_names(network))
+    adapters = network.adapter_parameters()
+    encoder_stands = not any(named[n].requires_grad for n in kept_names(network) if n not in adapters)
     new = {f"encoder.{n}".rpartition(".")[0] for n in network.fresh}
     still: list[nn.Module] = []
     for name, norm in norms.items():

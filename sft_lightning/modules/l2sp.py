@@ -9,6 +9,7 @@ from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.networks.adapters import Adapter, squared_length
 from sft_lightning.networks.base import Network, Spec
 
 
@@ -22,6 +23,8 @@ class L2SPSFT(SFTModule):
     under Adam near 1/λ, so useful values differ by orders from α.
     Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
     anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
+    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², its gradient that of
+    the adapter's parameters; the decoupled pull is Δ ← (1 − lr·λ)·Δ.
     Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` under it is the
     released code's mode 101; under other optimizers, and decoupled, safe default: Adam rescales the pull of each weight.
 
@@ -86,6 +89,15 @@ class L2SPSFT(SFTModule):
             self._sets["anchored"] = self._chosen(self.network.shared_parameters())
         return self._sets["anchored"]
 
+    def adapters(self) -> list[Adapter]:
+        """Those that move what is anchored: their Δ is w_S − w_S⁰."""
+        assert self.network is not None
+        return [a for a in self.network.adapters if a.trained]
+
+    def anchored_names(self) -> set[str]:
+        """Names of all parameters that the pull towards the start moves."""
+        return set(self.anchored()) | {n for a in self.adapters() for n in a.parameters()}
+
     def new(self) -> dict[str, nn.Parameter]:
         """w_new as penalised, by name."""
         assert self.network is not None
@@ -100,51 +112,54 @@ class L2SPSFT(SFTModule):
 
     def no_decay_names(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
-        anchored = set(self.anchored()) if self.alpha or self.decoupled_weight else set()
+        anchored = self.anchored_names() if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
-        """α·(w − w⁰) and β·w_new into the gradients; or the decoupled pull on the weights."""
+        """α·(w − w⁰) and β·w_new into the gradients."""
         assert self.teacher is not None
         if self.alpha:
             anchored = self.anchored()
             add_l2sp_gradient(list(anchored.values()), self.teacher.initial_weights(list(anchored)), self.alpha)
+            for adapter in self.adapters():
+                adapter.add_grad(lambda delta: 0.5 * self.alpha * delta.square().sum())
         if self.beta:
             add_l2sp_gradient(list(self.new().values()), None, self.beta)
-        if self.decoupled_weight and not self._pulls_in_step:
-            self._pull(optimizer)
 
-    def _pull(self, optimizer: Optimizer) -> None:
+    def before_step(self, optimizer: Optimizer) -> None:
+        """The decoupled pull: w ← w − lr·λ·(w − w⁰), as AdamW decays."""
         assert self.teacher is not None
-        anchored = self.anchored()
+        if not self.decoupled_weight:
+            return
+        anchored, lrs = self.anchored(), dict[str, float]()
         for group in optimizer.param_groups:
+            lrs |= dict.fromkeys(group["names"], group["lr"])
             names = [n for n in group["names"] if n in anchored and n in self.trainable.trained]
             pull_towards(
                 [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
             )
-
-    _pulls_in_step = False
+        for adapter in self.adapters():
+            adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
 
     def on_train_start(self) -> None:
-        """With a gradient scaler, the pull waits for the optimizer's step, which the scaler may skip."""
+        """Refuses a pull that would overshoot."""
         for group in (g for o in self.trainer.optimizers for g in o.param_groups):
             share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
-            if share > 1 and any(n in self.anchored() for n in group["names"]):
+            if share > 1 and any(n in self.anchored_names() for n in group["names"]):
                 raise UserError(
                     f"decoupled_weight {self.decoupled_weight:g} × learning rate {group.get('initial_lr', group['lr']):g} "
                     f"= {share:g} takes back more than the whole drift at each step: keep the product below 1"
                 )
-        if self.decoupled_weight and getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            self._pulls_in_step = True
-            for optimizer in self.trainer.optimizers:
-                optimizer.register_step_pre_hook(lambda o, *_: self._pull(o))
 
     def penalty_value(self) -> Tensor | None:
         """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; decoupled, (λ/2)‖w_S − w_S⁰‖², which it descends apart from the loss."""
         assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
         start = self.teacher.initial_weights(list(anchored))
-        value = l2sp_penalty(list(anchored.values()), start, self.alpha or self.decoupled_weight)
+        strength = self.alpha or self.decoupled_weight
+        value = l2sp_penalty(list(anchored.values()), start, strength)
+        if adapters := self.adapters():
+            value = value + 0.5 * strength * squared_length(adapters)
         return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
 
     def check_network(self, network: Network) -> None:

@@ -65,6 +65,11 @@ class LinearProbe(SFTModule):
                 "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
                 "with freeze"
             )
+        if network.adapters:
+            raise UserError(
+                "LinearProbe: network.init_args.transforms would have no effect, because only the head is solved for: leave "
+                "transforms out"
+            )
         if not issubclass(TASKS.find(network.task.name), RowTask):
             raise UserError(
                 f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
@@ -148,8 +153,10 @@ class LinearProbe(SFTModule):
         assert self.task is not None
         stage, _, name = (self.select_by or "").partition("/")
         if stage != "val" or name not in ("loss", *self.task.metric_names):
-            name = self.task.primary[0]
-        return name, 1 if self.task.better(name) == "max" else -1
+            name = self.task.primary.name
+        found = self.task.metric_info(name)
+        assert found is not None
+        return name, found.sign
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """No loss, whatever the batch: its gradient is 0, and the optimizer moves nothing."""

@@ -6,6 +6,7 @@ The wrapped libraries are imported when a network is built, not here.
 from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import InputSpec, Output
 from sft_lightning.networks.base import NETWORKS, Network, Spec, build_network, spec
+from sft_lightning.networks.lora import LoRA
 from sft_lightning.networks.lstm import LSTM
 from sft_lightning.networks.small import MLP, LeNet
 from sft_lightning.networks.timm_models import Timm
@@ -13,17 +14,20 @@ from sft_lightning.networks.torchvision_models import Torchvision
 from sft_lightning.networks.transformers_image import TransformersImage
 from sft_lightning.networks.transformers_lm import TransformersLM
 from sft_lightning.networks.transformers_text import TransformersText
+from sft_lightning.networks.transforms import Transform
 
 __all__ = [
     "LSTM",
     "MLP",
     "InputSpec",
     "LeNet",
+    "LoRA",
     "Network",
     "Output",
     "Spec",
     "Timm",
     "Torchvision",
+    "Transform",
     "TransformersImage",
     "TransformersLM",
     "TransformersText",

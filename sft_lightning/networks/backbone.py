@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec
+from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.networks.base import Network, fresh_linear
 from sft_lightning.networks.image_view import view_of
 from sft_lightning.networks.names import unprefixed
@@ -31,17 +31,16 @@ class Backbone(Network, base=True):
     @property
     def input_spec(self) -> InputSpec:
         """The pretrained weights' own view and normalisation; `image_size` and what a run settled on come first."""
-        config, own = self.input_config, self.own_spec
-        size = (self.image_size,) * 2 if self.image_size else config.get("size") or own.size
-        mean, std = config.get("mean") or own.mean, config.get("std") or own.std
-        view = view_of(config.get("view")) if config.get("size") else own.view
+        known, own = self.input_view, self.own_spec
+        size = (self.image_size, self.image_size) if self.image_size else known.size or own.size
+        view = view_of(known.view) if known.size else own.view
         return InputSpec(
             "image",
-            size=tuple(size) if size else None,
+            size=size,
             channels=3,
-            mean=tuple(mean) if mean else None,
-            std=tuple(std) if std else None,
-            view=view if view is not None and size and view.size == tuple(size) else None,
+            mean=known.mean or own.mean,
+            std=known.std or own.std,
+            view=view if view is not None and view.size == size else None,
         )
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
@@ -105,7 +104,7 @@ class Backbone(Network, base=True):
         """Remembers where the weights come from, and what their inputs looked like."""
         self.pretrained = source.name
         self.report.source = str(source.file or source.folder or source.hub)
-        self.input_config = dict(source.ours.get("input") or {})
+        self.input_view = InputView.of(source.ours.get("input"))
 
 
 def read_weights(source: Source, notes: list[str]) -> dict[str, Tensor]:

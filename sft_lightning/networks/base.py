@@ -2,18 +2,24 @@
 
 import re
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from importlib import import_module
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor, nn
 
+from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
 from sft_lightning.core.registry import Registry
-from sft_lightning.core.structures import InputSpec, Output, TaskInfo
+from sft_lightning.core.structures import InputSpec, InputView, LoadReport, Output, TaskInfo
+from sft_lightning.networks.adapters import Adapter
+from sft_lightning.networks.image_fit import check_shape_fits, view_notes
+from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
+from sft_lightning.networks.weights import write_folder
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -24,27 +30,6 @@ NORMS = (
 )
 
 
-@dataclass
-class LoadReport:
-    """What came from `pretrained`. Names are those of the file."""
-
-    source: str = ""
-    loaded: int = 0
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What was chosen or converted on the way, in words"""
-
-    def lines(self) -> list[str]:
-        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
-        for what in ("missing", "unexpected"):
-            names = getattr(self, what)
-            if names:
-                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
-        return said + self.notes
-
-
 NETWORKS: Registry["Network"] = Registry("network")
 
 
@@ -53,7 +38,8 @@ class Network(nn.Module):
 
     A sub-class builds `self.encoder` (inputs → features), `self.head` (features → logits) and, where the pretrained
     weights have one and `keep_source_head` is set, `self.source_head` with `self.source_labels`. Its constructor takes
-    `task` first (given by us), then plain values: those are the YAML keys.
+    `task` first (given by us), then plain values: those are the YAML keys. `transforms`, which change the network once it
+    is built and pretrained, it hands on.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
@@ -71,7 +57,7 @@ class Network(nn.Module):
         if not base:
             NETWORKS.add_class(cls)
 
-    def __init__(self, task: TaskInfo) -> None:
+    def __init__(self, task: TaskInfo, transforms: Sequence[Any] | None = None) -> None:
         super().__init__()
         if task.name not in self.tasks:
             raise UserError(
@@ -84,9 +70,14 @@ class Network(nn.Module):
         self.pretrained: str | None = None
         self.source_labels: list[str] = []
         self.source_task: TaskInfo | None = None  # what the kept source head says; None without one
-        self.input_config: dict[str, Any] = {}  # size, mean, std that the data settled on; travels with exports
-        self.ends: list[int] = []  # tokens that end the answers a language model was tuned on; travels with exports
+        self.input_view = InputView()
+        """How the network was fed, before `settle` in pretraining; it travels with exports"""
         self.fresh: set[str] = set()  # encoder tensors that `pretrained` did not fill, by name below `encoder.`
+        self.transforms: list[Any] = list(transforms or [])  # specifications, in the order in which they are applied
+        self.applied: list[Any] = []  # the transforms themselves, once applied
+        self.adapters: list[Adapter] = []  # what transforms add to pretrained weights
+        self._layers: list[tuple[str, list[str]]] = []  # as before transforms, once those are applied
+        self.renamed: dict[str, str] = {}  # parameters that transforms moved: name → name in the pretrained network
         self.report = LoadReport()
         self._watched, self._watching = False, False  # whether the inputs of the encoder's new layers can be, are noted
         self._below_new: Tensor | None = None
@@ -95,6 +86,24 @@ class Network(nn.Module):
     @abstractmethod
     def input_spec(self) -> InputSpec:
         """How samples must be prepared."""
+
+    def wanted_input(self) -> InputSpec:
+        """`input_spec`, signed with the network's name: what `SFTDataModule.settle` takes."""
+        return replace(self.input_spec, network=self.name)
+
+    def settle(self, view: InputView) -> None:
+        """Takes over how the data will feed the network.
+
+        Raises UserError where the network cannot take samples of this shape.
+        """
+        if view.ends is None:
+            view = replace(view, ends=self.input_view.ends)
+        if view == self.input_view:
+            return
+        own = getattr(self, "own_spec", self.input_spec).view
+        self.input_view = view
+        self.report.notes += view_notes(self, own)
+        check_shape_fits(self, view)
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         """Features of `x`: `[B, D]`, or `[B, T, D]` for language models."""
@@ -120,21 +129,39 @@ class Network(nn.Module):
         """w_S: what `pretrained` filled, by full name (source head apart). Empty when from scratch."""
         if self.pretrained is None:
             return {}
-        shared = {n: p for n, p in self.encoder_parameters().items() if n[len("encoder.") :] not in self.fresh}
+        apart = {f"encoder.{n}" for n in self.fresh} | self.adapter_parameters().keys()
+        shared = {n: p for n, p in self.encoder_parameters().items() if n not in apart}
         if self.shares_outputs:
             seen = {id(p) for p in shared.values()}
             shared |= {f"head.{n}": p for n, p in self.head.named_parameters() if id(p) not in seen}
         return shared
 
+    def shared_weights(self) -> dict[str, Tensor]:
+        """w_S as the network computes with it, by the pretrained network's names, without gradient: w + Δ under an adapter.
+
+        Under fsdp2 all ranks must call this.
+        """
+        weights = {self.renamed.get(n, n): p.detach() for n, p in self.shared_parameters().items()}
+        return weights | {a.weight: a.effective(weights[a.weight]) for a in self.adapters}
+
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """What transforms put beside pretrained weights, by full name; empty without any."""
+        return {n: p for adapter in self.adapters for n, p in adapter.parameters().items()}
+
     def new_parameters(self) -> dict[str, nn.Parameter]:
         """w_new: what `pretrained` did not fill, by full name: the replaced head, and new layers inside the encoder."""
-        shared, source = self.shared_parameters(), "source_head."
-        return {n: p for n, p in self.named_parameters() if n not in shared and not n.startswith(source)}
+        known, source = self.shared_parameters() | self.adapter_parameters(), "source_head."
+        return {n: p for n, p in self.named_parameters() if n not in known and not n.startswith(source)}
 
     def parameter_sets(self) -> dict[str, dict[str, nn.Parameter]]:
-        """Every parameter by full name, in one set of these: shared, new, source_head."""
+        """Every parameter by full name, in one set of these: shared, new, adapter, source_head."""
         source = {n: p for n, p in self.named_parameters() if n.startswith("source_head.")}
-        return {"shared": self.shared_parameters(), "new": self.new_parameters(), "source_head": source}
+        return {
+            "shared": self.shared_parameters(),
+            "new": self.new_parameters(),
+            "adapter": self.adapter_parameters(),
+            "source_head": source,
+        }
 
     def added_parameters(self) -> dict[str, nn.Parameter]:
         """What is new on top of what is tuned, by full name: `new_parameters()`; the head alone where nothing is pretrained."""
@@ -193,7 +220,19 @@ class Network(nn.Module):
         return names
 
     def layers(self) -> list[tuple[str, list[str]]]:
-        """The encoder bottom to top: (layer, full names of its parameters)."""
+        """The encoder bottom to top: (layer, full names of its parameters). Transforms change neither number nor names of
+        layers: an adapter belongs to the layer of the weight beside which it stands.
+        """
+        return self._layers or self.own_layers()
+
+    def keep_layers(self, before: list[tuple[str, list[str]]]) -> None:
+        """Takes the layers as they were before a transform, with the parameters that it moved and put beside others."""
+        now = {self.renamed.get(n, n): n for n in self.encoder_parameters()}
+        beside = {adapter.weight: list(adapter.parameters()) for adapter in self.adapters}
+        self._layers = [(layer, [m for n in names for m in (now[n], *beside.get(n, ()))]) for layer, names in before]
+
+    def own_layers(self) -> list[tuple[str, list[str]]]:
+        """The layers without transforms, as the architecture has them."""
         return group_layers([f"encoder.{n}" for n in bottom_up(self.encoder, dict(self.encoder.named_parameters()))])
 
     # ---- keeping and passing on ----
@@ -233,14 +272,43 @@ class Network(nn.Module):
         """Constructor arguments that rebuild this network without its `pretrained`, as plain values."""
         return {}
 
+    @contextmanager
+    def merged(self) -> Iterator[None]:
+        """While open, the network is a plain one, of the pretrained architecture: adapters are in the weights beside which they
+        stood. Afterwards it is as before, to the bit.
+        """
+        with ExitStack() as undo:
+            for adapter in self.adapters:
+                undo.enter_context(adapter.merged(self.encoder))
+            yield
+
     def save_pretrained(self, folder: str) -> None:
         """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
-        from sft_lightning.networks.weights import save_folder
+        cls = type(self)
+        about = {
+            "network": f"{cls.__module__}.{cls.__qualname__}",
+            "init_args": redaction.without(self.export_config()),
+            "task": self.task.to_dict(),
+            "input": self.input_view.to_dict(),
+        }
+        with self.merged():
+            state = {n: v.detach().cpu().contiguous() for n, v in self.state_dict().items() if isinstance(v, Tensor)}
+        write_folder({n: v for n, v in state.items() if not n.startswith("source_head.")}, about, folder)
+        self.save_beside(folder)
 
-        save_folder(self, folder)
+    def save_beside(self, folder: str) -> None:
+        """Writes what an export holds beside the network: the kept source head, and what transforms keep of themselves."""
+        if isinstance(self.source_head, nn.Linear) and self.source_task is not None:
+            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+        for transform in self.applied:
+            transform.save(self, folder)
 
 
-PROBLEMS = {"single_label_classification": "classification", "multi_label_classification": "multi_label"}
+PROBLEMS = {
+    "single_label_classification": "classification",
+    "multi_label_classification": "multi_label",
+    "regression": "regression",
+}
 """transformers' problem types, as our tasks are called"""
 
 
@@ -258,7 +326,10 @@ def source_task_name(task: str | None, outputs: int) -> str:
 
 # ---- specifications: networks as plain values ----
 
-Spec = dict[str, Any]
+if TYPE_CHECKING:
+    Spec = dict[str, Any]
+else:
+    Spec = dict  # where dict[str, Any] is asked for, jsonargparse builds the classes that nested values name
 """`{'class_path': name, 'init_args': {...}}`, as in YAML."""
 
 

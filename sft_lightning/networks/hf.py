@@ -16,9 +16,9 @@ from torch import nn
 from sft_lightning.core import redaction
 from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.core.errors import UserError, nearest, plainly
-from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.core.structures import InputView
+from sft_lightning.networks.base import PROBLEMS, Network, fresh_linear
 from sft_lightning.networks.names import unprefixed
-from sft_lightning.networks.source_head import save_source_head
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
@@ -37,7 +37,7 @@ def load_hf(
 ) -> Any:
     """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
 
-    Sets `network.pretrained`, `.report`, `.input_config` and `.fresh` (names as the model's own, so the model must
+    Sets `network.pretrained`, `.report`, `.input_view` and `.fresh` (names as the model's own, so the model must
     become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `trim` takes
     from the model what is not used, and need not be filled; `kwargs` go to `from_pretrained`.
     """
@@ -51,7 +51,7 @@ def load_hf(
     quieten()
     source = find(pretrained, network)
     network.pretrained, network.report.source = pretrained, pretrained
-    network.input_config = dict(source.ours.get("input") or {})
+    network.input_view = InputView.of(source.ours.get("input"))
     place: str | None = source.hub or str(source.folder)
     if source.file is not None and source.file.suffix == ".gguf":
         kwargs["gguf_file"] = source.file.name
@@ -208,18 +208,19 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             labels = task.labels or [f"LABEL_{i}" for i in range(task.num_outputs)]
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: i for i, label in enumerate(labels)}
-            regression = task.name == "regression"
-            config.problem_type = "regression" if regression else "single_label_classification"
+            config.problem_type = next((theirs for theirs, ours in PROBLEMS.items() if ours == task.name), None)
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(network.export_config()),
             "task": task.to_dict(),
-            "input": network.input_config,
+            "input": network.input_view.to_dict(),
         }
         setattr(config, OURS, about)
-        with quiet():
+        with quiet(), network.merged():
             model.save_pretrained(folder)
-        save_source_head(network, folder)
+        network.save_beside(folder)
+        for transform in network.applied:
+            transform.save(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

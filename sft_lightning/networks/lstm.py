@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.small import SmallNetwork
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import read_state_dict, resolve
 
 PAD, UNKNOWN, BETWEEN = 0, 1, 2
@@ -111,6 +112,7 @@ class LSTM(SmallNetwork):
         pretrained: Where weights and words come from: a run directory or an export folder; null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -126,8 +128,9 @@ class LSTM(SmallNetwork):
         max_length: int = 256,
         pretrained: str | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         sizes = {"embedding_dim": embedding_dim, "hidden": hidden, "layers": layers, "bidirectional": bidirectional}
         self.sizes = {"vocabulary_size": vocabulary_size, **sizes, "max_length": max_length}
         for name, value, least in (
@@ -153,7 +156,7 @@ class LSTM(SmallNetwork):
         if path is not None and path.is_file() and (words := read_state_dict(path).get(WORDS)) is not None:
             self.set_extra_state(words)
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """The embedding, then each layer of the LSTM, both directions together."""
         groups: dict[str, list[str]] = {}
         for name in self.encoder_parameters():

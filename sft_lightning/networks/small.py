@@ -6,10 +6,11 @@ from typing import Literal
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.core.structures import InputSpec, InputView, TaskInfo
 from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import fill, read_state_dict, resolve
 
 
@@ -43,7 +44,7 @@ class SmallNetwork(Network, base=True):
         names = [n for n in self.state_dict() if not n.startswith("head.")]
         state = unprefixed(read_state_dict(path, self.report.notes), [names], str(path), self.report.notes)
         self.pretrained, self.report.source = pretrained, str(path)
-        self.input_config = dict(source.ours.get("input") or {})
+        self.input_view = InputView.of(source.ours.get("input"))
         fresh = fill(self, state, self.report, head="head.")
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         if above := [n for n in self.report.unexpected if n.startswith("encoder.")]:
@@ -58,10 +59,8 @@ class SmallNetwork(Network, base=True):
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
         """What the net wants to see: the normalisation it was pretrained with, where there is one."""
-        config = self.input_config
-        size = size or (tuple(config["size"]) if config.get("size") else None)
-        mean, std = (tuple(config[k]) if config.get(k) else None for k in ("mean", "std"))
-        return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
+        known = self.input_view
+        return InputSpec("image", size=size or known.size, channels=channels, mean=known.mean, std=known.std)
 
 
 class MLP(SmallNetwork):
@@ -76,6 +75,7 @@ class MLP(SmallNetwork):
             null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -86,8 +86,9 @@ class MLP(SmallNetwork):
         dropout: float = 0.0,
         pretrained: str | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         self.in_features, self.hidden = in_features, list(hidden)
         if not self.hidden:
             raise UserError("MLP: hidden needs at least one layer")
@@ -128,6 +129,7 @@ class LeNet(SmallNetwork):
         pretrained: Where weights come from: a run directory, an export folder, a state dict file; null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -138,8 +140,9 @@ class LeNet(SmallNetwork):
         dropout: float = 0.0,
         pretrained: str | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         self.channels, self.image_size = channels, image_size
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:

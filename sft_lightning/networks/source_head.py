@@ -4,34 +4,15 @@
 their own, so that transformers and timm load the folder as if they were not there.
 """
 
-import json
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from safetensors.torch import save_file
 from torch import nn
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS, read_about
 from sft_lightning.networks.weights import read_state_dict, resolve
 
-if TYPE_CHECKING:
-    from sft_lightning.networks.base import Network
 
-WEIGHTS, ABOUT = "source_head.safetensors", "source_head.json"
-
-
-def save_source_head(network: "Network", folder: str) -> None:
-    """Writes the kept source head into an export folder, as it is now; nothing where there is none."""
-    head, info = network.source_head, network.source_task
-    if not isinstance(head, nn.Linear) or info is None:
-        return
-    state = {n: v.detach().cpu().contiguous() for n, v in head.state_dict().items()}
-    save_file(state, Path(folder) / WEIGHTS, metadata={"format": "pt"})
-    about = {"task": info.name, "num_outputs": info.num_outputs, "labels": network.source_labels}
-    (Path(folder) / ABOUT).write_text(json.dumps(about, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def take_source_head(network: "Network", pretrained: str | None, keep: bool | str) -> None:
+def take_source_head(network: Network, pretrained: str | None, keep: bool | str) -> None:
     """With `keep_source_head: source`, replaces the source head by the one that came with an export; else does nothing.
 
     Raises UserError where `pretrained` has none, or where it does not fit the network's features.
@@ -65,18 +46,3 @@ def take_source_head(network: "Network", pretrained: str | None, keep: bool | st
     head = nn.Linear(features, outputs, bias="bias" in state)
     head.load_state_dict(state)
     network.keep_source_head(head, list(about["labels"]), about["task"])
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """`task`, `num_outputs` and `labels` of a kept source head."""
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        labels, task, outputs = about["labels"], about["task"], about["num_outputs"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"keep_source_head: {path} cannot be read: {error}") from None
-    fine = isinstance(labels, list) and all(isinstance(n, str) for n in labels) and len(labels) in (0, outputs)
-    if not (fine and isinstance(outputs, int) and task in ("classification", "multi_label", "regression")):
-        raise UserError(
-            f"keep_source_head: {path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}"
-        )
-    return {"labels": labels, "task": task, "num_outputs": outputs}

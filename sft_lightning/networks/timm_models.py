@@ -10,6 +10,7 @@ from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, classes_of, is_ours, named_as, read_weights
 from sft_lightning.networks.image_view import RESAMPLE, ImageView
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 
 
@@ -29,6 +30,7 @@ class Timm(Backbone):
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -40,8 +42,9 @@ class Timm(Backbone):
         dropout: float | None = None,
         image_size: int | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         import timm
 
         if not timm.is_model(name):
@@ -186,17 +189,17 @@ class Timm(Backbone):
         except (AssertionError, ValueError) as error:
             raise UserError(f"network Timm: {self.model_name} with image_size {self.image_size}: {error}") from None
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """As timm groups them, where the architecture says how."""
         from timm.models._manipulate import group_parameters
 
         try:
             groups = group_parameters(self.encoder, self.encoder.group_matcher(coarse=False))  # type: ignore[operator]
         except (AttributeError, TypeError, NotImplementedError):
-            return super().layers()
+            return super().own_layers()
         named = [(names[-1].rpartition(".")[0], [f"encoder.{n}" for n in names]) for names in groups.values() if names]
         if {n for _, names in named for n in names} != set(self.encoder_parameters()):
-            return super().layers()
+            return super().own_layers()
         return [(f"encoder.{name}", names) for name, names in named]
 
 

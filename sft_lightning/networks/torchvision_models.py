@@ -15,6 +15,7 @@ from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, classes_of, named_as, read_weights
 from sft_lightning.networks.image_view import ImageView
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 
 FIXED = {"vit": "image_size", "maxvit": "input_size"}  # families built for one size, and the argument that sets it
@@ -42,6 +43,7 @@ class Torchvision(Backbone):
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Torchvision(Backbone):
         dropout: float | None = None,
         image_size: int | None = None,
         keep_source_head: bool | Literal["source"] = True,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         from torchvision import models
 
         from sft_lightning.networks.base import set_dropout
@@ -179,7 +182,7 @@ class Torchvision(Backbone):
             features = self.take_off(model, classifier, keep, labels).in_features
         self.set_encoder(model, features)
 
-    def layers(self) -> list[tuple[str, list[str]]]:
+    def own_layers(self) -> list[tuple[str, list[str]]]:
         """One for each block, as torchvision names them, and what stands below, between and above them."""
         layers: list[tuple[str, list[str]]] = []
         blocks: set[str] = set()

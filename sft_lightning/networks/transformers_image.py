@@ -13,6 +13,7 @@ from sft_lightning.networks.base import Network, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
 from sft_lightning.networks.processor_view import NotFollowed, ProcessorView, ask, load_processor, of_size
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 
 
 class TransformersImage(Network):
@@ -31,6 +32,7 @@ class TransformersImage(Network):
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class TransformersImage(Network):
         gradient_checkpointing: bool = False,
         keep_source_head: bool | Literal["source"] = True,
         trust_remote_code: bool = False,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         from transformers import AutoModelForImageClassification
 
         model = load_hf(AutoModelForImageClassification, pretrained, config, self, trust_remote_code)
@@ -63,15 +66,15 @@ class TransformersImage(Network):
     @property
     def input_spec(self) -> InputSpec:
         """What the image processor does, where the weights came with one; else the configuration's size."""
-        known, own = self.input_config, self.own_spec
+        known, own = self.input_view, self.own_spec
         return InputSpec(
             "image",
-            size=tuple(known["size"]) if known.get("size") else own.size,
+            size=known.size or own.size,
             channels=own.channels,
-            mean=tuple(known["mean"]) if known.get("mean") else own.mean,
-            std=tuple(known["std"]) if known.get("std") else own.std,
-            view=own.view if not known.get("size") or known.get("view") else None,
-            reverse_channels=bool(known.get("reverse_channels", own.reverse_channels)),
+            mean=known.mean or own.mean,
+            std=known.std or own.std,
+            view=own.view if known.size is None or known.view else None,
+            reverse_channels=known.reverse_channels or own.reverse_channels,
         )
 
     def read_spec(self, config: Any, given: str | dict[str, Any] | None) -> InputSpec:

@@ -19,6 +19,7 @@ from sft_lightning.networks.transformers_text import (
     positions,
     token_limit,
 )
+from sft_lightning.networks.transforms import Transform
 
 
 class TransformersLM(Network):
@@ -35,6 +36,7 @@ class TransformersLM(Network):
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         dtype: Of the weights; bfloat16 halves the memory, and the optimizer's steps round.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
@@ -51,8 +53,9 @@ class TransformersLM(Network):
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
         trust_remote_code: bool = False,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         if dtype not in ("float32", "bfloat16"):
             raise UserError(f"dtype: '{dtype}' is neither float32 nor bfloat16")
         model = self._load(pretrained, config, getattr(torch, dtype), trust_remote_code)
@@ -145,7 +148,7 @@ class TransformersLM(Network):
     def save_pretrained(self, folder: str) -> None:
         """A genuine transformers folder with the tokenizer. Generating from it stops at the ends that were taught."""
         model = self._whole[0]
-        stop_at(model.generation_config, self.ends, self.tokenizer)
+        stop_at(model.generation_config, list(self.input_view.ends or ()), self.tokenizer)
         hf_export(self, model, folder)
         self.tokenizer.save_pretrained(folder)
 

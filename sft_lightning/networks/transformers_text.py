@@ -13,6 +13,7 @@ from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.base import Network, fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.vocabulary import check_words, has_tokenizer, has_words, no_tokenizer
 from sft_lightning.networks.weights import Source
 
@@ -38,6 +39,7 @@ class TransformersText(Network):
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class TransformersText(Network):
         gradient_checkpointing: bool = False,
         keep_source_head: bool | Literal["source"] = True,
         trust_remote_code: bool = False,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         if pooling not in ("model", "mean", "cls", "last"):

@@ -13,20 +13,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import LoadReport
 from sft_lightning.networks.names import common_prefix, tensors_of
 from sft_lightning.networks.tensors import tensor_names
-
-if TYPE_CHECKING:
-    from sft_lightning.networks.base import LoadReport, Network
 
 BUILTIN = Path(__file__).parent.parent / "assets"
 FILES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
@@ -157,6 +154,11 @@ def read_state_dict(path: Path, notes: list[str] | None = None) -> dict[str, Ten
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
         raise UserError(f"pretrained: {path} is damaged or truncated: {str(error).splitlines()[0]}") from None
     tensors = tensors_of(state, path, [] if notes is None else notes)
+    if any(".lora_" in n for n in tensors):
+        raise UserError(
+            f"pretrained: {path} holds low-rank adapters apart from the weights: give the run's directory, whose export has "
+            "both in one, or merge them"
+        )
     if all(n.startswith("network.") for n in tensors):  # a checkpoint of ours
         return {n.removeprefix("network."): v for n, v in tensors.items()}
     return tensors
@@ -191,7 +193,7 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
 
 
 def fill(
-    model: nn.Module, state: Mapping[str, Tensor], report: "LoadReport", head: str = "", by_order: str = ""
+    model: nn.Module, state: Mapping[str, Tensor], report: LoadReport, head: str = "", by_order: str = ""
 ) -> set[str]:
     """Loads `state` into `model`, and returns the names of the parameters and running statistics it did not fill.
 
@@ -227,21 +229,9 @@ def fill(
     return {n for n in tensor_names(model) if n not in usable}
 
 
-def save_folder(network: "Network", folder: str) -> None:
-    """Our own export: `config.json` (network, arguments, task), `model.safetensors` (encoder and head), and the source head."""
-    from sft_lightning.networks.source_head import save_source_head
-
+def write_folder(state: Mapping[str, Tensor], about: dict[str, Any], folder: str) -> None:
+    """Our own export: `config.json` (`about`: network, arguments, task, input) and `model.safetensors`."""
     path = Path(folder)
     path.mkdir(parents=True, exist_ok=True)
-    cls = type(network)
-    about = {
-        "network": f"{cls.__module__}.{cls.__qualname__}",
-        "init_args": redaction.without(network.export_config()),
-        "task": network.task.to_dict(),
-        "input": network.input_config,
-    }
-    state = {n: v.detach().cpu().contiguous() for n, v in network.state_dict().items() if isinstance(v, Tensor)}
-    state = {n: v for n, v in state.items() if not n.startswith("source_head.")}
-    save_file(state, path / "model.safetensors", metadata={"format": "pt"})
+    save_file(dict(state), path / "model.safetensors", metadata={"format": "pt"})
     (path / "config.json").write_text(json.dumps({OURS: about}, indent=2) + "\n")
-    save_source_head(network, folder)

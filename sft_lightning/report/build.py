@@ -4,10 +4,12 @@ from collections import Counter
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo, on_test, on_validation
 from sft_lightning.report import from_runs, from_study
-from sft_lightning.report.metrics import main_drift, main_kept, main_target, on_validation
+from sft_lightning.report.metrics import main_drift, main_kept, main_target
 from sft_lightning.report.model import Cell, Comparison, Point
 from sft_lightning.report.read import Found
+from sft_lightning.runs.metric_facts import facts, find, together, unrecorded
 
 
 def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
@@ -27,7 +29,8 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
         why = f": {found.notes[0]}" if found.notes else ""
         raise UserError(f"compare: nothing to compare{why}; give run directories, studies, or folders of them")
     names = dict.fromkeys(on_validation(n) for p in points for n in p.values)
-    target, kept, directions = _main_metrics(found, names)
+    known, contradicted = _known(found, points)
+    target, kept = _main_metrics(found, points, names)
     for i, wanted in enumerate(metrics or []):
         name = on_validation(wanted)
         if name not in names:
@@ -43,11 +46,12 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
         target or "val/accuracy",
         kept,
         main_drift(names),
-        directions,
+        known,
         baseline=str(baselines[0]) if baselines and baselines[0] else None,
         notes=found.notes,
         title=_title(found),
     )
+    _say_what_is_not_ranked(comparison, contradicted)
     for cell in comparison.cells:
         here = comparison.of(cell)
         if not any(comparison.target in p.values for p in here):
@@ -55,28 +59,59 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
     return comparison
 
 
-def _main_metrics(found: Found, names: Any) -> tuple[str | None, str | None, dict[str, str]]:
-    """Validation's names of target and kept, and directions: the first study's, else what most runs were chosen by."""
+def _known(found: Found, points: list[Point]) -> tuple[dict[str, MetricInfo], list[str]]:
+    """(what the studies and the runs' records say of metrics, names of which they contradict each other).
+
+    A study made before it was written there says the directions of its two main metrics alone, and the rest is known of
+    the metrics of that time.
+    """
+    said = [facts(p.files.record) for p in points if p.files]
+    said += [facts(s.content) for s in found.studies if "metric_info" in s.content]
+    older = {n for p in points if not p.files for n in p.values} - {n for one in said for n in one}
+    said.append({n: info for n in sorted(older) if (info := unrecorded(n)) is not None})
+    known, contradicted = together(said)
+    for study in found.studies:
+        metrics = from_study.as_mapping(study.content.get("metrics"))
+        for which, better in from_study.as_mapping(metrics.get("better")).items():
+            name = metrics.get(which)
+            if isinstance(name, str) and better in ("max", "min") and name not in (*known, *contradicted):
+                known[name] = MetricInfo(name, better)
+    return known, contradicted
+
+
+def _say_what_is_not_ranked(comparison: Comparison, contradicted: list[str]) -> None:
+    """Notes for shown metrics of which it is not known which way is better."""
+    names = comparison.metrics()
+    both = [n for n in names if n in contradicted or on_test(n) in contradicted]
+    unknown = [n for n in names if n not in both and find(comparison.known, n) is None]
+    for what, these in (("runs contradict each other on", both), ("no run says", unknown)):
+        if these:
+            comparison.notes.add(", ".join(these), f"{what} whether more or less of it is better: not ranked")
+
+
+def _main_metrics(found: Found, points: list[Point], names: Any) -> tuple[str | None, str | None]:
+    """Validation's names of target and kept: the first study's, else what most runs were chosen by, else their tasks'."""
     said: list[tuple[str, str | None]] = []
-    directions: dict[str, str] = {}
     for study in found.studies:
         metrics = from_study.as_mapping(study.content.get("metrics"))
         if isinstance(target := metrics.get("target"), str):
             kept = metrics.get("kept")
             said.append((target, kept if isinstance(kept, str) else None))
-            better = from_study.as_mapping(metrics.get("better"))
-            for name, which in ((target, better.get("target")), (kept, better.get("kept"))):
-                if isinstance(name, str) and which in ("max", "min"):
-                    directions.setdefault(name, which)
             if said[0] != said[-1]:
                 found.notes.add(study.path, f"it is about {target} and {kept}, not {said[0][0]} and {said[0][1]}")
+    primaries = [from_study.as_mapping(p.files.record.get("primary")) for p in points if p.files]
+    source = _most([p.get("source") for p in primaries], names)
     if said and said[0][0] in names:
-        return said[0][0], said[0][1] if said[0][1] in names else main_kept(names, said[0][0]), directions
-    chosen = Counter(
-        str(by) for r in found.runs if (by := from_study.as_mapping(r.record.get("selected")).get("by")) in names
-    )
-    target = chosen.most_common(1)[0][0] if chosen else main_target(names)
-    return target, main_kept(names, target), directions
+        return said[0][0], said[0][1] if said[0][1] in names else main_kept(names, said[0][0], source)
+    chosen = _most([from_study.as_mapping(r.record.get("selected")).get("by") for r in found.runs], names)
+    target = chosen or _most([p.get("target") for p in primaries], names) or main_target(names)
+    return target, main_kept(names, target, source)
+
+
+def _most(said: list[Any], names: Any) -> str | None:
+    """The metric that is named most often, of those that there are."""
+    counted = Counter(str(name) for name in said if name in names)
+    return counted.most_common(1)[0][0] if counted else None
 
 
 def _title(found: Found) -> str:

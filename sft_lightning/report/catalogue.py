@@ -3,11 +3,13 @@
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report import figures, theme
 from sft_lightning.report.error_analysis import MEASURES
-from sft_lightning.report.metrics import on_test, words
+from sft_lightning.report.metrics import words
 from sft_lightning.report.model import Comparison
 from sft_lightning.report.sets import TABLE, Sets
+from sft_lightning.runs.status import is_finished
 
 State = dict[str, Any]
 
@@ -197,9 +199,7 @@ def _points(kind: str, points: TABLE, state: State, metrics: list[str]) -> TABLE
     split = state["split"] if kind == "plane" else "val"
     places = metrics.index(state["x"]), metrics.index(state["y"])
     here = [
-        p
-        for p in points
-        if p["cell"] == state["cell"] and (p["used"] if kind == "plane" else p["status"] == "finished")
+        p for p in points if p["cell"] == state["cell"] and (p["used"] if kind == "plane" else is_finished(p["status"]))
     ]
     unchosen = {p["arm"] for p in here if not p["selected"]}
     found = []
@@ -247,5 +247,5 @@ def filled(figure: Figure, rows: TABLE, state: State, comparison: Comparison) ->
     spec = figures.fill(figure.spec, values)
     for parameter in spec.get("params", []):
         if parameter["name"] in signs:
-            parameter["value"] = 1 if comparison.better(signs[parameter["name"]]) == "max" else -1
+            parameter["value"] = comparison.info(signs[parameter["name"]]).sign
     return {**spec, "datasets": {"rows": rows}, "config": theme.config("light")}

@@ -56,7 +56,8 @@ def _tip(*fields: str | tuple[str, str]) -> list[alt.Tooltip]:
 def plane() -> Spec:
     """Learned × kept: seeds as small marks, means large with bars of one standard deviation, the Pareto front dashed.
 
-    Rows: arm, group, seed, x, y. Signs +1 or −1 in the parameters `xsign` and `ysign` say which way is better.
+    Rows: arm, group, seed, x, y. Signs +1 or −1 in the parameters `xsign` and `ysign` say which way is better;
+    0 where nobody knows, and then there is no front.
     """
     base = alt.Chart(ROWS)
     means = base.transform_aggregate(
@@ -75,7 +76,7 @@ def plane() -> Spec:
         means.transform_calculate(fx="xsign * datum.mx", fy="ysign * datum.my")
         .transform_window(top="max(fy)", frame=[None, 0], sort=outward)
         .transform_window(above="lag(top)", sort=outward)
-        .transform_filter("!isValid(datum.above) || datum.fy > datum.above")
+        .transform_filter("xsign * ysign != 0 && (!isValid(datum.above) || datum.fy > datum.above)")
         .mark_line(strokeDash=[5, 4], strokeWidth=1.4, style="front", tooltip=None)
         .encode(x=_x("mx"), y=_y("my"), order="fx:Q")
     )

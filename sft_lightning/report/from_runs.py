@@ -3,8 +3,9 @@
 from collections import Counter
 from typing import Any
 
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report.from_study import as_mapping
-from sft_lightning.report.metrics import main_target, on_test
+from sft_lightning.report.metrics import main_target
 from sft_lightning.report.model import LOOSE, Cell, Point
 from sft_lightning.report.read import Notes, RunFiles, number_or_none
 from sft_lightning.runs.same_data import of_test
@@ -60,7 +61,7 @@ def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[C
         for run, arm, cell, setting, config in zip(runs, arms, at, settings, flat, strict=True)
     ]
     for point, run in zip(points, runs, strict=True):
-        if point.status != "finished":
+        if not point.finished:
             reason = f" ({run.record['reason']})" if run.record.get("reason") else ""
             notes.add(run.path, f"it is {point.status}{reason}: shown, but in no mean with finished runs")
         if not point.values:
@@ -112,7 +113,8 @@ def task_names(runs: list[RunFiles], notes: Notes) -> list[str]:
     kinds, shown = [], []
     for run in runs:
         task, data = as_mapping(run.record.get("task")), as_mapping(run.record.get("data"))
-        chosen = as_mapping(run.record.get("selected")).get("by") or main_target(run.record["metrics"]) or "no metric"
+        main = as_mapping(run.record.get("primary")).get("target") or main_target(run.record["metrics"])
+        chosen = as_mapping(run.record.get("selected")).get("by") or main or "no metric"
         kinds.append((str(task.get("name", "unknown task")), str(task.get("labels")), str(chosen)))
         shown.append(str(data.get("description", "data")).partition(":")[0])
     usual = Counter(kinds).most_common(1)[0][0]

@@ -4,6 +4,7 @@ from typing import Any
 
 from sft_lightning.report.model import Cell, Point, value_text
 from sft_lightning.report.read import Found, Notes, RunFiles, StudyFiles, number_or_none, read_json
+from sft_lightning.runs.status import is_finished
 
 ABOUT = ("point", "arm", "seed", "fold", "selected", "status", "steps")
 PROBES = ("all-but-head", "LinearProbe")
@@ -47,7 +48,7 @@ def _point(
     files = None
     if isinstance(record, dict):
         files = RunFiles(path, record, notes)
-    elif row.get("status") == "finished":
+    elif is_finished(row.get("status")):
         notes.add(path, "its run.json is damaged" if record else "its directory is gone: only its row is shown")
     return Point(
         id=row["point"],

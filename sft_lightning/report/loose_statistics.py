@@ -1,6 +1,6 @@
 """Statistics of loose runs: arms that share seeds are compared as a study's arms are."""
 
-from sft_lightning.report.metrics import on_test
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report.model import LOOSE, Cell, Comparison
 from sft_lightning.report.summary import Row, shown
 
@@ -10,11 +10,12 @@ FEWEST = 3  # common seeds
 def add(comparison: Comparison, found: list[Row]) -> None:
     """Fills in statistics and answer of the cells of loose runs in which two arms have at least three common seeds.
 
+    A metric of which no run says which way is better is not tested.
     The baseline is the plain variant where there is one, else the first arm. Pairs are formed by the run's seed
     and its labelled samples: of those that no two arms share, a note says so.
     """
     for cell in comparison.cells:
-        if cell.study == LOOSE and cell.statistics is None:
+        if cell.study == LOOSE and cell.statistics is None and comparison.info(comparison.target).sign:
             _add(comparison, cell, [r for r in found if r.cell is cell and r.finished])
 
 
@@ -37,14 +38,13 @@ def _add(comparison: Comparison, cell: Cell, mine: list[Row]) -> None:
     from sft_lightning.stats.cells import cell_statistics
 
     kept = None
-    if comparison.kept is not None:
+    if comparison.kept is not None and comparison.info(comparison.kept).sign:
         kept = {r.group: v for r in mine if r.group in paired and (v := by_seed(r, comparison.kept, pairs))} or None
         kept = kept if kept and baseline in kept else None
-    names = {"target": shown(comparison.target, mine[0].split)}
-    names["kept"] = shown(comparison.kept, mine[0].split) if comparison.kept else ""
-    better = {k: comparison.better(m) for k, m in (("target", comparison.target), ("kept", comparison.kept or ""))}
+    sides = {"target": comparison.target, "kept": comparison.kept or ""}
+    metrics = {k: comparison.info(m).named(shown(m, mine[0].split)) for k, m in sides.items()}
     probes = [r.group for r in mine if r.variant == "LinearProbe" and r.group != baseline]
-    cell.statistics = cell_statistics(paired, kept, baseline, names, better, None, cell.at, references=probes)
+    cell.statistics = cell_statistics(paired, kept, baseline, metrics, None, cell.at, references=probes)
     cell.answer = str(cell.statistics["answer"])
     comparison.baseline = comparison.baseline or baseline
 

@@ -1,41 +1,8 @@
-"""What a metric's name says: which way is better, how validation and test name it, and words for it."""
+"""Words for metrics, and which of them are shown first where no run says it."""
 
 from collections.abc import Iterable
 
-LESS_IS_BETTER = (
-    "loss",
-    "perplexity",
-    "mse",
-    "mae",
-    "rmse",
-    "error",
-    "forgetting",
-)
-SIMILARITIES = ("cka", "correlation")
-"""What names a likeness among the metrics of drift; the others are distances"""
-STAGES = ("val/", "retention/", "drift/")
-
-
-def better(name: str) -> str:
-    """'max' or 'min': whether more or less of a metric is better."""
-    stage, _, last = on_validation(name).rpartition("/")
-    less = last in LESS_IS_BETTER or (stage == "drift" and not any(word in last for word in SIMILARITIES))
-    return "min" if less else "max"
-
-
-def on_test(name: str) -> str:
-    """The test split's name of a metric that validation names `name`: `val/x` → `test/x`, `drift/x` → `test/drift/x`."""
-    if name.startswith("test/"):
-        return name
-    return "test/" + name.removeprefix("val/")
-
-
-def on_validation(name: str) -> str:
-    """The validation split's name of a metric: `test/retention/x` → `retention/x`, `test/x` → `val/x`."""
-    if not name.startswith("test/"):
-        return name
-    rest = name.removeprefix("test/")
-    return rest if rest.startswith(("retention/", "drift/")) else f"val/{rest}"
+from sft_lightning.core.metric_info import on_validation
 
 
 def words(name: str) -> str:
@@ -61,10 +28,14 @@ def main_target(names: Iterable[str]) -> str | None:
     return next((n for n in found if n != "val/loss"), found[0] if found else None)
 
 
-def main_kept(names: Iterable[str], target: str | None) -> str | None:
-    """The metric that says best what was kept: the target's own on the source data, or agreement, or drift."""
+def main_kept(names: Iterable[str], target: str | None, source: str | None = None) -> str | None:
+    """The metric that says best what was kept: the target's own on the source data, or agreement, or drift.
+
+    `source` is the source task's primary metric, where the runs name it.
+    """
     found = list(names)
     own = ["retention/" + target.removeprefix("val/")] if target else []
+    own += [source] if source else []
     for wanted in (
         *own,
         "retention/accuracy",

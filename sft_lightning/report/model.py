@@ -4,8 +4,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
-from sft_lightning.report.metrics import better, on_test
+from sft_lightning.core.metric_info import MetricInfo, on_test
 from sft_lightning.report.read import Notes, RunFiles
+from sft_lightning.runs.metric_facts import find
+from sft_lightning.runs.status import is_finished
 
 LOOSE = "runs"  # the study's name of runs that belong to none
 
@@ -29,6 +31,10 @@ class Point:
     """Which labelled samples a loose run was trained on: the fingerprint; a study's seeds say it"""
     files: RunFiles | None = None
     steps: float | None = None
+
+    @property
+    def finished(self) -> bool:
+        return is_finished(self.status)
 
     @property
     def repetition(self) -> str:
@@ -82,7 +88,8 @@ class Comparison:
     kept: str | None
     """the same of what was kept"""
     drift: str | None
-    directions: dict[str, str] = field(default_factory=dict)
+    known: dict[str, MetricInfo] = field(default_factory=dict)
+    """what the runs say of their metrics"""
     baseline: str | None = None
     notes: Notes = field(default_factory=Notes)
     title: str = ""
@@ -99,8 +106,10 @@ class Comparison:
         """The points of a cell."""
         return [p for p in self.points if p.study == cell.study and p.cell == cell.at]
 
-    def better(self, metric: str) -> str:
-        return self.directions.get(metric) or better(metric)
+    def info(self, metric: str | None) -> MetricInfo:
+        """What is known of a metric, by either split's name; its direction is None where no run says it: do not rank then."""
+        found = find(self.known, metric) if metric else None
+        return MetricInfo(metric or "", None) if found is None else found
 
     def metrics(self) -> list[str]:
         """Validation's names of all metrics that some point has, target and kept first."""

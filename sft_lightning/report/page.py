@@ -9,15 +9,16 @@ import jinja2
 from markupsafe import Markup
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report import theme
 from sft_lightning.report.catalogue import all_data, catalogue, start
 from sft_lightning.report.error_analysis import MEASURES
 from sft_lightning.report.from_study import as_mapping
-from sft_lightning.report.metrics import on_test, words
+from sft_lightning.report.metrics import words
 from sft_lightning.report.model import Comparison, setting_text
 from sft_lightning.report.read import number_or_none
 from sft_lightning.report.sets import Sets
-from sft_lightning.report.summary import Row, answers, number, shown
+from sft_lightning.report.summary import Row, answers, rounded, shown
 
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = {
@@ -64,7 +65,7 @@ def page(comparison: Comparison, rows: list[Row]) -> str:
         ],
         "arms": comparison.arms,
         "metrics": [
-            {"name": m, "words": words(m), "test": words(on_test(m)), "better": comparison.better(m)}
+            {"name": m, "words": words(m), "test": words(on_test(m)), "better": comparison.info(m).better}
             for m in sets.metrics
         ],
         "measures": {m: t for m, t in MEASURES.items() if any(r["measure"] == m for r in data["layers"])},
@@ -139,7 +140,7 @@ def script(text: str) -> Markup:
 
 def facts(comparison: Comparison, rows: list[Row]) -> list[tuple[str, str]]:
     """What stands under the answer: how many runs, seeds, and what was measured."""
-    done = sum(p.status == "finished" for p in comparison.points)
+    done = sum(p.finished for p in comparison.points)
     seeds = sorted({r.n for r in rows})
     split = rows[0].split if rows else "val"
     found = [
@@ -253,7 +254,7 @@ def statistics(comparison: Comparison) -> list[dict[str, Any]]:
 def signed(value: Any) -> str:
     """`+0.0123`, or a dash."""
     known = number_or_none(value)
-    return "–" if known is None else ("+" if known > 0 else "−" if known < 0 else "") + number(abs(known))
+    return "–" if known is None else ("+" if known > 0 else "−" if known < 0 else "") + rounded(abs(known))
 
 
 def p_text(value: Any) -> str:

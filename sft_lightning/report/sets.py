@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report.error_analysis import layers_of, matrix_of, rounded, samples_of
 from sft_lightning.report.from_runs import flatten, is_setting
 from sft_lightning.report.from_study import as_mapping
-from sft_lightning.report.metrics import on_test
 from sft_lightning.report.model import Comparison, Point, setting_text, value_text
 from sft_lightning.report.read import number_or_none
 from sft_lightning.report.summary import Row, stat

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import fmean, stdev
 from typing import Any
 
-from sft_lightning.report.metrics import on_test
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.report.model import Cell, Comparison, Point, group_names, grouped
 
 
@@ -19,11 +19,11 @@ class Stat:
 
     def text(self, digits: int = 4) -> str:
         """`0.9464 ± 0.0130`."""
-        spread = "" if self.std is None else f" ± {number(self.std, digits)}"
-        return f"{number(self.mean, digits)}{spread}"
+        spread = "" if self.std is None else f" ± {rounded(self.std, digits)}"
+        return f"{rounded(self.mean, digits)}{spread}"
 
 
-def number(value: float, digits: int = 4) -> str:
+def rounded(value: float, digits: int = 4) -> str:
     """Fixed digits as papers have them, or powers of ten where those would show nothing."""
     return f"{value:.2e}" if value and (abs(value) < 10**-digits or abs(value) >= 1e5) else f"{value:.{digits}f}"
 
@@ -69,7 +69,7 @@ def rows(comparison: Comparison, metrics: list[str] | None = None) -> list[Row]:
     found: list[Row] = []
     for cell in comparison.cells:
         here = [p for p in comparison.of(cell) if p.selected]
-        split = comparison.split([p for p in here if p.status == "finished"] or here, comparison.target)
+        split = comparison.split([p for p in here if p.finished] or here, comparison.target)
         names = group_names(here)
         mine = [
             _row(cell, arm, setting, names[arm, setting], points, split, metrics)
@@ -81,7 +81,7 @@ def rows(comparison: Comparison, metrics: list[str] | None = None) -> list[Row]:
 
 
 def _row(cell: Cell, arm: str, setting: str, group: str, points: list[Point], split: str, metrics: list[str]) -> Row:
-    done = [p for p in points if p.status == "finished"]
+    done = [p for p in points if p.finished]
     used = done or points
     stats: dict[str, Stat] = {}
     for metric in metrics:
@@ -122,18 +122,17 @@ def _mark(mine: list[Row], comparison: Comparison, metrics: list[str]) -> None:
     """Marks the best mean of each metric among finished rows, and the rows on the Pareto front of target and kept."""
     done = [r for r in mine if r.finished]
     for metric in metrics:
-        known = [r for r in done if metric in r.stats]
-        if len(known) > 1:
-            pick = max if comparison.better(metric) == "max" else min
-            top = pick(r.stats[metric].mean for r in known)
+        known, sign = [r for r in done if metric in r.stats], comparison.info(metric).sign
+        if len(known) > 1 and sign:
+            top = max(sign * r.stats[metric].mean for r in known)
             for row in known:
-                if row.stats[metric].mean == top:
+                if sign * row.stats[metric].mean == top:
                     row.best.add(metric)
     target, kept = comparison.target, comparison.kept
-    if kept is None:
+    signs = [comparison.info(m).sign for m in (target, kept)]
+    if kept is None or not all(signs):
         return
     both = [r for r in done if target in r.stats and kept in r.stats]
-    signs = [1 if comparison.better(m) == "max" else -1 for m in (target, kept)]
     places = [(signs[0] * r.stats[target].mean, signs[1] * r.stats[kept].mean) for r in both]
     for row, (x, y) in zip(both, places, strict=True):
         row.front = not any((a >= x and b >= y) and (a > x or b > y) for a, b in places)
@@ -157,8 +156,13 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
     if len(done) == 1:
         row = done[0]
         text = f"{row.group}: {_both(row, target, kept)} on {split}; there is nothing here to compare it with."
+    elif not comparison.info(target).sign:
+        values = "; ".join(f"{r.group}: {_both(r, target, kept)}" for r in done)
+        text = (
+            f"No run says whether more or less of {target} is better, so the arms are not ranked. On {split}, {values}."
+        )
     else:
-        sign = -1 if comparison.better(kept or "") == "min" else 1
+        sign = comparison.info(kept).sign
         first = [r for r in done if target in r.best] or done[
             :1
         ]  # of several that are equal, the one that kept the most
@@ -172,6 +176,8 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
             text += f"; {holders[0].group} kept the most ({_both(holders[0], target, kept)})."
         elif best_kept:
             text += f"; {best_kept[0].group} keeps all by construction."
+        elif any(kept in r.stats for r in done) and not sign:
+            text += f"; no run says whether more or less of {kept} is better."
         else:
             text += "; nothing is known of what was kept."
     seeds = [r.n for r in done]

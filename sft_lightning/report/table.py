@@ -12,8 +12,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from sft_lightning.core.metric_info import on_validation
 from sft_lightning.report.counts import counts, counts_line
-from sft_lightning.report.metrics import on_validation
 from sft_lightning.report.model import Comparison
 from sft_lightning.report.summary import Row, answers, shown
 

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import on_test
 from sft_lightning.core.redaction import redact
 from sft_lightning.report import loose_statistics, read
 from sft_lightning.report.build import compare
-from sft_lightning.report.metrics import on_test, words
+from sft_lightning.report.metrics import words
 from sft_lightning.report.model import LOOSE, Cell, Comparison, Point
 from sft_lightning.report.summary import Row, answers, rows
 from sft_lightning.report.table import as_markdown, columns
@@ -149,7 +150,7 @@ def cell_blocks(comparison: Comparison, cell: Cell, mine: list[Row], entity: str
             layout=wr.Layout(w=8, h=8),
         )
         for metric in dict.fromkeys([target, kept, FORGETTING])
-        if metric is not None and known(chosen, metric, split)
+        if metric is not None and has_values(chosen, metric, split)
     ]
     made = [
         wr.PanelGrid(runsets=[runset(cell, chosen, "settings compared", entity, project, arm)], panels=[*curves, *bars])
@@ -177,7 +178,7 @@ def at_the_end(metric: str, split: str) -> str:
     return on_test(metric) if split == "test" else f"selected/{metric}"
 
 
-def known(points: list[Point], metric: str, split: str) -> bool:
+def has_values(points: list[Point], metric: str, split: str) -> bool:
     """Whether any run has the metric."""
     return any((on_test(metric) if split == "test" else metric) in p.values for p in points)
 

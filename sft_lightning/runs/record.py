@@ -23,6 +23,7 @@ PACKAGES = (
     "torchvision",
     "transformers",
     "timm",
+    "peft",
     "datasets",
     "wandb",
     "jsonargparse",
@@ -36,7 +37,9 @@ class Record:
     `final_step`, and `best` with `best_step`: its value at the checkpoint that `best.ckpt` is, so that the `best` of all
     metrics are one network's (`selected` is the same number, under its older name). `extreme` with `extreme_step` is the
     metric's own best over all validations: of each metric another network's. `measured[command]` says of `test`, `validate`
-    and `predict` which checkpoint, of which step, met which data.
+    and `predict` which checkpoint, of which step, met which data. `metric_info[name]` has `better` ('max', 'min' or null where
+    neither is) and `unit` of each metric that is known, and `primary` names the primary metrics of the `target` and the
+    `source` task: readers rank by these, and need not know the task.
     """
 
     def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
@@ -82,11 +85,11 @@ class Record:
         self.content.setdefault("times", {})["ended"] = now()
         self.update(status=status, **about)
 
-    def metric(self, name: str, value: float, step: int, better: str) -> None:
-        """Notes a value of a metric at a step; `better` is 'max' or 'min'."""
+    def metric(self, name: str, value: float, step: int, better: str | None) -> None:
+        """Notes a value of a metric at a step; `better` is 'max' or 'min', None where there is no such direction."""
         entry = self.content["metrics"].setdefault(name, {})
         entry["final"], entry["final_step"] = value, step
-        if improves(value, entry.get("extreme"), better):
+        if better is not None and improves(value, entry.get("extreme"), better):
             entry["extreme"], entry["extreme_step"] = value, step
 
     def select(self, values: dict[str, float], by: str, step: int, epoch: int) -> None:
@@ -118,6 +121,8 @@ def misfit(content: Any) -> str | None:
         ("data", dict),
         ("test", dict),
         ("selected", dict),
+        ("metric_info", dict),
+        ("primary", dict),
         ("status", str),
     ):
         if name in content and content[name] is not None and not isinstance(content[name], kind):

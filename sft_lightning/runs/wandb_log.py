@@ -10,6 +10,7 @@ from typing import Any
 from lightning.pytorch.loggers import WandbLogger
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from sft_lightning.config.options import RunOptions
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, sweep_run_id
@@ -93,7 +94,7 @@ class WandbLog(WandbLogger):
             wandb.run = None  # finish could not say so, and the next run of this process would write to it
 
 
-def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
+def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
     """A logger for this run; it begins at once, so that what is wrong is said before training."""
     import wandb
     from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
@@ -108,7 +109,7 @@ def make_wandb(settings: Any, run: RunDirectory, config: dict[str, Any], online:
             offline=not online,
             mode="online" if online else "offline",  # Lightning leaves "offline" to all later runs of the process
             group=settings.wandb_group or settings.experiment,
-            job_type=settings.wandb_job_type or settings.model.class_path.rpartition(".")[2],
+            job_type=settings.wandb_job_type,
             tags=redaction.without(settings.wandb_tags),
             config=redaction.without(config),
             settings=wandb.Settings(silent=not online, console="off", **waits),

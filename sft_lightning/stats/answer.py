@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from sft_lightning.stats.differences import FEWEST, NOT_SHOWN, Difference
 from sft_lightning.stats.equivalence import Equivalence
-from sft_lightning.stats.formatting import Column, count, p_value, place, setting, several
+from sft_lightning.stats.formatting import Column, at_levels, count, p_value, setting, several
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def answer_cell(
     ranked = [c for c in cases if c.arm not in references]
     margin = equivalences[0].margin if equivalences else None
     beside = _reference([c for c in cases if c.arm in references], columns)
-    return place(at) + _say(ranked, baseline, columns, margin) + beside + "."
+    return at_levels(at) + _say(ranked, baseline, columns, margin) + beside + "."
 
 
 def _reference(cases: list[Case], columns: Mapping[str, Column]) -> str:

@@ -9,13 +9,14 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.stats import differences as diff
 from sft_lightning.stats import equivalence as equiv
 from sft_lightning.stats.answer import answer_cell
 from sft_lightning.stats.correction import correct, seeds_needed
 from sft_lightning.stats.differences import Difference, compare_with_baseline
 from sft_lightning.stats.equivalence import Equivalence, equivalence
-from sft_lightning.stats.formatting import Column, is_share
+from sft_lightning.stats.formatting import Column, column
 from sft_lightning.stats.summary import UNBOUNDED, Summary, Values, summarise
 
 __all__ = [
@@ -39,8 +40,7 @@ def cell_statistics(
     target: Values,
     kept: Values | None,
     baseline: str,
-    names: Mapping[str, str],
-    better: Mapping[str, str],
+    metrics: Mapping[str, MetricInfo],
     within: float | None,
     at: Mapping[str, object],
     settings: Mapping[str, Mapping[str, object]] | None = None,
@@ -64,8 +64,7 @@ def cell_statistics(
         target: arm → seed → value of what was learned; None, NaN and infinities are not known.
         kept: the same of what was kept, or None.
         baseline: the arm that the others are compared with.
-        names: 'target' and 'kept': the metrics' names.
-        better: 'target' and 'kept': 'max' or 'min'.
+        metrics: 'target' and 'kept': name, direction and unit of each.
         within: margin of 'learns as well' in the target metric's unit; None or 0 makes no such test.
         at: the cell's place on the axes.
         settings: arm → chosen setting, for the answer.
@@ -73,7 +72,7 @@ def cell_statistics(
         references: arms that keep all by construction, such as a linear probe: compared, and never the answer's winner.
 
     Raises:
-        UserError: a `better` that is neither 'max' nor 'min', or a negative margin.
+        UserError: a metric of which nobody knows which way is better, or a negative margin.
     """
     target = {baseline: {}, **target}
     if kept is not None and not any(summarise(v.values()).n for v in kept.values()):
@@ -81,9 +80,9 @@ def cell_statistics(
     sides: dict[str, Values] = {"target": target}
     if kept is not None:
         sides["kept"] = {baseline: {}, **kept}
-    columns = {k: Column(names[k], better[k], is_share(names[k], v)) for k, v in sides.items()}
+    columns = {k: column(metrics[k], v) for k, v in sides.items()}
     found, as_good, tests, at_most = cell_tests(sides, columns, baseline, within, level)
-    as_good = equiv.settle(as_good, found["target"], better["target"], level)
+    as_good = equiv.settle(as_good, found["target"], columns["target"].better, level)
 
     both = ("target", "kept")
     return {

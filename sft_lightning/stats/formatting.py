@@ -4,12 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.stats.summary import Values
-
-SHARES = frozenset(
-    {"accuracy", "agreement", "auroc", "exact_match", "f1", "f1_macro", "f1_micro", "iou", "precision", "recall"}
-)
-"""Metrics, without their stage, that are shares between 0 and 1 and are said in points: hundredths."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +24,8 @@ class Column:
     def amount(self, value: float) -> str:
         """`1 point`, `0.5 points`, or a plain number."""
         if not self.share:
-            return number(value)
-        text = number(100 * value)
+            return three_figures(value)
+        text = three_figures(100 * value)
         return f"{text} point" if text == "1" else f"{text} points"
 
     def difference(self, mean: float, low: float | None, high: float | None) -> str:
@@ -44,13 +41,17 @@ class Column:
         return text if self.better == "max" else f"{text} (less is better)"
 
 
-def is_share(metric: str, values: Values) -> bool:
-    """Whether a metric is named as a share and all its known values lie in [0, 1]."""
-    if metric.rpartition("/")[2] not in SHARES:
-        return False
-    return all(
-        0 <= v <= 1 for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)
-    )
+def column(metric: MetricInfo, values: Values) -> Column:
+    """How a metric's numbers are said. A share is said in points where all its known values lie in [0, 1].
+
+    Raises UserError where nobody knows which way of the metric is better.
+    """
+    if metric.better is None:
+        raise UserError(
+            f"metric {metric.name}: nobody knows whether more or less of it is better, so nothing is tested"
+        )
+    known = [v for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)]
+    return Column(metric.name, metric.better, metric.share and all(0 <= v <= 1 for v in known))
 
 
 def decimals(width: float, scale: float) -> int:
@@ -69,7 +70,7 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
     return ("+" + text if sign and value > 0 else text).replace("-", "−")
 
 
-def number(value: float) -> str:
+def three_figures(value: float) -> str:
     """Three figures, a true minus, no trailing zeros."""
     return f"{value:.3g}".replace("-", "−")
 
@@ -90,7 +91,7 @@ def setting(values: Mapping[str, object]) -> str:
     return f" ({', '.join(f'{k} {plain(v)}' for k, v in values.items())})" if values else ""
 
 
-def place(at: Mapping[str, object]) -> str:
+def at_levels(at: Mapping[str, object]) -> str:
     """`With shots_per_class 5, data trec, `, the beginning of a cell's sentence."""
     return f"With {', '.join(f'{k} {plain(v)}' for k, v in at.items())}, " if at else "In this study, "
 

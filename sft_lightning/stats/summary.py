@@ -56,7 +56,7 @@ def summarise(values: Iterable[float | None], level: float = 0.95, bounds: tuple
         bounds: ends that the mean cannot pass, such as (0, 1) for an accuracy; the intervals are cut there.
     """
     given = list(values)
-    x = known(given)
+    x = present(given)
     n, missing = len(x), len(given) - len(x)
     if n == 0:
         return Summary(0, missing, None, None, None, None, "no interval: no value is known", None, None)
@@ -71,7 +71,7 @@ def summarise(values: Iterable[float | None], level: float = 0.95, bounds: tuple
     return Summary(n, missing, mean, std, low, high, f"Student's t, {n - 1} degrees of freedom", b_low, b_high)
 
 
-def known(values: Iterable[float | None]) -> Array:
+def present(values: Iterable[float | None]) -> Array:
     """The finite values, ascending."""
     return np.sort(np.array([v for v in values if v is not None and math.isfinite(v)], dtype=float))
 

@@ -2,7 +2,7 @@
 
 from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import Batch, TaskInfo
-from sft_lightning.tasks.base import TASKS, RowTask, Task
+from sft_lightning.tasks.base import TASKS, RowTask, Task, TaskMetric
 from sft_lightning.tasks.causal_lm import CausalLM
 from sft_lightning.tasks.classification import Classification
 from sft_lightning.tasks.multi_label import MultiLabel
@@ -18,6 +18,7 @@ __all__ = [
     "RowTask",
     "Task",
     "TaskInfo",
+    "TaskMetric",
     "make_task",
 ]
 

@@ -5,13 +5,16 @@ modelling.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 
@@ -19,6 +22,16 @@ from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 def at_least_single(logits: Tensor) -> Tensor:
     """Logits in single precision, or double where they are: losses are never summed in half precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
+class TaskMetric(NamedTuple):
+    """A metric of a task, declared once: the facts go into `run.json`, where everyone reads them."""
+
+    better: str
+    """'max' or 'min'"""
+    unit: str
+    """`share` of what is counted, `nats` and the like; empty for a plain number"""
+    make: Callable[[TaskInfo], Metric]
 
 
 TASKS: Registry["Task"] = Registry("task")
@@ -33,13 +46,17 @@ class Task(ABC):
     """
 
     name: ClassVar[str]
+    metrics: ClassVar[Mapping[str, TaskMetric]]
+    """All metrics that the data may ask for, by name."""
+    default_metrics: ClassVar[Sequence[str]]
+    """Names of those that are measured where the data asks for none; the first is the primary one."""
+    loss_unit: ClassVar[str] = ""
+    """Of the mean loss over items."""
     has_classes: ClassVar[bool] = False
     """Whether each sample is of one of C classes: confusions can be counted, and labelled subsets drawn by class"""
     one_item_per_sample: ClassVar[bool] = True
     """Whether a sample is one row of the output, so that what a head says of it can be listed by sample"""
     smooths_labels: ClassVar[bool] = False
-    metric_makers: ClassVar[dict[str, tuple[Any, str]]]
-    """Metric name: (maker taking TaskInfo, 'max' or 'min' is better)."""
 
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
         self.info, self.label_smoothing = info, label_smoothing
@@ -51,35 +68,38 @@ class Task(ABC):
         if "name" in vars(cls):
             TASKS.add(cls.name, cls)
 
+    @classmethod
+    def metric_info(cls, name: str) -> MetricInfo | None:
+        """What is known of 'loss' or of one of the task's metrics; None for other names."""
+        if name == "loss":
+            return MetricInfo("loss", "min", cls.loss_unit)
+        found = cls.metrics.get(name)
+        return None if found is None else MetricInfo(name, found.better, found.unit)
+
     @property
     def metric_names(self) -> list[str]:
-        return list(self.info.metrics) or self.default_metrics
+        """Of the metrics that are measured."""
+        return list(self.info.metrics or self.default_metrics)
 
     @property
-    @abstractmethod
-    def default_metrics(self) -> list[str]:
-        """Metrics when the data names none; the first selects checkpoints."""
-
-    @property
-    def primary(self) -> tuple[str, str]:
-        """Name of the metric that selects checkpoints, and whether 'max' or 'min' is better."""
+    def primary(self) -> MetricInfo:
+        """The metric that selects checkpoints, and whose loss on the source task is its forgetting."""
         name = self.metric_names[0]
-        return name, self.metric_makers[name][1]
-
-    def better(self, metric: str) -> str:
-        """'max' or 'min'."""
-        return self.metric_makers[metric][1] if metric in self.metric_makers else "min"
+        self._metric(name)
+        found = self.metric_info(name)
+        assert found is not None
+        return found
 
     def make_metrics(self) -> dict[str, Metric]:
-        made = {}
-        for name in self.metric_names:
-            if name not in self.metric_makers:
-                raise UserError(
-                    f"task '{self.name}' has no metric '{name}'{nearest(name, self.metric_makers)}; "
-                    f"it has {', '.join(self.metric_makers)}"
-                )
-            made[name] = self.metric_makers[name][0](self.info)
-        return made
+        """One meter for each metric that is measured."""
+        return {name: self._metric(name).make(self.info) for name in self.metric_names}
+
+    def _metric(self, name: str) -> TaskMetric:
+        if name not in self.metrics:
+            raise UserError(
+                f"task '{self.name}' has no metric '{name}'{nearest(name, self.metrics)}; it has {', '.join(self.metrics)}"
+            )
+        return self.metrics[name]
 
     # ---- what a task does with a batch ----
 
@@ -114,6 +134,12 @@ class Task(ABC):
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor | None:
         """KL(teacher ‖ student) in nats of the answers `[N, C]` to each item: `[N]`. None where answers are values, and no
         probabilities.
+        """
+        return None
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor | None:
+        """Targets drawn from the probabilities that `logits[N, C]` stand for, in the form that `loss` takes: the true Fisher
+        information is an expectation over them. None where that is not defined.
         """
         return None
 
@@ -156,6 +182,13 @@ class RowTask(Task):
     @abstractmethod
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         """One plain dict per row."""
+
+
+def draw_classes(logits: Tensor, random: np.random.Generator) -> Tensor:
+    """One class of C for each row of `logits[N, C]`, with the probabilities of their softmax: `[N]` int64."""
+    reached = logits.detach().double().cpu().softmax(-1).cumsum(-1)
+    uniform = torch.from_numpy(random.random((len(logits), 1))) * reached[:, -1:]
+    return (uniform >= reached).sum(-1).to(logits.device)
 
 
 def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:

@@ -2,14 +2,16 @@
 
 from typing import Any
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
+from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output
-from sft_lightning.tasks.base import RowTask, at_least_single, by_sample
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
 from sft_lightning.tasks.metrics import MeanLoss
 
 KEYS = {"tokens": "token", "probabilities": "probability"}
@@ -28,14 +30,12 @@ class CausalLM(RowTask):
 
     name = "causal_lm"
     one_item_per_sample = False
-    metric_makers = {
-        "perplexity": (lambda _: Perplexity(), "min"),
-        "token_accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
+    metrics = {
+        "perplexity": TaskMetric("min", "", lambda _: Perplexity()),
+        "token_accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["perplexity", "token_accuracy"]
+    default_metrics = ("perplexity", "token_accuracy")
+    loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum")
@@ -48,6 +48,9 @@ class CausalLM(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        return draw_classes(logits, random)
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):

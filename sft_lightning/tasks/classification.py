@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,8 +15,9 @@ from torchmetrics.classification import (
 
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import RowTask, at_least_single
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -46,16 +48,14 @@ class Classification(RowTask):
     name = "classification"
     has_classes = True
     smooths_labels = True
-    metric_makers = {
-        "accuracy": (lambda info: MulticlassAccuracy(info.num_outputs, average="micro"), "max"),
-        "f1": (_f1, "max"),
-        "f1_macro": (lambda info: MulticlassF1Score(info.num_outputs, average="macro"), "max"),
-        "matthews": (lambda info: Matthews(info.num_outputs), "max"),
+    metrics = {
+        "accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
+        "f1": TaskMetric("max", SHARE, _f1),
+        "f1_macro": TaskMetric("max", SHARE, lambda info: MulticlassF1Score(info.num_outputs, average="macro")),
+        "matthews": TaskMetric("max", "", lambda info: Matthews(info.num_outputs)),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["accuracy", "f1_macro"]
+    default_metrics = ("accuracy", "f1_macro")
+    loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
@@ -68,6 +68,9 @@ class Classification(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        return draw_classes(logits, random)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         probabilities = logits.float().softmax(-1).cpu()

@@ -2,27 +2,28 @@
 
 from typing import Any
 
+import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
 
 from sft_lightning.anchors import bernoulli_kl
-from sft_lightning.tasks.base import RowTask, at_least_single
+from sft_lightning.core.metric_info import SHARE
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class MultiLabel(RowTask):
     """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is said where its probability σ(logit) is above one half."""
 
     name = "multi_label"
-    metric_makers = {
-        "label_accuracy": (lambda info: MultilabelAccuracy(info.num_outputs, average="micro"), "max"),
-        "exact_match": (lambda info: MultilabelExactMatch(info.num_outputs), "max"),
-        "f1_micro": (lambda info: MultilabelF1Score(info.num_outputs, average="micro"), "max"),
+    metrics = {
+        "label_accuracy": TaskMetric("max", SHARE, lambda info: MultilabelAccuracy(info.num_outputs, average="micro")),
+        "exact_match": TaskMetric("max", SHARE, lambda info: MultilabelExactMatch(info.num_outputs)),
+        "f1_micro": TaskMetric("max", SHARE, lambda info: MultilabelF1Score(info.num_outputs, average="micro")),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["label_accuracy", "f1_micro"]
+    default_metrics = ("label_accuracy", "f1_micro")
+    loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits)
@@ -37,6 +38,10 @@ class MultiLabel(RowTask):
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
         return bernoulli_kl(student, teacher)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        uniform = torch.from_numpy(random.random(tuple(logits.shape))).to(logits.device)
+        return (uniform < logits.detach().double().sigmoid()).long()
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]

@@ -2,13 +2,14 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics.regression import MeanAbsoluteError, MeanSquaredError, SpearmanCorrCoef
 from torchmetrics.utilities import dim_zero_cat
 
-from sft_lightning.tasks.base import RowTask, at_least_single
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class Correlation(SpearmanCorrCoef):
@@ -45,16 +46,14 @@ class Regression(RowTask):
     """`logits[N, 1]`, `y[N]` float. Correlations are NaN where they are undefined, as for one item."""
 
     name = "regression"
-    metric_makers = {
-        "pearson": (lambda _: Correlation(), "max"),
-        "spearman": (lambda _: RankCorrelation(), "max"),
-        "mse": (lambda _: MeanSquaredError(), "min"),
-        "mae": (lambda _: MeanAbsoluteError(), "min"),
+    metrics = {
+        "pearson": TaskMetric("max", "", lambda _: Correlation()),
+        "spearman": TaskMetric("max", "", lambda _: RankCorrelation()),
+        "mse": TaskMetric("min", "label units squared", lambda _: MeanSquaredError()),
+        "mae": TaskMetric("min", "label units", lambda _: MeanAbsoluteError()),
     }
-
-    @property
-    def default_metrics(self) -> list[str]:
-        return ["mse", "pearson", "spearman"]
+    default_metrics = ("mse", "pearson", "spearman")
+    loss_unit = "label units squared"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits).squeeze(-1)
@@ -62,6 +61,11 @@ class Regression(RowTask):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.float().squeeze(-1)
+
+    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
+        """From a normal distribution of variance one half, of which the squared error is the negative log-likelihood."""
+        noise = torch.from_numpy(random.normal(scale=0.5**0.5, size=len(logits)))
+        return logits.detach().squeeze(-1) + noise.to(logits.device, logits.dtype)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         return [{"value": round(v, 6)} for v in logits.float().squeeze(-1).tolist()]

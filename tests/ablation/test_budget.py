@@ -10,6 +10,7 @@ from sft_lightning.ablation.selection import Metrics, candidate, choose
 from sft_lightning.ablation.study import Select
 from sft_lightning.ablation.study_dir import PointStatus
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,10 @@ def test_a_test_is_costed_by_its_samples_at_the_pace_of_the_fit() -> None:
 
 
 def test_of_settings_that_tie_the_one_with_the_lower_validation_loss_is_chosen() -> None:
-    metrics = Metrics("val/accuracy", None, "max", "max")
+    metrics = Metrics(MetricInfo("val/accuracy", "max"), None)
     tied = [candidate({"lr": lr}, [(0.9, None)], 1, [loss]) for lr, loss in ((0.1, 0.5), (0.2, 0.3), (0.3, 0.4))]
     found = [c for c in tied if c is not None]
     assert choose(found, Select(rule="best"), metrics)[0].setting == {"lr": 0.2}
-    kept = Metrics("val/accuracy", "retention/accuracy", "max", "max")
+    kept = Metrics(MetricInfo("val/accuracy", "max"), MetricInfo("retention/accuracy", "max"))
     tied = [candidate({"lr": lr}, [(0.9, 0.8)], 1, [loss]) for lr, loss in ((0.1, 0.5), (0.2, 0.3), (0.3, 0.4))]
     assert choose([c for c in tied if c is not None], Select(rule="keep"), kept)[0].setting == {"lr": 0.2}

@@ -13,6 +13,7 @@ from sft_lightning.networks import MLP, TransformersText, spec
 from sft_lightning.networks.base import build_network
 from tests.data.text_files import texts, write_jsonl
 from tests.networks.tiny import tiny_folder
+from tests.support import settle
 
 INFO = TaskInfo("classification", 3, ["a", "b", "c"])
 
@@ -147,7 +148,7 @@ def test_texts_are_tokenised_once_by_one_tokenizer_and_anew_by_another(tmp_path:
     for length in (16, 16, 8):
         data = TextTable(train=str(tmp_path / "t.jsonl"))
         data.setup()
-        data.connect(build_network(spec(TransformersText, pretrained=str(folder), max_length=length), INFO))
+        settle(data, build_network(spec(TransformersText, pretrained=str(folder), max_length=length), INFO))
         ids.append(data.splits["train"].samples.batch([0, 1])["input_ids"])
         cache.next_run()
     assert torch.equal(ids[0], ids[1]) and len(done) == 2

@@ -7,7 +7,7 @@ import pytest
 from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.study import read_study
 from sft_lightning.cli.main import main
-from sft_lightning.config.resolve import Resolver
+from sft_lightning.config.resolve import resolve
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments/ablations"
 STUDIES = sorted(FOLDER.glob("*.yaml"))
@@ -16,7 +16,7 @@ STUDIES = sorted(FOLDER.glob("*.yaml"))
 @pytest.mark.parametrize("file", STUDIES, ids=lambda f: f.stem)
 def test_a_shipped_study_resolves_and_has_the_baselines_tuned(file):
     study = read_study(file)
-    configs = Plan(study, Resolver()).check()
+    configs = Plan(study, resolve).check()
     assert len(configs) == len(study.cells) * sum(len(arm.settings) for arm in study.arms)
     plain = study.arm(study.baseline)
     assert plain.tune, f"{file.name}: the baseline's learning rate is not tuned, but the anchors' strength is"

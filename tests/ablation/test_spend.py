@@ -186,11 +186,11 @@ def test_training_data_that_changed_before_more_seeds_were_run_gives_no_answer(t
 
 def test_of_how_many_folds_none_is_left_out_makes_no_other_point(tmp_path: Path) -> None:
     from sft_lightning.ablation.plan import Plan
-    from sft_lightning.config.resolve import Resolver
+    from sft_lightning.config.resolve import resolve
 
     found = []
     for folds in (None, 5):
         made = study(tmp_path, folds=folds)
         arm = made.arm("plain")
-        found.append(Plan(made, Resolver()).final(arm, made.cells[0], arm.settings[0], [0])[0].id)
+        found.append(Plan(made, resolve).final(arm, made.cells[0], arm.settings[0], [0])[0].id)
     assert found[0] == found[1]

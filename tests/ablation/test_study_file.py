@@ -8,6 +8,7 @@ from sft_lightning.ablation.selection import Candidate, Metrics, choose
 from sft_lightning.ablation.study import Select, make_study, read_study
 from sft_lightning.config.overrides import merged, nested, put, short
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 
 ROOT = Path(__file__).resolve().parents[2]
 BASE = str(ROOT / "experiments/digits/plain.yaml")
@@ -117,7 +118,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 # ---- the rule ----
 
-UP = Metrics("val/accuracy", "retention/accuracy", "max", "max")
+UP = Metrics(MetricInfo("val/accuracy", "max"), MetricInfo("retention/accuracy", "max"))
 
 
 def candidates(*values, wanted=3):
@@ -144,7 +145,7 @@ def test_best_looks_at_the_target_alone():
 
 
 def test_metrics_of_which_less_is_better_are_turned_around():
-    metrics = Metrics("val/loss", "drift/kl", "min", "min")
+    metrics = Metrics(MetricInfo("val/loss", "min"), MetricInfo("drift/kl", "min"))
     found = candidates((1.0, 3.0, 3), (1.005, 0.1, 3), (1.5, 0.0, 3))
     assert chosen(found, metrics=metrics) == (1, [True, True, False])
 
@@ -162,5 +163,5 @@ def test_among_equally_kept_ones_the_better_target_wins_then_the_first_listed():
 
 
 def test_without_anything_kept_the_best_target_is_taken():
-    metrics = Metrics("val/accuracy", None, "max", "max")
+    metrics = Metrics(MetricInfo("val/accuracy", "max"), None)
     assert chosen(candidates((0.90, None, 3), (0.895, None, 3)), metrics=metrics)[0] == 0

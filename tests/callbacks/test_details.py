@@ -21,7 +21,7 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from sft_lightning.callbacks import Details, RetentionMonitor
-from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, layer_drift, number, seen, short
+from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, finite_or_none, layer_drift, seen, short
 from sft_lightning.cli.main import main
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.sampler import Key
@@ -327,12 +327,13 @@ def test_metrics_weights_and_random_numbers_are_the_same_bits_without_it(
 ) -> None:
     """Trained, validated, tested, and trained on, with dropout and BatchNorm: nothing tells that it was there."""
     results = []
-    for details in ([], [Details(tmp_path / "details.json", split)]):  # type: ignore[arg-type]
+    for with_details in (False, True):
         random.seed(0)
         np.random.seed(0)
         states = States()
         module = PlainSFT(spec(NormNet, pretrained=pretrained_norms, dropout=0.3), lr=1e-2)
         watch = RetentionMonitor(digits(OLD, eval_batch_size=7) if with_source else None)
+        details = [Details(tmp_path / "details.json", split, monitor=watch)] if with_details else []  # type: ignore[arg-type]
         data, measured = digits(eval_batch_size=7), []
         trainer = fit(module, data, max_epochs=2, callbacks=[watch, *details, states])
         measured += trainer.validate(module, data, verbose=False) + trainer.test(module, data, verbose=False)
@@ -357,8 +358,9 @@ def test_nothing_is_collected_while_fitting(pretrained: str, tmp_path: Path, mon
 
     monkeypatch.setattr(Answers, "add", fail)
     for split in ("test", "val"):
-        fit(make("plain", pretrained), digits(), max_epochs=1,
-            callbacks=[RetentionMonitor(digits(OLD)), Details(tmp_path / "d.json", split)])  # type: ignore[arg-type]  # fmt: skip
+        watch = RetentionMonitor(digits(OLD))
+        details = Details(tmp_path / "d.json", split, monitor=watch)  # type: ignore[arg-type]
+        fit(make("plain", pretrained), digits(), max_epochs=1, callbacks=[watch, details])
     assert not list(tmp_path.iterdir())
 
 
@@ -367,7 +369,8 @@ def test_without_source_data_the_source_head_is_asked_about_the_targets_samples(
 ) -> None:
     module, data = make("plain", pretrained, lr=1e-2), digits(eval_batch_size=7)
     fit(module, data, max_epochs=2)
-    tester = quiet_trainer(callbacks=[Details(tmp_path / "details.json", samples=5)])
+    watch = RetentionMonitor()
+    tester = quiet_trainer(callbacks=[watch, Details(tmp_path / "details.json", samples=5, monitor=watch)])
     tester.test(module, data, verbose=False)
     found = strictly(tmp_path / "details.json")
     said = [answers(outputs_on(n, data, "test")[0].source_logits) for n in (module.teacher.network, module.network)]
@@ -386,7 +389,9 @@ def test_confusions_of_more_classes_than_can_be_read_are_left_out(pretrained: st
     module, data = make("plain", pretrained, lr=1e-2), digits()
     fit(module, data, max_epochs=1)
     watch = RetentionMonitor(digits(OLD))
-    quiet_trainer(callbacks=[watch, Details(tmp_path / "d.json", classes=4)]).test(module, data, verbose=False)
+    quiet_trainer(callbacks=[watch, Details(tmp_path / "d.json", classes=4, monitor=watch)]).test(
+        module, data, verbose=False
+    )
     found = strictly(tmp_path / "d.json")
     assert not {"confusion", "source_confusion"} & found.keys()
     assert found["compared"] == 225 and found["changed"]
@@ -398,7 +403,7 @@ def test_a_network_whose_outputs_are_no_numbers_still_makes_json(pretrained: str
     with torch.no_grad():
         next(module.network.encoder.parameters()).fill_(float("nan"))
     watch = RetentionMonitor(digits(OLD))
-    quiet_trainer(callbacks=[watch, Details(tmp_path / "d.json")]).test(module, data, verbose=False)
+    quiet_trainer(callbacks=[watch, Details(tmp_path / "d.json", monitor=watch)]).test(module, data, verbose=False)
     found = strictly(tmp_path / "d.json")
     assert found["layers"][0]["relative"] is None and found["layers"][1]["relative"] >= 0
     assert {c["confidence_after"] for c in found["changed"]} == {None}
@@ -418,7 +423,7 @@ def test_a_layer_that_began_at_zero_has_no_relative_drift(pretrained: str) -> No
             if name.startswith("encoder.4"):
                 parameter.zero_()
     assert layer_drift(module)[1] == {"name": "encoder.4", "relative": 0.0, "l2": 0.0}
-    assert number(float("inf")) is None
+    assert finite_or_none(float("inf")) is None
 
 
 @pytest.mark.parametrize(

@@ -134,7 +134,7 @@ def test_forgetting_that_validate_measures_compares_both_networks_on_the_same_sa
     monitor.before["retention/accuracy"] = 0.123  # of whatever samples
     (values,) = quiet_trainer(callbacks=[monitor], limit_val_batches=0.5).validate(module, digits(), verbose=False)
     source.setup()
-    source.connect(module.network)
+    source.settle(module.network.input_spec)
     at, accuracies = torch.from_numpy(draw(21, 10)), []
     for network in (module.teacher.network, module.network):  # type: ignore[union-attr]
         said, y = outputs_on(network, source, "val")

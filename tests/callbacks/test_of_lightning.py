@@ -16,9 +16,9 @@ from lightning.pytorch.profilers import SimpleProfiler
 import sft_lightning.callbacks
 from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.of_lightning import ARGUMENTS, CALLBACKS, refuse_arguments, refuse_callbacks
-from sft_lightning.config.resolve import Resolver
+from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core.errors import UserError
-from sft_lightning.evaluation.selection import direction
+from sft_lightning.evaluation.known_metrics import direction
 from sft_lightning.runs.profiler import written_to
 from sft_lightning.tasks import TASKS
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
@@ -29,14 +29,8 @@ FIT = ("fit", "--config", DISTILL, "--wandb", "disabled", "--test_after_fit", "f
 FIT = (*FIT, "--trainer.check_val_every_n_epoch", 1)
 
 
-@pytest.fixture(scope="module")
-def resolver() -> Resolver:
-    """Fit's own parser."""
-    return Resolver()
-
-
-def resolved(resolver: Resolver, *flags: str) -> dict[str, Any]:
-    return resolver.parsed(["--config", str(ROOT / DISTILL), *flags])
+def resolved(*flags: str) -> dict[str, Any]:
+    return resolve_arguments(["--config", str(ROOT / DISTILL), *flags])
 
 
 def adding(name: str, *arguments: str) -> list[str]:
@@ -64,9 +58,9 @@ def test_every_argument_of_trainer_stands_in_the_table() -> None:
     assert not set(ARGUMENTS) - there, f"Trainer has no such argument any more: {sorted(set(ARGUMENTS) - there)}"
 
 
-def test_no_argument_is_refused_at_its_default_value(resolver: Resolver) -> None:
+def test_no_argument_is_refused_at_its_default_value() -> None:
     refuse_arguments({name: p.default for name, p in signature(Trainer).parameters.items()})
-    refuse_arguments(resolved(resolver)["trainer"])
+    refuse_arguments(resolved()["trainer"])
 
 
 # ---- what is refused ----
@@ -84,10 +78,10 @@ ARGUMENT_FLAGS = {
 
 
 @pytest.mark.parametrize("name", [n for n, rule in ARGUMENTS.items() if rule is not None])
-def test_a_refused_argument_is_named_before_anything_is_built(name: str, resolver: Resolver) -> None:
+def test_a_refused_argument_is_named_before_anything_is_built(name: str) -> None:
     assert name in ARGUMENT_FLAGS, f"give a value of {name} that is refused"
     with pytest.raises(UserError, match=rf"^trainer.{name}: "):
-        resolved(resolver, f"--trainer.{name}={ARGUMENT_FLAGS[name]}")
+        resolved(f"--trainer.{name}={ARGUMENT_FLAGS[name]}")
 
 
 NEEDED = {
@@ -135,9 +129,9 @@ def test_a_python_script_is_told_the_same(pretrained: str) -> None:
 @pytest.mark.parametrize(
     "name", [n for n in sft_lightning.callbacks.__all__ if n in ("EMA", "RetentionMonitor", "Bar")]
 )
-def test_a_callback_that_runs_have_by_themselves_is_refused(name: str, resolver: Resolver) -> None:
+def test_a_callback_that_runs_have_by_themselves_is_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"^trainer.callbacks: {name}: "):
-        resolved(resolver, *adding(f"sft_lightning.callbacks.{name}"))
+        resolved(*adding(f"sft_lightning.callbacks.{name}"))
 
 
 @pytest.mark.parametrize(
@@ -151,9 +145,9 @@ def test_a_callback_that_runs_have_by_themselves_is_refused(name: str, resolver:
         (("plugins=AsyncCheckpointIO",), "trainer.plugins: AsyncCheckpointIO"),
     ],
 )
-def test_arguments_that_undo_each_other_are_refused(flags: tuple[str, ...], said: str, resolver: Resolver) -> None:
+def test_arguments_that_undo_each_other_are_refused(flags: tuple[str, ...], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        resolved(resolver, *(f"--trainer.{flag}" for flag in flags))
+        resolved(*(f"--trainer.{flag}" for flag in flags))
 
 
 def test_what_a_run_was_made_with_before_is_not_refused_when_it_is_evaluated(command: Command) -> None:  # noqa: F811
@@ -172,37 +166,35 @@ def early(mode: str) -> dict[str, Any]:
 # ---- metrics that are watched: the way up is known ----
 
 
-def test_mode_is_filled_in_where_our_metric_is_to_be_large_and_said(
-    resolver: Resolver, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_mode_is_filled_in_where_our_metric_is_to_be_large_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("EarlyStopping", "ModelCheckpoint"):
         for metric, mode in (("val/accuracy", "max"), ("retention/agreement", "max"), ("val/loss", "min")):
-            found = resolved(resolver, *adding(name, f"monitor={metric}"))["trainer"]["callbacks"]
+            found = resolved(*adding(name, f"monitor={metric}"))["trainer"]["callbacks"]
             assert found[0]["init_args"]["mode"] == mode, f"{name} on {metric}"
 
 
-def test_a_mode_that_contradicts_its_metric_is_refused(resolver: Resolver) -> None:
+def test_a_mode_that_contradicts_its_metric_is_refused() -> None:
     for metric, mode, right in (("val/accuracy", "min", "max"), ("drift/kl", "max", "min"), ("val/loss", "max", "min")):
         with pytest.raises(UserError, match=f"mode {mode}, and .* {metric} is better: set mode {right}"):
-            resolved(resolver, *adding("EarlyStopping", f"monitor={metric}", f"mode={mode}"))
+            resolved(*adding("EarlyStopping", f"monitor={metric}", f"mode={mode}"))
     for metric, mode in (("mine/thing", "min"), ("train/lr", "max"), ("val/accuracy", "max")):
-        found = resolved(resolver, *adding("EarlyStopping", f"monitor={metric}", f"mode={mode}"))
+        found = resolved(*adding("EarlyStopping", f"monitor={metric}", f"mode={mode}"))
         assert found["trainer"]["callbacks"][0]["init_args"]["mode"] == mode
 
 
-def test_a_studys_arm_gets_the_same_mode_and_the_same_refusal(resolver: Resolver) -> None:
+def test_a_studys_arm_gets_the_same_mode_and_the_same_refusal() -> None:
     base = yaml.safe_load((ROOT / DISTILL).read_text())
     without = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/accuracy"}}
-    found = resolver([base, {"trainer": {"callbacks": [without]}}])["trainer"]["callbacks"][0]
+    found = resolve([base, {"trainer": {"callbacks": [without]}}])["trainer"]["callbacks"][0]
     assert found["init_args"]["mode"] == "max"
     with pytest.raises(UserError, match="set mode max"):
-        resolver([base, {"trainer": {"callbacks": [early("min")]}}])
+        resolve([base, {"trainer": {"callbacks": [early("min")]}}])
 
 
 def test_the_direction_of_every_metric_of_every_task_is_known() -> None:
     for task in TASKS.values():
-        for name, (_, mode) in task.metric_makers.items():
-            assert direction(f"val/{name}") == direction(f"retention/{name}") == mode, f"{task.name}'s {name}"
+        for name, held in task.metrics.items():
+            assert direction(f"val/{name}") == direction(f"retention/{name}") == held.better, f"{task.name}'s {name}"
 
 
 def test_early_stopping_on_accuracy_trains_as_long_as_accuracy_rises(command: Command) -> None:  # noqa: F811
@@ -272,7 +264,7 @@ def test_a_progress_bar_takes_the_place_of_our_own_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr("sft_lightning.runs.session.on_terminal", lambda: True)
+    monkeypatch.setattr("sft_lightning.runs.equipment.on_terminal", lambda: True)
 
     def spied(_: Any, trainer: Trainer, module: Any) -> None:
         seen.extend(type(c).__name__ for c in trainer.callbacks if "Bar" in type(c).__name__)

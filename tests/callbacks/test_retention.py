@@ -97,9 +97,9 @@ def test_what_the_teacher_said_on_one_data_set_is_not_used_for_another(pretraine
 
 @pytest.mark.parametrize("metric", ["accuracy", "mse"])
 def test_forgetting_is_positive_where_the_source_metric_got_worse(metric: str) -> None:
-    monitor = RetentionMonitor()
-    name = "classification" if metric == "accuracy" else "regression"
-    monitor._task = make_task(TaskInfo(name, 2, metrics=[metric]))
+    monitor, name = RetentionMonitor(digits(OLD)), "classification" if metric == "accuracy" else "regression"
+    assert monitor.source is not None
+    monitor.source.task = make_task(TaskInfo(name, 2, metrics=[metric]))
     better, worse = ({f"retention/{metric}": v} for v in ((0.9, 0.6) if metric == "accuracy" else (0.6, 0.9)))
     assert monitor._with_forgetting(worse, better)["retention/forgetting"] == pytest.approx(0.3)
     assert monitor._with_forgetting(better, worse)["retention/forgetting"] == pytest.approx(-0.3)
@@ -110,10 +110,12 @@ def test_watching_retention_does_not_change_what_is_trained(pretrained_norms: st
     """No mode is left behind, no BatchNorm statistic moved, and no random number taken."""
     cls, arguments = VARIANTS[variant]
     runs = []
-    for source in (None, digits(OLD)):
-        recorder = Recorder()
+    for watched in (False, True):
+        recorder, source = Recorder(), digits(OLD) if watched or cls.needs_source else None
+        unwatched = {"limit_val_batches": 0} if source is not None and not watched else {}
         module = cls(spec(NormNet, pretrained=pretrained_norms, dropout=0.3), lr=1e-2, **arguments)
-        fit(module, digits(), max_epochs=2, val_check_interval=0.5, callbacks=[RetentionMonitor(source), recorder])
+        watching = [RetentionMonitor(source), recorder]
+        fit(module, digits(), max_epochs=2, val_check_interval=0.5, callbacks=watching, **unwatched)
         runs.append(recorder.weights)
     for step, (one, other) in enumerate(zip(*runs, strict=True), 1):
         different = [n for n in one if not torch.equal(one[n], other[n])]
@@ -204,7 +206,7 @@ def test_the_values_before_training_are_logged_at_step_zero(pretrained: str) -> 
 
 
 def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
-    from sft_lightning.evaluation.selection import better
+    from sft_lightning.evaluation.known_metrics import info_of
 
     info = TaskInfo("regression", 1)
     directions = {
@@ -213,4 +215,5 @@ def test_the_better_direction_of_a_retention_metric_is_its_own_tasks() -> None:
         "retention/loss": "min",
         "drift/kl": "min",
     }
-    assert {name: better(name, info) for name in directions} == directions
+    known = {name: info_of(name, info) for name in directions}
+    assert {name: about.better for name, about in known.items() if about} == directions

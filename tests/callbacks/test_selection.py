@@ -10,13 +10,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from sft_lightning.callbacks.console import number
-from sft_lightning.core.structures import TaskInfo
-from sft_lightning.evaluation.selection import Candidate, better
-from sft_lightning.report.metrics import better as table_better
-from sft_lightning.report.metrics import on_test
+from sft_lightning.callbacks.console import four_digits
+from sft_lightning.evaluation.selection import Candidate
 from sft_lightning.runs import Run, load
-from sft_lightning.tasks import TASKS
 from tests.cli.conftest import Command, command  # noqa: F401  a fixture
 from tests.survival.cases import on_digits, on_texts
 
@@ -42,17 +38,6 @@ def test_a_tie_goes_to_the_lower_loss_and_then_to_the_earlier(
         if new.ahead(held, mode):
             held, at = new, i
     assert at == chosen, f"of {validations} number {at} was chosen"
-
-
-def test_tables_and_checkpoints_agree_which_way_of_a_metric_is_up() -> None:
-    rest = ("retention/agreement", "retention/forgetting", "retention/loss")
-    drifts = ("kl", "features_cka", "features_cka_debiased", "weights_l2", "weights_relative", "buffers_relative")
-    for task in TASKS.values():
-        info = TaskInfo(task.name, 3, ["a", "b", "c"])
-        names = [f"{stage}/{n}" for stage in ("val", "retention") for n in ("loss", *task.metric_makers)]
-        for name in (*names, *rest, *(f"drift/{n}" for n in drifts)):
-            assert table_better(name) == better(name, info), f"{name} of {task.name} is told two ways"
-            assert table_better(on_test(name)) == table_better(name)
 
 
 def fitted(command: Command, config: dict[str, Any], folder: Path, *more: object) -> tuple[Run, str]:  # noqa: F811
@@ -145,7 +130,7 @@ def test_a_run_with_a_new_head_that_never_beat_its_start_says_so_and_keeps_a_tra
     entry = run.record["metrics"]["val/loss"]
     assert entry["best"] > entry["before"], "it beat its start, so it shows nothing"
     assert run.record["never_beat_start"] is True and run.record["selected"]["step"] > 0
-    said = f"where val/loss was {number(entry['before'])}: it is {number(entry['best'])} at best.ckpt"
+    said = f"where val/loss was {four_digits(entry['before'])}: it is {four_digits(entry['best'])} at best.ckpt"
     assert said in out, out
 
 

@@ -6,12 +6,13 @@ import pytest
 from sft_lightning.callbacks import Console, RetentionMonitor
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import spec
-from tests.support import VARIANTS, NormNet, digits, fit, make
+from tests.support import OLD, VARIANTS, NormNet, digits, fit, make
 
 
 def trained(folder: str, variant: str, **settings: object) -> tuple[SFTModule, dict[str, float], RetentionMonitor]:
     cls, arguments = VARIANTS[variant]
-    module, monitor = cls(spec(NormNet, pretrained=folder), lr=1e-12, **{**arguments, **settings}), RetentionMonitor()
+    module = cls(spec(NormNet, pretrained=folder), lr=1e-12, **{**arguments, **settings})
+    monitor = RetentionMonitor(digits(OLD) if cls.needs_source else None)
     trainer = fit(module, digits(), max_epochs=2, callbacks=[monitor, Console("here")])
     return module, {k: float(v) for k, v in trainer.callback_metrics.items()}, monitor
 

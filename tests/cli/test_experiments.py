@@ -137,7 +137,17 @@ def instruct(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Com
     }
 
 
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct)}
+def wnut17(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("val", 10), ("test", 10)):
+        sentences = [
+            "\n".join(f"{w}\t{'B-x' if i % 3 else 'O'}" for i, w in enumerate(t.split())) for t in texts(count)
+        ]
+        files[split] = write_text(tmp / f"{split}.conll", "\n\n".join(sentences))
+    return {**bert(file, tmp), "data": {"init_args": files}}
+
+
+MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct, wnut17)}
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -10,20 +10,15 @@ from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.study import make_study, read_study
 from sft_lightning.cluster.profile import made
 from sft_lightning.config.files import check_yaml
-from sft_lightning.config.given import from_arguments, overridden, refuse_linked
-from sft_lightning.config.resolve import Resolver
+from sft_lightning.config.given import from_arguments, links_of, overridden, refuse_linked
+from sft_lightning.config.parser import command_parser
+from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError
 from sft_lightning.report.read import Notes, RunFiles
 from tests.cli.conftest import ROOT, Command
 
 DISTILL = "experiments/digits/distill.yaml"
-
-
-@pytest.fixture(scope="module")
-def resolver() -> Resolver:
-    """Fit's own parser."""
-    return Resolver()
 
 
 def base() -> dict[str, Any]:
@@ -43,16 +38,18 @@ LINKED: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("case", LINKED)
-def test_a_flag_that_the_link_from_network_would_overwrite_is_refused(case: str, resolver: Resolver) -> None:
+def test_a_flag_that_the_link_from_network_would_overwrite_is_refused(case: str) -> None:
     flags, said = LINKED[case]
     with pytest.raises(UserError, match=r"has no effect, as model.init_args.network is made from network") as error:
-        resolver.parsed(["--config", str(ROOT / DISTILL), *flags])
+        resolve_arguments(["--config", str(ROOT / DISTILL), *flags])
     assert str(error.value).endswith(said), f"it does not name the key to use: {error.value}"
 
 
-def test_every_link_of_the_parser_is_looked_at(resolver: Resolver) -> None:
+def test_every_link_of_the_parser_is_looked_at() -> None:
     """A second link that somebody adds is guarded by the same code."""
-    assert resolver.links == [(("network",), "model.init_args.network")], "a new link: say here what it links"
+    assert links_of(command_parser("fit")[0]) == [(("network",), "model.init_args.network")], (
+        "a new link: say here what it links"
+    )
     links = [(("data.init_args.a", "data.init_args.b"), "model.init_args.c")]
     with pytest.raises(UserError, match=r"set data.init_args.a and data.init_args.b"):
         refuse_linked(from_arguments(["--model.c", "3"]), links)
@@ -76,26 +73,26 @@ def test_a_linked_key_in_a_file_is_refused_and_leaves_nothing(command: Command, 
     [{"set": {"model.network.hidden": [3]}}, {"tune": {"model.init_args.network.init_args.dropout": [0.0, 0.5]}}],
 )
 def test_a_linked_key_in_a_studys_arm_is_refused_before_anything_is_planned(
-    part: dict[str, Any], resolver: Resolver
+    part: dict[str, Any],
 ) -> None:
     study = make_study({"base": base(), "arms": {"plain": {}, "other": part}, "seeds": [0]}, ROOT, "s")
     with pytest.raises(UserError, match=r"arms.other.*set network.init_args.(hidden|dropout)"):
-        Plan(study, resolver).check()
+        Plan(study, resolve).check()
 
 
-def test_a_linked_key_on_a_studys_axis_is_refused(resolver: Resolver) -> None:
+def test_a_linked_key_on_a_studys_axis_is_refused() -> None:
     axes = {"model.network.dropout": [0.0, 0.5]}
     study = make_study({"base": base(), "arms": {"plain": {}}, "axes": axes, "seeds": [0]}, ROOT, "s")
     with pytest.raises(UserError, match=r"set network.init_args.dropout"):
-        Plan(study, resolver).check()
+        Plan(study, resolve).check()
 
 
 # ---- arguments that another one leaves unused ----
 
 
-def test_an_argument_that_another_one_leaves_unused_is_refused(resolver: Resolver) -> None:
+def test_an_argument_that_another_one_leaves_unused_is_refused() -> None:
     def parsed(*flags: str) -> dict[str, Any]:
-        return resolver.parsed(["--config", str(ROOT / DISTILL), *flags])
+        return resolve_arguments(["--config", str(ROOT / DISTILL), *flags])
 
     with pytest.raises(UserError, match=r"model.init_args.temperature: 4.0 has no effect with distance mse"):
         parsed("--model.temperature=4")
@@ -143,7 +140,7 @@ def test_yaml_whose_keys_only_look_alike_is_read_as_pyyaml_reads_it(text: str) -
     assert yaml.load(text, plain_yaml.FastStrict) == yaml.safe_load(text)
 
 
-def test_every_reader_of_yaml_files_refuses_a_key_twice(tmp_path: Path, resolver: Resolver) -> None:
+def test_every_reader_of_yaml_files_refuses_a_key_twice(tmp_path: Path) -> None:
     """fit's configs, study files and their base, blocks in files of their own, values of flags, Slurm profiles, runs."""
     file = tmp_path / "config.yaml"
     file.write_text("partition: gpu\ntime: '1'\npartition: cpu\n")
@@ -156,7 +153,7 @@ def test_every_reader_of_yaml_files_refuses_a_key_twice(tmp_path: Path, resolver
     (tmp_path / "model.yaml").write_text("class_path: PlainSFT\ninit_args:\n  lr: 0.1\n  lr: 0.2\n")
     for flags in (["--model", str(tmp_path / "model.yaml")], ["--model.optimizer_args={eps: 1, eps: 2}"]):
         with pytest.raises(UserError, match="is given twice"):
-            resolver.parsed(["--config", str(ROOT / DISTILL), *flags])
+            resolve_arguments(["--config", str(ROOT / DISTILL), *flags])
     notes = Notes()
     assert RunFiles(tmp_path, {}, notes).config() == {}
     assert "'partition' is given twice" in notes[0]
@@ -187,10 +184,10 @@ def test_a_flag_before_config_that_the_file_overrides_is_said_with_the_value_tha
     assert "--model PlainSFT has no effect" in notes[2]
 
 
-def test_the_note_is_of_flags_alone_that_lost(resolver: Resolver) -> None:
+def test_the_note_is_of_flags_alone_that_lost() -> None:
     def notes(*arguments: str) -> list[str]:
         words = [a.replace("FILE", str(ROOT / DISTILL)) for a in arguments]
-        return overridden(list(from_arguments(words)), resolver.parser.parse_args(words))
+        return overridden(list(from_arguments(words)), command_parser("fit")[0].parse_args(words))
 
     assert notes("--config", "FILE", "--trainer.max_epochs", "3") == []
     assert notes("--trainer.max_epochs", "80", "--config", "FILE") == [], "both say the same"

@@ -513,7 +513,7 @@ from sft_lightning.runs.session import RunSession
 
 Ranks.GRACE, folder = 0.2, Path(sys.argv[3])
 Ranks(folder, 1).report(138, "Interrupted: SIGUSR1")
-Ranks(folder, 0).watch(RunSession([], None, None).give_up)
+Ranks(folder, 0).watch(RunSession("", None, None).give_up)
 time.sleep(600)
 """
 

@@ -12,11 +12,12 @@ from sft_lightning.autoconfig.infer_data import infer_data
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Instructions
-from sft_lightning.evaluation.source import bind_source
+from sft_lightning.evaluation.source import settle_source
 from sft_lightning.networks import TransformersLM
 from tests.data.chat_templates import TEMPLATES, attempt, learned, read, second_opinion, template, tokenizer_for
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
+from tests.support import settle
 
 Message = dict[str, Any]
 
@@ -178,7 +179,7 @@ def test_what_is_not_used_or_is_read_as_something_else_is_said_with_its_count(tm
     )
     data = Instructions(train=file, val_fraction=0.25)
     data.setup()
-    data.connect(TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder))
+    settle(data, TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder))
     said = data.describe()
     for part in (
         "columns not used: id, source",
@@ -269,7 +270,7 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
     file = write_jsonl(tmp_path / "rows.jsonl", [{"messages": CHATS["one answer"]}] * 8)
     data = Instructions(train=file)
     data.setup()
-    data.connect(network)
+    settle(data, network)
     network.save_pretrained(str(tmp_path / "out"))
     made = GenerationConfig.from_pretrained(tmp_path / "out")
     assert made.eos_token_id == stops, "generate() does not stop at the end of a turn"
@@ -279,12 +280,12 @@ def test_an_export_stops_where_it_was_taught_to(tmp_path: Path, template: str | 
 def test_source_data_that_end_otherwise_do_not_change_where_an_export_stops(tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "model", "gpt2", "lm", tokenizer=byte_bpe(template="{{ messages[-1].content }}"))
     network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=folder)
-    for ends, bind in (("<|im_end|>", Instructions.connect), ("<s>", lambda data, net: bind_source(net, None, data))):
+    for ends, feed in (("<|im_end|>", settle), ("<s>", lambda data, net: settle_source(net, None, data))):
         rows = [{"messages": [user("a"), assistant(f"b{ends}")]}] * 8
         data = Instructions(train=write_jsonl(tmp_path / "rows.jsonl", rows))
         data.setup()
-        bind(data, network)
-    assert network.ends == [network.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+        feed(data, network)
+    assert network.input_view.ends == (network.tokenizer.convert_tokens_to_ids("<|im_end|>"),)
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from tests.networks.tiny import (
     unigram,
     wordpiece,
 )
-from tests.support import fit, quiet_trainer
+from tests.support import fit, quiet_trainer, settle
 
 TASK = TaskInfo("causal_lm", 0)
 PAIRS = [
@@ -56,7 +56,7 @@ def make(
     file = write_jsonl(tmp_path / "rows.jsonl", rows)
     data = Instructions(train=file, val=file, test=file, **{"batch_size": len(rows), **arguments})
     data.setup()
-    data.connect(network)
+    settle(data, network)
     return network, data
 
 
@@ -237,7 +237,7 @@ def test_json_list_and_conversational_prompts(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text(json.dumps(turns))
     data = Instructions(train=str(tmp_path / "a.json"), val_fraction=0.25)
     data.setup()
-    data.connect(network)
+    settle(data, network)
     batch = next(iter(data.train_dataloader()))
     assert answers(network.tokenizer, batch) == ["two</s>"] * 3
 
@@ -266,9 +266,9 @@ def test_rows_dropped_for_one_network_come_back_for_another(tmp_path: Path) -> N
     short.max_length = 12
     data = Instructions(train=data.files["train"], val=data.files["train"])
     data.setup()
-    data.connect(short)
+    settle(data, short)
     assert data.dropped == {"train": 1, "val": 1}
-    data.connect(TransformersLM(TASK, pretrained=str(tmp_path / "model"), max_length=256))
+    settle(data, TransformersLM(TASK, pretrained=str(tmp_path / "model"), max_length=256))
     assert data.dropped == {"train": 0, "val": 0}
     assert len(data.splits["train"]) == 3
 
@@ -387,7 +387,7 @@ def test_other_mistakes_are_one_line(tmp_path: Path) -> None:
 
     def bound(data: Any, to: Any) -> Callable[[], Any]:
         data.setup()
-        return lambda: data.connect(to)
+        return lambda: settle(data, to)
 
     assert "lies beyond max_length 3 tokens" in said(bound(Instructions(train=file, max_length=3), network))
     refuses = "{{ raise_exception('roles must alternate') }}"

@@ -19,7 +19,7 @@ from sft_lightning.networks import LSTM, MLP, TransformersText, spec
 from sft_lightning.tasks import make_task
 from tests.data.text_files import GLUE_COLUMNS, texts, write_glue, write_jsonl, write_parquet, write_text
 from tests.networks.tiny import tiny_folder
-from tests.support import fit, quiet_trainer
+from tests.support import fit, quiet_trainer, settle
 
 TASK = TaskInfo("classification", 2)
 
@@ -35,7 +35,7 @@ def rows(count: int) -> list[dict[str, Any]]:
 
 def ready(data: SFTDataModule, network: Any, stage: str = "fit") -> SFTDataModule:
     data.setup(stage)
-    data.connect(network)
+    settle(data, network)
     return data
 
 
@@ -104,7 +104,7 @@ def test_glue_with_its_official_metrics(tmp_path: Path, bert: str, subset: Any) 
     values = quiet_trainer().test(module, data, verbose=False)[0]
     assert {n.removeprefix("test/") for n in values if n.startswith("test/")} == {"loss", *official}
     assert module.task is not None
-    assert module.task.primary[0] == official[0]
+    assert module.task.primary.name == official[0]
     assert (module.task.name == "regression") == (subset == "stsb")
     assert data.splits["train"].samples is data.splits["val"].samples  # cut from train: test is the official validation
     assert len(data.splits["test"]) == 21
@@ -402,7 +402,7 @@ def test_other_mistakes_are_one_line(tmp_path: Path, bert: str, monkeypatch: pyt
     assert "not both" in said(lambda: TextTable(path="x/y", train=file))
     assert "names a class twice" in said(lambda: TextTable(train=file, labels=["a", "a"]))
     assert "leave them null" in said(lambda: TextTable(train=file, labels=["a"], task="regression"))
-    assert "neither classification nor regression" in said(lambda: TextTable(task="nonsense"))  # type: ignore[arg-type]
+    assert "data.task has no 'nonsense'" in said(lambda: TextTable(task="nonsense"))  # type: ignore[arg-type]
     assert "max_length must be at least 1" in said(lambda: TextTable(train=file, max_length=0))
     assert "did you mean 'sst2'" in said(lambda: GLUE("sst"))  # type: ignore[arg-type]
     assert "is for subset mnli" in said(lambda: GLUE("rte", mismatched=True))

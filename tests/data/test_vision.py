@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, InputSpec, TaskInfo
+from sft_lightning.core.structures import Batch, InputSpec
 from sft_lightning.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, HubImages, ImageFolder, SFTDataModule
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.base import ArrayImages, ImageData
-from sft_lightning.networks import MLP, LeNet
+from sft_lightning.networks import MLP
 from tests.data import vision_files as files
+from tests.support import settle
 
 
 class Eats(MLP):
@@ -36,7 +37,7 @@ class Eats(MLP):
 
 def ready(data: ImageData, **spec: Any) -> ImageData:
     data.setup()
-    data.connect(Eats(data, **spec))
+    settle(data, Eats(data, **spec))
     return data
 
 
@@ -341,8 +342,7 @@ def test_predict_takes_unlabelled_images(tmp_path: Path) -> None:
     data = ImageFolder(root=str(tmp_path / "train"), predict_root=str(tmp_path / "new"))
     data.setup("predict")
     assert list(data.splits) == ["predict"]
-    data.spec = InputSpec("image", size=(8, 8))
-    data.prepare(LeNet(TaskInfo("classification", 2, ["a", "b"])))
+    data.settle(InputSpec("image", size=(8, 8)))
     batch = batches(data, "predict")[0]
     assert "y" not in batch and batch["x"]["image"].shape == (3, 3, 8, 8)
     assert data.splits["predict"].samples.name(0).endswith("inbox/0.png")

@@ -4,7 +4,7 @@ A new task belongs into CASES, a new variant into VARIANTS of tests/support.py; 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,14 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import Instructions, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.conll import Sentences, TaggedRows
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
 from sft_lightning.modules import SFTModule
-from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
+from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
 from sft_lightning.networks.base import Spec
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
@@ -82,6 +83,38 @@ class FewAnswers(Instructions):
         return Splits(*parts)
 
 
+TAGS, OLD_TAGS = ("O", "B-x", "I-x", "B-y"), ("O", "B-z", "I-z")
+
+
+class FewTags(CoNLL):
+    """Random words with random tags.
+
+    Args:
+        sizes: Sentences of each split.
+        labels: Tags.
+        **kwargs: As CoNLL.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = TAGS, **kwargs: Any) -> None:
+        super().__init__(**{"train": "in memory", "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes, self.labels = sizes, list(labels)
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(50 + number)
+            sentences = Sentences.of([text.split() for text in few_texts(count, seed=40 + number)], f"tags {number}")
+            sentences.tags = [list(rng.choice(self.labels, size=len(words))) for words in sentences.words]
+            parts.append(TaggedRows(sentences, self.labels))
+        return Splits(*parts, labels=self.labels)
+
+    def setup(self, stage: str = "fit") -> None:
+        """Measured by what the test asks for."""
+        super().setup(stage)
+        if self.task_info is not None:
+            self.task_info = replace(self.task_info, metrics=list(self.metrics))
+
+
 # ---- cases ----
 
 
@@ -116,10 +149,10 @@ def _save_small(network: Spec) -> Callable[[Path], str]:
     return pretrain
 
 
-def _save_tiny(kind: str, head: str) -> Callable[[Path], str]:
+def _save_tiny(kind: str, head: str, **settings: Any) -> Callable[[Path], str]:
     layers = {"n_layer": 2} if kind == "gpt2" else {"num_hidden_layers": 1}
     words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2}[kind]
-    return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers)
+    return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers, **settings)
 
 
 def _text(**arguments: Any) -> Callable[[str], Spec]:
@@ -128,6 +161,10 @@ def _text(**arguments: Any) -> Callable[[str], Spec]:
 
 def _language(folder: str) -> Spec:
     return spec(TransformersLM, pretrained=folder)
+
+
+def _lora() -> Spec:
+    return {"class_path": "LoRA", "init_args": {"r": 2, "alpha": 4.0}}
 
 
 def _old_texts(**settings: Any) -> FewTexts:
@@ -160,11 +197,36 @@ CASES: dict[str, Case] = {
         _save_tiny("bert", "none"),
         _text(pooling="mean"),
         FewTexts,
-        refused={"distill-logits-kl": "kl compares probabilities, and features are none"},
+        refused={
+            "distill-logits-kl": "kl compares probabilities, and features are none",
+            "ewc": "no source head to ask",
+        },
     ),
     "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),
+    "tags": Case(
+        "token_classification",
+        _save_tiny("bert", "tokens", id2label=dict(enumerate(OLD_TAGS))),
+        lambda folder: spec(TransformersTokens, pretrained=folder),
+        FewTags,
+        lambda **settings: FewTags(labels=OLD_TAGS, **settings),
+    ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+    "images with adapters": Case(
+        "classification",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder, transforms=[_lora()]),
+        lambda **settings: FewDigits(digits=NEW, **settings),
+        lambda **settings: FewDigits(digits=OLD, **settings),
+    ),
+    "gpt2 with adapters": Case(
+        "causal_lm",
+        _save_tiny("gpt2", "lm"),
+        lambda folder: spec(TransformersLM, pretrained=folder, transforms=[_lora()]),
+        FewAnswers,
+        FewAnswers,
+        new_head=False,
+    ),
 }
 
 PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]

@@ -1,6 +1,8 @@
 """The pretrained networks of all cases, and one launch of two processes for all that is compared with them."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,19 +18,23 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+class Results:
+    """What two processes did: one launch for what `make test` compares, another for the rest, each at its first question."""
+
+    def __init__(self, root: Path, place: Callable[[str], Path]) -> None:
+        self._root, self._place, self._launched = root, place, dict[str, Any]()
+
+    def __call__(self, *job: Any) -> list[Any]:
+        from tests.exactness.jobs import FAST, SLOW
+        from tests.exactness.two_processes import Together
+
+        name, jobs = ("fast", FAST) if job in FAST else ("slow", SLOW)
+        if name not in self._launched:
+            self._launched[name] = Together(self._root, self._place(f"two_processes_{name}"), jobs)
+        return list(self._launched[name](*job))
+
+
 @pytest.fixture(scope="session")
-def together(root: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
+def together(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """Results of two processes: `together("train", case, variant, kind, accumulate)` for both ranks."""
-    from tests.exactness.jobs import FAST
-    from tests.exactness.two_processes import Together
-
-    return Together(root, tmp_path_factory.mktemp("two_processes"), FAST)
-
-
-@pytest.fixture(scope="session")
-def together_slow(root: Path, tmp_path_factory: pytest.TempPathFactory):  # type: ignore[no-untyped-def]
-    """As `together`, for what only `make test-all` compares."""
-    from tests.exactness.jobs import SLOW
-    from tests.exactness.two_processes import Together
-
-    return Together(root, tmp_path_factory.mktemp("two_processes_slow"), SLOW)
+    return Results(root, tmp_path_factory.mktemp)

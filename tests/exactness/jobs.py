@@ -1,40 +1,92 @@
-"""What is run in one process and in two."""
+"""What is run in one process and in two, and what of it in `make test`.
 
+Each test meets every case and every variant there, and every variant meets every case in one test at least: a pairwise cover
+of tests, cases and variants. The rest of the product is marked slow, for `make test-all`.
+"""
+
+from typing import Any
+
+import pytest
+
+from tests.cover import pairwise
 from tests.exactness.cases import CASES, PAIRS, STAGED
 from tests.exactness.two_processes import Job
+from tests.support import VARIANTS
 
 SIZES = (1, 5, 21)
 HOW = ("validate", "fit", "test", "predict")
 ACCUMULATE = (2, 4, 8)
 
-SHARDED = ("images", "gpt2")
-"""Cases whose networks are sharded in `make test` too: one without blocks, and one with two and tied tensors"""
+SHARDED = ("images", "gpt2", "images with adapters")
+"""Cases whose networks are sharded in `make test` too: one without blocks, one with two and tied tensors, one with adapters"""
 
 LIMITED = [(case, how, limit) for case in SHARDED for how, limit in (("validate", 2), ("fit", 0.5))]
 """Case, how, and a limit in batches of 4 or as a share"""
 
+TESTS = (
+    *("single samples", "micro-batches", "gradient scaler", "two processes", "sharding", "nothing to learn from"),
+    *("seeds", "checkpoint holds", "checkpoint gives back", "end of an epoch"),
+)
+"""Tests that each run over cases and variants."""
+TRAINED = pairwise(
+    TESTS,
+    list(CASES),
+    list(VARIANTS),
+    allowed=lambda test, case, variant: (case, variant) in PAIRS and (test != "sharding" or case in SHARDED),
+)
+"""(test, case, variant) in `make test`."""
+MEASURED = pairwise(list(CASES), SIZES, HOW)
+"""(case, rows, how) in `make test`."""
+PARTS = pairwise(SHARDED, HOW)
+"""(case, how) that are measured with parameters in parts in `make test`."""
+
+
+def pairs_of(test: str) -> list[tuple[str, str]]:
+    """The (case, variant) that a test of TESTS meets in `make test`."""
+    return [(case, variant) for name, case, variant in TRAINED if name == test]
+
+
+def every(test: str, staged: bool = False) -> Any:
+    """Parametrizes case and variant; `staged` adds STAGED, where a test is of how work is split."""
+    quick = {*pairs_of(test), *STAGED}
+    rows = [r for r in [*PAIRS, *(STAGED if staged else ())] if test != "sharding" or r[0] in SHARDED]
+    return pytest.mark.parametrize(("case", "variant"), [marked(row, row in quick) for row in rows])
+
+
+def measured(*hows: str) -> Any:
+    """Parametrizes case, rows and how."""
+    rows = [(case, size, how) for how in hows for size in SIZES for case in CASES]
+    return pytest.mark.parametrize(("case", "rows", "how"), [marked(row, row in MEASURED) for row in rows])
+
+
+def marked(row: tuple[Any, ...], quick: bool) -> Any:
+    """The row, slow where it is not in `make test`."""
+    return pytest.param(*row, marks=() if quick else pytest.mark.slow)
+
+
 FAST: list[Job] = [
-    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in [*PAIRS, *STAGED] if case in SHARDED),
-    *(("measure", case, 5, how, "fsdp2") for case in SHARDED for how in HOW),
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in [*pairs_of("sharding"), *STAGED]),
+    *(("measure", case, 5, how, "fsdp2") for case, how in PARTS),
     *((job, strategy) for job in ("norms", "mixed", "stages") for strategy in ("ddp", "fsdp2")),
     ("mixed", "ddp", "32-true"),
     *(("saved", strategy, "32-true") for strategy in ("ddp", "fsdp2")),
-    *(("train", case, variant, "float64", 4) for case, variant in [*PAIRS, *STAGED]),
-    *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
+    *(("train", case, variant, "float64", 4) for case, variant in [*pairs_of("two processes"), *STAGED]),
+    *(("measure", case, rows, how) for case, rows, how in MEASURED),
     *(("limited", case, how, limit) for case, how, limit in LIMITED),
     ("limited", SHARDED[0], "test", 0.5, "fsdp2"),
 ]
-MEASURED = [(case, rows) for case in CASES for rows in SIZES if rows != 5 or case not in SHARDED]
-
-SLOW: list[Job] = [
-    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS if case not in SHARDED),
+EVERY: list[Job] = [
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS),
     *(("train", case, variant, "float32", 4, "fsdp2") for case, variant in PAIRS),
-    *(("measure", case, rows, how, "fsdp2") for case, rows in MEASURED for how in HOW),
+    *(("measure", case, rows, how, "fsdp2") for case in CASES for rows in SIZES for how in HOW),
+    *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
     *(("saved", strategy, precision) for strategy in ("ddp", "fsdp2") for precision in ("bf16-true", "64-true")),
     *(
         ("train", case, variant, kind, accumulate)
         for case, variant in PAIRS
-        for kind, splits in (("float64", (1, 2, 8)), ("float32", (1, 2, 4, 8)))
+        for kind, splits in (("float64", (1, 2, 4, 8)), ("float32", (1, 2, 4, 8)))
         for accumulate in splits
     ),
 ]
+SLOW = [job for job in EVERY if job not in FAST]
+"""What only `make test-all` asks for."""

@@ -1,7 +1,7 @@
 """Metrics as the library gives them, and as scikit-learn and scipy do on one sample at a time."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import Network
 from sft_lightning.tasks import TASKS
-from tests.exactness.cases import CASES, make
+from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
+from tests.tasks.test_token_classification import by_hand
 
 # ---- as the library has it ----
 
@@ -48,7 +49,7 @@ class Seen(Callback):
 
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
     """All metrics that the task has for this data."""
-    names = list(TASKS[CASES[case].task].metric_makers)
+    names = list(TASKS[CASES[case].task].metrics)
     two = len(getattr(data, "labels", [])) == 2
     return [n for n in names if n != "f1" or two]
 
@@ -151,6 +152,11 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "perplexity": lambda logits, y: math.exp(nats(logits, y)),
         "token_accuracy": _said(sk.accuracy_score),
     },
+    "token_classification": {
+        "loss": nats,
+        "token_accuracy": _said(sk.accuracy_score),
+        "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
+    },
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
@@ -203,7 +209,20 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
     logits = answers.source_logits if of_source else answers.logits
     assert logits is not None
     y = answers.y if task == "regression" else answers.y.astype(np.int64)
-    return {name: REFERENCES[task][name](logits, y) for name in ("loss", *names)}
+    rows = np.array(answers.row_of_item)
+    sentences = [(logits[rows == row].argmax(1), y[rows == row]) for row in dict.fromkeys(answers.row_of_item)]
+    of_entities = entity_scores(sentences, OLD_TAGS if of_source else TAGS) if task == "token_classification" else {}
+    return {n: of_entities[n] if n in of_entities else REFERENCES[task][n](logits, y) for n in ("loss", *names)}
+
+
+def entity_scores(sentences: list[tuple[np.ndarray, np.ndarray]], tags: Sequence[str]) -> dict[str, float]:
+    """Micro-averages over sentences, each as (said, true) numbers of its words."""
+    pairs = [[by_hand([tags[i] for i in numbers]) for numbers in sentence] for sentence in sentences]
+    right = sum(len(mine & theirs) for mine, theirs in pairs)
+    said, true = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
+    precision, recall = right / max(said, 1), right / max(true, 1)
+    f1 = 2 * right / max(said + true, 1)
+    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}
 
 
 def hsic(k: np.ndarray, m: np.ndarray) -> float:

@@ -4,16 +4,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from tests.exactness import figures
-from tests.exactness.cases import PAIRS
+from tests.exactness.jobs import every
 from tests.exactness.training import in_one_piece
 from tests.support import VARIANTS, quiet_trainer
-
-EVERY = pytest.mark.parametrize(("case", "variant"), PAIRS)
 
 
 @cache
@@ -31,17 +28,24 @@ def tensors(value: Any, path: str = "") -> dict[str, Tensor]:
     return {k: t for key, v in items for k, t in tensors(v, f"{path}/{key}").items()}
 
 
-@EVERY
+@every("checkpoint holds")
 def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     paths = checkpoint(case, variant, root), checkpoint(case, "plain", root)
-    held, plain = (tensors(torch.load(path, weights_only=True)) for path in paths)
+    whole, plain = (tensors(torch.load(path, weights_only=True)) for path in paths)
+    declared = tuple(f"/{key}/" for key in run.module.checkpoint_keys)
+    held = {name: tensor for name, tensor in whole.items() if not (declared and name.startswith(declared))}
     assert held.keys() == plain.keys(), f"other tensors than PlainSFT's: {sorted(held.keys() ^ plain.keys())}"
-    larger = paths[0].stat().st_size / paths[1].stat().st_size - 1
+    own = sum(t.numel() * t.element_size() for name, t in whole.items() if name not in held)
+    larger = (paths[0].stat().st_size - own) / paths[1].stat().st_size - 1
     figures.note("checkpoint, larger than PlainSFT's", larger, "share")
     assert abs(larger) <= 0.05, f"{variant}'s checkpoint is {larger:+.1%} the size of PlainSFT's"
-    teacher = run.module.teacher
+    teacher, network = run.module.teacher, run.module.network
     assert teacher is not None
+    frozen = {n for n, p in network.named_parameters(remove_duplicate=False) if not p.requires_grad}
+    held = {
+        p: t for p, t in held.items() if p.removeprefix("/state_dict/network.") not in frozen
+    }  # as pretrained, and its own
     for name, value in teacher.initial.items():
         if value.min() == value.max():  # as a new norm's: others begin alike
             continue
@@ -49,7 +53,7 @@ def test_a_checkpoint_is_no_larger_than_plain_sfts_and_holds_no_teacher(root: Pa
         assert not copies, f"{copies} are the teacher's {name}"
 
 
-@EVERY
+@every("checkpoint gives back")
 def test_a_checkpoint_gives_the_module_back_without_running_code(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     module = VARIANTS[variant][0].load_from_checkpoint(checkpoint(case, variant, root), weights_only=True)

@@ -1,7 +1,6 @@
 """Batches of texts, for each family of tokenizers: padding moves nothing, labels are the completion and its end."""
 
 from collections.abc import Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,13 @@ from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
 from sft_lightning.networks import Network, TransformersLM, TransformersText
 from sft_lightning.tasks import make_task
+from tests.cover import covering
 from tests.exactness import figures
 from tests.exactness.cases import FewTexts, few_texts
 from tests.exactness.tokenizers import BEGINS, FAMILIES, tokenizer
 from tests.exactness.training import Tensors, error
 from tests.networks.tiny import MISTRAL, tiny_folder
+from tests.support import settle
 
 SIDES = ("right", "left")
 PAIRS = [
@@ -30,10 +31,8 @@ PAIRS = [
     ("A film", "so dull!"),
     ("The quick brown fox jumps over the lazy dog. What is the capital of France? Is it", "Paris?"),
 ]
-GRID = [
-    pytest.param(family, side, eos, id=f"{family}-{side}-{'pad is eos' if eos else 'pad'}")
-    for family, side, eos in product(FAMILIES, SIDES, (False, True))
-]
+GRID = (list(FAMILIES), SIDES, (False, True))
+"""Family of tokenizers, side that is padded, and whether the end token pads."""
 
 
 class Said(Instructions):
@@ -72,7 +71,7 @@ def language_model(
 def batch_of(data: SFTDataModule, network: Network) -> Batch:
     """All validation samples in one batch."""
     data.setup()
-    data.connect(network)
+    settle(data, network)
     (batch,) = data.val_dataloader()
     return batch
 
@@ -93,7 +92,7 @@ def plain(text: str) -> str:
     return "".join(text.lower().split())
 
 
-@pytest.mark.parametrize(("family", "side", "eos"), GRID)
+@covering("family side eos", *GRID)
 def test_labels_are_the_completion_and_its_one_end(tmp_path: Path, family: str, side: str, eos: bool) -> None:
     network = language_model(tmp_path, family, side, eos)
     batch = batch_of(Said(PAIRS), network)
@@ -123,8 +122,7 @@ BROUGHT = {
 }
 
 
-@pytest.mark.parametrize(("family", "side", "eos"), GRID)
-@pytest.mark.parametrize("who", BROUGHT)
+@covering("family side eos who", *GRID, list(BROUGHT))
 def test_exactly_one_bos_where_the_family_has_one_whoever_brings_one(
     tmp_path: Path, family: str, side: str, eos: bool, who: str
 ) -> None:
@@ -169,8 +167,7 @@ def check_padding(network: Network, data: SFTDataModule, side: str) -> None:
     assert off <= 1e-6, f"padding on the {side} changes {name} by {off:.1e}"
 
 
-@pytest.mark.parametrize(("family", "side", "eos"), GRID)
-@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+@covering("family side eos kind", *GRID, ("llama", "gpt2"))
 def test_padding_changes_neither_loss_nor_gradient_of_a_language_model(
     tmp_path: Path, family: str, side: str, eos: bool, kind: str
 ) -> None:
@@ -183,19 +180,23 @@ ENCODERS = {
     "roberta": "byte-level BPE with BOS, Llama 3",
 }
 DECODERS = {"gpt2": "byte-level BPE, GPT-2", "llama": "SentencePiece BPE, Llama"}
-POOLED = [(kind, family, pooling) for kind, family in ENCODERS.items() for pooling in ("model", "mean", "cls", "last")]
-POOLED += [(kind, family, pooling) for kind, family in DECODERS.items() for pooling in ("model", "mean", "last")]
+POOLINGS = ("model", "mean", "cls", "last")
 
 
-@pytest.mark.parametrize("side", SIDES)
-@pytest.mark.parametrize(("kind", "family", "pooling"), POOLED)
-@pytest.mark.parametrize("labels", [("no", "yes"), ()], ids=["classification", "regression"])
+def pools(kind: str, pooling: str, *_: Any) -> bool:
+    """A decoder's first position has seen nothing: there is no `cls`."""
+    return kind in ENCODERS or pooling != "cls"
+
+
+@covering("kind pooling side labels", list(ENCODERS | DECODERS), POOLINGS, SIDES, (("no", "yes"), ()), allowed=pools)
 def test_padding_changes_neither_loss_nor_gradient_of_a_classifier(
-    tmp_path: Path, kind: str, family: str, pooling: Any, side: str, labels: tuple[str, ...]
+    tmp_path: Path, kind: str, pooling: Any, side: str, labels: tuple[str, ...]
 ) -> None:
     """An encoder reads a text from its first token on: it is padded on the right, whatever its tokenizer says."""
     layers = {"gpt2": "n_layer", "distilbert": "n_layers"}.get(kind, "num_hidden_layers")
-    folder = tiny_folder(tmp_path, kind, "sequence", tokenizer=tokenizer(family, side, False), **{layers: 1})
+    folder = tiny_folder(
+        tmp_path, kind, "sequence", tokenizer=tokenizer((ENCODERS | DECODERS)[kind], side, False), **{layers: 1}
+    )
     task = TaskInfo("classification", 2) if labels else TaskInfo("regression", 1)
     network = TransformersText(task, pretrained=folder, pooling=pooling, dropout=0.0).double()
     data = FewTexts((8, 8, 8), labels, batch_size=8)
@@ -205,7 +206,7 @@ def test_padding_changes_neither_loss_nor_gradient_of_a_classifier(
 # ---- nothing supervised ----
 
 
-@pytest.mark.parametrize(("family", "side", "eos"), GRID)
+@covering("family side eos", *GRID)
 def test_a_batch_without_labels_costs_nothing(tmp_path: Path, family: str, side: str, eos: bool) -> None:
     network = language_model(tmp_path, family, side, eos)
     batch = batch_of(Said(PAIRS), network)

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.exactness import figures
-from tests.exactness.cases import CASES, PAIRS, STAGED
-from tests.exactness.jobs import ACCUMULATE, SHARDED
+from tests.exactness.cases import CASES, PAIRS
+from tests.exactness.jobs import ACCUMULATE, SHARDED, every
 from tests.exactness.training import (
     CLIP,
     ROWS,
@@ -73,7 +73,7 @@ def one_process(case: str, variant: str, root: Path, kind: str, accumulate: int)
     check(run.steps, whole.steps, kind, split)
 
 
-@EVERY
+@every("single samples")
 def test_each_step_is_the_mean_over_its_items_and_the_penalty_once_and_then_clipped(
     root: Path, case: str, variant: str
 ) -> None:
@@ -97,10 +97,7 @@ def test_each_step_is_the_mean_over_its_items_and_the_penalty_once_and_then_clip
         assert run.steps[0].logged["train/loss_anchor"] > 0, "the anchor is 0, so that it is not tested"
 
 
-SPLIT = pytest.mark.parametrize(("case", "variant"), [*PAIRS, *STAGED])
-
-
-@SPLIT
+@every("micro-batches", staged=True)
 @pytest.mark.parametrize("accumulate", [8, *(pytest.param(n, marks=pytest.mark.slow) for n in ACCUMULATE if n != 8)])
 def test_micro_batches_change_nothing(root: Path, case: str, variant: str, accumulate: int) -> None:
     one_process(case, variant, root, "float64", accumulate)
@@ -122,7 +119,7 @@ def test_micro_batches_change_no_gradient_in_single_precision_with_adamw(
     one_process(case, variant, root, ADAMW_IN_SINGLE, accumulate)
 
 
-@SPLIT
+@every("gradient scaler", staged=True)
 def test_a_gradient_scaler_changes_nothing(root: Path, case: str, variant: str) -> None:
     """So the number of items, the penalty and clipping all come after unscaling; two micro-batches, single precision."""
     whole = in_one_piece(case, variant, root, "float32")
@@ -143,7 +140,7 @@ def two_processes(
         assert not off, f"step {number}: what is logged is not what one process logs: {off}"
 
 
-@SPLIT
+@every("two processes", staged=True)
 def test_two_processes_change_nothing(together: Any, root: Path, case: str, variant: str) -> None:
     """The ragged step's 5 rows are shared unevenly: 2 and 2, then 1 and a filler."""
     two_processes(together, root, case, variant, "float64", 4)
@@ -155,15 +152,15 @@ def test_two_processes_change_nothing(together: Any, root: Path, case: str, vari
     ("kind", "accumulate"), [*(("float64", n) for n in (1, 2, 8)), *(("float32", n) for n in (1, 2, 4, 8))]
 )
 def test_two_processes_change_nothing_with_any_micro_batches(
-    together_slow: Any, root: Path, case: str, variant: str, kind: str, accumulate: int
+    together: Any, root: Path, case: str, variant: str, kind: str, accumulate: int
 ) -> None:
-    two_processes(together_slow, root, case, variant, kind, accumulate)
+    two_processes(together, root, case, variant, kind, accumulate)
 
 
 # ---- parameters in parts ----
 
 
-@pytest.mark.parametrize(("case", "variant"), [p for p in [*PAIRS, *STAGED] if p[0] in SHARDED])
+@every("sharding", staged=True)
 def test_sharding_changes_nothing(together: Any, root: Path, case: str, variant: str) -> None:
     """Student and teacher in two parts each, L2-SP on parts: every gradient, clipped or not, and every weight."""
     two_processes(together, root, case, variant, "float64", 2, "fsdp2")
@@ -171,14 +168,14 @@ def test_sharding_changes_nothing(together: Any, root: Path, case: str, variant:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "variant"), [p for p in PAIRS if p[0] not in SHARDED])
-def test_sharding_changes_nothing_in_any_network(together_slow: Any, root: Path, case: str, variant: str) -> None:
-    two_processes(together_slow, root, case, variant, "float64", 2, "fsdp2")
+def test_sharding_changes_nothing_in_any_network(together: Any, root: Path, case: str, variant: str) -> None:
+    two_processes(together, root, case, variant, "float64", 2, "fsdp2")
 
 
 @pytest.mark.slow
 @EVERY
-def test_sharding_changes_nothing_in_single_precision(together_slow: Any, root: Path, case: str, variant: str) -> None:
-    two_processes(together_slow, root, case, variant, "float32", 4, "fsdp2")
+def test_sharding_changes_nothing_in_single_precision(together: Any, root: Path, case: str, variant: str) -> None:
+    two_processes(together, root, case, variant, "float32", 4, "fsdp2")
 
 
 # ---- batches by length ----
@@ -228,7 +225,7 @@ class Losses(Callback):
         self.values.append(float(outputs["loss"]))
 
 
-@EVERY
+@every("nothing to learn from")
 def test_a_batch_with_nothing_to_learn_from_costs_nothing(root: Path, case: str, variant: str) -> None:
     """A micro-batch whose labels are all masked, and a whole optimizer step of such."""
     masked, losses = Masked(), Losses()

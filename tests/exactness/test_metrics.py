@@ -18,12 +18,14 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
 from sft_lightning.tasks import TASKS, make_task
 from tests.exactness import figures
-from tests.exactness.cases import CASES, PAIRS, make
-from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES
+from tests.exactness.cases import CASES, TAGS, make
+from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
+from tests.exactness.jobs import PARTS as IN_PARTS
 from tests.exactness.measuring import (
     REFERENCES,
     Answers,
     drift,
+    entity_scores,
     limited,
     measure,
     metrics_of,
@@ -34,20 +36,19 @@ from tests.exactness.measuring import (
     source_samples,
 )
 from tests.exactness.training import in_one_piece
-from tests.support import quiet_trainer
+from tests.support import quiet_trainer, settle
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
-EVERYTHING = pytest.mark.parametrize("how", [how for how in HOW if how != "predict"])
+WITH_METRICS = [how for how in HOW if how != "predict"]
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
-EVERY_SIZE = pytest.mark.parametrize("rows", SIZES)
 
 
 def test_every_metric_of_every_task_has_a_reference() -> None:
     for name, task in TASKS.items():
-        missing = {"loss", *task.metric_makers} - REFERENCES.get(name, {}).keys()
+        missing = {"loss", *task.metrics} - REFERENCES.get(name, {}).keys() - entity_scores([], []).keys()
         assert not missing, f"{name}: add {missing} to REFERENCES in tests/exactness/measuring.py"
 
 
@@ -74,12 +75,12 @@ def answers(case: str, rows: int, root: Path, split: str) -> dict[str, Answers]:
     data, source = samples(case, rows), source_samples(case, rows)
     module = moved_module(case, root, data).double()
     assert module.network is not None and module.teacher is not None
-    data.connect(module.network)
+    settle(data, module.network)
     student, teacher = module.network, module.teacher.network.double()
     said = {"student": one_by_one(student, data, split), "teacher": one_by_one(teacher, data, split)}
     if source is not None:
         source.setup()
-        source.connect(student)
+        source.settle(student.input_spec)
         said["student on the source"] = one_by_one(student, source, split)
         said["teacher on the source"] = one_by_one(teacher, source, split)
     return said
@@ -93,7 +94,7 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head)
     if own.source is None:
         return values
-    of_source, source_task = own.new_head, "classification" if own.new_head else own.task
+    of_source, source_task = own.new_head, "classification" if own.new_head and case != "tags" else own.task
     task = make_task(TaskInfo(source_task, 3))
     now, before = (
         {f"retention/{k}": v for k, v in reference(source_task, task.default_metrics, said[who], of_source).items()}
@@ -101,18 +102,16 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     )
     values |= now
     if how != "validate":  # else nobody asked the teacher
-        primary, better = task.primary
-        lost = before[f"retention/{primary}"] - now[f"retention/{primary}"]
-        values[FORGETTING] = lost if better == "max" else -lost
+        primary = task.primary
+        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
+        values[FORGETTING] = lost if primary.better == "max" else -lost
     return values
 
 
 alone = cache(measure)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
+@measured(*WITH_METRICS)
 def test_metrics_are_the_reference_on_all_predictions(root: Path, case: str, rows: int, how: str) -> None:
     found = alone(case, rows, root, how)
     check(found["metrics"], expected(case, rows, root, how), "1 process")
@@ -177,9 +176,7 @@ def test_a_validation_with_nothing_to_measure_is_an_error_and_no_nan(root: Path,
         trainer.validate(make(case, "plain", root), data, verbose=False)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
+@measured(*WITH_METRICS)
 def test_two_processes_measure_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
     ranks = together("measure", case, rows, how)
     one = alone(case, rows, root, how)["metrics"]
@@ -214,8 +211,9 @@ def sharded_measures_the_same(results: Any, root: Path, case: str, rows: int, ho
         assert rank["metrics"] == pytest.approx(one, rel=1e-5, abs=1e-6, nan_ok=True), "other than one process"
 
 
-@pytest.mark.parametrize("case", SHARDED)
-@EVERYTHING
+@pytest.mark.parametrize(
+    ("case", "how"), [marked((case, how), (case, how) in IN_PARTS) for case in SHARDED for how in WITH_METRICS]
+)
 def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: str, how: str) -> None:
     """Drift and what is kept of the source too: the teacher is in parts as well."""
     sharded_measures_the_same(together, root, case, 5, how)
@@ -223,49 +221,48 @@ def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: st
 
 @pytest.mark.slow
 @EVERY_CASE
-@EVERY_SIZE
-@EVERYTHING
-def test_any_sharded_network_measures_the_same(
-    together: Any, together_slow: Any, root: Path, case: str, rows: int, how: str
-) -> None:
-    results = together if rows == 5 and case in SHARDED else together_slow
-    sharded_measures_the_same(results, root, case, rows, how)
+@pytest.mark.parametrize("rows", SIZES)
+@pytest.mark.parametrize("how", WITH_METRICS)
+def test_any_sharded_network_measures_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
+    sharded_measures_the_same(together, root, case, rows, how)
 
 
-@EVERY_CASE
-@EVERY_SIZE
-def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int) -> None:
-    written = measure(case, rows, root, "predict")["predictions"]
+@measured("predict")
+def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, case: str, rows: int, how: str) -> None:
+    written = measure(case, rows, root, how)["predictions"]
     said = answers(case, rows, root, "test")["student"]
     lines = [json.loads(line) for line in written.splitlines()]
-    assert [line["index"] for line in lines] == sorted(said.row_of_item), "a sample is missing, or comes twice"
-    order = np.argsort(said.row_of_item, kind="stable")
-    wanted = [{"index": said.row_of_item[i], **row} for i, row in zip(order, in_words(case, said, order), strict=True)]
+    samples = sorted(set(said.row_of_item))
+    assert [line["index"] for line in lines] == samples, "a sample is missing, or comes twice"
+    of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
+    wanted = [{"index": row, **in_words(case, said.logits[items])} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
         assert line.keys() == want.keys()
         for key, value in want.items():
-            assert line[key] == (pytest.approx(value, abs=2e-6) if key != "label" else value), f"{line}, not {want}"
-    assert together("measure", case, rows, "predict")[0]["predictions"] == written, (
-        "two processes predict something else"
-    )
+            assert line[key] == (value if key in ("label", "tags") else pytest.approx(value, abs=2e-6)), (
+                f"{line}, not {want}"
+            )
+    assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
 
-def in_words(case: str, said: Answers, order: np.ndarray) -> list[dict[str, Any]]:
-    """The items' predictions as predictions.jsonl has them."""
-    logits = said.logits[order]
+def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
+    """A sample's prediction as predictions.jsonl has it, from the logits of its items."""
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-    if CASES[case].task == "regression":
-        return [{"value": v} for v in logits[:, 0].tolist()]
-    if CASES[case].task == "causal_lm":
-        return [{"token": int(p.argmax()), "probability": float(p.max())} for p in probabilities]
+    likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
+    task = CASES[case].task
+    if task == "regression":
+        return {"value": logits[0, 0]}
+    if task == "causal_lm":
+        return {"tokens": likeliest, "probabilities": certain}
+    if task == "token_classification":
+        return {"tags": [TAGS[i] for i in likeliest], "probabilities": certain}
     data = samples(case, 1)
     data.setup()
     assert data.task_info is not None
-    names = data.task_info.labels
-    return [{"label": names[int(p.argmax())], "probabilities": p.tolist()} for p in probabilities]
+    return {"label": data.task_info.labels[likeliest[0]], "probabilities": probabilities[0].tolist()}
 
 
-@pytest.mark.parametrize(("case", "variant"), PAIRS)
+@every("end of an epoch")
 def test_metrics_at_the_end_of_an_epoch_are_those_of_the_weights_then(root: Path, case: str, variant: str) -> None:
     run = in_one_piece(case, variant, root)
     network = run.module.network

@@ -8,7 +8,8 @@ import pytest
 import torch
 from lightning.pytorch import seed_everything
 
-from tests.exactness.cases import CASES, PAIRS
+from tests.exactness.cases import CASES
+from tests.exactness.jobs import every
 from tests.exactness.training import Run, Tensors, train
 
 
@@ -30,7 +31,7 @@ def different(one: Tensors, other: Tensors) -> list[str]:
     return [n for n, v in one.items() if not torch.equal(v, other[n])]
 
 
-@pytest.mark.parametrize(("case", "variant"), PAIRS)
+@every("seeds")
 def test_one_seed_gives_the_same_bits_and_another_gives_another_run(root: Path, case: str, variant: str) -> None:
     first, again = (seeded(case, variant, root, 0, validate=True) for _ in range(2))
     for number, (one, other) in enumerate(zip(first.steps, again.steps, strict=True), 1):

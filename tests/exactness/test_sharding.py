@@ -62,5 +62,5 @@ def test_a_checkpoint_with_tied_tensors_and_averages_is_as_without_sharding(toge
 
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_checkpoints_and_exports_keep_their_precision(together_slow: Any, precision: str) -> None:
-    saved_alike(together_slow, precision)
+def test_checkpoints_and_exports_keep_their_precision(together: Any, precision: str) -> None:
+    saved_alike(together, precision)

@@ -149,7 +149,7 @@ def train(
     samples = own.data(**{"sizes": (ROWS, 5, 5), "batch_size": GLOBAL_BATCH, "eval_batch_size": 4, **(data or {})})
     recorder = Steps()
     watching: list[Callback] = [recorder, *own_callbacks(variant), *callbacks]
-    if own.source is not None and validate:
+    if own.source is not None and (validate or module.needs_source):
         watching.append(RetentionMonitor(own.source(sizes=(8, 5, 5), batch_size=4)))
     trainer = fit(
         module,

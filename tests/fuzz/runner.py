@@ -24,8 +24,8 @@ from huggingface_hub import constants
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
-from sft_lightning.cli.fit import OPTIONS
 from sft_lightning.cli.main import main
+from sft_lightning.config.options import OPTIONS
 
 LIMIT = 20.0  # seconds; a valid command takes less than one
 MEMORY = 3 << 30  # bytes a command may ask for besides what the process has: what is refused must be said in one line

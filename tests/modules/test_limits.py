@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from safetensors.torch import load_file, save_file
 
-from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.networks import spec
 from tests.support import VARIANTS, NormNet, Recorder, digits, fit, make, pretrained_mlp, weights
 
@@ -17,6 +17,7 @@ WEIGHT_ZERO: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "distill source_logits mse": (DistillSFT, {"anchor_weight": 0.0}),
     "distill source_logits kl": (DistillSFT, {"anchor_weight": 0.0, "distance": "kl"}),
     "distill features cosine": (DistillSFT, {"anchor_weight": 0.0, "on": "features", "distance": "cosine"}),
+    "ewc": (EWCSFT, {"anchor_weight": 0.0}),
     "l2sp loss weights": (L2SPSFT, {"alpha": 0.0, "beta": 0.0}),
     "l2sp loss all": (L2SPSFT, {"alpha": 0.0, "beta": 0.0, "penalise": "all"}),
     "l2sp decoupled weights": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 0.0}),
@@ -116,16 +117,18 @@ def test_with_batchnorm_the_anchor_starts_at_zero_if_its_statistics_stand_still(
     [
         ("drift/weights_l2", [{"alpha": a, "beta": 0.0} for a in (0.0, 0.1, 1.0, 10.0)]),
         ("drift/weights_l2", [{"how": "decoupled", "decoupled_weight": w} for w in (0.0, 3.0, 30.0, 150.0)]),
+        ("drift/weights_l2", [{"anchor_weight": w, "fisher": "true"} for w in (0.0, 1e3, 1e4, 1e5)]),
+        ("drift/kl", [{"anchor_weight": w, "fisher": "true"} for w in (0.0, 1e2, 1e3, 1e4)]),
         ("drift/kl", [{"anchor_weight": w} for w in (0.0, 0.01, 0.1, 1.0)]),
         ("drift/kl", [{"anchor_weight": w, "distance": "kl"} for w in (0.0, 0.3, 3.0, 30.0)]),
         ("drift/kl", [{"anchor_weight": w, "on": "features"} for w in (0.0, 0.1, 1.0, 10.0)]),
     ],
-    ids=["l2sp loss", "l2sp decoupled", "distill mse", "distill kl", "distill features"],
+    ids=["l2sp loss", "l2sp decoupled", "ewc weights", "ewc", "distill mse", "distill kl", "distill features"],
 )
 def test_drift_falls_as_the_anchor_gets_stronger(pretrained: str, gauge: str, strengths: list[dict[str, Any]]) -> None:
     drifts = []
     for arguments in strengths:
-        cls = DistillSFT if "anchor_weight" in arguments else L2SPSFT
+        cls = EWCSFT if "fisher" in arguments else DistillSFT if "anchor_weight" in arguments else L2SPSFT
         trainer = fit(cls(pretrained_mlp(pretrained), lr=5e-3, **arguments), digits(), max_epochs=1)
         drifts.append(float(trainer.callback_metrics[gauge]))
     assert drifts == sorted(drifts, reverse=True) and drifts[-1] < 0.5 * drifts[0], (

@@ -20,6 +20,7 @@ from sft_lightning.data import ImageFolder
 from sft_lightning.data.sampler import Key
 from sft_lightning.networks import LeNet, Network, Timm, Torchvision, TransformersImage
 from tests.networks.vision import TASK
+from tests.support import settle
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 8}
 SHAPES = ((40, 70), (70, 40), (64, 64), (31, 33), (120, 50), (90, 200))
@@ -43,7 +44,7 @@ def seen(network: Network, root: Path, **settings: Any) -> list[tuple[Tensor, Pa
     """Each validation and test image as the network gets it, and its file."""
     data = ImageFolder(root=str(root), val_fraction=0.3, **settings)
     data.setup("fit")
-    data.connect(network)
+    settle(data, network)
     shown = []
     for split in (data.splits["val"], data.splits["test"]):
         batch = data.device_transform(split.__getitems__([Key(i, 0) for i in range(len(split))]))
@@ -197,7 +198,7 @@ def test_a_size_that_a_network_cannot_take_is_one_line_before_training(
     data = ImageFolder(root=str(root), **settings)
     data.setup("fit")
     with pytest.raises(UserError) as error:
-        data.connect(network)
+        settle(data, network)
     assert said in str(error.value) and "network" in str(error.value)
     assert network.training and all(module.training for module in network.modules())
 

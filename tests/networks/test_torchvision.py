@@ -70,7 +70,17 @@ def without_weights(name: str) -> Torchvision:
         return Torchvision(TASK, name)
 
 
-@pytest.mark.parametrize("name", [n for n in EVERY if not n.startswith("regnet")])
+OF_EACH_FAMILY = {name for name, _ in SMALLEST}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=() if n in OF_EACH_FAMILY else pytest.mark.slow)
+        for n in EVERY
+        if not n.startswith("regnet")
+    ],
+)
 def test_every_classification_model_gets_a_head_on_its_features(name: str) -> None:
     network = without_weights(name)
     device = next(network.parameters()).device

@@ -16,6 +16,7 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits
 from sft_lightning.networks import TransformersImage
 from tests.networks.vision import TASK, check_layers, check_round_trip, images, logits, out, pickled_code, shaken
+from tests.support import settle
 
 TINY: dict[str, dict[str, Any]] = {
     "vit": {
@@ -128,7 +129,7 @@ def test_the_exported_processor_prepares_images_as_training_did(tmp_path: Path) 
     data.setup()
     assert data.task_info is not None
     network = TransformersImage(data.task_info, config=config("vit"))
-    data.connect(network)
+    settle(data, network)
     network.save_pretrained(str(tmp_path))
     ours = data.device_transform(next(iter(data.loader("test", 0, 1))))["x"]["image"][0]
     split = data.splits["test"]

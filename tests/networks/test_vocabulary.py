@@ -12,6 +12,7 @@ from sft_lightning.data import TextTable
 from sft_lightning.networks import TransformersLM, TransformersText
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import tiny_folder, wordpiece
+from tests.support import settle
 
 CLASSES = {"bert": "BertTokenizer", "roberta": "RobertaTokenizer", "gpt2": "GPT2Tokenizer"}
 TASK = TaskInfo("classification", 2, ["no", "yes"])
@@ -46,7 +47,7 @@ def test_texts_that_a_tokenizer_does_not_know_are_said_and_refused_where_that_is
         rows = [{"text": t, "label": ("no", "yes")[i % 2]} for i, t in enumerate(texts * 10)]
         data = TextTable(train=write_jsonl(tmp_path / "a.jsonl", rows))
         data.setup()
-        data.connect(network)
+        settle(data, network)
         return data
 
     with pytest.raises(UserError, match=r"makes nothing but the unknown token \[UNK\] of the training texts"):

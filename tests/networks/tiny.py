@@ -128,21 +128,22 @@ TOKENIZERS = {
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
-    """Writes a random model of `kind` with a head: 'sequence', 'lm', 'masked' or 'none'; returns the folder."""
+    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'lm', 'masked' or 'none'; returns the folder."""
     import transformers as hf
 
     tokenizer = tokenizer or TOKENIZERS[kind]()
     if kind in ("roberta", "xlm-roberta") and tokenizer.pad_token is None:
         tokenizer.pad_token = "<pad>"
     settings = {"vocab_size": len(tokenizer), **CONFIGS[kind], **settings}
-    if head == "sequence":
+    if head in ("sequence", "tokens"):
         settings |= {
             "num_labels": labels,
             "pad_token_id": 2 if tokenizer.pad_token_id is None else tokenizer.pad_token_id,
         }
-        settings["id2label"] = {i: f"old{i}" for i in range(labels)}
+        settings.setdefault("id2label", {i: f"old{i}" for i in range(labels)})
     auto = {
         "sequence": hf.AutoModelForSequenceClassification,
+        "tokens": hf.AutoModelForTokenClassification,
         "lm": hf.AutoModelForCausalLM,
         "masked": hf.AutoModelForMaskedLM,
         "none": hf.AutoModel,

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import InputView, TaskInfo
 from sft_lightning.networks import Network
 
 TASK = TaskInfo("classification", 3, ["ant", "bee", "cat"])
@@ -50,13 +50,14 @@ def check_layers(network: Network) -> None:
 
 def check_round_trip(network: Network, again: Any, folder: Path, x: Tensor) -> Network:
     """What `again(task, folder)` loads from an export says with its source head what the network said with its head."""
-    network.input_config = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "size": list(x.shape[-2:])}
+    size = (int(x.shape[-2]), int(x.shape[-1]))
+    network.settle(InputView(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), size=size))
     network.save_pretrained(str(folder))
     loaded: Network = again(NEXT, str(folder))
     assert loaded.source_labels == network.task.labels
     assert not loaded.report.missing and not loaded.report.unexpected and not loaded.fresh
     spec = loaded.input_spec
-    assert (spec.mean, spec.std, spec.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), tuple(x.shape[-2:]))
+    assert (spec.mean, spec.std, spec.size) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6), size)
     said = out(loaded, x)
     assert torch.equal(said.source_logits, out(network, x).logits)
     assert said.logits.shape == (len(x), 2)

@@ -42,7 +42,7 @@ def test_fitted_runs_are_grouped_and_their_values_are_those_of_their_records(fit
 
 def test_compare_starts_without_torch() -> None:
     program = (
-        "import sys\nfrom sft_lightning.report import command, export, page\n"
+        "import sys\nfrom sft_lightning.cli import compare\nfrom sft_lightning.report import export, page\n"
         "print([m for m in ('torch', 'lightning', 'transformers', 'pandas') if m in sys.modules])"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, cwd=ROOT)

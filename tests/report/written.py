@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.stats.cells import cell_statistics
 
 STEPS = (0, 100, 200, 300, 400)
@@ -226,8 +227,8 @@ def write_study(path: Path, *, seeds: int = 3, shots: tuple[int, ...] = (5, 20),
             arms[arm] |= {"candidates": candidates, "points": points}
         at = {"shots_per_class": amount} if len(shots) > 1 else {}
         names = {"target": "test/accuracy", "kept": "test/retention/accuracy"}
-        better = {"target": "max", "kept": "max"}
-        statistics = cell_statistics(learned, kept, "plain", names, better, 0.01, at)
+        about = {side: MetricInfo(name, "max", SHARE) for side, name in names.items()}
+        statistics = cell_statistics(learned, kept, "plain", about, 0.01, at)
         cells.append({"at": at, "arms": arms, "statistics": statistics})
     content = {
         "schema": 1,

@@ -17,10 +17,11 @@ import yaml
 from sft_lightning.ablation.plan import Plan, Point
 from sft_lightning.ablation.study import make_study
 from sft_lightning.ablation.study_dir import StudyDir
-from sft_lightning.ablation.worker import carry_out
-from sft_lightning.config.resolve import Resolver
+from sft_lightning.ablation.worker import run_job
+from sft_lightning.cli.main import main
+from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core.errors import UserError
-from sft_lightning.report.metrics import better
+from sft_lightning.evaluation.known_metrics import direction
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.runs.wandb_server import WandbServer, handler
 
@@ -48,12 +49,6 @@ def command_line(file: str, values: dict[str, Any]) -> list[str]:
         made += filled[word[2:-1]] if word == "${args}" else [str(word)]
     assert made[:4] == ["${env}", "${interpreter}", "-m", "sft_lightning"], f"it does not start this package: {made}"
     return made[4:]
-
-
-@pytest.fixture(scope="module")
-def resolver() -> Resolver:
-    """Fit's own parser."""
-    return Resolver()
 
 
 @pytest.fixture(autouse=True)
@@ -114,29 +109,29 @@ def test_a_grid_lists_its_values_and_every_range_has_two_ends(file: str) -> None
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_every_parameter_is_a_key_that_fit_has_and_every_value_one_that_it_takes(file: str, resolver: Resolver) -> None:
+def test_every_parameter_is_a_key_that_fit_has_and_every_value_one_that_it_takes(file: str) -> None:
     sweep = content(file)
     for name, parameter in sweep["parameters"].items():
         for value in examples(parameter):
             (config,) = [i + 1 for i, a in enumerate(command_line(file, {})) if a == "--config"]
             base = yaml.safe_load((ROOT / command_line(file, {})[config]).read_text())
-            before, after = resolver([base]), resolver([base, {name: value}])
+            before, after = resolve([base]), resolve([base, {name: value}])
             assert value_at(after, name) == pytest.approx(value), f"{name} is not what the sweep says"
             assert without(after, name) == without(before, name), f"{name} changes something else"
     with pytest.raises(UserError, match="anchr"):
-        resolver([base, {"model.init_args.anchr": 1.0}])
+        resolve([base, {"model.init_args.anchr": 1.0}])
 
 
 @pytest.mark.parametrize("written", [None, "None", "null", "~"])
-def test_none_of_a_sweep_is_null(written: Any, resolver: Resolver) -> None:
+def test_none_of_a_sweep_is_null(written: Any) -> None:
     """W&B's agent fills Python's None into the command line as `None`."""
     file, keys = FILES[0], ("model.init_args.ema_decay", "network.init_args.pretrained", "wandb_group")
     line = command_line(file, dict.fromkeys(keys, written))
     assert f"--{keys[0]}={written}" in line
-    config = resolver.parsed([*line[1:], "--model=PlainSFT"])
+    config = resolve_arguments([*line[1:], "--model=PlainSFT"])
     assert [value_at(config, key) for key in keys] == [None] * 3
     with pytest.raises(UserError, match=r"model.init_args.lr: must be a number, got null"):
-        resolver.parsed([*line[1:], f"--model.init_args.lr={written}"])
+        resolve_arguments([*line[1:], f"--model.init_args.lr={written}"])
 
 
 def value_at(config: dict[str, Any], name: str) -> Any:
@@ -159,7 +154,7 @@ def without(config: dict[str, Any], name: str) -> dict[str, Any]:
 def test_a_sweep_chooses_by_a_logged_validation_metric_and_never_sees_test(file: str) -> None:
     sweep, line = content(file), command_line(file, {})
     assert sweep["metric"]["name"].startswith(("val/", "retention/")), "the test split would choose"
-    wanted = {"max": "maximize", "min": "minimize"}[better(sweep["metric"]["name"])]
+    wanted = {"max": "maximize", "min": "minimize"}[direction(sweep["metric"]["name"])]
     assert sweep["metric"]["goal"] == wanted, "it looks for the worst"
     assert "--test_after_fit=false" in line
     assert "--wandb=online" in line, "the agent's runs would not reach the sweep"
@@ -274,17 +269,17 @@ STUDY = {
 
 @pytest.mark.slow
 def test_wandb_has_group_arm_settings_and_all_final_metrics_of_a_studys_point(
-    resolver: Resolver, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
     study = make_study(STUDY, ROOT, "small")
     folder = StudyDir(tmp_path / "runs" / "small")
     folder.make()
     arm = next(a for a in study.arms if a.name == "anchored")
-    point: Point = next(Plan(study, resolver).tuning(arm, study.cells[0], [3]))
+    point: Point = next(Plan(study, resolve).tuning(arm, study.cells[0], [3]))
     folder.plan(point)
     for job in ("fit", "test"):
-        note = carry_out(folder, job, point.id)[job]
+        note = run_job(folder, job, point.id, main)[job]
         assert note["exit"] == 0, note["reason"]
     path = folder.run(point.id).path
     fitted, tested = sorted((path / "wandb").glob("offline-run-*"), key=lambda f: f.stat().st_mtime_ns)

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from sft_lightning.config.options import RunOptions
 from sft_lightning.core.errors import UserError
 from sft_lightning.runs import Run, create_run
 from sft_lightning.runs.wandb_log import PATIENCE, make_wandb
@@ -160,9 +161,7 @@ def test_without_a_server_the_run_falls_back_to_offline_where_allowed(
 def test_without_a_setting_the_wait_for_a_server_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
-    class Settings:
-        wandb_project, wandb_group, experiment, wandb_job_type, wandb_tags = "p", "g", "e", "j", None
-
+    options = RunOptions(wandb_project="p", wandb_group="g", experiment="e", wandb_job_type="j")
     seen: dict[str, Any] = {}
 
     def init(**given: Any) -> None:
@@ -174,7 +173,7 @@ def test_without_a_setting_the_wait_for_a_server_is_bounded(tmp_path: Path, monk
         if variable:
             monkeypatch.setenv("WANDB_INIT_TIMEOUT", variable)
         with pytest.raises(UserError, match="over; use --wandb offline"):
-            make_wandb(Settings, create_run(tmp_path, "e"), {}, online=True, rank=0)
+            make_wandb(options, create_run(tmp_path, "e"), {}, online=True, rank=0)
         assert seen["settings"].init_timeout == expected
         assert ("init_timeout" in seen["settings"].model_fields_set) is (variable is None)
 

@@ -4,6 +4,8 @@ import logging
 import warnings
 from typing import Any
 
+from jsonargparse.typing import SecretStr
+
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits
@@ -20,6 +22,7 @@ class KeyedDigits(Digits):
         api_key: Key to the server.
         url: Where the server is.
         login: User and password.
+        phrase: What no name gives away, and the class declares.
         fails: How it fails when it loads: by a bug, or by what the user gave.
         **kwargs: See Digits.
     """
@@ -29,14 +32,19 @@ class KeyedDigits(Digits):
         api_key: str | None = None,
         url: str | None = None,
         login: dict[str, Any] | None = None,
+        phrase: SecretStr | None = None,
         fails: str | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.api_key, self.url, self.login, self.fails = api_key, url, login, fails
+        self.phrase = phrase.get_secret_value() if phrase else None
 
     def load(self) -> Splits:
         GOT.update(api_key=self.api_key, url=self.url, login=self.login)
+        if self.phrase is not None:
+            GOT["phrase"] = self.phrase
+            print("printed:", self.phrase)
         said = f"{self.url} did not take {self.api_key} of {self.login}"
         warnings.warn(f"warned: {said}")
         logging.getLogger("keyed").warning("logged: %s", said)

@@ -52,14 +52,13 @@ def every_option() -> list[str]:
     import sft_lightning.data
     import sft_lightning.modules
     import sft_lightning.networks
-    from sft_lightning.cli.fit import OPTIONS
-    from sft_lightning.cli.help import arguments
-    from sft_lightning.config.parser_errors import class_names
+    from sft_lightning.config.options import OPTIONS
+    from sft_lightning.config.parser_errors import arguments_of, class_names
 
     names = [name for name, *_ in OPTIONS]
     for key, package in (("model", "modules"), ("network", "networks"), ("data", "data")):
         home = getattr(sft_lightning, package)
-        names += [a for c in class_names(key) for a in arguments(getattr(home, c))]
+        names += [a for c in class_names(key) for a in arguments_of(f"{home.__name__}.{c}")]
     taken = [signature(c) for c in (Trainer, *vars(torch.optim).values()) if isinstance(c, type)]
     names += [p.name for s in taken for p in s.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
     return sorted(set(names))

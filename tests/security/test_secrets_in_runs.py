@@ -106,6 +106,18 @@ def run(command: Command, tmp_path: Path) -> Path:
     return done.run.path
 
 
+def test_what_a_class_declares_a_secret_is_left_out_under_any_name(command: Command, tmp_path: Path) -> None:
+    done = fit(command, tmp_path, phrase="planted-phrase")
+    assert done.code == 0, done.err
+    assert keyed.GOT["phrase"] == "planted-phrase", "the object did not get the secret"
+    assert "printed: ***" in done.out
+    check_nothing_shows(done.out + done.err, "what is printed")
+    check_run(done.run.path)
+    net = ["--network.init_args.hub_token", "planted-9-hub"]
+    again = command("fit", "--resume", done.run.path, *AGAIN, *net, "--trainer.max_epochs", 2)
+    refused(again, "data.init_args.phrase", "never saved", "give it again")
+
+
 AGAIN = ["--data.init_args.api_key", KEY, "--data.init_args.login", f"{{user: me, password: {PASSWORD}}}"]
 
 

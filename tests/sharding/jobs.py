@@ -15,7 +15,7 @@ from sft_lightning.export import export_best
 from sft_lightning.modules import SFTModule
 from tests.exactness.cases import CASES, make
 from tests.sharding.families import tuned
-from tests.support import fit, weights
+from tests.support import fit, settle, weights
 
 family = tuned
 
@@ -50,7 +50,7 @@ def kept(module: SFTModule, data: SFTDataModule) -> float:
     """Memory behind saved tensors of a weight's size, over all parameters, after a forward pass."""
     assert module.network is not None and module._trainer is not None
     data.setup()
-    data.connect(module.network)
+    settle(data, module.network)
     batch = data.receive(next(iter(data.loader("train", 0, 1))))
     shapes = {tuple(p.shape) for p in module.network.parameters() if p.ndim > 1}
     shapes |= {s[::-1] for s in shapes}

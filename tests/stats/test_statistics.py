@@ -15,6 +15,7 @@ from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.stats.cells import (
     cell_statistics,
     compare_with_baseline,
@@ -276,8 +277,10 @@ def test_the_corrected_interval_leaves_out_zero_exactly_where_the_verdict_does(s
 def cell(target, kept, **changes):
     given = {
         "baseline": "plain",
-        "names": {"target": "test/accuracy", "kept": "test/retention/accuracy"},
-        "better": {"target": "max", "kept": "max"},
+        "metrics": {
+            k: MetricInfo(n, "max", "share")
+            for k, n in (("target", "test/accuracy"), ("kept", "test/retention/accuracy"))
+        },
         "within": 0.01,
         "at": {"shots_per_class": 5},
     }

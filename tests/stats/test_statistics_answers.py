@@ -2,16 +2,18 @@
 
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.stats.cells import cell_statistics
 
-NAMES = {"target": "test/accuracy", "kept": "test/retention/accuracy"}
-ACCURACIES = {"target": "max", "kept": "max"}
+TARGET, KEPT = MetricInfo("test/accuracy", "max", "share"), MetricInfo("test/retention/accuracy", "max", "share")
+ACCURACIES = {"target": TARGET, "kept": KEPT}
 
 
 def study(gains, seeds=10, noise=0.005, base=0.8, seed=0):
@@ -26,9 +28,9 @@ def study(gains, seeds=10, noise=0.005, base=0.8, seed=0):
     return found
 
 
-def answer(target, kept, within=0.01, at=None, settings=None, names=NAMES, better=ACCURACIES):
+def answer(target, kept, within=0.01, at=None, settings=None, metrics=ACCURACIES):
     at = {"shots_per_class": 5} if at is None else at
-    return cell_statistics(target, kept, "plain", names, better, within, at, settings)["answer"]
+    return cell_statistics(target, kept, "plain", metrics, within, at, settings)["answer"]
 
 
 def test_an_arm_that_keeps_more_and_learns_as_well():
@@ -45,7 +47,7 @@ def test_an_arm_that_keeps_more_and_learns_as_well():
 
 
 def with_references(target, kept, references, within=0.01):
-    return cell_statistics(target, kept, "plain", NAMES, ACCURACIES, within, {}, references=references)
+    return cell_statistics(target, kept, "plain", ACCURACIES, within, {}, references=references)
 
 
 def test_only_arms_whose_loss_is_shown_to_lie_within_the_margin_compete_for_keeping_most():
@@ -198,8 +200,7 @@ def test_losses_are_said_in_their_own_unit_and_less_is_better():
     said = answer(
         study({"plain": 0, "distill": 0}, noise=0.02),
         study({"plain": 1.0, "distill": 0.6}),
-        names={"target": "test/accuracy", "kept": "test/retention/loss"},
-        better={"target": "max", "kept": "min"},
+        metrics={"target": TARGET, "kept": MetricInfo("test/retention/loss", "min", "nats")},
     )
     assert "keeps more than plain (test/retention/loss −0.400 [" in said and "] (less is better), p < 0.001)" in said
 
@@ -247,7 +248,8 @@ some_studies = st.dictionaries(st.sampled_from(["plain", "l2sp", "distill"]), so
 @settings(max_examples=150, deadline=None)
 @given(some_studies, st.none() | some_studies, st.sampled_from([None, 0.01, 0.5]), st.sampled_from(["max", "min"]))
 def test_whatever_is_missing_there_is_one_sentence(target, kept, within, better):
-    found = cell_statistics(target, kept, "plain", NAMES, {"target": "max", "kept": better}, within, {"shots": 5})
+    metrics = {"target": TARGET, "kept": replace(KEPT, better=better)}
+    found = cell_statistics(target, kept, "plain", metrics, within, {"shots": 5})
     json.dumps(found, allow_nan=False)
     said = found["answer"]
     assert said.startswith("With shots 5, ") and said.endswith(".") and "None" not in said and "nan" not in said

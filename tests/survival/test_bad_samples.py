@@ -30,7 +30,7 @@ from sft_lightning.runs import load
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.data.text_files import write_jsonl, write_text
 from tests.data.vision_files import table, write_folder
-from tests.support import fit, moved, quiet_trainer, weights
+from tests.support import fit, moved, quiet_trainer, settle, weights
 
 NETWORK = spec(LeNet, image_size=16)
 TRAIN, VAL, TEST = {"a": 8, "b": 8}, {"a": 4, "b": 4}, {"a": 3, "b": 3}
@@ -163,7 +163,7 @@ def test_all_ranks_do_as_many_batches_as_without_bad_samples(split: str, tmp_pat
 def ready(data: ImageFolder | HubImages) -> Any:
     data.setup()
     assert data.task_info is not None
-    data.connect(LeNet(data.task_info, image_size=16))
+    settle(data, LeNet(data.task_info, image_size=16))
     return data
 
 

@@ -79,6 +79,14 @@ def test_cut_off_with_every_task_on_texts(tmp_path: Path, task: str) -> None:
     check_cut_off(on_texts(tmp_path, task), tmp_path, 0, f"{task} on texts")
 
 
+def test_cut_off_with_adapters(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    config = on_digits("distill-logits-mse", {}, {}, ema_decay=0.9)
+    lora = {"class_path": "LoRA", "init_args": {"r": 4, "dropout": 0.1}}
+    config["network"] = {**config["network"], "init_args": {**config["network"]["init_args"], "transforms": [lora]}}
+    check_cut_off(config, tmp_path, 0, "adapters")
+
+
 def test_cut_off_in_either_phase_of_lpft(tmp_path: Path) -> None:
     """With an average, a schedule and micro-batches; the first of three epochs trains the new head alone."""
     settings = SETTINGS["average, schedule, crops"]

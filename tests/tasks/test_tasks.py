@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
@@ -165,11 +166,14 @@ def test_a_nan_loss_stays_visible_in_the_mean() -> None:
 @pytest.mark.parametrize("name", TASKS)
 def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
     task = make_task(TaskInfo(name, 3))
-    assert task.primary == (task.default_metrics[0], task.better(task.default_metrics[0]))
-    assert {task.better(m) for m in task.metric_makers} <= {"max", "min"}
-    for metric in ("loss", "perplexity", "mse", "mae"):
-        assert task.better(metric) == "min"
-    assert make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary == ("f1_macro", "max")
+    assert task.primary == task.metric_info(task.default_metrics[0])
+    for metric in ("loss", *task.metrics):
+        known = task.metric_info(metric)
+        assert known is not None and known.name == metric
+        assert known.better == ("min" if metric in ("loss", "perplexity", "mse", "mae") else "max")
+    assert task.metric_info("drift") is None
+    chosen = make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary
+    assert chosen == MetricInfo("f1_macro", "max", "share")
 
 
 def test_what_does_not_exist_is_refused_with_the_nearest_name() -> None:

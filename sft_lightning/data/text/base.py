@@ -1,201 +1,18 @@
-"""Texts with one label each: tokenised once, padded to each batch's longest, in batches of like length."""
+"""Texts with one label each, and what all text data share: the meeting with the tokenizer."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec
-from sft_lightning.data.base import Samples, SFTDataModule
-from sft_lightning.data.findings import content
-from sft_lightning.data.sampler import Key
-from sft_lightning.data.text.files import Table
+from sft_lightning.core.structures import InputSpec, InputView
+from sft_lightning.data.arguments import PositiveInt, check_arguments
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.text.tokens import Ragged, TextRows, Tokens
 from sft_lightning.data.text.unknown import MUCH, unknown_share
-from sft_lightning.networks.base import Network
 
-CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, little enough for memory
+__all__ = ["Ragged", "TextData", "TextRows", "TokenData", "Tokens"]
 
-
-class Ragged:
-    """Rows of integers of different lengths in one flat array: small, and cheap to share with workers."""
-
-    def __init__(self, rows: Sequence[Sequence[int]], dtype: Any = np.int32) -> None:
-        self.lengths = np.array([len(r) for r in rows], dtype=np.int64)
-        self.ends = np.cumsum(self.lengths)
-        self.flat = np.fromiter((v for r in rows for v in r), dtype=dtype, count=int(self.lengths.sum()))
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def __getitem__(self, row: int) -> np.ndarray:
-        return self.flat[self.ends[row] - self.lengths[row] : self.ends[row]]
-
-    def padded(self, rows: Sequence[int], width: int, fill: int, left: bool) -> Tensor:
-        """`[B, width]` int64."""
-        out = np.full((len(rows), width), fill, dtype=np.int64)
-        for at, row in enumerate(rows):
-            values = self[row]
-            start = width - len(values) if left else 0
-            out[at, start : start + len(values)] = values
-        return torch.from_numpy(out)
-
-
-def identity(tokenizer: Any) -> object:
-    """Equal for tokenizers that make the same tokens, as far as that can be told; else the tokenizer itself."""
-    if not cache.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
-        return tokenizer
-    sides = (
-        tuple(tokenizer.model_input_names),
-        tokenizer.padding_side,
-        tokenizer.truncation_side,
-        tokenizer.chat_template,
-    )
-    return type(tokenizer).__name__, tokenizer.backend_tokenizer.to_str(), repr(tokenizer.special_tokens_map), *sides
-
-
-class Tokens(Samples):
-    """Samples that become token ids once a tokenizer is known.
-
-    Tokenising waits for the first use where the tokenizer has still to learn its words (a checkpoint brings them), and
-    is repeated should its words change.
-    """
-
-    group_by_length = True
-
-    def __init__(self, targets: np.ndarray | None) -> None:
-        self.targets = targets
-        self.tokenizer: Any = None
-        self.max_length: int | None = None
-        self.multiple = 1
-        self.ids = Ragged([])
-        self.truncated = np.zeros(0, dtype=bool)
-        self._made_with: Any = None
-        self._made_by: Any = None
-
-    def use(self, tokenizer: Any, max_length: int | None, multiple: int = 1) -> None:
-        """Fixes what makes the tokens. Those that the same made already, in another run of a study, stay."""
-        made_by = (identity(tokenizer), max_length)
-        if not cache.DATA.on or made_by != self._made_by:
-            self._made_with = None
-        self.tokenizer, self.max_length, self.multiple, self._made_by = tokenizer, max_length, multiple, made_by
-
-    def ready(self) -> None:
-        """Tokenises, unless that is done."""
-        state = getattr(self.tokenizer, "state", 0)
-        if self._made_with != (state,):
-            self.tokenise()
-            self._made_with = (state,)
-
-    @abstractmethod
-    def tokenise(self) -> None:
-        """Sets `ids` and `truncated`, one for each row."""
-
-    def lengths(self) -> np.ndarray | None:
-        self.ready()  # here, before workers are forked
-        return self.ids.lengths if self.group_by_length else None
-
-    def width(self, rows: Sequence[int]) -> int:
-        """Tokens of the longest, to a multiple that suits the device, but no more than the network takes."""
-        longest = max(1, int(self.ids.lengths[list(rows)].max()))
-        rounded = -(-longest // self.multiple) * self.multiple
-        return max(longest, min(rounded, self.max_length or rounded))
-
-    def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Padded `input_ids[B, T]` and `attention_mask[B, T]`, on the tokenizer's padding side."""
-        self.ready()
-        left, width = self.left, self.width(rows)
-        mask = torch.arange(width)[None] < torch.from_numpy(self.ids.lengths[list(rows)])[:, None]
-        fill = self.tokenizer.pad_token_id or 0
-        return {
-            "input_ids": self.ids.padded(rows, width, fill, left),
-            "attention_mask": (mask.flip(-1) if left else mask).long(),
-        }
-
-    @property
-    def left(self) -> bool:
-        return bool(getattr(self.tokenizer, "padding_side", "right") == "left")
-
-
-class TextRows(Tokens):
-    """Texts, or pairs of texts.
-
-    Args:
-        texts: One for each row.
-        pairs: Second texts, where rows are pairs.
-        targets: Class numbers or values.
-        table: Where they come from, to name rows.
-    """
-
-    def __init__(
-        self,
-        texts: Sequence[str],
-        pairs: Sequence[str] | None = None,
-        targets: np.ndarray | None = None,
-        table: Table | None = None,
-    ) -> None:
-        super().__init__(targets)
-        self.texts, self.pairs, self.table = list(texts), None if pairs is None else list(pairs), table
-        self.types: Ragged | None = None
-        self._contents: np.ndarray | None = None
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def tokenise(self) -> None:
-        """Truncates pairs from the longer text's end."""
-        ids: list[list[int]] = []
-        types: list[list[int]] = []
-        self.truncated = np.zeros(len(self), dtype=bool)
-        for start in range(0, len(self), CHUNK):
-            rows = range(start, min(start + CHUNK, len(self)))
-            made = self._call(rows, self.max_length)
-            ids += made["input_ids"]
-            types += made.get("token_type_ids", [])
-            full = [r for r in rows if len(ids[r]) == self.max_length]
-            if full:
-                longer = [len(i) > len(ids[r]) for r, i in zip(full, self._call(full, None)["input_ids"], strict=True)]
-                self.truncated[full] = longer
-        self.ids, self.types = Ragged(ids), Ragged(types, np.int8) if types else None
-
-    def _call(self, rows: Sequence[int], max_length: int | None) -> Any:
-        texts, pairs = [self.texts[r] for r in rows], self.pairs and [self.pairs[r] for r in rows]
-        cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
-        return self.tokenizer(texts, pairs, **cut, return_attention_mask=False, verbose=False)
-
-    def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
-        x = self.batch(rows)
-        if self.types is not None:
-            x["token_type_ids"] = self.types.padded(rows, x["input_ids"].shape[1], 0, self.left)
-        return x
-
-    def digest(self) -> bytes:
-        digest = sha256()
-        for text in [*self.texts, *(self.pairs or [])]:
-            raw = text.encode("utf-8", "surrogatepass")
-            digest.update(len(raw).to_bytes(8, "little") + raw)
-        return digest.digest()
-
-    def contents(self) -> np.ndarray:
-        if self._contents is None:
-            pairs = self.pairs or [""] * len(self)
-            both = (
-                (t.encode("utf-8", "surrogatepass"), p.encode("utf-8", "surrogatepass"))
-                for t, p in zip(self.texts, pairs, strict=True)
-            )
-            self._contents = np.fromiter((content(*texts) for texts in both), dtype=np.uint64, count=len(self))
-        return self._contents
-
-    def bad_rows(self) -> dict[int, str]:
-        return (self.table.bad or {}) if self.table is not None else {}
-
-    def name(self, row: int) -> str:
-        return self.table.name(row) if self.table is not None else super().name(row)
+TAKES = {"image": "images", "text": "texts to classify", "tokens": "texts to continue", "words": "words to tag"}
+"""What the samples are of a network's kind of input"""
 
 
 class TokenData(SFTDataModule, base=True):
@@ -209,41 +26,38 @@ class TokenData(SFTDataModule, base=True):
 
     kind: ClassVar[str] = "text"
 
-    def __init__(self, max_length: int | None = None, group_by_length: bool = True, **kwargs: Any) -> None:
+    def __init__(self, max_length: PositiveInt | None = None, group_by_length: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        check_arguments(TokenData.__init__, locals())
         self.max_length, self.group_by_length = max_length, group_by_length
         self.truncated: dict[str, float] = {}
         """Share of each split's samples that were cut at max_length"""
         self.unknown = 0.0
         """Share of unknown tokens in the training file's texts"""
-        if max_length is not None and max_length < 1:
-            raise UserError(f"data: max_length must be at least 1 token, got {max_length}")
 
-    def connect(self, network: Network) -> None:
-        """Learns what the network eats; anew for a network with another tokenizer."""
-        if self.spec is not None and network.input_spec.tokenizer is not self.spec.tokenizer:
-            self.spec = None
-        super().connect(network)
+    def settle(self, spec: InputSpec) -> InputView:
+        """Tokenises for a network, and anew for one with another tokenizer."""
+        if self.spec is not None and spec.tokenizer is not self.spec.tokenizer:
+            self.view = None
+        return super().settle(spec)
 
-    def prepare(self, network: Network) -> None:
+    def prepare(self, spec: InputSpec) -> InputView:
         """Tokenises every split; a tokenizer that learns its words learns them from the training samples."""
-        assert self.spec is not None
-        tokenizer = self.spec.tokenizer
-        if self.spec.kind != self.kind or tokenizer is None:
-            takes = {"image": "images", "text": "texts to classify", "tokens": "texts to continue"}
+        tokenizer = spec.tokenizer
+        if spec.kind != self.kind or tokenizer is None:
             raise UserError(
-                f"network {network.name} takes {takes.get(self.spec.kind, self.spec.kind)}, "
-                f"{type(self).__name__} has {takes[self.kind]}: choose another network or other data"
+                f"network {spec.network} takes {TAKES.get(spec.kind, spec.kind)}, "
+                f"{type(self).__name__} has {TAKES[self.kind]}: choose another network or other data"
             )
-        length = self._length(self.spec)
-        self.prepared_length = length
+        length = self._length(spec)
+        view = InputView(max_length=length)
         multiple = 8 if self._on_gpu() else 1
         for samples in self._all_samples():
             samples.group_by_length = self.group_by_length
             samples.use(tokenizer, length, multiple)
         if not getattr(tokenizer, "fitted", True):
             if "train" not in self.splits:
-                return  # a checkpoint will bring the words
+                return view  # a checkpoint will bring the words
             split = self.splits["train"]
             assert isinstance(split.samples, TextRows)
             pairs = split.samples.pairs
@@ -257,6 +71,7 @@ class TokenData(SFTDataModule, base=True):
         for name, split in self.splits.items():
             assert isinstance(split.samples, Tokens)
             self.truncated[name] = float(split.samples.truncated[split.rows].mean())
+        return view
 
     def _all_samples(self) -> list[Tokens]:
         found = {id(s.samples): s.samples for s in self.splits.values()}
@@ -289,8 +104,8 @@ class TokenData(SFTDataModule, base=True):
         """Sizes and classes, and what was truncated."""
         line = super().describe()
         cut = [f"{share:.1%} of {name}" for name, share in self.truncated.items() if share > 0]
-        if cut:
-            line += f"; truncated to {self.prepared_length} tokens: {', '.join(cut)}"
+        if cut and self.view is not None:
+            line += f"; truncated to {self.view.max_length} tokens: {', '.join(cut)}"
         return line
 
 

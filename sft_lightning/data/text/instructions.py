@@ -1,16 +1,17 @@
 """Instructions with answers, to tune language models on: the loss is on the answers alone, their end included."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import hub_tables, read_table
 from sft_lightning.data.text.notes import together
-from sft_lightning.networks.base import Network
 
 
 class Instructions(TokenData):
@@ -78,30 +79,27 @@ class Instructions(TokenData):
         """The vocabulary's size, which the network knows: 0 stands for it."""
         return 0
 
-    def prepare(self, network: Network) -> None:
-        """Tokenises, and leaves out samples without a supervised token."""
+    def prepare(self, spec: InputSpec) -> InputView:
+        """Tokenises, leaves out samples without a supervised token, and says with which tokens the training answers end."""
         for name, split in self.splits.items():
             split.rows = self._every_row.setdefault(name, split.rows)
-        super().prepare(network)
+        view = super().prepare(spec)
         for name, split in self.splits.items():
             assert isinstance(split.samples, InstructionRows)
-            split.rows = self._usable(name, split.samples, split.rows)  # a chat template may have refused some
+            split.rows = self.usable(name, split.samples, split.rows)  # a chat template may have refused some
             keep = split.samples.kept()[split.rows]
             self.dropped[name] = int((~keep).sum())
             if not keep.any():
                 raise UserError(
                     f"data: {type(self).__name__}: every completion of the {name} split lies beyond max_length "
-                    f"{self.prepared_length} tokens: set data.max_length higher"
+                    f"{view.max_length} tokens: set data.max_length higher"
                 )
             split.rows = split.rows[keep]
-
-    def connect(self, network: Network) -> None:
-        """Learns what the network eats, and tells it with which tokens the training answers end."""
-        super().connect(network)
         train = self.splits.get("train")
-        if train is not None:
-            assert isinstance(train.samples, InstructionRows)
-            network.ends = train.samples.taught_ends(train.rows)
+        if train is None:
+            return view
+        assert isinstance(train.samples, InstructionRows)
+        return replace(view, ends=tuple(train.samples.taught_ends(train.rows)))
 
     def describe(self) -> str:
         """Sizes, what was truncated and dropped, and what of the files is not used or was read as something else."""

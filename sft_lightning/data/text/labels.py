@@ -98,10 +98,10 @@ def class_names(table: Table, column: str, given: Sequence[str] | None) -> list[
         del found[UNLABELLED]
     numeric = all(number(name) is not None for name in found)
     names = [key if numeric or len(texts) > 1 else next(iter(texts)) for key, texts in found.items()]
-    return sorted(names, key=place)
+    return sorted(names, key=label_order)
 
 
-def place(name: str) -> tuple[bool, float, str]:
+def label_order(name: str) -> tuple[bool, float, str]:
     """Sorts numbers by value, before names."""
     if re.fullmatch(r"-?[0-9]+", name) and len(name) < 300:
         return False, int(name), name

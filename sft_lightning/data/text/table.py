@@ -5,6 +5,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.files import Table, hub_tables, read_table
@@ -49,13 +50,12 @@ class TextTable(TextData):
         **kwargs: Any,
     ) -> None:
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
+        check_arguments(TextTable.__init__, locals())
         self.path, self.config, self.labels = path, config, labels
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
         if path is not None and train is not None:
             raise UserError("data: set path (a hub's name) or train (a file), not both")
-        if task not in ("classification", "regression"):
-            raise UserError(f"data.task: '{task}' is neither classification nor regression")
         if labels is not None and task == "regression":
             raise UserError("data.labels are the classes of a classification; the task is regression: leave them null")
         if labels is not None and len(set(map(str, labels))) != len(labels):

@@ -80,7 +80,7 @@
       "@shapes": arms.map((a) => C.shapes[C.arms.indexOf(a)]),
     });
     const signs = { xsign: state.x, ysign: state.y };
-    for (const p of spec.params ?? []) if (p.name in signs) p.value = C.metrics[metric(signs[p.name])]?.better === "min" ? -1 : 1;
+    for (const p of spec.params ?? []) if (p.name in signs) p.value = { max: 1, min: -1 }[C.metrics[metric(signs[p.name])]?.better] ?? 0;
     if (spec.height?.step) {
       const bands = new Set(rows.map((r) => r[figure.data === "differences" ? "arm" : "group"])).size;
       spec.height = Math.max(64, spec.height.step * bands);

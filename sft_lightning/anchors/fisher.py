@@ -1,0 +1,55 @@
+"""Elastic Weight Consolidation: weights are pulled back by the Fisher information's diagonal (Kirkpatrick et al. 2017, eq. 3).
+
+Of sharded weights each rank has its part, as in `weight_space`.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sft_lightning.anchors.weight_space import PIECE
+from sft_lightning.sharding.tensors import local, over_ranks
+
+
+@torch.no_grad()
+def add_squares(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Adds one sample's gradients of its log-likelihood, squared, to `sums`, in place and in their precision."""
+    for total, gradient in zip(sums, gradients, strict=True):
+        if gradient is not None:
+            exact = local(gradient).to(total.dtype)
+            local(total).addcmul_(exact, exact)
+
+
+@torch.no_grad()
+def fisher_penalty(
+    weights: Sequence[Tensor], start: Sequence[Tensor], fisher: Sequence[Tensor], strength: float
+) -> Tensor:
+    """(strength/2)·Σ F·(w − w⁰)², a scalar without gradient, summed in double precision where the machine has it."""
+    if not weights:
+        return torch.zeros(())
+    device = local(weights[0]).device
+    exact = torch.float32 if device.type == "mps" else torch.float64
+    total = torch.zeros((), dtype=exact, device=device)
+    for weight, origin, information in zip(weights, start, fisher, strict=True):
+        parts = [torch.split(local(t.detach()).reshape(-1), PIECE) for t in (weight, origin, information)]
+        for w, w0, f in zip(*parts, strict=True):
+            total += ((w.to(f.dtype) - w0.to(f.dtype)).square() * f).sum(dtype=exact)
+    return 0.5 * strength * over_ranks(total, weights)
+
+
+@torch.no_grad()
+def add_fisher_gradient(
+    weights: Sequence[Tensor], start: Sequence[Tensor], fisher: Sequence[Tensor], strength: float
+) -> None:
+    """Adds strength·F·(w − w⁰), the gradient of `fisher_penalty`, to each weight's `.grad`, in place.
+
+    Call once per optimizer step, after unscaling and before clipping. Tensors without a gradient are left alone.
+    """
+    active = [(w, w0, f) for w, w0, f in zip(weights, start, fisher, strict=True) if w.grad is not None]
+    if not active or strength == 0.0:
+        return
+    drift = torch._foreach_sub([local(w.detach()) for w, _, _ in active], [local(w0) for _, w0, _ in active])
+    pull = torch._foreach_mul(drift, [local(f) for _, _, f in active])
+    grads = [local(w.grad) for w, _, _ in active]
+    torch._foreach_add_(grads, [p.to(g.dtype) for p, g in zip(pull, grads, strict=True)], alpha=strength)

@@ -1,0 +1,73 @@
+"""The options of a run: one definition for the command line, for Python and for the help text."""
+
+from dataclasses import dataclass, fields
+from inspect import getdoc
+from typing import Any, Literal, get_type_hints
+
+from docstring_parser import parse
+
+
+@dataclass
+class RunOptions:
+    """Where a run goes, what is measured beside the target, and what is kept. Each is a flag of `fit`.
+
+    Args:
+        experiment: Name of the experiment; default the folder and file name of --config.
+        runs_dir: Root of run directories; default SFT_RUNS_DIR, else runs.
+        run_id: Name of this run, which is its W&B id too; default a fresh one.
+        drift_rows: Samples of a split, drawn evenly, on which the network is compared with the pretrained one;
+            all if no more.
+        select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
+            lower val/loss.
+        test_after_fit: After fit, measure best.ckpt once on the test split.
+        wandb: Where W&B records go; offline needs no account.
+        wandb_fallback: What --wandb online does where no server answers: go on offline; null for an error
+            before training.
+        wandb_project: W&B project.
+        wandb_group: W&B group; default the experiment.
+        wandb_job_type: W&B job type; default the variant.
+        wandb_tags: W&B tags.
+        save_every_n_steps: Save last.ckpt every so many optimizer steps, besides at validations.
+        save_every_minutes: Save last.ckpt every so many minutes, besides at validations.
+        quiet: Print nothing but the run's path.
+    """
+
+    experiment: str | None = None
+    runs_dir: str | None = None
+    run_id: str | None = None
+    drift_rows: int = 1024
+    select_by: str | None = None
+    test_after_fit: bool = False
+    wandb: Literal["online", "offline", "disabled"] = "offline"
+    wandb_fallback: Literal["offline"] | None = None
+    wandb_project: str = "sft_lightning"
+    wandb_group: str | None = None
+    wandb_job_type: str | None = None
+    wandb_tags: list[str] | None = None
+    save_every_n_steps: int | None = None
+    save_every_minutes: float | None = 10.0
+    quiet: bool = False
+
+
+TEXTS = {p.arg_name: " ".join((p.description or "").split()) for p in parse(getdoc(RunOptions) or "").params}
+OPTIONS: list[tuple[str, Any, Any, str]] = [
+    (f.name, get_type_hints(RunOptions)[f.name], f.default, TEXTS[f.name]) for f in fields(RunOptions)
+]
+"""(name, type, default, help) of each option"""
+NOT_SAVED = ("config", "run_id", "ckpt_path")
+"""Settings that config.yaml leaves out: with them `fit --config config.yaml` would not repeat the run"""
+NOT_WRITTEN = "not_written"
+"""The key of a config.yaml that names what a run from Python had and the file lacks: {key: why}; no command takes it"""
+
+
+def options_of(settings: Any) -> RunOptions:
+    """The options among a command's parsed settings."""
+    return RunOptions(**{name: settings[name] for name, *_ in OPTIONS if name in settings})
+
+
+def underscored(argument: str) -> str:
+    """`--run-id` is `--run_id`: other tools write options so."""
+    name, is_given, value = argument.partition("=")
+    known = {f"--{option}" for option, *_ in OPTIONS} | {"--ckpt_path", "--seed_everything"}
+    wanted = "--" + name[2:].replace("-", "_")
+    return wanted + is_given + value if name.startswith("--") and wanted in known else argument

@@ -1,0 +1,115 @@
+"""The batches of a run's splits, as Lightning and the evaluations ask for them."""
+
+import lightning as L
+from torch.utils.data import DataLoader
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch
+from sft_lightning.data.drawn import limit_of, number_of, take_limit
+from sft_lightning.data.loaders import loader_of, measuring_order, training_order
+from sft_lightning.data.split import Split
+
+
+class Batches(L.LightningDataModule):
+    """Each rank's part of each split, the same optimizer steps however the work is split."""
+
+    splits: dict[str, Split]
+    batch_size: int
+    """Samples per optimizer step, over all micro-batches and ranks"""
+    eval_batch_size: int | None
+    """Samples per rank and batch when not training"""
+    num_workers: int
+    seed: int | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._compared: int | None = None
+        self._resume_at = (0, 0)
+
+    def _world(self) -> tuple[int, int, int]:
+        """Rank, number of ranks, micro-batches per optimizer step."""
+        trainer = getattr(self, "trainer", None)
+        if trainer is None:
+            return 0, 1, 1
+        # The order below already gives each rank its part, without padding.
+        trainer._accelerator_connector.use_distributed_sampler = False
+        return trainer.global_rank, trainer.world_size, trainer.accumulate_grad_batches
+
+    def loader(
+        self, name: str, rank: int, world_size: int, accumulate: int = 1, limit: int | float = 1.0
+    ) -> DataLoader[Batch]:
+        """The batches of a split for one rank: shuffled for 'train'; otherwise in order, or the samples that `limit` (batches,
+        or a share) draws.
+        """
+        if name not in self.splits:
+            raise UserError(f"data: {type(self).__name__} has no {name} split")
+        split, seed = self.splits[name], self.seed or 0
+        if name != "train":
+            return self._in_order(split, rank, world_size, limit, self._compared if name in ("val", "test") else None)
+        overfits = getattr(getattr(self, "trainer", None), "overfit_batches", 0)
+        order = training_order(split, self.batch_size, rank, world_size, accumulate, seed, reshuffle=not overfits)
+        order.resume_at(*self._resume_at)
+        self._resume_at = (0, 0)
+        return loader_of(split, order, self.num_workers, seed)
+
+    def _in_order(
+        self, split: Split, rank: int, world_size: int, limit: int | float, compared: int | None
+    ) -> DataLoader[Batch]:
+        micro = self.eval_batch_size or max(1, self.batch_size // world_size)
+        order = measuring_order(split, micro, rank, world_size, self._number(split, limit), compared)
+        return loader_of(split, order, self.num_workers, self.seed or 0)
+
+    def _number(self, split: Split, limit: int | float) -> int:
+        return number_of(limit, len(split), self.eval_batch_size or self.batch_size)
+
+    def training_samples(self) -> DataLoader[Batch]:
+        """All training samples on each rank, as validation sees its own: each once, without augmentation."""
+        train = self.splits["train"]
+        return self._in_order(Split(train.samples, train.rows, train.targets, False, "train"), 0, 1, 1.0, None)
+
+    def validation_samples(self) -> DataLoader[Batch]:
+        """The validation samples that the trainer's limit draws, on each rank."""
+        return self.loader("val", 0, 1, limit=limit_of(self.trainer, "val"))
+
+    def resume_at(self, epoch: int, batches: int) -> None:
+        """The next training loader begins in an epoch after so many of a rank's micro-batches: nothing else is needed to
+        go on amid an epoch, since order and views are functions of (seed, epoch, row).
+        """
+        self._resume_at = (epoch, batches)
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("train", *self._world())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._measuring("val")
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._measuring("test")
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        return self.loader("predict" if "predict" in self.splits else "test", *self._world()[:2])
+
+    def _measuring(self, split: str) -> DataLoader[Batch]:
+        trainer = getattr(self, "trainer", None)
+        return self.loader(split, *self._world()[:2], limit=1.0 if trainer is None else take_limit(trainer, split))
+
+    def samples_measured(self, split: str, limit: int | float) -> int:
+        """Samples of a split that an evaluation with this limit draws."""
+        return self._number(self.splits[split], limit)
+
+    def compare_on(self, samples: int | None) -> None:
+        """Student and teacher are to be compared on so many samples of a split, drawn evenly: they come in batches first.
+
+        None for all.
+        """
+        self._compared = samples
+
+    def receive(self, batch: Batch) -> Batch:
+        """Finishes a batch on the device, after transfer."""
+        return batch
+
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Finishes the batch, in the trainer's precision: Lightning converts batches before this hook alone."""
+        batch, trainer = self.receive(batch), getattr(self, "trainer", None)
+        converted: Batch = batch if trainer is None else trainer.precision_plugin.convert_input(batch)
+        return converted

@@ -1,0 +1,110 @@
+"""Who is in which split: the classes that are kept, the rows set aside, the labelled subset and its folds."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.data.samples import Samples
+from sft_lightning.data.split import Split
+from sft_lightning.data.subset import cut, folds, share, shots, strata
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes that are kept, in their order."""
+
+    labels: list[str]
+    numbers: list[int] | None
+    """What each is called in the data; None where all are kept as they are"""
+
+    @property
+    def names(self) -> dict[int, str]:
+        """Labels by the number in the data, in the order of `labels`."""
+        return dict(
+            zip(self.numbers if self.numbers is not None else range(len(self.labels)), self.labels, strict=True)
+        )
+
+    def rows(self, samples: Samples) -> np.ndarray:
+        """Row numbers of the samples of these classes, ascending; rows that loading refused are among them."""
+        if self.numbers is None or samples.targets is None:
+            return np.arange(len(samples))
+        refused = [-1] if samples.bad_rows() else []  # whatever class a row with an unusable label is of
+        return np.flatnonzero(np.isin(samples.targets, [*self.numbers, *refused]))
+
+    def split(self, samples: Samples, rows: np.ndarray, train: bool, name: str) -> Split:
+        """Rows of samples with their targets, numbered in the order of `labels`."""
+        targets = samples.targets
+        if targets is not None:
+            targets = targets[rows]
+            if self.numbers is not None:
+                table = {n: i for i, n in enumerate(self.numbers)}
+                targets = np.array([table[int(t)] for t in targets], dtype=np.int64)
+        return Split(samples, rows, targets, train, name)
+
+
+def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Classes:
+    """The classes named, by label or number; all for None. Raises UserError for one that does not exist or occurs twice."""
+    if wanted is None:
+        return Classes(labels, None)
+    if not labels:
+        raise UserError("data: classes is for labelled classes, and this data has none")
+    numbers = []
+    numeric = any(re.fullmatch(r"[-+]?[\d.]+", label) for label in labels)  # a number would name another class
+    for one in wanted:
+        name = str(one)
+        if name in labels:
+            numbers.append(labels.index(name))
+        elif isinstance(one, int) and 0 <= one < len(labels) and not numeric:
+            numbers.append(one)
+        else:
+            raise UserError(f"data: no class '{one}'; there are {len(labels)}: {', '.join(labels[:12])}")
+    if len(set(numbers)) != len(numbers):
+        raise UserError(f"data: classes names one twice: {list(wanted)}")
+    return Classes([labels[n] for n in numbers], numbers)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """How the usable training rows are shared out; the fields are arguments of `SFTDataModule`.
+
+    `targets` are the class numbers of all samples, by row number; None where the task has no classes.
+    """
+
+    where: str
+    """What errors begin with"""
+    val_fraction: float
+    test_fraction: float | None
+    shots_per_class: int | None
+    train_fraction: float | None
+    subset_seed: int
+    folds: int | None
+    fold: int | None
+
+    def set_test_aside(self, rows: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
+        """(the rest, rows to test on); None without a `test_fraction`."""
+        if self.test_fraction is None:
+            return rows, None
+        return cut(rows, strata(targets, rows), self.test_fraction, self.where)
+
+    def set_val_aside(self, rows: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """(the rest, rows to validate on)"""
+        return cut(rows, strata(targets, rows), self.val_fraction, self.where)
+
+    def draw(
+        self, rows: np.ndarray, targets: np.ndarray | None, names: Mapping[int, str]
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """(rows to train on, the fold held out to validate on, if any): of the labelled subset of `rows`.
+
+        `names` are the classes' labels by number, in the order in which shots are drawn.
+        """
+        if self.train_fraction is not None and self.train_fraction < 1:
+            rows = share(rows, strata(targets, rows), self.train_fraction, self.subset_seed, len(names))
+        elif self.shots_per_class is not None:
+            rows = shots(rows, targets, self.shots_per_class, self.subset_seed, names)
+        parts = [] if self.folds is None else folds(rows, targets, self.folds, self.subset_seed, names)
+        if self.fold is None:
+            return rows, None
+        return np.setdiff1d(rows, parts[self.fold]), parts[self.fold]

@@ -1,0 +1,92 @@
+"""Some rows of some samples, fetched as whole batches."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, Rows
+from sft_lightning.data.bad_samples import BadSample
+from sft_lightning.data.sampler import Key
+from sft_lightning.data.samples import Samples
+
+
+class Split(Dataset[Batch]):
+    """Some rows of some samples, delivered as whole batches.
+
+    Args:
+        samples: Where the rows are fetched.
+        rows: `[R]` row numbers, in the split's order.
+        targets: `[R]` class numbers or values; None where unlabelled or where the target is part of the sample.
+        train: Whether views vary, as in training.
+        name: Of the split, for messages.
+    """
+
+    def __init__(
+        self, samples: Samples, rows: np.ndarray, targets: np.ndarray | None, train: bool, name: str = ""
+    ) -> None:
+        self.samples, self.rows, self.targets, self.train, self.name = samples, rows, targets, train, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitems__(self, keys: Sequence[Key]) -> Batch:
+        """One batch. Samples that are fillers are marked off in `real`; `skipped` names samples left out."""
+        compared = keys[0].compared
+        x, keys, bad = self.fetch_readable(keys)
+        positions = np.array([k.position for k in keys], dtype=np.int64)
+        rows = self.rows[positions]
+        batch: Batch = {
+            "x": x,
+            "index": torch.from_numpy(rows),
+            "rows": Rows(rows.tolist()),
+            "epoch": keys[0].epoch,
+            "train": self.train,
+            "compared": compared,
+            "samples": sum(k.real for k in keys),
+        }
+        if bad:
+            batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
+        real = torch.tensor([k.real for k in keys])
+        if not real.all():
+            batch["real"] = real
+        if "select" in x:  # the samples have items of their own, such as tokens
+            select, y = x.pop("select"), x.pop("y", None)
+            if y is not None:
+                batch["y"] = y[real[:, None].expand_as(select)[select]]
+            batch["select"] = select & real[:, None]
+            batch["count"] = int(batch["select"].sum())
+            return batch
+        if self.targets is not None:
+            batch["y"] = torch.from_numpy(self.targets[positions][real.numpy()])
+        batch["count"] = int(real.sum())
+        return batch
+
+    def __getitem__(self, key: Key | int) -> Batch:
+        return self.__getitems__([key if isinstance(key, Key) else Key(int(key), 0)])
+
+    def fetch_readable(self, keys: Sequence[Key]) -> tuple[dict[str, Any], list[Key], dict[int, str]]:
+        """A batch's network inputs, the keys they are of, and the rows left out, with reasons.
+
+        Where nothing is left, a sample nearby stands in as a filler. Raises UserError where samples may not be left out.
+        """
+        samples, left, bad = self.samples, list(keys), dict[int, str]()
+        nearby = ((keys[0].position + step) % len(self) for step in range(1, len(self)))
+        while True:
+            try:
+                return samples.fetch([int(self.rows[k.position]) for k in left], left, self.train), left, bad
+            except BadSample as error:
+                readable = [k for k in left if int(self.rows[k.position]) not in error.rows]
+                if not samples.skips or len(readable) == len(left):
+                    raise UserError(str(error)) from None  # its own class would not come through from a worker
+                if any(k.real for k in left):
+                    bad |= error.rows
+                if not readable:
+                    position = next(nearby, None)
+                    if position is None:
+                        raise UserError(f"data: not one sample of {self.name} can be read; the last: {error}") from None
+                    readable = [Key(position, keys[0].epoch, real=False)]
+                left = readable

@@ -1,0 +1,53 @@
+"""What this process knows of a logged metric: from the task that measures it, or from the framework's own gauges."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sft_lightning.core.metric_info import MetricInfo, agreed, forgetting, gauge, on_validation
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.tasks import TASKS, make_task
+
+
+def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None = None) -> MetricInfo | None:
+    """Direction and unit of a logged metric; None where nobody knows it.
+
+    Args:
+        metric: With its stage, such as `val/accuracy`.
+        task: The target task, which `val/…` and `test/…` belong to. Where it is not known yet, all tasks are asked.
+        source: The source task, which `retention/…` belongs to; likewise.
+    """
+    stage, _, name = on_validation(metric).partition("/")
+    if (known := gauge(on_validation(metric))) is not None:
+        return known.named(metric)
+    if stage not in ("val", "retention"):
+        return None
+    if (stage, name) == ("retention", "forgetting"):
+        return forgetting(make_task(source).primary if source else MetricInfo(name, "min")).named(metric)
+    asked = task if stage == "val" else source
+    tasks = [type(make_task(asked))] if asked is not None else TASKS.values()
+    found = agreed(metric, [info for t in tasks if (info := t.metric_info(name)) is not None])
+    return None if found is None else found.named(metric)
+
+
+def direction(metric: str) -> str | None:
+    """'max' or 'min' of a metric, whatever the task; None where neither is better, or where nobody knows."""
+    found = info_of(metric)
+    return None if found is None else found.better
+
+
+def for_record(record: Mapping[str, Any], task: TaskInfo, source: TaskInfo | None) -> dict[str, Any]:
+    """`metric_info` and `primary` of `run.json`: the facts of every metric that stands in the record.
+
+    Whoever reads the run, also where its task is unknown, ranks its metrics by these. What nobody knows is left out, and
+    what the record says already stays: a later test may not have the source data.
+    """
+    names = [n for part in ("metrics", "test", "validate") for n in record.get(part) or {}]
+    names += [f"{part}/{n}" for part in ("n", "times") for n in record.get(part) or {}]
+    known = [info for n in dict.fromkeys(names) if (info := info_of(n, task, source)) is not None]
+    primary = {"target": f"val/{make_task(task).primary.name}"}
+    if source is not None:
+        primary["source"] = f"retention/{make_task(source).primary.name}"
+    return {
+        "metric_info": {info.name: info.to_dict() for info in known} | (record.get("metric_info") or {}),
+        "primary": (record.get("primary") or {}) | primary,
+    }

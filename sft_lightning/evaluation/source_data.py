@@ -1,0 +1,84 @@
+"""The source task's data: one object that the retention monitor and a variant both hold."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+from sft_lightning.core.structures import Batch, Output
+from sft_lightning.data.base import SFTDataModule, Split
+from sft_lightning.data.drawn import draw
+from sft_lightning.data.sampler import Key
+from sft_lightning.evaluation.source import check_source, settle_source
+from sft_lightning.networks.base import Network
+from sft_lightning.tasks import Task, make_task
+
+
+class SourceData:
+    """Owns the source task's data module: loads it, checks it against the source head, and prepares its samples.
+
+    Samples are normalised as the pretrained network saw them, else by the source data's own statistics: the target's mean
+    and standard deviation, which the tuned network took over, are of other images.
+
+    Args:
+        data: The data module.
+    """
+
+    def __init__(self, data: SFTDataModule) -> None:
+        self.data = data
+        self.task: Task | None = None
+        """The source task as measured; None until the data is loaded"""
+
+    @staticmethod
+    def of(data: "SourceData | SFTDataModule | None") -> "SourceData | None":
+        """The source data that a data module stands for."""
+        return SourceData(data) if isinstance(data, SFTDataModule) else data
+
+    def load(self, trainer: Any, network: Network, pretrained: Network | None) -> None:
+        """Loads the data and prepares it for the network, once.
+
+        Args:
+            trainer: The trainer whose ranks and devices the data serves.
+            network: The network that is tuned, which the target's data has prepared already.
+            pretrained: The network as it was loaded; None where it is trained from scratch.
+
+        Raises:
+            UserError: The network has no source head, or its source head is of another task or other classes.
+        """
+        if self.task is not None:
+            return
+        self.data.trainer = trainer
+        self.data.setup("fit")
+        info = check_source(network, self.data)
+        settle_source(network, pretrained, self.data)
+        self.task = make_task(info)
+
+    # ---- batches ----
+
+    def loader(self, split: str, rank: int, world_size: int, limit: int | float = 1.0) -> DataLoader[Batch]:
+        """The batches of 'val' or 'test' for one rank, of the samples that `limit` (batches, or a share) draws."""
+        return self.data.loader(split, rank, world_size, limit=limit)
+
+    def training_samples(self, number: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """This rank's part of `number` training samples, in batches of one, as an evaluation sees them.
+
+        They are drawn evenly, the same in each run. The iteration takes no random number.
+        """
+        train = self.data.splits["train"]
+        split = Split(train.samples, train.rows, train.targets, train=False)
+        split.name = train.name
+        for position in draw(len(split), number)[rank::world_size]:
+            yield split.__getitems__([Key(int(position), 0)])
+
+    def receive(self, batch: Batch) -> Batch:
+        """On the device, after transfer: finishes a batch."""
+        return self.data.receive(batch)
+
+    # ---- answers ----
+
+    def output(self, network: Network, output: Output) -> Output:
+        """A network's output with the source task's logits: the kept source head's, or those of a shared output space."""
+        if network.shares_outputs:
+            return output
+        assert output.source_logits is not None
+        return output._replace(logits=output.source_logits)

@@ -1,0 +1,143 @@
+"""Elastic Weight Consolidation: each weight is pulled to where it started, by how much the source task depends on it."""
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sft_lightning.anchors import add_fisher_gradient, fisher_penalty
+from sft_lightning.core.errors import UserError
+from sft_lightning.modules.base import SFTModule, check_choice
+from sft_lightning.modules.fisher import fisher_diagonal
+from sft_lightning.networks.base import Network, Spec
+from sft_lightning.sharding.tensors import gathered, part_of
+
+if TYPE_CHECKING:
+    from sft_lightning.evaluation.source_data import SourceData
+
+KEY = "fisher"
+
+
+class EWCSFT(SFTModule):
+    """L = L_task + (λ/2)·Σ F_i (w_i − w_i⁰)² over what is pretrained (Kirkpatrick et al. 2017, eq. 3).
+
+    F is the diagonal of the source task's Fisher information at w⁰, through the kept source head or the shared outputs:
+    F_i = E[(∂ log p(y|x) / ∂w_i)²] per item, each sample's gradient squared before it is summed. It is computed once, at the
+    start of a fit, on training samples of the source task (`retention`) that are drawn evenly, the same in each run, as
+    an evaluation sees them. Checkpoints keep it, exports do not.
+    Limits: λ = 0 is PlainSFT, and needs no source data; the penalty is 0 at step 0. The optimizer's weight decay spares what
+    is anchored. Under plain SGD, keep learning rate × λ × largest F below 1. BatchNorm statistics are no weights: see
+    freeze_batchnorm_stats.
+    Fidelity: paper-exact with `fisher: true` on all samples, trained by SGD at one learning rate; else safe default.
+
+    Args:
+        network: The network, as class_path and init_args.
+        anchor_weight: λ, the strength of the penalty relative to the task's loss per item.
+        fisher: true draws each label from what the pretrained network says, which is the Fisher information; empirical takes
+            the source data's own labels.
+        fisher_samples: Training samples of the source task that F is computed on, one by one; null for all.
+        **kwargs: How training is done; see PlainSFT.
+    """
+
+    anchor_settings = ("anchor_weight", "fisher", "fisher_samples")
+    needs_pretrained = needs_source = True
+    checkpoint_keys = (KEY,)
+
+    def __init__(
+        self,
+        network: Spec | str,
+        anchor_weight: float = 100.0,
+        fisher: Literal["true", "empirical"] = "true",
+        fisher_samples: int | None = 512,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(network, **kwargs)
+        self.save_hyperparameters()
+        if not anchor_weight >= 0:
+            raise UserError(f"anchor_weight must not be negative, got {anchor_weight}")
+        if fisher_samples is not None and fisher_samples < 1:
+            raise UserError(f"fisher_samples must be at least 1, got {fisher_samples}; null for all")
+        check_choice("fisher", fisher, ("true", "empirical"))
+        self.fisher: dict[str, Tensor] = {}
+        """F of each pretrained parameter, by name, from the start of a fit"""
+        self.items = 0
+        """Source items that F is the mean of"""
+
+    @property
+    def fidelity(self) -> str:  # type: ignore[override]
+        """The paper takes all samples of the task before, and SGD."""
+        hp = self.hparams
+        whole = hp["fisher"] == "true" and hp["fisher_samples"] is None
+        plainly = hp["freeze"] is None and hp["ema_decay"] is None and hp["layer_decay"] == hp["head_lr_factor"] == 1.0
+        return "paper-exact" if whole and plainly and hp["optimizer"] in ("SGD", "torch.optim.SGD") else "safe default"
+
+    def check_network(self, network: Network) -> None:
+        """There must be something to anchor."""
+        if not network.shared_parameters():
+            raise UserError("EWCSFT: the network shares no parameter with the pretrained one")
+
+    def no_decay_names(self) -> set[str]:
+        """What has a penalty here needs no weight decay there."""
+        assert self.network is not None
+        return set(self.network.shared_parameters()) if self.hparams["anchor_weight"] else set()
+
+    # ---- the Fisher information ----
+
+    def prepare(self, source: "SourceData | None") -> None:
+        """Computes F on the source data, unless a checkpoint brought it."""
+        changed = self.source is not None and source is not self.source
+        super().prepare(source)
+        if not self.hparams["anchor_weight"]:
+            return
+        if source is None:
+            raise UserError(
+                "retention: not set, and EWCSFT computes the Fisher information on the source task's data: set retention, "
+                "or use L2SPSFT, which needs none"
+            )
+        assert self.network is not None
+        if changed or not self.fisher:
+            self.move_teacher()
+            self.fisher, self.items = fisher_diagonal(
+                self, source, self.hparams["fisher"], self.hparams["fisher_samples"]
+            )
+        shared = self.network.shared_parameters()
+        self.fisher = {n: part_of(f, shared[n]).to(shared[n].device) for n, f in self.fisher.items()}
+
+    # ---- the penalty ----
+
+    def _anchored(self) -> tuple[list[nn.Parameter], list[Tensor], list[Tensor]]:
+        """w, w⁰ and F."""
+        assert self.network is not None and self.teacher is not None
+        shared = self.network.shared_parameters()
+        return (
+            [shared[n] for n in self.fisher],
+            self.teacher.initial_weights(list(self.fisher)),
+            list(self.fisher.values()),
+        )
+
+    def add_penalty_grad(self, optimizer: Optimizer) -> None:
+        """λ·F·(w − w⁰) into the gradients."""
+        if self.hparams["anchor_weight"]:
+            add_fisher_gradient(*self._anchored(), self.hparams["anchor_weight"])
+
+    def penalty_value(self) -> Tensor | None:
+        """(λ/2)·Σ F·(w − w⁰)²."""
+        return fisher_penalty(*self._anchored(), self.hparams["anchor_weight"])
+
+    def notes(self) -> list[str]:
+        """Of how many items F is."""
+        labels = "labels drawn" if self.hparams["fisher"] == "true" else "the data's labels"
+        said = f"the Fisher information is the mean over {self.items:,} source items ({labels})"
+        return super().notes() + ([said] if self.fisher else [])
+
+    # ---- kept across a resume ----
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        if self.fisher:
+            checkpoint[KEY] = {"items": self.items, "diagonal": {n: gathered(f) for n, f in self.fisher.items()}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
+        held = checkpoint.get(KEY, {"items": 0, "diagonal": {}})
+        self.fisher, self.items = dict(held["diagonal"]), held["items"]

@@ -1,0 +1,106 @@
+"""Transforms: what changes a pretrained network before it is tuned, as plain specifications. The teacher is without them."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from inspect import signature
+from typing import Any, ClassVar
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.registry import Registry
+from sft_lightning.networks.base import Network, Spec
+
+TRANSFORMS: Registry["Transform"] = Registry("transform")
+
+
+class Transform(ABC):
+    """Changes a network once `pretrained` has filled it, in place. To define a sub-class is to register it.
+
+    A sub-class tells the network what it did: `network.adapters` gets what it adds to pretrained weights, `network.renamed`
+    the new name of each pretrained parameter that it moves. Its constructor takes plain values: those are the YAML keys.
+    """
+
+    needs_pretrained: ClassVar[bool] = True
+    """Whether it is refused on a network from scratch"""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        TRANSFORMS.add_class(cls)
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Its arguments, as plain values: a resumed checkpoint must agree on them."""
+
+    @abstractmethod
+    def apply(self, network: Network) -> None:
+        """Changes the network. Raises UserError where it cannot."""
+
+    def save(self, network: Network, folder: str) -> None:  # noqa: B027 (nothing, for most)
+        """Writes what it added into an export's folder, apart; the folder's weights are with it already."""
+
+
+def transform_class(path: str) -> type[Transform]:
+    """The class that a short or dotted name stands for."""
+    module, _, name = path.rpartition(".")
+    if not module:
+        return TRANSFORMS.find(name)
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"network.init_args.transforms: no class '{path}' ({error}){nearest(name, TRANSFORMS)}"
+        ) from None
+    if not (isinstance(found, type) and issubclass(found, Transform)):
+        raise UserError(
+            f"network.init_args.transforms: '{path}' is not a Transform: use one of {', '.join(TRANSFORMS)}"
+        )
+    return found
+
+
+def build_transform(given: Spec | str) -> Transform:
+    """Builds what a specification describes."""
+    given = {"class_path": given} if isinstance(given, str) else given
+    if not isinstance(given, Mapping) or "class_path" not in given:
+        raise UserError(
+            f"network.init_args.transforms: {given!r} has no class_path: give class_path and init_args, such as "
+            "{class_path: LoRA, init_args: {r: 8}}"
+        )
+    cls, args = transform_class(str(given["class_path"])), dict(given.get("init_args") or {})
+    known = list(signature(cls).parameters)
+    if unknown := next((n for n in args if n not in known), None):
+        raise UserError(
+            f"network.init_args.transforms: {cls.__name__} has no argument '{unknown}'{nearest(unknown, known)}; it has "
+            f"{', '.join(known)}"
+        )
+    return cls(**args)
+
+
+def settings_of(transforms: Iterable[Transform]) -> list[dict[str, Any]]:
+    """Name and arguments of each, as plain values."""
+    return [{"name": type(t).__name__, **t.settings()} for t in transforms]
+
+
+def without_transforms(network: Spec) -> Spec:
+    """The specification of the pretrained network alone, which is the teacher's."""
+    init = {n: v for n, v in (network.get("init_args") or {}).items() if n != "transforms"}
+    return {**network, "init_args": init}
+
+
+def apply_transforms(network: Network) -> None:
+    """Applies the network's transforms in their order, once: after the teacher was made, before anything is frozen."""
+    for given in network.transforms:
+        transform = build_transform(given)
+        name = type(transform).__name__
+        if transform.needs_pretrained and network.pretrained is None:
+            raise UserError(
+                f"network.init_args.transforms: {name} keeps pretrained weights, and the network starts from random ones: set "
+                "network.init_args.pretrained, or leave transforms out"
+            )
+        if network.adapters:
+            raise UserError(
+                f"network.init_args.transforms: {name} would adapt layers that have adapters already: give one transform"
+            )
+        layers = network.layers()
+        transform.apply(network)
+        network.keep_layers(layers)
+        network.applied.append(transform)

@@ -1,0 +1,272 @@
+"""`sft_lightning.run`: a run from Python, with the directory that `fit` would leave.
+
+with sft_lightning.run("digits-distill", retention=Digits(classes=old)) as run:
+Trainer(**run.trainer_kwargs(max_epochs=80)).fit(module, datamodule=data)
+"""
+
+import os
+import shlex
+import sys
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar
+
+import torch.distributed
+from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
+
+from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.callbacks.of_lightning import refuse_arguments
+from sft_lightning.config.options import NOT_WRITTEN, OPTIONS, RunOptions
+from sft_lightning.config.parser import TRAINER_DEFAULTS, command_parser
+from sft_lightning.config.resolve import reading
+from sft_lightning.config.validation import refuse_own
+from sft_lightning.core import redaction
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.signals import SIGNALS, Interrupted
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.modules.base import SFTModule
+from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.runs.equipment import as_list, keep_signals
+from sft_lightning.runs.opening import RUN_DIR
+from sft_lightning.runs.rank_failures import LAUNCH, launch_id
+from sft_lightning.runs.session import RunSession
+from sft_lightning.runs.written import config_of
+
+
+class PythonRun:
+    """One fit with a run directory, from Python: use it as `with run(…) as …`.
+
+    Entering seeds everything, makes the directory and locks it. Leaving exports the best model, tests it where asked, and
+    closes run.json; an exception within marks the run as failed or interrupted, and goes on its way. One fit belongs into
+    each block. In a script signals work as with the command: SIGTERM and Ctrl-C stop at a step's end with last.ckpt saved,
+    and the script exits with 143 or 130.
+
+    Args:
+        experiment: Name of the experiment.
+        retention: The source task's data, to measure what is kept.
+        seed: Seed of initialisation, order and augmentation; default the one that seed_everything was last given, else 0.
+        signals: Whether to handle signals; default yes in a script's main thread, no at a prompt and in a notebook.
+        options: The options of `fit` with the same names, defaults and meaning; see `config/options.py`.
+
+    Raises:
+        UserError: on entering, where the directory exists or another run is open in this process.
+    """
+
+    _open: ClassVar["PythonRun | None"] = None
+    _children: ClassVar[list[Any]] = []
+    """Processes that Lightning started for the other ranks; they work through the whole script"""
+
+    def __init__(
+        self,
+        experiment: str,
+        *,
+        retention: SFTDataModule | None = None,
+        seed: int | None = None,
+        signals: bool | None = None,
+        **options: Any,
+    ) -> None:
+        check_options(options)
+        self.options, self.retention = RunOptions(experiment=experiment, **options), retention
+        self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else seed
+        in_script = not hasattr(sys, "ps1") and "ipykernel" not in sys.modules
+        self.signals = in_script if signals is None else signals
+        self.session = RunSession(said_command(), None, None)
+        self.session.end_process = os._exit
+        self._given: dict[str, Any] | None = None
+        self.fitted: tuple[Trainer, SFTModule, SFTDataModule] | None = None
+        """(trainer, module, data) of the fit, once it has begun"""
+
+    # ---- what a user asks ----
+
+    @property
+    def directory(self) -> RunDirectory:
+        """The run's files."""
+        if self.session.directory is None:
+            raise UserError("run: it has no directory yet: use it as `with sft_lightning.run(…) as run:`")
+        return self.session.directory
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.directory.path
+
+    def trainer_kwargs(self, **given: Any) -> dict[str, Any]:
+        """Arguments of Trainer: yours, and the callbacks, loggers and settings of the run.
+
+        Args:
+            given: Your arguments of Trainer. Callbacks, loggers and plugins given as class_path and init_args (see
+                `spec`) can be written to config.yaml, objects cannot: then `fit --config` of it is refused.
+
+        Raises:
+            UserError: an argument that a run settles itself, or that has no effect.
+        """
+        if self._given is not None or PythonRun._open is not self:
+            raise UserError("run: call trainer_kwargs once, within the block: each block is one run with one Trainer")
+        self._given = {**TRAINER_DEFAULTS, **given}
+        refuse_arguments(self._given)
+        ours = {**self._given, **{n: built(self._given[n]) for n in BUILT if n in self._given}}
+        for callback in as_list(ours.get("callbacks")):
+            if type(callback).__module__.startswith("sft_lightning."):
+                refuse_own(f"sft_lightning.callbacks.{type(callback).__name__}")
+        monitor = RetentionMonitor(self.retention, self.options.drift_rows)
+        arguments = {**ours, **self.session.trainer_arguments(ours, monitor, wandb_now=False)}
+        arguments["callbacks"] = [FitBegins(self), *arguments["callbacks"]]
+        return arguments
+
+    # ---- the block ----
+
+    def __enter__(self) -> "PythonRun":
+        if PythonRun._open is not None:
+            raise UserError(f"run: {PythonRun._open.path} is open in this process: leave its block first")
+        launch_id()  # the processes that Lightning will start read it
+        seed_everything(self.seed, workers=True, verbose=False)
+        self._open_together()
+        PythonRun._open = self
+        if self.signals:
+            SIGNALS.install()
+        else:
+            SIGNALS.begin()
+        self.session.adopt_by(self._adopt)
+        return self
+
+    def _open_together(self) -> None:
+        """Opens the directory; in later blocks of a script with several processes they learn of it from rank zero."""
+        rank, told = self.session.rank, list[str | None]([None])
+        together = torch.distributed.is_available() and torch.distributed.is_initialized()
+        if together and rank:
+            torch.distributed.broadcast_object_list(told)
+            if told[0] is None:
+                raise UserError("run: rank 0 could not open the run's directory")
+            os.environ[RUN_DIR] = told[0]
+        try:
+            self.session.settle_start("fit", self.options, None)
+            self.session.open({}, seed=self.seed)
+            told = [str(self.path)]
+        finally:
+            if together and not rank:
+                torch.distributed.broadcast_object_list(told)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                try:
+                    self._finish()
+                except BaseException as late:
+                    error = late
+                    self._end_early(late)
+                    raise
+            else:
+                self._end_early(error)
+        finally:
+            self._close()
+
+    def begin(self, trainer: Trainer, module: LightningModule) -> None:
+        """The fit begins, with data loaded and no network yet: config.yaml is written, W&B's record begun."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if not isinstance(module, SFTModule):
+            raise UserError(f"fit: a run records modules of sft_lightning, not {type(module).__name__}")
+        if not isinstance(data, SFTDataModule):
+            raise UserError("fit: give a data module of sft_lightning as datamodule=")
+        if self.fitted is not None:
+            raise UserError("run: one fit in each block: open another run for the next fit")
+        self.fitted = trainer, module, data
+        if SIGNALS.installed:
+            keep_signals(trainer)
+        session = self.session
+        assert self._given is not None
+        session.watch_ranks(trainer)
+        if session.ranks is not None:
+            session.ranks.adopt(PythonRun._children)
+        config = config_of(module, data, self.retention, self._given, self.options, self.seed)
+        about: dict[str, Any] = {"variant": type(module).__name__, "network": network_name(module)}
+        if NOT_WRITTEN in config:
+            about[NOT_WRITTEN] = config[NOT_WRITTEN]
+        session.describe(config, **about)
+        session.begin_wandb()
+        if session.wandb is not None:
+            trainer.loggers = [*trainer.loggers, session.wandb]
+
+    def _adopt(self, children: list[Any]) -> None:
+        PythonRun._children = list(children)
+
+    def _finish(self) -> None:
+        if self.fitted is None:
+            raise UserError("run: nothing was fitted in the block: Trainer(**run.trainer_kwargs(…)).fit(module, data)")
+        self.session.finish(*self.fitted)
+
+    def _end_early(self, error: BaseException) -> None:
+        """Records how the run ended; raises SystemExit where a script is to exit with a code of its own."""
+        session = self.session
+        if isinstance(error, Interrupted):
+            session.stopped(error)
+            raise SystemExit(error.exit_code) from None
+        if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
+            session.fail(error.__context__)  # Lightning makes a SystemExit of a Ctrl-C
+            raise KeyboardInterrupt from None
+        code = session.settle(error, 2 if isinstance(error, UserError) else 1)
+        if code is not None:  # another rank's failure, said there
+            raise SystemExit(code) from None
+
+    def _close(self) -> None:
+        self.session.close()
+        PythonRun._open = None
+        for name in (RUN_DIR, LAUNCH):
+            os.environ.pop(name, None)
+        if SIGNALS.installed:
+            SIGNALS.restore()
+
+
+run = PythonRun
+
+
+class FitBegins(Callback):
+    """Tells a run that its fit begins."""
+
+    def __init__(self, of: PythonRun) -> None:
+        self.run = of
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit":
+            self.run.begin(trainer, pl_module)
+
+
+BUILT = ("callbacks", "logger", "plugins", "profiler", "strategy")
+"""Arguments of Trainer that may be given as class_path and init_args"""
+
+
+def built(value: Any) -> Any:
+    """The object that class_path and init_args describe; of a list, each; anything else as it is."""
+    if isinstance(value, list | tuple):
+        return [built(held) for held in value]
+    if not isinstance(value, dict) or "class_path" not in value:
+        return value
+    module, _, name = value["class_path"].rpartition(".")
+    try:
+        return getattr(import_module(module or "lightning.pytorch.callbacks"), name)(**value.get("init_args", {}))
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"trainer: no class '{value['class_path']}': {error}") from None
+
+
+def network_name(module: SFTModule) -> str:
+    """The class of the network that a module is for."""
+    return str(module.hparams["network"]["class_path"]).rpartition(".")[2]
+
+
+def said_command() -> str:
+    """The script and its arguments, but for secrets."""
+    return shlex.join([Path(sys.executable).name, *redaction.without_in_arguments(sys.argv)])
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Raises UserError for an option of a run that there is not, or whose value does not fit."""
+    for name in options:
+        if name not in RunOptions.__dataclass_fields__ or name == "experiment":
+            known = [option for option, *_ in OPTIONS if option != "experiment"]
+            raise UserError(f"run: no option '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+    parser = command_parser("fit")[0]
+    with reading(parser):
+        parser.parse_object(options, defaults=False, _skip_validation=True)

@@ -1,0 +1,126 @@
+"""Sentences in columns: what is read, which piece stands for which word, what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.data import CoNLL
+from sft_lightning.data.text.conll import Sentences, TaggedRows
+from tests.exactness.tokenizers import bert, fixed_words, gpt2, llama, llama3
+from tests.networks.tiny import byte_bpe, unigram, wordpiece
+
+FILE = (
+    "-DOCSTART- -X- O\n\n# a comment\nParis\tB-loc\nis\tO\n\t\n"
+    "the\tO\nquick\tB-animal\nfox\tI-animal\n\n\n\u00a0\tO\n# \tO\nnow\tO"
+)
+READ = [(["Paris", "is"], ["B-loc", "O"]), (["the", "quick", "fox"], ["O", "B-animal", "I-animal"])]
+READ.append((["\u00a0", "# ", "now"], ["O", "O", "O"]))
+
+
+def write(folder: Path, text: str, name: str = "train.conll") -> str:
+    (folder / name).write_bytes(text.encode())
+    return str(folder / name)
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_sentences_end_at_blank_lines_also_where_these_hold_a_tab(tmp_path: Path, ends: str) -> None:
+    read = Sentences(write(tmp_path, FILE.replace("\n", ends)), "data.train", (0, -1))
+    assert list(zip(read.words, read.tags, strict=True)) == READ
+    assert read.lines == [4, 7, 12]
+
+
+def test_a_number_sign_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:
+    file = write(tmp_path, "# O\nParis B-loc\n\n# text = x\nis O\n")
+    read = Sentences(file, "data.train", (0, -1))
+    assert (read.words, read.comments) == ([["#", "Paris"], ["is"]], 1)
+
+
+def test_columns_are_those_asked_for(tmp_path: Path) -> None:
+    file = write(tmp_path, "1 Paris NNP B-loc\n2 is VBZ O\n")
+    assert Sentences(file, "data.train", (1, 2)).tags == [["NNP", "VBZ"]]
+    assert Sentences(file, "data.train", (1, -1)).words == [["Paris", "is"]]
+
+
+BAD = {
+    "a line with one column": ("a\tO\nb\n", "line 2 has one column"),
+    "an empty word": ("a\tO\n\tO\n", "line 2: the word is empty"),
+    "an empty tag": ("a\tO\nb\t\n", "line 2: the tag is empty"),
+    "no sentence": ("\n\n", "has no sentences"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_read_is_refused_with_its_line(tmp_path: Path, what: str) -> None:
+    text, said = BAD[what]
+    with pytest.raises(UserError, match=said):
+        Sentences(write(tmp_path, text), "data.train", (0, 1))
+
+
+def ready(tmp_path: Path, **files: str) -> CoNLL:
+    data = CoNLL(**{k: write(tmp_path, v, f"{k}.conll") for k, v in files.items()}, seed=0)
+    data.setup()
+    return data
+
+
+MANY = "\n\n".join(f"w{i}\tB-x\nv{i}\tI-x\nu{i}\tO" for i in range(30))
+
+
+def test_a_tag_that_training_lacks_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.test: .* line 1 has the tag 'I-y'"):
+        ready(tmp_path, train=MANY, test="a\tI-y\n")
+
+
+def test_insides_without_a_beginning_are_counted_and_said(tmp_path: Path) -> None:
+    data = ready(tmp_path, train=MANY, test="a\tI-x\nb\tI-x\n\nc\tO\nd\tI-x\n")
+    assert any("2 I- tags follow no tag of their type" in note for note in data.notes), data.notes
+
+
+def test_classes_are_the_tags_outside_first_and_entities_are_measured(tmp_path: Path) -> None:
+    info = ready(tmp_path, train=MANY).task_info
+    assert info is not None
+    assert (info.name, info.labels, info.metrics[0]) == ("token_classification", ["O", "B-x", "I-x"], "entity_f1")
+    plain = ready(tmp_path, train=MANY.replace("B-x", "NOUN").replace("I-x", "VERB")).task_info
+    assert plain is not None and plain.metrics == []
+
+
+@pytest.mark.parametrize("option", [{"shots_per_class": 2}, {"classes": ["O"]}])
+def test_options_for_one_class_a_sample_are_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(option))):
+        CoNLL(train="x", **option)
+
+
+WORDS = ["How", "many", "questions", "\u200b", "doesn't", "café", "Xylophonist", ".", "answer"]
+FAMILIES = {
+    "WordPiece": wordpiece,
+    "BERT": bert,
+    "given words": fixed_words,
+    "byte BPE": byte_bpe,
+    "byte BPE with <s>": llama3,
+    "GPT-2": gpt2,
+    "Llama": llama,
+    "unigram": unigram,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("limit", [None, 9])
+def test_each_word_has_one_item_at_its_first_piece(tmp_path: Path, family: str, limit: int | None) -> None:
+    """The number of the word is its tag: what comes out at the marked pieces must count the words from 0."""
+    from sft_lightning.networks.transformers_tokens import by_word
+
+    tokenizer = by_word(FAMILIES[family]())
+    sentences = Sentences(write(tmp_path, "\n".join(f"{w}\t{i}" for i, w in enumerate(WORDS))), "data.train", (0, 1))
+    rows = TaggedRows(sentences, [str(i) for i in range(len(WORDS))])
+    rows.use(tokenizer, limit)
+    x = rows.fetch([0], [], False)
+    kept = len(x["y"])
+    assert x["y"].tolist() == list(range(kept)) and int(x["select"].sum()) == kept
+    assert rows.lost.tolist() == [len(WORDS) - kept]
+    assert (kept == len(WORDS)) == (limit is None), "nothing is truncated, so that truncation is not tested"
+    whole = tokenizer([w if w != "\u200b" else (tokenizer.unk_token or tokenizer.eos_token) for w in WORDS],
+                      is_split_into_words=True) if rows.unwritten else tokenizer(WORDS, is_split_into_words=True)  # fmt: skip
+    places = x["select"][0].nonzero()[:, 0].tolist()
+    for number, place in enumerate(places):
+        assert whole.word_ids()[place] == number and (place == 0 or whole.word_ids()[place - 1] != number)

@@ -1,0 +1,150 @@
+"""What holds for every data set: a new one is tried by being registered, and needs one entry in EXAMPLES."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_lightning.data import DATA_MODULES, SFTDataModule
+from sft_lightning.tasks import TASKS
+from tests.data.text_files import texts, write_glue, write_jsonl, write_text
+from tests.data.vision_files import table, write_cifar, write_folder, write_mnist
+
+OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
+
+
+def rows(root: Path, classes: int) -> dict[str, Any]:
+    """A folder with train.jsonl and test.jsonl, each class in turn."""
+    for split in ("train", "test"):
+        labelled = [{"text": f"{split} {t}", "label": i % classes} for i, t in enumerate(texts(60))]
+        write_jsonl(root / f"{split}.jsonl", labelled)
+    return {"root": str(root)}
+
+
+def own_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    rows(root, 3)
+    return {"train": str(root / "train.jsonl"), "test": str(root / "test.jsonl")}
+
+
+def answers(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    said = [{"instruction": t, "output": f"{i} words"} for i, t in enumerate(texts(40))]
+    return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
+def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for split, count in (("train", 60), ("test", 24)):
+        table(count, seed=len(split)).to_parquet(root / f"{split}.parquet")
+    return {"data_files": {split: str(root / f"{split}.parquet") for split in ("train", "test")}}
+
+
+def folder(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_folder(root, {"dog": 20, "elk": 20})
+    return {"root": str(root)}
+
+
+def mnist(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_mnist(root)
+    return {"root": str(root), "download": False}
+
+
+def fashion(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_mnist(root, "FashionMNIST")
+    return {"root": str(root), "download": False}
+
+
+def cifar(hundred: bool) -> Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]:
+    def write(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+        write_cifar(root, patch, hundred=hundred)
+        return {"root": str(root), "download": False, "val_fraction": 0.5}
+
+    return write
+
+
+def glue(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"root": write_glue(root, "rte"), "subset": "rte"}
+
+
+def tagged(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    sentences = [f"word{i} O\nPeter{i} B-PER\nPan I-PER\nflies O" for i in range(40)]
+    files = {"train": "\n\n".join(sentences) + "\n", "test": "\n\n".join(sentences[:9]) + "\n"}
+    return {split: write_text(root / f"{split}.conll", text) for split, text in files.items()}
+
+
+EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
+    "AGNews": lambda root, patch: rows(root, 4),
+    "IMDB": lambda root, patch: rows(root, 2),
+    "TREC": lambda root, patch: rows(root, 6),
+    "GLUE": glue,
+    "TextTable": own_table,
+    "Instructions": answers,
+    "CoNLL": tagged,
+    "Digits": lambda root, patch: {},
+    "ColouredDigits": lambda root, patch: {"colour": "random"},
+    "MNIST": mnist,
+    "FashionMNIST": fashion,
+    "CIFAR10": cifar(False),
+    "CIFAR100": cifar(True),
+    "ImageFolder": folder,
+    "HubImages": parquet,
+}
+"""Writes a small data set in its own format into a folder, and returns the arguments that name it."""
+every = pytest.mark.parametrize("name", OWN)
+
+
+@pytest.fixture
+def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., SFTDataModule]:
+    """`made(name, **settings)`: the data module, set up; the data set is written once."""
+    written: dict[str, dict[str, Any]] = {}
+
+    def make(name: str, **settings: Any) -> SFTDataModule:
+        if name not in written:
+            written[name] = EXAMPLES[name](tmp_path, monkeypatch)
+        data = OWN[name](**{"val_fraction": 0.25, "batch_size": 8, "seed": 0, **written[name], **settings})
+        data.setup()
+        return data
+
+    return make
+
+
+@every
+def test_a_data_set_has_an_example(name: str) -> None:
+    assert name in EXAMPLES, f"add {name} to EXAMPLES in tests/data/test_contract.py"
+
+
+@every
+def test_it_says_its_task_and_its_splits_are_apart(name: str, made: Any) -> None:
+    data = made(name)
+    assert data.task_info.name in TASKS
+    assert not data.task_info.labels or len(data.task_info.labels) == data.task_info.num_outputs
+    assert {"train", "val"} <= data.splits.keys()
+    assert all(len(split) for split in data.splits.values())
+    train, val = data.splits["train"], data.splits["val"]
+    if train.samples is val.samples:
+        assert not set(train.rows.tolist()) & set(val.rows.tolist()), "a sample is in training and in validation"
+
+
+@every
+def test_the_same_settings_give_the_same_samples(name: str, made: Any) -> None:
+    one, other = made(name), made(name)
+    assert one.fingerprint() == other.fingerprint()
+    assert all(one.splits[s].rows.tolist() == other.splits[s].rows.tolist() for s in one.splits)
+
+
+@every
+def test_a_labelled_subset_is_part_of_the_training_samples_and_has_its_own_seed(name: str, made: Any) -> None:
+    whole, half, other = made(name), made(name, train_fraction=0.5), made(name, train_fraction=0.5, subset_seed=1)
+    rows_of = [set(d.splits["train"].rows.tolist()) for d in (whole, half, other)]
+    assert rows_of[1] < rows_of[0] and rows_of[2] < rows_of[0]
+    assert rows_of[1] != rows_of[2], "another subset_seed draws the same samples"
+    for split in set(whole.splits) - {"train"}:
+        assert whole.splits[split].rows.tolist() == other.splits[split].rows.tolist(), f"the subset changes {split}"
+
+
+@every
+def test_it_describes_itself_in_one_line_with_its_sizes(name: str, made: Any) -> None:
+    data = made(name)
+    said = data.describe()
+    assert "\n" not in said.strip()
+    assert name in said
+    assert f"{len(data.splits['train']):,} train" in said

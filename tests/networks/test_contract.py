@@ -1,0 +1,129 @@
+"""What holds for every network: a new one is tried by being registered, and needs one line in EXAMPLES."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.networks import NETWORKS, Network
+from tests.networks.tiny import tiny_folder
+from tests.networks.vision import check_layers
+
+OWN = {name: cls for name, cls in NETWORKS.items() if cls.__module__.startswith("sft_lightning.")}
+Inputs = dict[str, Tensor]
+
+
+def images(channels: int, side: int) -> Inputs:
+    return {"image": torch.randn(4, channels, side, side, generator=torch.Generator().manual_seed(0))}
+
+
+def tokens() -> Inputs:
+    ids = torch.randint(5, 60, (4, 6), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def of_transformers(kind: str, head: str) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"pretrained": tiny_folder(folder / kind, kind, head)}
+
+
+def vit(folder: Path) -> dict[str, Any]:
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    return {"config": {"model_type": "vit", **sizes, "image_size": 32, "patch_size": 8}}
+
+
+EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]]] = {
+    "MLP": (lambda folder: {"in_features": 64, "hidden": [8, 8]}, lambda: images(1, 8)),
+    "LeNet": (lambda folder: {"image_size": 16}, lambda: images(1, 16)),
+    "LSTM": (lambda folder: {"embedding_dim": 8, "hidden": 8, "vocabulary_size": 60}, tokens),
+    "Timm": (lambda folder: {"name": "test_resnet"}, lambda: images(3, 32)),
+    "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
+    "TransformersImage": (vit, lambda: images(3, 32)),
+    "TransformersText": (of_transformers("bert", "sequence"), tokens),
+    "TransformersTokens": (of_transformers("bert", "none"), tokens),
+    "TransformersLM": (of_transformers("llama", "lm"), tokens),
+}
+"""Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
+every = pytest.mark.parametrize("name", OWN)
+
+
+def build(name: str, folder: Path, seed: int = 0) -> Network:
+    arguments, _ = EXAMPLES[name]
+    torch.manual_seed(seed)
+    task = OWN[name].tasks[0]
+    info = TaskInfo(task, 0) if task == "causal_lm" else TaskInfo(task, 3, ["O", "B-a", "I-a"])
+    return OWN[name](info, **arguments(folder)).eval()
+
+
+@torch.no_grad()
+def said_by(network: Network, name: str) -> Any:
+    return network(EXAMPLES[name][1]())
+
+
+@every
+def test_a_network_has_an_example(name: str) -> None:
+    assert name in EXAMPLES, f"add {name} to EXAMPLES in tests/networks/test_contract.py: arguments and inputs"
+
+
+@every
+def test_one_pass_gives_logits_of_the_task_on_features_of_the_heads_width(name: str, tmp_path: Path) -> None:
+    network = build(name, tmp_path)
+    said = said_by(network, name)
+    outputs = network.task.num_outputs or said.logits.shape[-1]
+    assert said.logits.shape == (*said.features.shape[:-1], outputs)
+    assert torch.equal(network.head(said.features), said.logits), "the head says something else of the features"
+
+
+@every
+def test_rows_that_are_selected_are_those_of_the_whole(name: str, tmp_path: Path) -> None:
+    network, x = build(name, tmp_path), EXAMPLES[name][1]()
+    with torch.no_grad():
+        whole = network(x)
+        marked = torch.arange(whole.features[..., 0].numel()).view(whole.features.shape[:-1]) % 2 == 0
+        part = network(x, marked)
+    torch.testing.assert_close(part.logits, whole.logits[marked])
+
+
+@every
+def test_each_parameter_of_the_encoder_is_in_one_layer(name: str, tmp_path: Path) -> None:
+    check_layers(build(name, tmp_path))
+
+
+@every
+def test_shared_and_new_parameters_are_apart_and_together_all_but_the_source_heads(name: str, tmp_path: Path) -> None:
+    network = build(name, tmp_path)
+    shared, new = network.shared_parameters(), network.new_parameters()
+    assert not shared.keys() & new.keys()
+    rest = {n for n, _ in network.named_parameters()} - shared.keys() - new.keys()
+    assert all(n.startswith("source_head.") for n in rest), f"neither shared nor new: {rest}"
+
+
+@every
+def test_what_an_export_gives_back_is_pretrained_and_its_source_head_says_what_the_head_said(
+    name: str, tmp_path: Path
+) -> None:
+    network = build(name, tmp_path)
+    network.save_pretrained(str(tmp_path / "export"))
+    torch.manual_seed(1)
+    arguments = {k: v for k, v in EXAMPLES[name][0](tmp_path).items() if k != "config"}
+    again = OWN[name](network.task, **{**arguments, "pretrained": str(tmp_path / "export")}).eval()
+    assert again.pretrained and not again.fresh
+    said, before = said_by(again, name), said_by(network, name)
+    torch.testing.assert_close(said.features, before.features, rtol=0, atol=0)
+    kept = said.logits if network.shares_outputs else said.source_logits
+    torch.testing.assert_close(kept, before.logits, rtol=0, atol=0)
+    start = {n: p for n, p in network.named_parameters() if n.startswith("encoder.")}
+    assert all(torch.equal(p, start[n]) for n, p in again.shared_parameters().items() if n in start)
+
+
+@every
+def test_a_new_head_depends_on_the_seed_and_nothing_pretrained_does(name: str, tmp_path: Path) -> None:
+    one, same, other = build(name, tmp_path), build(name, tmp_path), build(name, tmp_path, seed=1)
+    assert all(torch.equal(p, q) for p, q in zip(one.parameters(), same.parameters(), strict=True))
+    differ = {n for (n, p), q in zip(one.named_parameters(), other.parameters(), strict=True) if not torch.equal(p, q)}
+    assert not differ & one.shared_parameters().keys(), "the seed changes pretrained weights"
+    if not one.shares_outputs:
+        assert any(n.startswith("head.") for n in differ)

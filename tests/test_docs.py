@@ -1,0 +1,48 @@
+"""Pages that `make docs` writes from results: their generators run, and every promise names tests that are there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import exactness, studies
+
+STUDY = Path(__file__).parent / "compat/before/small-study"
+OUTCOMES = {"passed": 2, "failed": 0, "skipped": 0}
+
+
+def test_a_finished_study_gets_its_section_with_each_arms_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(studies, "TAKEN", tmp_path)
+    studies.take(STUDY)
+    page = studies.page()
+    assert "## small-study" in page and "6 fits, 4 tests" in page
+    rows = {line.split("|")[1].strip(): line for line in page.splitlines() if line.startswith("| ")}
+    assert "63.0" in rows["plain"] and "98.2" in rows["distill"], "the table lacks what was measured"
+
+
+def test_a_study_that_is_not_finished_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "TAKEN", tmp_path)
+    held = json.loads((STUDY / "study.json").read_text())
+    (tmp_path / "study.json").write_text(json.dumps({**held, "status": "running"}))
+    with pytest.raises(SystemExit, match="finish it first"):
+        studies.take(tmp_path)
+
+
+def test_every_promise_names_tests_that_are_there() -> None:
+    for _, promises in exactness.PROMISES:
+        for text, files, _ in promises:
+            for file in files:
+                assert (exactness.ROOT / file).is_file(), f"'{text[:50]}…' names {file}, which is not there"
+
+
+def test_a_figure_stands_under_its_promise_with_its_largest_value() -> None:
+    files = {file for _, promises in exactness.PROMISES for _, named, _ in promises for file in named}
+    about = {"date": "2026-01-01", "commands": ["pytest"], "python": "3", "packages": {}, "cores": 1, "gpu": False}
+    key = "gradient, 2 processes, float64"
+    figures = {key: {"value": 3e-9, "unit": "relative", "cases": 7}}
+    results = {"run": about, "figures": figures, "tests": dict.fromkeys(files, OUTCOMES)}
+    page = exactness.page(results, json.loads(exactness.PEERS.read_text()))
+    (line,) = [line for line in page.splitlines() if key in line]
+    assert "3" in line and "7" in line
