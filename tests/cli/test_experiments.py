@@ -57,7 +57,7 @@ def state_dict(tmp: Path, name: str) -> str:
 
 
 def digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
-    probing = {"callbacks": [{"class_path": "LPFT", "init_args": {"steps": 1}}]}
+    probing = {"callbacks": [{"class_path": "LPFT", "init_args": {"epochs": None, "steps": 1}}]}
     return {"trainer": probing} if "lpft" in file else {}
 
 
