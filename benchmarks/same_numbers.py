@@ -164,14 +164,16 @@ def of_bytes() -> Any:
 def addresses(file: Path) -> list[str]:
     """The id of every point of a study as it is shipped: arms, cells, settings, seeds."""
     try:
-        from sft_lightning.config.resolve import Resolver
-    except ImportError:  # where it stood before core and config had folders
-        from sft_lightning.ablation.resolve import Resolver  # type: ignore[no-redef,import-not-found]
+        from sft_lightning.config.resolve import resolve
+    except ImportError:  # as it was before core and config had folders
+        from sft_lightning.ablation.resolve import Resolver  # type: ignore[import-not-found]
+
+        resolve = Resolver()
     from sft_lightning.ablation.plan import Plan
     from sft_lightning.ablation.study import read_study
 
     study = read_study(file)
-    plan = Plan(study, Resolver())
+    plan = Plan(study, resolve)
     seeds = list(range(study.seeds)) if isinstance(study.seeds, int) else list(study.seeds)
     return sorted(p.id for cell in study.cells for arm in study.arms for p in plan.tuning(arm, cell, seeds))
 

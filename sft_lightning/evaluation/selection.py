@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.metric_info import GAUGES
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.evaluation.known_metrics import info_of
 from sft_lightning.runs.record import improves
@@ -56,5 +57,9 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
         )
     found = info_of(name, info, source)
     if found is None or found.better is None:
-        raise UserError(f"select_by: nobody knows whether more or less of '{name}' is better: name another metric")
+        asked = [] if source is None else ["forgetting", *make_task(source).metric_names]
+        near = nearest(name, [*GAUGES, *(f"retention/{n}" for n in asked)])
+        raise UserError(
+            f"select_by: nobody knows whether more or less of '{name}' is better{near}: name another metric"
+        )
     return name, found.better

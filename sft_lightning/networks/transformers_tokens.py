@@ -19,6 +19,7 @@ from sft_lightning.networks.transformers_text import (
     positions,
     token_limit,
 )
+from sft_lightning.networks.transforms import Transform
 
 
 class TransformersTokens(Network):
@@ -35,6 +36,7 @@ class TransformersTokens(Network):
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("token_classification",)
@@ -50,8 +52,9 @@ class TransformersTokens(Network):
         gradient_checkpointing: bool = False,
         keep_source_head: bool | Literal["source"] = True,
         trust_remote_code: bool = False,
+        transforms: list[Transform] | None = None,
     ) -> None:
-        super().__init__(task)
+        super().__init__(task, transforms)
         from transformers import AutoModelForTokenClassification
 
         model = load_hf(AutoModelForTokenClassification, pretrained, config, self, trust_remote_code)

@@ -99,7 +99,7 @@ def test_what_was_said_while_validating_is_not_used_while_training(teacher, shar
 
 
 def test_the_least_recently_used_goes_first():
-    kept = cache.Kept(2)
+    kept = cache.LRUCache(2)
     kept.on = True
     for key in ("a", "b", "a", "c"):
         kept.get(key, lambda: object(), lambda _: 1)

@@ -13,7 +13,7 @@ import yaml
 from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.study import read_study
 from sft_lightning.cli.main import main
-from sft_lightning.config.resolve import Resolver
+from sft_lightning.config.resolve import resolve
 from sft_lightning.runs import load
 from tests.compat.make import EXPERIMENTS, STUDY, write_inputs
 
@@ -129,7 +129,7 @@ def test_the_points_of_a_study_have_the_addresses_they_had(tmp_path: Path) -> No
     file = tmp_path / "small-study.yaml"
     file.write_text(yaml.safe_dump(STUDY, sort_keys=False))
     study = read_study(file)
-    plan = Plan(study, Resolver())
+    plan = Plan(study, resolve)
     seeds = list(range(study.seeds)) if isinstance(study.seeds, int) else list(study.seeds)
     ids = {p.id for arm in study.arms for cell in study.cells for p in plan.tuning(arm, cell, seeds)}
     assert sorted(ids) == POINTS
