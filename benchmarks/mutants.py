@@ -3,9 +3,9 @@
     python -m benchmarks.mutants draw OLD_TREE NEW_TREE    with cosmic-ray in a virtual environment of its own
     python -m benchmarks.mutants run TREE --name before    with the project's environment
 
-`draw` lets cosmic-ray make every fault it knows (operators below) in the files of FILES, keeps those on lines that both trees
-have once, draws a fixed number from each file, and writes them to benchmarks/results/mutants.json: the same list for both
-trees, whatever was moved between them. `run` copies the tree, changes one line, runs the tests of NEAR that are not slow
+`draw` lets cosmic-ray make every fault of the operators below in the files of FILES, keeps those on lines that both trees have
+once, draws a fixed number from each file, and writes them to benchmarks/results/mutants.json: the same list for both trees,
+whatever was moved between them. `run` copies the tree, changes one line, runs the tests of NEAR that are not slow
 until one fails, and notes 'killed', 'survived' or 'timeout' (a kill, as in cosmic-ray: nothing ends) under the name. Tests
 run in processes forked from one that has imported the libraries, but nothing of the project.
 """
@@ -130,6 +130,7 @@ def draw(old: Path, new: Path, seed: int) -> list[dict[str, Any]]:
             place = {"before": then, "after": now, "near": list(near)}
             taken.setdefault(line, {**place, "operator": operator, "line": line, "changed": changed})
         chosen += list(taken.values())[:number]
+    generator.shuffle(chosen)  # so that a run that is cut off has tried some of everything
     return chosen
 
 
@@ -199,10 +200,11 @@ def serve() -> None:
 
 
 def copied(tree: Path, place: Path) -> Path:
-    """The files of a tree, without its environment and history."""
-    shutil.copytree(
-        tree, place, ignore=shutil.ignore_patterns(".git", ".venv", "__pycache__", "runs", ".*_cache", "wandb")
-    )
+    """The files of a tree that git has, with its environment."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=tree, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tree / name, place / name)
     (place / ".venv").symlink_to((tree / ".venv").resolve())
     return place
 
@@ -238,13 +240,13 @@ def run(tree: Path, mutants: list[dict[str, Any]], name: str, workers: int, limi
                     for a in (copy / "pytest.log").read_text(errors="replace").splitlines()
                     if a.startswith(("FAILED", "ERROR"))
                 ]
-                mutant[name] = {
+                mutant["outcomes"][name] = found = {
                     "outcome": said,
                     "seconds": round(time.monotonic() - began, 1),
                     "by": [a[:160] for a in failed[:1]],
                 }
                 print(
-                    f"{said:9}{mutant[name]['seconds']:6.1f} s  {mutant[side]}: {mutant['line']} → {mutant['changed']}",
+                    f"{said:9}{found['seconds']:6.1f} s  {mutant[side]}: {mutant['line']} → {mutant['changed']}",
                     flush=True,
                 )
             finally:
@@ -253,15 +255,15 @@ def run(tree: Path, mutants: list[dict[str, Any]], name: str, workers: int, limi
                 write(out, mutants)
 
         with ThreadPoolExecutor(workers) as pool:
-            list(pool.map(one, [m for m in mutants if name not in m]))
+            list(pool.map(one, [m for m in mutants if name not in m.setdefault("outcomes", {})]))
         while not idle.empty():
             idle.get()[1].close()
 
 
 def write(out: Path, mutants: list[dict[str, Any]]) -> None:
     rates = {}
-    for name in sorted({k for m in mutants for k, v in m.items() if isinstance(v, dict)}):
-        outcomes = [m[name]["outcome"] for m in mutants if name in m]
+    for name in sorted({name for m in mutants for name in m.get("outcomes", {})}):
+        outcomes = [m["outcomes"][name]["outcome"] for m in mutants if name in m.get("outcomes", {})]
         killed = sum(o in ("killed", "timeout") for o in outcomes)
         rates[name] = {"mutants": len(outcomes), "killed": killed, "rate": round(killed / len(outcomes), 3)}
     about = {"tool": "cosmic-ray 8.7.0", "date": time.strftime("%Y-%m-%d", time.gmtime())}

@@ -15,6 +15,7 @@ import fnmatch
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -218,14 +219,16 @@ def checked_out(commit: str, place: Path) -> Iterator[Path]:
 
 
 def numbers_at(commit: str, place: Path, only: str) -> dict[str, Any]:
-    """What `work` finds at a commit."""
+    """What `work` finds at a commit. Both are run at one path, which records and point ids hold."""
     out = place / "out"
-    out.mkdir(parents=True)
+    out.mkdir()
     with checked_out(commit, place / "code") as tree:
         environment = {**os.environ, "PYTHONPATH": str(tree)}
         worker = [sys.executable, str(Path(__file__).resolve()), "--worker", str(out), "--only", only]
         subprocess.run(worker, cwd=tree, env=environment, check=True)
-    return dict(json.loads((out / "numbers.json").read_text()))
+    found = dict(json.loads((out / "numbers.json").read_text()))
+    shutil.rmtree(out)
+    return found
 
 
 def differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
@@ -259,7 +262,7 @@ def main() -> int:
     if len(options.commits) != 2:
         parser.error("name two commits")
     with tempfile.TemporaryDirectory() as place:
-        old, new = (numbers_at(c, Path(place) / f"{n}", options.only) for n, c in enumerate(options.commits))
+        old, new = (numbers_at(commit, Path(place), options.only) for commit in options.commits)
     result: dict[str, Any] = {
         "same": [],
         "different": {},

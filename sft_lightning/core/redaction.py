@@ -37,6 +37,7 @@ PARAMETER = re.compile(r"(.*_)?(sig|sign|signature|credential|key|token|auth|pas
 RANDOM = re.compile(r"(?=.*[A-Za-z])(?=.*\d.*\d)[\w-]{16,}", re.A)
 USER = re.compile(r"""([A-Za-z][A-Za-z0-9+.-]{0,30}://)(?!git@)([^\s/?#"'<>]+)@""")
 QUERY = re.compile(r"""([?&#])([\w.%-]+)=([^&\s#"'<>]*[^&\s#"'<>:.,;)\]])""")
+ASSIGNED = re.compile(r"""(?<![\w?&])([\w.-]{1,100})(=["']?)([A-Za-z0-9_+/.-]{8,})""")
 TOKEN = re.compile(
     r"(?<![A-Za-z0-9_])(?:"
     r"hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{20,}|glpat-[\w-]{16,}"
@@ -179,7 +180,13 @@ def redact(text: str) -> str:
         text = USER.sub(rf"\1{HIDDEN}@", text)
     if "=" in text:
         text = QUERY.sub(lambda m: f"{m[1]}{m[2]}={HIDDEN}" if in_query(m[2]) else m[0], text)
+        text = ASSIGNED.sub(lambda m: f"{m[1]}{m[2]}{HIDDEN}" if assigns_secret(m[1], m[3]) else m[0], text)
     return TOKEN.sub(HIDDEN, text)
+
+
+def assigns_secret(name: str, value: str) -> bool:
+    """Whether `name=value` in a text gives a secret away; code such as `token=token` does not."""
+    return is_secret(name.rpartition(".")[2]) and re.search("[0-9]", value) is not None
 
 
 def without(value: Any, name: str = "") -> Any:

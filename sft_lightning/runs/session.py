@@ -19,7 +19,8 @@ from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.signals import Interrupted
 from sft_lightning.evaluation.retention import RetentionMonitor
-from sft_lightning.modules.base import CHECKPOINT_KEY, SFTModule, check_same
+from sft_lightning.modules.base import CHECKPOINT_KEY, SFTModule
+from sft_lightning.modules.same_checkpoint import check_same
 from sft_lightning.runs.after_fit import after_fit
 from sft_lightning.runs.checkpoint_io import read_checkpoint
 from sft_lightning.runs.directory import RunDirectory, sweep_run_id

@@ -30,7 +30,12 @@ class Results:
 
         name, jobs = ("fast", FAST) if job in FAST else ("slow", SLOW)
         if name not in self._launched:
-            self._launched[name] = Together(self._root, self._place(f"two_processes_{name}"), jobs)
+            try:
+                self._launched[name] = Together(self._root, self._place(f"two_processes_{name}"), jobs)
+            except Exception as error:  # once: each test that asks fails with the same reason
+                self._launched[name] = error
+        if isinstance(self._launched[name], Exception):
+            raise self._launched[name]
         return list(self._launched[name](*job))
 
 

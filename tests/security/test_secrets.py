@@ -223,6 +223,13 @@ def test_what_was_learned_from_a_config_is_left_out_everywhere() -> None:
     assert redact("hunter22") == "hunter22"
 
 
+def test_what_a_librarys_text_assigns_to_a_secrets_name_is_left_out() -> None:
+    said = "request failed: api_key=Abc12345xyz, hub.token='q9w8e7r6t5', token=token, batch_size=123456789"
+    assert redaction.redact(said) == (
+        f"request failed: api_key={HIDDEN}, hub.token='{HIDDEN}', token=token, batch_size=123456789"
+    )
+
+
 def test_a_short_secret_is_left_out_as_a_word_alone() -> None:
     redaction.learn({"password": "seven", "token": "abc"})
     assert redact("seven, seventy: 'seven' abc") == f"{HIDDEN}, seventy: '{HIDDEN}' abc"

@@ -1,0 +1,58 @@
+"""Validation, test and prediction: metrics of a stage over all batches and ranks, one prediction a sample."""
+
+from typing import Any
+
+from torchmetrics import Metric
+
+from sft_lightning.core.structures import Batch, Output
+from sft_lightning.modules.training import TrainingModule
+from sft_lightning.tasks.metrics import read_meters, update_meters
+
+
+class MeasuredModule(TrainingModule):
+    """A module whose task is measured."""
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
+        return self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
+        return self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: Batch) -> Output:
+        assert self.task is not None
+        output = self.output(batch)
+        update_meters(self.task, self.stage_meters(stage), output, batch)
+        return output
+
+    def stage_meters(self, stage: str) -> dict[str, Metric]:
+        """The metric objects of 'val' or 'test'."""
+        return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator]
+
+    def on_validation_epoch_start(self) -> None:
+        self._reset_meters("val")  # one that was left halfway may have come before
+
+    def on_test_epoch_start(self) -> None:
+        self._reset_meters("test")
+
+    def _reset_meters(self, stage: str) -> None:
+        for meter in self.stage_meters(stage).values():
+            meter.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_meters("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_meters("test")
+
+    def _log_meters(self, stage: str) -> None:
+        values = read_meters(self.stage_meters(stage))
+        logged = {f"{stage}/{k}": v for k, v in values.items()}
+        progress = self.trainer.fit_loop.epoch_progress.current
+        if progress.ready:  # it trains, or has trained: the loggers' step is that of optimizer steps done
+            logged["step"], logged["epoch"] = float(self.trainer.global_step), progress.ready - 1.0
+        self.log_dict(logged)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
+        """One plain dict per sample: what predictions.jsonl holds."""
+        assert self.task is not None
+        return self.task.decode(self.output(batch), batch)

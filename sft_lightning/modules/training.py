@@ -1,0 +1,150 @@
+"""The optimizer step: sums over micro-batches and ranks, divided by the exact number of items, penalty once."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch
+from sft_lightning.modules.head_warmup import head_warmup_steps
+from sft_lightning.modules.objective import Objective
+from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, parameter_groups
+from sft_lightning.modules.step_hooks import around_steps, unscales_itself
+from sft_lightning.modules.trainable import Change
+from sft_lightning.sharding.reducer import renew_reducer
+from sft_lightning.sharding.tensors import local
+
+
+class TrainingModule(Objective):
+    """A module that trains: optimizer and schedule, the loss of a step, and what is logged of it."""
+
+    _sums: Tensor | None
+    _items: int
+    _held_steps: int
+    _alone: frozenset[str]
+
+    def configure_optimizers(self) -> Any:
+        """Groups by layer, weight decay that spares biases and norms, schedule per optimizer step."""
+        hp, network = self.hparams, self.network
+        assert network is not None
+        groups = parameter_groups(
+            network,
+            hp["lr"],
+            hp["weight_decay"],
+            hp["head_lr_factor"],
+            hp["layer_decay"],
+            self.no_decay_names(),
+            self.trainable.allowed,
+        )
+        optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
+        if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
+            raise UserError(
+                f"model.init_args.optimizer_args: fused, with trainer.precision {self.trainer.precision}, unscales gradients "
+                f"inside the step, where the penalty of {type(self).__name__} comes too late: drop fused, or use bf16-mixed"
+            )
+        around_steps(optimizer, self.before_step, self.after_step)
+        if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        self._held_steps = head_warmup_steps(self.trainable, hp["head_warmup"], total)
+        self._alone = self.trainable.of("new")
+        if hp["lr_schedule"] == "constant" and not hp["warmup"]:
+            return optimizer
+        if total == float("inf"):
+            raise UserError("lr_schedule and warmup need an end: set trainer.max_epochs or trainer.max_steps")
+        begun = lambda: self.trainable.schedule_from  # noqa: E731
+        scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total), begun)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _follow(self, change: Change) -> None:
+        """Modes of layers, the optimizer, its schedule and DDP follow what is trained."""
+        self.train(self.training)
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        for optimizer in self.trainer.optimizers:
+            follow(optimizer, [s for s in schedulers if s.optimizer is optimizer], change)
+        renew_reducer(self.trainer.strategy)
+
+    def on_fit_start(self) -> None:
+        """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
+        self.train()
+        self.move_teacher()
+        self._sums, self._items = None, 0  # an interrupted fit may have left a step half summed
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """New layers alone in a head's warm-up, then all."""
+        step = self.trainer.global_step
+        if self._held_steps:
+            self.trainable.train(self._alone if step < self._held_steps else self.trainable.allowed, step)
+        self.trainable.check_claimed()
+
+    def notes(self) -> list[str]:
+        """What a run should say at its start, one sentence each."""
+        if not self._held_steps:
+            return []
+        return [f"new layers learn alone for the first {self._held_steps} steps (head_warmup)"]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sums over this micro-batch's items, in units of the step's expected number of items.
+
+        Lightning divides by the number of micro-batches and DDP by the number of ranks; both are undone here, and the
+        true number of items, known at the end of the step, corrects the gradient in `on_before_optimizer_step`.
+        """
+        output = self.output(batch)
+        task, count = self.objective.loss(output, batch)
+        anchor = self.anchor_loss(batch, output)
+        total = task if anchor is None else task + anchor
+        self._items += count
+        sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
+        sums = sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)
+        self._sums = sums if self._sums is None else self._sums + sums
+        return total * (self.trainer.accumulate_grad_batches * self.trainer.world_size / self.expected_items)
+
+    @property
+    def expected_items(self) -> int:
+        """Items of an optimizer step as far as they are known beforehand, the same on every rank: the global batch size."""
+        return int(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
+        assert self._sums is not None
+        of_this_rank = sums = self._sums
+        count = self._items
+        if self.trainer.world_size > 1:
+            reduced = self.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(count)])]))
+            sums, count = reduced[:2], int(reduced[2])
+        if count not in (0, self.expected_items):
+            grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
+            torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
+            self._log_step(sums, count, optimizer)
+        self.add_penalty_grad(optimizer)
+        self.stepped = (sums, of_this_rank, count)
+        self._sums, self._items = None, 0
+
+    def all_reduce_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks."""
+        reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")
+        return reduced
+
+    def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
+        task, anchor = (float(v) / max(count, 1) for v in sums)
+        penalty, first = self.penalty_value(), optimizer.param_groups[0]
+        base = first.get("initial_lr", first["lr"])
+        if penalty is not None:
+            anchor += float(penalty)
+        values = {
+            "train/loss": task + anchor,
+            "train/loss_task": task,
+            "train/loss_anchor": anchor,
+            "train/anchor_ratio": anchor / task if task > 0 else 0.0,
+            "train/lr": self.hparams["lr"] * self.trainable.lr_factor * (first["lr"] / base if base else 1.0),
+            "train/items": float(count),
+        }
+        self.log_dict(values, on_step=True, on_epoch=False, logger=False)
+        for logger in self.trainer.loggers:  # now: Lightning would after the hooks in which a checkpoint is made
+            logger.log_metrics(
+                {**values, "epoch": float(self.trainer.current_epoch)}, step=self.trainer.global_step + 1
+            )
