@@ -1,7 +1,9 @@
 """Elastic Weight Consolidation: each weight is pulled to where it started, by how much the source task depends on it."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -9,6 +11,7 @@ from sft_lightning.anchors import add_fisher_gradient, fisher_penalty
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.fisher import fisher_diagonal
+from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.base import Network, Spec
 from sft_lightning.sharding.tensors import gathered, part_of
 
@@ -79,7 +82,8 @@ class EWCSFT(SFTModule):
     def no_decay_names(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
         assert self.network is not None
-        return set(self.network.shared_parameters()) if self.hparams["anchor_weight"] else set()
+        anchored = self.network.shared_parameters() | self.network.adapter_parameters()
+        return set(anchored) if self.hparams["anchor_weight"] else set()
 
     # ---- the Fisher information ----
 
@@ -100,17 +104,33 @@ class EWCSFT(SFTModule):
             self.fisher, self.items = fisher_diagonal(
                 self, source, self.hparams["fisher"], self.hparams["fisher_samples"]
             )
-        shared = self.network.shared_parameters()
-        self.fisher = {n: part_of(f, shared[n]).to(shared[n].device) for n, f in self.fisher.items()}
+        weights = self._weights()
+        self.fisher = {n: part_of(f, weights[n]).to(weights[n].device) for n, f in self.fisher.items()}
 
     # ---- the penalty ----
 
+    def _weights(self) -> dict[str, nn.Parameter]:
+        """w_S by its name in the pretrained network."""
+        assert self.network is not None
+        return {self.network.renamed.get(n, n): p for n, p in self.network.shared_parameters().items()}
+
+    def _adapters(self) -> list[tuple[Adapter, Callable[[Tensor], Tensor]]]:
+        """Adapters that move an anchored weight by Δ, and the penalty of Δ: (λ/2)·Σ F·Δ²."""
+        assert self.network is not None
+        strength = 0.5 * self.hparams["anchor_weight"]
+
+        def penalty(fisher: Tensor) -> Callable[[Tensor], Tensor]:
+            return lambda delta: strength * (fisher * delta.square()).sum()
+
+        moved = [a for a in self.network.adapters if a.trained and a.weight in self.fisher]
+        return [(a, penalty(self.fisher[a.weight])) for a in moved]
+
     def _anchored(self) -> tuple[list[nn.Parameter], list[Tensor], list[Tensor]]:
         """w, w⁰ and F."""
-        assert self.network is not None and self.teacher is not None
-        shared = self.network.shared_parameters()
+        assert self.teacher is not None
+        weights = self._weights()
         return (
-            [shared[n] for n in self.fisher],
+            [weights[n] for n in self.fisher],
             self.teacher.initial_weights(list(self.fisher)),
             list(self.fisher.values()),
         )
@@ -119,10 +139,14 @@ class EWCSFT(SFTModule):
         """λ·F·(w − w⁰) into the gradients."""
         if self.hparams["anchor_weight"]:
             add_fisher_gradient(*self._anchored(), self.hparams["anchor_weight"])
+            for adapter, penalty in self._adapters():
+                adapter.add_grad(penalty)
 
     def penalty_value(self) -> Tensor | None:
         """(λ/2)·Σ F·(w − w⁰)²."""
-        return fisher_penalty(*self._anchored(), self.hparams["anchor_weight"])
+        of_weights = fisher_penalty(*self._anchored(), self.hparams["anchor_weight"])
+        with torch.no_grad():
+            return of_weights + sum(penalty(adapter.delta()) for adapter, penalty in self._adapters())
 
     def notes(self) -> list[str]:
         """Of how many items F is."""

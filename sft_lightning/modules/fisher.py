@@ -35,6 +35,10 @@ def fisher_diagonal(
     """
     teacher, network = module.teacher, module.network
     assert teacher is not None and network is not None
+    if teacher.sharded and network.adapters:
+        raise UserError(
+            "network.init_args.transforms: EWCSFT with adapters does not go with trainer.strategy fsdp2: use ddp"
+        )
     shared = network.shared_parameters()
     of_start = {n: w for n, w in teacher.initial.items() if not teacher.sharded or shared[n].requires_grad}
     exact = torch.float32 if module.device.type == "mps" else torch.float64

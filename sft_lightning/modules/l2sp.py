@@ -90,13 +90,14 @@ class L2SPSFT(SFTModule):
         return self._sets["anchored"]
 
     def adapters(self) -> list[Adapter]:
-        """Those that move what is anchored: their Δ is w_S − w_S⁰."""
+        """Those that move what is anchored now: their Δ is w_S − w_S⁰."""
         assert self.network is not None
         return [a for a in self.network.adapters if a.trained]
 
     def anchored_names(self) -> set[str]:
-        """Names of all parameters that the pull towards the start moves."""
-        return set(self.anchored()) | {n for a in self.adapters() for n in a.parameters()}
+        """Names of all parameters that the pull towards the start may move in this run, whatever is trained now."""
+        assert self.network is not None
+        return set(self.anchored()) | (self.network.adapter_parameters().keys() & self.trainable.allowed)
 
     def new(self) -> dict[str, nn.Parameter]:
         """w_new as penalised, by name."""

@@ -219,8 +219,6 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
         with quiet(), network.merged():
             model.save_pretrained(folder)
         network.save_beside(folder)
-        for transform in network.applied:
-            transform.save(network, folder)
     finally:
         vars(config).clear()
         vars(config).update(kept)

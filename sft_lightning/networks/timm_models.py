@@ -75,8 +75,8 @@ class Timm(Backbone):
         self.own_spec = InputSpec(
             "image",
             size=size,
-            mean=cfg.get("mean") if known else None,
-            std=cfg.get("std") if known else None,
+            mean=tuple(cfg["mean"]) if known and cfg.get("mean") else None,
+            std=tuple(cfg["std"]) if known and cfg.get("std") else None,
             view=self.view_of_cfg() if known else None,
         )
         self.built_for = self.input_spec.size if cfg.get("fixed_input_size") else None

@@ -199,6 +199,22 @@ def test_a_run_with_a_client_of_its_own_resumes_exactly(pretrained: str, tmp_pat
     resumed(tmp_path, module, lambda: [Client(THAWED)], stop, max_epochs=3)
 
 
+@pytest.mark.parametrize("stop", [2, 5], ids=["in the first phase", "in the second phase"])
+@pytest.mark.parametrize("variant", ["l2sp-loss", "l2sp-decoupled"])
+def test_anchored_adapters_stand_still_first_and_resume_exactly(
+    pretrained: str, tmp_path: Path, variant: str, stop: int
+) -> None:
+    """Weight decay spares what is anchored, in whatever phase the optimizer is built."""
+    lora = {"transforms": [{"class_path": "LoRA", "init_args": {"r": 4, "alpha": 8}}]}
+    module = lambda: make(variant, pretrained, network=lora, lr=LR, weight_decay=DECAY)  # noqa: E731
+    resumed(tmp_path, module, lambda: [LPFT(steps=4)], stop, max_epochs=3, accumulate_grad_batches=2)
+    recorder = Recorder()
+    fit(module(), digits(), max_steps=3, callbacks=[LPFT(steps=2), recorder])
+    moving = [{n for n, v in w.items() if not torch.equal(v, recorder.start[n])} for w in recorder.weights]
+    assert moving[1] == set(HEAD), "more than the new head was trained in the first phase"
+    assert any("lora" in n for n in moving[2]) and not moving[2] & set(ENCODER)
+
+
 def test_a_checkpoint_of_the_first_phase_is_not_resumed_without_lpft(pretrained: str, tmp_path: Path) -> None:
     first = fit(make("plain", pretrained), digits(), max_steps=2, callbacks=[LPFT(steps=1)])
     first.save_checkpoint(tmp_path / "second.ckpt")

@@ -57,7 +57,8 @@ def state_dict(tmp: Path, name: str) -> str:
 
 
 def digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
-    return {}
+    probing = {"callbacks": [{"class_path": "LPFT", "init_args": {"epochs": None, "steps": 1}}]}
+    return {"trainer": probing} if "lpft" in file else {}
 
 
 def coloured_digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
@@ -153,6 +154,7 @@ MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, trec, sst2
 def test_runs_made_small(file: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = MADE_SMALL[Path(file).parent.name](file, tmp_path, monkeypatch, command)
     trainer = {
+        **overlay.pop("trainer", {}),
         "max_epochs": 2,
         "max_steps": 3,
         "limit_val_batches": 2,
