@@ -47,7 +47,11 @@ def test_every_file_and_class_it_names_exists() -> None:
     import sft_lightning.modules
     import sft_lightning.networks
 
-    known = {*sft_lightning.data.__all__, *sft_lightning.modules.__all__, *sft_lightning.networks.__all__}
+    known = {
+        *sft_lightning.data.DATA_MODULES,
+        *sft_lightning.modules.VARIANTS,
+        *sft_lightning.networks.NETWORKS,
+    }
     table = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
     for name in re.findall(r"`([A-Z][A-Za-z0-9]+)`", table):
         assert name in known, f"README names {name}, which is not there"
