@@ -150,24 +150,17 @@ def _unknown(name: str, keys: list[str]) -> str:
 
 def class_names(where: str) -> list[str]:
     """Short names of what may stand at a key."""
-    homes = {"model": "modules", "network": "networks", "data": "data", "retention": "data"}
+    homes = {
+        "model": ("modules", "VARIANTS"),
+        "network": ("networks", "NETWORKS"),
+        "data": ("data", "DATA_MODULES"),
+        "retention": ("data", "DATA_MODULES"),
+    }
     home = homes.get(where.rpartition(".")[2]) or homes.get(where)
     if home is None:
         return []
-    module = import_module(f"sft_lightning.{home}")
-    names = [n for n in module.__all__ if isinstance(getattr(module, n), type)]
-    hidden = {
-        "SFTModule",
-        "SFTDataModule",
-        "Network",
-        "InputSpec",
-        "Output",
-        "Splits",
-        "Samples",
-        "ImageData",
-        "TextData",
-    }
-    return [n for n in names if n not in hidden]
+    registered = getattr(import_module(f"sft_lightning.{home[0]}"), home[1])
+    return [name for name in registered if "." not in name]
 
 
 def arguments_of(path: str) -> list[str]:
