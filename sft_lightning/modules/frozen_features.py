@@ -1,6 +1,6 @@
 """Features of a network that stands still, computed once and whole on each rank; their scaling; metrics of logits on them."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +16,19 @@ ROUNDING = 1e-6
 """Features that vary by no more than this share of their largest value are constant: single precision rounds them so"""
 
 
-def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
-    """(pretrained features `[N, D]` in double precision, targets) of a split, in the trainer's precision.
+class Frozen(NamedTuple):
+    """A split's items as the head gets them."""
+
+    x: Tensor
+    """Pretrained features `[N, D]`, in double precision"""
+    y: Tensor
+    """Targets `[N]`"""
+    select: Tensor | None
+    """Bool `[samples, most items of one]`: as many true in each row as the sample has items; None where each has one"""
+
+
+def features(module: SFTModule, split: str) -> Frozen:
+    """The items of a split, computed in the trainer's precision.
 
     Samples come as validation sees them, without augmentation, and of 'val' as many as the trainer's limit lets through.
     """
@@ -25,6 +36,7 @@ def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
     data, device = trainer.datamodule, torch.device("cpu") if module.device.type == "mps" else module.device
     loader = data.training_samples() if split == "train" else data.validation_samples()
     parts: list[tuple[Tensor, Tensor]] = []
+    counts: list[Tensor] = []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
         for raw in loader:
             batch = trainer.strategy.batch_to_device(raw, module.device)
@@ -32,11 +44,15 @@ def features(module: SFTModule, split: str) -> tuple[Tensor, Tensor]:
             with trainer.precision_plugin.forward_context():
                 output = module.teacher_output(batch)  # the same features, and a study's worker keeps them
             parts.append((output.features.to(device).double(), batch["y"].to(device)))
+            if "select" in batch:
+                counts.append(batch["select"].sum(1).cpu())
     if not sum(len(y) for _, y in parts):
         raise UserError(
             f"{type(module).__name__}: it needs {split} samples: look at the data and at trainer.limit_val_batches"
         )
-    return torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    lengths = torch.cat(counts) if counts else None
+    select = None if lengths is None else torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    return Frozen(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), select)
 
 
 def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
@@ -51,11 +67,12 @@ def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
     return x.mean(0), torch.where(spread > 0, spread, 1.0)
 
 
-def measured(task: Task, logits: Tensor, y: Tensor) -> dict[str, float]:
-    """The task's metrics and 'loss' of logits `[N, C]` that each rank has whole."""
+def measured(task: Task, logits: Tensor, of: Frozen) -> dict[str, float]:
+    """The task's metrics and 'loss' of logits `[N, C]` on items that each rank has whole."""
     meters: dict[str, Metric] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
         meter.to(logits.device)
         meter.distributed_available_fn = lambda: False
-    update_meters(task, meters, Output(logits, logits), {"y": y, "count": len(y)})
+    batch = {"y": of.y, "count": len(of.y), **({} if of.select is None else {"select": of.select})}
+    update_meters(task, meters, Output(logits, logits), batch)
     return read_meters(meters)

@@ -124,18 +124,18 @@ class LinearProbe(SFTModule):
         """The layer that is best on validation, for features as the head gets them; `found` says how it came about."""
         assert self.task is not None
         head, given, task = self.head, self.hparams["strengths"], self.task
-        (x, y), (val_x, val_y) = features(self, "train"), features(self, "val")
+        (x, y, _), val = features(self, "train"), features(self, "val")
         mean, scale = scaling(x, self.hparams["standardise"])
         if head.bias is None:
             mean = torch.zeros_like(mean)  # nothing could take it up
-        x, val_x = (x - mean) / scale, (val_x - mean) / scale
+        x, val_x = (x - mean) / scale, (val.x - mean) / scale
         name, sign = self.chosen_by()
 
         def at(strength: float, start: Linear | None) -> Solution:
             start = start or zeros(head.out_features, x.shape[1], head.bias is not None, x)
             assert isinstance(self.objective, RowTask)
             solved = solve(x, y, self.objective.row_loss, start, strength)
-            values = measured(task, solved.layer(val_x), val_y)
+            values = measured(task, solved.layer(val_x), val)
             return replace(solved, metric=sign * values[name], val_loss=values["loss"])
 
         found = path(given or STRENGTHS, given is None, at)

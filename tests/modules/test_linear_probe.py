@@ -1,5 +1,6 @@
 """The linear probe against scikit-learn on the same features; what it leaves alone; what it refuses."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.modules import LinearProbe
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path
-from sft_lightning.networks import spec
+from sft_lightning.networks import TransformersTokens, spec
+from tests.exactness.cases import FewTags
+from tests.networks.tiny import tiny_folder
 from tests.support import NEW, OLD, FewDigits, NormNet, digits, fit, outputs_on, pretrained_mlp, weights
 
 
@@ -175,3 +178,14 @@ def test_a_random_layer_inside_the_encoder_and_a_language_model_are_refused() ->
         LinearProbe(spec(MLP)).check_network(network)
     with pytest.raises(UserError, match="a language model keeps its output layer"):
         LinearProbe(spec(MLP)).check_network(TransformersLM.__new__(TransformersLM))
+
+
+def test_tags_are_chosen_by_entities_of_whole_sentences(tmp_path: Path) -> None:
+    """The entity score that chose the strength is the one that validation measures, sentence by sentence."""
+    data = FewTags(sizes=(40, 21, 5), eval_batch_size=4)
+    data.metrics = ["entity_f1"]
+    module = LinearProbe(spec(TransformersTokens, pretrained=tiny_folder(tmp_path, "bert", "none")))
+    trainer = fit(module, data, max_epochs=1)
+    (chosen,) = [t for t in module.found["tried"] if t["strength"] == module.found["strength"]]
+    assert module.found["by"] == "val/entity_f1" and chosen["entity_f1"] > 0
+    assert float(trainer.callback_metrics["val/entity_f1"]) == pytest.approx(chosen["entity_f1"], abs=1e-6)
