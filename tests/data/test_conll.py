@@ -31,6 +31,16 @@ def test_sentences_end_at_blank_lines_also_where_these_hold_a_tab(tmp_path: Path
     assert read.lines == [4, 7, 12]
 
 
+def test_spaces_may_be_several_and_stand_at_the_end(tmp_path: Path) -> None:
+    read = Sentences(write(tmp_path, "Paris  NNP   B-loc \nis VBZ O\n-DOCSTART-s X O\n"), "data.train", (0, -1))
+    assert (read.words, read.tags) == ([["Paris", "is", "-DOCSTART-s"]], [["B-loc", "O", "O"]])
+
+
+def test_what_only_looks_like_the_end_of_a_line_is_part_of_a_word(tmp_path: Path) -> None:
+    read = Sentences(write(tmp_path, "\ufeffa\u2028b\tO\nc\x0b\tO"), "data.train", (0, -1))
+    assert read.words == [["a\u2028b", "c\x0b"]]
+
+
 def test_a_number_sign_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:
     file = write(tmp_path, "# O\nParis B-loc\n\n# text = x\nis O\n")
     read = Sentences(file, "data.train", (0, -1))

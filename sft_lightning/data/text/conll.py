@@ -47,7 +47,7 @@ class Sentences:
         tabs = any("\t" in line.strip(BLANK) for line in lines)
         for number, line in enumerate(lines, 1):
             cells = line.strip(BLANK)
-            if not cells or cells.startswith(DOCUMENT):
+            if not cells or cells.replace("\t", " ").split(" ")[0] == DOCUMENT:
                 inside = False
             elif not inside and is_comment(cells, tabs):
                 self.comments += 1
@@ -72,7 +72,7 @@ class Sentences:
         return made
 
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
-        cells = line.split("\t") if "\t" in line else line.split(" ")
+        cells = line.split("\t") if "\t" in line else [c for c in line.split(" ") if c]
         if tagged and len(cells) < 2:
             raise UserError(f"data: {self.where} line {number} has one column, so no tag: {line!r:.40}: add the tag")
         try:
