@@ -127,6 +127,25 @@ def test_l2sp_adds_the_gradient_of_half_alpha_times_the_squared_products(pretrai
     assert logged["train/loss_anchor"] == pytest.approx(float(penalty), rel=1e-5)
 
 
+def test_ewc_adds_the_gradient_of_the_squared_products_weighed_by_the_fisher_information(pretrained: str) -> None:
+    strength, found = 300.0, []
+    for variant in ("plain", "ewc"):
+        recorder, displaced = Recorder(), Displaced()
+        module = adapted(variant, pretrained, **({} if variant == "plain" else {"anchor_weight": strength}))
+        fit(module, digits(), max_steps=1, callbacks=[displaced, recorder])
+        found.append((recorder.grads[0], recorder.logged[0], displaced.start))
+    (plain, _, start), (anchored, logged, _) = found
+    fisher = {n.removesuffix(".weight"): f for n, f in module.fisher.items()}
+    leaves = {n: v.clone().requires_grad_() for n, v in start.items() if "lora_" in n}
+    moved = {n.removesuffix(".weight"): d for n, d in products(leaves).items()}
+    assert moved and moved.keys() <= fisher.keys(), f"{moved.keys()} are not among {fisher.keys()}"
+    penalty = 0.5 * strength * sum((fisher[n] * d.square()).sum() for n, d in moved.items())
+    penalty.backward()
+    for name, leaf in leaves.items():
+        assert torch.allclose(anchored[name], plain[name] + leaf.grad, rtol=1e-4, atol=1e-6), name
+    assert float(penalty) > 1e-6 and logged["train/loss_anchor"] == pytest.approx(float(penalty), rel=1e-5)
+
+
 @pytest.mark.parametrize("plugins", [[], [Scaled]], ids=["", "with a gradient scaler"])
 def test_decoupled_l2sp_takes_back_a_share_of_the_products(pretrained: str, plugins: list[Any]) -> None:
     """On top of PlainSFT's step, to first order in the learning rate; the head is not pulled."""
