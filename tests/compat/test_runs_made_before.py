@@ -47,15 +47,22 @@ def rows_of(lines: list[str]) -> list[str]:
     return found
 
 
-def same(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Metrics are equal: to the bit on the torch and processor that the fixtures were made with, closely elsewhere."""
+def same(found: dict[str, Any], expected: dict[str, Any], solved: bool = False) -> None:
+    """Metrics are equal: to the bit on the torch and processor that the fixtures were made with, closely elsewhere.
+
+    What is solved for is close there too: scipy's solver sums in another order where it has other threads.
+    """
     here = record("digits-plain/before")["versions"]["torch"] == torch.__version__.partition("+")[0]
-    exact = here and torch.backends.cpu.get_cpu_capability() == (BEFORE / "processor.txt").read_text().strip()
+    exact = (
+        here
+        and not solved
+        and torch.backends.cpu.get_cpu_capability() == (BEFORE / "processor.txt").read_text().strip()
+    )
     assert expected.keys() <= found.keys(), f"no longer measured: {expected.keys() - found.keys()}"
     for name, value in expected.items():
         now = found[name]
         if isinstance(value, dict):
-            same(now, value)
+            same(now, value, solved)
         elif exact or not isinstance(value, float):
             assert now == value, f"{name} is {now}, and was {value}"
         else:
@@ -119,8 +126,8 @@ def test_fit_of_the_config_of_a_run_gives_its_numbers(name: str, inputs: Path) -
     assert main(["fit", *again, "--wandb", "disabled"]) == 0
     found, expected = load(inputs / "again" / name / "now").record, record(f"{name}/before")
     for key in ("metrics", "n", "selected", "parameters"):
-        same(found[key], expected[key])
-    same(found.get("test", {}), expected.get("test", {}))
+        same(found[key], expected[key], solved="solved" in expected)
+    same(found.get("test", {}), expected.get("test", {}), solved="solved" in expected)
     for key in ("teacher_hash", "steps", "epochs", "layers", "data", "retention"):
         assert found.get(key) == expected.get(key), key
 

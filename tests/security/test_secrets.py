@@ -58,7 +58,10 @@ def every_option() -> list[str]:
     names = [name for name, *_ in OPTIONS]
     for key, package in (("model", "modules"), ("network", "networks"), ("data", "data")):
         home = getattr(sft_lightning, package)
-        names += [a for c in class_names(key) for a in arguments_of(f"{home.__name__}.{c}")]
+        ours = [
+            c for c in class_names(key) if hasattr(home, c) and getattr(home, c).__module__.startswith("sft_lightning.")
+        ]
+        names += [a for c in ours for a in arguments_of(f"{home.__name__}.{c}")]
     taken = [signature(c) for c in (Trainer, *vars(torch.optim).values()) if isinstance(c, type)]
     names += [p.name for s in taken for p in s.parameters.values() if p.kind != Parameter.VAR_KEYWORD]
     return sorted(set(names))
