@@ -150,6 +150,8 @@ def answers(comparison: Comparison, found: list[Row]) -> list[tuple[str, str]]:
 def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
     target, kept = comparison.target, comparison.kept
     done = [r for r in mine if r.finished and target in r.stats]
+    if not done and any(r.finished for r in mine):
+        return f"No finished run here has measured {target}, so there is no answer yet."
     if not done:
         return "No run is finished, so there is no answer yet."
     split = "test" if done[0].split == "test" else "validation"

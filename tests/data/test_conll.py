@@ -16,7 +16,7 @@ FILE = (
     "the\tO\nquick\tB-animal\nfox\tI-animal\n\n\n\u00a0\tO\n# \tO\nnow\tO"
 )
 READ = [(["Paris", "is"], ["B-loc", "O"]), (["the", "quick", "fox"], ["O", "B-animal", "I-animal"])]
-READ.append((["\u00a0", "# ", "now"], ["O", "O", "O"]))
+READ.append((["\u00a0", "#", "now"], ["O", "O", "O"]))
 
 
 def write(folder: Path, text: str, name: str = "train.conll") -> str:
@@ -39,6 +39,42 @@ def test_spaces_may_be_several_and_stand_at_the_end(tmp_path: Path) -> None:
 def test_what_only_looks_like_the_end_of_a_line_is_part_of_a_word(tmp_path: Path) -> None:
     read = Sentences(write(tmp_path, "\ufeffa\u2028b\tO\nc\x0b\tO"), "data.train", (0, -1))
     assert read.words == [["a\u2028b", "c\x0b"]]
+
+
+@pytest.mark.parametrize(
+    "text", ["a\tO \nb\t B-X \n", "a \t O\nb\tB-X\n", " a\tO\nb\tB-X  \n", "a\tO\r\r\nb\tB-X\r\r\n"]
+)
+def test_blanks_around_a_cell_and_doubled_line_ends_change_nothing(tmp_path: Path, text: str) -> None:
+    read = Sentences(write(tmp_path, text), "data.train", (0, -1))
+    assert (read.words, read.tags) == ([["a", "b"]], [["O", "B-X"]])
+
+
+def test_one_tab_makes_no_comment_of_a_number_sign_and_a_document_mark_within_a_sentence_is_a_word(
+    tmp_path: Path,
+) -> None:
+    read = Sentences(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# = O\n"), "data.train", (0, -1))
+    assert (read.words, read.comments) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], 0)
+
+
+def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path: Path) -> None:
+    row = "{}\t{}" + "\t_" * 7 + "\t{}"
+    lines = [
+        row.format(*c) for c in (("1-2", "vamonos", "_"), ("1", "vamos", "V"), ("2", "nos", "P"), ("2.1", "x", "_"))
+    ]
+    read = Sentences(write(tmp_path, "# text = vamonos\n" + "\n".join(lines)), "data.train", (1, -1))
+    assert (read.words, read.tags, read.ranges, read.comments) == ([["vamos", "nos"]], [["V", "P"]], 2, 1)
+
+
+def test_tags_of_which_some_have_a_scheme_are_said_not_to_be_measured_by_entities(tmp_path: Path) -> None:
+    data = ready(tmp_path, train=MANY + "\n\nz\tother")
+    assert data.task_info is not None and data.task_info.metrics == []
+    assert any("entities are not measured: the tag 'other'" in note for note in data.notes), data.notes
+
+
+@pytest.mark.parametrize("option", [{"labels": ["O", "O", "B-x"]}, {"on_bad_sample": "skip"}])
+def test_what_would_have_no_effect_or_two_meanings_is_refused(option: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(option))):
+        CoNLL(train="x", **option)
 
 
 def test_a_number_sign_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:

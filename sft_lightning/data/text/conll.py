@@ -1,5 +1,6 @@
 """Sentences with one tag for each word, in columns: one word a line, a blank line after each sentence (CoNLL)."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,6 +21,9 @@ from sft_lightning.tasks.token_classification import OUTSIDE, has_scheme
 
 BLANK = " \t\r\n"  # of a line between sentences; a word may be another space, such as U+00A0
 DOCUMENT = "-DOCSTART-"
+RANGE = re.compile(
+    r"\d+[-.]\d+(\t[^\t]*){9}$"
+)  # CoNLL-U's ten columns: words written as one, and words that are not written
 ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
 
 
@@ -38,19 +42,22 @@ class Sentences:
         self.words: list[list[str]] = []
         self.tags: list[list[str]] = []
         self.lines: list[int] = []
-        self.comments = 0
+        self.comments = self.ranges = 0
         place, inside = Path(path).expanduser(), False
         if not place.is_file():
             here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
             raise UserError(f"{key}: {path} does not exist{nearest(place.name, here)}")
         lines = read_lines(place)
-        tabs = any("\t" in line.strip(BLANK) for line in lines)
+        full = [line for line in lines if line.strip(BLANK)]
+        tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
         for number, line in enumerate(lines, 1):
             cells = line.strip(BLANK)
-            if not cells or cells.replace("\t", " ").split(" ")[0] == DOCUMENT:
+            if not cells or (not inside and cells.replace("\t", " ").split(" ")[0] == DOCUMENT):
                 inside = False
             elif not inside and is_comment(cells, tabs):
                 self.comments += 1
+            elif RANGE.match(cells):
+                self.ranges += 1
             else:
                 word, tag = self._cells(line.rstrip("\r\n"), number, columns, tagged)
                 if not inside:
@@ -67,12 +74,12 @@ class Sentences:
     def of(cls, words: list[list[str]], where: str) -> "Sentences":
         """Sentences in memory, without tags."""
         made = cls.__new__(cls)
-        made.where, made.words, made.comments = where, words, 0
+        made.where, made.words, made.comments, made.ranges = where, words, 0, 0
         made.tags, made.lines = [[""] * len(w) for w in words], list(range(1, len(words) + 1))
         return made
 
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
-        cells = line.split("\t") if "\t" in line else [c for c in line.split(" ") if c]
+        cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
         if tagged and len(cells) < 2:
             raise UserError(f"data: {self.where} line {number} has one column, so no tag: {line!r:.40}: add the tag")
         try:
@@ -94,18 +101,18 @@ class Sentences:
 
 
 def is_comment(line: str, tabs: bool) -> bool:
-    """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that tabs separate.
+    """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
 
-    Without tabs, `# O` is a word with its tag.
+    Where spaces separate, `# O` is a word with its tag.
     """
-    return line.startswith("# ") and "\t" not in line and (tabs or " = " in line)
+    return line.startswith("# ") and "\t" not in line and (tabs or re.match(r"# [\w.:-]+ = ", line) is not None)
 
 
 def read_lines(path: Path) -> list[str]:
     """A UTF-8 file's lines. Raises UserError that names the first wrong byte."""
     try:
         with open_text(path, strict=True) as file:
-            return list(file)
+            return re.split("\r*\n|\r", file.read())
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
@@ -226,6 +233,12 @@ class CoNLL(TokenData):
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.columns, self.labels = (word_column, tag_column), labels
+        if labels is not None and len(set(labels)) < len(labels):
+            raise UserError(f"data.labels names a tag twice: {', '.join(labels)}")
+        if self.on_bad_sample != "fail":
+            raise UserError(
+                "data.on_bad_sample: skip is not for CoNLL, where a wrong line may break a sentence: mend the line"
+            )
         for option in ("classes", "shots_per_class"):
             if getattr(self, option) is not None:
                 raise UserError(f"data.{option}: a sentence has many tags; use data.train_fraction")
@@ -242,6 +255,9 @@ class CoNLL(TokenData):
         for name, sentences in read.items():
             check_tags(sentences, labels, name)
         notes = [note for sentences in read.values() for note in notes_on(sentences)]
+        if not has_scheme(labels) and any(tag[:2] in ("B-", "I-") for tag in labels):
+            odd = next(tag for tag in labels if tag != OUTSIDE and tag[:2] not in ("B-", "I-"))
+            notes.append(f"entities are not measured: the tag {odd!r} is not O, B-type or I-type")
         rows = {name: TaggedRows(sentences, labels) for name, sentences in read.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"), labels, notes)
 
@@ -292,6 +308,8 @@ def notes_on(sentences: Sentences) -> list[str]:
     notes = []
     if sentences.comments:
         notes.append(f"{sentences.where}: {sentences.comments} comment lines are left out")
+    if sentences.ranges:
+        notes.append(f"{sentences.where}: {sentences.ranges} lines of ranges and empty nodes (1-2, 8.1) are left out")
     found: Counter[str] = Counter()
     for tags in sentences.tags:
         for before, tag in zip([OUTSIDE, *tags[:-1]], tags, strict=True):
