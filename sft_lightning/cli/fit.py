@@ -18,8 +18,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 
-import sft_lightning.data
-import sft_lightning.networks  # noqa: F401
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.callbacks.monitored import say_modes
 from sft_lightning.cli.quiet import quieten

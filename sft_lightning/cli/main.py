@@ -27,7 +27,7 @@ ELSEWHERE = {
     "submit": "sft_lightning.cli.submit",
     "compare": "sft_lightning.cli.compare",
 }
-"""Commands that are none of Trainer's methods, and whose `main` carries them out."""
+"""Commands beside those of Trainer: the modules whose `main` carries them out."""
 
 
 def overview() -> str:

@@ -102,7 +102,7 @@ def gauge(name: str) -> MetricInfo | None:
 
 
 def forgetting(source: MetricInfo) -> MetricInfo:
-    """Of `retention/forgetting`: the loss of the source task's metric, in its unit. A difference of shares is no share."""
+    """Of `retention/forgetting`: the loss of the source task's metric, in its unit."""
     return MetricInfo("retention/forgetting", "min", "difference of shares" if source.share else source.unit)
 
 

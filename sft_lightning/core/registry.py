@@ -54,6 +54,12 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return len(self._classes)
 
 
+def refuse_renamed(cls: type, renamed: Mapping[str, str]) -> None:
+    """Raises TypeError where a class defines a method under the name that an earlier version called it by: old name to new."""
+    for old in renamed.keys() & vars(cls).keys():
+        raise TypeError(f"{cls.__name__}.{old}: this method is called {renamed[old]} now, and would be passed over")
+
+
 def discover(package: str) -> None:
     """Imports every module of a package, and of the packages in it, so that what they define is registered."""
     for module in walk_packages(import_module(package).__path__, f"{package}."):

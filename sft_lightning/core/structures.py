@@ -138,7 +138,7 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'text' or 'tokens' (text for language modelling)"""
+    """'image', 'text', 'tokens' (text for language modelling) or 'words' (sentences with a tag for each word)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

@@ -10,7 +10,7 @@ import numpy as np
 
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.registry import Registry
+from sft_lightning.core.registry import Registry, refuse_renamed
 from sft_lightning.core.structures import Batch, InputSpec, InputView, TaskInfo
 from sft_lightning.data.arguments import PositiveInt, ProperShare, Range, Seed, Share, check_arguments, given_to
 from sft_lightning.data.bad_samples import LeftOut, OnBadSample, Skipped, report
@@ -67,10 +67,7 @@ class SFTDataModule(Batches, ABC):
     def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
         """Registers the class, unless it is a `base` of others."""
         super().__init_subclass__(**kwargs)
-        for name in RENAMED.keys() & vars(cls).keys():
-            raise TypeError(
-                f"{cls.__name__}.{name}: this method is called {RENAMED[name]} now, and would be passed over"
-            )
+        refuse_renamed(cls, RENAMED)
         if not base:
             DATA_MODULES.add_class(cls)
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.registry import Registry
+from sft_lightning.core.registry import Registry, refuse_renamed
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules.measuring import MeasuredModule
 from sft_lightning.modules.same_checkpoint import check_same
@@ -76,10 +76,7 @@ class SFTModule(MeasuredModule):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name in RENAMED.keys() & vars(cls).keys():
-            raise TypeError(
-                f"{cls.__name__}.{name}: this method is called {RENAMED[name]} now, and would be passed over"
-            )
+        refuse_renamed(cls, RENAMED)
         VARIANTS.add_class(cls)
 
     def __init__(

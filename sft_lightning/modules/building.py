@@ -1,5 +1,6 @@
 """How a module builds its network and teacher for the task that the data has, and lets data and network settle."""
 
+from abc import abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -121,9 +122,9 @@ class BuiltModule(TunedModule):
             meters: dict[str, Metric] = {"loss": MeanLoss(), **self.task.make_metrics()}
             self.meters[f"{stage}_meters"] = nn.ModuleDict(meters)
 
+    @abstractmethod
     def _follow(self, change: Change) -> None:
         """What follows a change of the trainable set."""
-        raise NotImplementedError
 
     # ---- what network and teacher say ----
 

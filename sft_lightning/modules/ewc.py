@@ -29,8 +29,8 @@ class EWCSFT(SFTModule):
     start of a fit, on training samples of the source task (`retention`) that are drawn evenly, the same in each run, as
     an evaluation sees them. Checkpoints keep it, exports do not.
     Limits: λ = 0 is PlainSFT, and needs no source data; the penalty is 0 at step 0. The optimizer's weight decay spares what
-    is anchored. Under plain SGD, keep learning rate × λ × largest F below 1. BatchNorm statistics are no weights: see
-    freeze_batchnorm_stats.
+    is anchored. Under plain SGD, keep learning rate × λ × largest F below 1. BatchNorm statistics move as before:
+    see freeze_batchnorm_stats.
     Fidelity: paper-exact with `fisher: true` on all samples, trained by SGD at one learning rate; else safe default.
 
     Args:

@@ -1,5 +1,6 @@
 """What callbacks and evaluation ask of a module: the network that is tuned, its teacher, the task."""
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import lightning as L
@@ -36,22 +37,22 @@ class TunedModule(L.LightningModule):
     """What a variant that solves has found, as plain values for the record"""
 
     @property
+    @abstractmethod
     def teacher(self) -> Teacher | None:
         """The pretrained network, frozen; None when trained from scratch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def teacher_output(self, batch: Batch) -> Output:
         """What the pretrained network says of the same rows of the same batch, without gradient."""
-        raise NotImplementedError
 
+    @abstractmethod
     def prepare(self, source: Any) -> None:
         """Takes the source task's data (`SourceData`) at the start of a fit."""
-        raise NotImplementedError
 
+    @abstractmethod
     def notes(self) -> list[str]:
         """Lines for the console on how the module came out."""
-        raise NotImplementedError
 
+    @abstractmethod
     def said(self) -> str:
         """One line on `found`."""
-        raise NotImplementedError

@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Any
 
-from sft_lightning.core.errors import UserError
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo, on_test, on_validation
 from sft_lightning.report import from_runs, from_study
 from sft_lightning.report.metrics import main_drift, main_kept, main_target
@@ -34,8 +34,6 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
     for i, wanted in enumerate(metrics or []):
         name = on_validation(wanted)
         if name not in names:
-            from sft_lightning.core.errors import nearest
-
             near = nearest(name, names)
             raise UserError(f"--metric: no run has '{wanted}'{near or '; there are ' + ', '.join(names)}")
         target, kept = (name, kept) if i == 0 else (target, name) if i == 1 else (target, kept)

@@ -57,7 +57,7 @@ def plane() -> Spec:
     """Learned × kept: seeds as small marks, means large with bars of one standard deviation, the Pareto front dashed.
 
     Rows: arm, group, seed, x, y. Signs +1 or −1 in the parameters `xsign` and `ysign` say which way is better;
-    0 where nobody knows, and then there is no front.
+    a sign of 0, of a metric without a known direction, leaves the front out.
     """
     base = alt.Chart(ROWS)
     means = base.transform_aggregate(

@@ -151,7 +151,7 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
     target, kept = comparison.target, comparison.kept
     done = [r for r in mine if r.finished and target in r.stats]
     if not done and any(r.finished for r in mine):
-        return f"No finished run here has measured {target}, so there is no answer yet."
+        return f"The finished runs here lack {target}: name a metric that they have with --metric."
     if not done:
         return "No run is finished, so there is no answer yet."
     split = "test" if done[0].split == "test" else "validation"
@@ -165,9 +165,8 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
         )
     else:
         sign = comparison.info(kept).sign
-        first = [r for r in done if target in r.best] or done[
-            :1
-        ]  # of several that are equal, the one that kept the most
+        first = [r for r in done if target in r.best] or done[:1]
+        # of several that are equal, the one that kept the most
         learned = max(first, key=lambda r: sign * r.stats[kept].mean if kept in r.stats else float("-inf"))
         text = f"On {split}, {learned.group} learned the most ({_both(learned, target, kept)})"
         holders = [r for r in done if kept is not None and kept in r.best and r.variant != "LinearProbe"]

@@ -1,7 +1,9 @@
 """`sft_lightning.run`: a run from Python, with the directory that `fit` would leave.
 
-with sft_lightning.run("digits-distill", retention=Digits(classes=old)) as run:
-Trainer(**run.trainer_kwargs(max_epochs=80)).fit(module, datamodule=data)
+    with sft_lightning.run("digits-distill", retention=Digits(classes=old)) as run:
+        Trainer(**run.trainer_kwargs(max_epochs=80)).fit(module, datamodule=data)
+
+The commands read that directory as they read their own.
 """
 
 import os
@@ -16,6 +18,7 @@ import torch.distributed
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning import callbacks
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.callbacks.of_lightning import refuse_arguments
 from sft_lightning.config.options import NOT_WRITTEN, OPTIONS, RunOptions
@@ -246,7 +249,8 @@ def built(value: Any) -> Any:
         return value
     module, _, name = value["class_path"].rpartition(".")
     try:
-        return getattr(import_module(module or "lightning.pytorch.callbacks"), name)(**value.get("init_args", {}))
+        home = module or ("sft_lightning.callbacks" if name in callbacks.__all__ else "lightning.pytorch.callbacks")
+        return getattr(import_module(home), name)(**value.get("init_args", {}))
     except (ImportError, AttributeError) as error:
         raise UserError(f"trainer: no class '{value['class_path']}': {error}") from None
 

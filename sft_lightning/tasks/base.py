@@ -6,6 +6,7 @@ modelling.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -151,6 +152,9 @@ class RowTask(Task):
     about these alone, so losses, metrics and anchors never see padding.
     """
 
+    lists: ClassVar[Mapping[str, str]] = {}
+    """Of a sample with several rows: the name of each list in its prediction, and the key of `decode_rows` that it lists"""
+
     def select(self, batch: Batch) -> Tensor | None:
         marked: Tensor | None = batch["select"] if "select" in batch else batch.get("real")
         return marked
@@ -162,7 +166,11 @@ class RowTask(Task):
         self.update_rows(metric, output.logits, batch["y"])
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        return self.decode_rows(output.logits)
+        """The plain dicts of `decode_rows`; where a sample has several rows, one dict with a list for each key."""
+        rows = self.decode_rows(output.logits)
+        if self.one_item_per_sample:
+            return rows
+        return [{key: [row[one] for row in of] for key, one in self.lists.items()} for of in by_sample(rows, batch)]
 
     def items(self, output: Output, batch: Batch) -> Items:
         return Items(output.pretrained_features, output.logits, output.source_logits, len(output.logits))
@@ -195,5 +203,4 @@ def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:
     """A batch's rows, as `select` marks them, in one list for each sample that is no filler."""
     counts = batch["select"].sum(1)
     counts = (counts[batch["real"]] if "real" in batch else counts).tolist()
-    starts = [sum(counts[:i]) for i in range(len(counts))]
-    return [rows[start : start + count] for start, count in zip(starts, counts, strict=True)]
+    return [rows[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]

@@ -10,12 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
 from sft_lightning.core.metric_info import SHARE
-from sft_lightning.core.structures import Batch, Output
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
+from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.metrics import MeanLoss
-
-KEYS = {"tokens": "token", "probabilities": "probability"}
-"""Of a sample's prediction, and what they hold of each position"""
 
 
 class Perplexity(MeanLoss):
@@ -30,6 +26,7 @@ class CausalLM(RowTask):
 
     name = "causal_lm"
     one_item_per_sample = False
+    lists = {"tokens": "token", "probabilities": "probability"}
     metrics = {
         "perplexity": TaskMetric("min", "", lambda _: Perplexity()),
         "token_accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
@@ -58,12 +55,8 @@ class CausalLM(RowTask):
         else:
             super().update_rows(metric, logits, y)
 
-    def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """Of each sample the likeliest token at each supervised position, by number, and its probability."""
-        said = by_sample(self.decode_rows(output.logits), batch)
-        return [{key: [row[one] for row in rows] for key, one in KEYS.items()} for rows in said]
-
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """Of each supervised position the likeliest token, by number, and its probability."""
         probability, token = logits.float().softmax(-1).max(-1)
         return [
             {"token": t, "probability": round(p, 6)} for t, p in zip(token.tolist(), probability.tolist(), strict=True)

@@ -17,6 +17,7 @@ from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
 
 OUTSIDE = "O"
+OF_ENTITIES = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
 Entity = tuple[int, int, str]
 """(first word, word after the last, type)"""
 
@@ -93,6 +94,7 @@ class TokenClassification(RowTask):
 
     name = "token_classification"
     one_item_per_sample = False
+    lists = {"tags": "tag", "probabilities": "probability"}
     smooths_labels = True
     metrics = {
         "entity_f1": entity_score("f1"),
@@ -107,6 +109,11 @@ class TokenClassification(RowTask):
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
         super().__init__(info, label_smoothing)
         self.tags = info.labels or [str(i) for i in range(info.num_outputs)]
+
+    @property
+    def metric_names(self) -> list[str]:
+        """What the data ask for; else those on entities where the tags have a scheme, and those on words where not."""
+        return list(self.info.metrics or (OF_ENTITIES if has_scheme(self.info.labels) else self.default_metrics))
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
@@ -130,14 +137,8 @@ class TokenClassification(RowTask):
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
         return draw_classes(logits, random)
 
-    def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """Of each sentence the likeliest tag of each word, and its probability."""
-        rows = by_sample(self.decode_rows(output.logits), batch)
-        return [
-            {"tags": [w["tag"] for w in words], "probabilities": [w["probability"] for w in words]} for words in rows
-        ]
-
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
+        """Of each word the likeliest tag, and its probability."""
         probability, tag = at_least_single(logits).softmax(-1).max(-1)
         pairs = zip(tag.tolist(), probability.tolist(), strict=True)
         return [{"tag": self.tags[number], "probability": round(p, 6)} for number, p in pairs]

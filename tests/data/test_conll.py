@@ -7,7 +7,9 @@ import pytest
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data import CoNLL
-from sft_lightning.data.text.conll import Sentences, TaggedRows
+from sft_lightning.data.text.conll import TaggedRows
+from sft_lightning.data.text.sentences import COMMENT, RANGE, Sentences
+from sft_lightning.tasks import make_task
 from tests.exactness.tokenizers import bert, fixed_words, gpt2, llama, llama3
 from tests.networks.tiny import byte_bpe, unigram, wordpiece
 
@@ -53,7 +55,7 @@ def test_one_tab_makes_no_comment_of_a_number_sign_and_a_document_mark_within_a_
     tmp_path: Path,
 ) -> None:
     read = Sentences(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# = O\n"), "data.train", (0, -1))
-    assert (read.words, read.comments) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], 0)
+    assert (read.words, read.notes.counts()) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], {})
 
 
 def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path: Path) -> None:
@@ -62,12 +64,13 @@ def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path
         row.format(*c) for c in (("1-2", "vamonos", "_"), ("1", "vamos", "V"), ("2", "nos", "P"), ("2.1", "x", "_"))
     ]
     read = Sentences(write(tmp_path, "# text = vamonos\n" + "\n".join(lines)), "data.train", (1, -1))
-    assert (read.words, read.tags, read.ranges, read.comments) == ([["vamos", "nos"]], [["V", "P"]], 2, 1)
+    assert (read.words, read.tags) == ([["vamos", "nos"]], [["V", "P"]])
+    assert read.notes.counts() == {COMMENT: 1, RANGE: 2}
 
 
 def test_tags_of_which_some_have_a_scheme_are_said_not_to_be_measured_by_entities(tmp_path: Path) -> None:
     data = ready(tmp_path, train=MANY + "\n\nz\tother")
-    assert data.task_info is not None and data.task_info.metrics == []
+    assert data.task_info is not None and make_task(data.task_info).primary.name == "token_accuracy"
     assert any("entities are not measured: the tag 'other'" in note for note in data.notes), data.notes
 
 
@@ -80,7 +83,7 @@ def test_what_would_have_no_effect_or_two_meanings_is_refused(option: dict[str, 
 def test_a_number_sign_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:
     file = write(tmp_path, "# O\nParis B-loc\n\n# text = x\nis O\n")
     read = Sentences(file, "data.train", (0, -1))
-    assert (read.words, read.comments) == ([["#", "Paris"], ["is"]], 1)
+    assert (read.words, read.notes.counts()) == ([["#", "Paris"], ["is"]], {COMMENT: 1})
 
 
 def test_columns_are_those_asked_for(tmp_path: Path) -> None:
@@ -104,8 +107,8 @@ def test_what_cannot_be_read_is_refused_with_its_line(tmp_path: Path, what: str)
         Sentences(write(tmp_path, text), "data.train", (0, 1))
 
 
-def ready(tmp_path: Path, **files: str) -> CoNLL:
-    data = CoNLL(**{k: write(tmp_path, v, f"{k}.conll") for k, v in files.items()}, seed=0)
+def ready(tmp_path: Path, labels: list[str] | None = None, **files: str) -> CoNLL:
+    data = CoNLL(**{k: write(tmp_path, v, f"{k}.conll") for k, v in files.items()}, labels=labels, seed=0)
     data.setup()
     return data
 
@@ -118,17 +121,26 @@ def test_a_tag_that_training_lacks_is_refused_with_the_nearest(tmp_path: Path) -
         ready(tmp_path, train=MANY, test="a\tI-y\n")
 
 
+def test_a_tag_that_data_labels_lacks_is_said_to_be_lacking_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"data\.train: .* line 1 has the tag 'B-x', which data\.labels lacks: .*mean 'B-z'"
+    ):
+        ready(tmp_path, train="a\tB-x\n", labels=["O", "B-z"])
+
+
 def test_insides_without_a_beginning_are_counted_and_said(tmp_path: Path) -> None:
     data = ready(tmp_path, train=MANY, test="a\tI-x\nb\tI-x\n\nc\tO\nd\tI-x\n")
-    assert any("2 I- tags follow no tag of their type" in note for note in data.notes), data.notes
+    said = "the tag I-x follows no tag of its type, and begins an entity (2 times, first in "
+    assert any(note.startswith(said) and note.endswith("test.conll line 1)") for note in data.notes), data.notes
 
 
 def test_classes_are_the_tags_outside_first_and_entities_are_measured(tmp_path: Path) -> None:
     info = ready(tmp_path, train=MANY).task_info
     assert info is not None
-    assert (info.name, info.labels, info.metrics[0]) == ("token_classification", ["O", "B-x", "I-x"], "entity_f1")
+    assert (info.name, info.labels) == ("token_classification", ["O", "B-x", "I-x"])
+    assert make_task(info).primary.name == "entity_f1"
     plain = ready(tmp_path, train=MANY.replace("B-x", "NOUN").replace("I-x", "VERB")).task_info
-    assert plain is not None and plain.metrics == []
+    assert plain is not None and make_task(plain).primary.name == "token_accuracy"
 
 
 @pytest.mark.parametrize("option", [{"shots_per_class": 2}, {"classes": ["O"]}])

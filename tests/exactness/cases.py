@@ -4,7 +4,7 @@ A new task belongs into CASES, a new variant into VARIANTS of tests/support.py; 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,10 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import CoNLL, Instructions, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.conll import Sentences, TaggedRows
+from sft_lightning.data.text.conll import TaggedRows
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
 from sft_lightning.networks.base import Spec
@@ -107,12 +108,6 @@ class FewTags(CoNLL):
             sentences.tags = [list(rng.choice(self.labels, size=len(words))) for words in sentences.words]
             parts.append(TaggedRows(sentences, self.labels))
         return Splits(*parts, labels=self.labels)
-
-    def setup(self, stage: str = "fit") -> None:
-        """Measured by what the test asks for."""
-        super().setup(stage)
-        if self.task_info is not None:
-            self.task_info = replace(self.task_info, metrics=list(self.metrics))
 
 
 # ---- cases ----

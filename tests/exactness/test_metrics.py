@@ -18,7 +18,7 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
 from sft_lightning.tasks import TASKS, make_task
 from tests.exactness import figures
-from tests.exactness.cases import CASES, TAGS, make
+from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
 from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
 from tests.exactness.jobs import PARTS as IN_PARTS
 from tests.exactness.measuring import (
@@ -95,9 +95,9 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     if own.source is None:
         return values
     of_source, source_task = own.new_head, "classification" if own.new_head and case != "tags" else own.task
-    task = make_task(TaskInfo(source_task, 3))
+    task = make_task(TaskInfo(source_task, 3, list(OLD_TAGS) if source_task == "token_classification" else []))
     now, before = (
-        {f"retention/{k}": v for k, v in reference(source_task, task.default_metrics, said[who], of_source).items()}
+        {f"retention/{k}": v for k, v in reference(source_task, task.metric_names, said[who], of_source).items()}
         for who in ("student on the source", "teacher on the source")
     )
     values |= now

@@ -172,7 +172,8 @@ def test_downloads_are_real_files(page_file: Path, opened: Any, name: str, tmp_p
 def test_a_figures_table_has_the_same_rows_as_its_file(page_file: Path, opened: Any) -> None:
     it: Opened = opened(page_file)
     figure = it.page.locator('[data-figure="plane"]')
-    figure.locator("summary").click()
+    figure.locator("summary").click()  # a browser says that it is open in a task of its own, later
+    figure.locator(".rows tbody tr").first.wait_for()
     assert figure.locator(".rows tbody tr").count() == 15
     it.check()
 
@@ -222,6 +223,9 @@ def test_hostile_names_run_nothing(tmp_path: Path, opened: Any, compare: Compare
     it.draw_all()
     for summary in it.page.query_selector_all(".rows summary"):
         summary.click()
+    it.page.wait_for_function(
+        "[...document.querySelectorAll('.rows')].every((r) => !r.open || r.querySelector('tbody tr'))"
+    )
     it.page.locator('[data-figure="plane"] .chart svg .mark-symbol.role-mark path').last.hover(force=True)
     it.page.wait_for_selector("#vg-tooltip-element.visible")
     assert it.page.evaluate("typeof hacked") == "undefined"

@@ -13,7 +13,7 @@ import pytest
 from sft_lightning.report import read
 from sft_lightning.report.build import compare as build
 from sft_lightning.report.model import Comparison
-from sft_lightning.report.summary import Row, rows
+from sft_lightning.report.summary import Row, answers, rows
 from tests.report.conftest import Compare
 from tests.report.written import outcome, write_run
 
@@ -58,6 +58,14 @@ def test_less_is_better_where_the_metric_says_so(tmp_path: Path) -> None:
         write_run(tmp_path / arm, experiment=arm, values={**outcome(0, 20, 0), "kl": kl})
     _, found = built(tmp_path)
     assert {r.arm: "drift/kl" in r.best for r in found} == {"near": True, "far": False}
+
+
+def test_runs_without_the_main_metric_are_told_how_to_be_compared(tmp_path: Path) -> None:
+    for name, shots, target in (("a", 5, "accuracy"), ("b", 5, "accuracy"), ("c", 20, "f1_macro")):
+        write_run(tmp_path / name, experiment=name, data={"shots_per_class": shots}, target=target)
+    said = {label.rpartition(" ")[2]: text for label, text in answers(*built(tmp_path))}
+    assert said["5"].startswith("On test, ")
+    assert said["20"] == "The finished runs here lack val/accuracy: name a metric that they have with --metric."
 
 
 def test_runs_that_differ_in_seeds_alone_are_repetitions(tmp_path: Path) -> None:

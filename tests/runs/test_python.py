@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping
 
 import sft_lightning
 from sft_lightning import UserError, runs, spec
-from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.callbacks import LPFT, RetentionMonitor
 from sft_lightning.data import Digits
 from sft_lightning.modules import DistillSFT, PlainSFT
 from sft_lightning.networks import MLP
@@ -126,8 +126,10 @@ def test_what_has_no_plain_values_is_named_and_the_commands_refuse_the_file(
 
     with sft_lightning.run("e", wandb="disabled", quiet=True) as run:
         stops_plainly = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "mode": "min"}}
-        trainer = Trainer(**run.trainer_kwargs(**TRAINER, callbacks=[stops_plainly]))
-        assert any(isinstance(c, EarlyStopping) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        probes_first = {"class_path": "LPFT", "init_args": {"steps": 2}}
+        trainer = Trainer(**run.trainer_kwargs(**TRAINER, callbacks=[stops_plainly, probes_first]))
+        for kind in (EarlyStopping, LPFT):
+            assert any(isinstance(c, kind) for c in trainer.callbacks)  # type: ignore[attr-defined]
         trainer.fit(PlainSFT(network()), datamodule=data())
     assert "not_written" not in runs.load(run.path).config
     assert command("test", "--run", run.path).code == 0

@@ -88,6 +88,26 @@ def test_sentences_keep_their_words_among_padding_and_fillers() -> None:
     assert task.select(batch) is select
 
 
+def test_entities_are_measured_where_the_tags_have_a_scheme_and_words_where_not() -> None:
+    """Also of a source task, whose tags come with the pretrained weights: target and source are measured alike."""
+    found = {scheme: make_task(TaskInfo("token_classification", 3, tags)) for scheme, tags in SCHEMES.items()}
+    assert {scheme: task.primary.name for scheme, task in found.items()} == {
+        "entities": "entity_f1",
+        "parts of speech": "token_accuracy",
+        "mixed": "token_accuracy",
+        "no names": "token_accuracy",
+    }
+    assert {"entity_precision", "entity_recall", "token_accuracy"} < set(found["entities"].make_metrics())
+
+
+SCHEMES = {
+    "entities": ["O", "B-x", "I-x"],
+    "parts of speech": ["NOUN", "VERB", "X"],
+    "mixed": ["O", "B-x", "other"],
+    "no names": [],
+}
+
+
 def test_entity_scores_need_tags_with_a_scheme() -> None:
     with pytest.raises(UserError, match="entity_f1"):
         make_task(TaskInfo("token_classification", 2, ["NOUN", "VERB"], ["entity_f1"])).make_metrics()

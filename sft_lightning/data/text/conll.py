@@ -1,11 +1,7 @@
-"""Sentences with one tag for each word, in columns: one word a line, a blank line after each sentence (CoNLL)."""
+"""Sentences with one tag for each word: named entities, parts of speech, chunks."""
 
-import re
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,107 +12,10 @@ from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.base import Ragged, TokenData, Tokens
-from sft_lightning.data.text.utf8 import not_utf8, open_text
+from sft_lightning.data.text.notes import together
+from sft_lightning.data.text.sentences import Sentences
+from sft_lightning.data.text.tokens import CHUNK
 from sft_lightning.tasks.token_classification import OUTSIDE, has_scheme
-
-BLANK = " \t\r\n"  # of a line between sentences; a word may be another space, such as U+00A0
-DOCUMENT = "-DOCSTART-"
-RANGE = re.compile(
-    r"\d+[-.]\d+(\t[^\t]*){9}$"
-)  # CoNLL-U's ten columns: words written as one, and words that are not written
-ENTITY_METRICS = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
-
-
-class Sentences:
-    """A file's sentences: words, tags, and the line on which each begins.
-
-    Args:
-        path: The file.
-        key: The option that names it, for messages.
-        columns: Which columns hold word and tag, from 0; negative from the right.
-        tagged: Whether there are tags to read.
-    """
-
-    def __init__(self, path: str, key: str, columns: tuple[int, int], tagged: bool = True) -> None:
-        self.where = path
-        self.words: list[list[str]] = []
-        self.tags: list[list[str]] = []
-        self.lines: list[int] = []
-        self.comments = self.ranges = 0
-        place, inside = Path(path).expanduser(), False
-        if not place.is_file():
-            here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(f"{key}: {path} does not exist{nearest(place.name, here)}")
-        lines = read_lines(place)
-        full = [line for line in lines if line.strip(BLANK)]
-        tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
-        for number, line in enumerate(lines, 1):
-            cells = line.strip(BLANK)
-            if not cells or (not inside and cells.replace("\t", " ").split(" ")[0] == DOCUMENT):
-                inside = False
-            elif not inside and is_comment(cells, tabs):
-                self.comments += 1
-            elif RANGE.match(cells):
-                self.ranges += 1
-            else:
-                word, tag = self._cells(line.rstrip("\r\n"), number, columns, tagged)
-                if not inside:
-                    self.lines.append(number)
-                    self.words.append([])
-                    self.tags.append([])
-                    inside = True
-                self.words[-1].append(word)
-                self.tags[-1].append(tag)
-        if not self.words:
-            raise UserError(f"{key}: {path} has no sentences")
-
-    @classmethod
-    def of(cls, words: list[list[str]], where: str) -> "Sentences":
-        """Sentences in memory, without tags."""
-        made = cls.__new__(cls)
-        made.where, made.words, made.comments, made.ranges = where, words, 0, 0
-        made.tags, made.lines = [[""] * len(w) for w in words], list(range(1, len(words) + 1))
-        return made
-
-    def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
-        cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
-        if tagged and len(cells) < 2:
-            raise UserError(f"data: {self.where} line {number} has one column, so no tag: {line!r:.40}: add the tag")
-        try:
-            word, tag = cells[columns[0]], cells[columns[1]] if tagged else ""
-        except IndexError:
-            asked = columns[0] if not -len(cells) <= columns[0] < len(cells) else columns[1]
-            raise UserError(
-                f"data: {self.where} line {number} has {len(cells)} columns, no column {asked}: mend the line, or set "
-                "data.word_column and data.tag_column"
-            ) from None
-        for what, value in (("word", word), *([("tag", tag)] if tagged else [])):
-            if not value.strip(BLANK):
-                raise UserError(f"data: {self.where} line {number}: the {what} is empty: fill it, or remove the line")
-        return word, tag
-
-    def name(self, row: int) -> str:
-        """`train.conll line 7`."""
-        return f"{self.where} line {self.lines[row]}"
-
-
-def is_comment(line: str, tabs: bool) -> bool:
-    """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
-
-    Where spaces separate, `# O` is a word with its tag.
-    """
-    return line.startswith("# ") and "\t" not in line and (tabs or re.match(r"# [\w.:-]+ = ", line) is not None)
-
-
-def read_lines(path: Path) -> list[str]:
-    """A UTF-8 file's lines. Raises UserError that names the first wrong byte."""
-    try:
-        with open_text(path, strict=True) as file:
-            return re.split("\r*\n|\r", file.read())
-    except UnicodeDecodeError:
-        raise not_utf8(path) from None
-    except OSError as error:
-        raise UserError(f"data: {path} cannot be read: {error}") from None
 
 
 class TaggedRows(Tokens):
@@ -144,36 +43,42 @@ class TaggedRows(Tokens):
 
     def tokenise(self) -> None:
         """Truncates at the end."""
-        cut: dict[str, Any] = {"truncation": True, "max_length": self.max_length} if self.max_length else {}
-        ids, first, tags, lost = [], [], [], []
-        self.unwritten = 0
-        for row, words in enumerate(self.sentences.words):
+        ids: list[list[int]] = []
+        types: list[list[int]] = []
+        first, tags = [], []
+        self.lost, self.unwritten = np.zeros(len(self), dtype=np.int64), 0
+        for start in range(0, len(self), CHUNK):
+            words = self.sentences.words[start : start + CHUNK]
             made = self._pieces(words)
-            whole = made["input_ids"]
-            if self.max_length is not None and len(whole) > self.max_length:
-                made = self.tokenizer(self._written, is_split_into_words=True, verbose=False, **cut)
-            of = made.word_ids()
-            begins = [int(w is not None and w not in of[:at]) for at, w in enumerate(of)]
-            seen = sorted({w for w in of if w is not None})
-            ids.append(made["input_ids"])
-            first.append(begins)
-            tags.append([int(self.tags[row][w]) for w in seen])
-            lost.append(len(words) - len(seen))
-        self.ids, self.first, self.kept_tags = Ragged(ids), Ragged(first, np.int8), Ragged(tags)
-        self.lost = np.array(lost, dtype=np.int64)
-        self.truncated = self.lost > 0
+            ids += made["input_ids"]
+            types += made.get("token_type_ids", [])
+            for row, of in enumerate(words, start):
+                begins = first_pieces(made.word_ids(row - start))
+                places = set(begins.values())
+                first.append([int(at in places) for at in range(len(ids[row]))])
+                tags.append([int(self.tags[row][word]) for word in sorted(begins)])
+                self.lost[row] = len(of) - len(begins)
+        self.ids, self.types = Ragged(ids), Ragged(types, np.int8) if types else None
+        self.first, self.kept_tags, self.truncated = Ragged(first, np.int8), Ragged(tags), self.lost > 0
 
-    def _pieces(self, words: list[str]) -> Any:
-        """The whole sentence; a word that has no piece, such as a lone zero-width space, becomes the unknown token."""
-        self._written = words
-        made = self.tokenizer(words, is_split_into_words=True, verbose=False, truncation=False)
-        silent = set(range(len(words))) - {w for w in made.word_ids() if w is not None}
-        if silent:
-            instead = self.tokenizer.unk_token or self.tokenizer.eos_token
-            self.unwritten += len(silent)
-            self._written = [instead if at in silent else word for at, word in enumerate(words)]
-            made = self.tokenizer(self._written, is_split_into_words=True, verbose=False, truncation=False)
-        return made
+    def _pieces(self, sentences: list[list[str]]) -> Any:
+        """A word that has no piece, such as a lone zero-width space, becomes the unknown token."""
+        made = self._call(sentences, None)
+        silent = [set(range(len(words))) - first_pieces(made.word_ids(at)).keys() for at, words in enumerate(sentences)]
+        longest = max(len(ids) for ids in made["input_ids"])
+        if not any(silent) and (self.max_length is None or longest <= self.max_length):
+            return made
+        self.unwritten += sum(map(len, silent))
+        unknown = self.tokenizer.unk_token or self.tokenizer.eos_token
+        written = [
+            [unknown if at in without else word for at, word in enumerate(words)]
+            for words, without in zip(sentences, silent, strict=True)
+        ]
+        return self._call(written, self.max_length)
+
+    def _call(self, sentences: list[list[str]], max_length: int | None) -> Any:
+        cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
+        return self.tokenizer(sentences, is_split_into_words=True, verbose=False, **cut)
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """`select[B, T]` at the first piece of each word; `y` the words' tags, in the same order."""
@@ -193,6 +98,12 @@ class TaggedRows(Tokens):
 
     def name(self, row: int) -> str:
         return self.sentences.name(row)
+
+
+def first_pieces(word_ids: Sequence[int | None]) -> dict[int, int]:
+    """The place of each word's first piece, by the number of the word."""
+    places = list(enumerate(word_ids))
+    return {word: at for at, word in reversed(places) if word is not None}
 
 
 class CoNLL(TokenData):
@@ -253,19 +164,13 @@ class CoNLL(TokenData):
         }
         labels = self.labels or in_order({tag for tags in read["train"].tags for tag in tags})
         for name, sentences in read.items():
-            check_tags(sentences, labels, name)
-        notes = [note for sentences in read.values() for note in notes_on(sentences)]
+            check_tags(sentences, labels, name, self.labels is not None)
+        notes = together(sentences.notes for sentences in read.values())
         if not has_scheme(labels) and any(tag[:2] in ("B-", "I-") for tag in labels):
             odd = next(tag for tag in labels if tag != OUTSIDE and tag[:2] not in ("B-", "I-"))
             notes.append(f"entities are not measured: the tag {odd!r} is not O, B-type or I-type")
         rows = {name: TaggedRows(sentences, labels) for name, sentences in read.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"), labels, notes)
-
-    def setup(self, stage: str = "fit") -> None:
-        """Loads; tags with a scheme are measured by entities."""
-        super().setup(stage)
-        if self.task_info is not None and has_scheme(self.task_info.labels):
-            self.task_info = replace(self.task_info, metrics=list(ENTITY_METRICS))
 
     def load_for_prediction(self) -> Samples | None:
         """The file `predict`, its tags unread."""
@@ -290,32 +195,14 @@ def in_order(tags: set[str]) -> list[str]:
     return sorted(tags, key=lambda tag: (tag != OUTSIDE, tag.partition("-")[2], tag))
 
 
-def check_tags(sentences: Sentences, labels: Sequence[str], split: str) -> None:
-    """Raises UserError for a tag that is not among the classes."""
+def check_tags(sentences: Sentences, labels: Sequence[str], split: str, given: bool) -> None:
+    """Raises UserError for a tag that is not among the classes, which data.labels names where they are `given`."""
     known = set(labels)
     for row, tags in enumerate(sentences.tags):
         for tag in tags:
             if tag not in known:
-                where = "data.labels" if split == "train" else "the training sentences"
+                lacking = "data.labels lacks" if given else "the training sentences lack"
                 raise UserError(
-                    f"data.{split}: the sentence at {sentences.name(row)} has the tag '{tag}'{nearest(tag, labels)}, which "
-                    f"{where} lack: correct it, or set data.labels to all tags"
+                    f"data.{split}: the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}: "
+                    f"correct it, or set data.labels to all tags{nearest(tag, labels)}"
                 )
-
-
-def notes_on(sentences: Sentences) -> list[str]:
-    """What was left out, or may surprise: comments, and I- tags that continue no entity of their type."""
-    notes = []
-    if sentences.comments:
-        notes.append(f"{sentences.where}: {sentences.comments} comment lines are left out")
-    if sentences.ranges:
-        notes.append(f"{sentences.where}: {sentences.ranges} lines of ranges and empty nodes (1-2, 8.1) are left out")
-    found: Counter[str] = Counter()
-    for tags in sentences.tags:
-        for before, tag in zip([OUTSIDE, *tags[:-1]], tags, strict=True):
-            if tag.startswith("I-") and before[2:] != tag[2:]:
-                found[tag] += 1
-    if found:
-        count, kinds = sum(found.values()), ", ".join(found)
-        notes.append(f"{sentences.where}: {count} I- tags follow no tag of their type, and begin an entity ({kinds})")
-    return notes

@@ -70,6 +70,8 @@ class Tokens(Samples):
         self.max_length: int | None = None
         self.multiple = 1
         self.ids = Ragged([])
+        self.types: Ragged | None = None
+        """Token types, where the tokenizer says some"""
         self.truncated = np.zeros(0, dtype=bool)
         self._made_with: Any = None
         self._made_by: Any = None
@@ -90,7 +92,7 @@ class Tokens(Samples):
 
     @abstractmethod
     def tokenise(self) -> None:
-        """Sets `ids` and `truncated`, one for each row."""
+        """Sets `ids`, `types` and `truncated`, one for each row."""
 
     def lengths(self) -> np.ndarray | None:
         self.ready()  # here, before workers are forked
@@ -103,15 +105,18 @@ class Tokens(Samples):
         return max(longest, min(rounded, self.max_length or rounded))
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """Padded `input_ids[B, T]` and `attention_mask[B, T]`, on the tokenizer's padding side."""
+        """`input_ids`, `attention_mask`, and `token_type_ids` where there are some: `[B, T]`, padded on its side."""
         self.ready()
         left, width = self.left, self.width(rows)
         mask = torch.arange(width)[None] < torch.from_numpy(self.ids.lengths[list(rows)])[:, None]
         fill = self.tokenizer.pad_token_id or 0
-        return {
+        x = {
             "input_ids": self.ids.padded(rows, width, fill, left),
             "attention_mask": (mask.flip(-1) if left else mask).long(),
         }
+        if self.types is not None:
+            x["token_type_ids"] = self.types.padded(rows, width, 0, left)
+        return x
 
     @property
     def left(self) -> bool:
@@ -137,7 +142,6 @@ class TextRows(Tokens):
     ) -> None:
         super().__init__(targets)
         self.texts, self.pairs, self.table = list(texts), None if pairs is None else list(pairs), table
-        self.types: Ragged | None = None
         self._contents: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -165,10 +169,7 @@ class TextRows(Tokens):
         return self.tokenizer(texts, pairs, **cut, return_attention_mask=False, verbose=False)
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
-        x = self.batch(rows)
-        if self.types is not None:
-            x["token_type_ids"] = self.types.padded(rows, x["input_ids"].shape[1], 0, self.left)
-        return x
+        return self.batch(rows)
 
     def digest(self) -> bytes:
         digest = sha256()
