@@ -15,13 +15,13 @@ def parse_budget(text: str) -> float:
     said = text.strip()
     parts = PART.findall(said)
     if not parts or PART.sub("", said).strip():
-        raise UserError(f"--budget: '{text}' is no time such as 1h, 90m, 2h30m or 3600s")
+        raise UserError("--budget", f"'{text}' is no time such as 1h, 90m, 2h30m or 3600s")
     units = [unit.lower() for _, unit in parts]
     if len({SECONDS[u] for u in units}) < len(units):
-        raise UserError(f"--budget: '{text}' names a unit twice: write 2h30m, for instance")
+        raise UserError("--budget", f"'{text}' names a unit twice", "write 2h30m, for instance")
     seconds = sum(float(number) * SECONDS[unit] for (number, _), unit in zip(parts, units, strict=True))
     if not 0 < seconds < math.inf:
-        raise UserError(f"--budget: '{text}' is no time at all: 1h, for instance")
+        raise UserError("--budget", f"'{text}' is no time at all: 1h, for instance")
     return seconds
 
 

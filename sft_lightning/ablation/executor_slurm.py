@@ -45,12 +45,14 @@ def submit(
         threads: CPU threads of each point; None for the CPUs that Slurm gives a task.
     """
     if shutil.which("sbatch") is None:
-        raise UserError("--launcher slurm: there is no sbatch here: run this on a login node, or use --launcher local")
+        raise UserError(
+            "--launcher slurm", "there is no sbatch here", "run this on a login node, or use --launcher local"
+        )
     folder = scheduler.folder
     held = StudyJobs(folder)
     if not held.answers:
         raise UserError(
-            "--launcher slurm: squeue does not answer, so what is in the queue is not known: try again later"
+            "--launcher slurm", "squeue does not answer, so what is in the queue is not known", "try again later"
         )
     due = [point for job, point in scheduler.jobs() if job == "fit"]
     points = [point for point in due if not held.is_queued(point)]
@@ -110,7 +112,7 @@ def run_point(folder: Path, point: str, main: Main) -> int:
     """A task of the array: fits one point, and returns its exit code."""
     study = StudyDir(folder)
     if not study.config(point).is_file():
-        raise UserError(f"--point: {folder} has no point '{point}'")
+        raise UserError("--point", f"{folder} has no point '{point}'")
     finished = study.standing(point).finished and study.has_weights(point)
     if finished or study.held(point):  # by another job, or by the study on another machine
         print(f"point {point}: {'finished already' if finished else 'another process is at it'}")

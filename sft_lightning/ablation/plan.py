@@ -93,17 +93,17 @@ class Plan:
                     [self.study.base, self.study.common, *levels, arm.overlay, tuned, {**mine, **groups, **self.about}]
                 )
             except UserError as error:
-                raise UserError(f"{where}{told({**cell, **setting})}: {error}") from None
+                raise UserError(f"{where}{told({**cell, **setting})}", error) from None
             if redaction.without(config) != config:
                 raise UserError(
-                    f"{where}: a value is a secret, and a study writes its points to files: use an environment variable"
+                    where, "a value is a secret, and a study writes its points to files", "use an environment variable"
                 )
             for wanted in [*self.study.vary, *(FOLD if self.study.folds else ())]:
                 try:
                     if isinstance(looked_up(config, wanted), dict):
                         raise KeyError
                 except KeyError:
-                    raise UserError(f"{where}: {wanted} is no key of its config: see vary and folds") from None
+                    raise UserError(where, f"{wanted} is no key of its config", "see vary and folds") from None
             self._resolved[key] = config
         return self._resolved[key]
 
@@ -121,7 +121,9 @@ class Plan:
                     place = f"arms.{arm.name}{told({**cell, **setting})}"
                     if (other := places.setdefault(address(config), place)) != place:
                         raise UserError(
-                            f"{place} and {other} are the same runs: where an arm's set names what an axis varies, the arm wins"
+                            place,
+                            f"is the same run as {other}",
+                            "where an arm's set names what an axis varies, the arm wins: change one of the two",
                         )
         return found
 

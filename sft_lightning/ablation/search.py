@@ -52,7 +52,7 @@ class Search:
             from optuna.storages.journal import JournalFileBackend
         except ImportError:
             raise UserError(
-                f"arms.{arm.name}.search: Optuna is not installed: pip install 'sft-lightning[search]'"
+                f"arms.{arm.name}.search", "Optuna is not installed", "pip install 'sft-lightning[search]'"
             ) from None
         assert arm.search is not None
         self.optuna, self.arm, self.two, self.reads_only = optuna, arm, two, reads_only
@@ -62,7 +62,7 @@ class Search:
         name = arm.search["sampler"]
         if name not in SAMPLERS:
             raise UserError(
-                f"arms.{arm.name}.search.sampler: '{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+                f"arms.{arm.name}.search.sampler", f"'{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
             )
         sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
         prunes = arm.search["prune"] and not self.two

@@ -53,7 +53,7 @@ def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
     known, measured, main = facts(record), record["metrics"], primary(record)
     target = select.target or main.get("target")
     if target is None:
-        raise UserError(f"select.target: the runs name no primary metric: name one of {', '.join(measured)}")
+        raise UserError("select.target", "the runs name no primary metric", f"name one of {', '.join(measured)}")
     first = next((k for k in measured if k.startswith("retention/") and k.endswith(target.partition("/")[2])), "")
     candidates = [first, main.get("source", ""), *(k for k in measured if is_source_metric(k)), *KEPT]
     kept = select.kept or next((k for k in candidates if k in measured and known_direction(known, k)), None)
@@ -65,12 +65,13 @@ def named(which: str, name: str, measured: Collection[str], known: Mapping[str, 
     """What is known of the metric that settings are judged by."""
     if name not in measured:
         raise UserError(
-            f"select.{which}: '{name}' was not measured{nearest(name, measured)}; there are {', '.join(measured)}"
+            f"select.{which}", f"'{name}' was not measured{nearest(name, measured)}; there are {', '.join(measured)}"
         )
     if not known_direction(known, name):
         raise UserError(
-            f"select.{which}: no run says whether more or less of '{name}' is better: name another metric, or declare it "
-            "among the metrics of its task"
+            f"select.{which}",
+            f"no run says whether more or less of '{name}' is better",
+            "name another metric, or declare it among the metrics of its task",
         )
     return known[name]
 

@@ -134,8 +134,9 @@ def read_study(path: Path) -> Study:
     try:
         return make_study(content, path.parent, path.stem)
     except UserError as error:
-        said = str(error)
-        raise UserError(said if said.startswith("--config:") else f"--config: {path}: {said}") from None
+        if error.key == "--config":
+            raise
+        raise UserError("--config", f"{path}: {error.key}: {error.problem}", error.fix) from None
 
 
 def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
@@ -143,7 +144,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     refuse_unknown_keys(content, KEYS, "a study file")
     name = str(content.get("study") or name)
     if not re.fullmatch(NAME, name):
-        raise UserError(f"study: '{name}' must be 1 to 48 letters, digits, '.', '_', '+' or '-'")
+        raise UserError("study", f"'{name}' must be 1 to 48 letters, digits, '.', '_', '+' or '-'")
     base = read_base(content.get("base"), folder)
     arms = read_arms(content.get("arms"))
     seeds = read_seeds(content.get("seeds", 3))
@@ -151,13 +152,13 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     tune_seeds = whole_number_within(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
     if baseline not in [a.name for a in arms]:
-        raise UserError(f"baseline: no arm '{baseline}'; there are {', '.join(a.name for a in arms)}")
+        raise UserError("baseline", f"no arm '{baseline}'; there are {', '.join(a.name for a in arms)}")
     vary = content.get("vary", ["seed_everything", "data.init_args.subset_seed"])
     if not isinstance(vary, list) or "seed_everything" not in vary or not all(isinstance(v, str) for v in vary):
-        raise UserError("vary: must be a list of keys, seed_everything among them")
+        raise UserError("vary", "must be a list of keys, seed_everything among them")
     report = content.get("report")
     if report is not None and not (isinstance(report, list) and all(isinstance(m, str) for m in report)):
-        raise UserError("report: must be a list of metrics, such as test/accuracy")
+        raise UserError("report", "must be a list of metrics, such as test/accuracy")
     return Study(
         name=name,
         base=base,
@@ -180,7 +181,7 @@ def refuse_unknown_keys(content: dict[str, Any], keys: Any, where: str) -> None:
     """Raises UserError for a key that is none of `keys`."""
     for key in content:
         if key not in keys:
-            raise UserError(f"{key}: no key of {where}{nearest(key, keys)}; there are {', '.join(keys)}")
+            raise UserError(key, f"no key of {where}{nearest(key, keys)}; there are {', '.join(keys)}")
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def mapping(value: Any, where: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UserError(f"{where}: must be keys and values, as in a config of fit, not {value!r}")
+        raise UserError(where, f"must be keys and values, as in a config of fit, not {value!r}")
     return value
 
 
@@ -197,7 +198,7 @@ def whole_number_within(value: Any, where: str, least: int, most: int) -> int | 
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UserError(f"{where}: must be a whole number from {least} to {most}, not {value!r}")
+        raise UserError(where, f"must be a whole number from {least} to {most}, not {value!r}")
     return value
 
 
@@ -206,13 +207,13 @@ def read_base(value: Any, folder: Path) -> dict[str, Any]:
     if isinstance(value, dict):
         return nested(value, "base")
     if not isinstance(value, str):
-        raise UserError("base: name the experiment that all arms start from, a file that fit reads")
+        raise UserError("base", "name the experiment that all arms start from, a file that fit reads")
     from sft_lightning.config.files import check_yaml, named
 
     path = Path(value).expanduser()
     path = path if path.is_absolute() else folder / path
     if not path.is_file():
-        raise UserError(f"base: {path} does not exist (it is relative to the study file)")
+        raise UserError("base", f"{path} does not exist (it is relative to the study file)")
     check_yaml(path)
     return nested(named(yaml.safe_load(path.read_text(encoding="utf-8"))), "base")
 
@@ -220,26 +221,26 @@ def read_base(value: Any, folder: Path) -> dict[str, Any]:
 def read_arms(value: Any) -> list[Arm]:
     """Arms in their order."""
     if not isinstance(value, dict) or not value:
-        raise UserError("arms: name at least one: {plain: {}, l2sp: {set: …, tune: …}}")
+        raise UserError("arms", "name at least one: {plain: {}, l2sp: {set: …, tune: …}}")
     arms = []
     for name, about in value.items():
         where = f"arms.{name}"
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError(f"arms: {name!r} is no name: 1 to 48 letters, digits, '.', '_', '+' or '-'")
+            raise UserError("arms", f"{name!r} is no name: 1 to 48 letters, digits, '.', '_', '+' or '-'")
         about = mapping(about, where)
         refuse_unknown_keys(about, ARM_KEYS, where)
         tune = {}
         for key, values in mapping(about.get("tune"), f"{where}.tune").items():
             values = values if isinstance(values, list) else [values]
             if not values or any(values.count(v) > 1 for v in values):
-                raise UserError(f"{where}.tune.{key}: must be a list of different values")
+                raise UserError(f"{where}.tune.{key}", "must be a list of different values")
             tune[full(str(key))] = values
         if tune and about.get("search") is not None:
-            raise UserError(f"{where}: give tune or search, not both")
+            raise UserError(where, "give tune or search, not both")
         own = nested(mapping(about.get("set"), f"{where}.set"), f"{where}.set")
         reference = about.get("reference")
         if reference is not None and not isinstance(reference, bool):
-            raise UserError(f"{where}.reference: must be true or false, not {reference!r}")
+            raise UserError(f"{where}.reference", f"must be true or false, not {reference!r}")
         arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search"), reference))
     return arms
 
@@ -257,13 +258,13 @@ def read_search(value: Any, where: str) -> dict[str, Any] | None:
         ("prune", "true or false", bool),
     ):
         if key in value and not isinstance(value[key], fits):
-            raise UserError(f"{where}.{key}: must be {kind}, not {value[key]!r}")
+            raise UserError(f"{where}.{key}", f"must be {kind}, not {value[key]!r}")
     ranges = mapping(value.get("ranges"), f"{where}.ranges")
     if not ranges:
-        raise UserError(f"{where}.ranges: name what is searched: {{model.alpha: {{low: 0.001, high: 1.0, log: true}}}}")
+        raise UserError(f"{where}.ranges", "name what is searched: {model.alpha: {low: 0.001, high: 1.0, log: true}}")
     for key, about in ranges.items():
         if not (isinstance(about, list) and about) and not is_range(about, f"{where}.ranges.{key}"):
-            raise UserError(f"{where}.ranges.{key}: must be {{low: …, high: …, log: true|false}} or a list of values")
+            raise UserError(f"{where}.ranges.{key}", "must be {low: …, high: …, log: true|false} or a list of values")
     return {"trials": 20, "sampler": "tpe", "prune": True, **value, "ranges": {full(k): v for k, v in ranges.items()}}
 
 
@@ -288,16 +289,16 @@ def read_axes(value: Any) -> list[Axis]:
         where = f"axes.{key}"
         if isinstance(levels, list) and levels:
             if any(levels.count(v) > 1 for v in levels):
-                raise UserError(f"{where}: names a value twice")
+                raise UserError(where, "names a value twice")
             overlays = {label(v): nested({key: v}, where) for v in levels}
             name = short(full(key), keys)
             axes.append(Axis(name if name not in COLUMNS else full(key), overlays))
         elif str(key) in COLUMNS:
-            raise UserError(f"{where}: points.csv has a column {key} already: choose another name")
+            raise UserError(where, f"points.csv has a column {key} already", "choose another name")
         elif isinstance(levels, dict) and levels:
             axes.append(Axis(str(key), {k: nested(mapping(v, f"{where}.{k}"), where) for k, v in levels.items()}))
         else:
-            raise UserError(f"{where}: must be a list of values, or named overlays {{small: {{…}}, large: {{…}}}}")
+            raise UserError(where, "must be a list of values, or named overlays {small: {…}, large: {…}}")
     return axes
 
 
@@ -313,7 +314,7 @@ def read_seeds(value: Any) -> list[int]:
         return list(range(value))
     fits = isinstance(value, list) and value and all(isinstance(s, int) and not isinstance(s, bool) for s in value)
     if not fits or len(set(value)) != len(value) or not all(0 <= s < 2**32 for s in value):
-        raise UserError(f"seeds: must be a number of seeds, or a list of different ones from 0, not {value!r}")
+        raise UserError("seeds", f"must be a number of seeds, or a list of different ones from 0, not {value!r}")
     return list(value)
 
 
@@ -325,12 +326,12 @@ def read_report_seeds(content: dict[str, Any], seeds: list[int]) -> list[int] | 
     try:
         found = read_seeds(value)
     except UserError as error:
-        raise UserError(str(error).replace("seeds:", "report_seeds:", 1)) from None
+        raise error.at("report_seeds") from None
     found = [FRESH + s for s in found] if isinstance(value, int) else found
     if both := sorted(set(found) & set(seeds)):
-        raise UserError(f"report_seeds: {both[0]} is among seeds, which choose the settings: name fresh ones")
+        raise UserError("report_seeds", f"{both[0]} is among seeds, which choose the settings", "name fresh ones")
     if content.get("tune_seeds") is not None:
-        raise UserError("tune_seeds: with report_seeds, `seeds` are those that choose: leave tune_seeds out")
+        raise UserError("tune_seeds", "with report_seeds, `seeds` are those that choose", "leave tune_seeds out")
     return found
 
 
@@ -340,13 +341,13 @@ def read_select(value: Any) -> Select:
     refuse_unknown_keys(value, SELECT_KEYS, "select")
     rule, within = value.get("rule", "keep"), value.get("within", 0.01)
     if rule not in RULES:
-        raise UserError(f"select.rule: '{rule}' is neither keep nor best{nearest(rule, RULES)}")
+        raise UserError("select.rule", f"'{rule}' is neither keep nor best{nearest(rule, RULES)}")
     if isinstance(within, bool) or not isinstance(within, int | float) or not 0 <= within < float("inf"):
-        raise UserError(f"select.within: must be a number from 0, in the target metric's unit, not {within!r}")
+        raise UserError("select.within", f"must be a number from 0, in the target metric's unit, not {within!r}")
     for which in ("target", "kept"):
         metric = value.get(which)
         if metric is not None and (not isinstance(metric, str) or metric.startswith("test/")):
             raise UserError(
-                f"select.{which}: must be a metric of validation, such as val/accuracy: test decides nothing"
+                f"select.{which}", "must be a metric of validation, such as val/accuracy: test decides nothing"
             )
     return Select(value.get("target"), value.get("kept"), rule, float(within))

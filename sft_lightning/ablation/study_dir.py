@@ -66,7 +66,9 @@ class StudyDir:
             for folder in (self.path, self.path / "plan", self.path / "logs"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"runs_dir: {error.filename} cannot be made: {error.strerror}; set --runs_dir") from None
+            raise UserError(
+                "runs_dir", f"{error.filename} cannot be made: {error.strerror}", "set --runs_dir"
+            ) from None
 
     def plan(self, point: Point) -> None:
         """Writes what fit is given for a point: anew each time, since where its records go may have changed."""

@@ -50,7 +50,7 @@ class DataPlan:
         init = self.block["init_args"]
         if self.train < LEAST:
             raise UserError(
-                f"--data: {self.train} samples are too few to learn from, to choose by and to test on: label more"
+                "--data", f"{self.train} samples are too few to learn from, to choose by and to test on: label more"
             )
         if self.test is None:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
@@ -79,7 +79,7 @@ def fits(kinds: tuple[str, ...], found: tuple[str, ...], network: str, what: str
     if not set(kinds) & set(found):
         wanted = " or ".join(KINDS[k] for k in kinds)
         raise UserError(
-            f"--data: {what}, and the network {network} takes {wanted}: choose another network or other data"
+            "--data", f"{what}, and the network {network} takes {wanted}", "choose another network or other data"
         )
 
 
@@ -88,7 +88,7 @@ def check_classes(where: str, what: str, plan: DataPlan) -> None:
     present = [name for name, count in plan.counts.items() if count]
     if len(present) < 2:
         only = f" ('{present[0]}')" if present else ""
-        raise UserError(f"--data: {where}: {what} has {len(present)} class{only}, at least 2 are needed")
+        raise UserError("--data", f"{where}: {what} has {len(present)} class{only}, at least 2 are needed")
     if rare := [name for name, count in plan.counts.items() if count < 5]:
         some = ", ".join(rare[:6]) + (", …" if len(rare) > 6 else "")
         plan.lines.append(f"fewer than 5 samples of {len(rare)} classes ({some}): some splits may lack them")

@@ -74,7 +74,7 @@ def infer_study(
     Raises UserError in one line where something cannot be read, or could be two things.
     """
     if task is not None and task not in TASKS:
-        raise UserError(f"--task: '{task}' is none of {', '.join(TASKS)}")
+        raise UserError("--task", f"'{task}' is none of {', '.join(TASKS)}")
     from sft_lightning.autoconfig.data_plan import Overrides
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
@@ -134,8 +134,9 @@ def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
     side = round((values / 3) ** 0.5)
     if 3 * side * side != values:
         raise UserError(
-            f"--network: {net.name} is an MLP of {values} values, and images from files have three colours: "
-            "choose another network, or write a study file"
+            "--network",
+            f"{net.name} is an MLP of {values} values, and images from files have three colours",
+            "choose another network, or write a study file",
         )
     net.image_size = side
 
@@ -201,24 +202,26 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
                 raise
             source = infer_data(path, (plan.kind,), net.said, said)  # its columns may be called as the target's are
     except UserError as error:
-        raise UserError(str(error).replace("--data:", "--retention:", 1)) from None
+        raise (error.at("--retention") if error.key == "--data" else error) from None
     if plan.kind != "tokens":
         outputs = 1 if source.task == "regression" else len(source.counts)
         if net.source_outputs is None:
             raise UserError(
-                f"--retention: {net.name} has no output layer of its own to ask about {path}: leave --retention out, and "
-                "drift is measured, or choose a network with a head"
+                "--retention",
+                f"{net.name} has no output layer of its own to ask about {path}",
+                "leave --retention out, and drift is measured, or choose a network with a head",
             )
         if outputs != net.source_outputs:
             raise UserError(
-                f"--retention: {path} has {outputs} classes, the network's own head has {net.source_outputs}: give data of "
-                "the task it was trained on"
+                "--retention",
+                f"{path} has {outputs} classes, the network's own head has {net.source_outputs}",
+                "give data of the task it was trained on",
             )
         if net.source_labels and source.counts and list(source.counts) != net.source_labels:
             if set(source.counts) != set(net.source_labels):
                 other = next(c for c in source.counts if c not in net.source_labels)
                 raise UserError(
-                    f"--retention: {path} has a class '{other}', which the network's own head does not know"
+                    "--retention", f"{path} has a class '{other}', which the network's own head does not know"
                 )
             source.block["init_args"]["classes"] = net.source_labels
     source.set_aside(SOURCE_TEST, SOURCE_VAL)

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft_lightning.autoconfig.network_plan import NetworkPlan, block, one_line
+from sft_lightning.autoconfig.network_plan import NetworkPlan, block, network_errors
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.torchvision_models import FIXED
@@ -18,12 +18,12 @@ def of_timm(model: str, name: str, pretrained: str | None = None, match: str | N
     from sft_lightning.networks.timm_models import classifier_name
 
     if not timm.is_model(model):
-        raise UserError(f"--network: timm has no model '{model}'{nearest(model, timm.list_models())}")
+        raise UserError("--network", f"timm has no model '{model}'{nearest(model, timm.list_models())}")
     cfg = timm.get_pretrained_cfg(model, allow_unregistered=True)
     if pretrained is None or (resolved := resolve(pretrained)).hub is not None:
         if cfg is None or not cfg.has_weights:
             raise UserError(
-                f"--network: timm has no pretrained weights for '{model}', and without there is nothing to keep"
+                "--network", f"timm has no pretrained weights for '{model}', and without there is nothing to keep"
             )
         reachable(name, pretrained or cfg.hf_hub_id or "")
     elif resolved.ours or resolved.folder is not None:
@@ -53,12 +53,12 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
 
     names = models.list_models(module=models)
     if model not in names:
-        raise UserError(f"--network: torchvision has no classification model '{model}'{nearest(model, names)}")
+        raise UserError("--network", f"torchvision has no classification model '{model}'{nearest(model, names)}")
     weights = models.get_model_weights(model)
     if pretrained is None:
         if not len(weights):
             raise UserError(
-                f"--network: torchvision has no weights for '{model}', and without there is nothing to keep"
+                "--network", f"torchvision has no weights for '{model}', and without there is nothing to keep"
             )
         fetched(name, weights.DEFAULT.url)
     with torch.device("meta"):
@@ -88,9 +88,9 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     try:
         source = resolve(file)
     except UserError as error:
-        raise UserError(f"--network: {str(error).removeprefix('pretrained: ')}") from None
+        raise error.at("--network") from None
     if source.file is None:
-        raise UserError(f"--network: {file} is no file of weights: ARCHITECTURE=FILE is for a state dict")
+        raise UserError("--network", f"{file} is no file of weights: ARCHITECTURE=FILE is for a state dict")
     if library != "torchvision" and timm.is_model(model):
         with torch.device("meta"):
             own = set(timm.create_model(model, pretrained=False).state_dict())
@@ -99,7 +99,7 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     if library != "timm" and model in models.list_models(module=models):
         return of_torchvision(model, model, file)
     known = [*timm.list_models(), *models.list_models(module=models)]
-    raise UserError(f"--network: neither timm nor torchvision has '{model}'{nearest(model, known)}")
+    raise UserError("--network", f"neither timm nor torchvision has '{model}'{nearest(model, known)}")
 
 
 # ---- whether weights can be had ----
@@ -113,7 +113,7 @@ def reachable(name: str, repository: str) -> None:
     files = ("model.safetensors", "pytorch_model.bin")
     if not repository or any(isinstance(try_to_load_from_cache(repository, f), str) for f in files):
         return
-    with one_line(f"--network: {name}"):
+    with network_errors(name):
         hf_hub_download(repository, "config.json")
 
 
@@ -128,4 +128,4 @@ def fetched(name: str, url: str) -> None:
     try:
         urlopen(Request(url, method="HEAD"), timeout=10).close()
     except OSError as error:
-        raise UserError(f"--network: {name}: its weights cannot be fetched from {url}: {error}") from None
+        raise UserError("--network", f"{name}: its weights cannot be fetched from {url}: {error}") from None

@@ -43,7 +43,7 @@ def check_given(table: Table, column: str, flag: str, others: Sequence[str] = ()
     if column in (here := [*table.columns, *others]):
         return column
     raise UserError(
-        f"--{flag}: {table.where} has no column '{column}'{nearest(column, here)}; it has {', '.join(here)}"
+        f"--{flag}", f"{table.where} has no column '{column}'{nearest(column, here)}; it has {', '.join(here)}"
     )
 
 
@@ -100,13 +100,14 @@ def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
         for column in named(free, LABELS):
             row = next((r for r, v in enumerate(table.columns[column]) if not missing(v)), None)
             if row is not None and (why := wrong(table.columns[column][row])) is not None:
-                raise UserError(f"--data: {table.name(row)}: column '{column}': {why}")
+                raise UserError("--data", f"{table.name(row)}: column '{column}': {why}")
         raise UserError(
-            f"--data: {table.where} has no column that looks like labels (columns: {', '.join(table.columns)}): "
-            "set --label_column"
+            "--data",
+            f"{table.where} has no column that looks like labels (columns: {', '.join(table.columns)})",
+            "set --label_column",
         )
     raise UserError(
-        f"--data: {table.where}: {listed(candidates)} could each be the labels: set --label_column to one of them"
+        "--data", f"{table.where}: {listed(candidates)} could each be the labels", "set --label_column to one of them"
     )
 
 
@@ -153,7 +154,7 @@ def texts_of(table: Table, given: str | None, label: str | None) -> list[str]:
     if given is not None:
         wanted = [given] if given in table.columns else [c.strip() for c in given.split(",")]
         if len(wanted) > 2:
-            raise UserError(f"--text_column: '{given}' names {len(wanted)} columns: one of texts, or two of pairs")
+            raise UserError("--text_column", f"'{given}' names {len(wanted)} columns: one of texts, or two of pairs")
         return [check_given(table, c, "text_column") for c in wanted]
     candidates = [c for c in table.columns if c != label and is_text(table.columns[c])]
     lower = {c.lower().strip(): c for c in candidates}
@@ -166,11 +167,12 @@ def texts_of(table: Table, given: str | None, label: str | None) -> list[str]:
         return chosen
     if not chosen:
         raise UserError(
-            f"--data: {table.where} has no column of texts (columns: {', '.join(table.columns)}): set --text_column"
+            "--data", f"{table.where} has no column of texts (columns: {', '.join(table.columns)})", "set --text_column"
         )
     raise UserError(
-        f"--data: {table.where}: {listed(chosen)} could each be the texts: set --text_column to one of them, or to two "
-        "with a comma between for pairs"
+        "--data",
+        f"{table.where}: {listed(chosen)} could each be the texts",
+        "set --text_column to one of them, or to two with a comma between for pairs",
     )
 
 
@@ -202,23 +204,29 @@ def image_of(table: Table, embedded: Sequence[str], folder: Path, given: str | N
         column = check_given(table, given, "image_column", embedded)
         if column not in candidates:
             raise UserError(
-                f"--image_column: column '{column}' of {table.where} neither holds images nor names their files"
+                "--image_column", f"column '{column}' of {table.where} neither holds images nor names their files"
             )
     elif len(candidates) == 1:
         column = candidates[0]
     elif not candidates:
         raise UserError(
-            f"--data: {table.where} has no column of images (columns: {', '.join([*table.columns, *embedded])}), "
-            "and the network takes images: set --image_column, or choose another network"
+            "--data",
+            f"{table.where} has no column of images (columns: {', '.join([*table.columns, *embedded])}), and the "
+            "network takes images",
+            "set --image_column, or choose another network",
         )
     else:
         raise UserError(
-            f"--data: {table.where}: {listed(candidates)} could each be the images: set --image_column to one of them"
+            "--data",
+            f"{table.where}: {listed(candidates)} could each be the images",
+            "set --image_column to one of them",
         )
     if column in by_path:
         for row, value in enumerate(table.columns[column]):
             if not missing(value) and not (folder / value).is_file():
                 raise UserError(
-                    f"--data: {table.name(row)}: image '{value}' is not in {folder}, where the table lies: put it there"
+                    "--data",
+                    f"{table.name(row)}: image '{value}' is not in {folder}, where the table lies",
+                    "put it there",
                 )
     return column

@@ -20,17 +20,15 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
     where = Path(path).expanduser()
     if not where.exists():
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
-        raise UserError(f"--data: {path}: no such file or folder{nearest(where.name, here)}")
+        raise UserError("--data", f"{path}: no such file or folder{nearest(where.name, here)}")
     try:
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
-        text = str(error)
-        for prefix in ("data.root:", "data:"):  # said by what reads data for `fit` too
-            if text.startswith(prefix):
-                raise UserError(f"--data:{text.removeprefix(prefix)}") from None
+        if error.key in ("data", "data.root"):  # from what reads data for `fit` too
+            raise error.at("--data") from None
         raise
 
 
@@ -42,7 +40,9 @@ def image_folders(folder: Path) -> Layout | None:
     below = folders_in(folder, LeftOut())
     if not any(map(holds_images, below.values())):
         if not any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and holds_images(folder):
-            raise UserError(f"--data: {folder} has images, and no folder for each class: sort them into class folders")
+            raise UserError(
+                "--data", f"{folder} has images, and no folder for each class", "sort them into class folders"
+            )
         return None
     split_folders = by_kind(below)
     sorted_by_class = any(
@@ -56,7 +56,7 @@ def image_folders(folder: Path) -> Layout | None:
 def folder_plan(path: str, layout: Layout, said: Overrides) -> DataPlan:
     """`ImageFolder` on one folder per class."""
     if said.task not in (None, "classification"):
-        raise UserError(f"--task: a folder of images by class is a classification, not a {said.task}")
+        raise UserError("--task", f"a folder of images by class is a classification, not a {said.task}")
     found, folders = labelled(layout)
     names, train = [printable(name) for name in folders], found["train"]
     assert train.targets is not None

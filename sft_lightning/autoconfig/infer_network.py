@@ -25,7 +25,7 @@ def infer_network(name: str) -> NetworkPlan:
     try:
         source = resolve(name)
     except UserError as error:
-        raise UserError(f"--network: {str(error).removeprefix('pretrained: ')}") from None
+        raise error.at("--network") from None
     if source.hub is not None:
         return of_hub(name)
     if source.ours:
@@ -34,18 +34,20 @@ def infer_network(name: str) -> NetworkPlan:
         if source.file.suffix == ".gguf":
             return of_transformers(name, str(source.file.parent), source.file.name)
         raise UserError(
-            f"--network: {name} is a state dict, which does not say its architecture: give ARCHITECTURE={name} with a name "
-            "of timm's or torchvision's, or write a study file"
+            "--network",
+            f"{name} is a state dict, which does not say its architecture",
+            f"give ARCHITECTURE={name} with a name of timm's or torchvision's, or write a study file",
         )
     assert source.folder is not None
     if not any(p.suffix in FILES for p in source.folder.iterdir()):
-        raise UserError(f"--network: {name} has a config.json and no weights (model.safetensors)")
+        raise UserError("--network", f"{name} has a config.json and no weights (model.safetensors)")
     if "model_type" in source.config:
         return of_transformers(name, str(source.folder))
     if "architecture" in source.config:
         return of_timm(str(source.config["architecture"]), name, name)
     raise UserError(
-        f"--network: {name}: its config.json has neither model_type (transformers), nor architecture (timm), nor is it ours"
+        "--network",
+        f"{name}: its config.json has neither model_type (transformers), nor architecture (timm), nor is it ours",
     )
 
 
@@ -97,5 +99,5 @@ def of_hub(name: str) -> NetworkPlan:
     except UserError as error:
         known = [*timm.list_models(), *models.list_models(module=models)]
         hint = "" if slash else nearest(name, known)
-        raise UserError(f"{error}{hint}") from None
+        raise UserError(error.key, f"{error.problem}{hint}", error.fix) from None
     return plan

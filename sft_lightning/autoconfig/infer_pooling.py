@@ -42,8 +42,9 @@ def pooling_of(place: str, kind: str) -> tuple[str, str]:
         more = ""
     if len(modes) != 1 or modes[0] not in OURS:
         raise UserError(
-            f"--network: {place} pools by {' and '.join(modes) or 'nothing'} ({pools[0]}/config.json), which is not offered: "
-            "write a study with network.init_args.pooling mean, cls or last, and give it by --config"
+            "--network",
+            f"{place} pools by {' and '.join(modes) or 'nothing'} ({pools[0]}/config.json), which is not offered",
+            "write a study with network.init_args.pooling mean, cls or last, and give it by --config",
         )
     return OURS[modes[0]], f"its own pooling, {OURS[modes[0]]}{more}"
 

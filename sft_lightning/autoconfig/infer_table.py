@@ -27,7 +27,7 @@ def files_of(path: Path) -> dict[str, Path]:
     """Files by split: the file itself, or those of a folder."""
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
-            raise UserError(f"--data: {path} is none of {', '.join(FORMATS)}, nor a folder")
+            raise UserError("--data", f"{path} is none of {', '.join(FORMATS)}, nor a folder")
         return {"train": path}
     found = {"train": split_file(path, "train"), "test": split_file(path, "test")}
     found["val"] = next((f for name in VALIDATIONS if (f := split_file(path, name)) is not None), None)
@@ -38,8 +38,8 @@ def files_of(path: Path) -> dict[str, Path]:
         return {"train": tables[0]}
     if tables:
         some = ", ".join(p.name for p in tables[:4])
-        raise UserError(f"--data: {path} has {len(tables)} tables ({some}), none called train: name one file")
-    raise UserError(f"--data: {path} has neither a table (train.csv, …) nor a folder of images for each class")
+        raise UserError("--data", f"{path} has {len(tables)} tables ({some}), none called train", "name one file")
+    raise UserError("--data", f"{path} has neither a table (train.csv, …) nor a folder of images for each class")
 
 
 def read_sheet(path: Path) -> tuple[Table, list[str]]:
@@ -56,7 +56,7 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
     try:
         embedded = [f.name for f in parquet.read_schema(path) if holds_bytes(f.type)]
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"--data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError("--data", f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
     return read_table(path, "--data", leave_out=embedded), embedded
 
 
@@ -98,8 +98,9 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
     if plan.task != "classification":
         raise UserError(
-            f"--data: {table.where}: column '{label}' holds values, not classes, which images are not tuned on here: "
-            "set --label_column, or --task classification"
+            "--data",
+            f"{table.where}: column '{label}' holds values, not classes, which images are not tuned on here",
+            "set --label_column, or --task classification",
         )
     count_classes(plan, table, label)
     count_others(plan, files)
@@ -135,7 +136,7 @@ def largest(images: list[Any]) -> int | None:
         except Exception as error:
             name = file if isinstance(file, Path) else "an image of the table"
             raise UserError(
-                f"--data: {name} is no image, or a damaged one ({type(error).__name__}): remove it"
+                "--data", f"{name} is no image, or a damaged one ({type(error).__name__})", "remove it"
             ) from None
     return max(sides, default=None)
 
@@ -146,7 +147,9 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan
     label = columns.label_of(table, said.label_column, probable)
     texts = probable or columns.texts_of(table, None, label)
     if label in texts:
-        raise UserError(f"--data: {table.where}: column '{label}' cannot be both texts and labels: set --label_column")
+        raise UserError(
+            "--data", f"{table.where}: column '{label}' cannot be both texts and labels", "set --label_column"
+        )
     init: dict[str, Any] = {"text_column": texts[0], "label_column": label}
     init |= {"pair_column": texts[1]} if len(texts) > 1 else {}
     plan = DataPlan("text", "", {"class_path": "TextTable", "init_args": init}, 0)
@@ -231,8 +234,9 @@ def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]
         row = lacks.index(True)
         column = next((c for c in needed if missing(table.columns[c][row])), needed[0])
         raise UserError(
-            f"--data: {table.name(row)}: column '{column}' is empty, and {count:,} of {len(table):,} rows lack a text or "
-            "label: fill them, remove them, or name other columns"
+            "--data",
+            f"{table.name(row)}: column '{column}' is empty, and {count:,} of {len(table):,} rows lack a text or label",
+            "fill them, remove them, or name other columns",
         )
     if count:
         plan.block["init_args"]["on_bad_sample"] = "skip"
@@ -248,21 +252,25 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
     values, names = [table.columns[label][row] for row in rows], table.names.get(label)
     for row, value in zip(rows, values, strict=True):
         if (why := wrong(value)) is not None:
-            raise UserError(f"--data: {table.name(row)}: {why}")
+            raise UserError("--data", f"{table.name(row)}: {why}")
     task = columns.task_of(values, said.task or ("classification" if names else None))
     if task is None:
         raise UserError(
-            f"--data: {table.where}: column '{label}' has {len(set(map(str, values))):,} different values in {len(values):,} "
-            "rows, neither classes nor numbers: set --label_column"
+            "--data",
+            f"{table.where}: column '{label}' has {len(set(map(str, values))):,} different values in "
+            f"{len(values):,} rows, neither classes nor numbers",
+            "set --label_column",
         )
     plan.task, plan.train = task, len(values)
     if task == "regression":
         found = numbers(values)
         if found is None:
-            raise UserError(f"--task: column '{label}' of {table.where} holds no numbers, which a regression predicts")
+            raise UserError(
+                "--task", f"column '{label}' of {table.where} holds no numbers, which a regression predicts"
+            )
         plan.variance = float(np.var(found))
         if not plan.variance > 0:
-            raise UserError(f"--data: {table.where}: column '{label}' holds one value alone ({found[0]:g})")
+            raise UserError("--data", f"{table.where}: column '{label}' holds one value alone ({found[0]:g})")
 
 
 def count_classes(plan: DataPlan, table: Table, label: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.autoconfig.infer_pooling import pooling_of
-from sft_lightning.autoconfig.network_plan import NetworkPlan, block, one_line
+from sft_lightning.autoconfig.network_plan import NetworkPlan, block, network_errors
 from sft_lightning.core.errors import UserError
 
 
@@ -14,7 +14,7 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     """A folder or hub name of transformers': its class by its config.json."""
     from transformers import AutoConfig
 
-    with one_line(f"--network: {name}"):
+    with network_errors(name):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {}))
     kind, text = str(config.model_type), config.get_text_config()
     made_as = str((config.architectures or [""])[0])
@@ -23,7 +23,8 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     what = "image" if takes_images(kind, made_as) else "text" if takes_texts(kind) else None
     if what is None:
         raise UserError(
-            f"--network: {name} is a {kind}, and neither a text encoder, nor an image classifier, nor a language model"
+            "--network",
+            f"{name} is a {kind}, and neither a text encoder, nor an image classifier, nor a language model",
         )
     head = made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
     plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
@@ -83,12 +84,12 @@ def has_words(name: str, place: str) -> None:
     try:
         if here and not vocabulary.has_tokenizer(Path(place)):
             raise vocabulary.no_tokenizer(name)
-        with one_line(f"--network: {name}: its tokenizer"):
+        with network_errors(f"{name}: its tokenizer"):
             vocabulary.check_words(AutoTokenizer.from_pretrained(place, trust_remote_code=False), name)
     except UserError:
         if here and not vocabulary.has_words(Path(place)):
             error = vocabulary.no_tokenizer(name)
-        raise UserError(f"--network: {str(error).removeprefix('--network: ').removeprefix('tokenizer: ')}") from None
+        raise error.at("--network") from None
 
 
 def longest(place: str, text_config: Any, kind: str) -> int | None:
@@ -114,6 +115,6 @@ def token_lengths(pretrained: str, texts: list[str]) -> list[int]:
     source = resolve(pretrained)
     if source.file is not None:
         return [-(-len(text) // 3) for text in texts]
-    with one_line(f"--network: {pretrained}: its tokenizer"):
+    with network_errors(f"{pretrained}: its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False)
         return [len(ids) for ids in tokenizer(texts, verbose=False)["input_ids"]]

@@ -65,9 +65,9 @@ def block(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 
 @contextmanager
-def one_line(where: str) -> Iterator[None]:
-    """Turns what transformers and the hub raise into a UserError that begins with `where`."""
+def network_errors(subject: str) -> Iterator[None]:
+    """Turns what transformers and the hub raise into a UserError at --network whose problem begins with `subject`."""
     from sft_lightning.networks.hf import user_errors
 
-    with user_errors(where, "sft_lightning"):
+    with user_errors("--network", subject, "sft_lightning"):
         yield

@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
-                raise UserError(f"save_{name}: must be more than 0, got {value}; null for none")
+                raise UserError(f"save_{name}", f"must be more than 0, got {value}; null for none")
         self.run, self.recorder, self.every_n_steps, self.every_minutes = run, recorder, every_n_steps, every_minutes
         self._due = False
         self._saved_step: int | None = None
@@ -61,14 +61,16 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
         ends = every == trainer.num_training_batches and trainer.check_val_every_n_epoch is not None
         if isinstance(every, int) and every % accumulate and not ends:
             raise UserError(
-                f"trainer.val_check_interval: every {every} micro-batches is amid an optimizer step of {accumulate}: set a "
-                "multiple of trainer.accumulate_grad_batches"
+                "trainer.val_check_interval",
+                f"every {every} micro-batches is amid an optimizer step of {accumulate}",
+                "set a multiple of trainer.accumulate_grad_batches",
             )
         by, watch = self.recorder.select_by, self.recorder.monitor
         if by is not None and watch is not None and watch.before and by not in watch.before:
             raise UserError(
-                f"select_by: '{by}' is not measured in this run{nearest(by, watch.before)}; "
-                f"there are {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}"
+                "select_by",
+                f"'{by}' is not measured in this run{nearest(by, watch.before)}; there are "
+                f"{', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}",
             )
         if watch is not None and watch.before:
             refuse_unknown(trainer, watch.before)

@@ -60,8 +60,9 @@ class FiniteLoss(Callback):
         bad = torch.stack([~local(w).isfinite().all() for w in weights]).sum() if weights else torch.zeros(())
         if int(over_ranks(bad, weights)):
             raise UserError(
-                f"trainer: the weights are not finite after optimizer step {trainer.global_step}, though its loss was: "
-                f"the gradient overflowed. {self._advice(trainer)}"
+                "trainer",
+                f"the weights are not finite after optimizer step {trainer.global_step}, though its loss was: the "
+                f"gradient overflowed. {self._advice(trainer)}",
             )
 
     def _check_losses(self, trainer: Trainer, module: LightningModule) -> None:
@@ -80,8 +81,9 @@ class FiniteLoss(Callback):
             mine = [row for part in parts for row in part]
         loss = task + anchor
         raise UserError(
-            f"trainer: the loss is {'nan' if math.isnan(loss) else 'infinite'} at optimizer step {step} (loss_task "
-            f"{task:.4g}, loss_anchor {anchor:.4g}), on {self._names(trainer, mine)}. {self._advice(trainer)}"
+            "trainer",
+            f"the loss is {'nan' if math.isnan(loss) else 'infinite'} at optimizer step {step} (loss_task "
+            f"{task:.4g}, loss_anchor {anchor:.4g}), on {self._names(trainer, mine)}. {self._advice(trainer)}",
         )
 
     def _names(self, trainer: Trainer, rows: list[int]) -> str:

@@ -30,12 +30,12 @@ class LPFT(Callback):
 
     def __init__(self, epochs: int | None = None, steps: int | None = None, lr_factor: float = 1.0) -> None:
         if (epochs is None) == (steps is None):
-            raise UserError("LPFT: give one of epochs and steps, the length of the first phase")
+            raise UserError("LPFT", "give one of epochs and steps, the length of the first phase")
         for name, value in (("epochs", epochs), ("steps", steps)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise UserError(f"LPFT.{name}: must be a whole number from 1, got {value}")
+                raise UserError(f"LPFT.{name}", f"must be a whole number from 1, got {value}")
         if not (lr_factor > 0 and isfinite(lr_factor)):
-            raise UserError(f"LPFT.lr_factor: must be more than 0, got {lr_factor}")
+            raise UserError("LPFT.lr_factor", f"must be more than 0, got {lr_factor}")
         self.epochs, self.steps, self.lr_factor = epochs, steps, lr_factor
         self._alone: frozenset[str] = frozenset()
 
@@ -48,9 +48,9 @@ class LPFT(Callback):
         """Refuses settings with which one of the phases would be empty."""
         module = checked(pl_module)
         if sum(isinstance(c, LPFT) for c in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise UserError("trainer.callbacks: two LPFT: leave one of them out")
+            raise UserError("trainer.callbacks", "two LPFT", "leave one of them out")
         if module.hparams["head_warmup"]:
-            raise UserError("LPFT: model.head_warmup trains new layers alone too: leave one of the two out")
+            raise UserError("LPFT", "model.head_warmup trains new layers alone too", "leave one of the two out")
         check_new_alone(module.trainable, "LPFT")
         trainer.fit_loop.setup_data()  # which tells the length of an epoch
         total = trainer.estimated_stepping_batches
@@ -58,8 +58,9 @@ class LPFT(Callback):
         first = self.steps if self.epochs is None else self.epochs * per_epoch
         if first is not None and first >= total:
             raise UserError(
-                f"LPFT: its first phase has {first:g} optimizer steps, the run {total:g}: use freeze: all-but-head, or give "
-                "fewer epochs or steps"
+                "LPFT",
+                f"its first phase has {first:g} optimizer steps, the run {total:g}",
+                "use freeze: all-but-head, or give fewer epochs or steps",
             )
         self._alone = module.trainable.of("new")
 
@@ -80,6 +81,6 @@ def checked(module: LightningModule) -> TunedModule:
     """A module of sft_lightning that trains by steps."""
     if not isinstance(module, TunedModule) or module.solves:
         raise UserError(
-            f"LPFT: {type(module).__name__} trains no second phase: use PlainSFT or a variant with an anchor"
+            "LPFT", f"{type(module).__name__} trains no second phase", "use PlainSFT or a variant with an anchor"
         )
     return module

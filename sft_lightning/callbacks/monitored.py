@@ -71,7 +71,9 @@ def refuse_wrong_modes(callbacks: Iterable[Any]) -> None:
 def contradiction(name: str, metric: Any, mode: Any, right: str) -> UserError:
     """The error for a mode that is the wrong way round."""
     return UserError(
-        f"trainer.callbacks: {name}: mode {mode}, and {WORDS[right]} {metric} is better: set mode {right}, or leave it out"
+        "trainer.callbacks",
+        f"{name}: mode {mode}, and {WORDS[right]} {metric} is better",
+        f"set mode {right}, or leave it out",
     )
 
 
@@ -94,6 +96,7 @@ def refuse_unknown(trainer: Trainer, measured: Iterable[str]) -> None:
         if foreign and not metric.startswith((*MEASURED, "train/", "test/")):
             continue
         raise UserError(
-            f"trainer.callbacks: {type(callback).__name__}: monitor '{metric}' is not measured while this run trains"
-            f"{nearest(metric, known)}; there are {', '.join(known)}"
+            "trainer.callbacks",
+            f"{type(callback).__name__}: monitor '{metric}' is not measured while this run trains{nearest(metric, known)}; "
+            f"there are {', '.join(known)}",
         )

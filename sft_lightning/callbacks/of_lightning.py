@@ -150,16 +150,20 @@ def refuse_arguments(values: dict[str, Any]) -> None:
     for name, value in values.items():
         rule = ARGUMENTS.get(name)
         if rule is not None and rule.when(value):
-            raise UserError(f"trainer.{name}: {rule.why}")
+            raise UserError(f"trainer.{name}", rule.why)
     for name, other, why in TOGETHER:
         if values.get(other) and values.get(name) is not None:
-            raise UserError(f"trainer.{name}: has no effect with trainer.{other}: {why}: leave one of them out")
+            raise UserError(f"trainer.{name}", f"has no effect with trainer.{other}: {why}", "leave one of them out")
     for what in ("epochs", "steps"):
         least, most = values.get(f"min_{what}"), values.get(f"max_{what}")
         if least is not None and most is not None and least > most >= 0:
-            raise UserError(f"trainer.min_{what}: {least} is more than trainer.max_{what} {most}, where every run ends")
+            raise UserError(
+                f"trainer.min_{what}", f"{least} is more than trainer.max_{what} {most}, where every run ends"
+            )
     if values.get("gradient_clip_algorithm") is not None and not values.get("gradient_clip_val"):
-        raise UserError("trainer.gradient_clip_algorithm: has no effect without trainer.gradient_clip_val: set it too")
+        raise UserError(
+            "trainer.gradient_clip_algorithm", "has no effect without trainer.gradient_clip_val", "set it too"
+        )
 
 
 def refuse_callbacks(classes: Iterable[type]) -> None:
@@ -170,5 +174,5 @@ def refuse_callbacks(classes: Iterable[type]) -> None:
                 continue
             rule = CALLBACKS.get(base.__name__)
             if rule is not None and (cls is base or not rule.itself):
-                raise UserError(f"trainer.callbacks: {cls.__name__}: {rule.why}")
+                raise UserError("trainer.callbacks", f"{cls.__name__}: {rule.why}")
             break

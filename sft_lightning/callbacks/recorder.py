@@ -104,7 +104,7 @@ class RunRecorder(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if self._fitting and self.needs_test and isinstance(data, SFTDataModule) and "test" not in data.splits:
             raise UserError(
-                f"test_after_fit: {type(data).__name__} has no test split: give one, or set test_after_fit false"
+                "test_after_fit", f"{type(data).__name__} has no test split", "give one, or set test_after_fit false"
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -113,7 +113,7 @@ class RunRecorder(Callback):
             self._found = self.data_found(trainer)
             why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
             if why is not None:
-                raise UserError(why)
+                raise why
         if self._rewind is not None and (log := metrics_log(trainer)) is not None:
             log.rewind(*self._rewind)
 

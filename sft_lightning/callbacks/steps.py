@@ -54,13 +54,15 @@ class Steps(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SFTDataModule):
             raise UserError(
-                f"trainer.{name}: a share of {share} needs the length of an epoch, which data modules of sft_lightning "
-                "know: give a number of optimizer steps"
+                f"trainer.{name}",
+                f"a share of {share} needs the length of an epoch, which data modules of sft_lightning know",
+                "give a number of optimizer steps",
             )
         steps = -(-len(data.splits["train"]) // data.batch_size)
         if not int(steps * share):
             raise UserError(
-                f"trainer.{name}: {share} of an epoch of {steps} optimizer steps is less than one step: give at least "
-                f"{1 / steps:.3g}, or a number of steps"
+                f"trainer.{name}",
+                f"{share} of an epoch of {steps} optimizer steps is less than one step",
+                f"give at least {1 / steps:.3g}, or a number of steps",
             )
         return int(steps * share)

@@ -85,17 +85,17 @@ def main(arguments: list[str]) -> int:
     """Carries out `ablate`; returns the exit code: 0 done, 2 where points failed. Raises UserError for bad input."""
     given = make_parser().parse_args(arguments)
     if given.seeds is not None and given.budget is not None:
-        raise UserError("--seeds: the budget settles their number: give one of the two")
+        raise UserError("--seeds", "the budget settles their number", "give one of the two")
     for name, least in (("seeds", 1), ("workers", 1), ("threads", 1)):
         value = getattr(given, name)
         if value is not None and value < least:
-            raise UserError(f"--{name}: must be at least {least}, not {value}")
+            raise UserError(f"--{name}", f"must be at least {least}, not {value}")
     if given.point is not None and given.study_folder is not None:
         from sft_lightning.ablation.executor_slurm import run_point
 
         return run_point(given.study_folder, given.point, command_line)
     if given.launcher == "slurm" and given.budget is not None:
-        raise UserError("--budget: a job array is planned beforehand: give --seeds in its place")
+        raise UserError("--budget", "a job array is planned beforehand", "give --seeds in its place")
     budget_s = None
     if given.budget is not None:
         from sft_lightning.ablation.budget import parse_budget
@@ -111,7 +111,7 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
     if given.config is not None:
         for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
             if getattr(given, name) is not None:
-                raise UserError(f"--{name}: the study file says it: write it there, or leave --config out")
+                raise UserError(f"--{name}", "the study file says it", "write it there, or leave --config out")
         study = read_study(given.config)
         if given.seeds is None and budget_s is None and not given.set:
             return [Sized(study)]
@@ -121,7 +121,7 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         content = with_options(study.content, given, seeds)
         return [Sized(make_study(content, given.config.parent, given.config.stem))]
     if given.network is None or given.data is None:
-        raise UserError("ablate: give --config STUDY.yaml, or --network and --data; see ablate --help")
+        raise UserError("ablate", "give --config STUDY.yaml, or --network and --data", "see ablate --help")
     from sft_lightning.autoconfig.default_study import infer_study
     from sft_lightning.autoconfig.reduced_studies import sizes
 
@@ -141,13 +141,13 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
     for option in given.set:
         key, is_given, text = option.partition("=")
         if not is_given or not key:
-            raise UserError(f"--set: '{option}' must be KEY=VALUE, such as data.batch_size=32")
+            raise UserError("--set", f"'{option}' must be KEY=VALUE, such as data.batch_size=32")
         try:
             changed[key] = None if text == "None" else plain_yaml.load(text)
         except plain_yaml.DoubledKey as error:
-            raise UserError(f"--set: {key}: {error}") from None
+            raise UserError("--set", f"{key}: {error}") from None
         except yaml.YAMLError:
-            raise UserError(f"--set: the value of '{option}' is no YAML: quote it") from None
+            raise UserError("--set", f"the value of '{option}' is no YAML", "quote it") from None
     result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}
     if given.seeds and isinstance(content.get("report_seeds"), int):
         result["report_seeds"] = given.seeds
@@ -241,7 +241,7 @@ def import_user_modules(names: list[str]) -> None:
         try:
             import_module(name)
         except ImportError as error:
-            raise UserError(f"--import: {name} cannot be imported: {error}") from None
+            raise UserError("--import", f"{name} cannot be imported: {error}") from None
 
 
 def how_many(scheduler: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:

@@ -70,14 +70,14 @@ class SFTCLI(LightningCLI):
             with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UserError(explain(error, keys_of(*self._subcommand_parsers.values()))) from None
+            raise explain(error, keys_of(*self._subcommand_parsers.values())) from None
         except yaml.YAMLError as error:  # in a file that an option names, or in an option's value
             why = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-            raise UserError(f"{option_behind(self.arguments)}: not valid YAML: {why}: quote it") from None
+            raise UserError(option_behind(self.arguments), f"not valid YAML: {why}", "quote it") from None
         except ValueError as error:  # a date that is none, for instance
-            raise UserError(f"--config, or an option's value, cannot be read: {error}") from None
+            raise UserError("--config", f"a value, or an option's value, cannot be read: {error}") from None
         except RecursionError:
-            raise UserError("--config: values are nested too deeply, or within themselves") from None
+            raise UserError("--config", "values are nested too deeply, or within themselves") from None
         old = self.session.resume is not None or self.session.of_run is not None
         check(self.settings, old)
         if self.session.of_run is None:
@@ -160,7 +160,7 @@ def pop_option(arguments: list[str], name: str) -> str | None:
     for i, argument in enumerate(arguments):
         if argument == f"--{name}":
             if i + 1 >= len(arguments):
-                raise UserError(f"--{name} needs a value")
+                raise UserError(f"--{name}", "needs a value")
             value = arguments[i + 1]
             del arguments[i : i + 2]
             return value
@@ -175,10 +175,10 @@ def existing_run(path: str, what: str) -> RunDirectory:
     run = RunDirectory(Path(path).expanduser())
     for needed in (run.config, *([] if what == "resume" else [run.record, run.last])):
         if not needed.is_file():
-            raise UserError(f"--{what}: {path} is no run that can be used: it has no {needed.relative_to(run.path)}")
+            raise UserError(f"--{what}", f"{path} is no run that can be used: it has no {needed.relative_to(run.path)}")
     for file in (run.record, run.metrics, run.last, run.best):
         if file.is_dir() or (file.is_symlink() and not file.exists()):
-            raise UserError(f"--{what}: {file} is no file: remove it")
+            raise UserError(f"--{what}", f"{file} is no file", "remove it")
     return run
 
 
@@ -191,23 +191,23 @@ def run(arguments: list[str]) -> int:
     typed, arguments = arguments, [underscored(a) for a in arguments]
     while (module := pop_option(arguments, "import")) is not None:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise UserError(f"--import: '{module}' is no module's name, such as my_package.my_module")
+            raise UserError("--import", f"'{module}' is no module's name, such as my_package.my_module")
         try:
             import_module(module)
         except ImportError as error:
-            raise UserError(f"--import: {module} cannot be imported: {error}") from None
+            raise UserError("--import", f"{module} cannot be imported: {error}") from None
     command, rest = arguments[0], ["--help" if a == "--help-all" else a for a in arguments[1:]]
     resume = of_run = None
     if (path := pop_option(rest, "resume")) is not None:
         if command != "fit":
-            raise UserError(f"--resume is for fit; use {command} --run {path}")
+            raise UserError("--resume", "is for fit", f"use {command} --run {path}")
         resume = existing_run(path, "resume")
         rest = ["--config", str(resume.config), *rest]
         if resume.last.is_file():
             rest += ["--ckpt_path", str(resume.last)]
     elif (path := pop_option(rest, "run")) is not None:
         if command == "fit":
-            raise UserError(f"--run is for validate, test and predict; to continue a run use fit --resume {path}")
+            raise UserError("--run", "is for validate, test and predict", f"to continue a run use fit --resume {path}")
         of_run = existing_run(path, "run")
         checkpoint = of_run.best if of_run.best.is_file() else of_run.last
         rest = ["--config", str(of_run.config), *rest]
@@ -252,32 +252,37 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     if isinstance(error, UserError):
         return error
     if isinstance(error, ArgumentError):
-        return UserError(explain(error))
+        return explain(error)
     if isinstance(error, MisconfigurationException):
         if "No supported gpu backend" in str(error):
-            return UserError("trainer.accelerator: a GPU was asked for and none was found: use cpu or auto")
-        return UserError(f"trainer: {error}")
+            return UserError("trainer.accelerator", "a GPU was asked for and none was found", "use cpu or auto")
+        return UserError("trainer", error)
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
         return UserError(
-            "data.batch_size: BatchNorm cannot train on a micro-batch of one sample, which the last one of the epoch has, or "
-            "one with unreadable samples; "
-            "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true"
+            "data.batch_size",
+            "BatchNorm cannot train on a micro-batch of one sample, which the last one of the epoch has, or one "
+            "with unreadable samples",
+            "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true",
         )
     if "Error(s) in loading state_dict" in str(error):
         found = re.search(r"size mismatch for [^:]+: .*|(Missing|Unexpected) key\(s\) in state_dict: [^,]+", str(error))
-        return UserError(f"ckpt_path: the checkpoint is of another network: {found[0] if found else error}")
+        return UserError("ckpt_path", f"the checkpoint is of another network: {found[0] if found else error}")
     behind = error.__cause__ or error.__context__
     while behind is not None and type(error) is ValueError:  # jsonargparse wraps what a constructor raises
         if isinstance(behind, UserError):
             return behind
         behind = behind.__cause__ or behind.__context__
     if (fault := machine_fault(error)) is not None:
-        kept = f"; to go on from last.ckpt: fit --resume {run.path}" if run is not None and run.last.is_file() else ""
-        return UserError(fault + kept)
+        kept = run is not None and run.last.is_file()
+        return (
+            fault.with_fix(f"to resume from last.ckpt: fit --resume {run.path}") if run is not None and kept else fault
+        )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return UserError(f"no path can be so long: {error.filename}: look for the key that names a file or folder so")
+        return UserError(error.filename, "no path can be so long", "look for the key that names a file or folder so")
     if isinstance(error, pickle.UnpicklingError):
-        return UserError(f"a file holds pickled code or objects besides tensors, which is never run: {error}")
+        return UserError(
+            "pickle", f"a file holds pickled code or objects besides tensors, and this is never run: {error}"
+        )
     if run is not None and (fault := unwritable(error, run.path, run.last)) is not None:
-        return UserError(fault)
+        return fault
     return refused(error)

@@ -79,7 +79,9 @@ def dispatch(command: str, arguments: list[str]) -> int:
     """The command itself."""
     try:
         if command not in COMMANDS:
-            raise UserError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
+            raise UserError(
+                "command", f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}"
+            )
         if arguments[1:] in (["--help"], ["-h"]) and command not in ELSEWHERE:
             from sft_lightning.cli.help import help_text
 

@@ -20,4 +20,4 @@ class Parser(argparse.ArgumentParser):
         self.command = command
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.command}: {message}; see {self.command} --help")
+        raise UserError(self.command, message, f"see {self.command} --help")

@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     given = make_parser().parse_args(arguments)
     folder = StudyDir(given.study)
     if not (given.study / "plan").is_dir():
-        raise UserError(f"study: {given.study} is no study's folder: it has no plan/")
+        raise UserError("study", f"{given.study} is no study's folder: it has no plan/")
     labels, jobs = labels_of(folder), StudyJobs(folder)
     table = Table()
     for name in ("point", "what", "state", "job", "why"):

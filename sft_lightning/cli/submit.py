@@ -70,22 +70,24 @@ def main(arguments: list[str]) -> int:
     given = make_parser().parse_args(ours)
     profile = read_profile(given.profile)
     if (given.config is None) == (given.resume is None):
-        raise UserError("submit: give --config EXPERIMENT, or --resume RUN")
+        raise UserError("submit", "give --config EXPERIMENT, or --resume RUN")
     for name in ("nodes", "tasks_per_node", "lead", "max_requeues", "max_idle_returns"):
         value = getattr(given, name)
         least = 0 if name == "max_requeues" else 1
         if value is not None and value < least:
-            raise UserError(f"--{name.replace('_', '-')}: must be at least {least}, not {value}")
+            raise UserError(f"--{name.replace('_', '-')}", f"must be at least {least}, not {value}")
     if given.sync and profile.sync_partition is None:
-        raise UserError("--sync: the profile has no sync_partition, whose nodes reach the network: add one")
+        raise UserError("--sync", "the profile has no sync_partition, whose nodes reach the network", "add one")
     if theirs != redaction.without_in_arguments(theirs):
-        raise UserError("submit: an option of fit holds a secret, and scripts are files: use an environment variable")
+        raise UserError(
+            "submit", "an option of fit holds a secret, and scripts are files", "use an environment variable"
+        )
     where = run_directory(given)
     job = make_job(given, profile, theirs, where)
     choices: dict[str, str | int | None] = {name: getattr(given, name.replace("-", "_")) for name in CHOICES}
     check(job, given.partition or profile.partition)
     if profile.env != redaction.without(profile.env):
-        raise UserError("--profile: env holds a secret, and scripts are files: have the nodes' environment hold it")
+        raise UserError("--profile", "env holds a secret, and scripts are files", "have the nodes' environment hold it")
     quieten()
     check_fit(given, theirs, job)
     text = render(job, profile, choices)
@@ -109,7 +111,7 @@ def send(text: str, job: Job, where: RunDirectory, given: argparse.Namespace, pr
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(script, text)
     except OSError as error:
-        raise UserError(f"--runs_dir: {folder} cannot be written: {error.strerror}") from None
+        raise UserError("--runs_dir", f"{folder} cannot be written: {error.strerror}") from None
     number = sbatch(str(script))
     each = "-N" if job.array else ""
     print(f"job     {number} ({job.name}), {script}")

@@ -21,14 +21,18 @@ LOCAL = ("tmpfs", "ramfs", "devtmpfs", "overlay", "ext2", "ext3", "ext4", "xfs",
 def check(job: Job, partition: str | None) -> None:
     """Raises UserError for a job that could not run, with what to change."""
     if job.name in NO_NAMES:
-        raise UserError(f"--job-name: Lightning takes a job called '{job.name}' for one process: give it another name")
+        raise UserError(
+            "--job-name", f"Lightning takes a job called '{job.name}' for one process", "give it another name"
+        )
     check_options(job)
     if job.time is not None:
         least = START_UP + job.lead_s + 60
         if parse_time(job.time) < least:
             raise UserError(
-                f"--time: {job.time} is shorter than starting up ({START_UP} s), a minute's work and the {job.lead_s} s at the "
-                f"end that are for saving: ask for {written(least)} or more, or set --lead"
+                "--time",
+                f"{job.time} is shorter than starting up ({START_UP} s), a minute's work and the {job.lead_s} s at "
+                "the end that are for saving",
+                f"ask for {written(least)} or more, or set --lead",
             )
     check_partition(job, partition)
     if job.nodes > 1:
@@ -40,14 +44,17 @@ def check_options(job: Job) -> None:
     for option in job.options:
         name = option.lstrip("-").partition("=")[0]
         if name in ("gpus-per-task", "gpu-bind"):
-            raise UserError(f"--sbatch={option}: it hides a node's other GPUs from each rank: use --gpus-per-node")
+            raise UserError(f"--sbatch={option}", "it hides a node's other GPUs from each rank", "use --gpus-per-node")
         if name in ("ntasks", "n", "ntasks-per-node"):
             raise UserError(
-                f"--sbatch={option}: Trainer needs as many tasks on each node: use --nodes with --gpus-per-node, or "
-                "--tasks-per-node without GPUs"
+                f"--sbatch={option}",
+                "Trainer needs as many tasks on each node",
+                "use --nodes with --gpus-per-node, or --tasks-per-node without GPUs",
             )
         if name in ("signal", "requeue", "no-requeue", "open-mode"):
-            raise UserError(f"--sbatch={option}: the run's stop and return rest on it: use --lead and --max-requeues")
+            raise UserError(
+                f"--sbatch={option}", "the run's stop and return rest on it", "use --lead and --max-requeues"
+            )
 
 
 def check_partition(job: Job, partition: str | None) -> None:
@@ -57,21 +64,22 @@ def check_partition(job: Job, partition: str | None) -> None:
         return  # no controller to ask: sbatch will say so
     if partition is not None and partition not in found:
         raise UserError(
-            f"--partition: there is no '{partition}'{nearest(partition, found)}; there are {', '.join(found)}"
+            "--partition", f"there is no '{partition}'{nearest(partition, found)}; there are {', '.join(found)}"
         )
     name = partition or next((n for n, about in found.items() if about.get("Default") == "YES"), None)
     if name is None:
-        raise UserError(f"--partition: this cluster has no default: choose among {', '.join(found)}")
+        raise UserError("--partition", "this cluster has no default", f"choose among {', '.join(found)}")
     limit = found[name].get("MaxTime", "UNLIMITED")
     if job.time is not None and re.match(r"\d", limit) and parse_time(job.time) > parse_time(limit):
         others = [n for n, about in found.items() if not re.match(r"\d", about.get("MaxTime", ""))]
         raise UserError(
-            f"--time: {job.time} is more than the {limit} of partition {name}, where it would wait for ever: ask for less"
-            + (f", or --partition {others[0]}" if others else "")
+            "--time",
+            f"{job.time} is more than the {limit} of partition {name}, where it would wait for ever",
+            "ask for less" + (f", or --partition {others[0]}" if others else ""),
         )
     total = found[name].get("TotalNodes", "")
     if total.isdigit() and job.nodes > int(total):
-        raise UserError(f"--nodes: partition {name} has {total} nodes, not {job.nodes}")
+        raise UserError("--nodes", f"partition {name} has {total} nodes, not {job.nodes}")
 
 
 def partitions() -> dict[str, dict[str, str]]:
@@ -97,7 +105,7 @@ def check_shared(root: Path, partition: str | None) -> None:
             else f"it lies on {kind}, which this machine has for itself"
         )
         raise UserError(
-            f"--runs_dir: {root} is not shared between nodes: {why}; choose a folder on the shared file system"
+            "--runs_dir", f"{root} is not shared between nodes: {why}", "choose a folder on the shared file system"
         )
 
 

@@ -19,18 +19,18 @@ def run_directory(given: argparse.Namespace) -> RunDirectory:
     """Where the run will lie; for an array without the number."""
     if given.resume is not None:
         if given.array is not None:
-            raise UserError("--array: a run that is resumed is one: leave --array out")
+            raise UserError("--array", "a run that is resumed is one", "leave --array out")
         for needed in ("config.yaml", "run.json"):
             if not (given.resume / needed).is_file():
-                raise UserError(f"--resume: {given.resume} is no run: it has no {needed}")
+                raise UserError("--resume", f"{given.resume} is no run: it has no {needed}")
         return RunDirectory(given.resume.resolve())
     if not given.config.is_file():
-        raise UserError(f"--config: no file {given.config}")
+        raise UserError("--config", f"no file {given.config}")
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     experiment = given.experiment or experiment_name(["--config", str(given.config)])
     path = run_path(Path(root).resolve(), experiment, given.run_id or make_run_id())
     if path.exists():
-        raise UserError(f"--run_id: {path} exists; choose another, or go on with it by submit --resume {path}")
+        raise UserError("--run_id", f"{path} exists", f"choose another, or go on with it by submit --resume {path}")
     return RunDirectory(path)
 
 
@@ -38,7 +38,9 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
     """The job that the options ask for."""
     if given.gpus_per_node and given.tasks_per_node not in (None, given.gpus_per_node):
         raise UserError(
-            f"--tasks-per-node: each GPU has one process: {given.gpus_per_node} GPUs are as many tasks: leave it out"
+            "--tasks-per-node",
+            f"each GPU has one process: {given.gpus_per_node} GPUs are as many tasks",
+            "leave it out",
         )
     tasks = given.gpus_per_node or given.tasks_per_node or 1
     root = where.path.parent.parent
@@ -56,7 +58,7 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
         if "{task}" in option:
             if given.array is None:
                 raise UserError(
-                    f"submit: '{option}' asks for the number of a run in an array: add --array, such as 0-4"
+                    "submit", f"'{option}' asks for the number of a run in an array", "add --array, such as 0-4"
                 )
             option = Raw('"$SLURM_ARRAY_TASK_ID"'.join(part and shlex.quote(part) for part in option.split("{task}")))
         command.append(option)
@@ -64,10 +66,10 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
     for i, option in enumerate(given.stage_data):
         key, is_given, source = option.partition("=")
         if not is_given or not Path(source).expanduser().exists():
-            raise UserError(f"--stage-data: '{option}' must be KEY=PATH of a file or folder that is there")
+            raise UserError("--stage-data", f"'{option}' must be KEY=PATH of a file or folder that is there")
         if profile.scratch is None:
             raise UserError(
-                "--stage-data: the profile has no scratch: say where a node's own disk is, such as scratch: $TMPDIR"
+                "--stage-data", "the profile has no scratch", "say where a node's own disk is, such as scratch: $TMPDIR"
             )
         name = f"{i}-{Path(source).name}"
         staged.append((str(Path(source).expanduser().resolve()), name))
@@ -103,15 +105,18 @@ def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
     config = resolve_arguments(["--config", str(file), *(underscored(o.replace("{task}", "0")) for o in theirs)])
     trainer: dict[str, Any] = config.get("trainer", {})
     if trainer.get("num_nodes") not in (None, 1, job.nodes):
-        raise UserError(f"trainer.num_nodes: {trainer['num_nodes']}, and --nodes is {job.nodes}: leave the first out")
+        raise UserError(
+            "trainer.num_nodes", f"{trainer['num_nodes']}, and --nodes is {job.nodes}", "leave the first out"
+        )
     devices = trainer.get("devices")
     if not fits(devices, job.tasks_per_node):
-        raise UserError(f"trainer.devices: {devices}, and each node has {job.tasks_per_node} tasks: leave it out")
+        raise UserError("trainer.devices", f"{devices}, and each node has {job.tasks_per_node} tasks", "leave it out")
     ranks = job.nodes * job.tasks_per_node
     batch, micro = config["data"]["init_args"].get("batch_size"), trainer.get("accumulate_grad_batches") or 1
     if isinstance(batch, int) and batch % (ranks * micro):
         raise UserError(
-            f"data.batch_size: {batch} is the whole optimizer step's and does not divide among {ranks} ranks"
-            + (f" × {micro} micro-batches" if micro > 1 else "")
-            + f": choose a multiple of {ranks * micro}"
+            "data.batch_size",
+            f"{batch} is the whole optimizer step's and does not divide among {ranks} ranks"
+            + (f" × {micro} micro-batches" if micro > 1 else ""),
+            f"choose a multiple of {ranks * micro}",
         )

@@ -33,29 +33,35 @@ def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
     """Raises UserError where the job's tasks and what the config asks for are at odds."""
     if job.tasks == 1:
         if num_nodes not in (None, 1):
-            raise UserError(f"trainer.num_nodes: {num_nodes}, and the Slurm job has one task: add --nodes={num_nodes}")
+            raise UserError(
+                "trainer.num_nodes", f"{num_nodes}, and the Slurm job has one task", f"add --nodes={num_nodes}"
+            )
         return
     if not job.by_srun:
         raise UserError(
-            f"Slurm: the job has {job.tasks} tasks, and this process was not started by srun, so the others would never come: "
-            "write srun in front of the command, or ask for --ntasks=1"
+            "Slurm",
+            f"the job has {job.tasks} tasks, and this process was not started by srun, so the others would never come",
+            "write srun in front of the command, or ask for --ntasks=1",
         )
     if job.tasks_per_node is None or job.tasks_per_node * job.nodes != job.tasks:
         raise UserError(
-            f"Slurm: {job.tasks} tasks on {job.nodes} nodes are not the same number on each: ask for --ntasks-per-node in "
-            "place of --ntasks"
+            "Slurm",
+            f"{job.tasks} tasks on {job.nodes} nodes are not the same number on each",
+            "ask for --ntasks-per-node in place of --ntasks",
         )
     if os.environ.get("SLURM_JOB_NAME") in NO_NAMES:
         raise UserError(
-            f"Slurm: Lightning takes a job called '{os.environ['SLURM_JOB_NAME']}' for one process: give it another "
-            "--job-name"
+            "Slurm",
+            f"Lightning takes a job called '{os.environ['SLURM_JOB_NAME']}' for one process",
+            "give it another --job-name",
         )
     if num_nodes not in (None, 1, job.nodes):
-        raise UserError(f"trainer.num_nodes: {num_nodes}, and Slurm gave {job.nodes} nodes: leave it out")
+        raise UserError("trainer.num_nodes", f"{num_nodes}, and Slurm gave {job.nodes} nodes", "leave it out")
     if not fits(devices, job.tasks_per_node):
         raise UserError(
-            f"trainer.devices: {devices}, and Slurm gave {job.tasks_per_node} tasks on each node: leave it out, or ask for "
-            f"--ntasks-per-node={len(devices) if isinstance(devices, list) else devices}"
+            "trainer.devices",
+            f"{devices}, and Slurm gave {job.tasks_per_node} tasks on each node",
+            f"leave it out, or ask for --ntasks-per-node={len(devices) if isinstance(devices, list) else devices}",
         )
     check_gpus(job)
 
@@ -70,12 +76,13 @@ def check_gpus(job: Allocation) -> None:
     """Raises UserError where GPUs were hidden from ranks, or are fewer than they: each rank must see its node's."""
     if "SLURM_GPUS_PER_TASK" in os.environ or "SLURM_GPU_BIND" in os.environ:
         raise UserError(
-            f"Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for "
-            f"--gpus-per-node={job.tasks_per_node} (or --gres=gpu:{job.tasks_per_node}) and "
-            f"--ntasks-per-node={job.tasks_per_node}"
+            "Slurm",
+            "--gpus-per-task and --gpu-bind hide a node's other GPUs from each rank",
+            f"ask for --gpus-per-node={job.tasks_per_node} (or --gres=gpu:{job.tasks_per_node}) and "
+            f"--ntasks-per-node={job.tasks_per_node}",
         )
     seen = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
     if seen and job.tasks_per_node is not None and len(seen) < job.tasks_per_node:
         raise UserError(
-            f"Slurm: {job.tasks_per_node} tasks on each node and {len(seen)} GPUs: ask for as many GPUs as tasks"
+            "Slurm", f"{job.tasks_per_node} tasks on each node and {len(seen)} GPUs", "ask for as many GPUs as tasks"
         )

@@ -59,8 +59,9 @@ def read_profile(name: str | None) -> Profile:
             return Profile()
         known = sorted({f.stem for folder in folders() for f in folder.glob("*.yaml")})
         raise UserError(
-            f"--profile: no file '{name}', nor {USERS}/{name}.yaml or slurm/profiles/{name}.yaml{nearest(name, known)}"
-            + (f"; there are {', '.join(known)}" if known else "")
+            "--profile",
+            f"no file '{name}', nor {USERS}/{name}.yaml or slurm/profiles/{name}.yaml{nearest(name, known)}"
+            + (f"; there are {', '.join(known)}" if known else ""),
         )
     return made(file)
 
@@ -82,17 +83,17 @@ def made(file: Path) -> Profile:
     try:
         content: Any = plain_yaml.load_file(file) or {}
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"--profile: {file} cannot be read: {' '.join(str(error).split())}") from None
+        raise UserError("--profile", f"{file} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError(f"--profile: {file} must be a mapping, such as partition: gpu")
+        raise UserError("--profile", f"{file} must be a mapping, such as partition: gpu")
     types = {f.name: f.type for f in fields(Profile)}
     for key, value in content.items():
         if key not in types:
             raise UserError(
-                f"--profile: {file}: no key '{key}'{nearest(str(key), types)}; there are {', '.join(types)}"
+                "--profile", f"{file}: no key '{key}'{nearest(str(key), types)}; there are {', '.join(types)}"
             )
         if (wrong := misfit(key, value)) is not None:
-            raise UserError(f"--profile: {file}: {key}: must be {wrong}, not {value!r}")
+            raise UserError("--profile", f"{file}: {key}: must be {wrong}, not {value!r}")
     if "env" in content:
         content["env"] = {str(name): str(value) for name, value in content["env"].items()}
     return Profile(**content)

@@ -10,9 +10,9 @@ def sbatch(*arguments: str) -> str:
     try:
         done = subprocess.run(["sbatch", "--parsable", *arguments], capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise UserError("submit: there is no sbatch here: run this on a login node, or look at --dry-run") from None
+        raise UserError("submit", "there is no sbatch here", "run this on a login node, or look at --dry-run") from None
     if done.returncode:
-        raise UserError(f"submit: sbatch refuses: {' '.join(done.stderr.split()) or done.returncode}")
+        raise UserError("submit", f"sbatch refuses: {' '.join(done.stderr.split()) or done.returncode}")
     return done.stdout.strip().partition(";")[0]
 
 

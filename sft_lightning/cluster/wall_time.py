@@ -13,12 +13,12 @@ def parse_time(text: str, where: str = "--time") -> int:
     """Seconds of `30` (minutes), `30:00`, `4:00:00`, `2-00`, `2-12:30`, as sbatch reads them."""
     found = re.fullmatch(FORMS, text.strip())
     if found is None:
-        raise UserError(f"{where}: '{text}' is no time of Slurm's, such as 04:00:00, 2-00:00:00 or 30 (minutes)")
+        raise UserError(where, f"'{text}' is no time of Slurm's, such as 04:00:00, 2-00:00:00 or 30 (minutes)")
     part = {k: int(v) for k, v in found.groupdict().items() if v is not None}
     days = part.get("d", 0) * 86400 + part.get("dh", 0) * 3600 + part.get("dm", 0) * 60 + part.get("ds", 0)
     seconds = days + part.get("h", 0) * 3600 + part.get("m", 0) * 60 + part.get("s", 0) + part.get("only", 0) * 60
     if seconds == 0:
-        raise UserError(f"{where}: '{text}' is no time at all, such as 04:00:00")
+        raise UserError(where, f"'{text}' is no time at all, such as 04:00:00")
     return seconds
 
 

@@ -25,7 +25,7 @@ def allow_on_as_key() -> None:
         try:
             plain_yaml.check_keys(text)
         except plain_yaml.DoubledKey as error:  # the parser takes a YAMLError for "this is text"
-            raise UserError(str(error)) from None
+            raise UserError("--config", error.said, error.fix) from None
         return named(plain(text))
 
     load.names_keys = True  # type: ignore[attr-defined]
@@ -43,35 +43,38 @@ def check_yaml(path: Path) -> None:
     """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
     try:
         if path.is_char_device() or path.is_block_device():
-            raise UserError(f"--config: {path} is a device, not a file")
+            raise UserError("--config", f"{path} is a device, not a file")
         content = plain_yaml.load_file(path)
     except FileNotFoundError:
-        raise UserError(f"--config: {path} does not exist") from None
+        raise UserError("--config", f"{path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise UserError(f"--config: {path} is not UTF-8 at byte {error.start}: convert it") from None
+        raise UserError("--config", f"{path} is not UTF-8 at byte {error.start}", "convert it") from None
     except OSError as error:
-        raise UserError(f"--config: {path} cannot be read: {error.strerror}") from None
+        raise UserError("--config", f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
-        raise UserError(f"--config: {path}: values are nested too deeply") from None
+        raise UserError("--config", f"{path}: values are nested too deeply") from None
     except plain_yaml.DoubledKey as error:
-        raise UserError(f"--config: {path}: {error}") from None
+        raise UserError("--config", f"{path}: {error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"--config: {path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}") from None
+        raise UserError(
+            "--config", f"{path}{line}: not valid YAML: {getattr(error, 'problem', None) or error}"
+        ) from None
     except UserError:
         raise
     except ValueError as error:  # a date that is none, a number of thousands of digits, a path with a null character
-        raise UserError(f"--config: {path}: a value cannot be read: {error}") from None
+        raise UserError("--config", f"{path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         held = {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(content).__name__, "a value")
-        raise UserError(f"--config: {path} must hold keys and values (model, network, data, …), it holds {held}")
+        raise UserError("--config", f"{path} must hold keys and values (model, network, data, …), it holds {held}")
     check_size(path, content)
     if isinstance(lacks := content.get(NOT_WRITTEN), dict) and lacks:
         key, why = next(iter(lacks.items()))
         raise UserError(
-            f"--config: {path} cannot repeat its run, which was made in Python: {key}: {why}; write it there as plain "
-            f"values, and remove {NOT_WRITTEN}"
+            "--config",
+            f"{path} cannot repeat its run, which was made in Python: {key}: {why}",
+            f"write it there as plain values, and remove {NOT_WRITTEN}",
         )
     redaction.learn(content)
 
@@ -89,7 +92,7 @@ def check_size(path: Path, content: Any) -> None:
             return
         if count > MOST:
             break
-    raise UserError(f"--config: {path}: values are nested too deeply, or within themselves, or too many")
+    raise UserError("--config", f"{path}: values are nested too deeply, or within themselves, or too many")
 
 
 def check_values(arguments: list[str]) -> None:
@@ -102,6 +105,6 @@ def check_values(arguments: list[str]) -> None:
         try:
             yaml.safe_load(value)
         except yaml.constructor.ConstructorError:
-            raise UserError(f"{name}: {value:.80} has a YAML tag, and only plain values are read: quote it") from None
+            raise UserError(name, f"{value:.80} has a YAML tag, and only plain values are read", "quote it") from None
         except yaml.YAMLError:
             continue  # no YAML: text

@@ -109,7 +109,7 @@ def refuse_linked(given: Iterable[Given], links: list[Link]) -> None:
             if below and below[0] not in PARTS:
                 below.insert(0, LEVELS[0])
             use = " and ".join(".".join([source, *below]) for source in sources)
-            raise UserError(f"{item}: has no effect, as {target} is made from {' and '.join(sources)}: set {use}")
+            raise UserError(item, f"has no effect, as {target} is made from {' and '.join(sources)}", f"set {use}")
 
 
 # ---- keys within lists ----

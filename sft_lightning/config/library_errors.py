@@ -36,7 +36,7 @@ def refused(error: BaseException) -> UserError | None:
     """
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if type(error).__module__.startswith("wandb"):
-        return UserError(f"wandb: {said(error)}")
+        return UserError("wandb", said(error))
     if restoring := next(
         (f for f in reversed(frames) if f.f_code.co_name.startswith(RESTORES) and "/lightning/" in file_of(f)), None
     ):
@@ -50,19 +50,19 @@ def refused(error: BaseException) -> UserError | None:
     built = next((frame for frame in frames if frame.f_code.co_name == "build_network"), None)
     if built is not None:
         cls = getattr(built.f_locals.get("cls"), "__name__", "the class")
-        return UserError(f"network: {cls} cannot be built with these arguments: {said(error)}")
+        return UserError("network", f"{cls} cannot be built with these arguments: {said(error)}")
     if (asked := asks_network(frames)) is not None:
-        return UserError(f"network: {asked} cannot take this batch: {said(error)}")
+        return UserError("network", f"{asked} cannot take this batch: {said(error)}")
     if "optimizer_step" in names and of_optimizer(frames):
         kind = next((type(f.f_locals["self"]).__name__ for f in reversed(frames) if is_optimizer(f)), "the optimizer")
-        return UserError(f"model.init_args.optimizer: {kind} cannot take a step: {said(error)}")
+        return UserError("model.optimizer", f"{kind} cannot take a step: {said(error)}")
     of_lightning = [p for p in map(file_of, frames) if "/lightning/" in p]
     if of_lightning and (callback := re.search(r"/callbacks/(\w+)\.py", of_lightning[-1])) is not None:
-        return UserError(f"trainer.callbacks: {callback[1]}: {said(error)}")
+        return UserError("trainer.callbacks", f"{callback[1]}: {said(error)}")
     if "instantiate_classes" in names:
         return not_made(error, frames)
     if "/lightning/" in raised or "/lightning_utilities/" in raised or "instantiate_trainer" in names:
-        return UserError(f"trainer: {said(error)}")
+        return UserError("trainer", said(error))
     return None
 
 
@@ -93,7 +93,9 @@ def unfit(error: BaseException, restoring: Any, last: Any) -> UserError | None:
         return None
     path = getattr(restoring.f_locals.get("self"), "_ckpt_path", None) or "the checkpoint"
     what = f"{type(error).__name__} {error}".partition("\n")[0]
-    return UserError(f"ckpt_path: {path} is damaged, or of another version: {last.f_code.co_name} met {plainly(what)}")
+    return UserError(
+        "ckpt_path", f"{path} is damaged, or of another version: {last.f_code.co_name} met {plainly(what)}"
+    )
 
 
 def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
@@ -107,8 +109,8 @@ def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
     component = next((f.f_locals["component"] for f in reversed(frames) if "component" in f.f_locals), None)
     where = str(getattr(component, "dest", None) or "model, network or data")
     if "Does not validate against any of the" in str(error):
-        return UserError(explain(f'Parser key "{where}":\n{error}'))
-    return UserError(f"{where}: {said(error)}")
+        return explain(f'Parser key "{where}":\n{error}')
+    return UserError(where, said(error))
 
 
 def file_of(frame: Any) -> str:

@@ -13,7 +13,7 @@ def nested(overlay: dict[str, Any], where: str) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in overlay.items():
         if not isinstance(key, str) or not all(key.split(".")):
-            raise UserError(f"{where}: {key!r} is no key: write model.init_args.lr, or model.lr for short")
+            raise UserError(where, f"{key!r} is no key", "write model.init_args.lr, or model.lr for short")
         parts = full(key).split(".")
         if parts[0] in BLOCKS and len(parts) == 1 and isinstance(value, dict):
             value = in_block(value)

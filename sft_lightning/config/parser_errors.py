@@ -6,16 +6,16 @@ from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
 
-from sft_lightning.core.errors import nearest
+from sft_lightning.core.errors import UserError, nearest
 
 
-def explain(error: object, keys: Iterable[str] = ()) -> str:
+def explain(error: object, keys: Iterable[str] = ()) -> UserError:
     """What a parser's error means; `keys` are the dotted names of all options, for the nearest one."""
     text = str(getattr(error, "message", None) or error)
     return _reason(text.strip(), "", list(keys))
 
 
-def _reason(text: str, where: str, keys: list[str]) -> str:
+def _reason(text: str, where: str, keys: list[str]) -> UserError:
     if match := re.match(r'Parser key "([^"]+)":\s*(.*)', text, re.S):
         key = match[1] if not where else f"{where}.{match[1]}"
         return _reason(match[2], key, keys)
@@ -24,35 +24,36 @@ def _reason(text: str, where: str, keys: list[str]) -> str:
     if "Does not validate against any of the" in text:
         return _of_union(text, where, keys)
     if match := re.match(r"Expected a dot import path string:\s*(.*)", text, re.S):
-        return f"{where}: no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}"
+        return UserError(where, f"no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}")
     if match := re.match(r"Expected an? (?:typing\.)?Literal\[(.*?)\]\.? Got value: (.*)", text, re.S):
         choices = [c.strip(" '\"") for c in match[1].split(",")]
-        return (
-            f"{where}: '{match[2].split()[0]}' is none of {', '.join(choices)}{nearest(match[2].split()[0], choices)}"
-        )
+        value = match[2].split()[0]
+        return UserError(where, f"'{value}' must be one of {', '.join(choices)}{nearest(value, choices)}")
     if match := re.match(r"Expected an? (.*?)\.? Got value:(.*)", text, re.S):
-        return f"{where}: must be {_kinds(match[1])}, got {_value(match[2])}"
+        return UserError(where, f"must be {_kinds(match[1])}, got {_value(match[2])}")
     if match := re.search(r"arguments are required: (.*)", text):
         names = [n.strip().partition(".")[2] or n.strip() for n in match[1].split(",")]
-        return f"{' and '.join(names)} must be given: --config FILE, or --{names[0]} NAME"
+        return UserError(" and ".join(names), "must be given", f"--config FILE, or --{names[0]} NAME")
     if match := re.search(r"does not accept (?:nested key|option) '([^']+)'", text):
         return _unknown(match[1], keys)
     if text.startswith("Empty nested key"):
-        return "--config: a key has no name"
+        return UserError("--config", "a key has no name")
     if match := re.match(r"Key must be a string, got: (.*?)\.?$", text):
-        return f"--config: a key must be text, got {_value(match[1])}: quote it"
+        return UserError("--config", f"a key must be text, got {_value(match[1])}", "quote it")
     if match := re.match(r"Unable to load config '(.*?)'", text, re.S):
-        return f"{where or '--config'}: {_value(match[1])} is no file that can be read, and no names and values"
+        problem = f"{_value(match[1])} is neither a file that can be read nor names and values"
+        return UserError(where or "--config", problem)
     if match := re.search(r"[Uu]nrecognized arguments: --(\S+)", text):
         return _unknown(match[1].partition("=")[0], keys)
     if match := re.search(r"[Uu]nrecognized arguments: (.*)", text, re.S):
-        return f"the command line has '{_value(match[1])}', which is no option: options begin with --"
+        problem = f"'{_value(match[1])}' stands where an option is expected"
+        return UserError("command line", problem, "begin options with --")
     if where and re.search(r"'\w+' (object )?(has no attribute|is not \w+)|of type '\w+' is", text):
-        return f"{where}: cannot be read: it takes a class's name, or class_path and init_args"
-    return f"{where or '--config'}: {text}" if where or "--" not in text else text
+        return UserError(where, "cannot be read", "give a class's name, or class_path and init_args")
+    return UserError(where or "--config", text) if where or "--" not in text else UserError("command line", text)
 
 
-def _of_union(text: str, where: str, keys: list[str]) -> str:
+def _of_union(text: str, where: str, keys: list[str]) -> UserError:
     """Why a value is of none of several kinds: what is wrong within the one that was meant, else the kinds."""
     head, _, body = text.partition("Errors:\n")
     body = body.strip("\n")
@@ -64,11 +65,11 @@ def _of_union(text: str, where: str, keys: list[str]) -> str:
         if found := next((r for r in reasons if r.startswith(start)), None):
             return _reason(found, where, keys)
     if found := next((r for r in reasons if r.startswith("Import path does not correspond")), None):
-        return f"{where}: {value} is no {found.rpartition(' ')[2]}{_there(where)}"
+        return UserError(where, f"{value} is not a {found.rpartition(' ')[2]}{_there(where)}")
     if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid |Does not validate ", r)), None):
         return _reason(found.splitlines()[0], where, keys)  # what a constructor said
     kinds = re.search(r"Subtypes: \[(.*)\]", head)
-    return f"{where}: must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}"
+    return UserError(where, f"must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}")
 
 
 def _there(where: str) -> str:
@@ -85,18 +86,19 @@ def _value(text: str) -> str:
     return shown if len(shown) <= 120 else f"{shown[:100]}…"
 
 
-def _in_class(path: str, text: str, where: str, keys: list[str]) -> str:
+def _in_class(path: str, text: str, where: str, keys: list[str]) -> UserError:
     name = path.rpartition(".")[2]
     if match := re.match(r"Option '([^']+)' is not accepted", text):
-        return f"{where}: {name} has no argument '{match[1]}'{nearest(match[1], arguments_of(path))}"
+        return UserError(where, f"{name} has no argument '{match[1]}'{nearest(match[1], arguments_of(path))}")
     if match := re.match(r"No module named '([^']+)'", text):
-        return f"{where}: no module '{match[1]}' to take {path} from; is it on the path, or needs --import?"
+        problem = f"no module '{match[1]}' to take {path} from"
+        return UserError(where, problem, "put it on Python's path, or use --import")
     if re.match(r"(Not a valid|Import path|module .* has no attribute)", text):
-        return f"{where}: {path}: {text.splitlines()[0]}"
+        return UserError(where, f"{path}: {text.splitlines()[0]}")
     if match := re.match(r"the following arguments are required: (.*)", text):
-        return f"{where}: {name} needs {match[1].strip()}: set init_args"
+        return UserError(where, f"{name} needs {match[1].strip()}", "set init_args")
     if re.match(r"'\w+' object (has no attribute|is not)", text):
-        return f"{where}.init_args: must be names and values, as {name} takes them"
+        return UserError(f"{where}.init_args", f"must be names and values, as {name} takes them")
     return _reason(text, f"{where}.init_args" if where else where, keys)
 
 
@@ -136,16 +138,16 @@ def _kind(written: str) -> str:
     return KINDS.get(name, f"class_path and init_args of a {name}")
 
 
-def _unknown(name: str, keys: list[str]) -> str:
+def _unknown(name: str, keys: list[str]) -> UserError:
     if name in keys:
-        return f"'{name}' cannot be set in a config, or not for this command"
+        return UserError(name, "cannot be set in a config, or not for this command")
     if not name:
-        return "a key has no name"
+        return UserError("--config", "a key has no name")
     top = name.partition(".")[0]
     tops = {k.partition(".")[0] for k in keys}
     if top not in tops:
-        return f"no key '{top}'{nearest(top, tops)}"
-    return f"no option '{name}'{nearest(name, keys)}"
+        return UserError(name, f"no key '{top}'{nearest(top, tops)}")
+    return UserError(name, f"no option '{name}'{nearest(name, keys)}")
 
 
 def class_names(where: str) -> list[str]:

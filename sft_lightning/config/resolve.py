@@ -17,7 +17,6 @@ from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
 from sft_lightning.config.validation import check_settings
 from sft_lightning.core import redaction
-from sft_lightning.core.errors import UserError
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -107,7 +106,7 @@ class reading:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ArgumentError):
-            raise UserError(explain(error, keys_of(self.parser))) from None
+            raise explain(error, keys_of(self.parser)) from None
 
 
 def keys_of(*parsers: LightningArgumentParser) -> set[str]:

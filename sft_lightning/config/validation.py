@@ -34,18 +34,16 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
             check_value(name, settings[name], wanted, Parameter.empty)
     for name in ("model", "network", "data"):
         if not isinstance(settings.get(name), Namespace):
-            raise UserError(f"{name} must be given: --config FILE, or --{name} NAME")
+            raise UserError(name, "must be given", f"--config FILE, or --{name} NAME")
     for name in ("model", "network", "data", "retention"):
         held = settings.get(name)
         path = held.get("class_path") if isinstance(held, Namespace) else None
         if isinstance(path, str) and path.rpartition(".")[2] in BASES:  # what `network: {}` is taken for
-            raise UserError(
-                f"{name}: class_path must name one of {', '.join(class_names(name))}, or a class of your own"
-            )
+            raise UserError(name, f"class_path must name one of {', '.join(class_names(name))}, or a class of your own")
         check_class(name, held)
     trainer = settings.get("trainer")
     if not isinstance(trainer, Namespace):
-        raise UserError(f"trainer: must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
+        raise UserError("trainer", f"must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
     if not of_old_run:
         refuse_ineffective(settings)
         refuse_arguments(vars(trainer))
@@ -57,7 +55,7 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
     for _, held in classes_in("", trainer.get("plugins")):
         if issubclass(class_of(held.class_path), CheckpointIO):
             name = held.class_path.rpartition(".")[2]
-            raise UserError(f"trainer.plugins: {name}: a run writes its checkpoints in its own way: leave it out")
+            raise UserError("trainer.plugins", f"{name}: a run writes its checkpoints in its own way", "leave it out")
     paths = [] if of_old_run else [held.class_path for _, held in classes_in("", trainer.get("callbacks"))]
     refuse_callbacks(map(class_of, paths))
     for path in paths:
@@ -81,8 +79,9 @@ def refuse_ineffective(settings: Namespace) -> None:
             continue
         if given[name] != default and not uses(given[other]):
             raise UserError(
-                f"{block}.init_args.{name}: {given[name]} has no effect with {other} {shown(given[other])}: set {what}, or "
-                f"leave {name} out"
+                f"{block}.init_args.{name}",
+                f"{given[name]} has no effect with {other} {shown(given[other])}",
+                f"set {what}, or leave {name} out",
             )
 
 
@@ -96,7 +95,7 @@ def refuse_own(path: str) -> None:
     module, _, name = path.rpartition(".")
     if module.startswith("sft_lightning.callbacks") and name not in CHOSEN:
         why = OF_EVERY_RUN.get(name, "every run that needs it has it: leave it out")
-        raise UserError(f"trainer.callbacks: {name}: {why}")
+        raise UserError("trainer.callbacks", f"{name}: {why}")
 
 
 def class_of(path: str) -> Any:
@@ -125,7 +124,7 @@ def check_class(key: str, value: Any, finite: bool = True) -> None:
     further = value.get("dict_kwargs")
     if further and not any(p.kind == Parameter.VAR_KEYWORD for p in last_signature(path)):
         unknown = next(iter(further))
-        raise UserError(f"{key}: {name} has no argument '{unknown}'{nearest(unknown, arguments_of(path))}")
+        raise UserError(key, f"{name} has no argument '{unknown}'{nearest(unknown, arguments_of(path))}")
 
 
 def last_signature(path: str) -> list[Parameter]:
@@ -160,13 +159,13 @@ def taken_by(cls: Any) -> Taken:
 def check_value(key: str, value: Any, wanted: Any, default: Any, finite: bool = True) -> None:
     """Raises UserError for null where it is none of the choices, and for what is no number, or none that is finite."""
     if value is None and default is not None and not takes_null(wanted):
-        raise UserError(f"{key}: must be {kind_of(wanted)}, got null")
+        raise UserError(key, f"must be {kind_of(wanted)}, got null")
     for name, number in numbers_in(key, value):
         if isinstance(number, int):
             if abs(number) >= 1 << 63:
-                raise UserError(f"{name}: is beyond all whole numbers that can be computed with: {number!s:.40}")
+                raise UserError(name, f"is beyond all whole numbers that can be computed with: {number!s:.40}")
         elif math.isnan(number) or (finite and math.isinf(number)):
-            raise UserError(f"{name}: must be a finite number, got {number}")
+            raise UserError(name, f"must be a finite number, got {number}")
 
 
 def takes_null(wanted: Any) -> bool:

@@ -10,6 +10,8 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from traceback import walk_tb
 
+from sft_lightning.core.errors import UserError
+
 WORKER = re.compile(r"DataLoader worker \(pid(?:\(s\))? [\d, ]+\)")
 SIGNAL = re.compile(r"is killed by signal: ([^.]+)\.")
 CODE = re.compile(r"exit code (-?\d+)")
@@ -21,31 +23,36 @@ UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, e
 TRAINING = {"training_step", "backward", "optimizer_step", "optimizer_closure"}
 
 
-def machine_fault(error: BaseException) -> str | None:
-    """The line for an error that is neither the user's mistake nor ours; None for any other."""
+def machine_fault(error: BaseException) -> UserError | None:
+    """What to say of an error that is neither the user's mistake nor ours; None for any other."""
     text = f"{error} {error.__cause__ or ''}"  # the loader says that a process is gone, its cause says of what
     places = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
-        return "too many open files: raise the limit (ulimit -n 65536), or lower data.num_workers"
+        return UserError(
+            "machine", "too many open files", "raise the limit (ulimit -n 65536), or lower data.num_workers"
+        )
     of_processes = any(Path(code.co_filename).parent.name == "multiprocessing" for code in places)
     full = getattr(error, "errno", None) == errno.ENOSPC and of_processes
     if full or (isinstance(error, (OSError, RuntimeError)) and SHARED.search(text)):
-        return (
-            "no shared memory left for the processes that load data: give /dev/shm more room (docker run --shm-size 8g), "
-            "or set data.num_workers 0"
+        return UserError(
+            "machine",
+            "no shared memory left for the processes that load data",
+            "give /dev/shm more room (docker run --shm-size 8g), or set data.num_workers 0",
         )
     if isinstance(error, RuntimeError) and WORKER.search(text):
         by = SIGNAL.search(text)
         return _worker(by[1] if by else None, CODE.search(text))
     if re.search(r"Caught \S*MemoryError in DataLoader worker", text):
-        return "a process that loads data ran out of memory: lower data.num_workers, or set it 0"
+        return UserError(
+            "machine", "a process that loads data ran out of memory", "lower data.num_workers, or set it 0"
+        )
     if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and MEMORY.search(text)):
         return _memory(text, {code.co_name for code in places})
     return None
 
 
-def unwritable(error: BaseException, run: Path, last: Path) -> str | None:
-    """The line for what stood in the way of writing a run's files: no space, no right, no folder any more; else None.
+def unwritable(error: BaseException, run: Path, last: Path) -> UserError | None:
+    """What stood in the way of writing a run's files: no space, no right, no folder any more; else None.
 
     Args:
         error: What was raised.
@@ -59,11 +66,11 @@ def unwritable(error: BaseException, run: Path, last: Path) -> str | None:
     if not no_space and (error.errno not in UNWRITABLE or not where.is_relative_to(run)):
         return None
     remedy = "make room" if no_space else "see to the folder"
-    kept = f"; the last good checkpoint is kept: {remedy}, then fit --resume {run}" if os.path.isfile(last) else ""
-    return f"runs_dir: {where} cannot be written: {error.strerror}{kept}"
+    kept = f"the last good checkpoint is kept: {remedy}, then fit --resume {run}" if os.path.isfile(last) else ""
+    return UserError("runs_dir", f"{where} cannot be written: {error.strerror}", kept)
 
 
-def _worker(by: str | None, code: re.Match[str] | None) -> str:
+def _worker(by: str | None, code: re.Match[str] | None) -> UserError:
     if by in ("Segmentation fault", "Aborted", "Illegal instruction", "Floating point exception"):
         how, do = f"crashed ({by})", "set data.num_workers 0 to see on what"
     elif by is None and code is not None:
@@ -71,10 +78,10 @@ def _worker(by: str | None, code: re.Match[str] | None) -> str:
     else:
         how = f"was killed ({by})" if by else "died"
         do = "most likely the machine ran out of memory: lower data.num_workers, or set it 0"
-    return f"a process that loads data {how}: {do}"
+    return UserError("machine", f"a process that loads data {how}", do)
 
 
-def _memory(text: str, places: set[str]) -> str:
+def _memory(text: str, places: set[str]) -> UserError:
     where = "the GPU" if re.search("CUDA|CUBLAS|HIP|GPU", text) else "the device" if "MPS" in text else "the machine"
     tried = TRIED.search(text)
     amount = ""
@@ -87,10 +94,10 @@ def _memory(text: str, places: set[str]) -> str:
         when, do = " in training", "raise trainer.accumulate_grad_batches, which keeps data.batch_size and the result"
     else:
         when, do = "", "take a smaller network"
-    return (
-        f"{where} is out of memory{when}{amount}: {do}; shorter texts (data.max_length), smaller images "
-        "(data.image_size) and trainer.precision bf16-mixed need less, too"
+    less = (
+        "shorter texts (data.max_length), smaller images (data.image_size) and trainer.precision bf16-mixed need less"
     )
+    return UserError("machine", f"{where} is out of memory{when}{amount}", f"{do}; {less}, too")
 
 
 def end_processes(but: Collection[BaseProcess]) -> None:

@@ -8,18 +8,37 @@ LONGEST = 240  # characters of one word, of which no path that can be opened has
 
 
 class UserError(ValueError):
-    """Something the user gave cannot work. The message is one line: what, where, what to do.
+    """Something that the user gave cannot work. The message is one line: `key: problem; fix`.
 
     The command line prints it without a traceback and exits with code 2.
+
+    Args:
+        key: What to look at, as the user writes it: a key (data.batch_size), an option (--budget), a file, a column.
+        problem: What is wrong with the value that was seen.
+        fix: What to do, in the imperative. Empty where the problem says it.
     """
 
-    def __init__(self, message: object) -> None:
-        text = str(message)
-        if (
-            "Traceback (most recent call last)" in text
-        ):  # torch re-raises a data worker's error with its traceback inside
-            text = text.rpartition("UserError: ")[2]
-        super().__init__(" ".join(map(short, escape_controls(text).split())))
+    def __init__(self, key: object, problem: object = "", fix: object = "") -> None:
+        if not problem:  # torch passes an error on as one text, with a data worker's traceback in it
+            key, _, problem = str(key).rpartition("UserError: ")[2].partition(": ")
+        self.key, self.problem, self.fix = (one_line(str(part)) for part in (key, problem, fix))
+        super().__init__(f"{self.key}: {self.problem}" + (f"; {self.fix}" if self.fix else ""))
+
+    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
+        return type(self), (self.key, self.problem, self.fix)
+
+    def at(self, key: object) -> "UserError":
+        """The same error at the key under which the user gave the value."""
+        return UserError(key, self.problem, self.fix)
+
+    def with_fix(self, more: str) -> "UserError":
+        """The same error with more to do about it."""
+        return UserError(self.key, self.problem, f"{self.fix}; {more}" if self.fix else more)
+
+
+def one_line(text: str) -> str:
+    """Text on one line that leaves a terminal as it is, its long words shortened."""
+    return " ".join(map(short, escape_controls(text).split()))
 
 
 def escape_controls(text: str) -> str:

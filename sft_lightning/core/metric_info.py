@@ -27,7 +27,7 @@ class MetricInfo:
 
     def __post_init__(self) -> None:
         if self.better not in DIRECTIONS:
-            raise UserError(f"metric {self.name}: better must be 'max', 'min' or None, got {self.better!r}")
+            raise UserError(f"metric {self.name}", f"better must be 'max', 'min' or None, got {self.better!r}")
 
     @property
     def share(self) -> bool:

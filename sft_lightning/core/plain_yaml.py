@@ -21,11 +21,12 @@ class DoubledKey(ConstructorError):
         self.lines = first.line + 1, second.line + 1
         one, other = self.lines
         places = f"both in line {one}" if one == other else f"in lines {one} and {other}"
-        self.said = f"key '{key}' is given twice, {places}, and the first value would be lost: keep one of them"
+        self.said = f"key '{key}' is given twice, {places}, and the first value would be lost"
+        self.fix = "keep one of them"
         super().__init__(problem=self.said)
 
     def __str__(self) -> str:
-        return self.said
+        return f"{self.said}; {self.fix}"
 
 
 class Strict(yaml.SafeLoader):

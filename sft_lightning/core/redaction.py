@@ -226,8 +226,9 @@ def refuse_left_out(value: Any, where: str = "") -> None:
     """Raises UserError where a config that was read back has `***` in place of a secret."""
     if names := sorted(left_out(value, where), key=len):
         raise UserError(
-            f"{names[0]}: '{HIDDEN}' stands for a secret, which is never saved: give it again, by --{names[0]} or in another "
-            "--config"
+            names[0],
+            f"'{HIDDEN}' stands for a secret, which is never saved",
+            f"give it again, by --{names[0]} or in another --config",
         )
 
 

@@ -41,7 +41,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def find(self, name: str) -> type[T]:
         """The class that a name stands for. Raises UserError for an unknown one, with the nearest that exists."""
         if name not in self._classes:
-            raise UserError(f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
+            raise UserError(self.kind, f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
         return self._classes[name]
 
     def __getitem__(self, name: str) -> type[T]:

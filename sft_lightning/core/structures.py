@@ -68,10 +68,12 @@ class TaskInfo:
         try:
             info = TaskInfo(**dict(value))
         except (TypeError, ValueError):
-            raise UserError(f"task: needs name and num_outputs, and may have labels and metrics, got {value}") from None
+            raise UserError(
+                "task", f"needs name and num_outputs, and may have labels and metrics, got {value}"
+            ) from None
         lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
         if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
-            raise UserError(f"task: name is a text, num_outputs a number, labels and metrics are lists, got {value}")
+            raise UserError("task", f"name is a text, num_outputs a number, labels and metrics are lists, got {value}")
         return info
 
 
@@ -200,7 +202,7 @@ class InputView:
             mean, std, size = (tuple(values[n]) if values.get(n) else None for n in ("mean", "std", "size"))
         except (TypeError, ValueError):
             raise UserError(
-                f"pretrained: config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
+                "pretrained", f"config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
             ) from None
         return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))
 

@@ -57,7 +57,7 @@ def check_arguments(constructor: Callable[..., Any], values: Mapping[str, Any], 
     for name, annotation in annotations(constructor).items():
         value = values.get(name)
         if value is not None and (problem := problem_of(value, annotation)):
-            raise UserError(f"{where}.{name} {problem}")
+            raise UserError(f"{where}.{name}", problem)
 
 
 @cache

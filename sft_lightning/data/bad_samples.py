@@ -25,12 +25,14 @@ class BadSample(UserError):
     """Samples that cannot be read; raised by `Samples.fetch`.
 
     Args:
-        message: One line on the first: which, why, what to do.
+        key, problem, fix: Of the first.
         rows: Row number of each, and why it cannot be read.
     """
 
-    def __init__(self, message: object, rows: Mapping[int, str] | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, key: object, problem: object = "", fix: object = "", rows: Mapping[int, str] | None = None
+    ) -> None:
+        super().__init__(key, problem, fix)
         self.rows = dict(rows or {})
 
     @classmethod
@@ -38,10 +40,8 @@ class BadSample(UserError):
         """Names the first of `rows`."""
         row, why = next(iter(rows.items()))
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
-        return cls(
-            f"data: {samples.name(row)} cannot be read: {why}{more}; replace or remove it, or set data.on_bad_sample skip",
-            rows,
-        )
+        problem = f"{samples.name(row)} cannot be read: {why}{more}"
+        return cls("data", problem, "replace or remove it, or set data.on_bad_sample skip", rows)
 
 
 class LeftOut:

@@ -42,7 +42,7 @@ class Batches(L.LightningDataModule):
         or a share) draws.
         """
         if name not in self.splits:
-            raise UserError(f"data: {type(self).__name__} has no {name} split")
+            raise UserError("data", f"{type(self).__name__} has no {name} split")
         split, seed = self.splits[name], self.seed or 0
         if name != "train":
             return self._in_order(split, rank, world_size, limit, self._compared if name in ("val", "test") else None)

@@ -93,11 +93,11 @@ class SFTDataModule(Batches, ABC):
         self.arguments = given_to(inspect.currentframe(), type(self))
         """What the constructor was given, defaults included"""
         if shots_per_class is not None and train_fraction is not None:
-            raise UserError("data: set shots_per_class or train_fraction, not both")
+            raise UserError("data", "set shots_per_class or train_fraction, not both")
         if fold is not None and folds is None:
-            raise UserError(f"data: fold {fold} is one of the parts that folds says: set data.init_args.folds too")
+            raise UserError("data", f"fold {fold} is one of the parts that folds says", "set data.init_args.folds too")
         if fold is not None and folds is not None and not 0 <= fold < folds:
-            raise UserError(f"data: fold must be 0 to {folds - 1} with folds {folds}, got {fold}")
+            raise UserError("data", f"fold must be 0 to {folds - 1} with folds {folds}, got {fold}")
         self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
         self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
         self.folds, self.fold, self.val_fraction, self.test_fraction = folds, fold, val_fraction, test_fraction
@@ -158,7 +158,7 @@ class SFTDataModule(Batches, ABC):
         self._share_out(loaded)
         for name, split in self.splits.items():
             if not len(split):
-                raise UserError(f"data: {type(self).__name__}: the {name} split is empty")
+                raise UserError("data", f"{type(self).__name__}: the {name} split is empty")
 
     def _share_out(self, loaded: Splits) -> None:
         """Sets `task_info` and `splits`."""
@@ -166,7 +166,7 @@ class SFTDataModule(Batches, ABC):
         if by_class and len(classes.labels) < 2:
             chosen = "classes" if self.classes is not None else "the training data"
             found = f"{len(classes.labels)} classes ({', '.join(classes.labels)})"
-            raise UserError(f"data: {chosen} has {found}: at least 2 are needed")
+            raise UserError("data", f"{chosen} has {found}: at least 2 are needed")
         outputs = self.count_outputs(classes.labels, loaded)
         self.task_info = TaskInfo(self.task_name, outputs, classes.labels, list(self.metrics))
         train, targets = loaded.train, loaded.train.targets if by_class else None
@@ -205,7 +205,7 @@ class SFTDataModule(Batches, ABC):
         left = rows[~np.isin(rows, list(bad))]
         if not len(left):
             row, why = next(iter(bad.items()))
-            raise UserError(f"data: not one sample of {split} can be used; the first: {samples.name(row)}: {why}")
+            raise UserError("data", f"not one sample of {split} can be used; the first: {samples.name(row)}: {why}")
         return left
 
     def loads_from(self) -> str:

@@ -50,7 +50,7 @@ def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Cla
     if wanted is None:
         return Classes(labels, None)
     if not labels:
-        raise UserError("data: classes is for labelled classes, and this data has none")
+        raise UserError("data", "classes is for labelled classes, and this data has none")
     numbers = []
     numeric = any(re.fullmatch(r"[-+]?[\d.]+", label) for label in labels)  # a number would name another class
     for one in wanted:
@@ -60,9 +60,9 @@ def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Cla
         elif isinstance(one, int) and 0 <= one < len(labels) and not numeric:
             numbers.append(one)
         else:
-            raise UserError(f"data: no class '{one}'; there are {len(labels)}: {', '.join(labels[:12])}")
+            raise UserError("data", f"no class '{one}'; there are {len(labels)}: {', '.join(labels[:12])}")
     if len(set(numbers)) != len(numbers):
-        raise UserError(f"data: classes names one twice: {list(wanted)}")
+        raise UserError("data", f"classes names one twice: {list(wanted)}")
     return Classes([labels[n] for n in numbers], numbers)
 
 

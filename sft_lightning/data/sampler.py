@@ -26,15 +26,17 @@ class Key(NamedTuple):
 def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
     """Samples per rank and micro-batch, from the global batch size per optimizer step."""
     if batch_size < 1:
-        raise UserError(f"data.batch_size must be at least 1, got {batch_size}")
+        raise UserError("data.batch_size", f"must be at least 1, got {batch_size}")
     if accumulate < 1:
-        raise UserError(f"trainer.accumulate_grad_batches must be at least 1, got {accumulate}")
+        raise UserError("trainer.accumulate_grad_batches", f"must be at least 1, got {accumulate}")
     parts = world_size * accumulate
     if batch_size % parts:
         near = max(parts, round(batch_size / parts) * parts)
         raise UserError(
-            f"data.batch_size {batch_size} (samples per optimizer step, over all ranks) does not divide by "
-            f"{world_size} ranks × trainer.accumulate_grad_batches {accumulate} = {parts}; use {near}, for instance"
+            "data.batch_size",
+            f"{batch_size} (samples per optimizer step, over all ranks) does not divide by {world_size} ranks × "
+            f"trainer.accumulate_grad_batches {accumulate} = {parts}",
+            f"use {near}, for instance",
         )
     return batch_size // parts
 

@@ -81,12 +81,14 @@ class Split(Dataset[Batch]):
             except BadSample as error:
                 readable = [k for k in left if int(self.rows[k.position]) not in error.rows]
                 if not samples.skips or len(readable) == len(left):
-                    raise UserError(str(error)) from None  # its own class would not come through from a worker
+                    raise error.at(error.key) from None  # its own class would not come through from a worker
                 if any(k.real for k in left):
                     bad |= error.rows
                 if not readable:
                     position = next(nearby, None)
                     if position is None:
-                        raise UserError(f"data: not one sample of {self.name} can be read; the last: {error}") from None
+                        raise UserError(
+                            "data", f"not one sample of {self.name} can be read; the last: {error}"
+                        ) from None
                     readable = [Key(position, keys[0].epoch, real=False)]
                 left = readable

@@ -37,7 +37,7 @@ def split_within(name: str) -> str | None:
     """As `split_of`, for a name that may say more: `cifar10-train-00000-of-00002`. Raises UserError for two splits."""
     kinds = sorted({KINDS[word] for word in words_of(name) if word in KINDS})
     if len(kinds) > 1:
-        raise UserError(f"data: the name {name} has the words of two splits ({', '.join(kinds)}): rename it")
+        raise UserError("data", f"the name {name} has the words of two splits ({', '.join(kinds)})", "rename it")
     return kinds[0] if kinds else None
 
 
@@ -65,5 +65,5 @@ def one_of(names: Iterable[str], kind: str, advice: str) -> str | None:
     """The name that means a split, or None. Raises UserError, with `advice`, where several do."""
     found = by_kind(names).get(kind, [])
     if len(found) > 1:
-        raise UserError(f"data: {', '.join(found)} all look like the {kind} split: {advice}")
+        raise UserError("data", f"{', '.join(found)} all look like the {kind} split: {advice}")
     return found[0] if found else None

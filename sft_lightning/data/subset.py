@@ -36,7 +36,7 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
         size = min(size, len(rows) - 1)
     if not 0 < size < len(rows):
         raise UserError(
-            f"{where}: {len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside for validation"
+            where, f"{len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside for validation"
         )
     if strata is not None and len(rows) - size < classes:
         strata = None
@@ -56,7 +56,7 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
     alone = lone(strata, len(rows))
     here = 0 if strata is None else len(np.unique(strata))
     if strata is not None and len(rows) - keep >= here - alone.sum() and keep < here:
-        raise UserError(f"data: train_fraction {fraction} keeps {keep} samples for {classes} classes")
+        raise UserError("data", f"train_fraction {fraction} keeps {keep} samples for {classes} classes")
     stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
     keep -= len(stay)
     if strata is not None and (len(rows) - keep < len(np.unique(strata)) or keep < len(np.unique(strata))):
@@ -70,12 +70,12 @@ def shots(
 ) -> np.ndarray:
     """So many rows of each class; `labels` are the classes' names by number, in the order they are drawn."""
     if targets is None:
-        raise UserError("data: shots_per_class is for classes; use train_fraction")
+        raise UserError("data", "shots_per_class is for classes", "use train_fraction")
     rng, kept = np.random.default_rng(seed), []
     for of_class, label in labels.items():
         found = rows[targets[rows] == of_class]
         if len(found) < number:
-            raise UserError(f"data: shots_per_class {number}, but class '{label}' has {len(found)} training samples")
+            raise UserError("data", f"shots_per_class {number}, but class '{label}' has {len(found)} training samples")
         kept.append(rng.permutation(found)[:number])
     return np.sort(np.concatenate(kept))
 
@@ -93,7 +93,7 @@ def folds(
     if targets is None:
         if len(rows) < number:
             raise UserError(
-                f"data: folds {number}, but there are {len(rows)} training samples: {fewer.format(len(rows))}"
+                "data", f"folds {number}, but there are {len(rows)} training samples: {fewer.format(len(rows))}"
             )
         pieces = KFold(number, shuffle=True, random_state=seed).split(rows)
     else:
@@ -101,6 +101,8 @@ def folds(
         if counts.min() < number:
             label, count = labels.get(int(classes[counts.argmin()]), "?"), int(counts.min())
             what = "label more" if count < 2 else fewer.format(count)
-            raise UserError(f"data: folds {number}, but class '{label}' has {count} labelled training samples: {what}")
+            raise UserError(
+                "data", f"folds {number}, but class '{label}' has {count} labelled training samples: {what}"
+            )
         pieces = StratifiedKFold(number, shuffle=True, random_state=seed).split(rows, targets[rows])
     return [rows[held_out] for _, held_out in pieces]

@@ -36,7 +36,7 @@ class RetentionMonitor(Callback):
 
     def __init__(self, source: SourceData | SFTDataModule | None = None, drift_rows: int = 1024) -> None:
         if drift_rows < 1:
-            raise UserError(f"drift_rows must be at least 1, got {drift_rows}")
+            raise UserError("drift_rows", f"must be at least 1, got {drift_rows}")
         self.source, self.drift_rows = SourceData.of(source), drift_rows
         self.before: dict[str, float] = {}
         self.seconds = 0.0

@@ -52,14 +52,15 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
     names = [f"val/{n}" for n in ("loss", *task.metric_names)]
     if name not in names and not name.startswith(("retention/", "drift/")):
         raise UserError(
-            f"select_by: '{name}' is not measured on validation{nearest(name, names)}; "
-            f"there are {', '.join(names)}, and what stands under retention/ and drift/"
+            "select_by",
+            f"'{name}' is not measured on validation{nearest(name, names)}; there are {', '.join(names)}, and "
+            "what stands under retention/ and drift/",
         )
     found = info_of(name, info, source)
     if found is None or found.better is None:
         asked = [] if source is None else ["forgetting", *make_task(source).metric_names]
         near = nearest(name, [*GAUGES, *(f"retention/{n}" for n in asked)])
         raise UserError(
-            f"select_by: nobody knows whether more or less of '{name}' is better{near}: name another metric"
+            "select_by", f"nobody knows whether more or less of '{name}' is better{near}", "name another metric"
         )
     return name, found.better

@@ -17,20 +17,23 @@ def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
     assert info is not None
     if network.source_head is None or said is None:
         raise UserError(
-            "retention: the network has no source head to ask: pretrained weights without an output layer, "
-            "pretrained: null, or keep_source_head: false; drop retention or give weights with a head"
+            "retention",
+            "the network has no source head to ask: pretrained weights without an output layer, pretrained: "
+            "null, or keep_source_head: false",
+            "drop retention or give weights with a head",
         )
     if said.num_outputs != info.num_outputs:
         outputs = "1 output" if said.num_outputs == 1 else f"{said.num_outputs} outputs"
-        raise UserError(f"retention: the source head has {outputs}, the retention data {info.num_outputs} classes")
+        raise UserError("retention", f"the source head has {outputs}, the retention data {info.num_outputs} classes")
     if said.name != info.name:
         raise UserError(
-            f"retention: the source head's task is {said.name}, the retention data's {info.name}: drop retention, or give "
-            "data of the task that the network was trained for"
+            "retention",
+            f"the source head's task is {said.name}, the retention data's {info.name}",
+            "drop retention, or give data of the task that the network was trained for",
         )
     labels = network.source_labels
     if labels and info.labels and labels != info.labels:
-        raise UserError(f"retention: the source head's classes are {labels}, the retention data's {info.labels}")
+        raise UserError("retention", f"the source head's classes are {labels}, the retention data's {info.labels}")
     return info
 
 

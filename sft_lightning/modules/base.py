@@ -127,16 +127,18 @@ class SFTModule(MeasuredModule):
         self._alone: frozenset[str] = frozenset()  # their parameters
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
             if not self.hparams[name] >= 0:
-                raise UserError(f"{name} must not be negative, got {self.hparams[name]}")
+                raise UserError(f"model.{name}", f"must not be negative, got {self.hparams[name]}")
             if self.hparams[name] > LARGEST:
-                raise UserError(f"{name} must be at most {LARGEST:g}, got {self.hparams[name]}")
+                raise UserError(f"model.{name}", f"must be at most {LARGEST:g}, got {self.hparams[name]}")
         check_choice("lr_schedule", lr_schedule, ("constant", "linear", "cosine"))
         if not 0.0 <= label_smoothing < 1.0:
-            raise UserError(f"label_smoothing must be in [0, 1), got {label_smoothing}")
+            raise UserError("model.label_smoothing", f"must be in [0, 1), got {label_smoothing}")
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
-            raise UserError(f"ema_decay must be in [0, 1), got {ema_decay}")
+            raise UserError("model.ema_decay", f"must be in [0, 1), got {ema_decay}")
         if ema_decay is None and not ema_warmup:
-            raise UserError("ema_warmup: there is no average of weights to begin: set ema_decay, or leave it out")
+            raise UserError(
+                "model.ema_warmup", "there is no average of weights to begin", "set ema_decay, or leave it out"
+            )
 
     def configure_callbacks(self) -> list[Callback]:
         """Drift is measured in every run, and weights averaged where asked for."""
@@ -190,6 +192,6 @@ class SFTModule(MeasuredModule):
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless `value` is one of `choices`: the command line checks types, a Python script does not."""
+    """Raises UserError unless the argument `name` is one of `choices`: a Python script has no parser that checks it."""
     if value not in choices:
-        raise UserError(f"{name}: '{value}' is none of {', '.join(choices)}{nearest(str(value), choices)}")
+        raise UserError(f"model.{name}", f"'{value}' must be one of {', '.join(choices)}{nearest(str(value), choices)}")

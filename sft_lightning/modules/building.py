@@ -38,18 +38,19 @@ class BuiltModule(TunedModule):
         told: TaskInfo | None = getattr(data, "task_info", None)
         if self.info is None:
             if told is None:
-                raise UserError("no task: give a data module of sft_lightning, or task= to the module")
+                raise UserError("task", "not known", "give a data module of sft_lightning, or task= to the module")
             self.info = told
         elif told is not None and (told.name, told.num_outputs or self.info.num_outputs) != (
             self.info.name,
             self.info.num_outputs,
         ):
             raise UserError(
-                f"the network is for {self.info.name} with {self.info.num_outputs} outputs, "
-                f"the data for {told.name} with {told.num_outputs}"
+                "network",
+                f"is for {self.info.name} with {self.info.num_outputs} outputs, the data for {told.name} with "
+                f"{told.num_outputs}",
             )
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
-            raise UserError(f"the network is for the classes {self.info.labels}, the data has {told.labels}")
+            raise UserError("network", f"is for the classes {self.info.labels}, the data has {told.labels}")
         self.configure_model()
         if stage == "fit":
             self.trainable.reset()
@@ -72,7 +73,7 @@ class BuiltModule(TunedModule):
         if self.network is not None and any(map(is_sharded, self.network.parameters())):
             return
         if self.hparams["compile"]:
-            raise UserError("compile: not with trainer.strategy fsdp2: set compile false")
+            raise UserError("model.compile", "not with trainer.strategy fsdp2", "set compile false")
         with strategy.in_turn():
             network = self.network or self._build()
             drawn = weights_hash(network.new_parameters() | network.adapter_parameters())
@@ -92,7 +93,7 @@ class BuiltModule(TunedModule):
         self.objective = make_task(self.info, self.hparams["label_smoothing"])
         if self.needs_pretrained and network.pretrained is None:
             raise UserError(
-                f"{type(self).__name__} needs a pretrained network: set network.init_args.pretrained, or use PlainSFT"
+                "network.pretrained", f"{type(self).__name__} needs a pretrained network", "set it, or use PlainSFT"
             )
         if network.pretrained is not None:
             self._teacher.append(Teacher(network, without_transforms(self.hparams["network"])))

@@ -55,9 +55,9 @@ class DistillSFT(SFTModule):
         super().__init__(network, **kwargs)
         self.save_hyperparameters()
         if anchor_weight < 0:
-            raise UserError(f"anchor_weight must not be negative, got {anchor_weight}")
+            raise UserError("model.anchor_weight", f"must not be negative, got {anchor_weight}")
         if temperature <= 0:
-            raise UserError(f"temperature must be above 0, got {temperature}")
+            raise UserError("model.temperature", f"must be above 0, got {temperature}")
         check_choice("on", on, ("auto", "source_logits", "features", "logits"))
         check_choice("distance", distance, tuple(DISTANCES))
         self.on: str = on
@@ -81,23 +81,28 @@ class DistillSFT(SFTModule):
         self.resolved["on"] = self.on
         if self.on == "source_logits" and network.source_head is None:
             raise UserError(
-                "on: source_logits needs a pretrained output layer, and the pretrained weights have none or "
-                "keep_source_head is off: use on: features"
+                "model.on",
+                "source_logits needs a pretrained output layer, and the pretrained weights have none or "
+                "keep_source_head is off",
+                "use on: features",
             )
         if self.hparams["train_source_head"]:
             self._train_source_head(network)
         if self.on == "logits" and not network.shares_outputs:
             raise UserError(
-                "on: logits needs the pretrained output space; this network's head is new: use source_logits or features"
+                "model.on",
+                "logits needs the pretrained output space; this network's head is new",
+                "use source_logits or features",
             )
         if self.on == "features" and not network.pretrained_below_new:
             raise UserError(
-                f"on: features compares what the pretrained weights compute, and the encoder begins with layers that "
-                f"{network.pretrained} did not fill ({layers_of(network.fresh)}): use PlainSFT or L2SPSFT, or give weights "
-                "that have them"
+                "model.on",
+                "features compares what the pretrained weights compute, and the encoder begins with layers that "
+                f"{network.pretrained} did not fill ({layers_of(network.fresh)})",
+                "use PlainSFT or L2SPSFT, or give weights that have them",
             )
         if self.on == "features" and self.hparams["distance"] == "kl":
-            raise UserError("distance: kl compares probabilities, and features are none: use mse or cosine")
+            raise UserError("model.distance", "kl compares probabilities, and features are none", "use mse or cosine")
         self._check_source(network)
 
     def _check_source(self, network: Network) -> None:
@@ -108,12 +113,16 @@ class DistillSFT(SFTModule):
         if task.name == "regression" and kind == "kl":
             outputs = "1 output" if task.num_outputs == 1 else f"{task.num_outputs} outputs"
             raise UserError(
-                f"distance: kl compares probabilities, and the source head's {outputs} (regression, reranker or reward "
-                "model) are values: use distance mse, or on: features"
+                "model.distance",
+                f"kl compares probabilities, and the source head's {outputs} (regression, reranker or reward model) "
+                "are values",
+                "use distance mse, or on: features",
             )
         if task.num_outputs == 1 and kind == "cosine":
             raise UserError(
-                "distance: cosine of one output is the same whatever its value: use distance mse, or on: features"
+                "model.distance",
+                "cosine of one output is the same whatever its value",
+                "use distance mse, or on: features",
             )
         if task.name == "multi_label" and kind == "kl":
             self._kl = bernoulli_kl
@@ -124,10 +133,12 @@ class DistillSFT(SFTModule):
         """The teacher has its own copy by now. At λ = 0 nothing would train the head, so it stays as it is."""
         if self.on != "source_logits":
             raise UserError(
-                f"train_source_head: with on: {self.on} nothing trains the source head: use on: source_logits"
+                "model.train_source_head", f"with on: {self.on} nothing trains the source head", "use on: source_logits"
             )
         if self.hparams["freeze"] == "all-but-head":
-            raise UserError("train_source_head: freeze all-but-head freezes the source head too: drop one of the two")
+            raise UserError(
+                "model.train_source_head", "freeze all-but-head freezes the source head too", "drop one of the two"
+            )
         assert network.source_head is not None
         if self.hparams["anchor_weight"] > 0:
             self.trainable.allow(network.parameter_sets()["source_head"])
@@ -137,8 +148,10 @@ class DistillSFT(SFTModule):
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
         if not mine.shape[-1]:
             raise UserError(
-                "on: features needs one vector per item below the encoder's first new layer, and this network has none there: "
-                "use PlainSFT or L2SPSFT"
+                "model.on",
+                "features needs one vector per item below the encoder's first new layer, and this network has none "
+                "there",
+                "use PlainSFT or L2SPSFT",
             )
         kind = self.hparams["distance"]
         if kind == "kl":

@@ -57,9 +57,9 @@ class EWCSFT(SFTModule):
         super().__init__(network, **kwargs)
         self.save_hyperparameters()
         if not anchor_weight >= 0:
-            raise UserError(f"anchor_weight must not be negative, got {anchor_weight}")
+            raise UserError("model.anchor_weight", f"must not be negative, got {anchor_weight}")
         if fisher_samples is not None and fisher_samples < 1:
-            raise UserError(f"fisher_samples must be at least 1, got {fisher_samples}; null for all")
+            raise UserError("model.fisher_samples", f"must be at least 1, got {fisher_samples}", "use null for all")
         check_choice("fisher", fisher, ("true", "empirical"))
         self.fisher: dict[str, Tensor] = {}
         """F of each pretrained parameter, by name, from the start of a fit"""
@@ -77,7 +77,7 @@ class EWCSFT(SFTModule):
     def check_network(self, network: Network) -> None:
         """There must be something to anchor."""
         if not network.shared_parameters():
-            raise UserError("EWCSFT: the network shares no parameter with the pretrained one")
+            raise UserError("EWCSFT", "the network shares no parameter with the pretrained one")
 
     def no_decay_names(self) -> set[str]:
         """What has a penalty here needs no weight decay there."""
@@ -95,8 +95,9 @@ class EWCSFT(SFTModule):
             return
         if source is None:
             raise UserError(
-                "retention: not set, and EWCSFT computes the Fisher information on the source task's data: set retention, "
-                "or use L2SPSFT, which needs none"
+                "retention",
+                "not set, and EWCSFT computes the Fisher information on the source task's data",
+                "set retention, or use L2SPSFT, which needs none",
             )
         assert self.network is not None
         if changed or not self.fisher:

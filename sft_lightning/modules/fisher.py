@@ -36,9 +36,7 @@ def fisher_diagonal(
     teacher, network = module.teacher, module.network
     assert teacher is not None and network is not None
     if teacher.sharded and network.adapters:
-        raise UserError(
-            "network.init_args.transforms: EWCSFT with adapters does not go with trainer.strategy fsdp2: use ddp"
-        )
+        raise UserError("network.transforms", "EWCSFT with adapters does not go with trainer.strategy fsdp2", "use ddp")
     shared = network.shared_parameters()
     of_start = {n: w for n, w in teacher.initial.items() if not teacher.sharded or shared[n].requires_grad}
     exact = torch.float32 if module.device.type == "mps" else torch.float64
@@ -95,5 +93,7 @@ def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) ->
         return batch
     drawn = source.task.draw(logits, np.random.default_rng(list(batch["rows"])))
     if drawn is None:
-        raise UserError(f"fisher: labels cannot be drawn for the task {source.task.info.name}: use fisher: empirical")
+        raise UserError(
+            "model.fisher", f"labels cannot be drawn for the task {source.task.info.name}", "use fisher: empirical"
+        )
     return {**batch, "y": drawn}

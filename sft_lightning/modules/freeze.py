@@ -29,23 +29,29 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
         return []
     if isinstance(freeze, Mapping):
         if set(freeze) != {"bottom_layers"}:
-            raise UserError(f"freeze: the only key is bottom_layers, got {', '.join(map(str, freeze)) or 'none'}")
+            raise UserError(
+                "model.freeze", f"the only key is bottom_layers, got {', '.join(map(str, freeze)) or 'none'}"
+            )
         freeze = freeze["bottom_layers"]
         if isinstance(freeze, int) and not isinstance(freeze, bool):
             layers = network.layers()
             if not 0 <= freeze <= len(layers):
-                raise UserError(f"freeze: bottom_layers {freeze}, but the network has {len(layers)} layers")
+                raise UserError("model.freeze", f"bottom_layers {freeze}, but the network has {len(layers)} layers")
             kept = set(kept_names(network))
             return [n for _, names in layers[:freeze] for n in names if n in kept]
     if freeze == "all-but-head":
         return kept_names(network)
     if isinstance(freeze, str):
         raise UserError(
-            f"freeze: '{freeze}' is not known; use all-but-head, bottom_layers, or a list of regular expressions"
+            "model.freeze",
+            f"'{freeze}' is not known",
+            "use all-but-head, bottom_layers, or a list of regular expressions",
         )
     if not isinstance(freeze, (list, tuple)):
         raise UserError(
-            f"freeze: {freeze!r} is not known; use all-but-head, bottom_layers, or a list of regular expressions"
+            "model.freeze",
+            f"{freeze!r} is not known",
+            "use all-but-head, bottom_layers, or a list of regular expressions",
         )
     names = [n for n, _ in network.named_parameters() if not n.startswith("source_head.")]
     chosen: list[str] = []
@@ -53,9 +59,11 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
         try:
             found = [n for n in names if re.search(str(pattern), n)]
         except re.error as error:
-            raise UserError(f"freeze: '{pattern}' is not a regular expression: {error}") from None
+            raise UserError("model.freeze", f"'{pattern}' is not a regular expression: {error}") from None
         if not found:
-            raise UserError(f"freeze: '{pattern}' matches no parameter (the first is {names[0]}, the last {names[-1]})")
+            raise UserError(
+                "model.freeze", f"'{pattern}' matches no parameter (the first is {names[0]}, the last {names[-1]})"
+            )
         chosen += found
     return list(dict.fromkeys(chosen))
 
@@ -65,16 +73,18 @@ def apply_freeze(trainable: TrainableSet, freeze: Freeze) -> list[str]:
     network, names = trainable.network, frozen_names(trainable.network, freeze)
     if network.adapters and names and not trainable.allowed & set(names):
         raise UserError(
-            f"freeze: {freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained: "
-            "leave freeze out"
+            "model.freeze",
+            f"{freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained",
+            "leave freeze out",
         )
     trainable.forbid(names)
     if not trainable.allowed:
-        raise UserError("freeze: nothing is left to train")
+        raise UserError("model.freeze", "nothing is left to train")
     if network.adapters and not any(adapter.trained for adapter in network.adapters):
         raise UserError(
-            f"freeze: {freeze} freezes all adapters, so network.init_args.transforms would have no effect: leave one of the "
-            "two out"
+            "model.freeze",
+            f"{freeze} freezes all adapters, so network.init_args.transforms would have no effect",
+            "leave one of the two out",
         )
     return sorted(names)
 

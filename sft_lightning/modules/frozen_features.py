@@ -48,7 +48,7 @@ def features(module: SFTModule, split: str) -> Frozen:
                 counts.append(batch["select"].sum(1).cpu())
     if not sum(len(y) for _, y in parts):
         raise UserError(
-            f"{type(module).__name__}: it needs {split} samples: look at the data and at trainer.limit_val_batches"
+            type(module).__name__, f"it needs {split} samples", "look at the data and at trainer.limit_val_batches"
         )
     lengths = torch.cat(counts) if counts else None
     select = None if lengths is None else torch.arange(int(lengths.max()))[None] < lengths[:, None]

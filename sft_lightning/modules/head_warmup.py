@@ -13,13 +13,13 @@ def check_new_alone(trainable: TrainableSet, who: str) -> None:
     """Raises UserError where to train new layers alone would train nothing, or all that is trained anyway."""
     if trainable.network.pretrained is None:
         raise UserError(
-            f"{who}: nothing is pretrained, so there is nothing to hold still: set pretrained, or leave it out"
+            who, "nothing is pretrained, so there is nothing to hold still", "set pretrained, or leave it out"
         )
     new = trainable.of("new")
     if not new:
-        raise UserError(f"{who}: no new layer is trained, so nothing could learn alone: leave it out")
+        raise UserError(who, "no new layer is trained, so nothing could learn alone", "leave it out")
     if not trainable.allowed - new - trainable.of("source_head"):
-        raise UserError(f"{who}: all that is pretrained is frozen already: leave {who} out, or freeze less")
+        raise UserError(who, "all that is pretrained is frozen already", f"leave {who} out, or freeze less")
 
 
 def head_warmup_steps(trainable: TrainableSet, head_warmup: float, total_steps: float) -> int:
@@ -32,12 +32,14 @@ def head_warmup_steps(trainable: TrainableSet, head_warmup: float, total_steps: 
     if total_steps == float("inf"):
         if head_warmup < 1:
             raise UserError(
-                "head_warmup: a share of all steps needs an end: set trainer.max_epochs or trainer.max_steps"
+                "model.head_warmup", "a share of all steps needs an end", "set trainer.max_epochs or trainer.max_steps"
             )
         return int(head_warmup)
     steps = warmup_steps(head_warmup, int(total_steps))
     if steps >= total_steps:
         raise UserError(
-            f"head_warmup: {steps} steps are all of the run's {int(total_steps)}: use freeze: all-but-head, or fewer steps"
+            "model.head_warmup",
+            f"{steps} steps are all of the run's {int(total_steps)}",
+            "use freeze: all-but-head, or fewer steps",
         )
     return steps

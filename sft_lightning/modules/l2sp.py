@@ -58,15 +58,17 @@ class L2SPSFT(SFTModule):
         check_choice("penalise", penalise, ("weights", "all"))
         check_choice("how", how, ("loss", "decoupled"))
         if how == "loss" and decoupled_weight is not None:
-            raise UserError("decoupled_weight is for how: decoupled; with how: loss set alpha and beta")
+            raise UserError("model.decoupled_weight", "is for how: decoupled", "with how: loss set alpha and beta")
         if how == "decoupled" and (alpha is not None or beta is not None):
-            raise UserError("alpha and beta are for how: loss; with how: decoupled set decoupled_weight")
+            raise UserError(
+                "model.alpha", "alpha and beta are for how: loss", "with how: decoupled set decoupled_weight"
+            )
         self.alpha = 0.0 if how == "decoupled" else 0.1 if alpha is None else alpha
         self.beta = 0.0 if how == "decoupled" else 0.01 if beta is None else beta
         self.decoupled_weight = 0.0 if how == "loss" else 10.0 if decoupled_weight is None else decoupled_weight
         for name in ("alpha", "beta", "decoupled_weight"):
             if getattr(self, name) < 0:
-                raise UserError(f"{name} must not be negative, got {getattr(self, name)}")
+                raise UserError(f"model.{name}", f"must not be negative, got {getattr(self, name)}")
         self.resolved = {"alpha": self.alpha, "beta": self.beta, "decoupled_weight": self.decoupled_weight}
         self._sets: dict[str, dict[str, nn.Parameter]] = {}
 
@@ -147,9 +149,12 @@ class L2SPSFT(SFTModule):
         for group in (g for o in self.trainer.optimizers for g in o.param_groups):
             share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
             if share > 1 and any(n in self.anchored_names() for n in group["names"]):
+                lr = group.get("initial_lr", group["lr"])
                 raise UserError(
-                    f"decoupled_weight {self.decoupled_weight:g} × learning rate {group.get('initial_lr', group['lr']):g} "
-                    f"= {share:g} takes back more than the whole drift at each step: keep the product below 1"
+                    "model.decoupled_weight",
+                    f"{self.decoupled_weight:g} × learning rate {lr:g} = {share:g} takes back more than the whole drift at "
+                    "each step",
+                    "keep the product below 1",
                 )
 
     def penalty_value(self) -> Tensor | None:
@@ -166,4 +171,4 @@ class L2SPSFT(SFTModule):
     def check_network(self, network: Network) -> None:
         """There must be something to anchor."""
         if not network.shared_parameters():
-            raise UserError("L2SPSFT: the network shares no parameter with the pretrained one")
+            raise UserError("L2SPSFT", "the network shares no parameter with the pretrained one")

@@ -54,7 +54,7 @@ class LinearProbe(SFTModule):
         super().__init__(network, task, freeze="all-but-head")
         given = STRENGTHS if strengths is None else strengths
         if not given or len(set(given)) < len(given) or not all(0 <= s < float("inf") for s in given):
-            raise UserError(f"strengths: must be different numbers from 0, got {strengths}")
+            raise UserError("model.strengths", f"must be different numbers from 0, got {strengths}")
 
         self._undo = ExitStack()
 
@@ -62,30 +62,37 @@ class LinearProbe(SFTModule):
         """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
         if network.shares_outputs:
             raise UserError(
-                "LinearProbe: a language model keeps its output layer, so there is no new head to solve: use PlainSFT "
-                "with freeze"
+                "LinearProbe",
+                "a language model keeps its output layer, so there is no new head to solve",
+                "use PlainSFT with freeze",
             )
         if network.adapters:
             raise UserError(
-                "LinearProbe: network.init_args.transforms would have no effect, because only the head is solved for: leave "
-                "transforms out"
+                "LinearProbe",
+                "network.init_args.transforms would have no effect, because only the head is solved for",
+                "leave transforms out",
             )
         if not issubclass(TASKS.find(network.task.name), RowTask):
             raise UserError(
-                f"LinearProbe: {network.task.name} is not a task of rows with one target each: use PlainSFT with freeze"
+                "LinearProbe",
+                f"{network.task.name} is not a task of rows with one target each",
+                "use PlainSFT with freeze",
             )
         if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
             raise UserError(
-                f"LinearProbe: {fresh[0]} is not filled by network.init_args.pretrained, and a probe through a random "
-                "layer measures nothing: choose another network.init_args.pooling, or weights that have this layer"
+                "LinearProbe",
+                f"{fresh[0]} is not filled by network.init_args.pretrained, and a probe through a random layer "
+                "measures nothing",
+                "choose another network.init_args.pooling, or weights that have this layer",
             )
         if not isinstance(network.head, nn.Linear):
             raise UserError(
-                f"LinearProbe: the network's head is a {type(network.head).__name__}, not one linear layer: use PlainSFT "
-                "with freeze: all-but-head"
+                "LinearProbe",
+                f"the network's head is a {type(network.head).__name__}, not one linear layer",
+                "use PlainSFT with freeze: all-but-head",
             )
         if self._trainer is not None and isinstance(self._trainer.strategy, FSDP2):
-            raise UserError("LinearProbe: not with trainer.strategy fsdp2: use ddp or one process")
+            raise UserError("LinearProbe", "not with trainer.strategy fsdp2", "use ddp or one process")
 
     def setup(self, stage: str) -> None:
         """One epoch of one step is what the trainer has to do."""

@@ -21,8 +21,9 @@ def one_step(trainer: Trainer, who: str) -> Iterator[None]:
     limit: int | float = trainer.limit_train_batches
     if not (isinstance(limit, float) and limit == 1.0) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise UserError(
-            f"trainer.limit_train_batches: {who} is solved on all training samples, got {limit}: set "
-            "data.train_fraction or data.shots_per_class"
+            "trainer.limit_train_batches",
+            f"{who} is solved on all training samples, got {limit}",
+            "set data.train_fraction or data.shots_per_class",
         )
     loop = trainer.fit_loop
     wanted: list[tuple[Any, dict[str, Any]]] = [

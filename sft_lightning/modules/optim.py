@@ -39,8 +39,10 @@ def parameter_groups(
     chosen = {n: p for n, p in network.named_parameters() if (p.requires_grad if trained is None else n in trained)}
     if head_lr_factor != 1.0 and not added.keys() & chosen:
         raise UserError(
-            f"head_lr_factor: {head_lr_factor:g} would change nothing, because no new layer is trained (the network's head "
-            "is pretrained, or frozen): leave it out"
+            "model.head_lr_factor",
+            f"{head_lr_factor:g} would change nothing, because no new layer is trained (the network's head is "
+            "pretrained, or frozen)",
+            "leave it out",
         )
     spared = network.no_decay_parameters() | no_decay
     groups: dict[tuple[float, float], dict[str, Any]] = {}
@@ -60,9 +62,9 @@ def optimizer_class(name: str) -> type[Optimizer]:
         found = getattr(import_module(module) if module else torch.optim, cls)
     except (ImportError, AttributeError, TypeError, ValueError):
         known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
-        raise UserError(f"optimizer: no '{name}' in torch.optim{nearest(name, known)}") from None
+        raise UserError("model.optimizer", f"no '{name}' in torch.optim{nearest(name, known)}") from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise UserError(f"optimizer: '{name}' is not an optimizer")
+        raise UserError("model.optimizer", f"'{name}' is not an optimizer")
     return found
 
 
@@ -83,20 +85,20 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
     known = list(signature(cls).parameters)
     for reserved in ("lr", "weight_decay", "params"):
         if reserved in arguments:
-            raise UserError(f"optimizer_args: '{reserved}' has its own setting beside optimizer_args")
+            raise UserError("model.optimizer_args", f"'{reserved}' has its own setting beside optimizer_args")
     for argument in arguments:
         if argument not in known:
-            raise UserError(f"optimizer_args: {cls.__name__} has no '{argument}'{nearest(argument, known)}")
+            raise UserError("model.optimizer_args", f"{cls.__name__} has no '{argument}'{nearest(argument, known)}")
     if "weight_decay" not in known:
         if any(g["weight_decay"] for g in groups):
-            raise UserError(f"optimizer {cls.__name__} has no weight decay: set weight_decay 0")
+            raise UserError("model.weight_decay", f"{cls.__name__} has no weight decay", "set it to 0")
         groups = [{k: v for k, v in g.items() if k != "weight_decay"} for g in groups]
     names = [g["names"] for g in groups]
     try:
         optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
     except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
         raise UserError(
-            f"model.init_args.optimizer_args: {cls.__name__} refuses {arguments or 'to be without arguments'}: {error}"
+            "model.optimizer_args", f"{cls.__name__} refuses {arguments or 'to be without arguments'}: {error}"
         ) from None
     for group, n in zip(optimizer.param_groups, names, strict=True):
         group["names"] = n
@@ -106,7 +108,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
 def warmup_steps(warmup: float, total_steps: int) -> int:
     """`warmup` below 1 is a share of all optimizer steps, from 1 on a number of steps."""
     if warmup < 0:
-        raise UserError(f"warmup must not be negative, got {warmup}")
+        raise UserError("model.warmup", f"must not be negative, got {warmup}")
     return round(warmup * total_steps) if warmup < 1 else int(warmup)
 
 

@@ -54,7 +54,9 @@ class TrainableSet:
         """Names of what may be trained, of these parameter sets or layers of the network: 'new', 'shared', a layer's name."""
         known = {**dict(self.network.layers()), **self.network.parameter_sets()}
         if unknown := [s for s in sets if s not in known]:
-            raise UserError(f"the network has no parameter set or layer '{unknown[0]}', but {', '.join(known)}")
+            raise UserError(
+                "trainable set", f"the network has no parameter set or layer '{unknown[0]}'; it has {', '.join(known)}"
+            )
         return self.allowed & {name for s in sets for name in known[s]}
 
     def count(self, names: Iterable[str] | None = None) -> int:
@@ -105,9 +107,9 @@ class TrainableSet:
         if wanted == self.trained:
             return False
         if not wanted:
-            raise UserError("trainable set: nothing would be left to train")
+            raise UserError("trainable set", "nothing would be left to train")
         if beyond := sorted(wanted - self.allowed):
-            raise UserError(f"trainable set: {beyond[0]} is stopped by model.freeze or by the network: freeze less")
+            raise UserError("trainable set", f"{beyond[0]} is stopped by model.freeze or by the network: freeze less")
         ratio = lr_factor / self.lr_factor
         change = Change(wanted - self.trained, self.trained - wanted, step, ratio, restart_schedule)
         self._set(wanted)
@@ -143,6 +145,8 @@ class TrainableSet:
         """Raises UserError where a checkpoint trains a part, and nothing here would ever train the rest."""
         if self.unclaimed:
             raise UserError(
-                f"ckpt_path: the checkpoint trains {len(self.trained)} of {len(self.allowed)} tensors, as LPFT or head_warmup "
-                "of its run asked, and this run has neither: set it as in the checkpoint's run"
+                "ckpt_path",
+                f"the checkpoint trains {len(self.trained)} of {len(self.allowed)} tensors, as LPFT or head_warmup of "
+                "its run asked, and this run has neither",
+                "set it as in the checkpoint's run",
             )

@@ -41,8 +41,10 @@ class TrainingModule(Objective):
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
         if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
             raise UserError(
-                f"model.init_args.optimizer_args: fused, with trainer.precision {self.trainer.precision}, unscales gradients "
-                f"inside the step, where the penalty of {type(self).__name__} comes too late: drop fused, or use bf16-mixed"
+                "model.optimizer_args",
+                f"fused, with trainer.precision {self.trainer.precision}, unscales gradients inside the step, where "
+                f"the penalty of {type(self).__name__} comes too late",
+                "drop fused, or use bf16-mixed",
             )
         around_steps(optimizer, self.before_step, self.after_step)
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
@@ -53,7 +55,9 @@ class TrainingModule(Objective):
         if hp["lr_schedule"] == "constant" and not hp["warmup"]:
             return optimizer
         if total == float("inf"):
-            raise UserError("lr_schedule and warmup need an end: set trainer.max_epochs or trainer.max_steps")
+            raise UserError(
+                "model.lr_schedule", "lr_schedule and warmup need an end", "set trainer.max_epochs or trainer.max_steps"
+            )
         begun = lambda: self.trainable.schedule_from  # noqa: E731
         scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total), begun)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -47,8 +47,9 @@ class Backbone(Network, base=True):
         size = tuple(x["image"].shape[-2:])
         if self.built_for is not None and size != self.built_for:
             raise UserError(
-                f"network {type(self).__name__}: {self.model_name} is built for {self.built_for[0]} pixels, the images "
-                f"have {size[0]}: set network.init_args.image_size {size[0]}, or leave the data's image_size out"
+                "network.image_size",
+                f"{self.model_name} is built for {self.built_for[0]} pixels, the images have {size[0]}",
+                f"set it to {size[0]}, or leave the data's image_size out",
             )
         return super().encode(x)
 
@@ -65,8 +66,9 @@ class Backbone(Network, base=True):
         theirs = ((source.ours.get("network") or "").rpartition(".")[2], args.get("name"))
         if theirs != (type(self).__name__, self.model_name):
             raise UserError(
-                f"pretrained: {source.name} holds a {' '.join(t for t in theirs if t)}, the network asked for is "
-                f"{type(self).__name__} {self.model_name}"
+                "network.pretrained",
+                f"{source.name} holds a {' '.join(t for t in theirs if t)}, the network asked for is "
+                f"{type(self).__name__} {self.model_name}",
             )
 
     def fill_ours(self, state: Mapping[str, Tensor], source: Source, keep_source_head: bool) -> None:
@@ -115,7 +117,7 @@ def read_weights(source: Source, notes: list[str]) -> dict[str, Tensor]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (source.folder / name).is_file():
             return read_state_dict(source.folder / name, notes)
-    raise UserError(f"pretrained: {source.folder} has no weights (model.safetensors)")
+    raise UserError("network.pretrained", f"{source.folder} has no weights (model.safetensors)")
 
 
 def named_as(

@@ -61,8 +61,9 @@ class Network(nn.Module):
         super().__init__()
         if task.name not in self.tasks:
             raise UserError(
-                f"network {type(self).__name__} is for {' and '.join(self.tasks)}, the data's task is {task.name}: "
-                "choose another network or other data"
+                "network",
+                f"{type(self).__name__} is for {' and '.join(self.tasks)}, the data's task is {task.name}",
+                "choose another network or other data",
             )
         self.task = task
         self.name = type(self).__name__  # which the class of a network that is sharded does not have
@@ -347,9 +348,9 @@ def network_class(path: str) -> type[Network]:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"network: no class '{path}' ({error}){nearest(name, NETWORKS)}") from None
+        raise UserError("network", f"no class '{path}' ({error}){nearest(name, NETWORKS)}") from None
     if not (isinstance(found, type) and issubclass(found, Network)):
-        raise UserError(f"network: '{path}' is not a Network")
+        raise UserError("network", f"'{path}' is not a Network")
     return found
 
 
@@ -358,7 +359,7 @@ def build_network(network: Spec | str, task: TaskInfo) -> Network:
     if isinstance(network, str):
         network = spec(network)
     if not isinstance(network, Mapping) or "class_path" not in network:
-        raise UserError("network: give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
+        raise UserError("network", "give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
     cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
     refuse_left_out(args, "network.init_args")
     try:
@@ -371,7 +372,9 @@ def build_network(network: Spec | str, task: TaskInfo) -> Network:
         known = list(signature(cls).parameters)[1:]
         for name in args:
             if name not in known:
-                raise UserError(f"network {cls.__name__} has no argument '{name}'{nearest(name, known)}") from error
+                raise UserError(
+                    f"network.{name}", f"{cls.__name__} has no such argument{nearest(name, known)}"
+                ) from error
         raise
 
 
@@ -380,7 +383,7 @@ def set_dropout(module: nn.Module, probability: float | None) -> None:
     if probability is None:
         return
     if not 0.0 <= probability < 1.0:
-        raise UserError(f"dropout must be in [0, 1), got {probability}")
+        raise UserError("network.dropout", f"must be in [0, 1), got {probability}")
     for m in module.modules():
         if isinstance(m, nn.modules.dropout._DropoutNd):
             m.p = probability

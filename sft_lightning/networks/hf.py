@@ -43,7 +43,11 @@ def load_hf(
     """
     if pretrained is None:
         if config is None:
-            raise UserError(f"network {type(network).__name__}: set pretrained, or config to start from random weights")
+            raise UserError(
+                "network.pretrained",
+                f"{type(network).__name__} has nothing to build from",
+                "set pretrained, or config to start from random weights",
+            )
         made = from_config(auto_class, config, network, trust).eval()
         if trim is not None:
             trim(made)
@@ -58,16 +62,18 @@ def load_hf(
     elif source.file is not None:
         if config is None:
             raise UserError(
-                f"pretrained: {source.file} is a state dict alone: give the folder with its config.json, or set config"
+                "network.pretrained",
+                f"{source.file} is a state dict alone",
+                "give the folder with its config.json, or set config",
             )
         blank, notes = from_config(auto_class, config, network, trust), network.report.notes
         state = unprefixed(read_state_dict(source.file, notes), [set(blank.state_dict())], str(source.file), notes)
         place, kwargs["state_dict"] = None, state
         auto_class, kwargs["config"] = type(blank), blank.config
     elif config is not None:
-        with user_errors("config", type(network).__name__):
+        with user_errors("network.config", "", type(network).__name__):
             kwargs["config"] = make_config(config, trust)
-    with user_errors(f"pretrained: {pretrained}", type(network).__name__), tensors_alone():
+    with user_errors("network.pretrained", pretrained, type(network).__name__), tensors_alone():
         model, info = auto_class.from_pretrained(
             place,
             output_loading_info=True,
@@ -82,13 +88,15 @@ def load_hf(
     if wrong:
         name, theirs, ours = wrong[0]
         raise UserError(
-            f"pretrained: {pretrained}: {len(wrong)} tensors have another shape than the network's, first {name} "
-            f"{list(theirs)} where {list(ours)} is needed: config.json and the weights do not belong together"
+            "network.pretrained",
+            f"{pretrained}: {len(wrong)} tensors have another shape than the network's, first {name} "
+            f"{list(theirs)} where {list(ours)} is needed: config.json and the weights do not belong together",
         )
     if len(missing) * 2 > len(own):
         raise UserError(
-            f"pretrained: {pretrained} fills {len(own) - len(missing)} of the network's {len(own)} tensors: its weights "
-            f"are not those of a {type(model).__name__}"
+            "network.pretrained",
+            f"{pretrained} fills {len(own) - len(missing)} of the network's {len(own)} tensors: its weights are "
+            f"not those of a {type(model).__name__}",
         )
     network.report.loaded = len(own) - len(missing)
     network.report.missing = [n for n in own if n in missing]
@@ -110,13 +118,15 @@ def find(pretrained: str, network: Network) -> Source:
     source = resolve(pretrained)
     theirs = (source.ours.get("network") or "").rpartition(".")[2]
     if theirs and "model_type" not in source.config:
-        raise UserError(f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(network).__name__}")
+        raise UserError(
+            "network.pretrained", f"{pretrained} holds a {theirs}, the network asked for is {type(network).__name__}"
+        )
     return source
 
 
 def from_config(auto_class: Any, config: str | dict[str, Any], network: Network, trust: bool = False) -> Any:
     """A model with random weights."""
-    with user_errors("config", type(network).__name__):
+    with user_errors("network.config", "", type(network).__name__):
         made = make_config(config, trust)
         made.architectures = made.architectures or []  # what auto classes choose by where a type has several models
         return auto_class.from_config(made, trust_remote_code=trust)
@@ -131,11 +141,13 @@ def make_config(config: str | dict[str, Any], trust: bool = False) -> Any:
     values = dict(config)
     kind = str(values.pop("model_type", ""))
     if kind not in CONFIG_MAPPING:
-        raise UserError(f"config: model_type '{kind}' is not known to transformers{nearest(kind, CONFIG_MAPPING)}")
+        raise UserError(
+            "network.config", f"model_type '{kind}' is not known to transformers{nearest(kind, CONFIG_MAPPING)}"
+        )
     plain = AutoConfig.for_model(kind)
     for name in values:
         if not hasattr(plain, name):
-            raise UserError(f"config: {kind} has no setting '{name}'{nearest(name, plain.to_dict())}")
+            raise UserError("network.config", f"{kind} has no setting '{name}'{nearest(name, plain.to_dict())}")
     return AutoConfig.for_model(kind, **values)
 
 
@@ -149,7 +161,7 @@ def last_linear(model: Any, num_labels: int | None = None) -> str:
     if not found or type(model).__name__.endswith("WithTeacher"):
         how_many = "two output layers" if found else "no linear output layer"
         raise UserError(
-            f"network: {type(model).__name__} has {how_many}, and cannot get a new head: choose another model"
+            "network", f"{type(model).__name__} has {how_many}, and cannot get a new head", "choose another model"
         )
     return found[-1]
 
@@ -249,55 +261,65 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def user_errors(where: str, name: str) -> Iterator[None]:
-    """Turns what transformers raises for a wrong name, folder, file or setting into a UserError that begins with `where`."""
+def user_errors(key: str, subject: str, network: str) -> Iterator[None]:
+    """Turns what transformers raises for a wrong name, folder, file or setting into a UserError.
+
+    Args:
+        key: The UserError's key.
+        subject: What the key names: a hub name, a folder; empty for none. It begins the problem.
+        network: Class that asks, for the message.
+    """
     try:
         with quiet():
             yield
     except UserError:
         raise
     except Exception as error:
-        message = explain(error, name)
-        if message is None:
+        found = explain(error, network)
+        if found is None:
             raise
-        raise UserError(f"{where}: {message}") from None
+        problem, fix = found
+        raise UserError(key, f"{subject}: {problem}" if subject else problem, fix) from None
 
 
-def explain(error: Exception, network: str) -> str | None:
-    """One line for an exception of transformers or below it; None where it looks like a bug."""
+def explain(error: Exception, network: str) -> tuple[str, str] | None:
+    """Problem and fix for an exception of transformers or below it; None where it looks like a bug."""
     said, kind = str(error), type(error).__name__
     chain = f"{kind} {type(error.__cause__).__name__} {said}"
     if "trust_remote_code" in said:
-        return (
-            "needs Python code that comes with the model, which was not run: choose a model that transformers has, or, once "
-            "you have read that code, set network.init_args.trust_remote_code true"
+        return "needs Python code that comes with the model, which was not run", (
+            "choose a model that transformers has, or, once you have read that code, set "
+            "network.init_args.trust_remote_code true"
         )
     if re.search("Unrecognized configuration class", said):
         config = re.search(r"configuration class <class '[\w.]*?(\w+)'>", said)
-        return f"a model with {config[1] if config else 'this configuration'} is not one for {network}"
+        return f"a model with {config[1] if config else 'this configuration'} is not one for {network}", ""
     if "weights_only" in said.lower() or "Unsupported global" in said:
-        return "is damaged, or holds pickled code, which is never run; save the weights as model.safetensors"
+        return "is damaged, or holds pickled code, which is never run", "save the weights as model.safetensors"
     if "Safetensor" in chain or "PytorchStreamReader" in said or "header too" in said.lower() or kind == "EOFError":
-        return f"the weights are damaged or truncated ({said.splitlines()[0] if said else kind})"
+        return f"the weights are damaged or truncated ({said.splitlines()[0] if said else kind})", ""
     if "no file named" in said:
-        return "the folder has no weights (model.safetensors)"
+        return "the folder has no weights (model.safetensors)", ""
     if re.search("Unrecognized model|model type .* does not recognize|model_type", said):
-        return "config.json names no model type that this version of transformers knows"
+        return "this version of transformers does not know the model type in config.json", ""
     if kind in ("GatedRepoError", "RepositoryNotFoundError") or re.search(
         "gated repo|not a valid model identifier", said
     ):
-        return "no such folder here and no such public model on the hub; for a private one set HF_TOKEN"
+        return "no such folder here and no such public model on the hub", "for a private one set HF_TOKEN"
     if re.search("connect|offline|resolve|cached|LocalEntryNotFound|Max retries", chain, re.IGNORECASE):
-        return "no such folder here, and the hub cannot be reached to look there"
+        return "no such folder here, and the hub cannot be reached to look there", ""
     if kind.startswith("StrictDataclass"):
-        return f"config.json: {plainly(' '.join(said.split()).rpartition('TypeError: ')[2].partition(' Errors:')[0])}"
+        return (
+            f"config.json: {plainly(' '.join(said.split()).rpartition('TypeError: ')[2].partition(' Errors:')[0])}",
+            "",
+        )
     if isinstance(error, MemoryError) or machine_fault(error) is not None:
         return None
     if isinstance(error, (AttributeError, TypeError, IndexError)) or "NoneType" in said or type(error) is Exception:
         first = said.strip().splitlines()[0] if said.strip() else kind
-        return f"a file in the folder, or a setting, is not as transformers expects it ({plainly(first)})"
+        return f"a file in the folder, or a setting, is not as transformers expects it ({plainly(first)})", ""
     if isinstance(
         error, (ImportError, ValueError, OSError, LookupError, RuntimeError, ArithmeticError, AssertionError)
     ):
-        return f"{said.strip().splitlines()[0] if said.strip() else kind}"
+        return (said.strip().splitlines()[0] if said.strip() else kind), ""
     return None

@@ -48,7 +48,7 @@ def check_shape_fits(network: Any, view: InputView) -> None:
     key = "data.init_args.image_size" if view.size_of_data or not hasattr(network, "image_size") else None
     key = key or "network.init_args.image_size"
     advice = f"set {key} {works}" if works is not None else f"set {key} to another size"
-    raise UserError(f"network {name} cannot take images of {height}×{width} pixels ({reason}): {advice}")
+    raise UserError("network", f"{name} cannot take images of {height}×{width} pixels ({reason})", advice)
 
 
 def refusal(network: Any, shape: tuple[int, int, int]) -> Exception | None:

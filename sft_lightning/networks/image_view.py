@@ -69,5 +69,7 @@ def view_of(values: Any) -> ImageView | None:
     except (KeyError, TypeError):
         fine = False
     if not fine or view.resample not in RESAMPLE:
-        raise UserError(f"pretrained: config.json: sft_lightning.input.view describes no view: {values!r:.80}")
+        raise UserError(
+            "network.pretrained", f"config.json: sft_lightning.input.view describes no view: {values!r:.80}"
+        )
     return view

@@ -20,7 +20,7 @@ from sft_lightning.networks.tensors import layers_of
 from sft_lightning.networks.transforms import Transform
 from sft_lightning.sharding.tensors import local, whole
 
-KEY = "network.init_args.transforms: LoRA"
+KEY = "network.transforms.LoRA"
 NAME = "default"
 FOLDER = "adapter"
 ENDS = ("lora_B", "lora_embedding_B")
@@ -58,14 +58,14 @@ class LoRA(Transform):
         use_rslora: bool = False,
     ) -> None:
         if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-            raise UserError(f"{KEY}: r must be a whole number from 1, got {r!r}")
+            raise UserError(f"{KEY}.r", f"must be a whole number from 1, got {r!r}")
         if not 0.0 < alpha < math.inf:
-            raise UserError(f"{KEY}: alpha must be a number above 0, got {alpha!r}")
+            raise UserError(f"{KEY}.alpha", f"must be a number above 0, got {alpha!r}")
         if not 0.0 <= dropout < 1.0:
-            raise UserError(f"{KEY}: dropout must be in [0, 1), got {dropout!r}")
+            raise UserError(f"{KEY}.dropout", f"must be in [0, 1), got {dropout!r}")
         if target_modules != "all-linear" and (isinstance(target_modules, str) or not target_modules):
             raise UserError(
-                f"{KEY}: target_modules must be all-linear or a list of regular expressions, got {target_modules!r}"
+                f"{KEY}.target_modules", f"must be all-linear or a list of regular expressions, got {target_modules!r}"
             )
         self.r, self.alpha, self.dropout, self.use_rslora = r, float(alpha), dropout, use_rslora
         self.target_modules: str | list[str] = target_modules
@@ -77,7 +77,7 @@ class LoRA(Transform):
     def apply(self, network: Network) -> None:
         """Puts peft's layers in the place of the chosen ones, and freezes what `pretrained` filled."""
         if find_spec("peft") is None:
-            raise UserError(f"{KEY} needs one more package: pip install 'sft-lightning[lora]'")
+            raise UserError(KEY, "LoRA needs one more package", "pip install 'sft-lightning[lora]'")
         from peft import LoraConfig, inject_adapter_in_model
 
         encoder, names = network.encoder, self.targets(network)
@@ -128,8 +128,9 @@ class LoRA(Transform):
                 (f"{n}: {why}" for n, why in why_not.items()), f"the encoder has {seen or 'no layer of such a kind'}"
             )
             raise UserError(
-                f"{KEY}: target_modules {self.target_modules} leaves no layer of {network.name} to adapt ({why}): name "
-                "others by regular expressions, such as [conv]"
+                KEY,
+                f"target_modules {self.target_modules} leaves no layer of {network.name} to adapt ({why})",
+                "name others by regular expressions, such as [conv]",
             )
         for reason in dict.fromkeys(why_not.values()):
             left = [f"{n}.weight" for n, why in why_not.items() if why == reason]
@@ -196,10 +197,10 @@ def searched(pattern: str, names: list[str]) -> list[str]:
     try:
         found = [n for n in names if re.search(str(pattern), n)]
     except re.error as error:
-        raise UserError(f"{KEY}: target_modules: '{pattern}' is not a regular expression: {error}") from None
+        raise UserError(f"{KEY}.target_modules", f"'{pattern}' is not a regular expression: {error}") from None
     if not found:
         ends = f"the first is {names[0]}, the last {names[-1]}" if names else "there is none"
-        raise UserError(f"{KEY}: target_modules: '{pattern}' matches no layer that can be adapted ({ends})")
+        raise UserError(f"{KEY}.target_modules", f"'{pattern}' matches no layer that can be adapted ({ends})")
     return found
 
 

@@ -46,7 +46,7 @@ class WordTokenizer:
         known = sorted((w for w, n in counts.items() if n >= self.min_count), key=lambda w: (-counts[w], w))
         self.set_words(known[: self.size - 3])
         if not known:
-            raise UserError(f"LSTM: no word occurs {self.min_count} times in the training texts: lower min_count")
+            raise UserError("LSTM", f"no word occurs {self.min_count} times in the training texts", "lower min_count")
 
     def set_words(self, words: Sequence[str]) -> None:
         """Numbers them from 3. `state` changes when they do, so that what was tokenised before is done again."""
@@ -62,7 +62,7 @@ class WordTokenizer:
         **_: Any,
     ) -> dict[str, list[list[int]]]:
         if not self.fitted:
-            raise UserError("network LSTM knows no words yet: train it, or load a checkpoint or pretrained")
+            raise UserError("network", "LSTM knows no words yet", "train it, or load a checkpoint or pretrained")
         rows = [self._numbers(t) for t in texts]
         if pairs is not None:
             rows = [[*row, BETWEEN, *self._numbers(pair)] for row, pair in zip(rows, pairs, strict=True)]
@@ -138,16 +138,16 @@ class LSTM(SmallNetwork):
             *(("vocabulary_size", vocabulary_size, 4), ("min_count", min_count, 1), ("max_length", max_length, 1)),
         ):
             if value < least:
-                raise UserError(f"LSTM: {name} must be at least {least}, got {value}")
+                raise UserError("LSTM", f"{name} must be at least {least}, got {value}")
         if not 0.0 <= dropout < 1.0:
-            raise UserError(f"LSTM: dropout must be in [0, 1), got {dropout}")
+            raise UserError("LSTM", f"dropout must be in [0, 1), got {dropout}")
         self.max_length, self.tokenizer = max_length, WordTokenizer(vocabulary_size, min_count)
         encoder = Recurrent(vocabulary_size, embedding_dim, hidden, layers, bidirectional, dropout)
         if pretrained is not None:
             self._take_words(pretrained)
         self.start_from(pretrained, keep_source_head, encoder, hidden * (2 if bidirectional else 1))
         if pretrained is not None and not self.tokenizer.fitted:
-            raise UserError(f"pretrained: {pretrained} holds no words: it is not an export of LSTM")
+            raise UserError("network.pretrained", f"{pretrained} holds no words: it is not an export of LSTM")
 
     def _take_words(self, pretrained: str) -> None:
         """The words of an export, before `start_from` compares the shapes of all it holds."""

@@ -30,7 +30,7 @@ def tensors_of(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
         return dict(content)
     if not isinstance(content, Mapping):
         raise UserError(
-            f"pretrained: {path} is not a state dict (names to tensors): it holds a {type(content).__name__}"
+            "network.pretrained", f"{path} is not a state dict (names to tensors): it holds a {type(content).__name__}"
         )
     found = {str(key): value for key, value in content.items() if is_state(value)}
     for key, value in content.items():  # one level more: {checkpoint: {model: …}}
@@ -39,13 +39,16 @@ def tensors_of(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
     if not found:
         held = ", ".join(f"{key} ({kind_of(value)})" for key, value in list(content.items())[:6])
         raise UserError(
-            f"pretrained: {path} is not a state dict (names to tensors), and none is in it: it has {held or 'nothing'}"
+            "network.pretrained",
+            f"{path} is not a state dict (names to tensors), and none is in it: it has {held or 'nothing'}",
         )
     key = next((k for k in USUAL if k in found), None) or next(
         (k for k in found if k.rpartition(".")[2] in USUAL), None
     )
     if key is None and len(found) > 1:
-        raise UserError(f"pretrained: {path} holds several state dicts ({', '.join(found)}): save the one meant alone")
+        raise UserError(
+            "network.pretrained", f"{path} holds several state dicts ({', '.join(found)})", "save the one meant alone"
+        )
     key = key or next(iter(found))
     others = [name for name in found if name != key]
     if others:
@@ -87,8 +90,10 @@ def unprefixed(
             rival = next((p for p, c in counts.items() if c == count and p != prefix), None)
             if rival is not None:
                 raise UserError(
-                    f"pretrained: {source}: the names that begin with '{prefix}' and those that begin with '{rival}' both fit "
-                    "the network: save one of them alone"
+                    "network.pretrained",
+                    f"{source}: the names that begin with '{prefix}' and those that begin with '{rival}' both fit the "
+                    "network",
+                    "save one of them alone",
                 )
             best = (count / len(names), prefix)
     prefix = best[1]

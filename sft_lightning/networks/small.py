@@ -31,16 +31,18 @@ class SmallNetwork(Network, base=True):
     def _fill_from(self, pretrained: str, keep: bool) -> None:
         source = resolve(pretrained)
         if source.hub:
-            raise UserError(f"pretrained: {pretrained}: no such folder or file ({type(self).__name__} is on no hub)")
+            raise UserError(
+                "network.pretrained", f"{pretrained}: no such folder or file ({type(self).__name__} is on no hub)"
+            )
         theirs = (source.ours.get("network") or "").rpartition(".")[2]
         if theirs and theirs != type(self).__name__:
             raise UserError(
-                f"pretrained: {pretrained} holds a {theirs}, the network asked for is {type(self).__name__}"
+                "network.pretrained", f"{pretrained} holds a {theirs}, the network asked for is {type(self).__name__}"
             )
         path = source.file or (source.folder / "model.safetensors" if source.folder else None)
         assert path is not None
         if not path.is_file():
-            raise UserError(f"pretrained: {path} does not exist")
+            raise UserError("network.pretrained", f"{path} does not exist")
         names = [n for n in self.state_dict() if not n.startswith("head.")]
         state = unprefixed(read_state_dict(path, self.report.notes), [names], str(path), self.report.notes)
         self.pretrained, self.report.source = pretrained, str(path)
@@ -49,8 +51,9 @@ class SmallNetwork(Network, base=True):
         self.fresh = {n.removeprefix("encoder.") for n in fresh if n.startswith("encoder.")}
         if above := [n for n in self.report.unexpected if n.startswith("encoder.")]:
             raise UserError(
-                f"pretrained: {path}: its encoder has {len(above)} tensors that the network lacks, first {above[0]}: the "
-                "architectures differ, and its output layer would speak of features that it never saw"
+                "network.pretrained",
+                f"{path}: its encoder has {len(above)} tensors that the network lacks, first {above[0]}: the "
+                "architectures differ, and its output layer would speak of features that it never saw",
             )
         if keep:
             task = source.ours.get("task") or {}
@@ -91,7 +94,7 @@ class MLP(SmallNetwork):
         super().__init__(task, transforms)
         self.in_features, self.hidden = in_features, list(hidden)
         if not self.hidden:
-            raise UserError("MLP: hidden needs at least one layer")
+            raise UserError("MLP", "hidden needs at least one layer")
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in zip([in_features, *self.hidden], self.hidden, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
@@ -108,8 +111,9 @@ class MLP(SmallNetwork):
         if image[0].numel() != self.in_features:
             shape = "×".join(str(n) for n in image.shape[1:])
             raise UserError(
-                f"network MLP takes in_features {self.in_features}, the data's images have {image[0].numel()} values "
-                f"({shape}): set network.init_args.in_features {image[0].numel()}"
+                "network.in_features",
+                f"MLP takes {self.in_features}, the data's images have {image[0].numel()} values ({shape})",
+                f"set it to {image[0].numel()}",
             )
         features: Tensor = self.encoder(image)
         return features
@@ -146,7 +150,7 @@ class LeNet(SmallNetwork):
         self.channels, self.image_size = channels, image_size
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:
-            raise UserError(f"LeNet: image_size {image_size} is too small, at least 16 pixels are needed")
+            raise UserError("LeNet", f"image_size {image_size} is too small, at least 16 pixels are needed")
         encoder = nn.Sequential(
             *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
@@ -167,7 +171,9 @@ class LeNet(SmallNetwork):
                 f"set network.init_args.image_size {height}" if height == width else "set data.init_args.image_size"
             )
             raise UserError(
-                f"network LeNet is built for {self.image_size} pixels, the images have {height}×{width}: {advice}"
+                "network.image_size",
+                f"LeNet is built for {self.image_size} pixels, the images have {height}×{width}",
+                advice,
             )
         return super().encode(x)
 

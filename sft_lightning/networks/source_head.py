@@ -19,13 +19,15 @@ def take_source_head(network: Network, pretrained: str | None, keep: bool | str)
     """
     if keep != "source":
         if isinstance(keep, str):
-            raise UserError(f"keep_source_head: '{keep}' is none of true, false, source")
+            raise UserError("network.keep_source_head", f"'{keep}' is none of true, false, source")
         return
     folder = resolve(pretrained).folder if pretrained is not None else None
     if folder is None or not (folder / WEIGHTS).is_file():
         raise UserError(
-            f"keep_source_head: source needs an export that holds a kept source head ({WEIGHTS}), and pretrained "
-            f"{'is null' if pretrained is None else f'{pretrained} has none'}: use true"
+            "network.keep_source_head",
+            f"source needs an export that holds a kept source head ({WEIGHTS}), and pretrained "
+            f"{'is null' if pretrained is None else f'{pretrained} has none'}",
+            "use true",
         )
     about = read_about(folder / ABOUT)
     state = read_state_dict(folder / WEIGHTS)
@@ -35,13 +37,15 @@ def take_source_head(network: Network, pretrained: str | None, keep: bool | str)
     if weight is None or tuple(weight.shape) != (outputs, features):
         shape = "no weight" if weight is None else f"weights {list(weight.shape)}"
         raise UserError(
-            f"keep_source_head: {folder / WEIGHTS} has {shape} where [{outputs}, {features}] is needed: its features are "
-            "another network's"
+            "network.keep_source_head",
+            f"{folder / WEIGHTS} has {shape} where [{outputs}, {features}] is needed: its features are another "
+            "network's",
         )
     if network.fresh:
         raise UserError(
-            f"keep_source_head: source: {pretrained} does not fill the whole encoder, and a source head on random features "
-            "says nothing: use false"
+            "network.keep_source_head",
+            f"source: {pretrained} does not fill the whole encoder, and a source head on random features says nothing",
+            "use false",
         )
     head = nn.Linear(features, outputs, bias="bias" in state)
     head.load_state_dict(state)

@@ -29,10 +29,11 @@ def read_about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
         labels, task, outputs = about["labels"], about["task"], about["num_outputs"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"keep_source_head: {path} cannot be read: {error}") from None
+        raise UserError("network.keep_source_head", f"{path} cannot be read: {error}") from None
     fine = isinstance(labels, list) and all(isinstance(n, str) for n in labels) and len(labels) in (0, outputs)
     if not (fine and isinstance(outputs, int) and task in TASKS):
         raise UserError(
-            f"keep_source_head: {path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}"
+            "network.keep_source_head",
+            f"{path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}",
         )
     return {"labels": labels, "task": task, "num_outputs": outputs}

@@ -48,11 +48,11 @@ class Timm(Backbone):
         import timm
 
         if not timm.is_model(name):
-            raise UserError(f"network Timm: timm has no model '{name}'{nearest(name, timm.list_models())}")
+            raise UserError("network.model_name", f"timm has no model '{name}'{nearest(name, timm.list_models())}")
         if match not in ("name", "order"):
-            raise UserError(f"network Timm: match must be name or order, got '{match}'")
+            raise UserError("network.match", f"must be name or order, got '{match}'")
         if dropout is not None and not 0.0 <= dropout < 1.0:
-            raise UserError(f"dropout must be in [0, 1), got {dropout}")
+            raise UserError("network.dropout", f"must be in [0, 1), got {dropout}")
         self.model_name, self.image_size, self.match = name, image_size, match
         self.options = {} if dropout is None else {"drop_rate": dropout}
         self.cfg: dict[str, Any] = {}
@@ -105,7 +105,7 @@ class Timm(Backbone):
         try:
             model: nn.Module = timm.create_model(name or self.model_name, **self.options, **options)
         except TypeError as error:
-            raise UserError(f"network Timm: {self.model_name} cannot be built so: {error}") from None
+            raise UserError("network", f"{self.model_name} cannot be built so: {error}") from None
         self.cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
         return model
 
@@ -119,10 +119,11 @@ class Timm(Backbone):
         except UserError:
             raise
         except Exception as error:
-            message = explain(error, "Timm")
-            if message is None:
+            found = explain(error, "Timm")
+            if found is None:
                 raise
-            raise UserError(f"pretrained: {source.name}: {message}") from None
+            problem, fix = found
+            raise UserError("network.pretrained", f"{source.name}: {problem}", fix) from None
         self.check_architecture(source, self.cfg["architecture"])
         self.note(source)
         self.report.loaded = len(model.state_dict())
@@ -162,7 +163,9 @@ class Timm(Backbone):
     def check_architecture(self, source: Source, theirs: str | None) -> None:
         """Raises UserError where a hub's model or a folder's config.json is of another architecture."""
         if theirs is not None and theirs != self.model_name.partition(".")[0]:
-            raise UserError(f"pretrained: {source.name} is a {theirs}, the network asked for is {self.model_name}")
+            raise UserError(
+                "network.pretrained", f"{source.name} is a {theirs}, the network asked for is {self.model_name}"
+            )
 
     # ---- the parts ----
 
@@ -183,11 +186,15 @@ class Timm(Backbone):
         if self.image_size is None or not self.cfg.get("fixed_input_size"):
             return
         if not hasattr(self.encoder, "set_input_size"):
-            raise UserError(f"network Timm: {self.model_name} has a fixed size of {self.cfg['input_size'][1]} pixels")
+            raise UserError(
+                "network.image_size", f"{self.model_name} has a fixed size of {self.cfg['input_size'][1]} pixels"
+            )
         try:
             self.encoder.set_input_size((self.image_size, self.image_size))  # type: ignore[operator]
         except (AssertionError, ValueError) as error:
-            raise UserError(f"network Timm: {self.model_name} with image_size {self.image_size}: {error}") from None
+            raise UserError(
+                "network.image_size", f"{self.model_name} with image_size {self.image_size}: {error}"
+            ) from None
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
         """As timm groups them, where the architecture says how."""

@@ -64,7 +64,7 @@ class Torchvision(Backbone):
         names = models.list_models(module=models)
         if name not in names:
             raise UserError(
-                f"network Torchvision: torchvision has no classification model '{name}'{nearest(name, names)}"
+                "network.model_name", f"torchvision has no classification model '{name}'{nearest(name, names)}"
             )
         self.model_name, self.image_size = name, image_size
         self.own_spec = InputSpec("image", size=(224, 224) if self.fixed_argument else None)
@@ -78,8 +78,9 @@ class Torchvision(Backbone):
             source = resolve(pretrained)
             if source.hub is not None:
                 raise UserError(
-                    f"pretrained: {name} has no weights '{pretrained}'{nearest(pretrained, weights)}; it has "
-                    f"{', '.join(weights) or 'none'}, and there is no such folder or file"
+                    "network.pretrained",
+                    f"{name} has no weights '{pretrained}'{nearest(pretrained, weights)}; it has "
+                    f"{', '.join(weights) or 'none'}, and there is no such folder or file",
                 )
             self.from_tensors(source, list(weights.values()), keep)
         take_source_head(self, None if pretrained in weights else pretrained, keep_source_head)
@@ -107,7 +108,7 @@ class Torchvision(Backbone):
         except (ValueError, AssertionError, RuntimeError) as error:
             if not options:
                 raise
-            raise UserError(f"network Torchvision: {self.model_name}: {error or type(error).__name__}") from None
+            raise UserError("network", f"{self.model_name}: {error or type(error).__name__}") from None
         if self.model_name in TWICE_NORMALISED:
             model.transform_input = model.aux_logits = False  # type: ignore[assignment]
             for name in AUXILIARY:
@@ -123,12 +124,15 @@ class Torchvision(Backbone):
                 model = self.build(weights=weights)
         except pickle.UnpicklingError:
             raise UserError(
-                f"pretrained: {Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} holds pickled code, or is "
-                "damaged, and was not run: remove it, so that it is fetched anew"
+                "network.pretrained",
+                f"{Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} holds pickled code, or is "
+                "damaged, and was not run",
+                "remove it, so that it is fetched anew",
             ) from None
         except URLError as error:
             raise UserError(
-                f"pretrained: {pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}"
+                "network.pretrained",
+                f"{pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}",
             ) from None
         self.note(Source(pretrained, hub=weights.url))
         self.report.loaded = len(model.state_dict())

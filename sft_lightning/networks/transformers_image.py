@@ -55,7 +55,7 @@ class TransformersImage(Network):
         set_dropout(model, dropout)
         if gradient_checkpointing:
             if not model.supports_gradient_checkpointing:
-                raise UserError(f"network: {type(model).__name__} has no gradient checkpointing")
+                raise UserError("network", f"{type(model).__name__} has no gradient checkpointing")
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.encoder = model
         self.processor: Any = None
@@ -127,7 +127,7 @@ class TransformersImage(Network):
         try:
             return hub or str(folder), dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, OSError) as error:
-            raise UserError(f"pretrained: {path} cannot be read: {error}") from None
+            raise UserError("network.pretrained", f"{path} cannot be read: {error}") from None
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         image, options = x["image"], {}

@@ -57,7 +57,7 @@ class TransformersLM(Network):
     ) -> None:
         super().__init__(task, transforms)
         if dtype not in ("float32", "bfloat16"):
-            raise UserError(f"dtype: '{dtype}' is neither float32 nor bfloat16")
+            raise UserError("network.dtype", f"'{dtype}' is neither float32 nor bfloat16")
         model = self._load(pretrained, config, getattr(torch, dtype), trust_remote_code)
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
         check_vocabulary(self.tokenizer, model)
@@ -94,7 +94,9 @@ class TransformersLM(Network):
 
         quantised = pretrained is not None and pretrained.endswith(".gguf")
         if quantised and (find_spec("gguf") is None or find_spec("accelerate") is None):
-            raise UserError("pretrained: reading a .gguf file needs more packages: pip install 'sft-lightning[gguf]'")
+            raise UserError(
+                "network.pretrained", "reading a .gguf file needs more packages", "pip install 'sft-lightning[gguf]'"
+            )
         model = load_hf(AutoModelForCausalLM, pretrained, config, self, trust, dtype=dtype).to(dtype)
         if (
             quantised
@@ -115,8 +117,9 @@ class TransformersLM(Network):
         mine, theirs = self(x).logits.float(), model(**x).logits.float()
         if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3 + 1e-3 * float(theirs.abs().max())):
             raise UserError(
-                f"network: {type(model).__name__} makes logits in a way of its own, which TransformersLM does not know: "
-                "choose another model"
+                "network",
+                f"{type(model).__name__} makes logits in a way of its own, which TransformersLM does not know",
+                "choose another model",
             )
 
     @property

@@ -60,7 +60,7 @@ class TransformersText(Network):
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         if pooling not in ("model", "mean", "cls", "last"):
-            raise UserError(f"pooling: '{pooling}' is none of model, mean, cls, last")
+            raise UserError("network.pooling", f"'{pooling}' is none of model, mean, cls, last")
         ours = find(pretrained, self).ours if pretrained is not None else {}
         if pooling == "model":  # as it was exported, if by us
             pooling = (ours.get("init_args") or {}).get("pooling", "model")
@@ -79,7 +79,9 @@ class TransformersText(Network):
             keep_source_head == "source"
             and (exported := (ours.get("init_args") or {}).get("pooling", "model")) != pooling
         ):
-            raise UserError(f"keep_source_head: source: that head is of pooling {exported}, asked for is {pooling}")
+            raise UserError(
+                "network.keep_source_head", f"source: that head is of pooling {exported}, asked for is {pooling}"
+            )
         take_source_head(self, pretrained, keep_source_head)
         self.encoder = model
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
@@ -205,7 +207,9 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
 
     if name is None:
         raise UserError(
-            f"network {type(network).__name__}: set tokenizer (a folder or hub name) where pretrained is null"
+            "network.tokenizer",
+            f"{type(network).__name__} needs one where pretrained is null",
+            "set a folder or hub name",
         )
     here = Path(name).expanduser()
     alone = here.is_dir() and has_tokenizer(here) and not (here / "config.json").is_file()  # beside no network
@@ -214,11 +218,11 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
     if source.file is not None and source.file.suffix == ".gguf":
         extra["gguf_file"] = source.file.name
     elif source.file is not None:
-        raise UserError(f"network: {name} is a state dict alone: set tokenizer (a folder or hub name)")
+        raise UserError("network", f"{name} is a state dict alone", "set tokenizer (a folder or hub name)")
     if source.folder is not None and not extra and not has_tokenizer(source.folder):
         raise no_tokenizer(name)
     try:
-        with user_errors(f"tokenizer: {name}", type(network).__name__):
+        with user_errors("network.tokenizer", name, type(network).__name__):
             tokenizer = AutoTokenizer.from_pretrained(
                 source.hub or str(source.folder), trust_remote_code=trust, **extra
             )
@@ -229,7 +233,7 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
     check_words(tokenizer, name)
     if tokenizer.pad_token is None:
         if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:
-            raise UserError(f"tokenizer: {name} has neither a padding nor an end token: choose another")
+            raise UserError("network.tokenizer", f"{name} has neither a padding nor an end token", "choose another")
         tokenizer.pad_token = instead
     return tokenizer
 
@@ -239,8 +243,9 @@ def check_vocabulary(tokenizer: Any, model: Any) -> None:
     rows = model.get_input_embeddings().num_embeddings
     if (last := max(tokenizer.get_vocab().values(), default=0)) >= rows:
         raise UserError(
-            f"tokenizer: its ids go up to {last}, the network has embeddings for {rows}: set config.vocab_size to "
-            f"{last + 1}, or choose the tokenizer that belongs to the network"
+            "network.tokenizer",
+            f"its ids go up to {last}, the network has embeddings for {rows}",
+            f"set config.vocab_size to {last + 1}, or choose the tokenizer that belongs to the network",
         )
 
 
@@ -255,9 +260,9 @@ def token_limit(tokenizer: Any, model: Any, wanted: int | None) -> int | None:
     positions = table if isinstance(table, int) and table > 0 else None
     if wanted is not None:
         if wanted < 1:
-            raise UserError(f"network: max_length must be at least 1 token, got {wanted}")
+            raise UserError("network", f"max_length must be at least 1 token, got {wanted}")
         if positions is not None and wanted > positions:
-            raise UserError(f"network: max_length {wanted} is more than the {positions} positions the model has")
+            raise UserError("network", f"max_length {wanted} is more than the {positions} positions the model has")
         return wanted
     said = tokenizer.model_max_length
     limits = [n for n in (said if said and said < 10**9 else None, positions) if n]
@@ -267,7 +272,9 @@ def token_limit(tokenizer: Any, model: Any, wanted: int | None) -> int | None:
 def checkpoint_gradients(model: Any) -> None:
     """Recomputes activations in the backward pass."""
     if not model.supports_gradient_checkpointing:
-        raise UserError(f"gradient_checkpointing: {type(model).__name__} does not support it: set it to false")
+        raise UserError(
+            "network.gradient_checkpointing", f"{type(model).__name__} does not support it", "set it to false"
+        )
     if hasattr(model, "activation_checkpointing_enable"):  # its newer name
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:

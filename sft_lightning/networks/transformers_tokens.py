@@ -101,7 +101,9 @@ def by_word(tokenizer: Any) -> Any:
     """The tokenizer, made to take sentences as lists of words. Raises UserError where it cannot say which piece is of which."""
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
-            f"tokenizer: {type(tokenizer).__name__} does not say which piece belongs to which word: choose a fast tokenizer"
+            "network.tokenizer",
+            f"{type(tokenizer).__name__} does not say which piece belongs to which word",
+            "choose a fast tokenizer",
         )
     before = tokenizer.backend_tokenizer.pre_tokenizer
     if hasattr(before, "add_prefix_space") and not before.add_prefix_space:  # byte pairs: the first word as all others

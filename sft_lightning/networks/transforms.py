@@ -47,13 +47,9 @@ def transform_class(path: str) -> type[Transform]:
     try:
         found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(
-            f"network.init_args.transforms: no class '{path}' ({error}){nearest(name, TRANSFORMS)}"
-        ) from None
+        raise UserError("network.transforms", f"no class '{path}' ({error}){nearest(name, TRANSFORMS)}") from None
     if not (isinstance(found, type) and issubclass(found, Transform)):
-        raise UserError(
-            f"network.init_args.transforms: '{path}' is not a Transform: use one of {', '.join(TRANSFORMS)}"
-        )
+        raise UserError("network.transforms", f"'{path}' is not a Transform", f"use one of {', '.join(TRANSFORMS)}")
     return found
 
 
@@ -62,15 +58,16 @@ def build_transform(given: Spec | str) -> Transform:
     given = {"class_path": given} if isinstance(given, str) else given
     if not isinstance(given, Mapping) or "class_path" not in given:
         raise UserError(
-            f"network.init_args.transforms: {given!r} has no class_path: give class_path and init_args, such as "
-            "{class_path: LoRA, init_args: {r: 8}}"
+            "network.transforms",
+            f"{given!r} has no class_path",
+            "give class_path and init_args, such as {class_path: LoRA, init_args: {r: 8}}",
         )
     cls, args = transform_class(str(given["class_path"])), dict(given.get("init_args") or {})
     known = list(signature(cls).parameters)
     if unknown := next((n for n in args if n not in known), None):
         raise UserError(
-            f"network.init_args.transforms: {cls.__name__} has no argument '{unknown}'{nearest(unknown, known)}; it has "
-            f"{', '.join(known)}"
+            "network.transforms",
+            f"{cls.__name__} has no argument '{unknown}'{nearest(unknown, known)}; it has {', '.join(known)}",
         )
     return cls(**args)
 
@@ -93,12 +90,13 @@ def apply_transforms(network: Network) -> None:
         name = type(transform).__name__
         if transform.needs_pretrained and network.pretrained is None:
             raise UserError(
-                f"network.init_args.transforms: {name} keeps pretrained weights, and the network starts from random ones: set "
-                "network.init_args.pretrained, or leave transforms out"
+                "network.transforms",
+                f"{name} keeps pretrained weights, and the network starts from random ones",
+                "set network.init_args.pretrained, or leave transforms out",
             )
         if network.adapters:
             raise UserError(
-                f"network.init_args.transforms: {name} would adapt layers that have adapters already: give one transform"
+                "network.transforms", f"{name} would adapt layers that have adapters already", "give one transform"
             )
         layers = network.layers()
         transform.apply(network)

@@ -31,8 +31,9 @@ def has_tokenizer(folder: Path) -> bool:
 def no_tokenizer(name: str) -> UserError:
     """The error for a folder or repository without tokenizer files."""
     return UserError(
-        f"tokenizer: no tokenizer in {name} (tokenizer.json, vocab.txt, …): set network.init_args.tokenizer to the folder or "
-        "hub name that has the network's own, or put its files there"
+        "network.tokenizer",
+        f"no tokenizer in {name} (tokenizer.json, vocab.txt, …)",
+        "set network.init_args.tokenizer to the folder or hub name that has the network's own, or put its files there",
     )
 
 

@@ -53,7 +53,8 @@ def resolve(pretrained: str) -> Source:
         names = [f"builtin:{p.parent.name}" for p in sorted(BUILTIN.glob("*/config.json"))]
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"pretrained: no '{pretrained}' in the package{nearest(pretrained, names)}; there are {', '.join(names)}"
+                "network.pretrained",
+                f"no '{pretrained}' in the package{nearest(pretrained, names)}; there are {', '.join(names)}",
             )
         return Source(pretrained, folder=folder, config=_config(folder))
     path = in_package(pretrained) if pretrained.startswith("package:") else Path(pretrained).expanduser()
@@ -62,16 +63,16 @@ def resolve(pretrained: str) -> Source:
         folder = path / "model" if run.is_file() else path
         if not (folder / "config.json").is_file():
             hint = "the run has no exported model: has it finished?" if run.is_file() else "no config.json in it"
-            raise UserError(f"pretrained: {path}: {hint}")
+            raise UserError("network.pretrained", f"{path}: {hint}")
         return Source(pretrained, folder=folder, config=_config(folder))
     if path.is_file():
         if path.suffix == ".gguf":
             return Source(pretrained, folder=path.parent, file=path)
         if path.suffix not in FILES:
-            raise UserError(f"pretrained: {path} is neither a folder nor one of {', '.join(FILES)}")
+            raise UserError("network.pretrained", f"{path} is neither a folder nor one of {', '.join(FILES)}")
         return Source(pretrained, file=path)
     if path.suffix in (*FILES, ".gguf") or pretrained.startswith((".", "/", "~")) or pretrained.count("/") > 1:
-        raise UserError(f"pretrained: {pretrained} does not exist")
+        raise UserError("network.pretrained", f"{pretrained} does not exist")
     return Source(pretrained, hub=pretrained)
 
 
@@ -83,10 +84,10 @@ def in_package(pretrained: str) -> Path:
     except (ImportError, ValueError):
         found = None
     if found is None or not found.submodule_search_locations:
-        raise UserError(f"pretrained: {pretrained}: the Python package '{name}' is not installed")
+        raise UserError("network.pretrained", f"{pretrained}: the Python package '{name}' is not installed")
     path = Path(found.submodule_search_locations[0]) / below
     if not path.exists():
-        raise UserError(f"pretrained: {pretrained}: the package '{name}' has no {below}")
+        raise UserError("network.pretrained", f"{pretrained}: the package '{name}' has no {below}")
     return path
 
 
@@ -94,10 +95,10 @@ def _config(folder: Path) -> dict[str, Any]:
     try:
         content = json.loads((folder / "config.json").read_text(encoding="utf-8"), parse_constant=constant)
     except (ValueError, OSError, RecursionError) as error:
-        raise UserError(f"pretrained: {folder}/config.json cannot be read: {error}") from None
+        raise UserError("network.pretrained", f"{folder}/config.json cannot be read: {error}") from None
     wrong = misfit(content)
     if wrong is not None:
-        raise UserError(f"pretrained: {folder}/config.json is damaged: {wrong}")
+        raise UserError("network.pretrained", f"{folder}/config.json is damaged: {wrong}")
     return dict(content)
 
 
@@ -147,17 +148,19 @@ def read_state_dict(path: Path, notes: list[str] | None = None) -> dict[str, Ten
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "unsupported" in str(error).lower():
             raise UserError(
-                f"pretrained: {path} holds pickled code or objects besides tensors, and was not run; "
-                "save its state_dict as .safetensors"
+                "network.pretrained",
+                f"{path} holds pickled code or objects besides tensors, and was not run",
+                "save its state_dict as .safetensors",
             ) from None
-        raise UserError(f"pretrained: {path} is damaged or truncated: {error}") from None
+        raise UserError("network.pretrained", f"{path} is damaged or truncated: {error}") from None
     except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
-        raise UserError(f"pretrained: {path} is damaged or truncated: {str(error).splitlines()[0]}") from None
+        raise UserError("network.pretrained", f"{path} is damaged or truncated: {str(error).splitlines()[0]}") from None
     tensors = tensors_of(state, path, [] if notes is None else notes)
     if any(".lora_" in n for n in tensors):
         raise UserError(
-            f"pretrained: {path} holds low-rank adapters apart from the weights: give the run's directory, whose export has "
-            "both in one, or merge them"
+            "network.pretrained",
+            f"{path} holds low-rank adapters apart from the weights",
+            "give the run's directory, whose export has both in one, or merge them",
         )
     if all(n.startswith("network.") for n in tensors):  # a checkpoint of ours
         return {n.removeprefix("network."): v for n, v in tensors.items()}
@@ -181,12 +184,15 @@ def by_position(state: Mapping[str, Tensor], model: nn.Module, source: str) -> d
     """Renames a state dict whose tensors stand in the model's order under other names; every shape is checked."""
     own = model.state_dict()
     if len(own) != len(state):
-        raise UserError(f"pretrained: {source} has {len(state)} tensors, the network {len(own)}: cannot match by order")
+        raise UserError(
+            "network.pretrained", f"{source} has {len(state)} tensors, the network {len(own)}: cannot match by order"
+        )
     renamed = {}
     for (name, mine), (other, theirs) in zip(own.items(), state.items(), strict=True):
         if mine.shape != theirs.shape:
             raise UserError(
-                f"pretrained: matched by order, {source}'s {other} {list(theirs.shape)} meets {name} {list(mine.shape)}"
+                "network.pretrained",
+                f"matched by order, {source}'s {other} {list(theirs.shape)} meets {name} {list(mine.shape)}",
             )
         renamed[name] = theirs
     return renamed
@@ -207,8 +213,9 @@ def fill(
     if wrong:
         n = wrong[0]
         raise UserError(
-            f"pretrained: {report.source}: {len(wrong)} tensors have another shape than the network's, first "
-            f"{n} {list(state[n].shape)} where {list(own[n].shape)} is needed: the architectures differ"
+            "network.pretrained",
+            f"{report.source}: {len(wrong)} tensors have another shape than the network's, first {n} "
+            f"{list(state[n].shape)} where {list(own[n].shape)} is needed: the architectures differ",
         )
     usable = {n: v for n, v in state.items() if n in own and own[n].shape == v.shape}
     body = [n for n in own if not (head and n.startswith(head))]
@@ -218,9 +225,10 @@ def fill(
         why = f"the names differ, the shapes do not: {by_order}" if alike and by_order else "the architectures differ"
         prefix = common_prefix(state)
         raise UserError(
-            f"pretrained: {report.source} fills {sum(n in usable for n in body)} of the network's {len(body)} tensors "
-            f"(it has {', '.join(list(state)[:3])}{f', and all begin with {prefix!r}' if prefix else ''}; wanted "
-            f"{', '.join(body[:3])}): {why}"
+            "network.pretrained",
+            f"{report.source} fills {sum(n in usable for n in body)} of the network's {len(body)} tensors (it "
+            f"has {', '.join(list(state)[:3])}{f', and all begin with {prefix!r}' if prefix else ''}; wanted "
+            f"{', '.join(body[:3])}): {why}",
         )
     model.load_state_dict(usable, strict=False)
     report.loaded = len(usable)

@@ -27,7 +27,7 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
     points, cells = points + more, cells + places
     if not points:
         why = f": {found.notes[0]}" if found.notes else ""
-        raise UserError(f"compare: nothing to compare{why}; give run directories, studies, or folders of them")
+        raise UserError("compare", f"nothing to compare{why}", "give run directories, studies, or folders of them")
     names = dict.fromkeys(on_validation(n) for p in points for n in p.values)
     known, contradicted = _known(found, points)
     target, kept = _main_metrics(found, points, names)
@@ -35,7 +35,7 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
         name = on_validation(wanted)
         if name not in names:
             near = nearest(name, names)
-            raise UserError(f"--metric: no run has '{wanted}'{near or '; there are ' + ', '.join(names)}")
+            raise UserError("--metric", f"no run has '{wanted}'{near or '; there are ' + ', '.join(names)}")
         target, kept = (name, kept) if i == 0 else (target, name) if i == 1 else (target, kept)
     baselines = [s.content.get("baseline") for s in found.studies]
     comparison = Comparison(

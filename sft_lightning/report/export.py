@@ -19,7 +19,7 @@ def write_figures(folder: Path, comparison: Comparison, rows: list[Row], formats
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--figures: {folder} cannot be made: {error.strerror}") from None
+        raise UserError("--figures", f"{folder} cannot be made: {error.strerror}") from None
     sets = Sets(comparison, rows)
     data = all_data(sets)
     written: dict[str, dict[str, Any]] = {}

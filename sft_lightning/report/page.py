@@ -48,7 +48,7 @@ def write_page(path: Path, comparison: Comparison, rows: list[Row]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--html: {path} cannot be written: {error.strerror}; choose another file") from None
+        raise UserError("--html", f"{path} cannot be written: {error.strerror}", "choose another file") from None
     return path
 
 

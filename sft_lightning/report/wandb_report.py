@@ -49,7 +49,7 @@ def send(comparison: Comparison, summary: list[Row], entity: str | None, project
     with said_in_one_line(wandb):
         entity = entity or wandb.Api().default_entity
         if not entity:
-            raise UserError("--wandb-report: W&B names no default entity: give ENTITY/PROJECT")
+            raise UserError("--wandb-report", "W&B names no default entity", "give ENTITY/PROJECT")
     report = wr.Report(
         project=project,
         entity=entity,
@@ -68,7 +68,7 @@ def library(part: str = "reports.v2") -> Any:
         return import_module(f"wandb_workspaces.{part}")
     except ImportError:
         raise UserError(
-            "--wandb-report: W&B's workspaces library is not installed: pip install 'sft-lightning[wandb-report]'"
+            "--wandb-report", "W&B's workspaces library is not installed", "pip install 'sft-lightning[wandb-report]'"
         ) from None
 
 
@@ -82,8 +82,9 @@ def said_in_one_line(wandb: Any) -> Iterator[None]:
     except Exception as error:  # the library raises plain ones too, where nobody is logged in
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
-            f"--wandb-report: W&B cannot be used: {said}; log in by `wandb login` or WANDB_API_KEY, name the server in "
-            "WANDB_BASE_URL, or use --html, which needs neither"
+            "--wandb-report",
+            f"W&B cannot be used: {said}; log in by `wandb login` or WANDB_API_KEY, name the server in "
+            "WANDB_BASE_URL, or use --html, which needs neither",
         ) from None
     finally:
         with suppress(Exception):
@@ -94,7 +95,7 @@ def parse_target(given: str) -> tuple[str | None, str]:
     """(entity, project) of `PROJECT` or `ENTITY/PROJECT`."""
     *entity, project = given.split("/")
     if len(entity) > 1 or not project or entity == [""]:
-        raise UserError(f"--wandb-report: '{given}' must be PROJECT or ENTITY/PROJECT")
+        raise UserError("--wandb-report", f"'{given}' must be PROJECT or ENTITY/PROJECT")
     return (entity[0] if entity else None), project
 
 

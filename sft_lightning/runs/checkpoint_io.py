@@ -18,27 +18,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
-        raise UserError(f"ckpt_path: {path} does not exist") from None
+        raise UserError("ckpt_path", f"{path} does not exist") from None
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-            what = f"ckpt_path: {path} holds pickled code or objects besides tensors ({found[1]})"
-            raise UserError(f"{what}; it was not run") from None
-        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged") from None
+            raise UserError(
+                "ckpt_path", f"{path} holds pickled code or objects besides tensors ({found[1]}); it was not run"
+            ) from None
+        raise UserError("ckpt_path", f"{path} is no checkpoint, or is damaged") from None
     except MemoryError:
         raise
     except Exception as error:  # whatever damaged bytes lead to
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"ckpt_path: {path} is no checkpoint, or is damaged: {why}") from None
+        raise UserError("ckpt_path", f"{path} is no checkpoint, or is damaged: {why}") from None
     if not isinstance(held, dict) or "state_dict" not in held:
-        raise UserError(f"ckpt_path: {path} is no checkpoint; to start from weights use network.init_args.pretrained")
+        raise UserError("ckpt_path", f"{path} is no checkpoint; to start from weights use network.init_args.pretrained")
     for name, kind in KINDS.items():
         if name in held and not isinstance(held[name], kind):
-            raise UserError(f"ckpt_path: {path} is damaged: its {name} is not what it should be")
+            raise UserError("ckpt_path", f"{path} is damaged: its {name} is not what it should be")
     if not all(isinstance(v, torch.Tensor) for v in held["state_dict"].values()):
-        raise UserError(f"ckpt_path: {path} is damaged: its state_dict holds more than tensors")
+        raise UserError("ckpt_path", f"{path} is damaged: its state_dict holds more than tensors")
     about = held.get("sft_lightning")
     if about is not None and not {"variant", "network", "anchor", "teacher", "task"} <= set(about):
-        raise UserError(f"ckpt_path: {path} is damaged: it does not say what it is of")
+        raise UserError("ckpt_path", f"{path} is damaged: it does not say what it is of")
     return held
 
 

@@ -93,7 +93,7 @@ def run_path(root: str | Path, experiment: str, run_id: str | None = None) -> Pa
     for what, name in (("experiment", experiment), ("run_id", run_id)):
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(
-                f"{what}: '{name}' must be 1 to 64 letters, digits, '.', '_' or '-', not beginning with a sign"
+                what, f"'{name}' must be 1 to 64 letters, digits, '.', '_' or '-', not beginning with a sign"
             )
     return Path(root).expanduser() / experiment / (run_id or make_run_id())
 
@@ -107,13 +107,15 @@ def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> 
     except FileExistsError:
         if path.is_dir():
             raise UserError(
-                f"run_id: {path} exists; choose another run_id, or continue it with fit --resume {path}"
+                "run_id", f"{path} exists", f"choose another run_id, or continue it with fit --resume {path}"
             ) from None
-        raise UserError(f"runs_dir: {path} cannot be made: a file is in the way") from None
+        raise UserError("runs_dir", f"{path} cannot be made: a file is in the way") from None
     except (PermissionError, NotADirectoryError, OSError) as error:
-        raise UserError(f"runs_dir: {path} cannot be made: {error.strerror}; set --runs_dir or SFT_RUNS_DIR") from None
+        raise UserError(
+            "runs_dir", f"{path} cannot be made: {error.strerror}", "set --runs_dir or SFT_RUNS_DIR"
+        ) from None
     if not os.access(path, os.W_OK):
-        raise UserError(f"runs_dir: {path} is not writable; set --runs_dir or SFT_RUNS_DIR")
+        raise UserError("runs_dir", f"{path} is not writable", "set --runs_dir or SFT_RUNS_DIR")
     return RunDirectory(path)
 
 

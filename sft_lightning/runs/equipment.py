@@ -123,7 +123,7 @@ def begin_wandb(run: OpenRun, options: RunOptions, config: dict[str, Any]) -> Wa
     except UserError as error:
         if not online or options.wandb_fallback is None:
             raise
-        warnings.warn(f"{error.args[0].partition('; use')[0]}: recording offline, `wandb sync` sends it later")
+        warnings.warn(f"{error.key}: {error.problem}: recording offline, `wandb sync` sends it later")
     return make_wandb(options, run.directory, config, online=False, rank=run.rank)
 
 

@@ -44,7 +44,7 @@ class Run:
         if name not in entries or which not in entries[name]:
             from sft_lightning.core.errors import nearest
 
-            raise UserError(f"{self.path}: no {which} value of metric '{name}'{nearest(name, entries)}")
+            raise UserError(self.path, f"no {which} value of metric '{name}'{nearest(name, entries)}")
         return float(entries[name][which])
 
     @property
@@ -53,7 +53,7 @@ class Run:
         try:
             return dict(plain_yaml.load_file(self.files.config))
         except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
-            raise UserError(f"{self.files.config} cannot be read: {error}") from None
+            raise UserError(self.files.config, f"cannot be read: {error}") from None
 
     def history(self) -> list[dict[str, Any]]:
         """`metrics.jsonl`: one dict per logged step, in order; numbers as float, NaN and infinities too."""
@@ -67,7 +67,7 @@ class Run:
             except ValueError as error:
                 if number == len(lines) and not line.endswith("\n"):
                     break  # being written, or cut off where the run was killed
-                raise UserError(f"{self.files.metrics} cannot be read: line {number}: {error}") from None
+                raise UserError(self.files.metrics, f"line {number} cannot be read: {error}") from None
             rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
         return rows
 
@@ -83,10 +83,10 @@ def load(path: str | Path) -> Run:
     try:
         record = json.loads(files.record.read_text())
     except FileNotFoundError:
-        raise UserError(f"{path} is no run directory: it has no run.json") from None
+        raise UserError(path, "is not a run directory, because it has no run.json") from None
     except (ValueError, OSError) as error:
-        raise UserError(f"{files.record} cannot be read: {error}") from None
+        raise UserError(files.record, f"cannot be read: {error}") from None
     if wrong := misfit(record):
-        raise UserError(f"{files.record} is not of this project: {wrong}")
+        raise UserError(files.record, f"is not of this project: {wrong}")
     upgrade(record)
     return Run(files.path, record)

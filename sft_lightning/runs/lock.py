@@ -40,7 +40,7 @@ class RunLock:
             who = self._holder(file.read())
             file.close()
             raise UserError(
-                f"run_id: {self.path.parent} is in use by {who}: wait for it or stop it, or choose another run_id"
+                "run_id", f"{self.path.parent} is in use by {who}", "wait for it or stop it, or choose another run_id"
             ) from None
         except OSError:
             file.close()

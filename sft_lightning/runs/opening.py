@@ -45,8 +45,9 @@ def last_of(options: RunOptions, checkpoint: str | None) -> tuple[str | None, Ru
     """
     if checkpoint in ("best", "hpc") or (checkpoint == "last" and options.run_id is None):
         raise UserError(
-            f"ckpt_path: of which run is '{checkpoint}'? Use fit --resume RUN_DIR, or --run_id NAME with ckpt_path "
-            "last; for the other commands --run RUN_DIR"
+            "ckpt_path",
+            f"of which run is '{checkpoint}'? Use fit --resume RUN_DIR, or --run_id NAME with ckpt_path last; for "
+            "the other commands --run RUN_DIR",
         )
     if checkpoint != "last":
         return checkpoint, None
@@ -61,7 +62,7 @@ def directory_for(options: RunOptions, rank: int) -> RunDirectory:
     if rank and RUN_DIR in os.environ:
         return RunDirectory(Path(os.environ[RUN_DIR]))
     if launched() > 1 and options.run_id is None:
-        raise UserError(f"run_id: {launched()} processes were launched together: name their run by --run_id")
+        raise UserError("run_id", f"{launched()} processes were launched together", "name their run by --run_id")
     if rank:
         return RunDirectory(Path(runs_root(options)) / options.experiment / str(options.run_id))
     return create_run(runs_root(options), options.experiment, options.run_id)

@@ -29,7 +29,7 @@ def written_to(given: Any, folder: Path) -> Any:
         made = BY_NAME.get(given)
         if given == "xla" and find_spec("torch_xla") is None:
             raise UserError(
-                "trainer.profiler: xla needs torch_xla, which is not installed: use simple, advanced or pytorch"
+                "trainer.profiler", "xla needs torch_xla, which is not installed", "use simple, advanced or pytorch"
             )
         return given if made is None else made(dirpath=str(folder), filename=NAME)
     if isinstance(given, Profiler) and not (given.dirpath and given.filename):

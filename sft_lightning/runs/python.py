@@ -87,7 +87,7 @@ class PythonRun:
     def directory(self) -> RunDirectory:
         """The run's files."""
         if self.session.directory is None:
-            raise UserError("run: it has no directory yet: use it as `with sft_lightning.run(…) as run:`")
+            raise UserError("run", "it has no directory yet", "use it as `with sft_lightning.run(…) as run:`")
         return self.session.directory
 
     @property
@@ -106,7 +106,7 @@ class PythonRun:
             UserError: an argument that a run settles itself, or that has no effect.
         """
         if self._given is not None or PythonRun._open is not self:
-            raise UserError("run: call trainer_kwargs once, within the block: each block is one run with one Trainer")
+            raise UserError("run", "call trainer_kwargs once, within the block: each block is one run with one Trainer")
         self._given = {**TRAINER_DEFAULTS, **given}
         refuse_arguments(self._given)
         ours = {**self._given, **{n: built(self._given[n]) for n in BUILT if n in self._given}}
@@ -122,7 +122,7 @@ class PythonRun:
 
     def __enter__(self) -> "PythonRun":
         if PythonRun._open is not None:
-            raise UserError(f"run: {PythonRun._open.path} is open in this process: leave its block first")
+            raise UserError("run", f"{PythonRun._open.path} is open in this process", "leave its block first")
         launch_id()  # the processes that Lightning will start read it
         seed_everything(self.seed, workers=True, verbose=False)
         self._open_together()
@@ -141,7 +141,7 @@ class PythonRun:
         if together and rank:
             torch.distributed.broadcast_object_list(told)
             if told[0] is None:
-                raise UserError("run: rank 0 could not open the run's directory")
+                raise UserError("run", "rank 0 could not open the run's directory")
             os.environ[RUN_DIR] = told[0]
         try:
             self.session.settle_start("fit", self.options, None)
@@ -171,11 +171,11 @@ class PythonRun:
         """The fit begins, with data loaded and no network yet: config.yaml is written, W&B's record begun."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(module, SFTModule):
-            raise UserError(f"fit: a run records modules of sft_lightning, not {type(module).__name__}")
+            raise UserError("fit", f"a run records modules of sft_lightning, not {type(module).__name__}")
         if not isinstance(data, SFTDataModule):
-            raise UserError("fit: give a data module of sft_lightning as datamodule=")
+            raise UserError("fit", "give a data module of sft_lightning as datamodule=")
         if self.fitted is not None:
-            raise UserError("run: one fit in each block: open another run for the next fit")
+            raise UserError("run", "one fit in each block", "open another run for the next fit")
         self.fitted = trainer, module, data
         if SIGNALS.installed:
             keep_signals(trainer)
@@ -198,7 +198,9 @@ class PythonRun:
 
     def _finish(self) -> None:
         if self.fitted is None:
-            raise UserError("run: nothing was fitted in the block: Trainer(**run.trainer_kwargs(…)).fit(module, data)")
+            raise UserError(
+                "run", "nothing was fitted in the block: Trainer(**run.trainer_kwargs(…)).fit(module, data)"
+            )
         self.session.finish(*self.fitted)
 
     def _end_early(self, error: BaseException) -> None:
@@ -252,7 +254,7 @@ def built(value: Any) -> Any:
         home = module or ("sft_lightning.callbacks" if name in callbacks.__all__ else "lightning.pytorch.callbacks")
         return getattr(import_module(home), name)(**value.get("init_args", {}))
     except (ImportError, AttributeError) as error:
-        raise UserError(f"trainer: no class '{value['class_path']}': {error}") from None
+        raise UserError("trainer", f"no class '{value['class_path']}': {error}") from None
 
 
 def network_name(module: SFTModule) -> str:
@@ -270,7 +272,7 @@ def check_options(options: dict[str, Any]) -> None:
     for name in options:
         if name not in RunOptions.__dataclass_fields__ or name == "experiment":
             known = [option for option, *_ in OPTIONS if option != "experiment"]
-            raise UserError(f"run: no option '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+            raise UserError("run", f"no option '{name}'{nearest(name, known)}; there are {', '.join(known)}")
     parser = command_parser("fit")[0]
     with reading(parser):
         parser.parse_object(options, defaults=False, _skip_validation=True)

@@ -52,9 +52,9 @@ class Record:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
-            raise UserError(f"{path} cannot be read: {error}") from None
+            raise UserError(path, f"cannot be read: {error}") from None
         if wrong := misfit(content):
-            raise UserError(f"{path} is damaged, or not of this project: {wrong}")
+            raise UserError(path, f"is damaged, or not of this project: {wrong}")
         upgrade(content)
         return Record(path, content)
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from sft_lightning.core.errors import UserError
+
 PARTS = {"data": ("train", "val", "test"), "retention": ("val", "test")}
 """Splits that a fit uses, of its data and of the source task's"""
 
@@ -50,17 +52,15 @@ def elsewhere(record: Mapping[str, Any]) -> str:
     return f"; the run was made in {made}, and this is {here}" if isinstance(made, str) and made != here else ""
 
 
-def refusal(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]]) -> str | None:
+def refusal(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]]) -> UserError | None:
     """Why a fit cannot go on: other data than it began with. None where the data is the same."""
     differ = differences(record, found, ("train", "val", "test"))
     if not differ:
         return None
     where = elsewhere(record)
     back = "run the command from there, restore the files" if where else "restore the files and options"
-    return (
-        f"fit cannot go on with other data than the run began with: {', '.join(differ)}{where}: "
-        f"{back}, or start a new run"
-    )
+    problem = f"fit cannot resume with other data than the run began with: {', '.join(differ)}{where}"
+    return UserError("data", problem, f"{back}, or start a new run")
 
 
 def note(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]], splits: Iterable[str]) -> str | None:
@@ -85,7 +85,7 @@ def left_behind(record: Mapping[str, Any], config: Path) -> str:
             except (OSError, ValueError):  # no path at all
                 continue
             if value and gone:
-                return f"; {value} is in {made}, where the run was made, and not here: run the command from there"
+                return f"{value} is in {made}, where the run was made, and not here: run the command from there"
     return ""
 
 

@@ -96,7 +96,7 @@ class RunSession:
         if held_run is not None and self.rank == 0:
             self.resume = held_run
         if not weights_only:
-            raise UserError("weights_only: pickled code in a checkpoint is never run: leave it true")
+            raise UserError("weights_only", "pickled code in a checkpoint is never run", "leave it true")
         held: dict[str, Any] = {}
         if checkpoint:
             held = read_checkpoint(checkpoint)
@@ -236,7 +236,7 @@ class RunSession:
         if old is None or self.run is None or self.began:
             return wrong
         hint = left_behind(self.run.record.content, old.config)
-        return UserError(f"{wrong}{hint}") if hint else wrong
+        return wrong.with_fix(hint) if hint else wrong
 
     def give_up(self, why: str, code: int) -> None:
         """The record's last word where this process hangs and is about to be ended."""

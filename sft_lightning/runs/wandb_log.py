@@ -124,7 +124,9 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
                 _ = logger.experiment
     except WandbServiceConnectionError as error:
         if os.environ.pop("WANDB_SERVICE", None) is None:
-            raise UserError(f"--wandb: W&B's own process cannot be started: {error}; use --wandb disabled") from None
+            raise UserError(
+                "--wandb", f"W&B's own process cannot be started: {error}", "use --wandb disabled"
+            ) from None
         # It is that of an earlier run in this process, or of a parent, and has ended.
         wandb.teardown()
         return make_wandb(settings, run, config, online, rank)
@@ -133,5 +135,5 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
             wandb.teardown()  # its process holds the run's id, and an offline run may want it
         said = " ".join(str(error).split()).rstrip(".")
         mode, other = ("online", "offline") if online else ("offline", "disabled")
-        raise UserError(f"--wandb {mode}: W&B cannot be used: {said}; use --wandb {other}") from None
+        raise UserError(f"--wandb {mode}", f"W&B cannot be used: {said}", f"use --wandb {other}") from None
     return logger

@@ -21,7 +21,7 @@ def shard(network: nn.Module, mesh: DeviceMesh, precision: MixedPrecisionPolicy 
     """
     for name, parameter in network.named_parameters():
         if not parameter.ndim:
-            raise UserError(f"trainer.strategy: fsdp2 cannot split {name}, a single number: use ddp")
+            raise UserError("trainer.strategy", f"fsdp2 cannot split {name}, a single number", "use ddp")
     precision = precision or MixedPrecisionPolicy()
     how: dict[str, Any] = {"mesh": mesh, "reshard_after_forward": True}
     owners = tensors_of(network)

@@ -56,20 +56,21 @@ class FSDP2(ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         if getattr(trainer.precision_plugin, "scaler", None) is not None:
-            raise UserError("trainer.precision: 16-mixed scales gradients, which fsdp2 does not: use bf16-mixed")
+            raise UserError("trainer.precision", "16-mixed scales gradients, which fsdp2 does not", "use bf16-mixed")
         for loop in (trainer.validate_loop, trainer.test_loop, trainer.predict_loop):
             loop.inference_mode = False  # parts that were gathered in it cannot be changed outside
         super().setup(trainer)
         for optimizer in self.optimizers:
             if type(optimizer).__name__ in WHOLE_TENSORS:
                 raise UserError(
-                    f"model.init_args.optimizer: {type(optimizer).__name__} needs whole tensors, of which fsdp2 leaves each "
-                    "rank a part: use another, such as AdamW, or trainer.strategy ddp"
+                    "model.optimizer",
+                    f"{type(optimizer).__name__} needs whole tensors, of which fsdp2 leaves each rank a part",
+                    "use another, such as AdamW, or trainer.strategy ddp",
                 )
         assert self.lightning_module is not None
         if self.precision.param_dtype is not None and batchnorms(self.lightning_module):
             raise UserError(
-                "trainer.precision: bf16-mixed and fsdp2 cannot train BatchNorm: use 32-true, or strategy ddp"
+                "trainer.precision", "bf16-mixed and fsdp2 cannot train BatchNorm", "use 32-true, or strategy ddp"
             )
 
     @property
@@ -173,7 +174,7 @@ def check_strategy(strategy: Strategy | None) -> None:
     flat = isinstance(strategy, FSDPStrategy | DeepSpeedStrategy)
     if flat or (isinstance(strategy, ModelParallelStrategy) and not isinstance(strategy, FSDP2)):
         raise UserError(
-            f"trainer.strategy: anchors do not know the parameters of {type(strategy).__name__}: use fsdp2, or ddp"
+            "trainer.strategy", f"anchors do not know the parameters of {type(strategy).__name__}", "use fsdp2, or ddp"
         )
 
 

@@ -31,7 +31,9 @@ def correct(p: Sequence[float | None], correction: str = "holm", at_most: int | 
     """
     if correction not in CORRECTIONS:
         raise UserError(
-            f"correction: '{correction}' is not known{nearest(correction, CORRECTIONS)}; use {', '.join(CORRECTIONS)}"
+            "correction",
+            f"'{correction}' is not known{nearest(correction, CORRECTIONS)}",
+            f"use {', '.join(CORRECTIONS)}",
         )
     made = [i for i, value in enumerate(p) if value is not None]
     values = np.array([v for v in p if v is not None], dtype=float)

@@ -96,7 +96,8 @@ def raw_differences(
     """The differences with their own p, before correction and verdict; in the order of `values`."""
     if baseline not in values:
         raise UserError(
-            f"baseline: there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}"
+            "baseline",
+            f"there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}",
         )
     return [_raw(arm, values[arm], values[baseline], level, bounds) for arm in values if arm != baseline]
 
@@ -106,7 +107,7 @@ def conclude(
 ) -> Difference:
     """The difference with verdict, corrected interval and seeds needed; `family` tests are corrected together."""
     if better not in ("max", "min"):
-        raise UserError(f"better: '{better}' is neither 'max' nor 'min'")
+        raise UserError("better", f"'{better}' is neither 'max' nor 'min'")
     if d.p is None or p_corrected is None or d.mean is None or d.std is None:
         return d
     alpha = 1 - level

@@ -65,13 +65,14 @@ def equivalence(
 def raw_equivalence(values: Values, baseline: str, margin: float, better: str) -> list[Equivalence]:
     """The tests with their own p, before correction and verdict; in the order of `values`."""
     if not (math.isfinite(margin) and margin > 0):
-        raise UserError(f"within: a margin must be above 0, got {margin}")
+        raise UserError("within", f"a margin must be above 0, got {margin}")
     if baseline not in values:
         raise UserError(
-            f"baseline: there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}"
+            "baseline",
+            f"there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}",
         )
     if better not in ("max", "min"):
-        raise UserError(f"better: '{better}' is neither 'max' nor 'min'")
+        raise UserError("better", f"'{better}' is neither 'max' nor 'min'")
     sign = 1 if better == "max" else -1
     return [_raw(arm, values[arm], values[baseline], margin, sign) for arm in values if arm != baseline]
 

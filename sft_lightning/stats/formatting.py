@@ -48,7 +48,7 @@ def column(metric: MetricInfo, values: Values) -> Column:
     """
     if metric.better is None:
         raise UserError(
-            f"metric {metric.name}: nobody knows whether more or less of it is better, so nothing is tested"
+            f"metric {metric.name}", "it is not known whether more or less of it is better, so nothing is tested"
         )
     known = [v for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)]
     return Column(metric.name, metric.better, metric.share and all(0 <= v <= 1 for v in known))

@@ -62,7 +62,7 @@ class Task(ABC):
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
         self.info, self.label_smoothing = info, label_smoothing
         if label_smoothing and not self.smooths_labels:
-            raise UserError(f"label_smoothing: {info.name} has no classes to smooth over: leave it 0")
+            raise UserError("label_smoothing", f"{info.name} has no classes to smooth over", "leave it 0")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -98,7 +98,8 @@ class Task(ABC):
     def _metric(self, name: str) -> TaskMetric:
         if name not in self.metrics:
             raise UserError(
-                f"task '{self.name}' has no metric '{name}'{nearest(name, self.metrics)}; it has {', '.join(self.metrics)}"
+                "metrics",
+                f"task '{self.name}' has no metric '{name}'{nearest(name, self.metrics)}; it has {', '.join(self.metrics)}",
             )
         return self.metrics[name]
 

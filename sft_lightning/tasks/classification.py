@@ -37,7 +37,7 @@ class Matthews(MulticlassConfusionMatrix):
 def _f1(info: TaskInfo) -> BinaryF1Score:
     if info.num_outputs != 2:
         raise UserError(
-            f"metric f1 is that of the second of two classes, the data has {info.num_outputs}: use f1_macro"
+            "metrics", f"f1 is that of the second of two classes, the data has {info.num_outputs}", "use f1_macro"
         )
     return BinaryF1Score()
 

@@ -34,8 +34,9 @@ class MeanLoss(Metric):
     def compute(self) -> Tensor:
         if self.items == 0:
             raise UserError(
-                "metrics: there is nothing to measure, as every label is masked: look at the validation (or test) data, "
-                "data.max_length and trainer.limit_val_batches"
+                "metrics",
+                "there is nothing to measure, as every label is masked",
+                "look at the validation (or test) data, data.max_length and trainer.limit_val_batches",
             )
         return self.total / self.items
 

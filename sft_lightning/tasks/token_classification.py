@@ -74,7 +74,9 @@ def entity_score(score: str) -> TaskMetric:
     def make(info: TaskInfo) -> EntityScore:
         if not has_scheme(info.labels):
             raise UserError(
-                f"metric entity_{score}: the tags have no B- and I- (first: {info.labels[:3]}): use token_accuracy"
+                "metrics",
+                f"entity_{score} needs tags with B- and I- (the first tags are {info.labels[:3]})",
+                "use token_accuracy",
             )
         return EntityScore(info.labels, score)
 

@@ -62,7 +62,7 @@ class AnswerSpans:
         """
         if OPEN in self.text:
             raise UserError(
-                f"data: {self.row}: a text holds U+E0F5, a character that is used here as a mark: remove it"
+                "data", f"{self.row}: a text holds U+E0F5, a character that is used here as a mark", "remove it"
             )
         thinks = any(THOUGHTS[0].match(self.messages[i].get("content") or "") for i in self.answers)
         for thoughts in THOUGHTS[:-1] if thinks else ():
@@ -93,8 +93,10 @@ class AnswerSpans:
 
     def _ambiguous(self, turn: int) -> UserError:
         return UserError(
-            f"data: {self.row}: the tokenizer's chat template changes what the assistant said in turn {turn + 1}, or writes "
-            "the conversation around it in another way, so it cannot be told what to learn: use another template"
+            "data",
+            f"{self.row}: the tokenizer's chat template changes what the assistant said in turn {turn + 1}, or "
+            "writes the conversation around it in another way, so it cannot be told what to learn",
+            "use another template",
         )
 
     # ---- words ----

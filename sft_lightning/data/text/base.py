@@ -46,8 +46,9 @@ class TokenData(SFTDataModule, base=True):
         tokenizer = spec.tokenizer
         if spec.kind != self.kind or tokenizer is None:
             raise UserError(
-                f"network {spec.network} takes {TAKES.get(spec.kind, spec.kind)}, "
-                f"{type(self).__name__} has {TAKES[self.kind]}: choose another network or other data"
+                "network",
+                f"{spec.network} takes {TAKES.get(spec.kind, spec.kind)}, {type(self).__name__} has {TAKES[self.kind]}",
+                "choose another network or other data",
             )
         length = self._length(spec)
         view = InputView(max_length=length)
@@ -82,13 +83,14 @@ class TokenData(SFTDataModule, base=True):
             return spec.max_length
         if spec.max_length is not None and self.max_length > spec.max_length:
             raise UserError(
-                f"data.max_length {self.max_length} is more than the {spec.max_length} tokens the network takes: "
-                f"set it to {spec.max_length} or less"
+                "data.max_length",
+                f"{self.max_length} is more than the {spec.max_length} tokens that the network takes",
+                f"set it to {spec.max_length} or less",
             )
         special = getattr(spec.tokenizer, "num_special_tokens_to_add", lambda pair: 0)(pair=True)
         if self.max_length <= special:
             raise UserError(
-                f"data.max_length {self.max_length} leaves no room beside {special} special tokens: set it higher"
+                "data.max_length", f"{self.max_length} leaves no room beside {special} special tokens", "set it higher"
             )
         return self.max_length
 

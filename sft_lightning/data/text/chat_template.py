@@ -50,7 +50,7 @@ class ChatTemplate:
             try:
                 self._sources[bool(tools)] = str(self.tokenizer.get_chat_template(tools=tools or None))
             except ValueError as error:
-                raise DamagedTemplate(f"tokenizer: {str(error).splitlines()[0]}") from None
+                raise DamagedTemplate("network.tokenizer", str(error).splitlines()[0]) from None
         return self._sources[bool(tools)]
 
     def knows(self, role: str) -> bool:
@@ -75,10 +75,12 @@ class ChatTemplate:
                 )
             )
         except TemplateSyntaxError as error:
-            raise DamagedTemplate(f"tokenizer: its chat template is damaged at line {error.lineno}: {error}") from None
+            raise DamagedTemplate(
+                "network.tokenizer", f"its chat template is damaged at line {error.lineno}: {error}"
+            ) from None
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError(f"data: {row}: the tokenizer's chat template refuses it: {said[0]}") from None
+            raise UserError("data", f"{row}: the tokenizer's chat template refuses it: {said[0]}") from None
 
     # ---- rendering ----
 
@@ -99,12 +101,13 @@ class ChatTemplate:
             answers = learned = list(range(len(spans)))
         elif len(spans) != len(answers):
             raise UserError(
-                f"data: {row}: the chat template marks {len(spans)} parts in {len(answers)} answers, so it cannot be told "
-                "which parts are not to be learned from"
+                "data",
+                f"{row}: the chat template marks {len(spans)} parts in {len(answers)} answers, so it cannot be told "
+                "which parts are not to be learned from",
             )
         kept = [span for i, span in zip(answers, spans, strict=True) if i in learned]
         if not kept:
-            raise UserError(f"data: {row}: the tokenizer's chat template marks no answer to learn from")
+            raise UserError("data", f"{row}: the tokenizer's chat template marks no answer to learn from")
         said = [(messages[i].get("content") or "").strip() for i in conversation.learned]
         if by_marks and any(words not in text[a:b] for words, (a, b) in zip(said, kept, strict=True)):
             notes.add("answers of which the chat template leaves something out or changes it", row)
@@ -163,8 +166,9 @@ class ChatTemplate:
                 continue
             if key == CALLS and any(m.get(CALLS) and not m.get("content") for m in messages):
                 raise UserError(
-                    f"data: {row}: an answer is made of {CALLS} alone, which the tokenizer's chat template does not write: "
-                    "use another template, or remove the row"
+                    "data",
+                    f"{row}: an answer is made of {CALLS} alone, which the tokenizer's chat template does not write",
+                    "use another template, or remove the row",
                 )
             notes.add(f"key {key} of messages is not used by the chat template", row)
             messages = bare
@@ -208,8 +212,10 @@ def render_plainly(conversation: Conversation, tokenizer: Any, row: str, notes: 
     for i in learned:
         if not messages[i].get("content"):
             raise UserError(
-                f"data: {row}: the answer in turn {i + 1} has no content, and the tokenizer has no chat template to write "
-                "its other keys: use a tokenizer with one, or remove the row"
+                "data",
+                f"{row}: the answer in turn {i + 1} has no content, and the tokenizer has no chat template to write "
+                "its other keys",
+                "use a tokenizer with one, or remove the row",
             )
     if conversation.prompt is not None:
         text = conversation.prompt + messages[-1]["content"]

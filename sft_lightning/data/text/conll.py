@@ -145,18 +145,18 @@ class CoNLL(TokenData):
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.columns, self.labels = (word_column, tag_column), labels
         if labels is not None and len(set(labels)) < len(labels):
-            raise UserError(f"data.labels names a tag twice: {', '.join(labels)}")
+            raise UserError("data.labels", f"names a tag twice: {', '.join(labels)}")
         if self.on_bad_sample != "fail":
             raise UserError(
-                "data.on_bad_sample: skip is not for CoNLL, where a wrong line may break a sentence: mend the line"
+                "data.on_bad_sample", "skip is not for CoNLL, where a wrong line may break a sentence", "mend the line"
             )
         for option in ("classes", "shots_per_class"):
             if getattr(self, option) is not None:
-                raise UserError(f"data.{option}: a sentence has many tags; use data.train_fraction")
+                raise UserError(f"data.{option}", "a sentence has many tags", "use data.train_fraction")
 
     def load(self) -> Splits:
         if self.files["train"] is None:
-            raise UserError("data: CoNLL needs train, a file")
+            raise UserError("data", "CoNLL needs train, a file")
         read = {
             name: Sentences(file, f"data.{name}", self.columns)
             for name, file in self.files.items()
@@ -203,6 +203,7 @@ def check_tags(sentences: Sentences, labels: Sequence[str], split: str, given: b
             if tag not in known:
                 lacking = "data.labels lacks" if given else "the training sentences lack"
                 raise UserError(
-                    f"data.{split}: the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}: "
-                    f"correct it, or set data.labels to all tags{nearest(tag, labels)}"
+                    f"data.{split}",
+                    f"the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}",
+                    f"correct it, or set data.labels to all tags{nearest(tag, labels)}",
                 )

@@ -41,11 +41,13 @@ def read_rows(path: Path, strict: bool) -> Rows:
     if rows.ends or (strict and rows.malformed):
         row, why = next(reversed(rows.malformed.items())) if rows.ends else next(iter(rows.malformed.items()))
         told = f" (it is separated by {NAMES[delimiter]})" if separated else ""
-        raise UserError(f"data: {path} line {rows.lines[row]} is malformed: {why}{told}")
+        raise UserError("data", f"{path} line {rows.lines[row]} is malformed: {why}{told}")
     rows.notes = [*separated, *rows.notes]
     twice = [name for name, count in Counter(n for n in rows.header if n.strip()).items() if count > 1]
     if twice:
-        raise UserError(f"data: {path} has {rows.header.count(twice[0])} columns '{twice[0]}': rename or remove one")
+        raise UserError(
+            "data", f"{path} has {rows.header.count(twice[0])} columns '{twice[0]}'", "rename or remove one"
+        )
     return rows
 
 

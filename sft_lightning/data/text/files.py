@@ -59,8 +59,9 @@ class Table:
         """A column's values; `argument` is the key that names the column."""
         if name not in self.columns:
             raise UserError(
-                f"data: {self.where} has no column '{name}'{nearest(name, self.columns)}; it has "
-                f"{', '.join(self.columns)}: set {argument}"
+                "data",
+                f"{self.where} has no column '{name}'{nearest(name, self.columns)}; it has {', '.join(self.columns)}",
+                f"set {argument}",
             )
         return self.columns[name]
 
@@ -77,7 +78,7 @@ class Table:
         good = values if not self.bad else [value for row, value in enumerate(values) if row not in self.bad]
         if numbers(good) is not None:
             raise UserError(
-                f"data: {self.where}: column '{name}' holds numbers, not texts: set {argument} to the texts'"
+                "data", f"{self.where}: column '{name}' holds numbers, not texts", f"set {argument} to the texts'"
             )
         return values
 
@@ -88,9 +89,9 @@ class Table:
             read = number(value)
             if missing(value):
                 why = f" has no value in column '{name}': fill it or remove the row, or set data.on_bad_sample skip"
-                self.refuse(row, UserError(f"data: {self.name(row)}{why}"))
+                self.refuse(row, UserError("data", f"{self.name(row)}{why}"))
             elif read is None or not np.isfinite(np.float32(read)):
-                self.refuse(row, UserError(f"data: {self.name(row)}: {name} is {shown(value)}, not a finite number"))
+                self.refuse(row, UserError("data", f"{self.name(row)}: {name} is {shown(value)}, not a finite number"))
             else:
                 found[row] = read
         return found
@@ -99,19 +100,21 @@ class Table:
 def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool = False) -> None:
     """Raises UserError unless `value` is a text with something in it."""
     if missing(value) and not isinstance(value, str):
-        raise UserError(f"data: {row}: {what} has no value: fill it or remove the row")
+        raise UserError("data", f"{row}: {what} has no value", "fill it or remove the row")
     if not isinstance(value, str):
         kind = KINDS.get(type(value).__name__, f"a {type(value).__name__}")
-        raise UserError(f"data: {row}: {what} holds {kind} ({value!r:.40}), not a text: set {argument} to the texts'")
+        raise UserError(
+            "data", f"{row}: {what} holds {kind} ({value!r:.40}), not a text", f"set {argument} to the texts'"
+        )
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = f"{value[error.start]!r} at character {error.start}"
         raise UserError(
-            f"data: {row}: {what} has half of a character ({half}): write it whole, or remove the row"
+            "data", f"{row}: {what} has half of a character ({half})", "write it whole, or remove the row"
         ) from None
     if not allow_empty and not value.strip():
-        raise UserError(f"data: {row}: {what} is empty: fill it or remove the row")
+        raise UserError("data", f"{row}: {what} is empty", "fill it or remove the row")
 
 
 # ---- reading ----
@@ -124,10 +127,10 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
     path = Path(path).expanduser()
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise UserError(f"{where}: {path} does not exist{nearest(path.name, here)}")
+        raise UserError(where, f"{path} does not exist{nearest(path.name, here)}")
     readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json}
     if path.suffix.lower() not in FORMATS:
-        raise UserError(f"{where}: {path} is none of {', '.join(FORMATS)}")
+        raise UserError(where, f"{path} is none of {', '.join(FORMATS)}")
     try:
         if path.suffix.lower() == ".parquet":
             table = _parquet(path, {} if skip else None, leave_out)
@@ -135,18 +138,18 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
             table = readers[path.suffix.lower()](path, {} if skip else None)
     except UnicodeDecodeError:
         if path.suffix.lower() == ".parquet":
-            raise UserError(f"data: {path} has a text that is not UTF-8: write the file anew") from None
+            raise UserError("data", f"{path} has a text that is not UTF-8", "write the file anew") from None
         raise not_utf8(path) from None
     except OSError as error:
-        raise UserError(f"data: {path} cannot be read: {error}") from None
+        raise UserError("data", f"{path} cannot be read: {error}") from None
     if not len(table):
-        raise UserError(f"data: {path} has no rows")
+        raise UserError("data", f"{path} has no rows")
     return table
 
 
 def _refuse(bad: Bad, row: int, where: str, why: str) -> None:
     if bad is None:
-        raise UserError(f"data: {where} is malformed: {why}") from None
+        raise UserError("data", f"{where} is malformed: {why}") from None
     bad[row] = f"malformed: {why}"
 
 
@@ -197,11 +200,11 @@ def _json(path: Path, bad: Bad) -> Table:
     except (ValueError, RecursionError) as error:
         if "Extra data" in str(error):  # one object a line, whatever the suffix says
             return _jsonl(path, bad)
-        raise UserError(f"data: {path} is malformed: {error}") from None
+        raise UserError("data", f"{path} is malformed: {error}") from None
     rows = [rows] if isinstance(rows, dict) else rows
     if not isinstance(rows, list):
         raise UserError(
-            f"data: {path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
+            "data", f"{path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
         )
     for at, row in enumerate(rows):
         if not isinstance(row, dict):
@@ -224,10 +227,10 @@ def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
         names = schema.names
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
-            raise UserError(f"data: {path} has {names.count(twice)} columns '{twice}': rename or remove one")
+            raise UserError("data", f"{path} has {names.count(twice)} columns '{twice}'", "rename or remove one")
         table = parquet.read_table(path, columns=[n for n in names if n not in leave_out] if leave_out else None)
     except ArrowException as error:
-        raise UserError(f"data: {path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError("data", f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
     about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     classes = {
@@ -240,14 +243,16 @@ def split_file(root: str | Path, split: str) -> Path | None:
     """The file of a split in a local copy: `train.jsonl`, or parquet as the hub lays it out, also one folder down."""
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UserError(f"data.root: {root} does not exist, or is no folder")
+        raise UserError("data.root", f"{root} does not exist, or is no folder")
     for suffix in FORMATS:
         if (path := root / f"{split}{suffix}").is_file():
             return path
     patterns = (f"{split}-*.parquet", f"*/{split}-*.parquet", f"{split}/*.parquet", f"*/{split}/*.parquet")
     found = next((files for p in patterns if (files := sorted(root.glob(p)))), [])
     if len(found) > 1:
-        raise UserError(f"data.root: {root} has {len(found)} files for {split}, first {found[0].name}: one is expected")
+        raise UserError(
+            "data.root", f"{root} has {len(found)} files for {split}, first {found[0].name}: one is expected"
+        )
     return found[0] if found else None
 
 
@@ -257,8 +262,9 @@ def root_table(root: str | Path, split: str, skip: bool = False) -> Table:
     if path is None:
         here = sorted(p.name for p in Path(root).expanduser().iterdir())
         raise UserError(
-            f"data.root: {root} has no {split} split ({split}.jsonl or {split}-00000-of-00001.parquet); it has "
-            f"{', '.join(here[:8]) or 'nothing'}"
+            "data.root",
+            f"{root} has no {split} split ({split}.jsonl or {split}-00000-of-00001.parquet); it has "
+            f"{', '.join(here[:8]) or 'nothing'}",
         )
     return read_table(path, skip=skip)
 
@@ -274,7 +280,7 @@ def hub_tables(
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            f"data: '{name}' cannot be fetched from the hub ({said[0]:.200}); for a local copy give its files instead"
+            "data", f"'{name}' cannot be fetched from the hub ({said[0]:.200}); for a local copy give its files instead"
         ) from None
     tables = {}
     for split, data in loaded.items():

@@ -55,10 +55,10 @@ class GLUE(TextData):
         super().__init__(**kwargs)
         if subset not in SUBSETS:
             raise UserError(
-                f"data.subset: GLUE has no '{subset}'{nearest(subset, SUBSETS)}; it has {', '.join(SUBSETS)}"
+                "data.subset", f"GLUE has no '{subset}'{nearest(subset, SUBSETS)}; it has {', '.join(SUBSETS)}"
             )
         if mismatched and subset != "mnli":
-            raise UserError(f"data.mismatched is for subset mnli, not {subset}: leave it false")
+            raise UserError("data.mismatched", f"is for subset mnli, not {subset}", "leave it false")
         self.subset, self.root, self.mismatched = subset, root, mismatched
         self.about = SUBSETS[subset]
         self.task_name = "regression" if subset == "stsb" else "classification"

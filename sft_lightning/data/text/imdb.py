@@ -44,7 +44,7 @@ class IMDB(TextData):
             return root_table(root, split, self.skips)
         files = [(path, label) for label in LABELS for path in sorted((folder / label).glob("*.txt"))]
         if not files:
-            raise UserError(f"data.root: {folder} has no reviews in {' and '.join(LABELS)}")
+            raise UserError("data.root", f"{folder} has no reviews in {' and '.join(LABELS)}")
         table = Table(str(folder), {"text": [], "label": [label for _, label in files]}, bad={} if self.skips else None)
         for row, (path, _) in enumerate(files):
             try:
@@ -52,5 +52,5 @@ class IMDB(TextData):
             except (OSError, UnicodeDecodeError) as error:
                 why = "is not UTF-8" if isinstance(error, UnicodeDecodeError) else f"cannot be read: {error.strerror}"
                 table.columns["text"].append("")
-                table.refuse(row, UserError(f"data: {path} {why}: mend or remove it"))
+                table.refuse(row, UserError("data", f"{path} {why}", "mend or remove it"))
         return table

@@ -62,13 +62,13 @@ class Instructions(TokenData):
         """Samples of each split without a supervised token"""
         self._every_row: dict[str, np.ndarray] = {}
         if (path is None) == (train is None):
-            raise UserError("data: Instructions needs train (a file) or path (a data set on the hub), and not both")
+            raise UserError("data", "Instructions needs train (a file) or path (a data set on the hub), and not both")
 
     def load(self) -> Splits:
         if self.path is not None:
             hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
-                raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
+                raise UserError("data.path", f"{self.path} has no split train; it has {', '.join(hub)}")
             tables = {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
         else:
             tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in self.files.items() if f is not None}
@@ -91,8 +91,10 @@ class Instructions(TokenData):
             self.dropped[name] = int((~keep).sum())
             if not keep.any():
                 raise UserError(
-                    f"data: {type(self).__name__}: every completion of the {name} split lies beyond max_length "
-                    f"{view.max_length} tokens: set data.max_length higher"
+                    "data",
+                    f"{type(self).__name__}: every completion of the {name} split lies beyond max_length {view.max_length} "
+                    "tokens",
+                    "set data.max_length higher",
                 )
             split.rows = split.rows[keep]
         train = self.splits.get("train")

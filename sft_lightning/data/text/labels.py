@@ -24,10 +24,6 @@ LISTED = re.compile(r"\s*[\[{(].*[\]})]\s*", re.DOTALL)
 REMEDY = "fill it or remove the row, or set data.on_bad_sample skip"
 
 
-class Unlabelled(UserError):
-    """A row has no label."""
-
-
 class Classes:
     """Classes in order, and which of them a label is.
 
@@ -124,8 +120,10 @@ def check_kinds(table: Table, column: str) -> None:
     if "bool" in firsts and "number" in firsts:
         (row, value), (other, number_there) = firsts["bool"], firsts["number"]
         raise UserError(
-            f"data: {table.name(row)}: column '{column}' has the label {value!r}, and {number_there!r} in "
-            f"{table.name(other)}: write all labels in one way"
+            "data",
+            f"{table.name(row)}: column '{column}' has the label {value!r}, and {number_there!r} in "
+            f"{table.name(other)}",
+            "write all labels in one way",
         )
 
 
@@ -154,8 +152,7 @@ def class_numbers(table: Table, column: str, classes: Sequence[str], numbered: b
             try:
                 number_of = class_of(value, known, own, column)
             except UserError as error:
-                colon = "" if isinstance(error, Unlabelled) else ":"
-                table.refuse(row, UserError(f"data: {table.name(row)}{colon} {error}"))
+                table.refuse(row, UserError("data", f"{table.name(row)}: {error.problem}", error.fix))
                 continue
             if key is not None:
                 cache[key] = number_of
@@ -166,9 +163,9 @@ def class_numbers(table: Table, column: str, classes: Sequence[str], numbered: b
 def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str) -> int:
     """The number of a label's class. UserError, to be put behind the row's name, where there is none."""
     if missing(value):
-        raise Unlabelled(f"has no label (column '{column}' is {said(value)}): {REMEDY}")
+        raise UserError("label", f"no label (column '{column}' is {said(value)})", REMEDY)
     if (why := wrong(value)) is not None:
-        raise UserError(why)
+        raise why
     digits = whole(value)
     if own is not None and digits is not None and 0 <= int(digits) < len(own) and not isinstance(value, str):
         value = own[int(digits)]
@@ -176,28 +173,27 @@ def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str)
     if found is not None:
         return found
     if digits == UNLABELLED:
-        raise Unlabelled(f"has no label (-1 in column '{column}' marks that): {REMEDY}")
+        raise UserError("label", f"no label (-1 in column '{column}' marks that)", REMEDY)
     text, some = str(value), ", ".join(known.names[:12]) + (", …" if len(known.names) > 12 else "")
-    hint = f"{nearest(text, known.names)}; set data.labels to all of them"
+    fix = "set data.labels to all of them"
     if digits is not None and not known._places:
-        hint += ", in the order of their numbers"
-    raise UserError(f"label {shown(value)} is none of the {len(known.names)} classes {some}{hint}")
+        fix += ", in the order of their numbers"
+    problem = f"label {shown(value)} is none of the {len(known.names)} classes {some}{nearest(text, known.names)}"
+    raise UserError("label", problem, fix)
 
 
-def wrong(value: Any) -> str | None:
+def wrong(value: Any) -> UserError | None:
     """Why a value cannot be a label at all; None where it can."""
     if isinstance(value, list | tuple | dict | set) or (isinstance(value, str) and is_list(value)):
         kind = KINDS.get(type(value).__name__, "a list") if not isinstance(value, str) else "a list, written as text"
-        return (
-            f"label is {kind} ({shown(value)}): multi-label data is not supported yet: give one label a row, or name "
-            "another column by data.label_column"
-        )
+        problem = f"label is {kind} ({shown(value)}), and multi-label data is not supported yet"
+        return UserError("label", problem, "give one label a row, or name another column by data.label_column")
     if isinstance(value, bytes):
-        return f"label is bytes ({shown(value)}), not a text or number: convert it"
+        return UserError("label", f"label is bytes ({shown(value)}), not a text or number", "convert it")
     if isinstance(value, float) and number(value) is None:
-        return f"label is {value}, not a finite number: fill it or remove the row"
+        return UserError("label", f"label is {value}, not a finite number", "fill it or remove the row")
     if isinstance(value, str) and not writable(value):
-        return f"label {value!r} has half of a character: write it whole"
+        return UserError("label", f"label {value!r} has half of a character", "write it whole")
     return None
 
 

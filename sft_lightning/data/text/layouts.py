@@ -58,14 +58,16 @@ def no_layout(table: Table) -> UserError:
     columns = table.columns
     if "chosen" in columns and "rejected" in columns:
         return UserError(
-            f"data: {table.where} has chosen and rejected answers: learning from preferences is not done here; to learn "
-            "from the chosen ones, write them as column completion"
+            "data",
+            f"{table.where} has chosen and rejected answers: learning from preferences is not done here; to learn "
+            "from the chosen ones, write them as column completion",
         )
     wanted = ("messages", "instruction", "output", "prompt", "completion", "conversations")
     close = next((hint for name in columns if (hint := nearest(name, wanted))), "")
     return UserError(
-        f"data: {table.where} has columns {', '.join(columns)}; wanted are prompt and completion, or instruction, input "
-        f"and output, or messages{close}"
+        "data",
+        f"{table.where} has columns {', '.join(columns)}; wanted are prompt and completion, or instruction, "
+        f"input and output, or messages{close}",
     )
 
 
@@ -82,17 +84,17 @@ def _one(
     for column, text in systems.items():
         check_text(text, column, name, "data.train")
     if len(systems) > 1:
-        raise UserError(f"data: {name}: {' and '.join(systems)} both hold a system prompt: keep one of them")
+        raise UserError("data", f"{name}: {' and '.join(systems)} both hold a system prompt", "keep one of them")
     made = read(values, layout, next(iter(systems.values()), None), name, notes)
     tools = decoded(values.get("tools"), "tools", name)
     if tools not in (None, "", []):
         if not isinstance(tools, list) or not is_messages(tools):
-            raise UserError(f"data: {name}: tools is not a list of objects (JSON schemas)")
+            raise UserError("data", f"{name}: tools is not a list of objects (JSON schemas)")
         made.tools = tools
     options = decoded(values.get(OPTIONS), OPTIONS, name)
     if options not in (None, "", {}):
         if not isinstance(options, dict) or not set(options).isdisjoint(RESERVED):
-            raise UserError(f"data: {name}: {OPTIONS} is not an object with variables of the chat template")
+            raise UserError("data", f"{name}: {OPTIONS} is not an object with variables of the chat template")
         made.options = options
     if not table.where.lower().endswith((".json", ".jsonl")):
         made.messages, made.tools = without_nulls_inside(made.messages), without_nulls(made.tools)
@@ -129,7 +131,7 @@ def _completion(
                 check_text(value, what, row, "data.train")
                 value = {"role": role, "content": value}
             elif not value:
-                raise UserError(f"data: {row}: {what} is empty: fill it or remove the row")
+                raise UserError("data", f"{row}: {what} is empty", "fill it or remove the row")
             parts.append([value] if isinstance(value, dict) else value)
         return chat(parts[0] + parts[1], row, notes, column="completion", given=len(parts[0]), system=system)
     for value, what in ((prompt, "prompt"), (completion, "completion")):
@@ -173,7 +175,7 @@ def _history(history: Any, row: str) -> list[tuple[str, str]]:
     if history in (None, "", []):
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
-        raise UserError(f"data: {row}: history is not a list of pairs, an instruction and its answer each")
+        raise UserError("data", f"{row}: history is not a list of pairs, an instruction and its answer each")
     for number, pair in enumerate(history, 1):
         for value, what in zip(pair, ("instruction", "answer"), strict=True):
             check_text(value, f"the {what} of history's pair {number}", row, "data.train")

@@ -67,7 +67,7 @@ def decoded(value: Any, what: str, row: str) -> Any:
     try:
         return json.loads(value)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"data: {row}: {what} holds a text that is not JSON ({error}): write a list") from None
+        raise UserError("data", f"{row}: {what} holds a text that is not JSON ({error})", "write a list") from None
 
 
 def without_nulls(value: Any) -> Any:
@@ -91,7 +91,7 @@ def chat(
     """A conversation up to its last answer. The first `given` messages are a prompt, and not learned from."""
     messages = decoded(messages, column, row)
     if not isinstance(messages, list) or not is_messages(messages):
-        raise UserError(f"data: {row}: {column} is not a list of objects with role and content")
+        raise UserError("data", f"{row}: {column} is not a list of objects with role and content")
     read, trained = [], []
     for at, message in enumerate(messages):
         one, learn = read_message(message, at + 1, row, notes, learned=at >= given)
@@ -101,15 +101,17 @@ def chat(
     answers = [i for i, m in enumerate(read) if m["role"] == "assistant"]
     later = [i for i in answers if i >= given]
     if not later:
-        raise UserError(f"data: {row}: {column} has no assistant turn to learn from: add one or remove the row")
+        raise UserError("data", f"{row}: {column} has no assistant turn to learn from", "add one or remove the row")
     if not trained:
-        raise UserError(f"data: {row}: every answer is marked as not to be learned from: remove the row")
+        raise UserError("data", f"{row}: every answer is marked as not to be learned from", "remove the row")
     if answers[-1] + 1 < len(read):
         notes.add("turns after the last answer are left out", row)
     read = read[: answers[-1] + 1]
     if system is not None:
         if read[0]["role"] in ("system", "developer"):
-            raise UserError(f"data: {row}: the system column and {column} both hold a system prompt: keep one of them")
+            raise UserError(
+                "data", f"{row}: the system column and {column} both hold a system prompt", "keep one of them"
+            )
         read, trained = [{"role": "system", "content": system}, *read], [i + 1 for i in trained]
         answers = [i + 1 for i in answers]
     return Conversation(read, trained=None if trained == answers else trained)
@@ -123,11 +125,11 @@ def read_message(
     key = "content" if message.get("content") is not None or "value" not in message else "value"
     if role_key not in message:
         keys = ", ".join(message) or "none"
-        raise UserError(f"data: {row}: turn {turn} has no role (its keys: {keys}): each message needs role and content")
+        raise UserError("data", row, f"turn {turn} has no role (its keys: {keys}): each message needs role and content")
     named = message[role_key] if isinstance(message[role_key], str) else repr(message[role_key])
     role = ALIASES.get(named, named)
     if role not in ROLES and role not in STAND_INS:
-        raise UserError(f"data: {row}: role '{named}' is none of {', '.join(ROLES)}{nearest(named, ROLES)}")
+        raise UserError("data", f"{row}: role '{named}' is none of {', '.join(ROLES)}{nearest(named, ROLES)}")
     if role != named:
         notes.add(f"role {named} is read as {role}", row)
     drop = {role_key, key} - {"role", "content"} | set(TRAINED) | set(UNCLEAR)
@@ -139,7 +141,7 @@ def read_message(
     if message.get(CALLS) is not None:
         read[CALLS] = calls = decoded(message[CALLS], CALLS, row)
         if not is_messages(calls) or isinstance(calls, dict):
-            raise UserError(f"data: {row}: {CALLS} of turn {turn} is not a list of objects")
+            raise UserError("data", f"{row}: {CALLS} of turn {turn} is not a list of objects")
     if not (content is None and read.get(CALLS)):
         optional = role != "assistant" or not learn or not learned or bool(read.get(CALLS))
         check_text(content, f"the {role}'s content", row, "data.train", allow_empty=optional)
@@ -158,7 +160,7 @@ def text_of(content: Any, role: str, turn: int, row: str, notes: Notes) -> Any:
         if kind != "text" or not isinstance(text, str):
             what = f"a part of type '{kind}'" if kind != "text" else "a part without text"
             raise UserError(
-                f"data: {row}: the {role}'s content in turn {turn} has {what}: language models here take texts alone"
+                "data", f"{row}: the {role}'s content in turn {turn} has {what}: language models here take texts alone"
             )
         parts.append(text)
     if len(parts) > 1:
@@ -178,15 +180,16 @@ def learns(message: dict[str, Any], role: str, turn: int, row: str, notes: Notes
                 notes.add(f"key {name} of a {role}'s message is not used", row)
         elif name in UNCLEAR:
             raise UserError(
-                f"data: {row}: turn {turn} has the key {name}, of which it is not known what it leaves out: write "
-                "weight 0 in answers not to learn from"
+                "data",
+                f"{row}: turn {turn} has the key {name}, of which it is not known what it leaves out",
+                "write weight 0 in answers not to learn from",
             )
         elif not isinstance(value, bool | int | float) or value not in (0, 1):
-            raise UserError(f"data: {row}: {name} of turn {turn} is {value!r}: write 0 or 1, or true or false")
+            raise UserError("data", f"{row}: {name} of turn {turn} is {value!r}", "write 0 or 1, or true or false")
         else:
             said[name] = bool(value)
     if len(set(said.values())) > 1:
-        raise UserError(f"data: {row}: turn {turn} has {' and '.join(said)}, which contradict each other: keep one")
+        raise UserError("data", f"{row}: turn {turn} has {' and '.join(said)}, which contradict each other", "keep one")
     if role == "assistant" and False in said.values():
         notes.add(f"answers with {next(iter(said))} 0 are given, and not learned from", row)
         return False

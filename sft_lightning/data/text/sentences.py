@@ -33,7 +33,7 @@ class Sentences:
         place, inside = Path(path).expanduser(), False
         if not place.is_file():
             here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(f"{key}: {path} does not exist{nearest(place.name, here)}")
+            raise UserError(key, f"{path} does not exist{nearest(place.name, here)}")
         lines = read_lines(place)
         full = [line for line in lines if line.strip(BLANK)]
         tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
@@ -55,7 +55,7 @@ class Sentences:
                 self.words[-1].append(word)
                 self.tags[-1].append(tag)
         if not self.words:
-            raise UserError(f"{key}: {path} has no sentences")
+            raise UserError(key, f"{path} has no sentences")
         self._note_lone_insides()
 
     @classmethod
@@ -69,18 +69,23 @@ class Sentences:
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
         cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
         if tagged and len(cells) < 2:
-            raise UserError(f"data: {self.where} line {number} has one column, so no tag: {line!r:.40}: add the tag")
+            raise UserError(
+                "data", f"{self.where} line {number} has one column, so no tag: {line!r:.40}", "add the tag"
+            )
         try:
             word, tag = cells[columns[0]], cells[columns[1]] if tagged else ""
         except IndexError:
             asked = columns[0] if not -len(cells) <= columns[0] < len(cells) else columns[1]
             raise UserError(
-                f"data: {self.where} line {number} has {len(cells)} columns, no column {asked}: mend the line, or set "
-                "data.word_column and data.tag_column"
+                "data",
+                f"{self.where} line {number} has {len(cells)} columns, no column {asked}",
+                "mend the line, or set data.word_column and data.tag_column",
             ) from None
         for what, value in (("word", word), *([("tag", tag)] if tagged else [])):
             if not value.strip(BLANK):
-                raise UserError(f"data: {self.where} line {number}: the {what} is empty: fill it, or remove the line")
+                raise UserError(
+                    "data", f"{self.where} line {number}: the {what} is empty", "fill it, or remove the line"
+                )
         return word, tag
 
     def _note_lone_insides(self) -> None:
@@ -116,4 +121,4 @@ def read_lines(path: Path) -> list[str]:
     except UnicodeDecodeError:
         raise not_utf8(path) from None
     except OSError as error:
-        raise UserError(f"data: {path} cannot be read: {error}") from None
+        raise UserError("data", f"{path} cannot be read: {error}") from None

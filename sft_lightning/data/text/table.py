@@ -55,18 +55,20 @@ class TextTable(TextData):
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
         if path is not None and train is not None:
-            raise UserError("data: set path (a hub's name) or train (a file), not both")
+            raise UserError("data", "set path (a hub's name) or train (a file), not both")
         if labels is not None and task == "regression":
-            raise UserError("data.labels are the classes of a classification; the task is regression: leave them null")
+            raise UserError(
+                "data.labels", "names the classes of a classification; the task is regression", "leave it null"
+            )
         if labels is not None and len(set(map(str, labels))) != len(labels):
-            raise UserError(f"data.labels names a class twice: {', '.join(map(str, labels))}")
+            raise UserError("data.labels", f"names a class twice: {', '.join(map(str, labels))}")
         self.task_name = task
 
     def _tables(self) -> dict[str, Table]:
         if self.path is not None:
             hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
-                raise UserError(f"data.path: {self.path} has no split train; it has {', '.join(hub)}")
+                raise UserError("data.path", f"{self.path} has no split train; it has {', '.join(hub)}")
             tables = {
                 ours: hub[theirs] for ours, theirs in (("train", "train"), ("val", "validation")) if theirs in hub
             }
@@ -76,12 +78,12 @@ class TextTable(TextData):
                 tables["train"].notes.append(f"{hub['test'].where} has no labels, and is left out")
             return tables
         if self.files["train"] is None:
-            raise UserError("data: TextTable needs train (a file) or path (a data set on the hub)")
+            raise UserError("data", "TextTable needs train (a file) or path (a data set on the hub)")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
         tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
         for name, table in tables.items():
             if name != "train" and all_unlabelled(table, self.label_column):
-                raise UserError(no_labels(name, table, self.label_column))
+                raise no_labels(name, table, self.label_column)
         return tables
 
     def load(self) -> Splits:
@@ -119,13 +121,14 @@ class TextTable(TextData):
         return TextRows(text, pair, targets, table)
 
 
-def no_labels(name: str, table: Table, column: str) -> str:
-    """The line for a validation or test file without a single label."""
+def no_labels(name: str, table: Table, column: str) -> UserError:
+    """The error for a validation or test file without a single label."""
     if column in table.columns:
         what = f"has no labels: column '{column}' is empty, or -1, in every row"
     else:
         what = f"has no column '{column}'{nearest(column, table.columns)}, so no labels"
-    return f"data.{name}: {table.where} {what}: leave data.{name} out, and set data.{name}_fraction to use a share of train"
+    fix = f"leave data.{name} out, and set data.{name}_fraction to use a share of train"
+    return UserError(f"data.{name}", f"{table.where} {what}", fix)
 
 
 def check_swallowed(table: Table, column: str, classes: list[str]) -> None:
@@ -145,4 +148,4 @@ def check_swallowed(table: Table, column: str, classes: list[str]) -> None:
             all(line.endswith(ends) for line in lines[:-1]) or all(line.startswith(begins) for line in lines[1:])
         ):
             why = f"column '{column}' holds {len(lines)} lines with their labels: a quotation mark is not closed"
-            table.refuse(row, UserError(f"data: {table.name(row)}: {why}, or not doubled"))
+            table.refuse(row, UserError("data", f"{table.name(row)}: {why}, or not doubled"))

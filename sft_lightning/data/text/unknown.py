@@ -27,7 +27,8 @@ def unknown_share(tokenizer: Any, ids: np.ndarray) -> float:
     if not known.any():
         what = "no token" if not text.any() else f"nothing but the unknown token {tokenizer.unk_token}"
         raise UserError(
-            f"tokenizer: {getattr(tokenizer, 'name_or_path', '') or 'it'} makes {what} of the training texts: set "
-            "network.init_args.tokenizer to the one that belongs to the network and the texts' language"
+            "tokenizer",
+            f"{getattr(tokenizer, 'name_or_path', '') or 'it'} makes {what} of the training texts",
+            "set network.init_args.tokenizer to the one that belongs to the network and the texts' language",
         )
     return float(1 - known.sum() / text.sum())

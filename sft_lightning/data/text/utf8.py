@@ -22,7 +22,7 @@ def open_text(path: Path, strict: bool) -> TextIO:
     with path.open("rb") as file:
         start = file.read(4)
     if (coding := next((name for mark, name in MARKS.items() if start.startswith(mark)), None)) is not None:
-        raise UserError(f"data: {path} is {coding}, not UTF-8: convert it (iconv -f {coding} -t UTF-8)")
+        raise UserError("data", f"{path} is {coding}, not UTF-8", f"convert it (iconv -f {coding} -t UTF-8)")
     return path.open(encoding="utf-8-sig", newline="", errors="strict" if strict else "surrogateescape")
 
 
@@ -41,8 +41,9 @@ def not_utf8(path: Path) -> UserError:
                 letter = bytes([byte]).decode("cp1252", "ignore")
                 latin = f", {letter!r} in Windows-1252" if letter.isprintable() and letter else ""
                 return UserError(
-                    f"data: {path} is not UTF-8 at byte {read + at}, line {lines} (0x{byte:02x}{latin}): convert it "
-                    "(iconv -f WINDOWS-1252 -t UTF-8), or save it as UTF-8"
+                    "data",
+                    f"{path} is not UTF-8 at byte {read + at}, line {lines} (0x{byte:02x}{latin})",
+                    "convert it (iconv -f WINDOWS-1252 -t UTF-8), or save it as UTF-8",
                 )
             read, lines = read + len(chunk), lines + chunk.count(b"\n")
-    return UserError(f"data: {path} is not UTF-8: its last character is cut off at byte {read}, line {lines}")
+    return UserError("data", f"{path} is not UTF-8: its last character is cut off at byte {read}, line {lines}")

@@ -54,7 +54,7 @@ class ImageData(SFTDataModule, base=True):
     def prepare(self, spec: InputSpec) -> InputView:
         """Size, channels, view and normalisation: the network's where it has them, else the data's."""
         if spec.kind != "image":
-            raise UserError(f"network {spec.network} takes text, {type(self).__name__} has images")
+            raise UserError("network", f"{spec.network} takes text, {type(self).__name__} has images")
         size = (self.image_size, self.image_size) if self.image_size is not None else spec.size
         own_view = spec.view if spec.view is not None and spec.view.size == size else None
         mean, std = spec.mean or self.mean, spec.std or self.std

@@ -43,9 +43,9 @@ class ColouredDigits(ImageData):
         self.colour, self.correlation, self.test_colour = colour, correlation, test_colour
         for name, value in (("colour", colour), ("test_colour", test_colour or colour)):
             if value not in ("label", "random", "grey"):
-                raise UserError(f"data.{name}: '{value}' is none of label, random, grey")
+                raise UserError(f"data.{name}", f"'{value}' is none of label, random, grey")
         if not 0 <= correlation <= 1:
-            raise UserError(f"data.correlation must be in [0, 1], got {correlation}")
+            raise UserError("data.correlation", f"must be in [0, 1], got {correlation}")
 
     def load(self) -> Splits:
         grey = Digits().load()

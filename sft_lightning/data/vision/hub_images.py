@@ -81,7 +81,7 @@ class HubImages(ImageData):
     ) -> None:
         super().__init__(**kwargs)
         if (path is None) == (data_files is None):
-            raise UserError("data: HubImages needs path or data_files, and not both")
+            raise UserError("data", "HubImages needs path or data_files, and not both")
         self.path, self.data_files, self.config_name = path, data_files, config_name
         self.image_column, self.label_column = image_column, label_column
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
@@ -125,5 +125,5 @@ def encoded(table: Any, column: str) -> Any:
     if isinstance(feature, Image):
         return table.select_columns([column]).cast_column(column, Image(decode=False))
     if not (isinstance(feature, dict) and "bytes" in feature) and getattr(feature, "dtype", "") not in BINARY:
-        raise UserError(f"data: column '{column}' holds {getattr(feature, 'dtype', feature)}, not images")
+        raise UserError("data", f"column '{column}' holds {getattr(feature, 'dtype', feature)}, not images")
     return table.select_columns([column])

@@ -57,7 +57,7 @@ class ImageFolder(ImageData):
         super().__init__(**kwargs)
         self.root, self.test_fraction, self.predict_root = root, test_fraction, predict_root
         if test_fraction is not None and not 0 < test_fraction < 1:
-            raise UserError(f"data: test_fraction must be in (0, 1), got {test_fraction}")
+            raise UserError("data", f"test_fraction must be in (0, 1), got {test_fraction}")
 
     def load(self) -> Splits:
         layout = layout_of(folder(self.root, "root"))
@@ -72,7 +72,7 @@ class ImageFolder(ImageData):
             return None
         root, left_out = folder(self.predict_root, "predict_root"), LeftOut()
         if not (paths := images_below(root, left_out)):
-            raise UserError(f"data: predict_root {root} has no images ({', '.join(SUFFIXES)})")
+            raise UserError("data", f"predict_root {root} has no images ({', '.join(SUFFIXES)})")
         return FileImages(root, paths, None, left_out.lines())
 
 
@@ -102,5 +102,5 @@ def folder(path: str, argument: str) -> Path:
     """An existing folder."""
     found = Path(path).expanduser()
     if not found.is_dir():
-        raise UserError(f"data: {argument} {found.absolute()} is not a folder: set data.init_args.{argument}")
+        raise UserError("data", f"{argument} {found.absolute()} is not a folder", f"set data.init_args.{argument}")
     return found

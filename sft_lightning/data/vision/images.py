@@ -86,8 +86,9 @@ class Images(Samples):
             return image
         if image.shape[-3] != 1:
             raise UserError(
-                f"network and data do not fit: the network takes {self.channels} channels, "
-                f"{self.name(row)} has {image.shape[-3]}"
+                "network",
+                f"takes {self.channels} channels, {self.name(row)} has {image.shape[-3]}",
+                "choose another network or other images",
             )
         return image.repeat_interleave(self.channels, dim=-3)
 
@@ -124,7 +125,9 @@ class Images(Samples):
         if image.shape != first.shape:
             here, there = ("×".join(str(n) for n in i.shape[1:]) for i in (image, first))
             raise UserError(
-                f"data: {self.name(row)} has {here} pixels, {self.name(other)} {there}: set data.init_args.image_size"
+                "data",
+                f"{self.name(row)} has {here} pixels, {self.name(other)} {there}",
+                "set data.init_args.image_size",
             )
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:

@@ -46,15 +46,18 @@ class InMemoryImages(ImageData, base=True):
         except (RuntimeError, OSError, UnpicklingError):  # absent, incomplete, or another file than it should be
             if not self.download:
                 raise UserError(
-                    f"data: {root.resolve()} does not hold {self.dataset}, or damaged: set data.init_args.download true, "
-                    f"or put {self.files} there"
+                    "data",
+                    f"{root.resolve()} does not hold {self.dataset}, or damaged",
+                    f"set data.init_args.download true, or put {self.files} there",
                 ) from None
         try:
             return make(root, train=train, download=True)
         except (RuntimeError, URLError, OSError, UnpicklingError) as error:
             why = str(error).strip().splitlines()[-1]
             raise UserError(
-                f"data: {self.dataset} is not in {root.resolve()} and cannot be downloaded ({why}): put {self.files} there"
+                "data",
+                f"{self.dataset} is not in {root.resolve()} and cannot be downloaded ({why})",
+                f"put {self.files} there",
             ) from None
 
 

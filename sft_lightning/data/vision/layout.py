@@ -33,28 +33,31 @@ def layout_of(root: Path) -> Layout:
     if not alike:
         if same := splits_of_one(below):
             raise UserError(
-                f"data: {root}: the folders {', '.join(same)} look like the splits of one data set, not like classes: name "
-                "them train, val and test"
+                "data",
+                f"{root}: the folders {', '.join(same)} look like the splits of one data set, not like classes",
+                "name them train, val and test",
             )
         layout.splits = {"train": root}
         return layout
     for kind, names in splits.items():
         if len(names) > 1:
             raise UserError(
-                f"data: {root}: the folders {', '.join(names)} all look like the {kind} split: merge or rename them"
+                "data", f"{root}: the folders {', '.join(names)} all look like the {kind} split", "merge or rename them"
             )
     if "train" not in splits:
         beside = f" beside {some(others)}" if others else ""
         raise UserError(
-            f"data: {root} has {', '.join(alike)}{beside}, and no train: a folder with the name of a split is never a class; "
-            f"{LAYOUT}"
+            "data",
+            f"{root} has {', '.join(alike)}{beside}, and no train: a folder with the name of a split is never a "
+            f"class; {LAYOUT}",
         )
     train = below[splits["train"][0]]
     classes = [name for name, path in folders_in(train, LeftOut()).items() if holds_images(path)]
     if others and (not classes or set(classes) & set(others)):
         raise UserError(
-            f"data: {root}: {' and '.join(alike)} {looks(alike)} like a split, {some(others)} like classes: {LAYOUT}; a class "
-            "with the name of a split must be renamed"
+            "data",
+            f"{root}: {' and '.join(alike)} {looks(alike)} like a split, {some(others)} like classes: {LAYOUT}; a "
+            "class with the name of a split must be renamed",
         )
     if others:
         layout.notes.append(f"left out the folders {some(others)} beside {train.name}")
@@ -69,11 +72,11 @@ def classes_in(root: Path, left_out: LeftOut | None = None) -> list[str]:
     before = len(out.broken)
     names = sorted(folders_in(root, out))
     if len(out.broken) > before:
-        raise UserError(f"data: {out.broken[before]} is a link to nothing: mend or remove it")
+        raise UserError("data", f"{out.broken[before]} is a link to nothing", "mend or remove it")
     if not names:
-        raise UserError(f"data: {root} has no class folders: it needs one folder per class, with that class's images")
+        raise UserError("data", f"{root} has no class folders: it needs one folder per class, with that class's images")
     if all(map(split_of, names)):
-        raise UserError(f"data: {root} holds {some(names)}, which look like splits, not like classes: {LAYOUT}")
+        raise UserError("data", f"{root} holds {some(names)}, which look like splits, not like classes: {LAYOUT}")
     return names
 
 
@@ -82,14 +85,15 @@ def class_images(root: Path, classes: list[str], left_out: LeftOut) -> dict[str,
     found = {}
     for name in classes_in(root, left_out):
         if name not in classes:
-            raise UserError(f"data: {root} has a class '{name}' that is not in train{nearest(name, classes)}")
+            raise UserError("data", f"{root} has a class '{name}' that is not in train{nearest(name, classes)}")
         found[name] = images_below(root / name, left_out)
         if not found[name]:
-            raise UserError(f"data: class folder {root / name} has no images ({', '.join(SUFFIXES)})")
+            raise UserError("data", f"class folder {root / name} has no images ({', '.join(SUFFIXES)})")
         if within := [n for n, p in folders_in(root / name, LeftOut()).items() if split_of(n) and holds_images(p)]:
             raise UserError(
-                f"data: class folder {root / name} holds {some(within)}, which {looks(within)} like a split: put the "
-                "split folders around the class folders"
+                "data",
+                f"class folder {root / name} holds {some(within)}, which {looks(within)} like a split",
+                "put the split folders around the class folders",
             )
     if loose := sum(p.is_file() and p.suffix.lower() in SUFFIXES and not is_hidden(p.name) for p in root.iterdir()):
         left_out.loose[root.name] += loose

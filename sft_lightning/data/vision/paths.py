@@ -42,7 +42,9 @@ def below(folders: list[str], path: str, row: str) -> str:
     inside = [p for p, f in zip(places, folders, strict=True) if p.startswith(os.path.join(os.path.realpath(f), ""))]
     if not inside:
         raise UserError(
-            f"data: {row}: its image {path!r} lies outside the data's folder {folders[0]}, and is not read: put it there"
+            "data",
+            f"{row}: its image {path!r} lies outside the data's folder {folders[0]}, and is not read",
+            "put it there",
         )
     return next((p for p in inside if os.path.exists(p)), inside[0])
 

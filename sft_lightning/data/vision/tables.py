@@ -25,7 +25,7 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
         found = {split: parquet_files(str(pattern)) for split, pattern in data_files.items()}
         for split, files in found.items():
             if not files:
-                raise UserError(f"data: data_files: {split}: {data_files[split]} does not exist")
+                raise UserError("data", f"data_files: {split}: {data_files[split]} does not exist")
         lists = {split: load_list(files) for split, files in found.items() if is_list(files[0])}
         rest = {split: files for split, files in found.items() if split not in lists}
         tables = load_splits("data_files", rest)
@@ -39,9 +39,9 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
         return {split: naming_images(table) for split, table in tables.items()}
     local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
     if Path(path).expanduser().is_dir():
-        raise UserError(f"data: path {path} is a folder without parquet files")
+        raise UserError("data", f"path {path} is a folder without parquet files")
     if local:
-        raise UserError(f"data: path {path} does not exist")
+        raise UserError("data", f"path {path} does not exist")
     return load(path, path, name=config_name)
 
 
@@ -57,12 +57,12 @@ def load_list(files: list[str]) -> Any:
     from sft_lightning.data.text.files import read_table
 
     if len(files) > 1:
-        raise UserError(f"data: {files[0]} and {files[1]}: one file of a split is expected")
+        raise UserError("data", f"{files[0]} and {files[1]}: one file of a split is expected")
     columns = read_table(files[0], "data.data_files").columns
     try:
         return datasets.Dataset.from_dict(columns)
     except (TypeError, ValueError, OverflowError) as error:  # pyarrow's: a column of different kinds
-        raise UserError(f"data: {files[0]}: {str(error).splitlines()[0]}") from None
+        raise UserError("data", f"{files[0]}: {str(error).splitlines()[0]}") from None
 
 
 def naming_images(table: Any) -> Any:
@@ -113,8 +113,9 @@ def by_split(files: list[str], root: str) -> dict[str, list[str]]:
             splits.setdefault(SPLITS[kind], []).append(file)
     if silent and "train" in splits:
         raise UserError(
-            f"data: {silent[0]} has no split in its name, {splits['train'][0]} has train: name the files of each split in "
-            "data.init_args.data_files"
+            "data",
+            f"{silent[0]} has no split in its name, {splits['train'][0]} has train",
+            "name the files of each split in data.init_args.data_files",
         )
     if silent:
         splits["train"] = silent
@@ -138,7 +139,7 @@ def load(builder: str, where: str, **options: Any) -> dict[str, Any]:
         said = str(error.__cause__ or error).strip().splitlines() or [type(error).__name__]
         if re.search("connect|offline|resolve|Max retries", f"{type(error).__name__} {error}", re.IGNORECASE):
             said = ["no such file or folder here, and the hub cannot be reached to look there"]
-        raise UserError(f"data: {where} cannot be loaded: {said[0]}") from None
+        raise UserError("data", f"{where} cannot be loaded: {said[0]}") from None
     finally:
         if not bars:
             datasets.enable_progress_bars()
@@ -148,7 +149,7 @@ def pick(wanted: str, names: Iterable[str], what: str) -> str:
     """`wanted`, which must be one of `names`."""
     names = list(names)
     if wanted not in names:
-        raise UserError(f"data: there is no {what} '{wanted}'{nearest(wanted, names)}; there are {', '.join(names)}")
+        raise UserError("data", f"there is no {what} '{wanted}'{nearest(wanted, names)}; there are {', '.join(names)}")
     return wanted
 
 
@@ -165,12 +166,12 @@ def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[st
         if not all(v is None or isinstance(v, (int, str, float)) for v in values):
             feature = table.features[column]
             raise UserError(
-                f"data: column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
+                "data", f"column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
             )
         held[split] = {v for v in values if not missing(v)}
     every = set().union(*held.values())
     if any(isinstance(v, float) for v in every) and not all(whole(v) is not None for v in every):
-        raise UserError(f"data: column '{column}' holds numbers that are not whole, not classes")
+        raise UserError("data", f"column '{column}' holds numbers that are not whole, not classes")
     keys: dict[Any, Any] = {v: as_number(v) for v in every}
     if None in keys.values():
         keys = {v: str(v) for v in every}
@@ -202,5 +203,5 @@ def targets_of(
             none = ": it has no label, fill it or remove the row" if missing(value) else ""
             bad[row] = f"{column} {value!r} is no class of the training split{none}"
             if not skip:
-                raise UserError(f"data: row {row} of split '{split}': {bad[row]}")
+                raise UserError("data", f"row {row} of split '{split}': {bad[row]}")
     return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad

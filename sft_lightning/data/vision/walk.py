@@ -76,7 +76,7 @@ def opened(folder: Path) -> Any:
     try:
         return os.scandir(folder)
     except OSError as error:
-        raise UserError(f"data: the folder {folder} cannot be read: {error.strerror}") from None
+        raise UserError("data", f"the folder {folder} cannot be read: {error.strerror}") from None
 
 
 def holds_images(folder: Path) -> bool:
