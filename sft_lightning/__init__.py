@@ -1,6 +1,6 @@
-"""Which way of fine-tuning learns the new task and keeps the old knowledge?
+"""Compares ways of fine-tuning: which one learns the new task and keeps the old knowledge?
 
-The names below are loaded when first used: `import sft_lightning` alone stays fast.
+The names below are loaded when first used, so that `import sft_lightning` alone stays fast.
 """
 
 from importlib import import_module
@@ -11,7 +11,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "main": "sft_lightning.cli.main",
     "run": "sft_lightning.runs.python",
-    "spec": "sft_lightning.networks.base",
+    "spec": "sft_lightning.networks.spec",
     "UserError": "sft_lightning.core.errors",
     "modules": "",
     "networks": "",

@@ -1,4 +1,4 @@
-"""`python -m sft_lightning`: hands over to the command line."""
+"""`python -m sft_lightning`: starts the command line."""
 
 import sys
 

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 
 from sft_lightning import data, modules, networks, tasks
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import TaskInfo
+from tests.refused import refused
 
 
 def test_what_the_packages_define_is_registered_and_can_be_imported_from_them() -> None:
@@ -40,7 +40,7 @@ def test_a_class_of_ones_own_is_registered_and_does_not_take_anothers_name() -> 
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean 'MLP'"):
+    with refused("network", "'MPL'", "'MLP'"):
         networks.NETWORKS.find("MPL")
 
 
@@ -59,5 +59,5 @@ def test_a_variant_with_a_method_of_an_earlier_version_is_refused() -> None:
 
 
 def test_smoothing_is_refused_by_tasks_without_classes() -> None:
-    with pytest.raises(UserError, match="label_smoothing"):
+    with refused("model.label_smoothing", "regression"):
         tasks.make_task(TaskInfo("regression", 1), 0.1)

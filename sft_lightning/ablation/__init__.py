@@ -1,1 +1,1 @@
-"""From one study file to an honest answer: plan, points, launch, collect, statistics."""
+"""Carries out a study: plans its points, runs them here or on Slurm, and collects the results."""

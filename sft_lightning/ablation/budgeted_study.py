@@ -1,4 +1,4 @@
-"""A study that takes as much as a budget of time pays for: settled by its first steps and its first points, before any test."""
+"""Fits a study's size and seeds to a time budget, by its first steps and first points, before any test."""
 
 import json
 from contextlib import suppress
@@ -16,31 +16,31 @@ from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.config.overrides import put
 
 TIMING_SHARE, LONGEST_TIMING = 0.05, 60.0
-"""Of the budget, and in seconds: what timing the first steps may take, but for the fewest steps"""
+"""Limits of the timing of first steps: share of the budget, and seconds; the fewest steps are always made"""
 TIMED_BATCHES = 4
 """Validation batches of a timed fit"""
 
 
 class Sized(NamedTuple):
-    """A study, and how it differs from the whole one."""
+    """A study and its differences from the whole one."""
 
     study: Study
     left_out: tuple[str, ...] = ()
-    """What the whole study has and this one has not"""
+    """In words, the parts of the whole study that this one lacks"""
     tokens: float = 1.0
-    """Share of the whole study's tokens that are left where texts are cut shorter"""
+    """Share of the whole study's tokens that is left after texts are cut"""
 
 
 class Budget:
-    """What a budget has settled so far.
+    """Settles the size and the number of seeds of a study within a time budget.
 
-    Where there are smaller studies to fall back on, the first steps of two arms are timed first, which says how large a
-    study is paid for. Then the first seed's points say how many seeds.
+    If smaller studies are given, the first steps of two arms are timed to choose the largest study within the budget. Then
+    the times of the first seed's points give the number of seeds.
 
     Args:
-        seconds: Wall time that there is.
+        seconds: The budget, in seconds of wall time.
         sizes: The study, then ever smaller ones.
-        held: What an earlier start noted in study.json; it counts where its budget and its study were the same.
+        held: `budget` of an earlier start's study.json; it is used if its budget and its study were the same.
     """
 
     def __init__(self, seconds: float, sizes: list[Sized], held: Any = None) -> None:
@@ -56,17 +56,17 @@ class Budget:
 
     @property
     def record(self) -> dict[str, Any]:
-        """`budget` of study.json; `kept` says whether the study was foreseen to end within the budget."""
+        """`budget` of study.json; `kept` is whether the study was foreseen to end within the budget."""
         settled = {"size": self.size, "left_out": self.left_out, "seeds": self.seeds, "why": self.why}
         return {"seconds": self.seconds, "of": self.of, **settled, "pace": self.pace, "kept": self.kept}
 
     @property
     def left_out(self) -> list[str]:
-        """What the whole study has and this one has not."""
+        """In words, the parts of the whole study that this one lacks."""
         return [] if self.size is None else list(self.sizes[self.size].left_out)
 
     def begin(self, scheduler: Scheduler) -> None:
-        """Puts the study where an earlier start left it, or at its beginning."""
+        """Restores the size and seeds that an earlier start settled, else prepares the first seed's tuning."""
         if self.size:
             scheduler.resize(self.sizes[self.size].study)
         if self.seeds is None:
@@ -75,7 +75,7 @@ class Budget:
             scheduler.n_seeds = self.seeds
 
     def begin_timing(self, scheduler: Scheduler, workers: int) -> list[str]:
-        """Makes the timed fits due where the study's size is open. Returns what there is to say of it."""
+        """Schedules the timed fits if the study's size is not settled; returns lines to print."""
         if self.size is not None:
             return []
         arms, seconds = timed_arms(scheduler.study), min(TIMING_SHARE * self.seconds, LONGEST_TIMING)
@@ -85,7 +85,7 @@ class Budget:
         return [f"budget  timing the first steps of {names}: about {spoken(seconds)} of the {spoken(self.seconds)}"]
 
     def settle(self, scheduler: Scheduler, workers: int) -> list[str] | None:
-        """Settles what can be settled now that nothing is due, and says it; None where all is settled."""
+        """Settles the next open number once no job is due; returns lines to print, or None if all is settled."""
         if self.seeds is not None:
             return None
         said = len(self.why)
@@ -96,7 +96,7 @@ class Budget:
         return [f"budget  {line}" for line in self.why[said:]]
 
     def settle_size(self, scheduler: Scheduler, workers: int) -> None:
-        """How large a study the pace of the first steps allows; the smallest where they could not be timed."""
+        """Settles the study's size by the pace of the first steps; the smallest if they could not be timed."""
         pace, scheduler.timing = read_pace(scheduler), []
         if pace is None:
             self.size = len(self.sizes) - 1
@@ -113,13 +113,13 @@ class Budget:
             if not self.kept:
                 self.why.append(
                     f"even the smallest study goes beyond the budget: --budget {whole_minutes(wall[self.size])} would do; "
-                    "it goes on, and can be stopped with Ctrl-C and continued by the same command"
+                    "it runs anyway; stop it with Ctrl-C, and the same command resumes it"
                 )
         if self.size:
             scheduler.resize(self.sizes[self.size].study)
 
     def settle_seeds(self, scheduler: Scheduler, workers: int) -> None:
-        """How many seeds the first seed's points allow."""
+        """Settles the number of seeds by the times of the first seed's points."""
         fits: dict[str, list[float]] = {}
         tests: dict[str, list[float]] = {}
         for point in scheduler.all_points():
@@ -143,14 +143,14 @@ class Budget:
 
 
 def timed_arms(study: Study) -> list[Arm]:
-    """The baseline, and an arm that asks a teacher where there is one."""
+    """The arms to time: the baseline and, if there is one, an arm with a teacher."""
     baseline = study.arm(study.baseline)
     anchored = [a for a in study.arms if str(a.overlay.get("model", {}).get("class_path")).endswith("DistillSFT")]
     return [baseline, *(a for a in anchored[:1] if a.name != baseline.name)]
 
 
 def timing_point(scheduler: Scheduler, arm: Arm, seconds: float) -> Point:
-    """A fit of an arm's middle setting that ends after so many seconds. It is none of the study's points."""
+    """A fit of an arm's middle setting that ends after `seconds`. It is not one of the study's points."""
     study = scheduler.study
     setting = arm.settings[len(arm.settings) // 2]
     whole = scheduler.plan.final(arm, study.cells[0], setting, study.seeds[:1])[0]
@@ -171,7 +171,7 @@ def timing_point(scheduler: Scheduler, arm: Arm, seconds: float) -> Point:
 
 
 def read_pace(scheduler: Scheduler) -> Pace | None:
-    """The pace of the timed fits, whose files are removed."""
+    """Reads the pace of the timed fits and removes their files; None if all of them failed."""
     folder, timed = scheduler.folder, {}
     for point in scheduler.timing:
         note, run = folder.read_note(point.id).get("time", {}), folder.timing / "timing" / point.id / "run.json"
@@ -190,5 +190,5 @@ def read_pace(scheduler: Scheduler) -> Pace | None:
 
 
 def whole_minutes(seconds: float) -> str:
-    """`45m`, as --budget takes it; never less than the seconds."""
+    """Seconds rounded up to minutes, in the form of --budget: `45m`."""
     return f"{-(-int(seconds + 1) // 60)}m"

@@ -1,4 +1,4 @@
-"""What a reader must know beside a study's numbers: choices at the end of their range, and what the tested runs have seen."""
+"""Writes the caveats of a study: choices at the end of their range, and tested runs that also chose settings."""
 
 import math
 from typing import Any
@@ -7,7 +7,7 @@ from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.config.overrides import short
 
 NEAR = 0.02
-"""Share of a searched range, logarithmic where it is, that counts as its end"""
+"""Share of a searched range that counts as its end; on a logarithmic scale for logarithmic ranges"""
 OPTIMISM = (
     "The tested runs are among those that chose the settings, so that their numbers are a little too high, more so where an "
     "arm had more settings to choose from: report_seeds tests runs of fresh seeds."
@@ -19,12 +19,12 @@ FOLDS = (
 
 
 def at_end(arm: Arm, setting: dict[str, Any] | None, solved: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """[{key, value, end}] of the tuned keys whose chosen value lies at an end of what was tried; 0 is no end.
+    """[{key, value, end}] of the tuned keys whose chosen value lies at an end of the tried values; a lowest value of 0 is fine.
 
     Args:
-        arm: With its grid, or its ranges.
-        setting: The chosen one.
-        solved: What the chosen runs say of a strength that they chose by themselves (`solved` of run.json).
+        arm: The arm with its grid or ranges.
+        setting: The chosen setting.
+        solved: `solved` of the chosen runs' run.json: strengths that the runs chose themselves.
     """
     found: list[dict[str, Any]] = []
     keys = [*arm.tune, *(arm.search or {}).get("ranges", {})]
@@ -40,7 +40,7 @@ def at_end(arm: Arm, setting: dict[str, Any] | None, solved: list[dict[str, Any]
 
 
 def end_of(value: Any, tried: Any) -> str | None:
-    """'lowest' or 'highest' where a number lies at that end of a list of values or of a range {low, high, log}."""
+    """'lowest' or 'highest' if a number lies at that end of a list of values or of a range {low, high, log}; else None."""
     if isinstance(tried, dict):
         low, high = float(tried["low"]), float(tried["high"])
         place = math.log if tried.get("log") else float
@@ -56,7 +56,7 @@ def end_of(value: Any, tried: Any) -> str | None:
 
 
 def ends_said(ends: dict[str, list[dict[str, Any]]]) -> str:
-    """A sentence on the choices at an end, by arm; empty where there are none."""
+    """A sentence on the choices at an end, by arm; empty if there are none."""
     said = [
         f"{arm} ({', '.join(dict.fromkeys(one(e) for e in found if e['end'] is not None))})"
         for arm, found in ends.items()
@@ -70,13 +70,13 @@ def ends_said(ends: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def one(end: dict[str, Any]) -> str:
-    """`highest lr 0.01`."""
+    """One choice at an end, in words: `highest lr 0.01`."""
     value = end["value"]
     return f"{end['end']} {end['key']} {value:g}" if isinstance(value, float) else f"{end['end']} {end['key']} {value}"
 
 
 def seen(study: Study, tuned: bool) -> list[str]:
-    """Sentences on what the tested runs have seen; `tuned` where some arm had a choice."""
+    """Sentences on the part that tested runs had in choosing settings; `tuned`: whether some arm had several settings."""
     if not tuned:
         return []
     if study.folds is not None:

@@ -1,4 +1,4 @@
-"""`points.csv` and `study.json`: what a study found, from its points' records."""
+"""Collects a study's results from its points' records into `points.csv` and `study.json`."""
 
 import csv
 import io
@@ -24,7 +24,7 @@ SCHEMA = 1
 
 
 def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
-    """(columns, one row per point) of `points.csv`: no times in it, so equal studies have equal files."""
+    """(columns, one row per point) of `points.csv`. It has no times, so equal studies have equal files."""
     study = scheduler.study
     tuned = list(dict.fromkeys(k for p in scheduler.all_points() for k in p.setting)) or study.tuned_keys
     names = {k: short(k, tuned) for k in tuned}
@@ -55,18 +55,18 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def yaml_value(value: Any) -> Any:
-    """A label or a tuned value as YAML writes it: an empty place is for what an arm does not have."""
+    """A label or tuned value as YAML writes it. null becomes text, as empty cells are for keys that an arm does not have."""
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else value
 
 
 def order(metric: str) -> tuple[int, str]:
-    """Target, kept, drift; validation before test."""
+    """Sort key of metric columns: target, kept, drift, then the test split."""
     stages = ("val/", "retention/", "drift/", "test/")
     return next((i for i, s in enumerate(stages) if metric.startswith(s)), len(stages)), metric
 
 
 def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
-    """Metrics at best.ckpt; those of the test split where the point is one that was chosen. `n/…` are the samples measured."""
+    """Metrics at best.ckpt, and of the test split if the point is a chosen one. `n/…` are numbers of measured samples."""
     values = {}
     for name, entry in record["metrics"].items():
         if name.startswith(("train/", "test/")) or "selected" not in entry:
@@ -81,13 +81,13 @@ def measured(record: dict[str, Any], tested: bool) -> dict[str, float]:
 
 
 def choices(scheduler: Scheduler) -> list[Choice]:
-    """Those that are made."""
+    """The choices made so far."""
     found = [scheduler.choice(cell, arm) for cell, arm in scheduler.places()]
     return [c for c in found if c is not None]
 
 
 def csv_text(columns: list[str], table: list[dict[str, Any]]) -> str:
-    """The table as CSV; floats with all their digits."""
+    """The table as CSV, with all digits of floats."""
     file = io.StringIO()
     writer = csv.DictWriter(file, columns, restval="", lineterminator="\n")
     writer.writeheader()
@@ -97,7 +97,7 @@ def csv_text(columns: list[str], table: list[dict[str, Any]]) -> str:
 
 
 def by_seed(scheduler: Scheduler, points: list[Point], metric: str) -> dict[int, float]:
-    """{seed: value} of a metric over an arm's chosen points."""
+    """{seed: value} of a metric over an arm's finished chosen points."""
     found = {}
     for point in points:
         value = scheduler.look(point).value(metric) if scheduler.look(point).finished else None
@@ -107,10 +107,10 @@ def by_seed(scheduler: Scheduler, points: list[Point], metric: str) -> dict[int,
 
 
 def write_file(scheduler: Scheduler) -> None:
-    """study.yaml in the study's folder: whole, so that it needs no other file."""
+    """Writes study.yaml into the study's folder. It includes the base, so it needs no other file."""
     whole = {**scheduler.study.content, "study": scheduler.study.name, "base": scheduler.study.base}
     if scheduler.n_seeds is not None and not scheduler.only_tune:
-        whole["seeds"] = scheduler.seeds  # what a budget settled
+        whole["seeds"] = scheduler.seeds  # settled by a budget
         if scheduler.study.report_seeds is not None:
             whole["report_seeds"] = scheduler.report_seeds
         if isinstance(whole.get("tune_seeds"), int):
@@ -119,7 +119,7 @@ def write_file(scheduler: Scheduler) -> None:
 
 
 def content(scheduler: Scheduler, status: str, about: dict[str, Any] | None = None) -> dict[str, Any]:
-    """`study.json`."""
+    """The content of `study.json`."""
     study, points = scheduler.study, scheduler.all_points()
     standings = [scheduler.look(p) for p in points]
     count = {s: sum(x.status == s for x in standings) for s in (FINISHED, FAILED, QUEUED, INTERRUPTED, RUNNING)}
@@ -148,7 +148,7 @@ def content(scheduler: Scheduler, status: str, about: dict[str, Any] | None = No
 
 
 def named_metrics(scheduler: Scheduler, cell: dict[str, Any]) -> dict[str, Any] | None:
-    """What is learned and kept is measured by in a cell: on validation, and on the test split."""
+    """Names of a cell's target and kept metrics, on validation and on the test split; None before a fit is finished."""
     found = scheduler.metrics_of(cell)
     if found is None:
         return None
@@ -162,18 +162,18 @@ def named_metrics(scheduler: Scheduler, cell: dict[str, Any]) -> dict[str, Any] 
 
 
 def metric_info(standings: list[PointStatus]) -> dict[str, dict[str, Any]]:
-    """Direction and unit of each metric in the table, as the points' records say them."""
+    """Direction and unit of each metric in the table, from the points' records."""
     said, _ = together(facts(s.record) for s in standings if s.finished and s.record)
     return {name: info.to_dict() for name, info in said.items() if not name.startswith(("train/", "times/"))}
 
 
 def answer_of(cell: dict[str, Any]) -> str:
-    """A cell's answer, or why there is none."""
+    """A cell's answer, or the reason for no answer."""
     return str(cell["statistics"]["answer"] if cell["statistics"] else f"No answer: {cell['mixed']}.")
 
 
 def failures(scheduler: Scheduler, points: list[Point]) -> list[dict[str, Any]]:
-    """Points that failed, why, and where the whole of it can be read."""
+    """Failed points, with the reason and the log."""
     found = []
     for point in points:
         standing = scheduler.look(point)
@@ -222,21 +222,21 @@ def cell_content(scheduler: Scheduler, cell: dict[str, Any], with_statistics: bo
 
 
 def ends(scheduler: Scheduler, choice: Choice) -> list[dict[str, Any]]:
-    """The tuned keys whose chosen value lies at the end of what was tried."""
+    """The tuned keys whose chosen value lies at an end of the tried values."""
     records = [scheduler.look(p).record or {} for p in choice.points]
     found = at_end(scheduler.study.arm(choice.arm), choice.setting, [r["solved"] for r in records if r.get("solved")])
     return [{**e, "key": short(e["key"], [*scheduler.study.tuned_keys, e["key"]])} for e in found]
 
 
 def is_reference(scheduler: Scheduler, choice: Choice) -> bool:
-    """Whether an arm keeps all by construction: as the file says, else where its runs trained the new head alone."""
+    """Whether an arm keeps all knowledge by construction: by the study file, else if its runs trained only the new head."""
     said = scheduler.study.arm(choice.arm).reference
     records = [r for p in choice.points if (r := scheduler.look(p).record) and r.get("parameters")]
     return said if said is not None else bool(records) and all(map(leaves_the_encoder, records))
 
 
 def leaves_the_encoder(record: dict[str, Any]) -> bool:
-    """Whether a run trained no more than its new head."""
+    """Whether a run trained only its new head."""
     parameters = record["parameters"]
     frozen = parameters.get("trainable") == parameters.get("head") and bool(
         (record.get("pretrained") or {}).get("name")
@@ -245,7 +245,7 @@ def leaves_the_encoder(record: dict[str, Any]) -> bool:
 
 
 def mixed_data(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choice]) -> str | None:
-    """What changed on disk between points that would be compared; None where nothing did."""
+    """The data or weights that changed on disk between compared points, in words; None if nothing changed."""
     seen: dict[str, tuple[str, Any]] = {}
     for choice in made.values():
         for point in [*scheduler.tuning(cell, scheduler.study.arm(choice.arm)), *choice.points]:
@@ -258,7 +258,7 @@ def mixed_data(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choic
 
 
 def traces(scheduler: Scheduler, point: Point, record: dict[str, Any]) -> list[tuple[str, str, Any]]:
-    """(what it is, a name for what must be the same, how it was found) of what a point read from disk."""
+    """(its name in words, a key for what must be equal, the fingerprint) of data and weights that a point read."""
     prints = record.get("data", {}).get("fingerprint", {})
     sources = record.get("data", {}).get("source", {})
     data, network = (json.dumps(point.config.get(k), sort_keys=True, default=str) for k in ("data", "network"))
@@ -276,7 +276,7 @@ def traces(scheduler: Scheduler, point: Point, record: dict[str, Any]) -> list[t
 
 
 def statistics_of(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Choice]) -> dict[str, Any] | None:
-    """Over what was measured on the test split; None before."""
+    """The cell's statistics over test metrics; None before the baseline is tested."""
     from sft_lightning.stats.cells import cell_statistics
 
     names, metrics = named_metrics(scheduler, cell), scheduler.metrics_of(cell)

@@ -1,23 +1,23 @@
-"""What a point costs, by its records: its fit as it was, its test before there is one."""
+"""Finds a point's cost from its records: the time of its fit, and the expected time of its test."""
 
 from typing import Any
 
 from sft_lightning.ablation.study_dir import PointStatus
 
 BACKWARD = 3.0
-"""A training step costs about so many times a pass without gradient"""
+"""Cost of a training step, relative to a pass without gradient"""
 
 
 def seconds_of_fit(standing: PointStatus) -> float | None:
-    """Seconds that a finished fit took, all its attempts together; None for others."""
+    """Seconds of a finished fit, all its attempts together; None for other fits."""
     if not standing.finished:
         return None
-    fitted = float((standing.record or {}).get("times", {}).get("fit_s", 0.0))  # goes on through last.ckpt
+    fitted = float((standing.record or {}).get("times", {}).get("fit_s", 0.0))  # of all attempts, as last.ckpt keeps it
     return max(fitted, float(standing.of("fit").get("seconds", 0.0))) or None
 
 
 def seconds_of_test(standing: PointStatus, config: dict[str, Any]) -> float:
-    """Seconds that a finished fit's test will take: its samples at the pace of the fit. 0 where that cannot be told."""
+    """Expected seconds of a finished fit's test: its samples at the pace of the fit. 0 if unknown."""
     record, trainer = standing.record or {}, config.get("trainer", {})
     fit, data = seconds_of_fit(standing), config.get("data", {}).get("init_args", {})
     steps = record.get("steps") or 0

@@ -1,4 +1,4 @@
-"""What a study holds on disk: weights of settings that were not chosen may go once the choice is made."""
+"""Finds and removes weights of settings that were not chosen, to save disk space."""
 
 import shutil
 from pathlib import Path
@@ -10,13 +10,13 @@ LARGE = 1 << 30
 
 
 def folders(scheduler: Scheduler, point: str) -> list[Path]:
-    """Where a point's weights lie."""
+    """Folders with a point's weights."""
     run = scheduler.folder.run(point)
     return [run.last.parent, run.model]
 
 
 def spare(scheduler: Scheduler) -> list[str]:
-    """Finished points whose weights no test needs: of arms whose choice is made, and that no other arm may choose."""
+    """Ids of finished points whose weights no test needs, as every arm that has them has chosen another setting."""
     needed, tuning = set[str](), dict[str, Point]()
     for cell, arm in scheduler.places():
         choice = scheduler.choice(cell, arm)
@@ -26,14 +26,14 @@ def spare(scheduler: Scheduler) -> list[str]:
 
 
 def drop(scheduler: Scheduler) -> None:
-    """Removes them. One that is chosen after all, when seeds are added, is fitted again, which gives the same bits."""
+    """Removes spare weights. If added seeds change the choice, the points are fitted again, with bitwise equal results."""
     for point in spare(scheduler):
         for folder in folders(scheduler, point):
             shutil.rmtree(folder, ignore_errors=True)
 
 
 def hint(scheduler: Scheduler) -> str | None:
-    """A line where they take much room."""
+    """A line to print if spare weights take at least 1 GiB; else None."""
     files = (f for p in spare(scheduler) for folder in folders(scheduler, p) for f in folder.rglob("*") if f.is_file())
     taken = sum({(s.st_dev, s.st_ino): s.st_size for s in map(Path.stat, files)}.values())
     if taken < LARGE:

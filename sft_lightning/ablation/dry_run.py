@@ -1,4 +1,4 @@
-"""What a study would do: its points, their number, and what they would cost."""
+"""Shows a dry run: the study's points, their number and their cost."""
 
 import sys
 from typing import Any
@@ -12,15 +12,15 @@ from sft_lightning.ablation.progress import Work, seconds_left, work
 from sft_lightning.ablation.scheduler import Scheduler
 
 LISTED = 40
-"""Fits of a study whose points are shown one by one"""
+"""Largest number of fits for which points are listed one by one"""
 WIDTH = 100
-"""Columns where there is no terminal that says how many it has"""
+"""Width of the output in columns, off a terminal"""
 
 
 def show(scheduler: Scheduler, workers: int, open_size: bool = False) -> None:
-    """Prints the points, or of many what each arm asks for in each cell; their number; and the cost by those that are done.
+    """Prints the points (or, if they are many, numbers for each arm and cell), their total and their cost.
 
-    `open_size` says that a budget has not settled the study's size yet.
+    `open_size`: whether a budget has still to settle the study's size.
     """
     width = None if sys.stdout.isatty() else WIDTH
     console = Console(file=sys.stdout, width=width, highlight=False, markup=False, emoji=False)
@@ -44,7 +44,7 @@ def show(scheduler: Scheduler, workers: int, open_size: bool = False) -> None:
 
 
 def cost(scheduler: Scheduler, todo: list[Work], workers: int) -> str:
-    """What is left, in words."""
+    """The cost of the remaining work, in words."""
     if not any(w.fits_left or w.tests_left for w in todo):
         return "cost: nothing is left to do"
     fits, tests = seconds_left(scheduler, todo)
@@ -56,7 +56,7 @@ def cost(scheduler: Scheduler, todo: list[Work], workers: int) -> str:
 
 
 def by_point(scheduler: Scheduler, todo: list[Work]) -> Table:
-    """A row for each point, and one for those of an arm in a cell that nobody knows yet."""
+    """A row for each known point, and one for the points of an arm and cell that depend on results to come."""
     axes = [a.name for a in scheduler.study.axes]
     folds = ["fold"] if scheduler.study.folds else []
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -78,7 +78,7 @@ def by_point(scheduler: Scheduler, todo: list[Work]) -> Table:
 
 
 def by_arm(scheduler: Scheduler, todo: list[Work]) -> Table:
-    """A row for each arm in each cell."""
+    """A row for each arm in each cell, with numbers of points."""
     axes = [a.name for a in scheduler.study.axes]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("arm", *axes, "settings", "tune", "refit", "test", "done"):
@@ -93,13 +93,13 @@ def by_arm(scheduler: Scheduler, todo: list[Work]) -> Table:
 
 
 def setting(scheduler: Scheduler, given: dict[str, Any]) -> str:
-    """`lr 0.001, alpha 0.01`"""
+    """A setting under short names: `lr 0.001, alpha 0.01`."""
     shown = scheduler.study.shown(given)
     return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in shown.items())
 
 
 def settings(scheduler: Scheduler, arm: Any) -> str:
-    """What an arm chooses among."""
+    """The settings that an arm chooses among, in words."""
     if arm.search is not None:
         return f"{arm.search['trials']} trials over {', '.join(scheduler.study.shown(arm.search['ranges']))}"
     shown = scheduler.study.shown(dict(arm.tune))

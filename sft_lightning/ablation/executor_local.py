@@ -1,4 +1,4 @@
-"""The study itself: what is due goes to the pool until nothing is; files are written as points end."""
+"""Runs a study on this machine: gives due jobs to worker processes and writes results as points end."""
 
 import signal
 import sys
@@ -15,10 +15,10 @@ from sft_lightning.core.signals import SIGNALS, Interrupted
 from sft_lightning.runs.status import FAILED, FINISHED
 
 GRACE = 120.0
-"""Seconds that points are given to save what they have when the study is asked to stop."""
+"""Seconds that points have to save their state after a request to stop."""
 
 EVERY = 10.0
-"""Seconds between writings of study.json and points.csv while points are under way."""
+"""Seconds between writes of study.json and points.csv while points run."""
 
 
 def run_local(
@@ -29,10 +29,9 @@ def run_local(
     about: dict[str, Any],
     tidy: bool = False,
 ) -> str:
-    """Until nothing is due. Returns the study's status: 'finished', or 'failed' where points failed.
+    """Runs jobs until none is due. Returns the study's status: 'finished', or 'failed' if points failed.
 
-    With `tidy`, weights that no test needs any more are removed. Raises Interrupted when asked to stop, with everything
-    saved.
+    `tidy` removes weights that no test needs any more. After a request to stop, raises Interrupted once all is saved.
     """
     SIGNALS.waits = True
     written, waited = 0.0, False
@@ -45,7 +44,7 @@ def run_local(
             jobs = scheduler.jobs()
             if not jobs and not scheduler.under_way and scheduler.elsewhere():
                 if not waited:
-                    print("waiting for points that other processes are at", file=sys.stderr, flush=True)
+                    print("waiting for points that other processes run", file=sys.stderr, flush=True)
                 waited = True
                 time.sleep(1)
                 continue
@@ -83,8 +82,8 @@ def run_local(
 
 
 def stop(scheduler: Scheduler, pool: Pool) -> None:
-    """Lets the points under way save and end; a second Ctrl-C ends them at once."""
-    print("stopping: points under way are saved; Ctrl-C once more ends them at once", file=sys.stderr, flush=True)
+    """Lets running points save and end; a second Ctrl-C ends them at once."""
+    print("stopping: running points are saved; Ctrl-C once more ends them at once", file=sys.stderr, flush=True)
     pool.stop(signal.SIGTERM)
     end = time.monotonic() + GRACE
     SIGNALS.asked, SIGNALS.waits = None, True

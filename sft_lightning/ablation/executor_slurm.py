@@ -1,4 +1,4 @@
-"""A study's due points as one Slurm job array, and a job after it that goes on with the study and writes its comparison."""
+"""Submits a study's due points to Slurm as a job array, with a job after it that finishes the study and compares its arms."""
 
 import shutil
 import sys
@@ -30,29 +30,27 @@ def submit(
     limit: int,
     threads: int | None,
 ) -> str:
-    """Writes both scripts into the study's folder and submits them; returns what to tell the user.
+    """Writes both scripts into the study's folder and submits them; returns the lines to print.
 
-    A point whose job waits or runs already is not submitted again. One collecting job follows all arrays: the new one takes
-    an earlier one's place.
+    A point whose job waits or runs is not submitted again. One collecting job follows all arrays: the new one replaces an
+    earlier one.
 
     Args:
-        scheduler: The study, whose folder is made.
-        command: The `ablate` command that goes on with the study on its node.
-        profile: The cluster's.
-        choices: Partition, time and the like, which win over the profile.
-        options: More options of sbatch, such as `--gpus-per-node=1`.
-        limit: Tasks of the array that run at a time.
+        scheduler: The study's scheduler; the study's folder must exist.
+        command: Arguments of the `ablate` command with which the collecting job finishes the study.
+        profile: The cluster's profile.
+        choices: Partition and time, which override the profile.
+        options: Further options of sbatch, such as `--gpus-per-node=1`.
+        limit: Number of the array's tasks that run at a time.
         threads: CPU threads of each point; None for the CPUs that Slurm gives a task.
     """
     if shutil.which("sbatch") is None:
-        raise UserError(
-            "--launcher slurm", "there is no sbatch here", "run this on a login node, or use --launcher local"
-        )
+        raise UserError("--launcher slurm", "sbatch was not found", "run this on a login node, or use --launcher local")
     folder = scheduler.folder
     held = StudyJobs(folder)
     if not held.answers:
         raise UserError(
-            "--launcher slurm", "squeue does not answer, so what is in the queue is not known", "try again later"
+            "--launcher slurm", "squeue does not answer, so the jobs in the queue are unknown", "try again later"
         )
     due = [point for job, point in scheduler.jobs() if job == "fit"]
     points = [point for point in due if not held.is_queued(point)]
@@ -86,7 +84,7 @@ def submit(
     check(array, choices.get("partition") or profile.partition)
     for point in points:
         folder.plan(scheduler.points[point])
-    collect.write(scheduler, "running")  # what `study status` and `compare` show before a point is done
+    collect.write(scheduler, "running")  # so that `study status` and `compare` work before a point is done
     place.mkdir(exist_ok=True)
     scripts = place / "points.sbatch", place / "collect.sbatch"
     write_atomic(scripts[1], render(whole, profile, choices))
@@ -94,27 +92,27 @@ def submit(
     if points:
         write_atomic(scripts[0], render(array, profile, choices))
         submission.array = sbatch(str(scripts[0]))
-        held.note(submission)  # at once: were it forgotten, its points would be submitted again
+        held.note(submission)  # now, as an error below would otherwise lead to a second submission of its points
         said.append(f"array   job {submission.array}: {len(points)} points, {limit} at a time")
     after = [*before, *([submission.array] if submission.array else [])]
     last = sbatch(*([f"--dependency=afterany:{':'.join(after)}"] if after else []), str(scripts[1]))
     submission.collect = last
     held.note(submission)
-    for job in collecting:  # it would not wait for the new array
+    for job in collecting:  # an earlier collecting job would not wait for the new array
         cancel(job)
-    said.append(f"collect job {last}: goes on once the array has ended, and writes {folder.path}")
+    said.append(f"collect job {last}: finishes the study after the array, and writes {folder.path}")
     said.append(f"follow  squeue --me; sft-lightning study status {folder.path}")
     said.append(f"stop    scancel {' '.join([last, *after])}")
     return "\n".join(said)
 
 
 def run_point(folder: Path, point: str, main: Main) -> int:
-    """A task of the array: fits one point, and returns its exit code."""
+    """Fits one point as a task of the array; returns its exit code."""
     study = StudyDir(folder)
     if not study.config(point).is_file():
         raise UserError("--point", f"{folder} has no point '{point}'")
     finished = study.standing(point).finished and study.has_weights(point)
-    if finished or study.held(point):  # by another job, or by the study on another machine
+    if finished or study.held(point):  # held by another job, or by the study on another machine
         print(f"point {point}: {'finished already' if finished else 'another process is at it'}")
         return 0
     trainer = yaml.safe_load(study.config(point).read_text())["trainer"]

@@ -1,14 +1,14 @@
-"""Reads a study's tables of texts before anything is trained: a fault in a file is said once, not by every point."""
+"""Reads a study's text tables before training, so that an error in a file is reported once, not by every point."""
 
 from importlib import import_module
 from typing import Any
 
 
 def read_tables(configs: list[dict[str, Any]]) -> None:
-    """Loads the text data of resolved configs, each once. Raises the UserError that `fit` would end with.
+    """Loads each text data set of the configs once. Raises the UserError that `fit` would raise.
 
     Args:
-        configs: One for each arm and setting, as `Plan.check` gives them.
+        configs: Resolved configs of all arms and settings, from `Plan.check`.
     """
     from sft_lightning.data.text.base import TextData
 

@@ -1,6 +1,6 @@
-"""A study's submissions to Slurm: which job each point was given, and which of them are not over.
+"""Records a study's submissions to Slurm: the job of each point, and which jobs are still in the queue.
 
-Ids alone would not do: a cluster that is set up anew counts from one again, so a job's name must be the study's, too.
+A job is the study's only if its name is, too: a reinstalled cluster counts ids from one again.
 """
 
 import json
@@ -14,21 +14,21 @@ from sft_lightning.runs.directory import write_atomic
 
 @dataclass
 class Submission:
-    """An array, and the job after it."""
+    """A job array and the collecting job after it."""
 
     array: str | None
-    """None where no point was due"""
+    """Job id; None if no point was due"""
     points: list[str] = field(default_factory=list)
-    """In the order of the array's tasks"""
+    """Point ids in the order of the array's tasks"""
     collect: str | None = None
-    """None for a moment, while it is being submitted"""
+    """Job id; None until the job is submitted"""
 
 
 class StudyJobs:
-    """The jobs of a study, those of earlier submissions too.
+    """The jobs of a study, from all its submissions.
 
     Args:
-        folder: The study's.
+        folder: The study's folder.
     """
 
     def __init__(self, folder: StudyDir) -> None:
@@ -36,7 +36,7 @@ class StudyJobs:
         self.submissions = read(self.file)
         found = queue() if self.submissions else {}
         self.answers = found is not None
-        """Whether Slurm says what is in the queue; there is nothing to ask where nothing was submitted"""
+        """Whether the queue is known: Slurm answers, or nothing was submitted"""
         names = (self.name, f"{self.name}-collect")
         self._queue = {job: about for job, about in (found or {}).items() if about.name in names}
 
@@ -46,40 +46,40 @@ class StudyJobs:
 
     @property
     def name(self) -> str:
-        """Of the array; the collecting job's is NAME-collect."""
+        """Name of the array; the collecting job is NAME-collect."""
         return f"ablate-{self.folder.path.name}"
 
     def of(self, job: str | None) -> Queued | None:
-        """What of a job; None where it is over."""
+        """A job's entry in the queue; None if it is over."""
         return None if job is None else self._queue.get(job)
 
     def task_of(self, point: str) -> str | None:
-        """The job that a point was given: one that is not over, else the last; None where it was never submitted."""
+        """A point's job: one in the queue, else the last one; None if the point was never submitted."""
         tasks = [f"{s.array}_{s.points.index(point)}" for s in self.submissions if point in s.points]
         return next((t for t in tasks if self.of(t)), tasks[-1] if tasks else None)
 
     def is_queued(self, point: str) -> bool:
-        """Whether a job of the point's waits or runs."""
+        """Whether the point has a job that waits or runs."""
         return self.of(self.task_of(point)) is not None
 
     def arrays(self) -> list[str]:
-        """Arrays of which a task is not over."""
+        """Arrays with a task in the queue."""
         under_way = {job.partition("_")[0] for job in self._queue}
         return [s.array for s in self.submissions if s.array in under_way]
 
     def collecting(self) -> list[str]:
-        """Collecting jobs that are not over; one, unless a submission was cut off."""
+        """Collecting jobs in the queue; at most one, unless a submission was interrupted."""
         return [s.collect for s in self.submissions if s.collect is not None and self.of(s.collect)]
 
     def note(self, submission: Submission) -> None:
-        """Adds a submission, or writes what has become of one."""
+        """Writes a new or changed submission to the study's file."""
         if submission not in self.submissions:
             self.submissions.append(submission)
         write_atomic(self.file, json.dumps([asdict(s) for s in self.submissions], indent=1) + "\n")
 
 
 def read(file: Path) -> list[Submission]:
-    """What is noted; empty where there is nothing."""
+    """Reads the submissions; empty if there is no readable file."""
     try:
         return [Submission(**s) for s in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""What a study costs, foreseen from the first steps of two of its arms."""
+"""Foresees a study's cost from the timed first steps of two of its arms."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -13,27 +13,27 @@ from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.config.overrides import merged
 
 FEATURES_ONCE = ("LinearProbe",)
-"""Variants that compute features once and solve: no training steps"""
+"""Variants that compute features once and solve a head, without training steps"""
 
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds, measured with as many processes side by side as the study has workers, up to two."""
+    """Times in seconds, measured with as many processes side by side as the study has workers, up to two."""
 
     step_s: dict[str, float]
-    """Of an optimizer step, by arm: the baseline, and one that asks a teacher"""
+    """Seconds of an optimizer step, by arm: the baseline and an arm with a teacher"""
     row_s: float
-    """Of a validated sample"""
+    """Seconds of a validated sample"""
     other_s: float
-    """Of a fit: building, loading, saving"""
+    """Seconds of the rest of a fit: building, loading, saving"""
     sizes: dict[str, dict[str, int]]
-    """Rows of each split of 'data' and 'retention'"""
+    """Number of rows of each split of 'data' and 'retention'"""
 
     @staticmethod
     def read(timed: dict[str, tuple[Path, float, dict[str, Any]]]) -> "Pace | None":
-        """The pace from figures of timed fits, by arm: (file of StepTimer, seconds of the whole fit, its run.json).
+        """Reads the pace from timed fits, by arm: (file of StepTimer, seconds of the whole fit, its run.json).
 
-        None where the figures of none are there.
+        None if no fit has figures.
         """
         steps: dict[str, float] = {}
         rows, others, sizes = [], [], {}
@@ -45,28 +45,27 @@ class Pace:
             made = figures["steps"]
             steps[arm] = median(made[1:] or made)
             rows.append(figures["validation_s"] / max(1, figures["validated"]))
-            others.append(
-                max(0.0, seconds - sum(made) - 2 * figures["validation_s"])
-            )  # measured before, and at the end
+            # The fit validates twice: before training and at the end.
+            others.append(max(0.0, seconds - sum(made) - 2 * figures["validation_s"]))
             sizes = {part: record.get(part, {}).get("sizes", {}) for part in ("data", "retention")}
         return Pace(steps, max(rows), max(others), sizes) if steps else None
 
     @property
     def record(self) -> dict[str, Any]:
-        """As plain values, for study.json."""
+        """The pace as plain values, for study.json."""
         return asdict(self)
 
-    # ---- what follows ----
+    # ---- foreseen costs ----
 
     def step(self, arm: Arm) -> float:
-        """Seconds of an arm's step: as measured, or the slowest measured where it is anchored."""
+        """Seconds of an arm's step: its own if measured, else the fastest for PlainSFT and the slowest for others."""
         if arm.name in self.step_s:
             return self.step_s[arm.name]
         variant = str(arm.overlay.get("model", {}).get("class_path", "PlainSFT"))
         return (min if variant.endswith("PlainSFT") else max)(self.step_s.values())
 
     def rows(self, split: str, config: dict[str, Any]) -> int:
-        """Samples of a pass over 'val' or 'test': the target's, and the source's where there are some."""
+        """Samples of a pass over 'val' or 'test': those of the target and, if there is any, of source data."""
         trainer, found = config.get("trainer", {}), 0
         for part in ("data", "retention"):
             init = (config.get(part) or {}).get("init_args", {})
@@ -75,7 +74,7 @@ class Pace:
         return found
 
     def fit(self, study: Study, arm: Arm, tokens: float) -> float:
-        """Seconds of one fit of an arm; `tokens` is the share of the timed fits' tokens that the study's texts keep."""
+        """Seconds of one fit of an arm; `tokens` is the share of the timed fits' tokens that is left after texts are cut."""
         config = merged(merged(study.base, study.common), arm.overlay)
         train, val = self.sizes["data"].get("train", 0), self.rows("val", config)
         variant = str(config.get("model", {}).get("class_path", ""))
@@ -97,7 +96,7 @@ class Pace:
 
 
 def length(trainer: dict[str, Any], rows: int, batch: int) -> tuple[int, int]:
-    """(optimizer steps, validations) of a fit over so many training rows."""
+    """(optimizer steps, validations) of a fit over `rows` training rows."""
     per_epoch = max(1, ceil(rows / batch))
     epochs = trainer.get("max_epochs")
     steps = per_epoch * (epochs if isinstance(epochs, int) and epochs > 0 else 1)

@@ -1,4 +1,4 @@
-"""From a study to its points: each an ordinary run, addressed by a hash of its resolved config."""
+"""Plans a study's points: each is an ordinary run whose id is a hash of its resolved config."""
 
 import json
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ASIDE = (
     *("runs_dir", "quiet", "test_after_fit", "save_every_n_steps", "save_every_minutes"),
     *("wandb", "wandb_fallback", "wandb_project", "wandb_group", "wandb_job_type", "wandb_tags"),
 )
-"""Keys that change nothing of what a run computes."""
+"""Keys that do not change what a run computes."""
 FOLD = ("data.init_args.folds", "data.init_args.fold")
 
 
@@ -33,22 +33,22 @@ class Point:
     seed: int
     fold: int | None
     config: dict[str, Any] = field(repr=False, compare=False)
-    """Resolved: what fit is given"""
+    """The resolved config that fit reads"""
 
     @property
     def label(self) -> str:
-        """What to call it in a line."""
+        """The point's name in printed lines: arm, cell, setting, seed and fold."""
         parts = [self.arm, *(f"{k}={v}" for k, v in self.cell.items())]
         parts += [f"{k.rpartition('.')[2]}={v}" for k, v in self.setting.items()]
         return " ".join([*parts, f"seed {self.seed}", *([] if self.fold is None else [f"fold {self.fold}"])])
 
 
 class Plan:
-    """Makes points of a study, each config resolved by the parser that fit has.
+    """Makes points of a study, whose configs are resolved by fit's own parser.
 
     Args:
         study: The study.
-        resolve: From overlays, first to last, to a resolved config; see `config.resolve`.
+        resolve: Turns a list of overlays, later ones winning, into a resolved config; see `config.resolve`.
         about: Run options for all points, such as `wandb`.
     """
 
@@ -58,11 +58,11 @@ class Plan:
         self._made: dict[str, Point] = {}
 
     def of(self, study: Study) -> "Plan":
-        """A plan of another study, made in the same way."""
+        """A plan of another study with the same options."""
         return Plan(study, self.resolve, self.about)
 
     def point(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seed: int, fold: int | None) -> Point:
-        """The point at these places."""
+        """The point of these choices; made once."""
         key = json.dumps([arm.name, cell, setting, seed, fold], default=str)
         if key not in self._made:
             self._made[key] = self._make(arm, cell, setting, seed, fold)
@@ -78,7 +78,7 @@ class Plan:
         return Point(address(config), arm.name, cell, setting, seed, fold, config)
 
     def _base(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any]) -> dict[str, Any]:
-        """Resolved but for the seed and the fold: those are numbers, which need no parser."""
+        """The resolved config without seed and fold, which are plain numbers and are set without the parser."""
         key = json.dumps([arm.name, cell, setting], default=str)
         if key not in self._resolved:
             levels = [axis.levels[cell[axis.name]] for axis in self.study.axes]
@@ -93,22 +93,26 @@ class Plan:
                     [self.study.base, self.study.common, *levels, arm.overlay, tuned, {**mine, **groups, **self.about}]
                 )
             except UserError as error:
-                raise UserError(f"{where}{told({**cell, **setting})}", error) from None
+                place = f"{where}{told({**cell, **setting})}"
+                raise UserError(place, f"{error.key}: {error.problem}", error.fix) from None
             if redaction.without(config) != config:
                 raise UserError(
-                    where, "a value is a secret, and a study writes its points to files", "use an environment variable"
+                    where, "a value is a secret, and a study writes its configs to files", "use an environment variable"
                 )
             for wanted in [*self.study.vary, *(FOLD if self.study.folds else ())]:
                 try:
                     if isinstance(looked_up(config, wanted), dict):
                         raise KeyError
                 except KeyError:
-                    raise UserError(where, f"{wanted} is no key of its config", "see vary and folds") from None
+                    problem = f"the config of {where} has no single value '{wanted}'"
+                    if wanted in self.study.vary:
+                        raise UserError("vary", problem, "list keys of all arms' configs") from None
+                    raise UserError("folds", problem, "remove it, or choose data that has folds") from None
             self._resolved[key] = config
         return self._resolved[key]
 
     def check(self) -> list[dict[str, Any]]:
-        """Resolves every arm in every cell with every setting, before anything is run; UserError where two are the same."""
+        """Resolves every arm in every cell with every setting, before anything runs. Raises UserError if two are equal."""
         found: list[dict[str, Any]] = []
         places: dict[str, str] = {}
         for cell in self.study.cells:
@@ -123,12 +127,12 @@ class Plan:
                         raise UserError(
                             place,
                             f"is the same run as {other}",
-                            "where an arm's set names what an axis varies, the arm wins: change one of the two",
+                            "change one of them; if an arm sets what an axis varies, the arm's value wins",
                         )
         return found
 
     def tuning(self, arm: Arm, cell: dict[str, Any], seeds: list[int]) -> Iterator[Point]:
-        """The points that an arm's setting is chosen by; seed by seed."""
+        """The points that an arm's setting is chosen by, seed by seed."""
         folds: list[int | None] = [None] if self.study.folds is None else list(range(self.study.folds))
         for seed in seeds:
             for setting in arm.settings:
@@ -136,30 +140,31 @@ class Plan:
                     yield self.point(arm, cell, setting, seed, fold)
 
     def final(self, arm: Arm, cell: dict[str, Any], setting: dict[str, Any], seeds: list[int]) -> list[Point]:
-        """The points of the chosen setting: these are tested."""
+        """The points of the chosen setting, which are tested."""
         return [self.point(arm, cell, setting, seed, None) for seed in seeds]
 
 
 def told(places: dict[str, Any]) -> str:
-    """` (k=v, …)`"""
+    """` (k=v, …)`, or an empty string."""
     return f" ({', '.join(f'{k}={v}' for k, v in places.items())})" if places else ""
 
 
 def address(config: dict[str, Any]) -> str:
-    """12 hexadecimal digits of the sha256 of what a config computes: keys that only say where records go are left out."""
+    """12 hexadecimal digits of the sha256 of a config, without keys that do not change what the run computes."""
     content = {k: v for k, v in config.items() if k not in ASIDE}
     init = content.get("data", {}).get("init_args", {})
-    if init.get("fold") is None and "folds" in init:  # of how many folds none is left out says nothing
+    if init.get("fold") is None and "folds" in init:  # the number of folds matters only if one is left out
         content["data"] = {
             **content["data"],
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
     network = content.get("network", {})
-    if "transforms" in (args := network.get("init_args", {})) and not args["transforms"]:  # nor do no transforms
+    args = network.get("init_args", {})
+    if "transforms" in args and not args["transforms"]:  # empty transforms change nothing
         content["network"] = {**network, "init_args": {k: v for k, v in args.items() if k != "transforms"}}
     return sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def written(config: dict[str, Any]) -> str:
-    """A resolved config as the file that fit reads."""
+    """A resolved config as the text of the file that fit reads."""
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""What a study shows while it runs: a live table in a terminal, else a line for each point."""
+"""Shows a study's progress: a live table in a terminal, else a line for each point."""
 
 import sys
 import time
@@ -21,32 +21,32 @@ from sft_lightning.runs.status import FAILED, FINISHED, INTERRUPTED, QUEUED, RUN
 
 COLUMNS = (QUEUED, RUNNING, FINISHED, FAILED, "tested")
 EVERY = 60.0
-"""Seconds without a line, off a terminal, after which one says what is under way"""
+"""Off a terminal, seconds without output after which a line names the running jobs"""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What an arm asks for in a cell: all of it, and what is left. Points that nobody knows yet count by their number."""
+    """Amount of work of an arm in a cell, in total and remaining. Points that depend on results to come are only counted."""
 
     cell: dict[str, Any]
     arm: Arm
     points: list[Point]
-    """Those that are known: of tuning, then of the chosen setting"""
+    """Known points: those of tuning, then those of the chosen setting"""
     tuning: int
-    """Fits that the setting is chosen by"""
+    """Number of fits to choose the setting"""
     refits: int
-    """Fits of the chosen setting that are none of those"""
+    """Number of further fits, of the chosen setting"""
     tests: int
     unproposed: int
-    """Fits of trials that the search has not proposed yet"""
+    """Number of fits of trials that the search has not proposed yet"""
     unchosen: int
-    """Refits of a setting that is not chosen yet"""
+    """Number of refits while the setting is not chosen"""
     fits_left: int
     tests_left: int
 
 
 def work(scheduler: Scheduler) -> list[Work]:
-    """What each arm asks for in each cell, by how its points stand; of points that two ask for, the first has what is left."""
+    """The work of each arm in each cell, by the status of its points. Shared points remain only for the first arm."""
     found: list[Work] = []
     met: dict[str, set[str]] = {"fit": set(), "test": set()}
     folds, seeds = scheduler.study.folds, scheduler.report_seeds
@@ -71,7 +71,7 @@ def work(scheduler: Scheduler) -> list[Work]:
 
 
 def ending(about: dict[str, Any]) -> str:
-    """How a job ended that did not reach its end: `interrupted` where it will be tried again."""
+    """Words on a job that ended early: `failed`, or `interrupted` if it will be retried."""
     if has_failed(about):
         return f"failed: {about.get('reason')}"
     kills = f" (killed {about['kills']} of {MOST_KILLS} times)" if about.get("exit") in KILLED else ""
@@ -79,14 +79,14 @@ def ending(about: dict[str, Any]) -> str:
 
 
 def to_test(standing: PointStatus) -> bool:
-    """Whether a chosen point's test is still to come, be it after its fit."""
+    """Whether a chosen point is still to be tested, perhaps after its fit."""
     return standing.wants_test or not standing.over
 
 
 def seconds_left(scheduler: Scheduler, todo: list[Work]) -> tuple[float | None, float | None]:
-    """Seconds of the fits and of the tests that are left, one after another; None where none is done that tells.
+    """Seconds of the remaining (fits, tests), one after another; None before the first of its kind is done.
 
-    A fit takes its arm's mean, or that of all where none of the arm is done; a test takes the mean of all.
+    A fit takes the mean of its arm, or of all arms if none of its arm is done. A test takes the mean of all tests.
     """
     fit: dict[str, list[float]] = {}
     test: list[float] = []
@@ -106,17 +106,17 @@ def seconds_left(scheduler: Scheduler, todo: list[Work]) -> tuple[float | None, 
 
 
 def remaining(scheduler: Scheduler, workers: int) -> float | None:
-    """Seconds to go, as far as can be told; None before a fit is done. Tests are left out before one of them is done."""
+    """Seconds to go; None before a fit is done. Tests are not counted before the first is done."""
     fits, tests = seconds_left(scheduler, work(scheduler))
     return None if fits is None else (fits + (tests or 0.0)) / max(1, workers)
 
 
 class Progress:
-    """Shows how a study goes.
+    """Shows a study's progress.
 
     Args:
-        scheduler: The study's.
-        workers: How many work at it.
+        scheduler: The study's scheduler.
+        workers: Number of worker processes.
         quiet: Show nothing.
     """
 
@@ -131,7 +131,7 @@ class Progress:
             self.live.start()
 
     def counts(self) -> dict[str, dict[str, int]]:
-        """Of each arm, how many points stand how."""
+        """Number of each arm's points by status."""
         found: dict[str, dict[str, int]] = {}
         fitting = {point for job, point in self.scheduler.under_way if job == "fit"}
         for point in self.scheduler.all_points():
@@ -142,7 +142,7 @@ class Progress:
         return found
 
     def say_alive(self) -> None:
-        """Off a terminal: a line each minute in which nothing else was printed."""
+        """Off a terminal, prints a line after each minute without other output."""
         now = time.monotonic()
         self._since = {job: self._since.get(job, now) for job in self.scheduler.under_way}
         if self.quiet or self.live is not None or now - self._said < EVERY:
@@ -158,7 +158,7 @@ class Progress:
         self.console.print(line, markup=False, soft_wrap=True)
 
     def show(self, force: bool = False) -> None:
-        """Draws the table anew, at most twice a second; off a terminal says each minute that work goes on."""
+        """Redraws the table, at most twice a second; off a terminal, prints the running jobs each minute."""
         self.say_alive()
         if self.live is None or (not force and time.monotonic() - self._shown < 0.5):
             return
@@ -173,7 +173,7 @@ class Progress:
         self.live.update(table, refresh=True)
 
     def ended(self, job: str, point: str, note: dict[str, Any]) -> None:
-        """A job is over."""
+        """Shows the result of a job that ended."""
         about, of = note.get(job, {}), self.scheduler.points[point]
         failed = about.get("exit", 0) != 0
         if job == "time" and not failed:
@@ -199,13 +199,13 @@ class Progress:
         self._print(f"{done}/{total} {job} {of.label}: {said} ({about.get('seconds', 0):.1f} s{time_left})")
 
     def say(self, lines: list[str]) -> None:
-        """Something about the whole study."""
+        """Prints lines about the whole study."""
         if not self.quiet:
             for line in lines:
                 self._print(line)
 
     def close(self) -> None:
-        """Leaves the last table standing."""
+        """Draws the table a last time and ends the live display."""
         if self.live is not None:
             self.show(force=True)
             self.live.stop()

@@ -1,4 +1,4 @@
-"""What is due next in a study, told from how its points stand: tuning, then the choice, then the chosen points' test."""
+"""Finds a study's due jobs from the status of its points: tuning, then the choice, then tests of the chosen points."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,39 +16,39 @@ Job = tuple[str, str]
 
 @dataclass
 class Choice:
-    """How an arm's setting was chosen in a cell."""
+    """The choice of an arm's setting in a cell."""
 
     arm: str
     cell: dict[str, Any]
     setting: dict[str, Any] | None
-    """None where no setting has a finished point"""
+    """The chosen setting; None if no setting has a finished point"""
     why: str
     candidates: list[tuple[Candidate, bool]]
-    """With whether the rule allowed each"""
+    """(candidate, whether the rule allowed it)"""
     points: list[Point] = field(default_factory=list)
-    """The chosen setting's, one for each seed"""
+    """Points of the chosen setting, one for each seed"""
     tested_before: list[dict[str, Any]] = field(default_factory=list)
-    """Other settings that have been tested: chosen once, before points were added"""
+    """Other settings that were tested, as they were the choice before the study grew"""
 
 
 class Scheduler:
-    """The state of a study.
+    """Finds the due jobs and the choices of a study.
 
     Args:
-        study: What is to be done.
-        plan: Makes its points.
-        folder: Where they lie.
-        seeds: How many of the study's seeds are run; all, where it is None.
-        width: Points that are worked on at a time: a search proposes as many settings.
+        study: The study.
+        plan: Makes the study's points.
+        folder: The study's folder.
+        seeds: Number of the study's seeds to run; None for all.
+        width: Number of points that run at a time, which is the number of settings that a search proposes at a time.
     """
 
     def __init__(self, study: Study, plan: Plan, folder: StudyDir, seeds: int | None = None, width: int = 1) -> None:
         self.study, self.plan, self.folder, self.n_seeds, self.width = study, plan, folder, seeds, width
         self.only_tune = False
-        self.timing: list[Point] = []  # fits whose first steps are to be timed before anything else
-        self.timing_s = 0.0  # seconds that each may take
+        self.timing: list[Point] = []  # fits whose first steps are timed before all other jobs
+        self.timing_s = 0.0  # seconds of each timed fit
         self.standing: dict[str, PointStatus] = {}
-        self.reads_only = False  # a dry run proposes nothing
+        self.reads_only = False  # a dry run proposes no settings
         self.points: dict[str, Point] = {}
         self.under_way: set[Job] = set()
         self._searches: dict[str, Search] = {}
@@ -68,7 +68,7 @@ class Scheduler:
         return self.seeds if fresh is None else fresh[: self.n_seeds]
 
     def resize(self, study: Study) -> None:
-        """Goes on with another study: points that both have are kept."""
+        """Replaces the study; points that both studies have keep their results."""
         self.study, self.plan = study, self.plan.of(study)
         self.points.clear()
         self._searches.clear()
@@ -76,27 +76,27 @@ class Scheduler:
     # ---- points ----
 
     def places(self) -> Iterator[tuple[dict[str, Any], Arm]]:
-        """(cell, arm)"""
+        """All pairs (cell, arm)."""
         for cell in self.study.cells:
             for arm in self.study.arms:
                 yield cell, arm
 
     def look(self, point: Point) -> PointStatus:
-        """How a point stands, read from disk once and after each of its jobs."""
+        """A point's status, which is read from disk once and after each of the point's jobs."""
         self.points.setdefault(point.id, point)
         if point.id not in self.standing:
             self.standing[point.id] = self.folder.standing(point.id)
         return self.standing[point.id]
 
     def ended(self, job: str, point: str) -> None:
-        """A job is over: its point is looked at anew."""
+        """Reads a point's status again after one of its jobs, and updates the searches."""
         self.under_way.discard((job, point))
         self.standing[point] = self.folder.standing(point)
         for search in self._searches.values():
             search.look(self.width)
 
     def tuning(self, cell: dict[str, Any], arm: Arm) -> list[Point]:
-        """The points that choose an arm's setting; none where there is one setting alone."""
+        """The points by which an arm's setting is chosen; empty if there is only one setting."""
         if arm.search is not None:
             return self.search(cell, arm).points()
         if len(arm.settings) == 1:
@@ -126,7 +126,7 @@ class Scheduler:
         return [self.plan.point(arm, cell, setting, s, f) for s in self.tune_seeds for f in folds]
 
     def score(self, cell: dict[str, Any], finished: list[Point]) -> tuple[float, ...] | None:
-        """Target and kept over finished points, larger is better; empty where one has no value, None without metrics."""
+        """Target and kept over finished points; larger is better. Empty if a value is missing, None without metrics."""
         metrics = self.metrics_of(cell)
         if metrics is None:
             return None
@@ -153,7 +153,7 @@ class Scheduler:
         return self.chosen(cell, arm, points)
 
     def chosen(self, cell: dict[str, Any], arm: Arm, points: list[Point]) -> Choice:
-        """The choice by the points that are finished."""
+        """Chooses a setting by the finished points."""
         metrics = self.metrics_of(cell)
         grouped: dict[str, list[Point]] = {}
         for point in points:
@@ -183,14 +183,14 @@ class Scheduler:
         return Choice(arm.name, cell, best.setting, why, list(zip(candidates, reach, strict=True)), final, before)
 
     def candidate(self, group: list[Point], metrics: Metrics, wanted: int = 0) -> Candidate | None:
-        """A setting's means over its finished points."""
+        """A setting's means over its finished points; None if none has a target value."""
         finished = [self.look(p) for p in group if self.look(p).finished]
         kept = metrics.kept
         values = [(s.value(metrics.target.name), s.value(kept.name) if kept else None) for s in finished]
         return candidate(group[0].setting, values, wanted, [s.value("val/loss") for s in finished])
 
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
-        """The rule's metrics in a cell, by its first finished point in the order of the plan; None before there is one."""
+        """The rule's metrics in a cell, by the first finished point in the plan's order; None before a point is finished."""
         for arm in self.study.arms:
             only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
             for point in [*self.tuning(cell, arm), *only]:
@@ -204,7 +204,7 @@ class Scheduler:
         return self.plan.final(arm, cell, arm.settings[0], self.report_seeds)
 
     def jobs(self) -> list[Job]:
-        """What can be done now, the most urgent first: tests, then fits seed by seed."""
+        """The jobs that can run now, the most urgent first: tests, then fits seed by seed."""
         if self.timing:
             self.points |= {p.id: p for p in self.timing}
             due = [p.id for p in self.timing if self.to_time(p.id)]
@@ -221,20 +221,20 @@ class Scheduler:
                 elif choice is not None and not self.only_tune and standing.wants_test:
                     if self.folder.has_weights(point.id):
                         tests.append(("test", point.id))
-                    else:  # removed when another setting was the choice
+                    else:  # its weights were removed while another setting was chosen
                         fits.append((order.index(point.seed), point))
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         return [j for j in jobs if j not in self.under_way]
 
     def to_time(self, point: str) -> bool:
-        """Whether a fit's first steps are still to be timed: twice where quick, as the first fit of a process is slow."""
+        """Whether a fit's first steps are still to be timed. A quick fit is timed twice, as a process's first fit is slow."""
         about = self.folder.read_note(point).get("time", {})
         quick = about.get("exit") == 0 and about.get("seconds", self.timing_s) < self.timing_s
         return not about or (quick and about["attempts"] == 1)
 
     def elsewhere(self) -> int:
-        """Points that other processes are at: an earlier start's that is not over yet, or a job's. They are looked at anew."""
+        """Number of points that other processes run: an earlier start, or a job. Their status will be read again."""
         ours = {point for _, point in self.under_way}
         held = [p.id for p in self.all_points() if self.look(p).status == "running" and p.id not in ours]
         for point in held:
@@ -242,7 +242,7 @@ class Scheduler:
         return len(held)
 
     def all_points(self) -> list[Point]:
-        """Every point known so far, in the order of the table: cells, arms, settings, seeds, folds."""
+        """All points known so far, in the table's order: cells, arms, settings, seeds, folds."""
         points: dict[str, Point] = {}
         for cell, arm in self.places():
             choice = self.choice(cell, arm)
@@ -252,7 +252,7 @@ class Scheduler:
         return list(points.values())
 
     def retry(self) -> int:
-        """Forgets that points failed; returns how many."""
+        """Marks failed points to be retried; returns their number."""
         count = 0
         for point in self.all_points():
             standing = self.look(point)

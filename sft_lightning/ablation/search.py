@@ -1,4 +1,4 @@
-"""A search over ranges, by Optuna: it proposes settings, and stops those that do not look well; its journal is a file."""
+"""Searches an arm's ranges with Optuna, which proposes settings, prunes weak ones, and keeps its journal in a file."""
 
 import json
 import logging
@@ -15,20 +15,20 @@ SAMPLERS = {"tpe": "TPESampler", "random": "RandomSampler", "qmc": "QMCSampler",
 
 
 class Search:
-    """The settings that Optuna has proposed for an arm in a cell, and what became of them.
+    """Proposes settings for an arm in a cell, and tells Optuna their results.
 
-    One objective with the rule `best`; two, target and kept, with `keep`, and then the study's rule chooses among all
-    that were tried. With one objective and `prune`, a setting is given up after a seed at which it is worse than the
+    The rule `best` has one objective. The rule `keep` has two, target and kept; the study's rule then chooses among all
+    settings that were tried. With one objective and `prune`, a setting is stopped after a seed at which it is worse than the
     median of the others (MedianPruner). Several processes may share the journal.
 
     Args:
         arm: The arm whose ranges are searched.
         cell: The study's cell.
-        journal: Optuna's journal.
-        status: How a point stands.
-        points: The points of a setting: one for each seed and fold.
-        score: Target and kept over finished points, larger is better for both. Empty where a value is missing,
-            None while the metrics are not known.
+        journal: File of Optuna's journal.
+        status: Returns the status of a point.
+        points: Returns the points of a setting, one for each seed and fold.
+        score: Returns target and kept over finished points; larger is better for both. Empty if a value is missing,
+            None while the metrics are unknown.
         two: Whether there are two objectives.
         seed: Seed of the sampler.
         reads_only: Proposes nothing and writes nothing.
@@ -52,7 +52,7 @@ class Search:
             from optuna.storages.journal import JournalFileBackend
         except ImportError:
             raise UserError(
-                f"arms.{arm.name}.search", "Optuna is not installed", "pip install 'sft-lightning[search]'"
+                f"arms.{arm.name}.search", "Optuna is not installed", "run pip install 'sft-lightning[search]'"
             ) from None
         assert arm.search is not None
         self.optuna, self.arm, self.two, self.reads_only = optuna, arm, two, reads_only
@@ -62,7 +62,9 @@ class Search:
         name = arm.search["sampler"]
         if name not in SAMPLERS:
             raise UserError(
-                f"arms.{arm.name}.search.sampler", f"'{name}'{nearest(name, SAMPLERS)}; there are {', '.join(SAMPLERS)}"
+                f"arms.{arm.name}.search.sampler",
+                f"'{name}' is unknown{nearest(name, SAMPLERS)}",
+                f"use one of {', '.join(SAMPLERS)}",
             )
         sampler = getattr(optuna.samplers, SAMPLERS[name])(seed=seed)
         prunes = arm.search["prune"] and not self.two
@@ -71,7 +73,7 @@ class Search:
             "sampler": sampler,
             "pruner": optuna.pruners.MedianPruner(n_startup_trials=5) if prunes else optuna.pruners.NopPruner(),
         }
-        up: list[Any] = ["maximize"] * (1 + self.two)  # values of which less is better are told with the other sign
+        up: list[Any] = ["maximize"] * (1 + self.two)  # scores of metrics to minimise have the other sign
         if not reads_only:
             storage = JournalStorage(JournalFileBackend(str(journal)))
             self.study = optuna.create_study(storage=storage, directions=up, load_if_exists=True, **about)
@@ -84,7 +86,9 @@ class Search:
             self.study = optuna.create_study(directions=up, **about)
 
     def proposed(self, *states: str) -> list[Any]:
-        """Trials in these states, or all; but for those that are being proposed, or whose proposer was killed at it."""
+        """Trials in these states, or in any. Trials without all parameters are left out: another process is proposing them, or
+        was killed while it did.
+        """
         assert self.arm.search is not None
         wanted = [getattr(self.optuna.trial.TrialState, s) for s in states]
         trials = self.study.get_trials(deepcopy=False, states=wanted or None)
@@ -101,7 +105,7 @@ class Search:
         return {key: trial.params[key] for key in self.arm.search["ranges"]}
 
     def points(self) -> list[Point]:
-        """Of all settings proposed so far; of one that was given up, those that were run."""
+        """The points of all settings proposed so far; of a pruned setting, only those that ended."""
         points: dict[str, Point] = {}
         for trial in self.proposed():
             for point in self._points(self.setting(trial)):
@@ -110,9 +114,9 @@ class Search:
         return list(points.values())
 
     def look(self, width: int) -> None:
-        """Tells Optuna what is finished, and asks for settings until `width` of them are under way.
+        """Reports finished settings to Optuna, and asks for new ones until `width` settings are running.
 
-        A setting that was tried already is finished as it is proposed, so this goes on until nothing changes.
+        A proposed setting may have finished points already, so both steps repeat until no more trials end.
         """
         if self.reads_only:
             return

@@ -1,4 +1,4 @@
-"""Which setting an arm goes to the test split with: chosen on validation alone, by the study's rule."""
+"""Chooses the setting of each arm that is tested, by validation metrics and the study's rule."""
 
 import math
 import statistics
@@ -12,7 +12,7 @@ from sft_lightning.core.metric_info import MetricInfo, is_source_metric
 from sft_lightning.runs.metric_facts import facts, primary
 
 KEPT = ("retention/agreement", "drift/kl", "drift/source_mse")
-"""What stands for kept knowledge where there is no source data, the better first."""
+"""Metrics of kept knowledge for runs without source data, the preferred one first."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class Candidate:
     target: float
     kept: float | None
     n: int
-    """Points that the means are of"""
+    """Number of points in the means"""
     wanted: int
-    """Points that there should be: a setting of which some failed is not chosen while another is whole"""
+    """Number of points planned. A setting with failed points is chosen only if no setting has all its points"""
     loss: float | None = None
-    """Mean val/loss, which breaks ties; None where it was not measured"""
+    """Mean val/loss, which breaks ties; None if it was not measured"""
 
     @property
     def whole(self) -> bool:
@@ -36,24 +36,24 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Metrics:
-    """What settings are judged by: names, and which way is better."""
+    """The metrics that settings are chosen by, with their directions."""
 
     target: MetricInfo
     kept: MetricInfo | None
 
 
 def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
-    """The metrics of the rule; what the study file does not name is found in a finished run's record.
+    """The metrics of the rule: those that the study file names, else those that a finished run's record names.
 
-    The record says which way each is better, so the process that chooses need not know the run's task.
+    The record has the direction of each metric, so the process that chooses needs no access to the run's task.
 
     Raises:
-        UserError: a metric that the study file names was not measured, or nobody knows which way of it is better.
+        UserError: a metric that the study file names was not measured, or its direction is unknown.
     """
     known, measured, main = facts(record), record["metrics"], primary(record)
     target = select.target or main.get("target")
     if target is None:
-        raise UserError("select.target", "the runs name no primary metric", f"name one of {', '.join(measured)}")
+        raise UserError("select.target", "the runs name no primary metric", f"use one of {', '.join(measured)}")
     first = next((k for k in measured if k.startswith("retention/") and k.endswith(target.partition("/")[2])), "")
     candidates = [first, main.get("source", ""), *(k for k in measured if is_source_metric(k)), *KEPT]
     kept = select.kept or next((k for k in candidates if k in measured and known_direction(known, k)), None)
@@ -62,16 +62,18 @@ def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
 
 
 def named(which: str, name: str, measured: Collection[str], known: Mapping[str, MetricInfo]) -> MetricInfo:
-    """What is known of the metric that settings are judged by."""
+    """Direction and unit of a metric that settings are chosen by."""
     if name not in measured:
         raise UserError(
-            f"select.{which}", f"'{name}' was not measured{nearest(name, measured)}; there are {', '.join(measured)}"
+            f"select.{which}",
+            f"'{name}' was not measured{nearest(name, measured)}",
+            f"use one of {', '.join(measured)}",
         )
     if not known_direction(known, name):
         raise UserError(
             f"select.{which}",
-            f"no run says whether more or less of '{name}' is better",
-            "name another metric, or declare it among the metrics of its task",
+            f"the runs do not record whether more or less of '{name}' is better",
+            "use another metric, or declare its direction among the metrics of its task",
         )
     return known[name]
 
@@ -87,7 +89,7 @@ def candidate(
     wanted: int,
     losses: Sequence[float | None] = (),
 ) -> Candidate | None:
-    """Means of (target, kept) over a setting's points, and of their losses; None where no point has a target value."""
+    """Means of target, kept and loss over a setting's points; None if no point has a target value."""
     targets = [t for t, _ in values if t is not None and not math.isnan(t)]
     kepts = [k for _, k in values if k is not None and not math.isnan(k)]
     if not targets:
@@ -99,10 +101,9 @@ def candidate(
 
 
 def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tuple[Candidate, list[bool], str]:
-    """(the chosen one, which were within the rule's reach, why in a sentence). Ties go to the lower mean
-    val/loss, then to the first listed.
+    """Returns (the chosen candidate, whether the rule allows each candidate, the reason in words).
 
-    Raises ValueError for no candidates.
+    Ties go to the lower mean val/loss, then to the first in the list. Raises ValueError if there are no candidates.
     """
     whole = [c for c in candidates if c.whole] or candidates
     target_name, up, kept = metrics.target.name, metrics.target.sign, metrics.kept
@@ -128,5 +129,5 @@ def or_inf(value: float | None) -> float:
 
 
 def or_zero(value: float | None) -> float:
-    """0 for what was not measured."""
+    """0 for a value that was not measured."""
     return 0.0 if value is None else value

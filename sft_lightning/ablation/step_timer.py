@@ -1,4 +1,4 @@
-"""Times the first steps of a fit, and then ends it: what a budget of time is planned by."""
+"""Times the first steps of a fit and then ends it, to plan a study within a time budget."""
 
 import json
 import time
@@ -13,15 +13,15 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.runs.directory import write_atomic
 
 FEWEST_STEPS, MOST_STEPS = 3, 50
-"""Of a timed fit: the first step pays for warming up, and more than the most tells nothing new."""
+"""Steps of a timed fit. The first step includes warming up; more than the most add no information."""
 
 
 class StepTimer(Callback):
-    """Notes seconds per optimizer step and per validated sample, and stops training once enough is known.
+    """Writes seconds of each optimizer step and of a validation, and stops training after enough steps.
 
     Args:
-        seconds: Wall time to stop after; at least FEWEST_STEPS steps are made.
-        file: Where the figures go, as JSON.
+        seconds: Wall time after which the fit stops; it makes at least FEWEST_STEPS steps.
+        file: JSON file for the figures.
     """
 
     def __init__(self, seconds: float, file: str) -> None:
@@ -34,12 +34,12 @@ class StepTimer(Callback):
         self.last = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.steps:  # in between, the network was measured before training: as in a validation
+        if not self.steps:  # since on_train_start, the untrained network was measured, which is one validation
             self.validation = time.perf_counter() - self.last
         self.last = time.perf_counter()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
-        if trainer.strategy.root_device.type == "cuda":  # whose work goes on after the call
+        if trainer.strategy.root_device.type == "cuda":  # CUDA returns before its work is done
             torch.cuda.synchronize()
         now = time.perf_counter()
         if trainer.global_step > len(self.steps):
@@ -60,7 +60,7 @@ class StepTimer(Callback):
 
 
 def validated(trainer: L.Trainer) -> int:
-    """Samples of one validation under the trainer's limit: the target's, and the source's where there are some."""
+    """Samples of one validation under the trainer's limit: those of the target and, if there is any, of source data."""
     source = getattr(trainer.lightning_module, "source", None)
     return sum(
         rows_within(trainer.limit_val_batches, len(data.splits["val"]), data.eval_batch_size or data.batch_size)
@@ -70,7 +70,7 @@ def validated(trainer: L.Trainer) -> int:
 
 
 def rows_within(limit: int | float | None, rows: int, batch: int) -> int:
-    """Of so many rows, how many a limit on batches lets through: a number of batches (int) or a share (float)."""
+    """Number of rows that a limit on batches leaves: a number of batches (int) or a share (float)."""
     if limit is None or isinstance(limit, bool):
         return rows
     return min(rows, limit * batch) if isinstance(limit, int) else round(rows * limit)

@@ -1,6 +1,7 @@
-"""A study file: what it may say, and what it means."""
+"""Reads and checks a study file: arms, axes, seeds and the rule that chooses settings."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import product
 from math import isfinite
@@ -15,14 +16,14 @@ from sft_lightning.core.errors import UserError, nearest
 KEYS = {
     "study": "name of the study, and of its folder in runs_dir",
     "base": "the experiment that all arms start from: a file that fit reads, or a mapping",
-    "set": "what all arms change of it",
+    "set": "changes to the base that all arms share",
     "arms": "the ways of fine-tuning that are compared",
-    "axes": "what is varied for all arms; each combination is reported apart",
+    "axes": "what is varied for all arms; each combination is reported separately",
     "seeds": "number of seeds, or a list of them",
     "vary": "keys that are set to the seed",
-    "tune_seeds": "tune on the first so many seeds; default all",
-    "report_seeds": "test fresh seeds alone, in place of those that chose: a number of them, or a list; default none",
-    "folds": "choose settings by cross-validation within the labelled set, of so many folds",
+    "tune_seeds": "number of seeds, from the first, that settings are chosen on; default all",
+    "report_seeds": "test only fresh seeds, not those that chose the settings: a number, or a list; default none",
+    "folds": "number of folds, to choose settings by cross-validation within the labelled set",
     "baseline": "the arm that the others are compared with",
     "select": "how an arm's setting is chosen",
     "report": "metrics of the tables",
@@ -30,25 +31,26 @@ KEYS = {
 ARM_KEYS = ("set", "tune", "search", "reference")
 SELECT_KEYS = ("target", "kept", "rule", "within")
 COLUMNS = ("point", "arm", "seed", "fold", "selected", "status", "steps")
-"""Of points.csv, whatever the study"""
+"""Columns that points.csv has in every study"""
 RULES = ("keep", "best")
 FRESH = 1000
-"""The first of a number of fresh seeds: what it is does not change when a study grows"""
+"""First fresh seed when report_seeds is a number: it stays the same when a study grows"""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._+-]{0,47}"
+NAME_FIX = "use 1 to 48 letters, digits, '.', '_', '+' or '-', and begin with a letter or digit"
 
 
 @dataclass(frozen=True)
 class Select:
-    """How an arm's setting is chosen, on validation alone.
+    """How an arm's setting is chosen, by validation metrics only.
 
-    `keep`: of the settings whose mean target metric is within `within` of the arm's best, the one that keeps most.
+    `keep`: among settings whose mean target metric is within `within` of the arm's best, the one that keeps most.
     `best`: the best mean target metric.
     """
 
     target: str | None = None
-    """Metric of what is learned; default val/ and the task's first."""
+    """Metric of the target task; default val/<the task's first>."""
     kept: str | None = None
-    """Metric of what is kept; default the first of retention/<task's first>, retention/agreement, drift/kl that there is."""
+    """Metric of kept knowledge; default the first measured of retention/<task's first>, retention/agreement, drift/kl."""
     rule: str = "keep"
     within: float = 0.01
     """In the target metric's unit."""
@@ -56,26 +58,26 @@ class Select:
 
 @dataclass(frozen=True)
 class Arm:
-    """A way of fine-tuning: an overlay, and the settings to choose among."""
+    """A way of fine-tuning: changes to the base config, and the settings to choose among."""
 
     name: str
     overlay: dict[str, Any]
     tune: dict[str, list[Any]] = field(default_factory=dict)
     """Full key: values"""
     search: dict[str, Any] | None = None
-    """Optuna's part: ranges in place of values"""
+    """Ranges and options of an Optuna search, which replaces `tune`"""
     reference: bool | None = None
-    """Whether it keeps all by construction, and is named beside the answer; None where its runs are to say"""
+    """Whether the arm keeps all knowledge by construction, and is not ranked in the answer; None to decide by its runs"""
 
     @property
     def settings(self) -> list[dict[str, Any]]:
-        """Every combination of the tuned values; one empty setting where nothing is tuned."""
+        """Every combination of the tuned values; one empty setting if nothing is tuned."""
         return [dict(zip(self.tune, values, strict=True)) for values in product(*self.tune.values())]
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What is varied for all arms: labels and the overlay that each stands for."""
+    """A variation of all arms: each label with its changes to the config."""
 
     name: str
     levels: dict[Any, dict[str, Any]]
@@ -83,12 +85,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class Study:
-    """A study file, checked."""
+    """The checked content of a study file."""
 
     name: str
     base: dict[str, Any]
     common: dict[str, Any]
-    """What all arms change of it; axes and arms are laid over it"""
+    """Changes to the base that all arms share; those of axes and arms are applied after them"""
     arms: list[Arm]
     axes: list[Axis]
     seeds: list[int]
@@ -99,13 +101,13 @@ class Study:
     select: Select
     report: list[str] | None
     content: dict[str, Any]
-    """As it was read"""
+    """The file's content as it was read"""
     report_seeds: list[int] | None = None
-    """Fresh seeds, on which the chosen settings are fitted anew and tested; None to test the runs that chose"""
+    """Fresh seeds on which the chosen settings are fitted again and tested; None to test the runs that chose"""
 
     @property
     def cells(self) -> list[dict[str, Any]]:
-        """Every combination of the axes' labels: {axis: label}; one empty one where there are no axes."""
+        """Every combination of the axes' labels, as {axis: label}; one empty cell if there are no axes."""
         return [
             dict(zip((a.name for a in self.axes), labels, strict=True))
             for labels in product(*(a.levels for a in self.axes))
@@ -116,7 +118,7 @@ class Study:
 
     @property
     def tuned_keys(self) -> list[str]:
-        """Full keys that any arm tunes, in order."""
+        """Full keys that at least one arm tunes, in order."""
         return list(dict.fromkeys(k for a in self.arms for k in a.tune))
 
     def shown(self, setting: dict[str, Any]) -> dict[str, Any]:
@@ -126,7 +128,7 @@ class Study:
 
 
 def read_study(path: Path) -> Study:
-    """Reads and checks a study file; UserError names the key and the file."""
+    """Reads and checks a study file. A UserError names the file and the key."""
     from sft_lightning.config.files import check_yaml, named
 
     check_yaml(path)
@@ -140,11 +142,11 @@ def read_study(path: Path) -> Study:
 
 
 def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
-    """Checks the content of a study file; `folder` is what its paths are relative to."""
-    refuse_unknown_keys(content, KEYS, "a study file")
+    """Checks the content of a study file. Its paths are relative to `folder`."""
+    refuse_unknown_keys(content, KEYS)
     name = str(content.get("study") or name)
     if not re.fullmatch(NAME, name):
-        raise UserError("study", f"'{name}' must be 1 to 48 letters, digits, '.', '_', '+' or '-'")
+        raise UserError("study", f"'{name}' is not a valid name", NAME_FIX)
     base = read_base(content.get("base"), folder)
     arms = read_arms(content.get("arms"))
     seeds = read_seeds(content.get("seeds", 3))
@@ -152,13 +154,13 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     tune_seeds = whole_number_within(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
     if baseline not in [a.name for a in arms]:
-        raise UserError("baseline", f"no arm '{baseline}'; there are {', '.join(a.name for a in arms)}")
+        raise UserError("baseline", f"there is no arm '{baseline}'", f"use one of {', '.join(a.name for a in arms)}")
     vary = content.get("vary", ["seed_everything", "data.init_args.subset_seed"])
     if not isinstance(vary, list) or "seed_everything" not in vary or not all(isinstance(v, str) for v in vary):
-        raise UserError("vary", "must be a list of keys, seed_everything among them")
+        raise UserError("vary", f"must be a list of keys with seed_everything in it, got {vary!r}")
     report = content.get("report")
     if report is not None and not (isinstance(report, list) and all(isinstance(m, str) for m in report)):
-        raise UserError("report", "must be a list of metrics, such as test/accuracy")
+        raise UserError("report", f"must be a list of metrics, such as [test/accuracy], got {report!r}")
     return Study(
         name=name,
         base=base,
@@ -177,76 +179,81 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     )
 
 
-def refuse_unknown_keys(content: dict[str, Any], keys: Any, where: str) -> None:
-    """Raises UserError for a key that is none of `keys`."""
+def refuse_unknown_keys(content: dict[str, Any], keys: Iterable[str], where: str = "") -> None:
+    """Raises UserError for the first key that is not in `keys`; `where` is the key of `content` itself."""
     for key in content:
         if key not in keys:
-            raise UserError(key, f"no key of {where}{nearest(key, keys)}; there are {', '.join(keys)}")
+            place = f"{where}.{key}" if where else key
+            raise UserError(place, f"unknown key{nearest(key, keys)}", f"use one of {', '.join(keys)}")
 
 
 def mapping(value: Any, where: str) -> dict[str, Any]:
-    """An overlay: a mapping, or nothing."""
+    """Checks that a value is a mapping; None becomes an empty one."""
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UserError(where, f"must be keys and values, as in a config of fit, not {value!r}")
+        raise UserError(where, f"must be keys and values, as in a config of fit, got {value!r}")
     return value
 
 
 def whole_number_within(value: Any, where: str, least: int, most: int) -> int | None:
-    """A whole number within bounds, or None."""
+    """Checks that a value is None or a whole number from `least` to `most`."""
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-        raise UserError(where, f"must be a whole number from {least} to {most}, not {value!r}")
+        raise UserError(where, f"must be a whole number from {least} to {most}, got {value!r}")
     return value
 
 
 def read_base(value: Any, folder: Path) -> dict[str, Any]:
-    """The experiment that all arms start from."""
+    """Reads the experiment that all arms start from."""
     if isinstance(value, dict):
         return nested(value, "base")
     if not isinstance(value, str):
-        raise UserError("base", "name the experiment that all arms start from, a file that fit reads")
+        raise UserError(
+            "base", f"must be a file that fit reads, got {value!r}", "name the experiment that all arms start from"
+        )
     from sft_lightning.config.files import check_yaml, named
 
     path = Path(value).expanduser()
     path = path if path.is_absolute() else folder / path
     if not path.is_file():
-        raise UserError("base", f"{path} does not exist (it is relative to the study file)")
+        raise UserError("base", f"{path} does not exist", "give its path relative to the study file")
     check_yaml(path)
     return nested(named(yaml.safe_load(path.read_text(encoding="utf-8"))), "base")
 
 
 def read_arms(value: Any) -> list[Arm]:
-    """Arms in their order."""
+    """Reads the arms, in the file's order."""
     if not isinstance(value, dict) or not value:
-        raise UserError("arms", "name at least one: {plain: {}, l2sp: {set: …, tune: …}}")
+        raise UserError(
+            "arms", f"must name at least one arm, got {value!r}", "write {plain: {}, l2sp: {set: …, tune: …}}"
+        )
     arms = []
     for name, about in value.items():
         where = f"arms.{name}"
         if not isinstance(name, str) or not re.fullmatch(NAME, name):
-            raise UserError("arms", f"{name!r} is no name: 1 to 48 letters, digits, '.', '_', '+' or '-'")
+            raise UserError("arms", f"{name!r} is not a valid name", NAME_FIX)
         about = mapping(about, where)
         refuse_unknown_keys(about, ARM_KEYS, where)
         tune = {}
         for key, values in mapping(about.get("tune"), f"{where}.tune").items():
             values = values if isinstance(values, list) else [values]
             if not values or any(values.count(v) > 1 for v in values):
-                raise UserError(f"{where}.tune.{key}", "must be a list of different values")
+                raise UserError(f"{where}.tune.{key}", f"must be a list of different values, got {values!r}")
             tune[full(str(key))] = values
         if tune and about.get("search") is not None:
-            raise UserError(where, "give tune or search, not both")
+            raise UserError(where, "has both tune and search", "remove one of them")
         own = nested(mapping(about.get("set"), f"{where}.set"), f"{where}.set")
         reference = about.get("reference")
         if reference is not None and not isinstance(reference, bool):
-            raise UserError(f"{where}.reference", f"must be true or false, not {reference!r}")
+            raise UserError(f"{where}.reference", f"must be true or false, got {reference!r}")
         arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search"), reference))
     return arms
 
 
 def read_search(value: Any, where: str) -> dict[str, Any] | None:
-    """Optuna's part of an arm: `trials`, `ranges` {key: {low, high, log} or a list}, `sampler`, `prune`."""
+    """Reads an arm's search: `trials`, `ranges` {key: {low, high, log} or a list}, `sampler`, `prune`."""
     if value is None:
         return None
     value = mapping(value, where)
@@ -258,18 +265,24 @@ def read_search(value: Any, where: str) -> dict[str, Any] | None:
         ("prune", "true or false", bool),
     ):
         if key in value and not isinstance(value[key], fits):
-            raise UserError(f"{where}.{key}", f"must be {kind}, not {value[key]!r}")
+            raise UserError(f"{where}.{key}", f"must be {kind}, got {value[key]!r}")
     ranges = mapping(value.get("ranges"), f"{where}.ranges")
     if not ranges:
-        raise UserError(f"{where}.ranges", "name what is searched: {model.alpha: {low: 0.001, high: 1.0, log: true}}")
+        raise UserError(
+            f"{where}.ranges", "names no key to search", "write {model.alpha: {low: 0.001, high: 1.0, log: true}}"
+        )
     for key, about in ranges.items():
         if not (isinstance(about, list) and about) and not is_range(about, f"{where}.ranges.{key}"):
-            raise UserError(f"{where}.ranges.{key}", "must be {low: …, high: …, log: true|false} or a list of values")
+            raise UserError(
+                f"{where}.ranges.{key}",
+                f"{about!r} is not a range",
+                "write {low: …, high: …, log: true|false} with low below high, or a list of values",
+            )
     return {"trials": 20, "sampler": "tpe", "prune": True, **value, "ranges": {full(k): v for k, v in ranges.items()}}
 
 
 def is_range(about: Any, where: str) -> bool:
-    """Whether `low` and `high`, with `log` or `step`, make a range."""
+    """Whether `low` and `high`, with an optional `log` or `step`, make a range."""
     if not isinstance(about, dict):
         return False
     refuse_unknown_keys(about, ("low", "high", "log", "step"), where)
@@ -281,15 +294,15 @@ def is_range(about: Any, where: str) -> bool:
 
 
 def read_axes(value: Any) -> list[Axis]:
-    """Axes in their order."""
+    """Reads the axes, in the file's order."""
     axes = []
     raw = mapping(value, "axes")
     keys = [full(k) for k, v in raw.items() if isinstance(v, list)]
     for key, levels in raw.items():
         where = f"axes.{key}"
         if isinstance(levels, list) and levels:
-            if any(levels.count(v) > 1 for v in levels):
-                raise UserError(where, "names a value twice")
+            if twice := [v for v in levels if levels.count(v) > 1]:
+                raise UserError(where, f"{twice[0]!r} occurs twice", "list each value once")
             overlays = {label(v): nested({key: v}, where) for v in levels}
             name = short(full(key), keys)
             axes.append(Axis(name if name not in COLUMNS else full(key), overlays))
@@ -298,28 +311,32 @@ def read_axes(value: Any) -> list[Axis]:
         elif isinstance(levels, dict) and levels:
             axes.append(Axis(str(key), {k: nested(mapping(v, f"{where}.{k}"), where) for k, v in levels.items()}))
         else:
-            raise UserError(where, "must be a list of values, or named overlays {small: {…}, large: {…}}")
+            raise UserError(
+                where, f"must be a list or a mapping, got {levels!r}", "write [5, 20], or {small: {…}, large: {…}}"
+            )
     return axes
 
 
 def label(value: Any) -> Any:
-    """A value as an axis's label: itself where it is plain, else as YAML in one line."""
+    """The label of an axis's value: the value itself if it is a scalar, else one line of YAML."""
     plain = isinstance(value, str | int | float | bool) or value is None
     return value if plain else yaml.safe_dump(value, default_flow_style=True, sort_keys=False).strip()
 
 
 def read_seeds(value: Any) -> list[int]:
-    """A number of seeds from 0, or those listed."""
+    """Reads `seeds`: a number of seeds from 0, or a list of seeds."""
     if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 10_000:
         return list(range(value))
     fits = isinstance(value, list) and value and all(isinstance(s, int) and not isinstance(s, bool) for s in value)
     if not fits or len(set(value)) != len(value) or not all(0 <= s < 2**32 for s in value):
-        raise UserError("seeds", f"must be a number of seeds, or a list of different ones from 0, not {value!r}")
+        raise UserError(
+            "seeds", f"must be a number of seeds or a list of different whole numbers from 0, got {value!r}"
+        )
     return list(value)
 
 
 def read_report_seeds(content: dict[str, Any], seeds: list[int]) -> list[int] | None:
-    """Seeds of the report: fresh ones from FRESH for a number, or those listed; none of them may be among `seeds`."""
+    """Reads `report_seeds`: a number of seeds from FRESH, or a list of seeds that are not in `seeds`."""
     value = content.get("report_seeds")
     if value is None:
         return None
@@ -329,25 +346,31 @@ def read_report_seeds(content: dict[str, Any], seeds: list[int]) -> list[int] | 
         raise error.at("report_seeds") from None
     found = [FRESH + s for s in found] if isinstance(value, int) else found
     if both := sorted(set(found) & set(seeds)):
-        raise UserError("report_seeds", f"{both[0]} is among seeds, which choose the settings", "name fresh ones")
+        raise UserError(
+            "report_seeds", f"seed {both[0]} is also in seeds, which choose the settings", "use other seeds"
+        )
     if content.get("tune_seeds") is not None:
-        raise UserError("tune_seeds", "with report_seeds, `seeds` are those that choose", "leave tune_seeds out")
+        raise UserError(
+            "tune_seeds", "cannot be combined with report_seeds: all of seeds choose the settings", "remove tune_seeds"
+        )
     return found
 
 
 def read_select(value: Any) -> Select:
-    """The rule."""
+    """Reads the rule that chooses settings."""
     value = mapping(value, "select")
     refuse_unknown_keys(value, SELECT_KEYS, "select")
     rule, within = value.get("rule", "keep"), value.get("within", 0.01)
     if rule not in RULES:
-        raise UserError("select.rule", f"'{rule}' is neither keep nor best{nearest(rule, RULES)}")
+        raise UserError("select.rule", f"'{rule}' is unknown{nearest(rule, RULES)}", f"use {' or '.join(RULES)}")
     if isinstance(within, bool) or not isinstance(within, int | float) or not 0 <= within < float("inf"):
-        raise UserError("select.within", f"must be a number from 0, in the target metric's unit, not {within!r}")
+        raise UserError("select.within", f"must be a number from 0, in the target metric's unit, got {within!r}")
     for which in ("target", "kept"):
         metric = value.get(which)
         if metric is not None and (not isinstance(metric, str) or metric.startswith("test/")):
             raise UserError(
-                f"select.{which}", "must be a metric of validation, such as val/accuracy: test decides nothing"
+                f"select.{which}",
+                f"must be a validation metric, got {metric!r}: the test split never chooses settings",
+                "use one such as val/accuracy",
             )
     return Select(value.get("target"), value.get("kept"), rule, float(within))

@@ -1,4 +1,4 @@
-"""Where the files of a study lie, and how its points stand, told from what is on disk alone."""
+"""Paths of a study's files, and the status of its points as the files on disk give it."""
 
 import json
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.status import FINISHED, is_finished, is_over
 
 STOPPED = (130, 138, 143)
-"""Exit codes of what was asked to stop, and can be continued."""
+"""Exit codes of jobs that were asked to stop, and can be resumed."""
 KILLED, MOST_KILLS = (134, 135, 137, 139), 3
-"""Exit codes of a process that a signal ended without warning, and how often in a row a job may end so before it has failed"""
+"""Exit codes of a process that a signal killed, and the number of such kills in a row after which a job has failed"""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class StudyDir:
 
     @property
     def timing(self) -> Path:
-        """Where fits are whose first steps are timed, until that is done."""
+        """Folder of the fits whose first steps are timed; it is removed afterwards."""
         return self.path / "timing"
 
     @property
@@ -61,23 +61,23 @@ class StudyDir:
         return self.path / "logs" / f"{point}.json"
 
     def make(self) -> None:
-        """Makes the folders."""
+        """Creates the folders."""
         try:
             for folder in (self.path, self.path / "plan", self.path / "logs"):
                 folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                "runs_dir", f"{error.filename} cannot be made: {error.strerror}", "set --runs_dir"
+                "runs_dir", f"{error.filename} cannot be created: {error.strerror}", "set --runs_dir"
             ) from None
 
     def plan(self, point: Point) -> None:
-        """Writes what fit is given for a point: anew each time, since where its records go may have changed."""
+        """Writes the config that fit reads for a point; rewritten each time, as options such as `wandb` may have changed."""
         write_atomic(self.config(point.id), written(point.config))
 
-    # ---- how a point stands ----
+    # ---- the status of a point ----
 
     def run_json(self, point: str) -> dict[str, Any] | None:
-        """run.json; None where there is none, or a damaged one: the run begins again then."""
+        """Reads run.json; None if it is missing or damaged, so that the run starts again."""
         try:
             content = json.loads(self.run(point).record.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -85,7 +85,7 @@ class StudyDir:
         return content if isinstance(content, dict) and isinstance(content.get("metrics"), dict) else None
 
     def read_note(self, point: str) -> dict[str, Any]:
-        """How the last attempt at a point ended; empty where there was none."""
+        """Reads how the last attempt at a point ended; empty before the first attempt."""
         try:
             content = json.loads(self.note(point).read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -93,7 +93,7 @@ class StudyDir:
         return content if isinstance(content, dict) else {}
 
     def add_note(self, point: str, job: str, **about: Any) -> dict[str, Any]:
-        """Notes how an attempt at a job ended: `exit`, `reason`, `seconds`. Returns the whole note."""
+        """Records how an attempt at a job ended: `exit`, `reason`, `seconds`. Returns the whole note."""
         note = self.read_note(point)
         held = note.get(job, {})
         note[job] = {**about, "attempts": held.get("attempts", 0) + 1}
@@ -122,7 +122,7 @@ class StudyDir:
         return run.best.is_file() or run.last.is_file()
 
     def held(self, point: str) -> bool:
-        """Whether a process works in the point's run directory."""
+        """Whether a process holds the lock of the point's run directory."""
         lock = RunLock(self.run(point).path)
         try:
             lock.take()
@@ -133,7 +133,7 @@ class StudyDir:
 
 
 def has_failed(about: dict[str, Any]) -> bool:
-    """Whether a job's last attempt is one that is not tried again: an error, or killed once too often."""
+    """Whether a job is not retried, as its last attempt ended in an error or was killed too often in a row."""
     code = about.get("exit", 0)
     if code in KILLED:
         return bool(about.get("kills", MOST_KILLS) >= MOST_KILLS)
@@ -142,7 +142,7 @@ def has_failed(about: dict[str, Any]) -> bool:
 
 @dataclass
 class PointStatus:
-    """How a point stands."""
+    """The status of a point, its run's record, and the note of its last attempts."""
 
     status: str
     record: dict[str, Any] | None = None
@@ -171,12 +171,12 @@ class PointStatus:
         return has_failed(self.of("test"))
 
     def of(self, job: str) -> dict[str, Any]:
-        """What is noted of 'fit' or 'test': exit, reason, seconds, attempts."""
+        """The note on 'fit' or 'test': exit, reason, seconds, attempts."""
         held = (self.note or {}).get(job)
         return held if isinstance(held, dict) else {}
 
     def value(self, metric: str) -> float | None:
-        """A metric of validation at best.ckpt, or of the test split where `metric` begins with test/."""
+        """A validation metric at best.ckpt, or a metric of the test split if `metric` begins with test/."""
         record = self.record or {}
         if metric.startswith("test/"):
             held = record.get("test") or {}

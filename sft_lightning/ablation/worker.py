@@ -1,4 +1,4 @@
-"""What carries points out: in this process, one after another, each as its command would."""
+"""Runs a study's points in this process, one after another, as the `fit` and `test` commands would."""
 
 import gc
 import os
@@ -22,19 +22,19 @@ SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
 
 
 def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool = False) -> dict[str, Any]:
-    """Fits ('fit') or tests ('test') a point, and notes how it ended; the note is returned too.
+    """Runs a job of a point, and writes and returns a note on how it ended.
 
-    A point that was begun is gone on with. All that is printed goes to the point's log.
+    A fit resumes from its last checkpoint. All output goes to the point's log.
 
     Args:
-        folder: The study's.
-        job: 'fit', 'test', or 'time' for a fit that is begun and timed, and leaves no run.
+        folder: The study's folder.
+        job: 'fit', 'test', or 'time' for a short fit that is timed.
         point: The point's id.
         main: The command line: takes arguments, returns the exit code.
-        commands: Run it as a command of its own, which runs with several processes need.
+        commands: Run the job as a command in a process of its own, which runs with several processes need.
     """
     if job == "time":
-        rmtree(folder.timing / "timing" / point, ignore_errors=True)  # of a start that was cut off
+        rmtree(folder.timing / "timing" / point, ignore_errors=True)  # left by an interrupted start
         where = ["--runs_dir", str(folder.timing), "--experiment", "timing", "--run_id", point]
         arguments = ["fit", "--config", str(folder.config(point)), *where]
     elif job == "fit":
@@ -47,7 +47,7 @@ def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool =
     try:
         with said_to(folder.log(point)):
             code = as_command(arguments) if commands else as_function(main, arguments)
-    except Exception as error:  # a bug of ours in this point is no reason to lose the others
+    except Exception as error:  # a bug in this point must not stop the others
         code, reason = 1, f"{type(error).__name__}: {error}"
     else:
         reason = why(folder.log(point), since, code) if code else ""
@@ -57,7 +57,7 @@ def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool =
 
 
 def as_function(main: Main, arguments: list[str]) -> int:
-    """The exit code of a command, carried out here."""
+    """Runs a command in this process; returns its exit code."""
     try:
         return main(arguments)
     finally:
@@ -65,7 +65,7 @@ def as_function(main: Main, arguments: list[str]) -> int:
 
 
 def as_command(arguments: list[str]) -> int:
-    """The exit code of a command, in a process of its own. Signals are passed on; a job's requeue is not its to ask for."""
+    """Runs a command in its own process; returns its exit code. It passes signals on. The command does not requeue the job."""
     came: list[int] = []
     handlers = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in HANDLED}
     try:
@@ -73,7 +73,8 @@ def as_command(arguments: list[str]) -> int:
         child = subprocess.Popen(command, env={**os.environ, WITHIN: "1"})
         while (code := waited(child)) is None:
             for signum in came:
-                if signum != signal.SIGINT:  # a terminal sends it to both, and the second would end the command at once
+                # A terminal sends SIGINT to both processes, and a second one would end the command at once.
+                if signum != signal.SIGINT:
                     child.send_signal(signum)
             came.clear()
     finally:
@@ -83,7 +84,7 @@ def as_command(arguments: list[str]) -> int:
 
 
 def waited(child: subprocess.Popen[bytes]) -> int | None:
-    """A process's exit code; None where it has not ended within half a second."""
+    """A process's exit code; None if it does not end within half a second."""
     try:
         return child.wait(0.5)
     except subprocess.TimeoutExpired:
@@ -91,24 +92,24 @@ def waited(child: subprocess.Popen[bytes]) -> int | None:
 
 
 def of_several(trainer: dict[str, Any]) -> bool:
-    """Whether a point runs as several processes, which its Trainer starts by the command line: it must be the point's own."""
+    """Whether a point runs as several processes. The Trainer starts them by the command line, so it must be the point's."""
     return str(trainer["devices"]) not in ("auto", "1", "[0]", "-1") or trainer["num_nodes"] > 1
 
 
 def size(path: Path) -> int:
-    """Bytes of a file; 0 where there is none."""
+    """Size of a file in bytes; 0 if it does not exist."""
     return path.stat().st_size if path.is_file() else 0
 
 
 def by_signal(number: int) -> str:
-    """Why a process ended that a signal killed."""
+    """The reason of a process that a signal killed, in words."""
     name = signal.Signals(number).name
     hint = ": the machine ran out of memory, or someone ended it" if name == "SIGKILL" else ""
     return f"its process was killed by {name}{hint}"
 
 
 def why(log: Path, since: int, code: int) -> str:
-    """The line that says why a point ended early: from what it printed, or by its exit code."""
+    """The reason why a point ended early, by its exit code or from its output after byte `since` of the log."""
     if code in STOPPED:
         return f"it was asked to stop by {signal.Signals(code - 128).name}"
     if code in KILLED:
@@ -122,7 +123,7 @@ def why(log: Path, since: int, code: int) -> str:
 
 
 class said_to:
-    """What is printed meanwhile, by this process and those it starts, goes to the end of a file."""
+    """Context in which output of this process and its children is appended to a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -150,13 +151,13 @@ class said_to:
 def serve(
     connection: Any, alive: Any, folder: StudyDir, threads: int, gpu: str | None, main: Main, commands: bool
 ) -> None:
-    """A worker process: takes (job, point) from `connection`, and gives back (job, point, note), until it is told None.
+    """Runs a worker process: receives (job, point) on `connection` and sends (job, point, note), until it receives None.
 
-    It ends when its parent does, however that comes.
+    The process ends with its parent, however the parent ends.
     """
     SIGNALS.restore()
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two points there is nothing to save
-    for signum in (signal.SIGINT, PREEMPT):  # the parent hears them too, and says what to do
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # between two points nothing needs saving
+    for signum in (signal.SIGINT, PREEMPT):  # the parent receives them, too, and stops its workers
         signal.signal(signum, signal.SIG_IGN)
     end_with_parent(alive)
     if gpu is not None:
@@ -176,20 +177,20 @@ def serve(
             return
         job, point = task
         connection.send((job, point, run_job(folder, job, point, main, commands)))
-        if first:  # what is imported stays, and need not be looked through after each point
+        if first:  # imported modules stay, so later collections can skip them
             gc.freeze()
             first = False
 
 
 def end_with_parent(alive: Any) -> None:
-    """Ends this process at once when the other end of the pipe `alive`, which the parent holds, is closed."""
+    """Ends this process at once when the parent's end of the pipe `alive` is closed."""
     from threading import Thread
 
     def watch() -> None:
         try:
             alive.recv()
         except (EOFError, OSError):
-            if os.getpgrp() == os.getpid():  # with all that this process started
+            if os.getpgrp() == os.getpid():  # with all its child processes
                 os.killpg(0, signal.SIGKILL)
             os._exit(1)
 

@@ -1,4 +1,4 @@
-"""Worker processes on this machine, each with its share of cores or its GPU."""
+"""Runs jobs in worker processes on this machine, each with its share of cores or its GPU."""
 
 import os
 import signal
@@ -15,33 +15,33 @@ from sft_lightning.ablation.worker import Main, by_signal, serve
 
 @dataclass
 class Worker:
-    """A process, and what it is at."""
+    """A worker process and its current job."""
 
     process: BaseProcess
     connection: Connection
     at: tuple[str, str] | None = None
-    """(job, point)"""
+    """(job, point); None if idle"""
 
 
 class Pool:
-    """Carries out jobs, as many at a time as there are workers. A worker that dies is replaced.
+    """Runs jobs, as many at a time as there are workers. A worker that dies is replaced.
 
     Args:
-        folder: The study's.
-        workers: Processes.
-        threads: Threads of each.
-        gpus: What the workers are given as CUDA_VISIBLE_DEVICES, in turn; empty on a machine without.
+        folder: The study's folder.
+        workers: Number of processes.
+        threads: CPU threads of each worker.
+        gpus: Values of CUDA_VISIBLE_DEVICES, given to the workers in turn; empty on a machine without GPUs.
         main: The command line, which workers call.
-        commands: Points run as commands of their own.
+        commands: Whether points run as commands in processes of their own.
     """
 
     def __init__(
         self, folder: StudyDir, workers: int, threads: int, gpus: list[str], main: Main, commands: bool
     ) -> None:
         self.folder, self.threads, self.gpus, self.main, self.commands = folder, threads, gpus, main, commands
-        # A fork shares what is imported; CUDA does not survive one, so with GPUs workers begin anew.
+        # A fork shares imported modules. CUDA does not survive a fork, so with GPUs workers are spawned.
         self.context = get_context("spawn" if gpus or sys.platform != "linux" else "fork")
-        self.alive, self._ours = Pipe(duplex=False)  # workers end when our end is closed, by our death too
+        self.alive, self._ours = Pipe(duplex=False)  # workers end when our end is closed, even by our death
         self.closing = False
         self.workers: list[Worker] = []
         for number in range(workers):
@@ -71,14 +71,14 @@ class Pool:
         number = next(i for i, w in enumerate(self.workers) if w.at is None)
         try:
             self.workers[number].connection.send((job, point))
-        except OSError:  # it died idle
+        except OSError:  # the worker died while idle
             self.workers[number].process.join()
             self.workers[number] = self._start(number)
             self.workers[number].connection.send((job, point))
         self.workers[number].at = (job, point)
 
     def results(self, timeout: float) -> list[tuple[str, str, dict[str, Any]]]:
-        """(job, point, note) of what ended within `timeout` seconds."""
+        """(job, point, note) of the jobs that ended within `timeout` seconds."""
         ended = []
         ready = wait([w.connection for w in self.workers if not self.closing or w.at], timeout)
         for number, worker in enumerate(self.workers):
@@ -99,7 +99,7 @@ class Pool:
         return ended
 
     def stop(self, signum: int = signal.SIGTERM) -> None:
-        """Passes a signal on to what the workers are at, and to the processes that they started. No job is given after it."""
+        """Sends a signal to busy workers and their child processes, and kills idle ones. No job may be given afterwards."""
         self.closing = True
         for worker in self.workers:
             pid = worker.process.pid
@@ -132,14 +132,14 @@ def _begin(
     main: Main,
     commands: bool,
 ) -> None:
-    os.setpgid(0, 0)  # a terminal's Ctrl-C is the parent's to pass on
+    os.setpgid(0, 0)  # so that a terminal's Ctrl-C reaches only the parent, which passes it on
     for other in held:
         other.close()
     serve(connection, alive, folder, threads, gpu, main, commands)
 
 
 def death(code: int | None) -> dict[str, Any]:
-    """The note on a point whose worker died."""
+    """The note on a job whose worker died."""
     if code is not None and code < 0:
         return {"exit": 128 - code, "reason": by_signal(-code)}
     return {"exit": code or 1, "reason": f"its process ended with exit code {code}"}

@@ -1,6 +1,6 @@
-"""What ties the student to the pretrained network, as pure functions of tensors.
+"""Anchors: terms that tie the student to the pretrained network, as pure functions of tensors.
 
-The same function is training loss and logged metric. Imports torch alone, and what makes sharded tensors ordinary.
+One function serves as training loss and as logged metric. The package imports only torch and the helpers for sharded tensors.
 """
 
 from sft_lightning.anchors.cka import CKASums, linear_cka

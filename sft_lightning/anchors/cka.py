@@ -1,8 +1,8 @@
 """Linear centred kernel alignment: how alike two sets of features of the same items are, up to rotation and scale.
 
-Two estimators. `value` is the usual one (Kornblith et al. 2019, eq. 3): it is biased upwards where items are few beside
-dimensions, and gives about D/(N + D) for unrelated features. `debiased` divides unbiased estimates of HSIC (Song et al.
-2012, eq. 5; Nguyen, Raghu, Kornblith 2021, eq. 3): it is about 0 for unrelated features, and can be below 0.
+Two estimators. `value` is the usual one (Kornblith et al. 2019, eq. 3). It is biased upwards if items are few compared with
+dimensions: unrelated features give about D/(N + D). `debiased` divides unbiased estimates of HSIC (Song et al.
+2012, eq. 5; Nguyen, Raghu, Kornblith 2021, eq. 3): it is about 0 for unrelated features, and can be negative.
 """
 
 from typing import NamedTuple
@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 CONSTANT = 1e-12
-"""Features whose variance is no more than this share of their mean square are constant: what varies is rounding"""
+"""Features are constant if their variance is at most this share of their mean square: it is rounding only"""
 
 
 class CKASums:
-    """Streaming sums from which linear CKA follows exactly, whatever the batches or the ranks.
+    """Streaming sums that give linear CKA exactly, for any split into batches or ranks.
 
-    Add `x_ND` and `y_NE` in any pieces; `tensors` can be summed over processes. Double precision.
+    Add `x_ND` and `y_NE` in any pieces; `tensors` can be summed over processes, and are in double precision.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class CKASums:
 
 
 class _Side(NamedTuple):
-    """Of one set of features: the sum `[D]`, and the sum of squared lengths."""
+    """Sums over one set of features: of the features, `[D]`, and of their squared lengths."""
 
     total: Tensor
     squares: Tensor

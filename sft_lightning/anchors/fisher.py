@@ -1,6 +1,6 @@
-"""Elastic Weight Consolidation: weights are pulled back by the Fisher information's diagonal (Kirkpatrick et al. 2017, eq. 3).
+"""Elastic Weight Consolidation: pulls weights back by the Fisher information's diagonal (Kirkpatrick et al. 2017, eq. 3).
 
-Of sharded weights each rank has its part, as in `weight_space`.
+Each rank pulls its part of sharded weights, as in `weight_space`.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from sft_lightning.sharding.tensors import local, over_ranks
 
 @torch.no_grad()
 def add_squares(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Adds one sample's gradients of its log-likelihood, squared, to `sums`, in place and in their precision."""
+    """Adds the squared gradients of one sample's log-likelihood to `sums`, in place and in their precision."""
     for total, gradient in zip(sums, gradients, strict=True):
         if gradient is not None:
             exact = local(gradient).to(total.dtype)
@@ -25,7 +25,7 @@ def add_squares(sums: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> N
 def fisher_penalty(
     weights: Sequence[Tensor], start: Sequence[Tensor], fisher: Sequence[Tensor], strength: float
 ) -> Tensor:
-    """(strength/2)·Σ F·(w − w⁰)², a scalar without gradient, summed in double precision where the machine has it."""
+    """(strength/2)·Σ F·(w − w⁰)², a scalar without gradient, summed in double precision if the device has it."""
     if not weights:
         return torch.zeros(())
     device = local(weights[0]).device
@@ -44,7 +44,7 @@ def add_fisher_gradient(
 ) -> None:
     """Adds strength·F·(w − w⁰), the gradient of `fisher_penalty`, to each weight's `.grad`, in place.
 
-    Call once per optimizer step, after unscaling and before clipping. Tensors without a gradient are left alone.
+    Call once per optimizer step, after unscaling and before clipping. Skips tensors without a gradient.
     """
     active = [(w, w0, f) for w, w0, f in zip(weights, start, fisher, strict=True) if w.grad is not None]
     if not active or strength == 0.0:

@@ -1,8 +1,8 @@
-"""Distances between what teacher and student compute. Shapes: N items, D dimensions.
+"""Distances between the outputs of teacher and student. Shapes: N items, D dimensions.
 
-Every distance takes `student_ND` and `teacher_ND` and returns one value per item, `[N]`, never reduced over
+Every distance takes `student_ND` and `teacher_ND` and returns one value per item, `[N]`, without reduction over
 items: the caller sums, and divides by the number of items of the whole optimizer step. The teacher's tensor gets no
-gradient. All are computed in at least single precision: squares and exponentials overflow in half precision.
+gradient. All use at least single precision, because squares and exponentials overflow in half precision.
 """
 
 from collections.abc import Callable
@@ -31,9 +31,9 @@ def kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tens
 
 
 def bernoulli_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tensor:
-    """T²·KL in nats between D independent yes-or-no answers, σ(t/T) from σ(s/T), summed over D.
+    """T²·KL(σ(t/T) ‖ σ(s/T)) in nats for D independent yes-or-no outputs, summed over D.
 
-    The divergence of multi-label heads, whose outputs are logits of one probability each.
+    It is for multi-label heads, whose outputs are logits of one probability each.
     """
     student, teacher = (v / temperature for v in at_least_single(student_ND, teacher_ND))
     yes = teacher.sigmoid() * (F.logsigmoid(teacher) - F.logsigmoid(student))
@@ -42,9 +42,9 @@ def bernoulli_kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.
 
 
 def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
-    """1 − cos(s, t) = ½‖s/‖s‖ − t/‖t‖‖², in [0, 2]; blind to the length of either.
+    """1 − cos(s, t) = ½‖s/‖s‖ − t/‖t‖‖², in [0, 2]; does not depend on the length of s or t.
 
-    Written as the squared chord because that is exactly 0, with gradient 0, where both are equal; 1 − cos rounds to
+    The code uses the squared chord, because it is exactly 0, with gradient 0, if both are equal, while 1 − cos rounds to
     either side of 0.
     """
     mine, theirs = at_least_single(student_ND, teacher_ND)
@@ -53,10 +53,10 @@ def cosine(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
 
 
 def at_least_single(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
-    """Both in single precision, or double where the student is; the teacher without gradient."""
+    """Both in single precision, or in the student's if that is double; the teacher without gradient."""
     dtype = torch.promote_types(student.dtype, torch.float32)
     return student.to(dtype), teacher.detach().to(dtype)
 
 
 DISTANCES: dict[str, Callable[..., Tensor]] = {"mse": mse, "kl": kl, "cosine": cosine}
-"""By their names as options; for multi-label outputs `kl` is `bernoulli_kl`"""
+"""Distances by option name; for multi-label outputs `kl` is `bernoulli_kl`"""

@@ -1,7 +1,7 @@
-"""L2-SP: pull weights towards where they started (Li, Grandvalet, Davoine 2018, eq. 2). Lists of tensors, foreach kernels.
+"""L2-SP: pulls weights towards their start (Li, Grandvalet, Davoine 2018, eq. 2). Lists of tensors, foreach kernels.
 
-Of sharded weights each rank pulls its part: the gradient of a weight depends on that weight alone. The penalty's value is
-summed over ranks, which must all ask for it.
+Each rank pulls its part of sharded weights, because the gradient of a weight depends on that weight alone. The penalty's value
+is summed over ranks, so all ranks must compute it.
 """
 
 from collections.abc import Sequence
@@ -12,15 +12,15 @@ from torch import Tensor
 from sft_lightning.sharding.tensors import local, over_ranks
 
 PIECE = 1 << 20
-"""Values that are summed at a time"""
+"""Number of values in one partial sum"""
 
 
 @torch.no_grad()
 def squared_distance(weights: Sequence[Tensor], start: Sequence[Tensor] | None) -> Tensor:
     """‖w − w⁰‖² over all tensors, a scalar; `start=None` means the origin. Zero for an empty list.
 
-    Differences are taken in at least single precision, and summed in double where the machine has it: a sum of 10⁸ squares
-    in single precision is off by percents. A tensor is taken in pieces, so that no copy of it is made.
+    Differences are in at least single precision, and their sum is in double if the device has it: a sum of 10⁸ squares
+    in single precision is off by percents. The sum takes a tensor in pieces, so that the tensor is never copied.
     """
     if not weights:
         return torch.zeros(())
@@ -51,8 +51,8 @@ def l2sp_penalty(weights: Sequence[Tensor], start: Sequence[Tensor] | None, stre
 def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> None:
     """Adds strength·(w − w⁰), the gradient of `l2sp_penalty`, to each weight's `.grad`, in place.
 
-    Call once per optimizer step, after unscaling and before clipping. Tensors without a gradient (frozen, unused)
-    are left alone. The difference comes first: near the start it is exact, where adding s·w and then −s·w⁰ would leave
+    Call once per optimizer step, after unscaling and before clipping. Skips tensors without a gradient (frozen, unused).
+    The difference is computed first, because near the start it is exact; adding s·w and then −s·w⁰ would leave
     the rounding of both in the gradient.
     """
     active = [(i, local(w.detach()), local(w.grad)) for i, w in enumerate(weights) if w.grad is not None]

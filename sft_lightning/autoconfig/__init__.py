@@ -1,1 +1,1 @@
-"""The front door: a network and some data become the default study."""
+"""Makes the default study for a network and data (`ablate --network … --data …`)."""

@@ -1,4 +1,4 @@
-"""What is known of data before any of it is trained on: the block of a config, and what it holds."""
+"""Describes data for the default study: its config block, task, class counts and splits."""
 
 from dataclasses import dataclass, field
 from math import ceil
@@ -12,7 +12,7 @@ MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 @dataclass
 class Overrides:
-    """What the user says of the data, instead of having it inferred."""
+    """The user's options on the data, which replace what would be inferred."""
 
     task: str | None = None
     text_column: str | None = None
@@ -22,35 +22,35 @@ class Overrides:
 
 @dataclass
 class DataPlan:
-    """A data block and what it holds. Counts are of samples that can be used."""
+    """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
     """'image', 'text' or 'tokens'"""
     task: str
     """'classification', 'regression' or 'causal_lm'"""
     block: dict[str, Any]
-    """`data:` of a config"""
+    """The `data` block of a config"""
     train: int
-    """Samples of the training file or folder, before anything is set aside"""
+    """Samples of the training file or folder, before a share is set aside"""
     val: int | None = None
-    """Samples of a validation split of the data's own"""
+    """Samples of the data's own validation split; None without one"""
     test: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     """Training samples of each class, in class order"""
     pixels: int | None = None
-    """Shorter side of the largest of some images; None where not looked at"""
+    """Shorter side of the largest of some images, in pixels; None if unknown"""
     variance: float = 0.0
-    """Of the training values of a regression"""
+    """Variance of a regression's training values"""
     texts: list[str] = field(default_factory=list)
-    """Some of the texts or conversations, whole"""
+    """Some of the texts or conversations, uncut"""
     lines: list[str] = field(default_factory=list)
 
     def set_aside(self, test_share: float = SHARE, val_share: float = SHARE) -> None:
-        """Sets the block's shares for testing and validation where the data has no such splits."""
+        """Sets the block's test and validation shares if the data lacks these splits."""
         init = self.block["init_args"]
         if self.train < LEAST:
             raise UserError(
-                "--data", f"{self.train} samples are too few to learn from, to choose by and to test on: label more"
+                "--data", f"{self.train} samples are too few to train, validate and test", f"label at least {LEAST}"
             )
         if self.test is None:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
@@ -59,7 +59,7 @@ class DataPlan:
 
     @property
     def labelled(self) -> int:
-        """Samples to learn from once test and validation are set aside, about."""
+        """About how many samples are left for training once test and validation are set aside."""
         init, left = self.block["init_args"], float(self.train)
         for name in ("test_fraction", "val_fraction"):
             left *= 1 - init.get(name, 0.0)
@@ -67,7 +67,7 @@ class DataPlan:
 
     @property
     def fewest(self) -> int:
-        """Samples to learn from of the rarest class, at least."""
+        """Lower bound on the training samples of the rarest class once test and validation are set aside."""
         init, left = self.block["init_args"], min(self.counts.values(), default=self.train)
         for name in ("test_fraction", "val_fraction"):
             left -= ceil(left * init.get(name, 0.0))
@@ -75,27 +75,29 @@ class DataPlan:
 
 
 def fits(kinds: tuple[str, ...], found: tuple[str, ...], network: str, what: str) -> None:
-    """Raises UserError where the network takes none of what was found."""
+    """Raises UserError if the network takes no kind of data in `found`; `what` describes the data."""
     if not set(kinds) & set(found):
         wanted = " or ".join(KINDS[k] for k in kinds)
         raise UserError(
-            "--data", f"{what}, and the network {network} takes {wanted}", "choose another network or other data"
+            "--data", f"{what}, but the network {network} takes {wanted}", "choose another network or other data"
         )
 
 
 def check_classes(where: str, what: str, plan: DataPlan) -> None:
-    """Raises UserError for one class alone; says which are rare."""
+    """Raises UserError for fewer than two classes; adds a line on rare classes."""
     present = [name for name, count in plan.counts.items() if count]
     if len(present) < 2:
         only = f" ('{present[0]}')" if present else ""
-        raise UserError("--data", f"{where}: {what} has {len(present)} class{only}, at least 2 are needed")
+        found = "1 class" if present else "no classes"
+        raise UserError("--data", f"{where}: {what} has {found}{only}", "use data with at least 2 classes")
     if rare := [name for name, count in plan.counts.items() if count < 5]:
         some = ", ".join(rare[:6]) + (", …" if len(rare) > 6 else "")
-        plan.lines.append(f"fewer than 5 samples of {len(rare)} classes ({some}): some splits may lack them")
+        classes = "1 class has" if len(rare) == 1 else f"{len(rare)} classes have"
+        plan.lines.append(f"{classes} fewer than 5 samples ({some}); some splits may lack samples of them")
 
 
 def classes_said(plan: DataPlan) -> str:
-    """`3 classes: cat 40, dog 38, elk 2`."""
+    """Number of classes and their counts: `3 classes: cat 40, dog 38, elk 2`."""
     most = sorted(plan.counts.items(), key=lambda item: -item[1]) if len(plan.counts) > 8 else list(plan.counts.items())
     shown = ", ".join(f"{name} {count:,}" for name, count in most[:8])
     return f"{len(plan.counts)} classes: {shown}" + (", …" if len(plan.counts) > 8 else "")

@@ -1,4 +1,4 @@
-"""The front door: a network and some data, and nothing else, become the default study. What was inferred is shown."""
+"""Makes the default study from a network and data alone, with lines that show what was inferred."""
 
 import re
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 TASKS = ("classification", "regression", "causal_lm")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
-"""Of source data only what is measured counts: half to test on, and nearly all the rest to watch while fitting"""
+"""Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
 SMALL_IMAGES = 96
-"""Pixels. On a CPU, a convolutional network sees images that are no larger in this size: more adds cost and no detail"""
+"""Pixels. On a CPU, convolutional networks see images up to this size at this size: more pixels cost time and add no detail"""
 GENERAL = ("model", "train", "data", "dataset", "images", "labels", "metadata")
-"""Last parts of a path that name nothing"""
+"""Last parts of a path that are too general for a study's name"""
 LONGEST_TEXT = {False: 128, True: 512}
-"""Tokens, without and with an accelerator"""
+"""Most tokens of a text, without and with an accelerator"""
 
 
 @dataclass(frozen=True)
@@ -33,17 +33,17 @@ class Inferred:
     study: dict[str, Any]
     """The content of a study file"""
     lines: list[str]
-    """What was inferred and how to say otherwise, to be shown"""
+    """Lines that show what was inferred, and the options that change it"""
     steps: int
     """Optimizer steps of a fit"""
     tokens: list[int]
-    """Tokens of some of the texts, the template's included; empty where there are no texts"""
+    """Tokens of some of the texts, with the template's; empty if there are no texts"""
 
 
 def front_door(
     network: str, data: str, retention: str | None = None, **options: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """(the content of a study file, lines that show what was inferred); see `infer_study`."""
+    """Returns (the content of a study file, lines that show what was inferred); see `infer_study`."""
     found = infer_study(network, data, retention, **options)
     return found.study, found.lines
 
@@ -59,22 +59,23 @@ def infer_study(
     image_column: str | None = None,
     accelerator: str = "auto",
 ) -> Inferred:
-    """The default study.
+    """Makes the default study.
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
         data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
-        retention: The same kind of data, of what the network could do before; None measures agreement and drift alone.
+        retention: Data of the same kind for the network's old task; None measures only agreement and drift.
         task: classification, regression or causal_lm; None to infer it.
-        text_column: Column of texts, or two with a comma between for pairs.
+        text_column: Column of texts, or two columns with a comma between for pairs.
         label_column: Column of labels or values.
-        image_column: Column of images, or of their files' names.
+        image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
 
-    Raises UserError in one line where something cannot be read, or could be two things.
+    Raises:
+        UserError: a file cannot be read, or a column or task is ambiguous.
     """
     if task is not None and task not in TASKS:
-        raise UserError("--task", f"'{task}' is none of {', '.join(TASKS)}")
+        raise UserError("--task", f"'{task}' is unknown", f"use one of {', '.join(TASKS)}")
     from sft_lightning.autoconfig.data_plan import Overrides
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
@@ -117,7 +118,7 @@ def infer_study(
 
 
 def device(accelerator: str) -> tuple[bool, str | None]:
-    """(whether an accelerator will train, the precision it is best at)."""
+    """Returns (whether an accelerator will train, its best precision or None)."""
     import torch
 
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
@@ -126,7 +127,7 @@ def device(accelerator: str) -> tuple[bool, str | None]:
 
 
 def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
-    """Raises UserError for a multilayer perceptron that images from files do not fit."""
+    """Sets the image size for a multilayer perceptron; raises UserError if no square colour image has its inputs' size."""
     block = net.blocks.get("image")
     if block is None or block["class_path"] != "MLP" or plan.kind != "image":
         return
@@ -135,7 +136,7 @@ def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
     if 3 * side * side != values:
         raise UserError(
             "--network",
-            f"{net.name} is an MLP of {values} values, and images from files have three colours",
+            f"{net.name} is an MLP of {values} inputs, which no square image with three colours has",
             "choose another network, or write a study file",
         )
     net.image_size = side
@@ -147,7 +148,7 @@ def check_image(net: "NetworkPlan", plan: "DataPlan") -> None:
 def base_of(
     net: "NetworkPlan", plan: "DataPlan", recipe: "Recipe", run: "Length", gpu: bool, lengths: list[int]
 ) -> dict[str, Any]:
-    """A config of `fit` with plain fine-tuning, on which arms are overlays."""
+    """The config of plain fine-tuning that the arms change."""
     model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
     if net.batchnorm:
         model["freeze_batchnorm_stats"] = True
@@ -171,7 +172,7 @@ def base_of(
 
 
 def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
-    """Tokens of some texts with what a template adds; empty where there are no texts, or no tokenizer of the network's."""
+    """Tokens of some texts, with those of a template; empty without texts or a tokenizer of the network."""
     if plan.kind == "image" or net.max_length is None or not plan.texts or net.family != "transformer":
         return []
     from sft_lightning.autoconfig.infer_transformers import token_lengths
@@ -181,7 +182,7 @@ def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
 
 
 def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int]) -> int | None:
-    """Tokens to which longer samples are cut: what nineteen of twenty need; None to leave it to the network."""
+    """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit."""
     if plan.kind == "image" or net.max_length is None or not plan.texts:
         return None
     most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
@@ -191,7 +192,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
 
 
 def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "DataPlan":
-    """The retention block's data, whose classes must be the source head's."""
+    """Infers the retention data, whose classes must be those of the source head."""
     from sft_lightning.autoconfig.infer_data import infer_data
 
     try:
@@ -200,7 +201,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
         except UserError:
             if said == type(said)():
                 raise
-            source = infer_data(path, (plan.kind,), net.said, said)  # its columns may be called as the target's are
+            source = infer_data(path, (plan.kind,), net.said, said)  # its columns may have the names of the target's
     except UserError as error:
         raise (error.at("--retention") if error.key == "--data" else error) from None
     if plan.kind != "tokens":
@@ -208,20 +209,22 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
         if net.source_outputs is None:
             raise UserError(
                 "--retention",
-                f"{net.name} has no output layer of its own to ask about {path}",
-                "leave --retention out, and drift is measured, or choose a network with a head",
+                f"{net.name} has no output layer of its own that could be measured on {path}",
+                "leave --retention out to measure drift alone, or choose a network with a head",
             )
         if outputs != net.source_outputs:
             raise UserError(
                 "--retention",
-                f"{path} has {outputs} classes, the network's own head has {net.source_outputs}",
+                f"{path} needs {outputs} outputs, but the network's own head has {net.source_outputs}",
                 "give data of the task it was trained on",
             )
         if net.source_labels and source.counts and list(source.counts) != net.source_labels:
             if set(source.counts) != set(net.source_labels):
                 other = next(c for c in source.counts if c not in net.source_labels)
                 raise UserError(
-                    "--retention", f"{path} has a class '{other}', which the network's own head does not know"
+                    "--retention",
+                    f"{path} has a class '{other}', which the network's own head does not have",
+                    "give data of the task it was trained on",
                 )
             source.block["init_args"]["classes"] = net.source_labels
     source.set_aside(SOURCE_TEST, SOURCE_VAL)
@@ -229,7 +232,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
 
 
 def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
-    """Source data is seen as the target's is."""
+    """Loads source data like the target's: same image size, workers and text length, but larger batches."""
     init = source.block["init_args"]
     init["batch_size"] = 4 * run.batch_size
     for name in ("image_size", "num_workers", "max_length"):
@@ -241,9 +244,9 @@ def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
 
 
 def folds_of(plan: "DataPlan") -> int | None:
-    """Folds for cross-validation where labelled data is scarce; None where the validation split is enough.
+    """Number of folds for cross-validation if labelled data is scarce; None if the validation split is enough.
 
-    Not for language models, whose samples bring many items each, nor where validation data is given.
+    Always None with validation data, and for language models, each of whose samples has many tokens to predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
     if plan.kind == "tokens" or plan.val is not None or not few:
@@ -253,13 +256,13 @@ def folds_of(plan: "DataPlan") -> int | None:
 
 
 def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
-    """(the rule that chooses settings, metrics of the tables)."""
+    """Returns (the rule that chooses settings, the metrics of the tables)."""
     shown = metrics_of(plan.task)
     within = 0.01
     if plan.task == "regression":
-        within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of what could be explained
+        within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
     compared = net.source_outputs is not None or plan.kind == "tokens"
-    values = plan.kind != "tokens" and net.source_gives_values  # where agreement and KL mean nothing
+    values = plan.kind != "tokens" and net.source_gives_values  # agreement and KL mean nothing for values
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
         kept = f"retention/{metrics_of(source.task)[0]}"
@@ -273,9 +276,9 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
 
 
 def metrics_of(task: str) -> list[str]:
-    """What is shown of a task, the metric that chooses first: its primary one, or the loss of a language model.
+    """Metrics to show of a task. The first chooses settings: the primary metric, or the loss of a language model.
 
-    A margin of 0.01 nats means the same for every language model, one in perplexity does not.
+    A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
     from sft_lightning.tasks import TASKS as KNOWN
 
@@ -284,12 +287,13 @@ def metrics_of(task: str) -> list[str]:
 
 
 def name_of(data: str, network: str) -> str:
-    """A study's name: `reviews-bert-tiny`."""
+    """A study's name from its data and network: `reviews-bert-tiny`."""
     parts = []
     for path, most in ((data, 23), (network, 24)):
         pieces = [p for p in re.split(r"[/\\:]", path) if p not in ("", ".", "..", "~")]
         pieces = [re.sub(r"\.(csv|tsv|jsonl?|parquet|gguf)$", "", p, flags=re.IGNORECASE) for p in pieces]
-        telling = [p for p in pieces if p.lower() not in GENERAL and not re.match(r"\d{8}-\d{6}", p)]  # nor a run's id
+        # A run's id names nothing either.
+        telling = [p for p in pieces if p.lower() not in GENERAL and not re.match(r"\d{8}-\d{6}", p)]
         last = (telling or pieces or ["study"])[-1]
         parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "-", last)[:most].strip("-._+") or "study")
     return "-".join(parts)

@@ -1,4 +1,4 @@
-"""From a name of timm's or torchvision's to a network block; the architecture is built without memory to look at it."""
+"""Infers a network block from a model name of timm's or torchvision's. The model is inspected on the meta device."""
 
 from pathlib import Path
 
@@ -8,9 +8,11 @@ from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.torchvision_models import FIXED
 from sft_lightning.networks.weights import read_state_dict, resolve
 
+FIX = "give ARCHITECTURE=FILE with a file of its weights, or choose another model"
+
 
 def of_timm(model: str, name: str, pretrained: str | None = None, match: str | None = None) -> NetworkPlan:
-    """An architecture of timm's, with its own weights or with those of a folder or file."""
+    """Plans an architecture of timm's, with its own weights or those of a folder or file."""
     import timm
     import torch
     from torch import nn
@@ -23,7 +25,7 @@ def of_timm(model: str, name: str, pretrained: str | None = None, match: str | N
     if pretrained is None or (resolved := resolve(pretrained)).hub is not None:
         if cfg is None or not cfg.has_weights:
             raise UserError(
-                "--network", f"timm has no pretrained weights for '{model}', and without there is nothing to keep"
+                "--network", f"timm has no pretrained weights for '{model}', so it has nothing to keep", FIX
             )
         reachable(name, pretrained or cfg.hf_hub_id or "")
     elif resolved.ours or resolved.folder is not None:
@@ -46,7 +48,7 @@ def of_timm(model: str, name: str, pretrained: str | None = None, match: str | N
 
 
 def of_torchvision(model: str, name: str, pretrained: str | None = None) -> NetworkPlan:
-    """An architecture of torchvision's, with its newest weights or with those of a folder or file."""
+    """Plans an architecture of torchvision's, with its newest weights or those of a folder or file."""
     import torch
     from torch import nn
     from torchvision import models
@@ -57,9 +59,7 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
     weights = models.get_model_weights(model)
     if pretrained is None:
         if not len(weights):
-            raise UserError(
-                "--network", f"torchvision has no weights for '{model}', and without there is nothing to keep"
-            )
+            raise UserError("--network", f"torchvision has no weights for '{model}', so it has nothing to keep", FIX)
         fetched(name, weights.DEFAULT.url)
     with torch.device("meta"):
         skeleton = models.get_model(model)
@@ -79,7 +79,7 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
 
 
 def of_file(architecture: str, file: str) -> NetworkPlan:
-    """ARCHITECTURE=FILE: a state dict with the library's names, or, for timm's, in its order."""
+    """Plans ARCHITECTURE=FILE: the file is a state dict with the library's names or, for timm, in its order."""
     import timm
     import torch
     from torchvision import models
@@ -90,7 +90,9 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     except UserError as error:
         raise error.at("--network") from None
     if source.file is None:
-        raise UserError("--network", f"{file} is no file of weights: ARCHITECTURE=FILE is for a state dict")
+        raise UserError(
+            "--network", f"{file} is not a file of weights", "give a state dict as FILE of ARCHITECTURE=FILE"
+        )
     if library != "torchvision" and timm.is_model(model):
         with torch.device("meta"):
             own = set(timm.create_model(model, pretrained=False).state_dict())
@@ -102,11 +104,11 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     raise UserError("--network", f"neither timm nor torchvision has '{model}'{nearest(model, known)}")
 
 
-# ---- whether weights can be had ----
+# ---- whether weights can be downloaded ----
 
 
 def reachable(name: str, repository: str) -> None:
-    """Raises UserError where a hub's weights are neither cached nor to be had."""
+    """Raises UserError if the hub's weights are not cached and the hub does not serve them."""
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     repository = repository.removeprefix("hf-hub:")
@@ -118,7 +120,7 @@ def reachable(name: str, repository: str) -> None:
 
 
 def fetched(name: str, url: str) -> None:
-    """Raises UserError where torchvision's weights are neither cached nor to be had."""
+    """Raises UserError if torchvision's weights are not cached and their server does not answer."""
     from urllib.request import Request, urlopen
 
     from torch import hub
@@ -128,4 +130,8 @@ def fetched(name: str, url: str) -> None:
     try:
         urlopen(Request(url, method="HEAD"), timeout=10).close()
     except OSError as error:
-        raise UserError("--network", f"{name}: its weights cannot be fetched from {url}: {error}") from None
+        raise UserError(
+            "--network",
+            f"the weights of {name} cannot be downloaded from {url}: {error}",
+            "give ARCHITECTURE=FILE with a local file of weights",
+        ) from None

@@ -1,4 +1,4 @@
-"""What a table's columns are: labels, texts, images. What could be two things is asked for, not guessed."""
+"""Finds a table's columns of labels, texts and images. If two columns could be meant, the user must name one."""
 
 import re
 from collections import Counter
@@ -26,10 +26,10 @@ PAIRS = (
     *(("question", "passage"), ("question", "context"), ("query", "passage"), ("query", "document")),
 )
 LOOKED_AT = 500
-"""Rows whose texts are looked at"""
+"""Number of rows whose texts are looked at"""
 MOST_CLASSES = 1000
 FEW_NUMBERS = 20
-"""Whole numbers of no more different values are classes"""
+"""Whole numbers with up to so many different values are classes"""
 
 
 def named(columns: Iterable[str], wanted: Iterable[str]) -> list[str]:
@@ -39,11 +39,11 @@ def named(columns: Iterable[str], wanted: Iterable[str]) -> list[str]:
 
 
 def check_given(table: Table, column: str, flag: str, others: Sequence[str] = ()) -> str:
-    """A column that the user names, which must be there."""
+    """Returns a column that the user names; raises UserError if the table lacks it."""
     if column in (here := [*table.columns, *others]):
         return column
     raise UserError(
-        f"--{flag}", f"{table.where} has no column '{column}'{nearest(column, here)}; it has {', '.join(here)}"
+        f"--{flag}", f"{table.where} has no column '{column}'{nearest(column, here)}", f"use one of {', '.join(here)}"
     )
 
 
@@ -57,10 +57,10 @@ def listed(columns: Sequence[str]) -> str:
 
 
 def task_of(values: Sequence[Any], given: str | None = None) -> str | None:
-    """'classification' or 'regression' for a column of labels, without its missing values; None where it is neither.
+    """The task, 'classification' or 'regression', of a column of labels without missing values; None if it fits neither.
 
-    Fractions are values to predict. Whole numbers are classes where few differ, or where they count up from 0 or 1 with
-    several samples each. Names are classes where each occurs twice on average, and there are at most a thousand.
+    Fractions are values to predict. Whole numbers are classes if few values differ, or if they count up from 0 or 1 with
+    at least 5 samples each. Names are classes if each occurs twice on average and there are at most 1,000.
     """
     if given is not None:
         return given
@@ -81,7 +81,7 @@ def task_of(values: Sequence[Any], given: str | None = None) -> str | None:
 
 
 def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
-    """The column of labels: the one given, the one so called, or the only one of few different values."""
+    """Finds the column of labels: the given one, one with a usual name, or the only one with few different values."""
     if given is not None:
         return check_given(table, given, "label_column")
     free = [c for c in table.columns if c not in taken]
@@ -96,11 +96,11 @@ def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
             (c for c in named(free, LABELS) if len({str(v) for v in table.columns[c] if not missing(v)}) == 1), None
         )
         if alike is not None:
-            return alike  # of one class alone, which has its own message
+            return alike  # `check_classes` reports a single class
         for column in named(free, LABELS):
             row = next((r for r, v in enumerate(table.columns[column]) if not missing(v)), None)
             if row is not None and (why := wrong(table.columns[column][row])) is not None:
-                raise UserError("--data", f"{table.name(row)}: column '{column}': {why}")
+                raise UserError("--data", f"{table.name(row)}: column '{column}': {why.problem}", why.fix)
         raise UserError(
             "--data",
             f"{table.where} has no column that looks like labels (columns: {', '.join(table.columns)})",
@@ -112,7 +112,7 @@ def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
 
 
 def could_be_label(values: Sequence[Any]) -> bool:
-    """Whether a column so called holds classes or numbers."""
+    """Whether a column with a usual name of labels holds classes or numbers."""
     there = [v for v in values if not missing(v)]
     return (
         len({str(v) for v in there}) > 1
@@ -122,7 +122,7 @@ def could_be_label(values: Sequence[Any]) -> bool:
 
 
 def few_values(values: Sequence[Any]) -> bool:
-    """Whether a column that is not so called looks like classes: few different short values, each several times."""
+    """Whether a column with another name looks like classes: few different short values, each several times."""
     there = [v for v in values if not missing(v)]
     if not all(isinstance(v, str | int) or whole(v) for v in there) or len(there) * 2 < len(values):
         return False
@@ -132,7 +132,7 @@ def few_values(values: Sequence[Any]) -> bool:
 
 
 def without_doubles(table: Table, columns: list[str]) -> list[str]:
-    """Of columns that say the same in other words (`label`, `label_text`), the first that says it in words."""
+    """Keeps one of several columns with equal meaning (`label`, `label_text`): the first with words, else the first."""
     kept: list[str] = []
     for column in columns:
         for i, other in enumerate(kept):
@@ -150,11 +150,11 @@ def without_doubles(table: Table, columns: list[str]) -> list[str]:
 
 
 def texts_of(table: Table, given: str | None, label: str | None) -> list[str]:
-    """One column of texts, or two of pairs: those given (`premise,hypothesis`), those so called, or the only one."""
+    """Finds one column of texts, or two of pairs: the given ones (`premise,hypothesis`), usual names, or the only one."""
     if given is not None:
         wanted = [given] if given in table.columns else [c.strip() for c in given.split(",")]
         if len(wanted) > 2:
-            raise UserError("--text_column", f"'{given}' names {len(wanted)} columns: one of texts, or two of pairs")
+            raise UserError("--text_column", f"'{given}' names {len(wanted)} columns", "name one, or two for pairs")
         return [check_given(table, c, "text_column") for c in wanted]
     candidates = [c for c in table.columns if c != label and is_text(table.columns[c])]
     lower = {c.lower().strip(): c for c in candidates}
@@ -177,7 +177,7 @@ def texts_of(table: Table, given: str | None, label: str | None) -> list[str]:
 
 
 def is_text(values: Sequence[Any]) -> bool:
-    """Whether a column holds texts: words with spaces, mostly different, and neither files, links, times nor numbers."""
+    """Whether a column holds texts: mostly different, with spaces, and not files, links, times or numbers."""
     there = [v for v in values[:LOOKED_AT] if not missing(v)]
     if not there or not all(isinstance(v, str) for v in there) or numbers(there) is not None:
         return False
@@ -197,21 +197,23 @@ def is_image(values: Sequence[Any]) -> bool:
 
 
 def image_of(table: Table, embedded: Sequence[str], folder: Path, given: str | None) -> str:
-    """The column of images, held or named; what is named must lie beside the table."""
+    """Finds the column of embedded images or image files. Files must exist relative to the table's folder."""
     by_path = [c for c in table.columns if is_image(table.columns[c])]
     candidates = [*embedded, *by_path]
     if given is not None:
         column = check_given(table, given, "image_column", embedded)
         if column not in candidates:
             raise UserError(
-                "--image_column", f"column '{column}' of {table.where} neither holds images nor names their files"
+                "--image_column",
+                f"column '{column}' of {table.where} has neither images nor image files",
+                f"use one of {', '.join(candidates)}" if candidates else "choose other data",
             )
     elif len(candidates) == 1:
         column = candidates[0]
     elif not candidates:
         raise UserError(
             "--data",
-            f"{table.where} has no column of images (columns: {', '.join([*table.columns, *embedded])}), and the "
+            f"{table.where} has no column of images (columns: {', '.join([*table.columns, *embedded])}), but the "
             "network takes images",
             "set --image_column, or choose another network",
         )
@@ -226,7 +228,7 @@ def image_of(table: Table, embedded: Sequence[str], folder: Path, given: str | N
             if not missing(value) and not (folder / value).is_file():
                 raise UserError(
                     "--data",
-                    f"{table.name(row)}: image '{value}' is not in {folder}, where the table lies",
-                    "put it there",
+                    f"{table.name(row)}: image '{value}' is not in {folder}, the table's folder",
+                    "put it there, or remove the row",
                 )
     return column

@@ -1,4 +1,4 @@
-"""From a file or a folder to a data block: what is predicted from what, and what is set aside to test on."""
+"""Infers a data block from a file or folder: inputs, labels, task and splits."""
 
 from pathlib import Path
 
@@ -16,18 +16,18 @@ from sft_lightning.data.vision.walk import LeftOut, folders_in, holds_images
 
 
 def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """What `path` holds for a network that takes one of `kinds`. Raises UserError in one line for what cannot be told."""
+    """Plans the data at `path` for a network that takes one of `kinds`. Raises UserError if it is damaged or ambiguous."""
     where = Path(path).expanduser()
     if not where.exists():
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
-        raise UserError("--data", f"{path}: no such file or folder{nearest(where.name, here)}")
+        raise UserError("--data", f"{path} does not exist{nearest(where.name, here)}")
     try:
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
-        if error.key in ("data", "data.root"):  # from what reads data for `fit` too
+        if error.key.partition(".")[0] == "data":  # of functions that read data for `fit`, too
             raise error.at("--data") from None
         raise
 
@@ -36,12 +36,14 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
 
 
 def image_folders(folder: Path) -> Layout | None:
-    """Folders of class folders, `train` at least; None where there are none. Raises UserError where it cannot be told."""
+    """Finds split folders with class folders; None without any. Raises UserError if the layout is ambiguous."""
     below = folders_in(folder, LeftOut())
     if not any(map(holds_images, below.values())):
         if not any(p.suffix.lower() in FORMATS for p in folder.iterdir()) and holds_images(folder):
             raise UserError(
-                "--data", f"{folder} has images, and no folder for each class", "sort them into class folders"
+                "--data",
+                f"{folder} has images, but no class folders",
+                "put the images of each class into a folder of its own",
             )
         return None
     split_folders = by_kind(below)
@@ -54,9 +56,11 @@ def image_folders(folder: Path) -> Layout | None:
 
 
 def folder_plan(path: str, layout: Layout, said: Overrides) -> DataPlan:
-    """`ImageFolder` on one folder per class."""
+    """Plans `ImageFolder` data, with one folder per class."""
     if said.task not in (None, "classification"):
-        raise UserError("--task", f"a folder of images by class is a classification, not a {said.task}")
+        raise UserError(
+            "--task", f"{path} is a folder of images by class, not data for {said.task}", "use classification"
+        )
     found, folders = labelled(layout)
     names, train = [printable(name) for name in folders], found["train"]
     assert train.targets is not None

@@ -1,4 +1,4 @@
-"""From a name, file or folder to a network block: which class loads it, what it takes, whether it keeps a source head."""
+"""Infers a network block from a name, file or folder: its class, its inputs, and whether it keeps a source head."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from sft_lightning.networks.weights import FILES, Source, resolve
 
 
 def infer_network(name: str) -> NetworkPlan:
-    """What `name` stands for. Raises UserError in one line for what cannot be found, or says too little.
+    """Plans the network that `name` refers to. Raises UserError if it is not found or its architecture is unknown.
 
-    A run directory or export of ours, a transformers or timm folder, `builtin:…` or `package:…`; a name of timm's
+    `name` is a run directory or export of ours, a transformers or timm folder, `builtin:…` or `package:…`; a name of timm's
     (`resnet18`, `timm:resnet18`), torchvision's (`torchvision:resnet18`) or of transformers' on the hub; or
     ARCHITECTURE=FILE, a state dict for an architecture of timm's or torchvision's.
     """
@@ -35,24 +35,25 @@ def infer_network(name: str) -> NetworkPlan:
             return of_transformers(name, str(source.file.parent), source.file.name)
         raise UserError(
             "--network",
-            f"{name} is a state dict, which does not say its architecture",
+            f"{name} is a state dict without a record of its architecture",
             f"give ARCHITECTURE={name} with a name of timm's or torchvision's, or write a study file",
         )
     assert source.folder is not None
     if not any(p.suffix in FILES for p in source.folder.iterdir()):
-        raise UserError("--network", f"{name} has a config.json and no weights (model.safetensors)")
+        raise UserError("--network", f"{name} has a config.json but no weights", "put them there as model.safetensors")
     if "model_type" in source.config:
         return of_transformers(name, str(source.folder))
     if "architecture" in source.config:
         return of_timm(str(source.config["architecture"]), name, name)
     raise UserError(
         "--network",
-        f"{name}: its config.json has neither model_type (transformers), nor architecture (timm), nor is it ours",
+        f"the config.json of {name} has neither model_type (transformers) nor architecture (timm), and is not an export",
+        "choose another folder, or write a study file",
     )
 
 
 def of_ours(name: str, source: Source) -> NetworkPlan:
-    """One of our runs or exports: its class and arguments stand in config.json."""
+    """Plans one of our runs or exports, whose config.json has its class and arguments."""
     ours = source.ours
     class_path = str(ours.get("network") or "")
     short, args = class_path.rpartition(".")[2], dict(ours.get("init_args") or {})
@@ -85,7 +86,7 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
 
 
 def of_hub(name: str) -> NetworkPlan:
-    """A name that is no path here: timm's, torchvision's, or transformers' on the hub."""
+    """Plans a name that is not a local path: a model of timm's, of torchvision's, or of transformers' on the hub."""
     import timm
     from torchvision import models
 

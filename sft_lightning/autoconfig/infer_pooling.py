@@ -1,4 +1,4 @@
-"""How an encoder without a head makes one vector of a text, by the files of sentence-transformers beside it."""
+"""Finds how an encoder without a head pools tokens to one vector, from the sentence-transformers files beside it."""
 
 import json
 from pathlib import Path
@@ -14,16 +14,16 @@ OLD = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
-"""Keys of sentence-transformers before 5.2: each true or false, all but the mean false where absent"""
+"""Keys of sentence-transformers before 5.2, each true or false. A missing key means false, or true for the mean"""
 OURS = {"cls": "cls", "mean": "mean", "lasttoken": "last", "last": "last"}
-"""Their names for what `network.init_args.pooling` offers"""
+"""Names of sentence-transformers → values of `network.init_args.pooling`"""
 ENCODE_AND_DECODE = ("t5", "mt5", "umt5", "bart", "mbart", "led", "plbart", "mvp", "bigbird_pegasus")
 
 
 def pooling_of(place: str, kind: str) -> tuple[str, str]:
-    """(the pooling, what is to be said of it) of a folder or hub name: as its own files say, else the mean.
+    """Returns (the pooling, words about it): as the model's own files have it, else the mean.
 
-    UserError where the files say one that is not offered.
+    Raises UserError if the files have a pooling that is not supported.
 
     Args:
         place: Folder or hub name.
@@ -43,14 +43,14 @@ def pooling_of(place: str, kind: str) -> tuple[str, str]:
     if len(modes) != 1 or modes[0] not in OURS:
         raise UserError(
             "--network",
-            f"{place} pools by {' and '.join(modes) or 'nothing'} ({pools[0]}/config.json), which is not offered",
+            f"{place} pools by {' and '.join(modes) or 'nothing'} ({pools[0]}/config.json), which is not supported",
             "write a study with network.init_args.pooling mean, cls or last, and give it by --config",
         )
     return OURS[modes[0]], f"its own pooling, {OURS[modes[0]]}{more}"
 
 
 def modes_of(config: dict[str, Any]) -> list[str]:
-    """The ways of pooling that a configuration names, in any of its spellings."""
+    """The pooling modes that a configuration names, in any of its spellings."""
     said = config.get("pooling_mode")
     if said is not None:
         names = said if isinstance(said, list) else str(said).split("+")
@@ -62,19 +62,19 @@ def modes_of(config: dict[str, Any]) -> list[str]:
 
 
 def pools_alone(place: str) -> bool:
-    """Whether a model was saved as an encoder alone, as sentence-T5's are."""
+    """Whether a model was saved as an encoder alone, like those of sentence-T5."""
     config = read(place, "config.json")
     made_as = as_list(config.get("architectures")) if isinstance(config, dict) else []
     return any(str(name).endswith("EncoderModel") for name in made_as)
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list as it is; anything else as no elements."""
+    """Returns a list as it is, and an empty list for any other value."""
     return value if isinstance(value, list) else []
 
 
 def read(place: str, name: str) -> Any:
-    """A JSON file of a folder, or of a hub repository where it is cached or the hub answers; else None."""
+    """Reads a JSON file of a folder or hub repository; None if it is missing, unreadable or out of reach."""
     folder = Path(place)
     if folder.is_dir():
         file: str | None = str(folder / name)

@@ -1,4 +1,4 @@
-"""From a table to a data block: texts with labels, images with labels, or instructions with answers."""
+"""Infers a data block from tables: texts with labels, images with labels, or instructions with answers."""
 
 from pathlib import Path
 from typing import Any
@@ -17,17 +17,17 @@ from sft_lightning.data.text.table import TextTable
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
 FEW_MISSING = 0.05
-"""Share of rows without text or label up to which they are left out"""
+"""Largest share of rows without text or label that is left out; more rows are an error"""
 
 
 # ---- files ----
 
 
 def files_of(path: Path) -> dict[str, Path]:
-    """Files by split: the file itself, or those of a folder."""
+    """Returns files by split: the file itself as `train`, or the files of a folder."""
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
-            raise UserError("--data", f"{path} is none of {', '.join(FORMATS)}, nor a folder")
+            raise UserError("--data", f"{path} has an unknown format", f"give a folder, or one of {', '.join(FORMATS)}")
         return {"train": path}
     found = {"train": split_file(path, "train"), "test": split_file(path, "test")}
     found["val"] = next((f for name in VALIDATIONS if (f := split_file(path, name)) is not None), None)
@@ -38,12 +38,16 @@ def files_of(path: Path) -> dict[str, Path]:
         return {"train": tables[0]}
     if tables:
         some = ", ".join(p.name for p in tables[:4])
-        raise UserError("--data", f"{path} has {len(tables)} tables ({some}), none called train", "name one file")
-    raise UserError("--data", f"{path} has neither a table (train.csv, …) nor a folder of images for each class")
+        raise UserError("--data", f"{path} has {len(tables)} tables ({some}), but no train", "name one file")
+    raise UserError(
+        "--data",
+        f"{path} has neither tables nor class folders of images",
+        "put train.csv, or a folder of images for each class, into it",
+    )
 
 
 def read_sheet(path: Path) -> tuple[Table, list[str]]:
-    """(the table, names of columns that hold images): of a parquet file, images are not read."""
+    """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
         return read_table(path, "--data"), []
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -56,15 +60,17 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
     try:
         embedded = [f.name for f in parquet.read_schema(path) if holds_bytes(f.type)]
     except (pa.ArrowException, OSError) as error:
-        raise UserError("--data", f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+        raise UserError(
+            "--data", f"{path} is damaged or not parquet: {str(error).splitlines()[0]}", "write it again"
+        ) from None
     return read_table(path, "--data", leave_out=embedded), embedded
 
 
-# ---- what is in them ----
+# ---- their content ----
 
 
 def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """`TextTable`, `HubImages` or `Instructions` on the files of the splits."""
+    """Plans `TextTable`, `HubImages` or `Instructions` data on the files of the splits."""
     table, embedded = read_sheet(files["train"])
     table.where = str(files["train"])
     if "image" in kinds:
@@ -78,14 +84,14 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
         raise no_layout(table)
     if said.task == "causal_lm":
-        fits(kinds, ("tokens",), network, f"{table.where} is to be continued (--task causal_lm)")
+        fits(kinds, ("tokens",), network, f"{table.where} is data for a language model (--task causal_lm)")
     if layout is not None and not labels_wanted and not columns.named(table.columns, columns.LABELS):
         fits(kinds, ("tokens",), network, f"{table.where} holds instructions ({', '.join(layout)})")
     return text_plan(files, table, said)
 
 
 def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:
-    """A table with a column of images, or of their files' names."""
+    """Plans a table with a column of images or image files."""
     image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
     others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
     label = columns.label_of(table, said.label_column, others)
@@ -99,7 +105,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     if plan.task != "classification":
         raise UserError(
             "--data",
-            f"{table.where}: column '{label}' holds values, not classes, which images are not tuned on here",
+            f"{table.where}: column '{label}' holds values, but images need classes",
             "set --label_column, or --task classification",
         )
     count_classes(plan, table, label)
@@ -110,7 +116,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
 
 
 def images_at(path: Path, column: str, table: Table) -> list[Any]:
-    """The first few images of a table, as files."""
+    """The first 8 images of a table, as paths or open files."""
     if column in table.columns:
         return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
     from io import BytesIO
@@ -124,7 +130,7 @@ def images_at(path: Path, column: str, table: Table) -> list[Any]:
 
 
 def largest(images: list[Any]) -> int | None:
-    """Shorter side, in pixels, of the largest. Raises UserError for a file that is no image."""
+    """The largest shorter side of some images, in pixels. Raises UserError for a file that is not an image."""
     from PIL import Image
 
     sides = []
@@ -136,13 +142,13 @@ def largest(images: list[Any]) -> int | None:
         except Exception as error:
             name = file if isinstance(file, Path) else "an image of the table"
             raise UserError(
-                "--data", f"{name} is no image, or a damaged one ({type(error).__name__})", "remove it"
+                "--data", f"{name} is damaged or not an image ({type(error).__name__})", "remove or replace it"
             ) from None
     return max(sides, default=None)
 
 
 def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan:
-    """A table with texts, or pairs of texts, and a label each."""
+    """Plans a table with a label for each text or pair of texts."""
     probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
     label = columns.label_of(table, said.label_column, probable)
     texts = probable or columns.texts_of(table, None, label)
@@ -167,7 +173,7 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan
 
 
 def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[str]) -> bool:
-    """Whether a validation or test file has labels; where it has none, another share is set aside instead, and said."""
+    """Whether a validation or test file has labels. If not, a line says that a share of train replaces it."""
     if all_unlabelled(table, label):
         why = f"no labels in column '{label}'" if label in table.columns else f"no column '{label}', so no labels"
         use = "test on" if split == "test" else "validate on"
@@ -178,7 +184,7 @@ def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[s
 
 
 def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
-    """Reads all files by the class that `fit` reads them by: what it refuses is refused here, what it counts is counted."""
+    """Reads all files with the class that `fit` uses, so that errors and counts are those of `fit`."""
     data = TextTable(**init)
     loaded = data.load()
     plan.lines += loaded.notes
@@ -195,9 +201,9 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
 
 
 def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
-    """Prompts with answers, or conversations."""
+    """Plans prompts with answers, or conversations."""
     notes = Notes()
-    told = conversations(table, notes)  # or says which columns are wanted
+    told = conversations(table, notes)  # raises UserError if columns are missing
     plan = DataPlan(
         "tokens",
         "causal_lm",
@@ -212,7 +218,7 @@ def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ..
 
 
 def spread(rows: int) -> list[int]:
-    """Some rows from all over a table: files may be sorted."""
+    """Row numbers spread evenly over a table, as files may be sorted."""
     return [int(row) for row in np.linspace(0, rows - 1, min(rows, columns.LOOKED_AT))]
 
 
@@ -220,7 +226,7 @@ def spread(rows: int) -> list[int]:
 
 
 def lacking(table: Table, label: str, needed: list[str], task: str | None) -> list[bool]:
-    """Of each row whether it lacks a label, or something else that is needed."""
+    """Whether each row lacks a label, or a value in another needed column."""
     values = table.columns[label]
     empty = [missing(v) for v in values] if task == "regression" else unlabelled(table, label)
     others = [table.columns[c] for c in needed if c != label and c in table.columns]
@@ -228,7 +234,7 @@ def lacking(table: Table, label: str, needed: list[str], task: str | None) -> li
 
 
 def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]) -> None:
-    """Rows that lack something are left out where they are few, and said; else UserError names the first."""
+    """Leaves out incomplete rows and adds a line on them; raises UserError with the first if they are many."""
     count = sum(lacks)
     if count > FEW_MISSING * len(table):
         row = lacks.index(True)
@@ -241,24 +247,26 @@ def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]
     if count:
         plan.block["init_args"]["on_bad_sample"] = "skip"
         of = "" if plan.train == 0 else f" of {table.where}"
-        plan.lines.append(f"{count} rows{of} without a text or label are left out (--data.on_bad_sample skip)")
+        rows = "1 row" if count == 1 else f"{count} rows"
+        left = "is left out" if count == 1 else "are left out"
+        plan.lines.append(f"{rows}{of} without a text or label {left} (--data.on_bad_sample skip)")
 
 
 def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
-    """Task, classes and counts from the column of labels."""
+    """Sets the plan's task and size from the column of labels."""
     lacks = lacking(table, label, needed, said.task)
     leave_out(plan, table, lacks, needed)
     rows = [row for row, none in enumerate(lacks) if not none]
     values, names = [table.columns[label][row] for row in rows], table.names.get(label)
     for row, value in zip(rows, values, strict=True):
         if (why := wrong(value)) is not None:
-            raise UserError("--data", f"{table.name(row)}: {why}")
+            raise UserError("--data", f"{table.name(row)}: column '{label}': {why.problem}", why.fix)
     task = columns.task_of(values, said.task or ("classification" if names else None))
     if task is None:
         raise UserError(
             "--data",
             f"{table.where}: column '{label}' has {len(set(map(str, values))):,} different values in "
-            f"{len(values):,} rows, neither classes nor numbers",
+            f"{len(values):,} rows, too many for classes, and they are not numbers",
             "set --label_column",
         )
     plan.task, plan.train = task, len(values)
@@ -266,15 +274,19 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
         found = numbers(values)
         if found is None:
             raise UserError(
-                "--task", f"column '{label}' of {table.where} holds no numbers, which a regression predicts"
+                "--task",
+                f"column '{label}' of {table.where} does not hold numbers, which a regression predicts",
+                "use classification, or set --label_column",
             )
         plan.variance = float(np.var(found))
         if not plan.variance > 0:
-            raise UserError("--data", f"{table.where}: column '{label}' holds one value alone ({found[0]:g})")
+            raise UserError(
+                "--data", f"{table.where}: all values in column '{label}' are {found[0]:g}", "set --label_column"
+            )
 
 
 def count_classes(plan: DataPlan, table: Table, label: str) -> None:
-    """Training samples of each class, in class order."""
+    """Sets the plan's number of training samples of each class, in class order."""
     sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
     order = class_names(sheet, label, None)
     targets = class_numbers(sheet, label, order)
@@ -284,7 +296,7 @@ def count_classes(plan: DataPlan, table: Table, label: str) -> None:
 
 
 def count_others(plan: DataPlan, files: dict[str, Path]) -> None:
-    """Sizes of the validation and test files."""
+    """Sets the plan's sizes of the validation and test files."""
     for split in ("val", "test"):
         if split in files:
             setattr(plan, split, len(read_sheet(files[split])[0]))

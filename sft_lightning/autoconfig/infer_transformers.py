@@ -1,4 +1,4 @@
-"""From a folder or hub name of transformers' to a network block, by its config.json alone."""
+"""Infers a network block from a transformers folder or hub name, by its config.json and tokenizer."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from sft_lightning.core.errors import UserError
 
 
 def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPlan:
-    """A folder or hub name of transformers': its class by its config.json."""
+    """Plans a transformers folder or hub name; its config.json determines the network's class."""
     from transformers import AutoConfig
 
     with network_errors(name):
@@ -24,7 +24,8 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     if what is None:
         raise UserError(
             "--network",
-            f"{name} is a {kind}, and neither a text encoder, nor an image classifier, nor a language model",
+            f"{name} is a {kind}, not a text encoder, image classifier or language model",
+            "choose another network, or write a study file",
         )
     head = made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
     plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
@@ -51,31 +52,31 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
 
 
 def mapped(what: str) -> Any:
-    """Model types for which transformers has such a model."""
+    """Model types for which transformers has a model for the task `what`."""
     from transformers.models.auto import modeling_auto
 
     return getattr(modeling_auto, f"MODEL_FOR_{what}_MAPPING_NAMES")
 
 
 def takes_images(kind: str, made_as: str) -> bool:
-    """Whether a model type is an image classifier's."""
+    """Whether a model type is an image classifier."""
     return kind in mapped("IMAGE_CLASSIFICATION") and (
         made_as.endswith("ForImageClassification") or kind not in mapped("SEQUENCE_CLASSIFICATION")
     )
 
 
 def takes_texts(kind: str) -> bool:
-    """Whether a model type can classify texts, or continue them."""
+    """Whether a model type can classify or generate texts."""
     return kind in mapped("SEQUENCE_CLASSIFICATION") or decodes(kind)
 
 
 def decodes(kind: str) -> bool:
-    """Whether a model type is a decoder alone: a language model."""
+    """Whether a model type is a decoder-only language model."""
     return kind in mapped("CAUSAL_LM") and kind not in mapped("MASKED_LM")
 
 
 def has_words(name: str, place: str) -> None:
-    """Raises UserError where a text model comes without a tokenizer, or with a stub."""
+    """Raises UserError if a text model has no tokenizer, or only a stub of one."""
     from transformers import AutoTokenizer
 
     from sft_lightning.networks import vocabulary
@@ -86,14 +87,13 @@ def has_words(name: str, place: str) -> None:
             raise vocabulary.no_tokenizer(name)
         with network_errors(f"{name}: its tokenizer"):
             vocabulary.check_words(AutoTokenizer.from_pretrained(place, trust_remote_code=False), name)
-    except UserError:
-        if here and not vocabulary.has_words(Path(place)):
-            error = vocabulary.no_tokenizer(name)
-        raise error.at("--network") from None
+    except UserError as error:
+        stub = here and not vocabulary.has_words(Path(place))
+        raise (vocabulary.no_tokenizer(name) if stub else error).at("--network") from None
 
 
 def longest(place: str, text_config: Any, kind: str) -> int | None:
-    """Most tokens, from the configuration and, in folders, the tokenizer's."""
+    """Most tokens of a text, by the model's configuration and, in a folder, its tokenizer's; None if unknown."""
     positions = getattr(text_config, "max_position_embeddings", None) or getattr(text_config, "n_positions", None)
     limits = [positions - 2 if "roberta" in kind or kind == "camembert" else positions] if positions else []
     file = Path(place) / "tokenizer_config.json"
@@ -107,7 +107,7 @@ def longest(place: str, text_config: Any, kind: str) -> int | None:
 
 
 def token_lengths(pretrained: str, texts: list[str]) -> list[int]:
-    """Tokens of each text: by the network's own tokenizer, or, where that takes long to load, at three characters each."""
+    """Tokens of each text, by the network's tokenizer; for a GGUF file, which loads slowly, at three characters a token."""
     from transformers import AutoTokenizer
 
     from sft_lightning.networks.weights import resolve

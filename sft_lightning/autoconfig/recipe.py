@@ -1,5 +1,6 @@
-"""Default settings by the kind of network: rates, strengths, batch, epochs, arms. Grids are starting points to be tuned on
-validation; where they come from stands in the headers of the files under experiments/.
+"""Default settings for each kind of network: learning rates, strengths, batch, epochs, arms.
+
+The grids are starting points for tuning on validation. The headers of the files under experiments/ give their sources.
 """
 
 from dataclasses import dataclass
@@ -7,26 +8,26 @@ from math import ceil
 from typing import Any
 
 GPU_STEPS = 5
-"""On an accelerator, so many times the most steps"""
+"""Factor on `most_steps` on an accelerator"""
 VALIDATIONS = 10
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a kind of network is tuned."""
+    """Settings to fine-tune a kind of network."""
 
     lr: tuple[float, ...]
     l2sp: dict[str, Any]
     strengths: tuple[float, ...]
-    """Of L2-SP: α in the loss, or λ decoupled"""
+    """Strengths of L2-SP: α in the loss, or λ if decoupled"""
     steps: int
-    """Optimizer steps to aim at"""
+    """Wanted number of optimizer steps"""
     most_steps: int
-    """Where few epochs of much data would take more, on a CPU"""
+    """Most optimizer steps on a CPU, for large data"""
     epochs: tuple[int, int]
-    """Fewest and most"""
+    """Fewest and most epochs"""
     batch: int
-    """Most samples of an optimizer step"""
+    """Largest batch, in samples of an optimizer step"""
     model: dict[str, Any]
     seeds: int = 5
 
@@ -86,7 +87,7 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Length:
-    """How long a run is, and how often it validates."""
+    """Length of a run and number of its validations."""
 
     batch_size: int
     trainer: dict[str, Any]
@@ -95,9 +96,9 @@ class Length:
 
 
 def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
-    """Batch, epochs and validations for so many labelled samples: enough steps, and not too many.
+    """Batch size, epochs and validations for a number of labelled samples.
 
-    Whole epochs, unless one alone has more than the most steps.
+    A run has whole epochs, unless one epoch alone exceeds the most steps.
     """
     batch = recipe.batch if recipe.batch < 16 or samples >= 320 else 16 if samples >= 80 else 8
     per_epoch, most = ceil(samples / batch), recipe.most_steps * (GPU_STEPS if gpu else 1)
@@ -121,15 +122,15 @@ def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
 def arms(
     recipe: Recipe, source_outputs: int | None, last_block: int | None, source_gives_values: bool = False
 ) -> dict[str, dict[str, Any]]:
-    """The default arms. The linear probe is solved, and chooses its strength by itself.
+    """The default arms. The linear probe is solved in closed form and chooses its strength itself.
 
-    Every arm that moves the whole network has the same learning rates to choose from.
+    All arms that train the whole network choose from the same learning rates.
 
     Args:
-        recipe: Of the kind of network.
-        source_outputs: Outputs of the kept source head; None where there is none.
-        last_block: Of a language model, the number of its last block; None for networks with a new head.
-        source_gives_values: The source head gives values, and no probabilities.
+        recipe: The recipe for the kind of network.
+        source_outputs: Outputs of the kept source head; None without one.
+        last_block: Index of a language model's last block; None for networks with a new head.
+        source_gives_values: Whether the source head outputs values, not probabilities.
     """
     on, strengths = anchor(source_outputs, last_block is not None, source_gives_values)
     lr, made = list(recipe.lr), {}
@@ -145,13 +146,13 @@ def arms(
 
 
 def arm(variant: str, settings: dict[str, Any], tune: dict[str, list[Any]]) -> dict[str, Any]:
-    """An arm as a study file has it."""
+    """An arm in the form of a study file."""
     made = {"set": {"model": {"class_path": variant, "init_args": dict(settings)}}}
     return {**made, "tune": tune} if tune else made
 
 
 def anchor(source_outputs: int | None, shares_outputs: bool, gives_values: bool) -> tuple[dict[str, Any], list[float]]:
-    """What DistillSFT compares, and the weights to choose from."""
+    """Returns (arguments of DistillSFT, anchor weights to choose from)."""
     if shares_outputs:
         return {"on": "logits", "distance": "kl", "temperature": 1.0}, [0.1, 1.0]
     if source_outputs is None:

@@ -1,4 +1,4 @@
-"""The default study made smaller, step by step, for a budget that does not pay for all of it."""
+"""Reduces the default study step by step, for a time budget that the whole study exceeds."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,37 +7,37 @@ from typing import Any
 from sft_lightning.config.overrides import nested, put
 
 FEWEST_STEPS, FEWEST_TOKENS = 40, 32
-"""A fit has no fewer optimizer steps, nor a text fewer tokens, for a budget's sake"""
+"""Fewest optimizer steps of a fit and tokens of a text that a budget may lead to"""
 FEWEST_VALIDATIONS = 5
 
 
 @dataclass(frozen=True)
 class Size:
-    """A study of some size."""
+    """A study of reduced size."""
 
     content: dict[str, Any]
     left_out: tuple[str, ...]
-    """What the whole study has and this one has not, in words"""
+    """In words, the parts of the whole study that this one lacks"""
     tokens: float = 1.0
-    """Share of the whole study's tokens that is left where texts are cut shorter"""
+    """Share of the whole study's tokens that is left after texts are cut"""
 
 
 def sizes(content: dict[str, Any], steps: int = 0, tokens: list[int] | None = None) -> list[Size]:
-    """The study, then ever smaller ones, down to the least: every arm, chosen by one seed, short fits on short texts.
+    """Returns the study, then ever smaller ones. The smallest has all arms, one tuning seed, short fits and short texts.
 
-    What is given up first costs the comparison least: seeds of the choice, learning rates of the anchors, folds, then
-    steps of each fit, at last the ends of texts. The baseline's learning rate stays tuned to the last.
+    The reductions that harm the comparison least come first: tuning seeds, learning rates of the anchored arms, folds,
+    steps of each fit, ends of texts. The baseline's learning rate is always tuned.
 
     Args:
-        content: The study file's.
-        steps: Optimizer steps of a fit; 0 where not known, and none are given up.
-        tokens: Tokens of some texts; None or empty where texts cannot be cut.
+        content: Content of the study file.
+        steps: Optimizer steps of a fit; 0 if unknown, which keeps the number of steps.
+        tokens: Tokens of some texts; None or empty if texts cannot be cut.
     """
     found = [Size(content, ())]
     for said, made in fewer_fits(content):
         found.append(Size(made, (*found[-1].left_out, said)))
     before = found[-1].left_out
-    for said, made in fewer_steps(found[-1].content, steps):  # each halves the one before, and the last alone is said
+    for said, made in fewer_steps(found[-1].content, steps):  # each halves the steps again, so only the last is named
         found.append(Size(made, (*before, said)))
     before = found[-1].left_out
     for said, made, share in shorter_texts(found[-1].content, tokens or []):
@@ -46,7 +46,7 @@ def sizes(content: dict[str, Any], steps: int = 0, tokens: list[int] | None = No
 
 
 def fewer_fits(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(what is given up, the study without it)"""
+    """Yields (the reduction in words, the reduced study), one reduction after another."""
     if content.get("tune_seeds") != 1:
         content = {**content, "tune_seeds": 1}
         yield "settings are chosen on the first seed alone", content
@@ -61,7 +61,7 @@ def fewer_fits(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def thinner(arm: dict[str, Any]) -> dict[str, Any]:
-    """An arm that tunes its learning rate and more, with the middle rate alone."""
+    """An arm with only its middle learning rate, if it tunes the learning rate and other keys."""
     tune = arm.get("tune", {})
     if len(tune) < 2 or len(tune.get("model.lr", [])) < 2:
         return arm
@@ -69,18 +69,18 @@ def thinner(arm: dict[str, Any]) -> dict[str, Any]:
 
 
 def middle(values: list[Any]) -> Any:
-    """Of a grid in order; of two the larger, as the base has it."""
+    """The middle of an ordered grid; the larger of two, as in the base config."""
     return values[len(values) // 2]
 
 
 def fewer_steps(content: dict[str, Any], steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Fits of half the steps, then of half of that, down to FEWEST_STEPS."""
+    """Yields the study with half the steps of a fit, then a quarter, and so on down to FEWEST_STEPS."""
     if not steps:
         return
     trainer, whole = content["base"].get("trainer", {}), steps
     said = nested(content.get("set") or {}, "set").get("trainer", {})
     if {"max_epochs", "max_steps", "val_check_interval", "check_val_every_n_epoch"} & set(said):
-        return  # the user says how long a fit is
+        return  # the user has set the length of a fit
     epochs = trainer.get("max_epochs", 1)
     while True:
         if epochs > 1:
@@ -100,7 +100,7 @@ def fewer_steps(content: dict[str, Any], steps: int) -> Iterator[tuple[str, dict
 
 
 def shorter_texts(content: dict[str, Any], lengths: list[int]) -> Iterator[tuple[str, dict[str, Any], float]]:
-    """Texts cut at half the tokens, then at half of that, down to FEWEST_TOKENS; with the share of tokens that is left."""
+    """Yields the study with texts cut at half the tokens, then a quarter, down to FEWEST_TOKENS; with the share left."""
     said = nested(content.get("set") or {}, "set").get("data", {}).get("init_args", {})
     if "max_length" in said or not lengths:
         return

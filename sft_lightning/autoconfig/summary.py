@@ -1,4 +1,4 @@
-"""What the front door inferred, in lines for the user: what, why, and which option says otherwise."""
+"""Describes an inferred default study in lines for the user."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def lines_of(
     family: str,
     run: Length,
 ) -> list[str]:
-    """What was inferred, why, and which option says otherwise."""
+    """Lines on what was inferred, why, and which options change it."""
     init = plan.block["init_args"]
     told = [f"data       {line}" for line in plan.lines]
     flags = {"image": "--label_column, --image_column", "text": "--task, --text_column, --label_column"}
@@ -29,7 +29,7 @@ def lines_of(
     val = f"{plan.val:,} to validate" if plan.val is not None else f"{init['val_fraction']:.0%} of the rest to validate"
     told.append(f"split      {test}, {val}; about {plan.labelled:,} to learn from")
     if "folds" in study:
-        told.append(f"folds      {study['folds']}: so few labels: settings are chosen by cross-validation")
+        told.append(f"folds      {study['folds']}: labels are few, so settings are chosen by cross-validation")
     class_path = net.blocks[plan.kind]["class_path"]
     head = "its output layer is kept as the source head" if net.source_outputs else "it has no output layer to keep"
     head = "it keeps its output layer" if plan.kind == "tokens" else head
@@ -49,16 +49,14 @@ def lines_of(
         choice = f"to choose from: {tuned}" if tuned else "solved, its strength chosen on validation"
         told.append(f"arm        {name}: {arm['set']['model']['class_path']}, {choice}")
     if plan.kind == "tokens":
-        told.append(
-            "           last_block stands for the linear probe: a language model gets no new head to probe with"
-        )
+        told.append("           last_block replaces the linear probe, as a language model gets no new head")
     if source is not None:
         told += [f"retention  {line}" for line in source.lines]
     else:
         why = {
-            "retention/agreement": "how often the old output layer still says the same",
-            "drift/source_mse": "how far the old output's value moves, squared, over the variance of these values",
-            "drift/features_cka": "how alike the features stay (CKA)",
+            "retention/agreement": "how often the old output layer still predicts the same",
+            "drift/source_mse": "the squared change of the old output's value, over the variance of these values",
+            "drift/features_cka": "how similar the features stay (CKA)",
         }
         told.append(
             f"kept       {why[study['select']['kept']]}, on the new inputs; --retention measures the old task itself"

@@ -1,4 +1,4 @@
-"""What changes how a run trains, or watches it, without changing what it minimises."""
+"""Callbacks that change how a run trains, or watch it, without changing the loss that it minimises."""
 
 from sft_lightning.callbacks.checkpoints import Checkpoints
 from sft_lightning.callbacks.console import Bar, Console

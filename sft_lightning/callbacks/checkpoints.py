@@ -1,4 +1,4 @@
-"""`last.ckpt` and `best.ckpt`: the latest, and the one that validation chose; and the stop that a signal asks for."""
+"""Saves `last.ckpt` (the latest) and `best.ckpt` (chosen by validation), and stops a run when a signal asks for it."""
 
 import os
 import shutil
@@ -18,18 +18,21 @@ from sft_lightning.core.signals import SIGNALS, Interrupted
 from sft_lightning.runs.directory import RunDirectory
 
 
-class Checkpoints(Checkpoint):  # Lightning calls these after all others, so that they save what the others have done
-    """Saves `last.ckpt` at each validation and every so often, always between two optimizer steps; `best.ckpt` is the
-    `last.ckpt` of the validation that the record calls the best, and from the start the network as it begins where that
-    competes. When a signal came, saves and stops.
+class Checkpoints(
+    Checkpoint
+):  # Lightning calls Checkpoint classes after all other callbacks, so that it saves their work
+    """Saves `last.ckpt` at each validation and at intervals, always between two optimizer steps, and `best.ckpt`.
 
-    A checkpoint is made where training can go on from exactly (see Position). After an epoch's last step that is once
-    the epoch is closed, or, where a signal wants to stop before the validation, with a note that it is due.
+    `best.ckpt` is the `last.ckpt` of the validation that the record calls the best. Until then it is the network before
+    training, if that competes. After a signal, it saves and stops.
+
+    A checkpoint is made where training can resume exactly (see Position). After an epoch's last step it waits until the
+    epoch is closed. If a signal asks to stop before the validation, the checkpoint notes that a validation is due.
 
     Args:
-        run: Where they go.
-        recorder: Says which validation was the best.
-        every_n_steps: Optimizer steps between saves, besides those at validations; none for no such saves.
+        run: The run directory that the checkpoints go to.
+        recorder: Knows which validation was the best.
+        every_n_steps: Optimizer steps between saves, besides those at validations; None turns them off.
         every_minutes: Minutes between saves, likewise.
     """
 
@@ -42,35 +45,35 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("every_minutes", every_minutes)):
             if value is not None and value <= 0:
-                raise UserError(f"save_{name}", f"must be more than 0, got {value}; null for none")
+                raise UserError(f"save_{name}", f"must be more than 0, got {value}", "set null for no such saves")
         self.run, self.recorder, self.every_n_steps, self.every_minutes = run, recorder, every_n_steps, every_minutes
         self._due = False
         self._saved_step: int | None = None
         self._saved_time = time.monotonic()
 
-    # ---- when ----
+    # ---- when to save ----
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Where the run was killed between the two files, the second is made now."""
+        """Makes best.ckpt if the run was killed after it had written last.ckpt."""
         if self.recorder.goes_on:
             self._choose(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What selects must be measured: else the run would fail at its first validation."""
+        """Refuses settings with which the run would fail at its first validation, such as a metric that is not measured."""
         every, accumulate = trainer.val_check_batch, trainer.accumulate_grad_batches
         ends = every == trainer.num_training_batches and trainer.check_val_every_n_epoch is not None
         if isinstance(every, int) and every % accumulate and not ends:
             raise UserError(
                 "trainer.val_check_interval",
-                f"every {every} micro-batches is amid an optimizer step of {accumulate}",
+                f"every {every} micro-batches does not end with an optimizer step, which takes {accumulate}",
                 "set a multiple of trainer.accumulate_grad_batches",
             )
         by, watch = self.recorder.select_by, self.recorder.monitor
         if by is not None and watch is not None and watch.before and by not in watch.before:
             raise UserError(
                 "select_by",
-                f"'{by}' is not measured in this run{nearest(by, watch.before)}; there are "
-                f"{', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}",
+                f"'{by}' is not measured in this run{nearest(by, watch.before)}",
+                f"use one of {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}",
             )
         if watch is not None and watch.before:
             refuse_unknown(trainer, watch.before)
@@ -83,7 +86,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if not between_steps(trainer):
-            return  # amid a step, what its micro-batches have added up would be lost
+            return  # a checkpoint here would lose the gradient that the step's micro-batches have accumulated
         stop, due = self._asked(trainer)
         self._due |= due or trainer.global_step == trainer.max_steps
         validates = position(trainer).owed(trainer)
@@ -102,7 +105,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """A validation may take longer than the grace that is given: it is left, and made up for on resume."""
+        """Leaves a validation when a signal came, as it may take longer than the grace period; the resumed run repeats it."""
         if trainer.state.fn != "fit" or not between_steps(trainer):
             return
         stop, _ = self._asked(trainer)
@@ -119,7 +122,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step == trainer.max_steps and not epoch_is_over(trainer) and not trainer.should_stop:
-            return  # saved within the epoch, which more steps may continue
+            return  # on_train_batch_end saved it within the epoch, so that a run with more steps can continue the epoch
         fit: Any = trainer.fit_loop
         self._due |= trainer.limit_val_batches == 0 or trainer.should_stop
         self._due |= fit.epoch_progress.current.processed == fit.max_epochs
@@ -127,7 +130,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         SIGNALS.waits = False
-        if self._due and trainer.should_stop:  # by the validation that a resume began with
+        if self._due and trainer.should_stop:  # the validation that a resumed run began with ended it
             self.save(trainer)
         if SIGNALS.asked is not None:
             raise Interrupted(SIGNALS.asked, trainer.global_rank)
@@ -140,7 +143,7 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
             raise Interrupted(stop, trainer.global_rank)
 
     def _asked(self, trainer: Trainer) -> tuple[int, bool]:
-        """(signal or 0, whether a save is due), the same on all ranks: a signal may have reached one of them only."""
+        """(signal or 0, whether a save is due), agreed by all ranks, as a signal may have reached only one of them."""
         signum = SIGNALS.asked or 0
         due = self.every_minutes is not None and time.monotonic() - self._saved_time >= 60 * self.every_minutes
         if trainer.world_size > 1:
@@ -150,10 +153,10 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
         steps = trainer.global_step - (self._saved_step or 0)
         return signum, due or (self.every_n_steps is not None and steps >= self.every_n_steps)
 
-    # ---- what ----
+    # ---- how to save ----
 
     def save(self, trainer: Trainer) -> None:
-        """Writes last.ckpt, and best.ckpt where the last validation was the best: the same file under another name."""
+        """Writes last.ckpt, and links it as best.ckpt if the last validation was the best."""
         if (log := metrics_log(trainer)) is not None:
             log.sync()
         trainer.save_checkpoint(self.run.last)
@@ -166,11 +169,11 @@ class Checkpoints(Checkpoint):  # Lightning calls these after all others, so tha
         self.recorder.is_best = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        SIGNALS.waits = isinstance(exception, Interrupted)  # what is closed after an error may be cut short
+        SIGNALS.waits = isinstance(exception, Interrupted)  # after an error a signal may end the run at once
 
 
 def link(source: Path, target: Path) -> None:
-    """Makes `target` another name of what `source` is now, at once; a copy where the file system has no links."""
+    """Makes `target` a hard link to `source`, atomically; a copy if the file system has no links."""
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -186,7 +189,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def position(trainer: Trainer) -> Position:
-    """The trainer's position keeper: every SFTModule brings one."""
+    """The trainer's Position callback, which every SFTModule adds."""
     return next(c for c in trainer.callbacks if isinstance(c, Position))  # type: ignore[attr-defined]
 
 

@@ -1,4 +1,4 @@
-"""What a run says: what was derived at the start, both columns as it goes, a table at the end."""
+"""Prints what a run does: its derived settings at the start, target and source metrics during it, a table at the end."""
 
 import math
 import sys
@@ -14,6 +14,7 @@ from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.core.metric_info import is_source_metric
+from sft_lightning.core.wording import plural
 from sft_lightning.data.bad_samples import skipped_lines
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
@@ -25,7 +26,7 @@ from sft_lightning.runs.metrics_log import named_by_split
 
 
 def shown_metrics(module: TunedModule, values: dict[str, Any]) -> dict[str, float]:
-    """The few that go on one line: target, kept, drift."""
+    """The few metrics that fit on one line: of the target, of the source task, drift."""
     assert module.task is not None
     wanted = [f"val/{module.task.primary.name}", "val/loss"]
     kept = [n for n in values if is_source_metric(n)]
@@ -35,7 +36,7 @@ def shown_metrics(module: TunedModule, values: dict[str, Any]) -> dict[str, floa
 
 
 class Bar(RichProgressBar):
-    """Rich progress bar with target and retention; drawn at most five times a second, however short the epochs."""
+    """Rich progress bar with target and retention metrics; it is drawn at most five times a second, even in short epochs."""
 
     SECONDS = 0.2
 
@@ -57,13 +58,13 @@ class Bar(RichProgressBar):
 
 
 class Console(Callback):
-    """Plain lines where there is no terminal, and the table at the end.
+    """Prints plain lines during a run, and a table at its end.
 
     Args:
-        run: The run's path, said last.
-        quiet: Say nothing but the path.
-        bar: A progress bar is shown, so validation needs no lines.
-        pulse: Is told of what is said, so that it keeps still for a while.
+        run: The run's path, printed last.
+        quiet: Print only the path.
+        bar: A progress bar is shown, so that validations print no lines.
+        pulse: Waits another minute after each printed line.
         monitor: The run's retention monitor, whose source data is described.
     """
 
@@ -102,7 +103,7 @@ class Console(Callback):
                 for split, count in in_training(retained.splits, data.splits).items():
                     held = len(retained.splits[split])
                     self.say(
-                        f"           {count:,} of {held:,} {split} samples of retention are trained on by the target"
+                        f"           {count:,} of {held:,} {split} retention samples are in the target's training data"
                     )
         if monitor is not None and (line := monitor.says_of_samples(trainer)):
             self.say(line)
@@ -111,7 +112,7 @@ class Console(Callback):
         source = f"; kept source head of {out_features(network.source_head)}" if network.source_head is not None else ""
         self.say(
             f"network    {network.name}: {total:,} parameters, {trained:,} trained, "
-            f"{len(network.layers())} layers{source}"
+            f"{plural(len(network.layers()), 'layer')}{source}"
         )
         for line in network.report.lines():
             self.say(f"           {line}")
@@ -123,9 +124,9 @@ class Console(Callback):
             return
         if pl_module.anchor_settings and (moving := moving_batchnorms(pl_module)):
             self.say(
-                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} move with every batch, so "
-                "the anchor is not 0 at the start, and outputs drift while weights stand still: freeze_batchnorm_stats "
-                "true keeps them"
+                f"           note: the statistics of {moving} BatchNorm layer{'s' * (moving > 1)} change with every batch, so "
+                "the anchor is not 0 at the start, and outputs drift even if weights do not change; "
+                "freeze_batchnorm_stats true keeps the statistics"
             )
         for note in pl_module.notes():
             self.say(f"           note: {note}")
@@ -140,8 +141,8 @@ class Console(Callback):
         size = getattr(data, "batch_size", None)
         if size:
             self.say(
-                f"steps      {steps:g} of {size} samples (= {ranks} ranks × {accumulate} micro-batches × "
-                f"{size // (ranks * accumulate)}), precision {trainer.precision}"
+                f"steps      {steps:g} of {size} samples (= {plural(ranks, 'rank')} × "
+                f"{plural(accumulate, 'micro-batch', 'es')} × {size // (ranks * accumulate)}), precision {trainer.precision}"
             )
 
     def _changed(self, module: TunedModule, change: Change) -> None:
@@ -152,7 +153,7 @@ class Console(Callback):
         )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What a variant that solves has found."""
+        """Prints what a variant that solves for its weights has found."""
         assert isinstance(pl_module, TunedModule)
         if trainer.is_global_zero and pl_module.found and (line := pl_module.said()):
             self.say(f"solved     {line}")
@@ -165,7 +166,7 @@ class Console(Callback):
         self.say(f"epoch {trainer.current_epoch + 1:>3}  step {trainer.global_step:>6}  {shown}")
 
     def finish(self, command: str, record: dict[str, Any]) -> None:
-        """What the command found, from the run's record, then the path."""
+        """Prints the command's results from the run's record, then the run's path."""
         if not self.quiet:
             for line in summary(record) if command == "fit" else measured(command, record):
                 if isinstance(line, Table):
@@ -179,13 +180,13 @@ class Console(Callback):
 
 
 def out_features(head: Any) -> str:
-    """'10 outputs' of a kept head."""
+    """The size of a kept head: '10 outputs'."""
     parameters = list(head.parameters())
-    return f"{parameters[0].shape[0]} outputs" if parameters else "unknown size"
+    return plural(parameters[0].shape[0], "output") if parameters else "unknown size"
 
 
 def summary(record: dict[str, Any]) -> list[Any]:
-    """Lines and a table that say how a run came out, from its record."""
+    """Lines and a table with a run's results, from its record."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column, side in (("metric", "left"), ("before", "right"), ("after", "right"), ("at best.ckpt", "right")):
         table.add_column(column, justify=side)  # type: ignore[arg-type]
@@ -212,8 +213,9 @@ def summary(record: dict[str, Any]) -> list[Any]:
 
 
 def measured(command: str, record: dict[str, Any]) -> list[str]:
-    """One line with what `test` or `validate` measured: target, then kept, then drift. Before it one where that was not on
-    the data that fit recorded.
+    """One line with what `test` or `validate` measured: target, then source task, then drift.
+
+    A note comes first if that was not on the data that fit recorded.
     """
     other = record.get("measured", {}).get(command, {}).get("note")
     notes = [f"{'note':<11}{command}: {other}"] if other else []
@@ -229,7 +231,7 @@ def measured(command: str, record: dict[str, Any]) -> list[str]:
 
 
 def never_better(record: dict[str, Any]) -> list[str]:
-    """A line where no validation was ahead of the network before training."""
+    """A line if no validation was better than the network before training."""
     if not record.get("never_beat_start"):
         return []
     by, step = record["selected"]["by"], record["selected"]["step"]
@@ -241,7 +243,7 @@ def never_better(record: dict[str, Any]) -> list[str]:
 
 
 def four_digits(value: Any) -> str:
-    """Four significant places, or an empty cell."""
+    """Four decimals, or four significant digits of a large value; an empty cell for None."""
     if value is None:
         return ""
     value = float(value)

@@ -13,16 +13,16 @@ from sft_lightning.sharding.tensors import gathered, local, part_of
 
 KEY = "raw_weights"
 MUCH = 0.1
-"""Share of the start in the final average above which a run says so"""
+"""If the start's share in the final average is above this, a note is printed"""
 
 
 class EMA(Callback):
     """w̄ ← d_t·w̄ + (1 − d_t)·w after optimizer step t = 0, 1, …, from w at the start; buffers are the student's.
 
-    With warm-up d_t = min(d, (1 + t)/(10 + t)), as TensorFlow's ExponentialMovingAverage with num_updates: a short run's
-    average is of what it learned. With a constant d a share d^steps of the start stays in the average (67 % of 0.999 after
-    400 steps); above 10 % a note says so. Checkpoints hold the averaged weights as the module's, and the raw ones beside them
-    to resume with. The average of a parameter that stands still is the parameter; it begins there when the parameter is thawed.
+    With warm-up d_t = min(d, (1 + t)/(10 + t)), as TensorFlow's ExponentialMovingAverage with num_updates, so that a short
+    run's average holds what it learned. With a constant d a share d^steps of the start stays in the average (67 % for 0.999
+    after 400 steps); above 10 % a note is printed. Checkpoints hold the averaged weights as the module's, and the raw ones
+    beside them to resume with. The average of a frozen parameter is the parameter, and starts there when it is thawed.
 
     Args:
         decay: d, per optimizer step.
@@ -33,7 +33,7 @@ class EMA(Callback):
         self.decay, self.warmup = decay, warmup
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
-        self._final_raw: dict[str, Tensor] = {}  # after training, for checkpoints that are saved only then
+        self._final_raw: dict[str, Tensor] = {}  # for checkpoints that are saved after training
         self._restored: dict[str, dict[str, Tensor]] = {}
         self._step = 0
 
@@ -42,13 +42,13 @@ class EMA(Callback):
         return min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
 
     def note(self, trainer: Trainer) -> str | None:
-        """What to say where much of the start will be left in the average at the end; None where little is."""
+        """A warning if the final average will still hold much of the start's weights; None if it will hold little."""
         steps = trainer.estimated_stepping_batches
         if steps == float("inf") or (left := prod(map(self.decay_at, range(int(steps))))) <= MUCH:
             return None
         remedy = "set a smaller ema_decay" if self.warmup else "set ema_warmup true, or a smaller ema_decay"
         return (
-            f"ema_decay {self.decay:g}: after {int(steps)} steps {left:.0%} of the averaged weights will still be the start's; "
+            f"ema_decay {self.decay:g}: after {int(steps)} steps the averaged weights will still be {left:.0%} the start's; "
             f"{remedy} to forget it sooner"
         )
 
@@ -57,13 +57,13 @@ class EMA(Callback):
         return {n: p.data for n, p in module.network.named_parameters() if n in module.trainable.allowed}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if stage == "fit":  # the validation that a fit may end with sets up too
+        if stage == "fit":  # the validation at the end of a fit calls setup too
             self._final_raw = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         weights = self._weights(pl_module)
         if self._restored:
-            # The module was restored with the averaged weights; the raw ones go on training.
+            # The module was restored with the averaged weights; training resumes from the raw ones.
             self.average = {
                 n: part_of(v, weights[n]).to(weights[n].device) for n, v in self._restored["average"].items()
             }
@@ -79,13 +79,13 @@ class EMA(Callback):
 
     @torch.no_grad()
     def _begin(self, module: TunedModule, names: frozenset[str]) -> None:
-        """Lets the averages of what was thawed begin, and of what was frozen end, at the parameters themselves."""
+        """Sets the averages of parameters that were just thawed or frozen to the parameters themselves."""
         weights = self._weights(module)
         for name in names & self.average.keys():
             self.average[name].copy_(weights[name])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Only here does a resumed trainer know its step: a micro-batch amid the next one must not count as one."""
+        """Reads the step here, as a resumed trainer knows it only now: a micro-batch within a step must not count as a step."""
         self._step = trainer.global_step
 
     def on_train_batch_end(
@@ -118,13 +118,13 @@ class EMA(Callback):
         self._swap_out(pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The average is the result."""
+        """Leaves the averaged weights in the module, as the result of training."""
         if self.average:
             self._swap_in(pl_module)
             self._raw, self.average, self._final_raw = {}, {}, self._raw
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Also where a resumed run had no step left."""
+        """Does the same if a resumed run had no step left, for which on_train_end is not called."""
         self.on_train_end(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""`details.json`: what stands behind a run's numbers: confusions, drift by layer, and samples that it forgot."""
+"""Writes `details.json`, which explains a run's numbers: confusion matrices, drift by layer, forgotten samples."""
 
 import base64
 import io
@@ -30,25 +30,25 @@ SIDE, LETTERS = 96, 300  # pixels of a picture's longer side, characters of a te
 
 
 class Details(Callback):
-    """Writes `details.json` once the split was measured. Nothing is collected, and no time spent, while fitting.
+    """Writes `details.json` after the split was measured; it collects nothing and takes no time while fitting.
 
-    - `confusion`: of the target task, rows true, columns said; classification alone, of at most `classes` classes.
+    - `confusion`: of the target task, rows true, columns predicted; for classification of at most `classes` classes.
     - `source_confusion`: `before` and `after` tuning, through the kept source head on the source task's split.
     - `layers`: of each encoder layer, bottom to top, `l2` = ‖w − w⁰‖ and `relative` = the same over ‖w⁰‖, over the
-      parameters that the pretrained network has too; null where ‖w⁰‖ is 0 and w is not.
-    - `changed`: source samples that the pretrained network had right and the tuned one has wrong, those it is most
-      confident of first; `changed_total` of `compared`. Without source data: the target's samples (of those that the
-      retention monitor compares, see its `drift_rows`) on which the kept source head no longer says what it said.
+      parameters that the pretrained network has too; null if ‖w⁰‖ is 0 and w is not.
+    - `changed`: source samples that the pretrained network had right and the tuned one has wrong, most confident mistakes
+      first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
+      compares, see its `drift_rows`) for which the kept source head's prediction changed.
 
-    What a task or a network does not have is absent. A fit that begins or goes on takes an earlier file away: it was
-    measured on a checkpoint that is about to be outdone.
+    Parts that a task or a network does not have are absent. A fit that starts or resumes deletes an earlier file, which
+    was measured on an older checkpoint.
 
     Args:
         path: The file to write.
-        split: Measured by `trainer.test` ('test') or by `trainer.validate` ('val'); no other is looked at.
-        samples: Changed samples listed.
-        classes: No matrix for more classes than these.
-        monitor: The run's retention monitor, which is asked to keep what is said.
+        split: 'test' (measured by `trainer.test`) or 'val' (by `trainer.validate`); other splits are ignored.
+        samples: Number of changed samples that are listed.
+        classes: Largest number of classes that gets a matrix.
+        monitor: The run's retention monitor, which keeps predictions for this callback.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Details(Callback):
     on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Here the weights are those that were measured: averaged ones may be put back afterwards."""
+        """Measures layers now, while the module has the weights that were measured; EMA may swap them out later."""
         assert isinstance(pl_module, TunedModule)
         if self._measured(trainer):
             self._layers = layer_drift(pl_module)
@@ -145,7 +145,7 @@ class Details(Callback):
     on_test_end = on_validation_end
 
     def _kept(self, trainer: Trainer, module: TunedModule, said: dict[str, Predictions]) -> dict[str, Any]:
-        """What became of the source task: on its own samples, or else what its head says of the target's."""
+        """How the source task changed: on its own samples, or else by its head's predictions on the target's samples."""
         monitor, network = self.monitor, module.network
         assert network is not None
         if monitor is not None and "source before" in said:
@@ -187,7 +187,7 @@ class Details(Callback):
 
 
 def gathered(trainer: Trainer, mine: dict[str, Predictions]) -> dict[str, Predictions]:
-    """All ranks' answers, each sample once; every rank calls this."""
+    """All ranks' predictions, each sample once. Every rank must call this."""
     parts: list[Any] = [mine]
     if trainer.world_size > 1:
         parts = [None] * trainer.world_size
@@ -197,9 +197,9 @@ def gathered(trainer: Trainer, mine: dict[str, Predictions]) -> dict[str, Predic
 
 
 def layer_drift(module: TunedModule) -> list[dict[str, Any]]:
-    """How far each encoder layer went from the pretrained weights, bottom to top; empty for a net from scratch.
+    """Distance of each encoder layer from its pretrained weights, bottom to top; empty for a network from scratch.
 
-    All ranks call this: they may hold parts.
+    All ranks must call this, as each may hold a part of the weights.
     """
     network, teacher = module.network, module.teacher
     if network is None or teacher is None:
@@ -218,33 +218,33 @@ def layer_drift(module: TunedModule) -> list[dict[str, Any]]:
 
 
 def finite_or_none(value: float) -> float | None:
-    """To six decimals; JSON has no NaN and no infinity: null stands for them."""
+    """A value to six decimals, or None (null) for NaN and infinity, which JSON lacks."""
     return round(value, 6) if math.isfinite(value) else None
 
 
 def class_names(labels: Sequence[str], outputs: int) -> list[str]:
-    """The classes' names; their numbers where they have none."""
+    """The classes' names, or their numbers if they have no names."""
     return [printable(str(name)) for name in labels] or [str(i) for i in range(outputs)]
 
 
-# ---- what a page shows of a sample ----
+# ---- samples for the page ----
 
 
 def short(name: str) -> str:
-    """A sample's name; of a file's place no more than its folder: where data lie on a machine is nobody's business."""
+    """A sample's name. An absolute path is cut to its folder and file, so that a report does not reveal a machine's paths."""
     parts = Path(name).parts
     return printable(redaction.redact("/".join(parts[-2:]) if Path(name).is_absolute() else name))
 
 
 def seen(samples: Samples, row: int) -> dict[str, str]:
-    """A sample as it is stored, before anything is done to it for the network: `image` (data URI) or `text`, if either."""
+    """A sample as it is stored, before preprocessing: `image` (data URI) or `text`, if it has one of them."""
     from sft_lightning.data.text.base import TextRows, Tokens
     from sft_lightning.data.vision.base import Images
 
     if isinstance(samples, Images):
         try:
             return {"image": data_uri(samples.read(row))}
-        except (UserError, OSError):  # it could be read before
+        except (UserError, OSError):  # the file was readable before, and no longer is
             return {}
     if isinstance(samples, TextRows):
         return {"text": excerpt(*(texts[row] for texts in (samples.texts, samples.pairs) if texts is not None))}
@@ -254,13 +254,13 @@ def seen(samples: Samples, row: int) -> dict[str, str]:
 
 
 def excerpt(*texts: str) -> str:
-    """The beginning of a text, or of a pair, as it is: whoever shows it must escape it."""
+    """The beginning of a text, or of a pair, unescaped."""
     whole = "\n".join(text[: LETTERS + 1] for text in texts)
     return printable(whole if len(whole) <= LETTERS else whole[: LETTERS - 1] + "…")[:LETTERS]
 
 
 def data_uri(image: Tensor) -> str:
-    """A uint8 image `[C, H, W]` as PNG: small ones magnified by a whole number, large ones reduced to fit."""
+    """A uint8 image `[C, H, W]` as PNG; small ones are magnified by a whole number, large ones reduced to fit."""
     from PIL import Image
 
     pixels = (image if image.shape[0] == 3 else image[:1]).cpu().permute(1, 2, 0)

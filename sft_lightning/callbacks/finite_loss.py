@@ -1,4 +1,4 @@
-"""Stops a run whose loss, or whose weights, are no numbers any more: no checkpoint is overwritten with them."""
+"""Stops a run when its loss or weights become NaN or infinite, before they overwrite a checkpoint."""
 
 import math
 from typing import Any
@@ -14,14 +14,15 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.sharding.tensors import local, over_ranks
 
-SHOWN = 8  # samples named
+SHOWN = 8  # samples that an error names
+ADVICE = "lower model.init_args.lr, set trainer.gradient_clip_val, or look at these samples; last.ckpt is the last finite one"
 
 
 class FiniteLoss(Callback):
-    """Looks at every optimizer step's loss, and at the weights before each checkpoint.
+    """Checks the loss of every optimizer step, and the weights before each checkpoint.
 
-    On an accelerator losses are looked at when something is logged, validated or saved, so that steps need not wait for
-    the device; the step named is still the first bad one. The last finite checkpoint stays.
+    On an accelerator it checks losses only when something is logged, validated or saved, so that steps need not wait for
+    the device. The error still names the first bad step. The last finite checkpoint stays.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,9 @@ class FiniteLoss(Callback):
         if int(over_ranks(bad, weights)):
             raise UserError(
                 "trainer",
-                f"the weights are not finite after optimizer step {trainer.global_step}, though its loss was: the "
-                f"gradient overflowed. {self._advice(trainer)}",
+                f"the weights are not finite after optimizer step {trainer.global_step}, although its loss "
+                "was: the gradient overflowed",
+                ADVICE,
             )
 
     def _check_losses(self, trainer: Trainer, module: LightningModule) -> None:
@@ -83,7 +85,8 @@ class FiniteLoss(Callback):
         raise UserError(
             "trainer",
             f"the loss is {'nan' if math.isnan(loss) else 'infinite'} at optimizer step {step} (loss_task "
-            f"{task:.4g}, loss_anchor {anchor:.4g}), on {self._names(trainer, mine)}. {self._advice(trainer)}",
+            f"{task:.4g}, loss_anchor {anchor:.4g}), on {self._names(trainer, mine)}",
+            ADVICE,
         )
 
     def _names(self, trainer: Trainer, rows: list[int]) -> str:
@@ -93,9 +96,3 @@ class FiniteLoss(Callback):
         samples = data.splits["train"].samples
         names = ", ".join(samples.name(row) for row in rows[:SHOWN])
         return names + (f" and {len(rows) - SHOWN} more" if len(rows) > SHOWN else "")
-
-    def _advice(self, trainer: Trainer) -> str:
-        return (
-            "Training has stopped, last.ckpt is the last finite one: lower model.init_args.lr, set "
-            "trainer.gradient_clip_val, or look at these samples"
-        )

@@ -1,4 +1,4 @@
-"""Where in the epoch a checkpoint was made, and how training goes on from there: exactly, wherever it was."""
+"""Saves the position within an epoch in each checkpoint, so that training resumes exactly there."""
 
 import warnings
 from typing import Any
@@ -16,21 +16,21 @@ EPOCH_LOOP = "epoch_loop."
 
 
 class Position(Callback):
-    """Saves the place in the epoch, in optimizer steps, and takes it up again.
+    """Saves the position in the epoch, in optimizer steps, and restores it.
 
-    Lightning restores its loops' counters and guesses from them where the checkpoint was made: after a batch, amid or
-    after a validation, at an epoch's end. Some guesses go wrong (a validation that was due is left out, an epoch's last
-    batch is trained twice). Here the place is written down instead, and the counters are set from it:
+    Lightning restores its loops' counters and guesses from them where the checkpoint was made: after a batch, during or
+    after a validation, at an epoch's end. Some guesses are wrong (a due validation is skipped, an epoch's last batch is
+    trained twice). This callback saves the position instead, and sets the counters from it:
 
-    `epoch`: epochs that are over; `steps`: optimizer steps done in the one that is not; `batches`, `accumulate`,
-    `ranks`: the same in micro-batches, and how steps were split; `validate`: a validation was due after the last step
-    and is not done; `stop`: training was to end early. Steps, not micro-batches, count: a run may go on with another
-    split of the work. A checkpoint must be made between two steps: one that a callback of the user's makes amid a step has
-    lost what its micro-batches had added up.
+    `epoch`: finished epochs; `steps`: optimizer steps done in the unfinished one; `batches`, `accumulate`, `ranks`: the
+    same in micro-batches, and how steps were split; `validate`: the validation due after the last step is not done yet;
+    `stop`: training was to end early. Steps count, not micro-batches, because a resumed run may split the work otherwise.
+    A checkpoint must be made between two steps: one that a user's callback makes within a step loses the gradient that its
+    micro-batches have accumulated.
     """
 
     def __init__(self) -> None:
-        self._validated_at: int | None = None  # micro-batches trained, all in all
+        self._validated_at: int | None = None  # micro-batches trained in the whole run
         self._taken: dict[str, Any] | None = None
 
     # ---- what is saved ----
@@ -43,7 +43,7 @@ class Position(Callback):
         checkpoint[KEY] = self.where(trainer)
 
     def where(self, trainer: Trainer) -> dict[str, Any]:
-        """The place, as plain values."""
+        """The position, as plain values."""
         epochs: Any = trainer.fit_loop.epoch_progress.current
         progress, accumulate = trainer.fit_loop.epoch_loop.batch_progress, trainer.accumulate_grad_batches
         place = {
@@ -61,14 +61,14 @@ class Position(Callback):
         return place
 
     def owed(self, trainer: Trainer) -> bool:
-        """Whether a validation is due after the micro-batch just trained, and not done."""
+        """Whether a validation is due after the last micro-batch and not done yet."""
         loop = trainer.fit_loop.epoch_loop
         fetcher = trainer.fit_loop._data_fetcher
         if fetcher is None or self._validated_at == loop.batch_progress.total.ready:
             return False
         return bool(loop._should_check_val_fx(fetcher))
 
-    # ---- how it is taken up ----
+    # ---- how it is restored ----
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         place = checkpoint.get(KEY)
@@ -80,11 +80,11 @@ class Position(Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, SFTDataModule):
             data.resume_at(place["epoch"], place["batches"])
-            warnings.filterwarnings("ignore", message=".*your dataloader is\n? ?not resumable.*")  # it need not be
+            warnings.filterwarnings("ignore", message=".*your dataloader is\n? ?not resumable.*")  # Position resumes it
         set_counters(checkpoint["loops"]["fit_loop"], place)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Corrects what Lightning made of the counters, and makes up for the validation that was due."""
+        """Corrects the state that Lightning derives from the counters, and runs the validation that was due."""
         place, self._taken = self._taken, None
         if place is None:
             return
@@ -94,7 +94,9 @@ class Position(Callback):
         loop._batches_that_stepped = trainer.global_step
         if place["batches"]:
             loop._restart_stage = Epoch.RESTARTED_ON_LAST
-            if place["batches"] >= trainer.num_training_batches:  # more, where steps of another split were ragged
+            if (
+                place["batches"] >= trainer.num_training_batches
+            ):  # more if the steps were split otherwise and the last was smaller
                 loop.batch_progress.is_last_batch = True
                 now: Any = loop.batch_progress.current
                 now.ready = now.started = now.processed = now.completed = int(trainer.num_training_batches)
@@ -102,16 +104,16 @@ class Position(Callback):
             due = loop._should_check_val_fx(fit._data_fetcher)
             if place["validate"]:
                 validate_now(trainer)
-                if trainer.should_stop and fit._can_stop_early:  # the loop ends here, and does not close the epoch
+                if trainer.should_stop and fit._can_stop_early:  # the loop ends here without closing the epoch
                     fit.epoch_progress.increment_processed()
                     fit.epoch_progress.increment_completed()
-            if due:  # Lightning passes over the validation, and counts the step once more
+            if due:  # Lightning skips the validation and counts the step again
                 loop._batches_that_stepped -= 1
-        trainer.should_stop = trainer.should_stop or place["stop"]  # the validation just made up for may say so too
+        trainer.should_stop = trainer.should_stop or place["stop"]  # the validation above may have set it too
 
 
 def set_counters(loops: dict[str, Any], place: dict[str, Any]) -> None:
-    """Rewrites the loops' state in a checkpoint so that it says one thing: `batches` of epoch `epoch` are trained."""
+    """Rewrites the loops' state in a checkpoint so that all counters agree: `batches` of epoch `epoch` are trained."""
     epoch, batches = place["epoch"], place["batches"]
     begun = epoch + (1 if batches else 0)
     counts = {"ready": begun, "started": begun, "processed": epoch, "completed": epoch}
@@ -128,7 +130,7 @@ def set_counters(loops: dict[str, Any], place: dict[str, Any]) -> None:
 
 
 def validate_now(trainer: Trainer) -> None:
-    """Validation as the training loop runs it between two batches."""
+    """Validates as the training loop does between two batches."""
     loop = trainer.fit_loop.epoch_loop
     first = trainer._logger_connector._first_loop_iter
     trainer.validating = True

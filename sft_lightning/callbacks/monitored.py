@@ -1,4 +1,4 @@
-"""What EarlyStopping, ModelCheckpoint and their like watch: a metric that there is, and the right way round."""
+"""Checks the `monitor` and `mode` of callbacks such as EarlyStopping: the metric must exist, and the direction be right."""
 
 import sys
 from collections.abc import Iterable
@@ -21,14 +21,14 @@ WORDS = {"max": "more", "min": "less"}
 
 
 def settle_modes(callbacks: Any, mode_is_written: bool) -> list[str]:
-    """Fills in `mode` of callbacks in a config by their `monitor`; one line for each that changes.
+    """Sets `mode` of callbacks in a config to fit their `monitor`; returns one line for each that changes.
 
     Args:
         callbacks: `trainer.callbacks` of the config, parsed; `mode` is changed in place.
-        mode_is_written: The user wrote a `mode` for some callback: then each must be right.
+        mode_is_written: The user wrote a `mode` for some callback; then each mode must be right.
 
     Raises:
-        UserError: a mode that was written contradicts its metric.
+        UserError: The user wrote a mode that contradicts its metric.
     """
     lines = []
     for held in callbacks if isinstance(callbacks, list) else [callbacks]:
@@ -46,21 +46,21 @@ def settle_modes(callbacks: Any, mode_is_written: bool) -> list[str]:
 
 
 def say_modes(callbacks: Any, mode_is_written: bool, silent: bool = False) -> None:
-    """Fills in the modes, and says so on stderr."""
+    """Does `settle_modes`, and prints its lines on stderr."""
     for line in settle_modes(callbacks, mode_is_written):
         if not silent:
             print(f"sft-lightning: note: {line}", file=sys.stderr, flush=True)
 
 
 def default_mode(class_path: str) -> Any:
-    """The mode of a callback class that is given none."""
+    """The default `mode` of a callback class; None if it has no such argument."""
     module, _, name = class_path.rpartition(".")
     parameter = signature(getattr(import_module(module), name)).parameters.get("mode")
     return None if parameter is None else parameter.default
 
 
 def refuse_wrong_modes(callbacks: Iterable[Any]) -> None:
-    """Raises UserError for the first callback that watches one of our metrics the wrong way round."""
+    """Raises UserError for the first callback whose mode contradicts its metric."""
     for callback in callbacks:
         metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         right = direction(metric) if isinstance(metric, str) and mode in WORDS else None
@@ -69,22 +69,22 @@ def refuse_wrong_modes(callbacks: Iterable[Any]) -> None:
 
 
 def contradiction(name: str, metric: Any, mode: Any, right: str) -> UserError:
-    """The error for a mode that is the wrong way round."""
+    """The error for a mode that contradicts its metric."""
     return UserError(
         "trainer.callbacks",
-        f"{name}: mode {mode}, and {WORDS[right]} {metric} is better",
+        f"{name} has mode {mode}, but {WORDS[right]} {metric} is better",
         f"set mode {right}, or leave it out",
     )
 
 
 def refuse_unknown(trainer: Trainer, measured: Iterable[str]) -> None:
-    """Raises UserError where a callback watches a metric that this run will not have.
+    """Raises UserError if a callback monitors a metric that this run will not have.
 
-    Classes of the user's own may log metrics of any name; then only names like ours are looked at.
+    If the user's own classes may log further metrics, only names that look like ours are checked.
 
     Args:
         trainer: At the start of training.
-        measured: Names of all that is measured at a validation.
+        measured: Names of all metrics that a validation measures.
     """
     known = [*(n for n in measured if n.startswith(MEASURED)), *OF_TRAINING]
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
@@ -97,6 +97,6 @@ def refuse_unknown(trainer: Trainer, measured: Iterable[str]) -> None:
             continue
         raise UserError(
             "trainer.callbacks",
-            f"{type(callback).__name__}: monitor '{metric}' is not measured while this run trains{nearest(metric, known)}; "
-            f"there are {', '.join(known)}",
+            f"{type(callback).__name__} monitors '{metric}', which is not measured in training{nearest(metric, known)}",
+            f"use one of {', '.join(known)}",
         )

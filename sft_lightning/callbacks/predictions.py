@@ -1,4 +1,4 @@
-"""`predictions.jsonl`: one object per sample, in the order of the data."""
+"""Writes `predictions.jsonl`: one object per sample, in the order of the data."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,11 @@ from sft_lightning.runs.directory import write_atomic
 
 
 class WritePredictions(Callback):
-    """Collects what `predict` yields, over all ranks, and writes it sorted by sample.
+    """Collects the predictions of all ranks, and writes them sorted by sample.
 
-    Each line has `index`, the sample's row number, and what its task decodes: for classification `label` and `probabilities`
-    in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of positions.
+    Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
+    `probabilities` in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of
+    positions.
 
     Args:
         path: The file to write.

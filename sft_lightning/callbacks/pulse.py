@@ -1,4 +1,4 @@
-"""A sign of life each minute where there is no progress bar: what is being done, how far it is, how fast."""
+"""Prints a sign of life each minute if there is no progress bar: the current phase, its progress, its speed."""
 
 import threading
 import time
@@ -14,10 +14,10 @@ PREPARING = "preparing data and network"
 
 
 class Pulse(Callback):
-    """Prints a line where nothing was said for a minute.
+    """Prints a line when nothing was printed for a minute.
 
-    A thread looks at the clock, since what takes long may be one call: reading a data set, or loading weights. The hooks
-    only note where the run is; the loss, whose reading waits for the device, is read twice a minute.
+    A thread watches the clock, since a single call may take long, such as reading a data set or loading weights. The hooks
+    only note the run's progress. The loss is read twice a minute, as reading it waits for the device.
     """
 
     EVERY = 60.0
@@ -26,22 +26,22 @@ class Pulse(Callback):
     def __init__(self) -> None:
         self._began = self._said = self._read = time.monotonic()
         self._doing, self._done, self._of = PREPARING, 0, 0
-        self._mark = (0, self._began)  # (done, when) of the last line, for the speed
-        self._steps = 0.0  # that the run will have
+        self._mark = (0, self._began)  # (done, time) at the last line, for the speed
+        self._steps = 0.0  # optimizer steps of the whole run
         self._loss: float | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True, name="pulse")
 
     def start(self) -> None:
-        """Begins to watch."""
+        """Starts the thread."""
         self._thread.start()
 
     def stop(self) -> None:
-        """Nothing more is said."""
+        """Ends the thread, so that nothing more is printed."""
         self._over.set()
 
     def heard(self) -> None:
-        """Something else was said: the next minute begins."""
+        """Notes that something else was printed, and starts the next minute."""
         self._said = time.monotonic()
 
     def _watch(self) -> None:
@@ -70,7 +70,7 @@ class Pulse(Callback):
             self._mark = (done, time.monotonic())
         self._doing, self._done, self._of = doing, done, int(of) if 0 < of < float("inf") else 0
 
-    # ---- where the run is ----
+    # ---- progress of the run ----
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._now(PREPARING, 0, 0)

@@ -1,4 +1,4 @@
-"""Random number generators, kept with each checkpoint: a resumed run draws what the undisturbed one would have drawn."""
+"""Saves random number generators in each checkpoint, so that a resumed run draws the same numbers as an uninterrupted one."""
 
 import random
 from typing import Any
@@ -31,7 +31,7 @@ def states() -> dict[str, Any]:
 
 
 def restore(saved: dict[str, Any]) -> None:
-    """Puts the generators back."""
+    """Restores the generators' states."""
     version, numbers, second = saved["python"]
     random.setstate((version, tuple(numbers), second))
     name, keys, position, has_gauss, gauss = saved["numpy"]
@@ -42,9 +42,9 @@ def restore(saved: dict[str, Any]) -> None:
 
 
 class RandomState(Callback):
-    """Saves each rank's generators in every checkpoint, and restores them when training goes on.
+    """Saves each rank's generators in every checkpoint, and restores them when training resumes.
 
-    With another number of ranks than before, the generators stay as seeded: there is no state to go on from.
+    If the number of ranks has changed, the generators stay as seeded, as there is no state for each rank.
     """
 
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class RandomState(Callback):
             self._saved = saved[trainer.global_rank]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After all that is measured before training."""
+        """Restores the states after all measurements before training."""
         if self._saved is not None:
             restore(self._saved)
             self._saved = None

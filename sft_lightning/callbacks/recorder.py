@@ -1,4 +1,4 @@
-"""Writes `run.json` as the run goes: what it is at the start, every metric before, after and at best.ckpt, how it ended."""
+"""Writes `run.json` during a run: its facts at the start, every metric before, after and at best.ckpt, its outcome."""
 
 import time
 from dataclasses import asdict
@@ -30,10 +30,10 @@ class RunRecorder(Callback):
     """Keeps `run.json`.
 
     Args:
-        record: Where to write; already started with what is known before data and network are built.
-        select_by: Metric that selects best.ckpt; default the task's first on validation.
-        needs_test: The run is to be tested after fit, so a test split must be there.
-        goes_on: The checkpoint that fit begins from is this run's own: the record goes on from it too.
+        record: The record to write; it already holds the facts known before data and network are built.
+        select_by: Metric that selects best.ckpt; by default the task's first on validation.
+        needs_test: The run is tested after fit, so that it needs a test split.
+        goes_on: Fit resumes from this run's own checkpoint, and so does the record.
         monitor: The run's retention monitor, whose numbers and source data are recorded.
     """
 
@@ -50,16 +50,16 @@ class RunRecorder(Callback):
         self._began = time.perf_counter()
         self._best: Candidate | None = None
         self._fitting = False
-        self.closing = False  # set for the validation that a fit ends with where the last one came earlier
+        self.closing = False  # set for the validation at the end of a fit, if the last one came earlier
         self.measured_at: int | None = None
         self.is_best = False  # whether the last validation was the best, until best.ckpt is written
-        self.start_competes = False  # whether best.ckpt is to be step 0's network until a validation is ahead of it
-        self._checkpoint: tuple[str, int] | None = None  # what is measured: name of its file, step
+        self.start_competes = False  # whether best.ckpt is step 0's network until a validation is better
+        self._checkpoint: tuple[str, int] | None = None  # the measured checkpoint: name of its file, step
         self.began = False  # whether training has begun
-        self._found: dict[str, dict[str, Any]] = {}  # what a fit says of its data, and of the source task's
+        self._found: dict[str, dict[str, Any]] = {}  # `about_data` of the run's data and of the source task's
         self._rewind: tuple[int, dict[str, Any]] | None = None
         self._train: dict[str, float] = {}  # last values of train/*
-        self._seconds = 0.0  # of fits before a resume
+        self._seconds = 0.0  # of the fits before a resume
 
     def _about(self, trainer: Trainer, module: TunedModule) -> dict[str, Any]:
         data, network = trainer.datamodule, module.network  # type: ignore[attr-defined]
@@ -91,7 +91,7 @@ class RunRecorder(Callback):
         self._found = self._found or self.data_found(trainer)
         for part, held in self._found.items():
             first = recorded(self.record.content, part)
-            about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first one stands
+            about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first fingerprint is kept
         if isinstance(data, SFTDataModule) and (skipped := data.skipped_report(gather=False)):
             about["data"]["skipped"] = skipped
         return about
@@ -108,7 +108,7 @@ class RunRecorder(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run goes on with the data that it began with, or not at all: nothing of it is touched before that is known."""
+        """Refuses to resume a run with other data than it began with, before anything of it is changed."""
         if trainer.is_global_zero:
             self._found = self.data_found(trainer)
             why = refusal(self.record.content, prints_of(self._found)) if self.goes_on else None
@@ -132,7 +132,7 @@ class RunRecorder(Callback):
             self.record.content["metrics"].setdefault(name, {})["before"] = value
         if self.start_competes:
             self._select(pl_module, before, step=0, epoch=0)
-            self.is_best = False  # its file is written by all ranks together, see Checkpoints
+            self.is_best = False  # all ranks write its file together, see Checkpoints
         self._describe_metrics(trainer, pl_module)
         self.record.update(**about)
         self.began = True
@@ -154,7 +154,7 @@ class RunRecorder(Callback):
         self._start_other(trainer, pl_module)
 
     def _start_other(self, trainer: Trainer, module: LightningModule) -> None:
-        """Says which checkpoint is measured, on which data, and whether those are not what fit recorded."""
+        """Records which checkpoint is measured, on which data, and a note if fit recorded other data."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not trainer.is_global_zero or not isinstance(module, TunedModule) or not isinstance(data, SFTDataModule):
             return
@@ -182,13 +182,13 @@ class RunRecorder(Callback):
         self.note_skipped(trainer)
 
     def data_of(self, trainer: Trainer) -> dict[str, SFTDataModule]:
-        """The run's 'data', and 'retention' where there is source data."""
+        """The run's 'data', and 'retention' if there is source data."""
         source = self.monitor.source_data if self.monitor else None
         parts = {"data": trainer.datamodule, "retention": source}  # type: ignore[attr-defined]
         return {name: data for name, data in parts.items() if isinstance(data, SFTDataModule)}
 
     def data_found(self, trainer: Trainer, only: str | None = None) -> dict[str, dict[str, Any]]:
-        """`about_data` of each of `data_of`, once loaded; of one split, or all."""
+        """`about_data` of each of `data_of` that is loaded, for one split or all."""
         parts = {name: data for name, data in self.data_of(trainer).items() if data.splits}
         found = {name: about_data(data, only) for name, data in parts.items()}
         if only is None and len(found) == 2 and (both := in_training(parts["retention"].splits, parts["data"].splits)):
@@ -197,12 +197,12 @@ class RunRecorder(Callback):
 
     @property
     def source_task(self) -> TaskInfo | None:
-        """The source task that is measured, once its data is loaded."""
+        """The source task that is measured; None until its data is loaded."""
         task = self.monitor.source_task if self.monitor else None
         return None if task is None else task.info
 
     def note_skipped(self, trainer: Trainer) -> None:
-        """Samples left out so far, of data and retention data, on any rank: every rank calls this."""
+        """Records the samples of data and retention data that any rank skipped so far. Every rank must call this."""
         for name, part in self.data_of(trainer).items():
             if skipped := part.skipped_report():
                 self.record.content.setdefault(name, {}).setdefault("skipped", {}).update(skipped)
@@ -217,7 +217,7 @@ class RunRecorder(Callback):
         counts = {k.removeprefix("n/"): int(values.pop(k)) for k in list(values) if k.startswith("n/")}
         content = self.record.content
         if trainer.state.fn == "validate" and not self.closing:
-            # Of a fit's own numbers, which stay as they are, `n` goes on to say how many samples they are of.
+            # `n` keeps the counts of the fit's own numbers, which this validation does not change.
             content["n"] = counts | content.get("n", {})
             content["measured"]["validate"]["n"] = counts
             content["validate"] = {k: v for k, v in values.items() if not k.startswith("test/")}
@@ -226,7 +226,7 @@ class RunRecorder(Callback):
             return
         content.setdefault("n", {}).update(counts)
         if testing:
-            # The test split's own values: target, source and drift, apart from those of validation.
+            # Values of the test split (target, source and drift) are kept apart from those of validation.
             content["test"] = {k: v for k, v in values.items() if not k.startswith("val/")}
             file, step = self._checkpoint or ("", trainer.global_step)
             which = ("final", "best") if file == "best.ckpt" else ("final",)
@@ -243,12 +243,12 @@ class RunRecorder(Callback):
         self.record.write()
 
     def _describe_metrics(self, trainer: Trainer, module: TunedModule) -> None:
-        """Which way each metric of the record is better, its unit, and the tasks' primary metrics."""
+        """Records the better direction and unit of each metric, and the tasks' primary metrics."""
         if module.info is not None:
             self.record.content |= for_record(self.record.content, module.info, self.source_task)
 
     def _select(self, module: TunedModule, values: dict[str, float], step: int, epoch: int) -> None:
-        """Notes whether a validation is the best so far, and if so every metric's value at it."""
+        """Records every metric's value at a validation, if it is the best so far."""
         name, mode = self.by(module)
         found = Candidate.of(values, name)
         self.is_best = found is not None and found.ahead(self._best, mode)
@@ -257,14 +257,14 @@ class RunRecorder(Callback):
             self.record.select(values, name, step, epoch)
 
     def judge_the_start(self, trainer: Trainer, module: TunedModule) -> None:
-        """`never_beat_start`: whether no validation was ahead of the network before training, where that was measured."""
+        """Records `never_beat_start`: no validation was better than the network before training, if that was measured."""
         name, mode = self.by(module)
         start = Candidate.of(self.monitor.before, name) if self.monitor and name.startswith("val/") else None
         if start is not None and self._best is not None:
             self.record.content["never_beat_start"] = not self._best.ahead(start, mode)
 
     def end_of_fit(self, trainer: Trainer) -> None:
-        """What is known once training is over, also where a resume found it to be over already."""
+        """Records results at the end of training, also if a resumed run had nothing left to train."""
         self._gather(trainer)
         self.note_skipped(trainer)
         for name, value in self._train.items():
@@ -290,7 +290,7 @@ class RunRecorder(Callback):
     # ---- resume ----
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The record as it stands, and the history's open row: what the file has after this step is written anew."""
+        """Saves the record and the history's open row; a resumed run overwrites the history after this step."""
         self._gather(trainer)
         log = metrics_log(trainer)
         checkpoint[KEY] = {
@@ -323,13 +323,13 @@ class RunRecorder(Callback):
             loss = held.get("best_loss", self.record.content["metrics"].get("val/loss", {}).get("best"))
             self._best = Candidate(held["best"], loss)
         self.measured_at = held["measured_at"]
-        self.is_best = held["is_best"]  # a kill may have come before best.ckpt was written
+        self.is_best = held["is_best"]  # the run may have been killed before it wrote best.ckpt
         self._train, self._seconds = dict(held["train"]), held["seconds"]
         self._rewind = checkpoint["global_step"], held["row"]
 
 
 def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
-    """What a record says of data: in words, how many samples, and hashes by which a change shows."""
+    """A record's entry about data: a description, numbers of samples, and hashes that reveal a change."""
     splits = {name: split for name, split in data.splits.items() if only in (None, name)}
     return {
         "description": data.describe(),
@@ -340,12 +340,12 @@ def about_data(data: SFTDataModule, only: str | None = None) -> dict[str, Any]:
 
 
 def prints_of(found: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
-    """The fingerprints alone."""
+    """Only the fingerprints."""
     return {part: about["fingerprint"] for part, about in found.items()}
 
 
 def remarked(data: SFTDataModule) -> dict[str, Any]:
-    """What was noticed of data: what reading guessed, repeated samples and the like, where there is something."""
+    """Remarks on data, if there are any: settings that reading guessed, repeated samples and the like."""
     return {**({"notes": data.notes} if data.notes else {}), **data.found()}
 
 
@@ -355,8 +355,10 @@ def metrics_log(trainer: Trainer) -> MetricsLog | None:
 
 
 def competes(module: TunedModule, before: dict[str, float], by: str) -> bool:
-    """Whether the network before training may become best.ckpt: it can do the task already, since it brings the outputs
-    (language models). Chosen by anything but validation it would always win, having lost nothing.
+    """Whether the network before training may become best.ckpt.
+
+    It may if its pretrained outputs already do the task (language models), and if a validation metric selects: by a metric
+    of the source task, the untrained network would always win.
     """
     network = module.network
     assert network is not None
@@ -364,11 +366,11 @@ def competes(module: TunedModule, before: dict[str, float], by: str) -> bool:
 
 
 def last_logged(trainer: Trainer) -> int:
-    """The last optimizer step of which `train/*` was logged: each `log_every_n_steps`th, and the first."""
+    """The last optimizer step that logged `train/*`: each `log_every_n_steps`th does, and the first."""
     every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
     return (trainer.global_step // every * every if every else 0) or min(1, trainer.global_step)
 
 
 def epochs_begun(trainer: Trainer) -> int:
-    """Epochs of which at least one step was trained; the last of them may be unfinished."""
+    """Number of epochs with at least one trained step; the last may be unfinished."""
     return int(trainer.fit_loop.epoch_progress.current.ready)

@@ -1,4 +1,4 @@
-"""What Lightning counts in micro-batches, in optimizer steps: limits of training, and the names of checkpoints."""
+"""Makes Lightning count optimizer steps, not micro-batches, in limits of training and names of checkpoints."""
 
 from typing import Any
 
@@ -12,11 +12,11 @@ from sft_lightning.data.base import SFTDataModule
 class Steps(Callback):
     """Turns the trainer's limit on training from optimizer steps into micro-batches, which Lightning counts.
 
-    A whole number n is n optimizer steps of an epoch, a share s is int(s × steps of an epoch): 3 with batch_size 20
+    A whole number n means n optimizer steps of an epoch, a share s means int(s × steps of an epoch): 3 with batch_size 20
     trains 60 samples an epoch with and without accumulation, on one process or eight.
 
-    ModelCheckpoint names its files by the metrics `step` and `epoch` where there are some, and validation logs them: here
-    they are kept up to date between validations.
+    ModelCheckpoint names its files by the metrics `step` and `epoch` if there are some, and validation logs them. This
+    callback keeps them up to date between validations.
     """
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Steps(Callback):
         self._names_files = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Once the data is loaded, and before Lightning asks for batches."""
+        """Sets the limit after the data is loaded and before Lightning asks for batches."""
         self._names_files = any(isinstance(c, ModelCheckpoint) for c in trainer.callbacks)  # type: ignore[attr-defined]
         accumulate, limit = trainer.accumulate_grad_batches, trainer.limit_train_batches
         if stage != "fit" or accumulate == 1:
@@ -49,13 +49,13 @@ class Steps(Callback):
             pl_module.log_dict(names, on_step=True, on_epoch=False, logger=False, batch_size=1)
 
     def _of_share(self, trainer: Trainer, share: float) -> int:
-        """Optimizer steps that a share of an epoch has."""
+        """Optimizer steps in a share of an epoch."""
         name = "overfit_batches" if trainer.overfit_batches else "limit_train_batches"  # type: ignore[attr-defined]
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(data, SFTDataModule):
             raise UserError(
                 f"trainer.{name}",
-                f"a share of {share} needs the length of an epoch, which data modules of sft_lightning know",
+                f"a share of {share} needs the length of an epoch, which only data modules of sft_lightning know",
                 "give a number of optimizer steps",
             )
         steps = -(-len(data.splits["train"]) // data.batch_size)

@@ -1,4 +1,4 @@
-"""Pictures for W&B: the confusion matrix and, for images, samples with what was said of them."""
+"""Logs pictures to W&B: the confusion matrix and, for images, samples with their predictions."""
 
 from typing import Any
 
@@ -16,8 +16,8 @@ class Panels(Callback):
     """Logs `val/confusion_matrix` and `val/samples` (or `test/…`) of classification, from the last validation.
 
     Args:
-        samples: Images shown, the first of the validation split.
-        classes: No matrix for more classes than these: nobody could read it.
+        samples: Number of images shown, from the start of the validation split.
+        classes: Largest number of classes that gets a matrix; a larger one is unreadable.
     """
 
     def __init__(self, samples: int = 16, classes: int = 100) -> None:
@@ -103,7 +103,7 @@ class Panels(Callback):
 
 
 def visible(image: torch.Tensor) -> Any:
-    """A normalised image `[C, H, W]` as uint8 `[H, W, C]`, its own darkest and brightest value as black and white."""
+    """A normalised image `[C, H, W]` as uint8 `[H, W, C]`, scaled so that its darkest value is black, its brightest white."""
     low, high = image.min(), image.max()
     scaled = (image - low) / (high - low).clamp(min=1e-6) * 255
     if scaled.shape[0] not in (1, 3):

@@ -1,4 +1,4 @@
-"""`ablate`: a study from a file, or from a network and data alone, carried out on this machine."""
+"""`ablate`: runs a study from a file, or from a network and data alone, on this machine or as a Slurm job array."""
 
 import argparse
 import json
@@ -18,11 +18,11 @@ from sft_lightning.core.errors import UserError
 if TYPE_CHECKING:
     from sft_lightning.ablation.budgeted_study import Sized
 
-MOST_SEEDS = 20  # of a study with a budget
+MOST_SEEDS = 20  # in a study with a budget
 
 
 def make_parser() -> Parser:
-    """The options of `ablate`."""
+    """Builds the parser of `ablate`."""
     parser = Parser(
         "ablate",
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -34,7 +34,7 @@ def make_parser() -> Parser:
     group = parser.add_argument_group("without a study file")
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
     group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
-    group.add_argument("--retention", help="Data of what the network can do already, to measure what is kept.")
+    group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
         "--budget",
         help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
@@ -53,11 +53,11 @@ def make_parser() -> Parser:
         "--launcher", choices=["local", "slurm"], default="local", help="Where points run: here, or a job array."
     )
     group.add_argument(
-        "--sbatch", action="append", default=[], metavar="OPTION", help="Of sbatch: --sbatch=--time=01:00:00."
+        "--sbatch", action="append", default=[], metavar="OPTION", help="Option for sbatch: --sbatch=--time=01:00:00."
     )
-    group.add_argument("--profile", help="The cluster's profile, as of submit; see docs/clusters.md.")
-    group.add_argument("--partition", help="Of sbatch.")
-    group.add_argument("--time", help="Wall time of each task of the array until it is saved and requeued.")
+    group.add_argument("--profile", help="The cluster's profile, as for submit; see docs/clusters.md.")
+    group.add_argument("--partition", help="Partition, for sbatch.")
+    group.add_argument("--time", help="Wall time of each task of the array; then it is saved and requeued.")
     group.add_argument("--workers", type=int, help="Points that run side by side; default one per GPU, else per core.")
     group.add_argument("--threads", type=int, help="CPU threads of each point; default the cores over the workers.")
     group.add_argument("--dry-run", "--dry_run", action="store_true", help="Print the points and what they would cost.")
@@ -66,36 +66,42 @@ def make_parser() -> Parser:
         "--keep-weights",
         choices=["all", "chosen"],
         default="all",
-        help="Checkpoints and exports of which points stay: all, or once an arm's choice is made those of its chosen setting.",
+        help="Which points keep checkpoints and exports: all, or only those of each arm's chosen setting.",
     )
-    group.add_argument("--retry", action="store_true", help="Try points again that failed.")
+    group.add_argument("--retry", action="store_true", help="Retry failed points.")
     group.add_argument("--runs_dir", "--runs-dir", help="Root of run directories; default SFT_RUNS_DIR, else runs.")
     group.add_argument("--wandb", choices=["online", "offline", "disabled"], help="Where W&B records of points go.")
     group.add_argument("--html", type=Path, help="The comparison's page; default report.html in the study's folder.")
     group.add_argument(
         "--import", dest="imports", action="append", default=[], metavar="MODULE", help=argparse.SUPPRESS
     )
-    group.add_argument("--quiet", action="store_true", help="Print nothing but the answer.")
-    parser.add_argument("--study_folder", type=Path, help=argparse.SUPPRESS)  # what a task of the array is given
+    group.add_argument("--quiet", action="store_true", help="Print only the answer.")
+    parser.add_argument("--study_folder", type=Path, help=argparse.SUPPRESS)  # set for each task of the array
     parser.add_argument("--point", help=argparse.SUPPRESS)
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Carries out `ablate`; returns the exit code: 0 done, 2 where points failed. Raises UserError for bad input."""
+    """Runs `ablate`. Returns 0, or 2 if points failed. Raises UserError for bad input."""
     given = make_parser().parse_args(arguments)
     if given.seeds is not None and given.budget is not None:
-        raise UserError("--seeds", "the budget settles their number", "give one of the two")
+        raise UserError(
+            "--seeds", "cannot be combined with --budget, which sets the number of seeds", "give only one of them"
+        )
     for name, least in (("seeds", 1), ("workers", 1), ("threads", 1)):
         value = getattr(given, name)
         if value is not None and value < least:
-            raise UserError(f"--{name}", f"must be at least {least}, not {value}")
+            raise UserError(f"--{name}", f"must be at least {least}, got {value}")
     if given.point is not None and given.study_folder is not None:
         from sft_lightning.ablation.executor_slurm import run_point
 
         return run_point(given.study_folder, given.point, command_line)
     if given.launcher == "slurm" and given.budget is not None:
-        raise UserError("--budget", "a job array is planned beforehand", "give --seeds in its place")
+        raise UserError(
+            "--budget",
+            "cannot be used with --launcher slurm, whose points are planned in advance",
+            "give --seeds instead",
+        )
     budget_s = None
     if given.budget is not None:
         from sft_lightning.ablation.budget import parse_budget
@@ -105,13 +111,17 @@ def main(arguments: list[str]) -> int:
 
 
 def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized]":
-    """The study that the options name; or the default one for a network and data, and smaller ones for a budget."""
+    """Reads the study that the options name, or makes one for a network and data, with smaller ones for a budget."""
     from sft_lightning.ablation.budgeted_study import Sized
 
     if given.config is not None:
         for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
             if getattr(given, name) is not None:
-                raise UserError(f"--{name}", "the study file says it", "write it there, or leave --config out")
+                raise UserError(
+                    f"--{name}",
+                    "cannot be combined with --config",
+                    "write it into the study file, or leave --config out",
+                )
         study = read_study(given.config)
         if given.seeds is None and budget_s is None and not given.set:
             return [Sized(study)]
@@ -121,7 +131,7 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         content = with_options(study.content, given, seeds)
         return [Sized(make_study(content, given.config.parent, given.config.stem))]
     if given.network is None or given.data is None:
-        raise UserError("ablate", "give --config STUDY.yaml, or --network and --data", "see ablate --help")
+        raise UserError("ablate", "no study is given", "add --config STUDY.yaml, or --network and --data")
     from sft_lightning.autoconfig.default_study import infer_study
     from sft_lightning.autoconfig.reduced_studies import sizes
 
@@ -136,18 +146,18 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
 
 
 def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any) -> dict[str, Any]:
-    """The study with what the command line says in place of the file."""
+    """Returns the study's content with the changes that the command line makes."""
     changed = dict(content.get("set") or {})
     for option in given.set:
         key, is_given, text = option.partition("=")
         if not is_given or not key:
-            raise UserError("--set", f"'{option}' must be KEY=VALUE, such as data.batch_size=32")
+            raise UserError("--set", f"must be KEY=VALUE, got '{option}'", "write it as in data.batch_size=32")
         try:
             changed[key] = None if text == "None" else plain_yaml.load(text)
         except plain_yaml.DoubledKey as error:
-            raise UserError("--set", f"{key}: {error}") from None
+            raise UserError("--set", f"{key}: {error.said}", error.fix) from None
         except yaml.YAMLError:
-            raise UserError("--set", f"the value of '{option}' is no YAML", "quote it") from None
+            raise UserError("--set", f"the value of '{option}' is not valid YAML", "quote it") from None
     result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}
     if given.seeds and isinstance(content.get("report_seeds"), int):
         result["report_seeds"] = given.seeds
@@ -157,7 +167,7 @@ def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any)
 
 
 def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:
-    """Plans, runs, collects, and says the answer."""
+    """Plans and runs a study, collects its results and prints the answer."""
     from sft_lightning.ablation.budgeted_study import Budget
     from sft_lightning.ablation.plan import Plan
     from sft_lightning.ablation.scheduler import Scheduler
@@ -172,7 +182,7 @@ def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
     folder = StudyDir.at(root, study.name)
     plan = Plan(study, resolve, {} if given.wandb is None else {"wandb": given.wandb})
     scheduler = Scheduler(study, plan, folder)
-    if given.config is not None and not folder.path.is_dir():  # the front door has read the data already
+    if given.config is not None and not folder.path.is_dir():  # without --config, making the study has read the data
         from sft_lightning.ablation.first_look import read_tables
 
         read_tables(plan.check())
@@ -192,14 +202,14 @@ def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float |
 
 
 def submit(scheduler: Any, given: argparse.Namespace) -> int:
-    """The points as a Slurm job array."""
+    """Submits the points as a Slurm job array."""
     from sft_lightning.ablation import collect, executor_slurm
     from sft_lightning.cluster.profile import read_profile
     from sft_lightning.runs.lock import RunLock
 
     scheduler.plan.check()
     scheduler.folder.make()
-    lock = RunLock(scheduler.folder.path)
+    lock = RunLock(scheduler.folder.path, "study")
     lock.take()
     try:
         if given.retry:
@@ -224,7 +234,7 @@ def submit(scheduler: Any, given: argparse.Namespace) -> int:
 
 
 def held(folder: Any, key: str) -> Any:
-    """What an earlier start of the study noted in study.json."""
+    """Returns the entry that an earlier start of the study left in study.json, or None."""
     try:
         return json.loads(folder.record.read_text()).get(key)
     except (OSError, ValueError, AttributeError):
@@ -232,7 +242,7 @@ def held(folder: Any, key: str) -> Any:
 
 
 def import_user_modules(names: list[str]) -> None:
-    """Modules with classes of the user's own, which configs may name."""
+    """Imports the user's modules, so that configs can name their classes."""
     from importlib import import_module
 
     if str(Path.cwd()) not in sys.path:
@@ -245,7 +255,7 @@ def import_user_modules(names: list[str]) -> None:
 
 
 def how_many(scheduler: Any, given: argparse.Namespace) -> tuple[int, int, list[str], bool]:
-    """(workers, threads of each, GPUs, whether points are commands of their own)."""
+    """Returns (workers, threads of each, GPUs, whether each point runs as a command of its own)."""
     from sft_lightning.ablation.worker import of_several
 
     trainers = [config["trainer"] for config in scheduler.plan.check()]
@@ -259,7 +269,7 @@ def how_many(scheduler: Any, given: argparse.Namespace) -> tuple[int, int, list[
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs for CUDA_VISIBLE_DEVICES, without starting CUDA in this process."""
+    """Returns the GPUs' names for CUDA_VISIBLE_DEVICES, without starting CUDA in this process."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     import torch
 
@@ -269,7 +279,7 @@ def visible_gpus() -> list[str]:
 
 
 def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
-    """The study itself, with its folder locked."""
+    """Runs the study with its folder locked."""
     from sft_lightning.ablation import collect
     from sft_lightning.ablation.executor_local import run_local as run
     from sft_lightning.ablation.progress import Progress
@@ -280,7 +290,7 @@ def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
     folder = scheduler.folder
     workers, threads, gpus, several = how_many(scheduler, given)
     folder.make()
-    lock = RunLock(folder.path)
+    lock = RunLock(folder.path, "study")
     lock.take()
     scheduler.width = workers
     about: dict[str, Any] = {"threads": threads, **({} if budget is None else {"budget": budget.record})}
@@ -293,7 +303,7 @@ def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
         status = run(scheduler, pool, progress, budget, about, given.keep_weights == "chosen")
     except Interrupted as stop:
         collect.write(scheduler, "interrupted", about)
-        print(f"interrupted: the same command goes on; {folder.path}", file=sys.stderr)
+        print(f"interrupted: run the same command to resume; {folder.path}", file=sys.stderr)
         return stop.exit_code
     finally:
         pool.close()
@@ -303,7 +313,7 @@ def conduct(scheduler: Any, given: argparse.Namespace, budget: Any) -> int:
 
 
 def finish(scheduler: Any, found: dict[str, Any], given: argparse.Namespace) -> int:
-    """Prints the answer, writes the page."""
+    """Prints the answer and writes the page. Returns 0, or 2 if points failed."""
     from sft_lightning.ablation.disk_usage import hint
     from sft_lightning.cli import compare as report
 

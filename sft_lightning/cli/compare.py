@@ -1,4 +1,4 @@
-"""`compare`: its options, and what it prints and writes."""
+"""`compare`: compares runs and studies in a table, a page, figures or a W&B report."""
 
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ FIGURE_FORMATS = ("svg", "pdf", "png")
 
 
 def parser() -> Parser:
-    """The options of `compare`."""
+    """Builds the parser of `compare`."""
     made = Parser(
         "compare",
         description="Runs and studies side by side: what each way of fine-tuning learned and kept, over seeds.",
@@ -26,7 +26,7 @@ def parser() -> Parser:
     )
     made.add_argument("--html", metavar="FILE", type=Path, help="write the page, one file that works offline")
     made.add_argument(
-        "--format", choices=table.FORMATS, default="table", help="of what is printed: one row per arm and cell"
+        "--format", choices=table.FORMATS, default="table", help="format of the output: one row per arm and cell"
     )
     made.add_argument("--figures", metavar="DIR", type=Path, help="write the page's figures as files for papers")
     made.add_argument(
@@ -51,7 +51,7 @@ def parser() -> Parser:
 
 
 def main(arguments: list[str]) -> int:
-    """Runs `compare` with the arguments after that word; 0, or UserError."""
+    """Runs `compare` with the arguments after that word. Returns 0, or raises UserError."""
     options = parser().parse_intermixed_args(arguments)
     found = read.collect(options.paths)
     metrics = [m for given in options.metric or [] for m in given.split(",") if m]
@@ -84,11 +84,11 @@ def main(arguments: list[str]) -> int:
 
 
 def asked_by_study(found: read.Found) -> list[str]:
-    """The metrics that a study's file asks tables to show, where that study is all there is."""
+    """Returns the metrics that a study's file asks tables to show, if one study alone is compared."""
     asked = found.studies[0].content.get("report") if len(found.studies) == 1 and not found.runs else None
     return [str(m) for m in asked] if isinstance(asked, list) else []
 
 
 def _safe(text: str) -> str:
-    """Names from run files leave the terminal as it is."""
+    """Escapes control characters, which names in run files may hold, but keeps line breaks."""
     return "".join(c if c == "\n" else escape_controls(c) for c in text) if not text.isprintable() else text

@@ -1,4 +1,4 @@
-"""SFTCLI: LightningCLI with data × network × variant, our run directory, and errors in one line."""
+"""fit, validate, test and predict: LightningCLI with our parser, run directories, and user errors in one line."""
 
 import errno
 import os
@@ -45,7 +45,7 @@ from sft_lightning.runs.session import RunSession
 
 
 class SFTCLI(LightningCLI):
-    """A thin LightningCLI: the parser of `config/parser.py`, and hooks that open the run's session and work in it."""
+    """A LightningCLI with the parser of `config/parser.py` and hooks that open the run's session and work in it."""
 
     def __init__(self, arguments: list[str], session: RunSession) -> None:
         self.arguments, self.session = arguments, session
@@ -71,11 +71,11 @@ class SFTCLI(LightningCLI):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise explain(error, keys_of(*self._subcommand_parsers.values())) from None
-        except yaml.YAMLError as error:  # in a file that an option names, or in an option's value
+        except yaml.YAMLError as error:  # in a file that an option names, or in the value of an option
             why = getattr(error, "problem", None) or getattr(error, "reason", None) or error
-            raise UserError(option_behind(self.arguments), f"not valid YAML: {why}", "quote it") from None
-        except ValueError as error:  # a date that is none, for instance
-            raise UserError("--config", f"a value, or an option's value, cannot be read: {error}") from None
+            raise invalid_yaml(self.arguments, why) from None
+        except ValueError as error:  # an impossible date, for instance
+            raise UserError("--config", f"a value in the file or of an option cannot be read: {error}") from None
         except RecursionError:
             raise UserError("--config", "values are nested too deeply, or within themselves") from None
         old = self.session.resume is not None or self.session.of_run is not None
@@ -87,7 +87,7 @@ class SFTCLI(LightningCLI):
             given.say_overridden(written, self.settings)
 
     def _parse_ckpt_path(self) -> None:
-        """A checkpoint never changes the configuration: the module compares the two when it is loaded."""
+        """Does nothing: a checkpoint never changes the configuration. The module compares the two when it is loaded."""
 
     @property
     def settings(self) -> Namespace:
@@ -96,7 +96,7 @@ class SFTCLI(LightningCLI):
         return settings
 
     def before_instantiate_classes(self) -> None:
-        """Opens the run: its directory exists from here on."""
+        """Opens the run, which makes its directory."""
         settings, session, stage = self.settings, self.session, str(self.config.subcommand)
         if settings.experiment is None:
             settings.experiment = session.of_run.experiment if session.of_run else experiment_name(self.arguments)
@@ -124,7 +124,7 @@ class SFTCLI(LightningCLI):
 
 @contextmanager
 def secrets_not_printed(parsers: list[LightningArgumentParser]) -> Iterator[None]:
-    """While parsers parse, and may come upon `--print_config`: what they dump is without secrets."""
+    """Leaves secrets out of what parsers dump for `--print_config`."""
     for parser in parsers:
 
         def dump(*args: Any, dump: Any = parser.dump, **kwargs: Any) -> str:
@@ -141,22 +141,22 @@ def secrets_not_printed(parsers: list[LightningArgumentParser]) -> Iterator[None
             del parser.dump
 
 
-def option_behind(arguments: list[str]) -> str:
-    """The option whose value is no YAML, as far as that can be told."""
+def invalid_yaml(arguments: list[str], why: object) -> UserError:
+    """Returns the error for a value that is not valid YAML, at its option if that can be found."""
     name = ""
     for argument in arguments:
         name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
         try:
             yaml.safe_load(value)
         except yaml.YAMLError:
-            return name or "the command line"
+            return UserError(name or "command line", f"not valid YAML: {why}", "quote it")
         except (ValueError, RecursionError):
             continue
-    return "a value in --config, or a file that an option names,"
+    return UserError("--config", f"a value, or a file that an option names, is not valid YAML: {why}", "quote it")
 
 
 def pop_option(arguments: list[str], name: str) -> str | None:
-    """Takes `--name value` or `--name=value` out of `arguments`."""
+    """Removes `--name value` or `--name=value` from `arguments` and returns the value, or None."""
     for i, argument in enumerate(arguments):
         if argument == f"--{name}":
             if i + 1 >= len(arguments):
@@ -171,27 +171,29 @@ def pop_option(arguments: list[str], name: str) -> str | None:
 
 
 def existing_run(path: str, what: str) -> RunDirectory:
-    """A run directory that is there."""
+    """Returns a run directory; raises UserError if it lacks files that are needed."""
     run = RunDirectory(Path(path).expanduser())
     for needed in (run.config, *([] if what == "resume" else [run.record, run.last])):
         if not needed.is_file():
-            raise UserError(f"--{what}", f"{path} is no run that can be used: it has no {needed.relative_to(run.path)}")
+            raise UserError(
+                f"--{what}", f"{path} is not a usable run, because it has no {needed.relative_to(run.path)}"
+            )
     for file in (run.record, run.metrics, run.last, run.best):
         if file.is_dir() or (file.is_symlink() and not file.exists()):
-            raise UserError(f"--{what}", f"{file} is no file", "remove it")
+            raise UserError(f"--{what}", f"{file} is a folder or a broken link, not a file", "remove it")
     return run
 
 
 def run(arguments: list[str]) -> int:
-    """Parses, trains or evaluates, records; raises UserError for what the user can mend."""
+    """Runs fit, validate, test or predict. Returns the exit code; raises UserError for mistakes that the user can fix."""
     quieten()
     allow_on_as_key()
     if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))  # a user's own module beside the config, also for the console script
+        sys.path.append(str(Path.cwd()))  # for the user's own modules, which the console script would not find
     typed, arguments = arguments, [underscored(a) for a in arguments]
     while (module := pop_option(arguments, "import")) is not None:
         if not all(part.isidentifier() for part in module.split(".")):
-            raise UserError("--import", f"'{module}' is no module's name, such as my_package.my_module")
+            raise UserError("--import", f"'{module}' is not a module's name", "write it as in my_package.my_module")
         try:
             import_module(module)
         except ImportError as error:
@@ -200,14 +202,16 @@ def run(arguments: list[str]) -> int:
     resume = of_run = None
     if (path := pop_option(rest, "resume")) is not None:
         if command != "fit":
-            raise UserError("--resume", "is for fit", f"use {command} --run {path}")
+            raise UserError("--resume", "is an option of fit only", f"use {command} --run {path}")
         resume = existing_run(path, "resume")
         rest = ["--config", str(resume.config), *rest]
         if resume.last.is_file():
             rest += ["--ckpt_path", str(resume.last)]
     elif (path := pop_option(rest, "run")) is not None:
         if command == "fit":
-            raise UserError("--run", "is for validate, test and predict", f"to continue a run use fit --resume {path}")
+            raise UserError(
+                "--run", "is an option of validate, test and predict", f"use fit --resume {path} to resume a run"
+            )
         of_run = existing_run(path, "run")
         checkpoint = of_run.best if of_run.best.is_file() else of_run.last
         rest = ["--config", str(of_run.config), *rest]
@@ -227,13 +231,13 @@ def run(arguments: list[str]) -> int:
         return stop.exit_code
     except BaseException as error:
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            session.fail(error.__context__)  # Lightning makes 1 of a Ctrl-C
+            session.fail(error.__context__)  # Lightning turns Ctrl-C into exit code 1
             return 130
         of_others = session.ranks is not None and broken(error)
         wrong = None if of_others else user_error(error, session.directory if command == "fit" else None)
         wrong = wrong and session.say_where(wrong)
         code = session.settle(wrong or error, 2 if wrong is not None else 1)
-        if code is not None:  # another rank's failure, said there
+        if code is not None:  # another rank failed and prints the error
             return code
         if wrong is not None:
             raise wrong from None
@@ -248,40 +252,42 @@ def run(arguments: list[str]) -> int:
 
 
 def user_error(error: BaseException, run: RunDirectory | None = None) -> UserError | None:
-    """The user's mistake behind an exception, if it is one, or what the machine lacks; `run` is the one being fitted."""
+    """Returns the UserError for an exception that the user or the machine caused; None for a bug. `run` is being fitted."""
     if isinstance(error, UserError):
         return error
     if isinstance(error, ArgumentError):
         return explain(error)
     if isinstance(error, MisconfigurationException):
         if "No supported gpu backend" in str(error):
-            return UserError("trainer.accelerator", "a GPU was asked for and none was found", "use cpu or auto")
+            return UserError("trainer.accelerator", "no GPU was found", "set it to cpu or auto")
         return UserError("trainer", error)
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
         return UserError(
             "data.batch_size",
-            "BatchNorm cannot train on a micro-batch of one sample, which the last one of the epoch has, or one "
-            "with unreadable samples",
+            "BatchNorm cannot train on a micro-batch of one sample: the last one of the epoch, or one with unreadable "
+            "samples",
             "choose another batch_size, or set model.init_args.freeze_batchnorm_stats true",
         )
     if "Error(s) in loading state_dict" in str(error):
         found = re.search(r"size mismatch for [^:]+: .*|(Missing|Unexpected) key\(s\) in state_dict: [^,]+", str(error))
-        return UserError("ckpt_path", f"the checkpoint is of another network: {found[0] if found else error}")
+        return UserError("ckpt_path", f"the checkpoint holds another network: {found[0] if found else error}")
     behind = error.__cause__ or error.__context__
-    while behind is not None and type(error) is ValueError:  # jsonargparse wraps what a constructor raises
+    while behind is not None and type(error) is ValueError:  # jsonargparse wraps errors of constructors
         if isinstance(behind, UserError):
             return behind
         behind = behind.__cause__ or behind.__context__
     if (fault := machine_fault(error)) is not None:
         kept = run is not None and run.last.is_file()
         return (
-            fault.with_fix(f"to resume from last.ckpt: fit --resume {run.path}") if run is not None and kept else fault
+            fault.with_fix(f"then resume from last.ckpt by fit --resume {run.path}")
+            if run is not None and kept
+            else fault
         )
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return UserError(error.filename, "no path can be so long", "look for the key that names a file or folder so")
+        return UserError(error.filename, "this path is too long for the file system", "shorten the key that names it")
     if isinstance(error, pickle.UnpicklingError):
         return UserError(
-            "pickle", f"a file holds pickled code or objects besides tensors, and this is never run: {error}"
+            "pickle", f"a file holds pickled code or objects other than tensors, which are never loaded: {error}"
         )
     if run is not None and (fault := unwritable(error, run.path, run.last)) is not None:
         return fault

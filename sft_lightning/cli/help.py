@@ -1,4 +1,4 @@
-"""Makes what `COMMAND --help` prints: from the signatures and docstrings, read from the source, so that it comes at once."""
+"""Writes the text of `COMMAND --help` from signatures and docstrings in the source, so that it appears at once."""
 
 import textwrap
 
@@ -10,32 +10,32 @@ ONLY_FIT = ("select_by", "test_after_fit")
 KEYS = {
     "model": "The variant: how the network is tuned.",
     "network": "The network that is tuned.",
-    "data": "The target task's data; the task, the outputs and the labels follow from it.",
-    "retention": "The source task's data, to measure what is kept: any of the classes of data.",
+    "data": "The target task's data, which also sets the task, the outputs and the labels.",
+    "retention": "The source task's data, to measure what is kept: any class of data.",
 }
 TRAINER = {
     "max_epochs": "Passes over the training samples.",
-    "accelerator, devices, num_nodes, strategy": "Where to run: cpu, gpu, auto; how many; ddp, or fsdp2 if too large for one.",
+    "accelerator, devices, num_nodes, strategy": "Where to run: cpu, gpu, auto; how many; ddp, or fsdp2 for large networks.",
     "precision": "32-true, bf16-mixed, 16-mixed, 64-true.",
     "accumulate_grad_batches": "Micro-batches per optimizer step; data.batch_size stays the whole step's.",
     "gradient_clip_val": "Largest gradient norm, after the anchor's gradient was added.",
-    "check_val_every_n_epoch, val_check_interval": "How often all is measured; val_check_interval is in micro-batches.",
+    "check_val_every_n_epoch, val_check_interval": "How often the run is validated; val_check_interval is in micro-batches.",
     "limit_train_batches": "Train on so many optimizer steps of each epoch (3), or a share of them (0.25).",
-    "overfit_batches": "The same so many optimizer steps of samples in every epoch: a check that the loss goes to 0.",
-    "profiler": "simple, advanced or pytorch: where time goes, in fit-profile.txt of the run directory.",
+    "overfit_batches": "Train on the same few optimizer steps in every epoch, to check that the loss goes to 0.",
+    "profiler": "simple, advanced or pytorch: write where time goes to fit-profile.txt of the run directory.",
     "callbacks": "More callbacks, such as EarlyStopping on a validation metric; its mode follows from the metric.",
 }
 
 
 def help_text(command: str, about: str) -> str:
-    """All options of a command, one sentence each, below the sentence that says what it does."""
+    """Returns the help of a command: what it does, then one sentence for each option."""
     lines = [f"usage: sft-lightning {command} --config FILE [--key value ...]", "", about, ""]
     lines += ["Every key of a config is a flag; KEY.init_args.X may be written KEY.X.", "", "run:"]
     if command == "fit":
         lines += row("--resume RUN", "Continue a run from its own config.yaml and last.ckpt, in place.")
     else:
         lines += row("--run RUN", "The run: its config.yaml and best.ckpt are used, its run.json gets the result.")
-    lines += row("--config FILE", "A YAML file; several are laid over each other.")
+    lines += row("--config FILE", "A YAML file; if several are given, later ones win.")
     lines += row(
         "--ckpt_path FILE", "A checkpoint of the same variant; to start from weights use network.init_args.pretrained."
     )
@@ -50,14 +50,14 @@ def help_text(command: str, about: str) -> str:
         lines += ["", *row(f"--{key} CLASS", text)]
         if key != "retention":
             lines += classes(key)
-    lines += ["", "trainer (the usual ones; any other of Lightning's Trainer works, or is refused):"]
+    lines += ["", "trainer (the usual ones; other arguments of Lightning's Trainer work, or are refused):"]
     for name, text in TRAINER.items():
         lines += row(f"--trainer.{name}" if "," not in name else name, text)
     return "\n".join(line.rstrip() for line in lines) + "\n"
 
 
 def classes(key: str) -> list[str]:
-    """The classes of a key; arguments that most of them share are told once."""
+    """Lists the classes of a key with their arguments; arguments that all of them share come once, at the end."""
     source = Classes(key)
     found = {name: source.arguments(name) for name in source.names}
     everyones = list(found.values())
@@ -77,12 +77,12 @@ def classes(key: str) -> list[str]:
 
 
 def in_brackets(default: str | None) -> str:
-    """` [default]`, where there is one to show."""
+    """Returns ` [default]`, or an empty string if there is none to show."""
     return "" if default is None else f" [{default}]"
 
 
 def row(name: str, text: str) -> list[str]:
-    """Two columns."""
+    """Returns the lines of a row with two columns."""
     body = textwrap.wrap(text, WIDTH - 30) or [""]
     first = f"  {name:<27} {body[0]}" if len(name) <= 27 else f"  {name}"
     rest = body[1:] if len(name) <= 27 else body

@@ -1,4 +1,4 @@
-"""The entry point. Help and version answer at once; everything heavy is imported when a command needs it."""
+"""The entry point of the command line. Help and version come at once: heavy imports wait until a command needs them."""
 
 import signal
 import sys
@@ -17,9 +17,9 @@ COMMANDS = {
     "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
     "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
     "ablate": "Compare ways of fine-tuning over seeds: settings chosen on validation, test touched once.",
-    "study": "How a study stands: its points, and where it runs on Slurm their jobs.",
+    "study": "Show the state of a study: its points and, on Slurm, their jobs.",
     "submit": "Submit a fit as a Slurm job that comes back after preemption.",
-    "compare": "Set runs and studies side by side: what was learned, what was kept, at what cost.",
+    "compare": "Compare runs and studies: what was learned, what was kept, at what cost.",
 }
 ELSEWHERE = {
     "ablate": "sft_lightning.cli.ablate",
@@ -27,11 +27,11 @@ ELSEWHERE = {
     "submit": "sft_lightning.cli.submit",
     "compare": "sft_lightning.cli.compare",
 }
-"""Commands beside those of Trainer: the modules whose `main` carries them out."""
+"""Commands that Trainer does not have: the modules whose `main` runs them."""
 
 
 def overview() -> str:
-    """What `--help` prints."""
+    """Returns the text of `--help`."""
     lines = ["usage: sft-lightning COMMAND --config FILE [--key value ...]", "", "commands:"]
     lines += [f"  {name:<10}{text}" for name, text in COMMANDS.items()]
     lines += [
@@ -48,8 +48,8 @@ def overview() -> str:
 def main(args: list[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    0 done; 1 a bug (with its traceback); 2 the user's input (one line on stderr); 130 after Ctrl-C, 143 after SIGTERM,
-    138 after SIGUSR1.
+    0: done; 1: a bug (with its traceback); 2: a mistake of the user (one line on stderr); 130 after Ctrl-C, 143 after
+    SIGTERM, 138 after SIGUSR1.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -76,11 +76,11 @@ def main(args: list[str] | None = None) -> int:
 
 
 def dispatch(command: str, arguments: list[str]) -> int:
-    """The command itself."""
+    """Runs a command and prints a user's mistake in one line. Returns the exit code."""
     try:
         if command not in COMMANDS:
             raise UserError(
-                "command", f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}"
+                "command", f"there is no '{command}'{nearest(command, COMMANDS)}", f"choose {', '.join(COMMANDS)}"
             )
         if arguments[1:] in (["--help"], ["-h"]) and command not in ELSEWHERE:
             from sft_lightning.cli.help import help_text
@@ -107,12 +107,12 @@ def dispatch(command: str, arguments: list[str]) -> int:
 
 
 def command() -> int:
-    """The command of this process, which Slurm may preempt: then the job asks to come back."""
+    """Runs the command of this process. If Slurm preempts it, the job asks to be requeued."""
     signal.signal(PREEMPT, hold)
     job = allocation()
     if job is not None:
         watch_the_clock(job)
         watch_the_signal(sys.argv[1:])
     code = last_word(main(), sys.argv[1:])
-    signal.signal(PREEMPT, signal.SIG_IGN)  # Python takes handlers away at its end, and the signal would kill it
+    signal.signal(PREEMPT, signal.SIG_IGN)  # Python removes handlers when it exits, and the signal would kill it
     return code

@@ -1,4 +1,4 @@
-"""The parser of commands that are no methods of Trainer: its errors are the user's, in one line."""
+"""The parser of commands that Trainer does not have. It raises its errors as UserError."""
 
 import argparse
 from typing import Any, NoReturn
@@ -7,10 +7,10 @@ from sft_lightning.core.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):
-    """Of one command; options may not be shortened.
+    """Parses one command's options, which must be written in full.
 
     Args:
-        command: Its name.
+        command: The command's name.
         about: More arguments of ArgumentParser.
     """
 

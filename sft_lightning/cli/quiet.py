@@ -1,4 +1,4 @@
-"""Keeps quiet what libraries say and no user of a command needs."""
+"""Silences messages of libraries that users of a command do not need."""
 
 import logging
 import os
@@ -7,17 +7,19 @@ import warnings
 
 
 def asked_for(record: logging.LogRecord) -> bool:
-    """Of Lightning's notices those that `verbose` of ModelCheckpoint and Timer asks for."""
+    """Tells whether to show a notice of Lightning: warnings, and those that ModelCheckpoint and Timer print if verbose."""
     return record.levelno > logging.INFO or bool(
         re.match(r"Epoch \d+, global step|Time limit reached", record.getMessage())
     )
 
 
 def quieten() -> None:
-    """Lightning's hints and notices are not the user's concern; its warnings are."""
+    """Silences Lightning's hints and notices, and known harmless warnings."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    logging.getLogger("lightning.pytorch.callbacks").setLevel(logging.INFO)  # what a callback is asked to say
+    logging.getLogger("lightning.pytorch.callbacks").setLevel(
+        logging.INFO
+    )  # notices that the user turned on, such as verbose=True
     notices = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     notices.setLevel(logging.INFO)
     notices.addFilter(asked_for)
@@ -34,7 +36,7 @@ def quieten() -> None:
         ".*You have overridden.*transfer_batch_to_device.*",
         ".*Trying to infer the `batch_size`.*",
         ".*You are using a custom batch sampler.*",
-        ".*sync_dist=True.*",  # what we log is reduced over ranks already
+        ".*sync_dist=True.*",  # values that we log are already reduced over ranks
         ".*srun. command is available on your system but is not used.*",
         ".*callbacks used to create the checkpoint need to be provided.*",
     ):

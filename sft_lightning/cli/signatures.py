@@ -12,19 +12,19 @@ KINDS = {
     "network": ("networks", "Network"),
     "data": ("data", "SFTDataModule"),
 }
-"""Key: (folder of its classes, the class that they all derive from)"""
+"""{key: (folder of its classes, their common base class)}"""
 NOT_OPTIONS = ("self", "task", "network")
 
 
 class Argument(NamedTuple):
-    """A constructor argument: its sentence, and its default as Python writes it (None where there is none to show)."""
+    """A constructor argument: its description, and its default as help shows it (None if there is none to show)."""
 
     text: str
     default: str | None
 
 
 class Classes:
-    """The classes of a key: model, network or data."""
+    """The classes of a key (model, network or data), as found in the source."""
 
     def __init__(self, key: str) -> None:
         folder, self._root = KINDS[key]
@@ -33,22 +33,22 @@ class Classes:
 
     @property
     def names(self) -> list[str]:
-        """Those that a config may name: not the bases of others (`class X(…, base=True)`)."""
+        """Names that a config may use. Base classes (`class X(…, base=True)`) are left out."""
         bases = {name for name, node in self._found.items() if any(k.arg == "base" for k in node.keywords)}
         return sorted(n for n in self._found.keys() - bases - {self._root} if self._root in self._lineage(n))
 
     def _lineage(self, name: str) -> list[str]:
-        """A class and its bases in this folder, the nearest first."""
+        """Returns a class and its bases in this folder, the nearest first."""
         bases = [b.id for b in self._found[name].bases if isinstance(b, ast.Name) and b.id in self._found]
         return [name, *dict.fromkeys(ancestor for base in bases for ancestor in self._lineage(base))]
 
     def summary(self, name: str) -> str:
-        """The first paragraph of a class's docstring; its nearest base's where it has none."""
+        """Returns the first paragraph of a class's docstring, or of its nearest base that has one."""
         texts = [ast.get_docstring(self._found[n]) for n in self._lineage(name)]
         return " ".join(next(filter(None, texts), "").split("\n\n")[0].split())
 
     def arguments(self, name: str) -> dict[str, Argument]:
-        """The class's constructor arguments, with those of the bases to which it passes its `**kwargs`."""
+        """Returns the class's constructor arguments, with those of the bases to which it passes its `**kwargs`."""
         found: dict[str, Argument] = {}
         for node in map(self._found.__getitem__, self._lineage(name)):
             init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == "__init__"), None)
@@ -68,7 +68,7 @@ class Classes:
 
 
 def shown(default: ast.expr | None) -> str | None:
-    """A default in the source, as help shows it."""
+    """Turns a default in the source into the text that help shows."""
     if default is None:
         return None
     try:
@@ -78,5 +78,5 @@ def shown(default: ast.expr | None) -> str | None:
 
 
 def written(value: Any) -> str | None:
-    """A default as help shows it; None where it is null, which needs no mention."""
+    """Turns a default into the text that help shows; None for null, which is not shown."""
     return None if value is None else str(value).lower() if isinstance(value, bool) else str(value)

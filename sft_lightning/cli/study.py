@@ -1,4 +1,4 @@
-"""`study status`: a study's points with the states of their jobs."""
+"""`study status`: shows a study's points with the states of their jobs."""
 
 import csv
 import sys
@@ -20,23 +20,25 @@ UNKNOWN = "–"
 
 
 def make_parser() -> Parser:
-    """The options of `study`."""
+    """Builds the parser of `study`."""
     parser = Parser(
         "study",
-        description="How a study stands: its points, and where it runs on Slurm their jobs.",
+        description="Show the state of a study: its points and, on Slurm, their jobs.",
     )
-    parser.add_argument("what", choices=["status"], help="status: each point that is not finished, and how many are")
+    parser.add_argument("what", choices=["status"], help="status: list unfinished points and count the finished ones")
     parser.add_argument("study", type=Path, metavar="STUDY", help="the study's folder, such as runs/mine")
-    parser.add_argument("--all", action="store_true", help="finished points too")
+    parser.add_argument("--all", action="store_true", help="list finished points too")
     return parser
 
 
 def main(arguments: list[str]) -> int:
-    """Carries out `study`; returns 0, or raises UserError."""
+    """Runs `study`. Returns 0, or raises UserError."""
     given = make_parser().parse_args(arguments)
     folder = StudyDir(given.study)
     if not (given.study / "plan").is_dir():
-        raise UserError("study", f"{given.study} is no study's folder: it has no plan/")
+        raise UserError(
+            "study", f"{given.study} is not a study's folder, because it has no plan/", "name one such as runs/mine"
+        )
     labels, jobs = labels_of(folder), StudyJobs(folder)
     table = Table()
     for name in ("point", "what", "state", "job", "why"):
@@ -63,7 +65,7 @@ def main(arguments: list[str]) -> int:
 
 
 class Where(NamedTuple):
-    """How a point stands, as one word, with its job and why."""
+    """The state of a point in one word, its job, and the reason."""
 
     state: str
     job: str | None
@@ -71,7 +73,7 @@ class Where(NamedTuple):
 
 
 def where(folder: StudyDir, jobs: StudyJobs, point: str) -> Where:
-    """What of a point: its run's files say what is done, the queue what is to come, and both together what is lost."""
+    """Finds a point's state. Its run's files tell what is done, Slurm's queue what is to come; a point in neither is lost."""
     standing, job = folder.standing(point), jobs.task_of(point)
     if standing.status == "failed":
         return Where("failed", job, str(standing.of("fit").get("reason") or ""))
@@ -100,21 +102,21 @@ ORDER = (
     "interrupted",
     "stopped",
 )
-"""In which states are counted; what needs somebody comes last"""
+"""Order of states in the summary: those that need attention come last"""
 
 
 def order(state: str) -> tuple[int, str]:
-    """Where a state comes in the summary."""
+    """Sorts a state by its place in the summary."""
     return ORDER.index(state) if state in ORDER else len(ORDER), state
 
 
 def planned(folder: StudyDir, known: Container[str]) -> list[str]:
-    """Points that have a plan, and are not known from the table."""
+    """Returns points that have a plan but are missing from the table."""
     return sorted(file.stem for file in (folder.path / "plan").glob("*.yaml") if file.stem not in known)
 
 
 def labels_of(folder: StudyDir) -> dict[str, str]:
-    """Each point of points.csv, in its order, with what it is in words."""
+    """Reads points.csv, in its order: {point: its arm and settings in words}."""
     try:
         with folder.points.open(newline="") as file:
             rows = list(csv.DictReader(file))

@@ -1,1 +1,1 @@
-"""Slurm: what this process is given, when it must stop, and how it comes back."""
+"""Slurm: submits jobs, reads what a job was given, stops a run in time and has it requeued."""

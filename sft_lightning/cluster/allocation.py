@@ -1,4 +1,4 @@
-"""What Slurm gives to this process, told from its environment. Imports nothing heavy: it is asked before anything else."""
+"""Reads from the environment what Slurm gave to this process. Imports nothing heavy, because it runs before anything else."""
 
 import math
 import os
@@ -10,23 +10,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Allocation:
-    """A job, and of its step with several tasks this process."""
+    """A Slurm job, its step, and the place of this process in it."""
 
     job: str
-    """What scontrol knows it by: `123`, or `120_4` for a task of an array"""
+    """Id as scontrol takes it: `123`, or `120_4` for a task of an array"""
     restarts: int
     """How often the job was requeued"""
     rank: int
     tasks: int
-    """Of the step; of the job where it was not started by srun"""
+    """Number of the step's tasks, or of the job's if srun did not start this process"""
     nodes: int
     tasks_per_node: int | None
-    """None where nodes have different numbers of tasks"""
+    """None if nodes have different numbers of tasks"""
     by_srun: bool
 
 
 def allocation() -> Allocation | None:
-    """Of the Slurm job that this process runs in; None outside."""
+    """Returns the Slurm job that this process runs in; None outside a job."""
     given = os.environ
     if "SLURM_JOB_ID" not in given:
         return None
@@ -47,12 +47,12 @@ def allocation() -> Allocation | None:
 
 
 def int_or_default(text: str | None, default: int = 0) -> int:
-    """A whole number from the environment."""
+    """Reads a whole number from the environment."""
     return int(text) if text is not None and text.isdigit() else default
 
 
 def scontrol(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProcess[str] | None:
-    """What scontrol answers; None where there is none on this node, or no controller."""
+    """Runs scontrol; None if this node has no scontrol or the controller does not answer."""
     form = {**os.environ, "SLURM_TIME_FORMAT": "standard"}
     try:
         return subprocess.run(
@@ -63,13 +63,13 @@ def scontrol(*arguments: str, timeout: float = 60.0) -> subprocess.CompletedProc
 
 
 def ends(job: str, before: float | None = None) -> float | None:
-    """When the job's time is up, in seconds since 1970; infinity where it has no limit, None where nobody says.
+    """Returns when the job's time is up, in seconds since 1970; infinity without a limit, None if unknown.
 
-    The controller is asked first: a limit may be moved while the job runs, and the environment says what it was at the start.
+    Asks the controller first: the limit may change while the job runs, and the environment has the one at the start.
 
     Args:
-        job: Its id.
-        before: What was said before; it stands where the controller does not answer.
+        job: Id of the job.
+        before: The earlier answer, returned if the controller does not answer.
     """
     answer = scontrol("show", "job", "-o", job, timeout=10.0)
     found = re.search(r"\bEndTime=(\S+)", answer.stdout) if answer is not None and not answer.returncode else None

@@ -1,4 +1,4 @@
-"""What would fail hours later, after the wait in the queue, said before the job is submitted."""
+"""Checks a job before it is submitted, for mistakes that would show only hours later, after the wait in the queue."""
 
 import os
 import re
@@ -13,13 +13,13 @@ from sft_lightning.cluster.wall_time import parse_time, written
 from sft_lightning.core.errors import UserError, nearest
 
 START_UP = 60
-"""Seconds that imports, data and the network take before the first step, at least"""
+"""Least number of seconds that imports, data and the network take before the first step"""
 LOCAL = ("tmpfs", "ramfs", "devtmpfs", "overlay", "ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs")
-"""File systems that one machine has for itself"""
+"""File systems that are local to one machine"""
 
 
 def check(job: Job, partition: str | None) -> None:
-    """Raises UserError for a job that could not run, with what to change."""
+    """Raises UserError for a job that could not run."""
     if job.name in NO_NAMES:
         raise UserError(
             "--job-name", f"Lightning takes a job called '{job.name}' for one process", "give it another name"
@@ -30,8 +30,7 @@ def check(job: Job, partition: str | None) -> None:
         if parse_time(job.time) < least:
             raise UserError(
                 "--time",
-                f"{job.time} is shorter than starting up ({START_UP} s), a minute's work and the {job.lead_s} s at "
-                "the end that are for saving",
+                f"{job.time} is too short to start ({START_UP} s), train for a minute and save in the last {job.lead_s} s",
                 f"ask for {written(least)} or more, or set --lead",
             )
     check_partition(job, partition)
@@ -40,50 +39,52 @@ def check(job: Job, partition: str | None) -> None:
 
 
 def check_options(job: Job) -> None:
-    """Options of sbatch that do not go with one process for each GPU."""
+    """Raises UserError for options of sbatch that conflict with one process per GPU."""
     for option in job.options:
         name = option.lstrip("-").partition("=")[0]
         if name in ("gpus-per-task", "gpu-bind"):
-            raise UserError(f"--sbatch={option}", "it hides a node's other GPUs from each rank", "use --gpus-per-node")
+            raise UserError(f"--sbatch={option}", "hides a node's other GPUs from each rank", "use --gpus-per-node")
         if name in ("ntasks", "n", "ntasks-per-node"):
             raise UserError(
                 f"--sbatch={option}",
-                "Trainer needs as many tasks on each node",
+                "Trainer needs the same number of tasks on each node",
                 "use --nodes with --gpus-per-node, or --tasks-per-node without GPUs",
             )
         if name in ("signal", "requeue", "no-requeue", "open-mode"):
             raise UserError(
-                f"--sbatch={option}", "the run's stop and return rest on it", "use --lead and --max-requeues"
+                f"--sbatch={option}",
+                "would keep the run from being saved and requeued",
+                "use --lead and --max-requeues",
             )
 
 
 def check_partition(job: Job, partition: str | None) -> None:
-    """That there is such a partition, and that it lets a job run for so long on so many nodes."""
+    """Raises UserError if the partition does not exist, or does not allow the job's time or number of nodes."""
     found = partitions()
     if not found:
         return  # no controller to ask: sbatch will say so
     if partition is not None and partition not in found:
         raise UserError(
-            "--partition", f"there is no '{partition}'{nearest(partition, found)}; there are {', '.join(found)}"
+            "--partition", f"there is no '{partition}'{nearest(partition, found)}", f"choose {', '.join(found)}"
         )
     name = partition or next((n for n, about in found.items() if about.get("Default") == "YES"), None)
     if name is None:
-        raise UserError("--partition", "this cluster has no default", f"choose among {', '.join(found)}")
+        raise UserError("--partition", "must be given: this cluster has no default", f"choose {', '.join(found)}")
     limit = found[name].get("MaxTime", "UNLIMITED")
     if job.time is not None and re.match(r"\d", limit) and parse_time(job.time) > parse_time(limit):
         others = [n for n, about in found.items() if not re.match(r"\d", about.get("MaxTime", ""))]
         raise UserError(
             "--time",
-            f"{job.time} is more than the {limit} of partition {name}, where it would wait for ever",
+            f"{job.time} is more than partition {name} allows ({limit}): the job would wait for ever",
             "ask for less" + (f", or --partition {others[0]}" if others else ""),
         )
     total = found[name].get("TotalNodes", "")
     if total.isdigit() and job.nodes > int(total):
-        raise UserError("--nodes", f"partition {name} has {total} nodes, not {job.nodes}")
+        raise UserError("--nodes", f"{job.nodes} is more than partition {name} has ({total})", "ask for fewer")
 
 
 def partitions() -> dict[str, dict[str, str]]:
-    """Each partition as scontrol describes it; empty where it does not answer."""
+    """Returns {partition: its entries} as scontrol describes it; empty if scontrol does not answer."""
     answer = scontrol("show", "partition", "-o")
     if answer is None or answer.returncode:
         return {}
@@ -92,7 +93,7 @@ def partitions() -> dict[str, dict[str, str]]:
 
 
 def check_shared(root: Path, partition: str | None) -> None:
-    """That a folder for several nodes is none that each has for itself; the job checks it once more where it runs."""
+    """Raises UserError if a folder for several nodes is local to each. The job checks this again when it runs."""
     if all_nodes_are_here():
         return
     kind = file_system(root)
@@ -100,9 +101,9 @@ def check_shared(root: Path, partition: str | None) -> None:
     inside = next((p for p in private if root.is_relative_to(p)), None)
     if inside is not None or kind in LOCAL:
         why = (
-            f"{inside} is each node's own"
+            f"each node has its own {inside}"
             if inside is not None
-            else f"it lies on {kind}, which this machine has for itself"
+            else f"it lies on {kind}, which is local to this machine"
         )
         raise UserError(
             "--runs_dir", f"{root} is not shared between nodes: {why}", "choose a folder on the shared file system"
@@ -110,7 +111,7 @@ def check_shared(root: Path, partition: str | None) -> None:
 
 
 def all_nodes_are_here() -> bool:
-    """Whether every node of the cluster is this machine."""
+    """Tells whether every node of the cluster is this machine."""
     answer = scontrol("show", "node", "-o")
     if answer is None or answer.returncode:
         return False
@@ -120,7 +121,7 @@ def all_nodes_are_here() -> bool:
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that a path, or its nearest parent that is there, lies on."""
+    """Returns the type of the file system of a path, or of its nearest existing parent."""
     while not path.exists():
         path = path.parent
     done = subprocess.run(["stat", "-f", "-c", "%T", str(path)], capture_output=True, text=True, check=False)

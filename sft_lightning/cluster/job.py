@@ -1,4 +1,4 @@
-"""From the options of `submit` to the job, and what fit would say of it."""
+"""Turns the options of `submit` into a job, and checks that fit would accept it."""
 
 import argparse
 import os
@@ -16,30 +16,34 @@ from sft_lightning.runs.directory import RunDirectory, experiment_name, make_run
 
 
 def run_directory(given: argparse.Namespace) -> RunDirectory:
-    """Where the run will lie; for an array without the number."""
+    """Returns the directory of the run; for an array without the run's number."""
     if given.resume is not None:
         if given.array is not None:
-            raise UserError("--array", "a run that is resumed is one", "leave --array out")
+            raise UserError(
+                "--array", "cannot be combined with --resume, which names a single run", "leave --array out"
+            )
         for needed in ("config.yaml", "run.json"):
             if not (given.resume / needed).is_file():
-                raise UserError("--resume", f"{given.resume} is no run: it has no {needed}")
+                raise UserError("--resume", f"{given.resume} is not a run, because it has no {needed}")
         return RunDirectory(given.resume.resolve())
     if not given.config.is_file():
-        raise UserError("--config", f"no file {given.config}")
+        raise UserError("--config", f"{given.config} does not exist")
     root = given.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
     experiment = given.experiment or experiment_name(["--config", str(given.config)])
     path = run_path(Path(root).resolve(), experiment, given.run_id or make_run_id())
     if path.exists():
-        raise UserError("--run_id", f"{path} exists", f"choose another, or go on with it by submit --resume {path}")
+        raise UserError(
+            "--run_id", f"{path} exists already", f"choose another run_id, or resume it by submit --resume {path}"
+        )
     return RunDirectory(path)
 
 
 def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], where: RunDirectory) -> Job:
-    """The job that the options ask for."""
+    """Makes the job that the options ask for."""
     if given.gpus_per_node and given.tasks_per_node not in (None, given.gpus_per_node):
         raise UserError(
             "--tasks-per-node",
-            f"each GPU has one process: {given.gpus_per_node} GPUs are as many tasks",
+            f"{given.tasks_per_node} differs from --gpus-per-node {given.gpus_per_node}, and each GPU has one task",
             "leave it out",
         )
     tasks = given.gpus_per_node or given.tasks_per_node or 1
@@ -58,7 +62,7 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
         if "{task}" in option:
             if given.array is None:
                 raise UserError(
-                    "submit", f"'{option}' asks for the number of a run in an array", "add --array, such as 0-4"
+                    "submit", f"'{option}' needs the number of a run in an array", "add --array, such as 0-4"
                 )
             option = Raw('"$SLURM_ARRAY_TASK_ID"'.join(part and shlex.quote(part) for part in option.split("{task}")))
         command.append(option)
@@ -66,10 +70,12 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
     for i, option in enumerate(given.stage_data):
         key, is_given, source = option.partition("=")
         if not is_given or not Path(source).expanduser().exists():
-            raise UserError("--stage-data", f"'{option}' must be KEY=PATH of a file or folder that is there")
+            raise UserError("--stage-data", f"must be KEY=PATH of an existing file or folder, got '{option}'")
         if profile.scratch is None:
             raise UserError(
-                "--stage-data", "the profile has no scratch", "say where a node's own disk is, such as scratch: $TMPDIR"
+                "--stage-data",
+                "the profile has no scratch",
+                "add the path of a node's own disk, such as scratch: $TMPDIR",
             )
         name = f"{i}-{Path(source).name}"
         staged.append((str(Path(source).expanduser().resolve()), name))
@@ -95,7 +101,7 @@ def make_job(given: argparse.Namespace, profile: Profile, theirs: list[str], whe
 
 
 def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
-    """That fit would take the experiment and the options, and that its global batch divides among the ranks."""
+    """Raises UserError if fit would refuse the experiment or an option, or cannot divide its batch among the ranks."""
     from sft_lightning.config.files import check_yaml
     from sft_lightning.config.options import underscored
     from sft_lightning.config.resolve import resolve_arguments
@@ -105,18 +111,17 @@ def check_fit(given: argparse.Namespace, theirs: list[str], job: Job) -> None:
     config = resolve_arguments(["--config", str(file), *(underscored(o.replace("{task}", "0")) for o in theirs)])
     trainer: dict[str, Any] = config.get("trainer", {})
     if trainer.get("num_nodes") not in (None, 1, job.nodes):
-        raise UserError(
-            "trainer.num_nodes", f"{trainer['num_nodes']}, and --nodes is {job.nodes}", "leave the first out"
-        )
+        raise UserError("trainer.num_nodes", f"{trainer['num_nodes']} differs from --nodes {job.nodes}", "leave it out")
     devices = trainer.get("devices")
     if not fits(devices, job.tasks_per_node):
-        raise UserError("trainer.devices", f"{devices}, and each node has {job.tasks_per_node} tasks", "leave it out")
+        problem = f"{devices} differs from the {job.tasks_per_node} per node that are asked for as GPUs or tasks"
+        raise UserError("trainer.devices", problem, "leave it out")
     ranks = job.nodes * job.tasks_per_node
     batch, micro = config["data"]["init_args"].get("batch_size"), trainer.get("accumulate_grad_batches") or 1
     if isinstance(batch, int) and batch % (ranks * micro):
         raise UserError(
             "data.batch_size",
-            f"{batch} is the whole optimizer step's and does not divide among {ranks} ranks"
+            f"{batch} (samples per optimizer step, over all ranks) does not divide by {ranks} ranks"
             + (f" × {micro} micro-batches" if micro > 1 else ""),
             f"choose a multiple of {ranks * micro}",
         )

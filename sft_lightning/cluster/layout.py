@@ -1,4 +1,4 @@
-"""Trainer's `devices` and `num_nodes` follow from what Slurm gave; what does not fit is said before anything hangs."""
+"""Sets Trainer's `devices` and `num_nodes` from the Slurm job, and refuses a job that does not fit before it hangs."""
 
 import os
 from typing import Any
@@ -7,47 +7,49 @@ from sft_lightning.cluster.allocation import Allocation, allocation
 from sft_lightning.core.errors import UserError
 
 NO_NAMES = ("bash", "interactive")
-"""Jobs called so Lightning takes for one process at a prompt"""
+"""Names of jobs that Lightning takes for a single process at a prompt"""
 
 
 def follow(given: Any) -> dict[str, Any]:
-    """Arguments of Trainer that a Slurm job settles; none outside a job.
+    """Returns the arguments of Trainer that a Slurm job settles; none outside a job.
 
     Args:
         given: `trainer` of the config.
     """
     job = allocation()
-    if job is None or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun says how many processes there are
+    if job is None or "TORCHELASTIC_RUN_ID" in os.environ:  # torchrun sets the number of processes
         return {}
     from lightning.fabric.plugins.environments.lightning import LightningEnvironment
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
     check(job, given.get("devices"), given.get("num_nodes"))
-    if job.tasks == 1:  # whatever the job is called, and in each process where Lightning starts several
+    if job.tasks == 1:  # whatever the job's name, and in each process that Lightning starts
         return {"plugins": [LightningEnvironment()]}
-    plugin = SLURMEnvironment(auto_requeue=False)  # cluster/requeue.py does that
+    plugin = SLURMEnvironment(auto_requeue=False)  # cluster/requeue.py does it
     return {"devices": job.tasks_per_node, "num_nodes": job.nodes, "plugins": [plugin]}
 
 
 def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
-    """Raises UserError where the job's tasks and what the config asks for are at odds."""
+    """Raises UserError if the job's tasks do not match the config."""
     if job.tasks == 1:
         if num_nodes not in (None, 1):
             raise UserError(
-                "trainer.num_nodes", f"{num_nodes}, and the Slurm job has one task", f"add --nodes={num_nodes}"
+                "trainer.num_nodes",
+                f"is {num_nodes}, but the Slurm job has one task",
+                f"add --nodes={num_nodes} to the job",
             )
         return
     if not job.by_srun:
         raise UserError(
             "Slurm",
-            f"the job has {job.tasks} tasks, and this process was not started by srun, so the others would never come",
+            f"the job has {job.tasks} tasks, but srun did not start this process, so it would wait for the others for ever",
             "write srun in front of the command, or ask for --ntasks=1",
         )
     if job.tasks_per_node is None or job.tasks_per_node * job.nodes != job.tasks:
         raise UserError(
             "Slurm",
-            f"{job.tasks} tasks on {job.nodes} nodes are not the same number on each",
-            "ask for --ntasks-per-node in place of --ntasks",
+            f"the job has {job.tasks} tasks on {job.nodes} nodes, not the same number on each",
+            "ask for --ntasks-per-node instead of --ntasks",
         )
     if os.environ.get("SLURM_JOB_NAME") in NO_NAMES:
         raise UserError(
@@ -56,24 +58,24 @@ def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
             "give it another --job-name",
         )
     if num_nodes not in (None, 1, job.nodes):
-        raise UserError("trainer.num_nodes", f"{num_nodes}, and Slurm gave {job.nodes} nodes", "leave it out")
+        raise UserError("trainer.num_nodes", f"is {num_nodes}, but Slurm gave {job.nodes} nodes", "leave it out")
     if not fits(devices, job.tasks_per_node):
         raise UserError(
             "trainer.devices",
-            f"{devices}, and Slurm gave {job.tasks_per_node} tasks on each node",
+            f"is {devices}, but Slurm gave {job.tasks_per_node} tasks on each node",
             f"leave it out, or ask for --ntasks-per-node={len(devices) if isinstance(devices, list) else devices}",
         )
     check_gpus(job)
 
 
 def fits(devices: Any, tasks_per_node: int) -> bool:
-    """Whether trainer.devices leaves it to Slurm, or asks for as many processes."""
+    """Tells whether trainer.devices is left to Slurm or asks for the same number of processes."""
     count = len(devices) if isinstance(devices, list) else devices
     return str(count) in ("None", "auto", "-1", str(tasks_per_node))
 
 
 def check_gpus(job: Allocation) -> None:
-    """Raises UserError where GPUs were hidden from ranks, or are fewer than they: each rank must see its node's."""
+    """Raises UserError if ranks do not see all GPUs of their node, or there are fewer GPUs than ranks."""
     if "SLURM_GPUS_PER_TASK" in os.environ or "SLURM_GPU_BIND" in os.environ:
         raise UserError(
             "Slurm",
@@ -84,5 +86,7 @@ def check_gpus(job: Allocation) -> None:
     seen = [g for g in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if g]
     if seen and job.tasks_per_node is not None and len(seen) < job.tasks_per_node:
         raise UserError(
-            "Slurm", f"{job.tasks_per_node} tasks on each node and {len(seen)} GPUs", "ask for as many GPUs as tasks"
+            "Slurm",
+            f"each node has {job.tasks_per_node} tasks but only {len(seen)} GPUs",
+            "ask for as many GPUs as tasks",
         )

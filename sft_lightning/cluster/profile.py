@@ -1,4 +1,4 @@
-"""How a cluster wants its jobs: one YAML file for each, chosen by `--profile`."""
+"""Reads profiles: one YAML file per cluster with the settings of its jobs, chosen by `--profile`."""
 
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -10,12 +10,12 @@ from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError, nearest
 
 USERS = "~/.config/sft-lightning"
-"""The user's own profiles; they win over those in slurm/profiles beside the experiments."""
+"""Folder of the user's own profiles; they win over those in slurm/profiles."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What is the same for all jobs on a cluster. Command-line options win."""
+    """Settings that all jobs on a cluster share. Command-line options win."""
 
     partition: str | None = None
     account: str | None = None
@@ -30,29 +30,29 @@ class Profile:
     """How GPUs are asked for: gpus-per-node, or gres (gres=gpu:N)"""
     gpu_type: str | None = None
     lead_s: int = 180
-    """Seconds before the end at which Slurm sends SIGUSR1, and the run stops, is saved and requeued"""
+    """Seconds before the end at which Slurm sends SIGUSR1, so that the run is saved and requeued"""
     modules: list[str] = field(default_factory=list)
-    """For `module load`"""
+    """Names for `module load`"""
     setup: list[str] = field(default_factory=list)
     """Shell lines before the command, such as `source ~/venv/bin/activate`"""
     container: str | None = None
-    """What the command runs in, such as `apptainer exec --nv image.sif`"""
+    """Command that starts the container, such as `apptainer exec --nv image.sif`"""
     python: str | None = None
-    """The Python of the nodes or of the container; default the one that submits"""
+    """Python on the nodes or in the container; default the one that submits"""
     scratch: str | None = None
     """Node-local folder for `--stage-data`, such as $TMPDIR or /scratch/$USER"""
     env: dict[str, str] = field(default_factory=dict)
-    """Environment variables, none of them a secret"""
+    """Environment variables; secrets are not allowed"""
     network: bool = True
-    """Whether nodes reach the network; where not, W&B records offline"""
+    """Whether nodes reach the network; if not, W&B records offline"""
     sync_partition: str | None = None
-    """Where `--sync` runs `wandb sync`: a partition whose nodes reach the network"""
+    """Partition for the `wandb sync` of `--sync`, whose nodes reach the network"""
     sbatch: list[str] = field(default_factory=list)
     """More options of sbatch"""
 
 
 def read_profile(name: str | None) -> Profile:
-    """A profile by name or path; without one the user's `default`, where there is one, else an empty one."""
+    """Reads a profile by name or path; without a name the user's `default` if it exists, else an empty profile."""
     file = find(name or "default")
     if file is None:
         if name is None:
@@ -60,58 +60,62 @@ def read_profile(name: str | None) -> Profile:
         known = sorted({f.stem for folder in folders() for f in folder.glob("*.yaml")})
         raise UserError(
             "--profile",
-            f"no file '{name}', nor {USERS}/{name}.yaml or slurm/profiles/{name}.yaml{nearest(name, known)}"
-            + (f"; there are {', '.join(known)}" if known else ""),
+            f"there is no file '{name}', {USERS}/{name}.yaml or slurm/profiles/{name}.yaml{nearest(name, known)}",
+            f"choose {', '.join(known)}" if known else "",
         )
     return made(file)
 
 
 def folders() -> list[Path]:
-    """Where profiles are looked for, in this order."""
+    """Returns the folders in which profiles are searched, in this order."""
     return [Path(USERS).expanduser(), Path("slurm/profiles")]
 
 
 def find(name: str) -> Path | None:
-    """The file of a profile."""
+    """Returns the file of a profile, or None."""
     if name.endswith((".yaml", ".yml")):
         return Path(name).expanduser() if Path(name).expanduser().is_file() else None
     return next((f / f"{name}.yaml" for f in folders() if (f / f"{name}.yaml").is_file()), None)
 
 
 def made(file: Path) -> Profile:
-    """The profile in a file; UserError for what is none."""
+    """Reads a profile from a file; raises UserError if it is invalid."""
     try:
         content: Any = plain_yaml.load_file(file) or {}
+    except plain_yaml.DoubledKey as error:
+        raise UserError("--profile", f"{file}: {error.said}", error.fix) from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError("--profile", f"{file} cannot be read: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise UserError("--profile", f"{file} must be a mapping, such as partition: gpu")
+        raise UserError("--profile", f"{file} must hold a mapping, such as partition: gpu")
     types = {f.name: f.type for f in fields(Profile)}
     for key, value in content.items():
         if key not in types:
             raise UserError(
-                "--profile", f"{file}: no key '{key}'{nearest(str(key), types)}; there are {', '.join(types)}"
+                "--profile",
+                f"{file} has an unknown key '{key}'{nearest(str(key), types)}",
+                f"choose {', '.join(types)}",
             )
         if (wrong := misfit(key, value)) is not None:
-            raise UserError("--profile", f"{file}: {key}: must be {wrong}, not {value!r}")
+            kind, fix = wrong
+            raise UserError("--profile", f"{file}: {key} must be {kind}, got {value!r}", fix)
     if "env" in content:
         content["env"] = {str(name): str(value) for name, value in content["env"].items()}
     return Profile(**content)
 
 
-def misfit(key: str, value: Any) -> str | None:
-    """What a key's value must be where it is something else."""
+def misfit(key: str, value: Any) -> tuple[str, str] | None:
+    """Returns (what the value of a key must be, how to fix it) if the value is something else; else None."""
     if key in ("modules", "setup", "sbatch"):
         fine = isinstance(value, list) and all(isinstance(v, str) for v in value)
-        return None if fine else "a list of texts"
+        return None if fine else ("a list of texts", "")
     if key == "env":
-        return None if isinstance(value, dict) else "a mapping of names to values"
+        return None if isinstance(value, dict) else ("a mapping of names to values", "")
     if key in ("cpus_per_task", "lead_s"):
-        return (
-            None if isinstance(value, int) and not isinstance(value, bool) and value > 0 else "a whole number above 0"
-        )
+        fine = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        return None if fine else ("a whole number above 0", "")
     if key == "network":
-        return None if isinstance(value, bool) else "true or false"
+        return None if isinstance(value, bool) else ("true or false", "")
     if key == "gpus":
-        return None if value in ("gpus-per-node", "gres") else "gpus-per-node or gres"
-    return None if value is None or isinstance(value, str) else "a text: put it in quotes"
+        return None if value in ("gpus-per-node", "gres") else ("gpus-per-node or gres", "")
+    return None if value is None or isinstance(value, str) else ("text", "put it in quotes")

@@ -1,8 +1,8 @@
-"""A run that Slurm takes its node away from: everything is saved, and the job asks to come back.
+"""Saves a run before Slurm takes its node away, and has the job requeued.
 
-SIGUSR1 is the word: Slurm sends it some time before the job's end (`--signal=USR1@180`), people by `scancel --signal=USR1`,
-and this process to itself where the end is near and nothing came. The run stops at a step's end (see signals.py), then the
-first rank has the job requeued, which begins again by the same command and resumes exactly.
+The signal is SIGUSR1. Slurm sends it some time before the job's end (`--signal=USR1@180`), users by `scancel
+--signal=USR1`, and this process sends it to itself if the end is near and no signal came. The run stops at a step's end
+(see signals.py). Then the first rank has the job requeued; the job runs the same command again and resumes exactly.
 """
 
 import json
@@ -25,24 +25,24 @@ LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""
 MOST, MOST_VARIABLE = 100, "SFT_MAX_REQUEUES"
 MOST_IDLE, MOST_IDLE_VARIABLE = 5, "SFT_MAX_IDLE_RETURNS"
-"""Returns in a row that got to no step: imports alone take 20 s, and where nodes are taken away often that is bad luck"""
+"""Most requeues in a row without a training step: imports take 20 s, and some nodes are taken away sooner than that"""
 WITHIN = "SFT_WITHIN"
-"""Set where another command of ours started this one, and asks for the requeue itself once all that it started has ended"""
+"""Set if another command of ours started this one: that command asks for the requeue once all its processes have ended"""
 LOOKS = 60.0
-"""Seconds between two looks at the job's end, which may have been moved"""
+"""Seconds between two checks of the job's end, which may change"""
 GRACE = 10.0
-"""Seconds in which the main thread hears of a signal, if it ever does"""
+"""Seconds that the main thread has to react to a signal"""
 ASK_AGAIN = 75
-"""Exit code: saved, and to be requeued by whoever started this (EX_TEMPFAIL of sysexits.h), which has no scontrol"""
+"""Exit code without scontrol: saved, and whoever started this is to requeue it (EX_TEMPFAIL of sysexits.h)"""
 PREEMPTED = 128 + PREEMPT
 
 
 def hold(signum: int = PREEMPT, frame: FrameType | None = None) -> None:
-    """Before a command stands, and after it: SIGUSR1 does not end this process, which would not come back."""
+    """Ignores SIGUSR1 before a command is set up and after it: the signal would kill this process without a requeue."""
 
 
 def setting(name: str, default: float) -> float:
-    """A number from the environment."""
+    """Reads a number from the environment."""
     try:
         return float(os.environ.get(name, default))
     except ValueError:
@@ -53,10 +53,10 @@ def setting(name: str, default: float) -> float:
 
 
 def watch_the_clock(job: Allocation) -> None:
-    """Sends this process SIGUSR1 some time before the job's end, whatever Slurm sends. The end may be moved meanwhile.
+    """Sends this process SIGUSR1 some time before the job's end, even if Slurm does not. Follows changes of the end.
 
-    The first rank alone looks: the others stop with it, and the controller is not asked by each. A command that another
-    one started is told by that.
+    Only the first rank watches: the others stop with it, and the controller gets one request instead of many. A command
+    that another one started gets the signal from that one.
     """
     if is_first(job) and WITHIN not in os.environ:
         lead = setting(LEAD_VARIABLE, LEAD)
@@ -70,25 +70,27 @@ def _watch(job: str, lead: float) -> None:
         if left <= 0:
             os.kill(os.getpid(), PREEMPT)
             return
-        time.sleep(min(left, LOOKS * draw.uniform(0.8, 1.2)))  # an array's tasks do not all ask at once
+        time.sleep(min(left, LOOKS * draw.uniform(0.8, 1.2)))  # spreads the requests of an array's tasks
         end = ends(job, end)
 
 
 def is_first(job: Allocation) -> bool:
-    """Whether this process speaks for all of the job's."""
+    """Tells whether this process is the job's first, which acts for all."""
     return not job.rank and not any(int_or_default(os.environ.get(name)) for name in ("RANK", "LOCAL_RANK"))
 
 
 def watch_the_signal(arguments: list[str]) -> None:
-    """Ends this rank where it hears SIGUSR1 and cannot heed it: it waits for one that the same signal ended while it
-    imported, in a call of the system's, for half an hour. Once training has begun ranks agree (see callbacks/checkpoints.py).
+    """Ends this rank if it gets SIGUSR1 but cannot react to it.
+
+    This happens if the same signal ended another rank during its imports: this one would wait for it in a system call for
+    half an hour. Once training has begun, ranks agree on when to stop (see callbacks/checkpoints.py).
 
     Args:
-        arguments: Of the command line: they name the run.
+        arguments: Arguments of the command line, which name the run.
     """
     heard, rings = os.pipe()
     os.set_blocking(rings, False)
-    signal.set_wakeup_fd(rings, warn_on_full_buffer=False)  # is written to at once, whatever the main thread does
+    signal.set_wakeup_fd(rings, warn_on_full_buffer=False)  # written to at once, even if the main thread is blocked
     threading.Thread(target=_unstick, args=(heard, arguments), daemon=True, name="signal").start()
 
 
@@ -103,11 +105,11 @@ def _unstick(heard: int, arguments: list[str]) -> None:
 # ---- what then ----
 
 _LEAVING = threading.Lock()
-"""Taken for good by the thread that ends this process: it asks for the requeue, and no other"""
+"""Taken for good by the one thread that asks for the requeue and ends this process"""
 
 
 def leave(code: int, arguments: list[str]) -> None:
-    """From a thread: ends this process as its command would have ended with `code`."""
+    """Ends this process from any thread, as its command would have ended with `code`."""
     be_the_one()
     try:
         code = come_back(code, arguments)
@@ -117,29 +119,29 @@ def leave(code: int, arguments: list[str]) -> None:
 
 
 def last_word(code: int, arguments: list[str]) -> int:
-    """`come_back` where the command has ended by itself."""
+    """Calls `come_back` after the command has ended by itself. Returns the exit code."""
     be_the_one()
     return come_back(code, arguments)
 
 
 def be_the_one() -> None:
-    """Comes back in the first thread that calls it, which ends this process; any other waits for that."""
+    """Returns only in the first thread that calls it, which then ends this process; any other waits."""
     if not _LEAVING.acquire(blocking=False):
         threading.Event().wait()
 
 
 def come_back(code: int, arguments: list[str]) -> int:
-    """Where a command was preempted, has the job requeued. Returns the exit code.
+    """Has the job requeued if the command was preempted. Returns the exit code.
 
     Args:
         code: The command's exit code.
-        arguments: Of the command line: they name the run.
+        arguments: Arguments of the command line, which name the run.
     """
     job = allocation()
     if code != PREEMPTED or job is None:
         return code
     if not is_first(job):
-        return 0  # the first speaks for all, and may be writing yet
+        return 0  # the first rank acts for all, and may still be writing
     if WITHIN in os.environ:
         return code
     run = run_of(arguments)
@@ -147,7 +149,7 @@ def come_back(code: int, arguments: list[str]) -> int:
         print(f"sft-lightning: error: not requeued: {why}", file=sys.stderr)
         return 2
     idle = idle_returns(job, run)
-    told = f" (returned {idle} of {most_idle()} times without a step)" if idle else ""
+    told = f" ({idle} of {most_idle()} requeues in a row without a step)" if idle else ""
     note(job, run)
     answer = scontrol("requeue", job.job)
     if answer is None:
@@ -160,12 +162,12 @@ def come_back(code: int, arguments: list[str]) -> int:
         said = " ".join(answer.stderr.split()) or f"exit code {answer.returncode}"
         print(f"sft-lightning: saved; scontrol does not requeue job {job.job}: {said}", file=sys.stderr)
         return ASK_AGAIN
-    print(f"sft-lightning: saved; job {job.job} is requeued, and goes on where it was{told}", flush=True)
+    print(f"sft-lightning: saved; job {job.job} is requeued and will resume{told}", flush=True)
     return code
 
 
 def run_of(arguments: list[str]) -> Path | None:
-    """The run directory that a command line names: by --resume, or by --experiment and --run_id; None where it does not."""
+    """Returns the run directory that a command line names, by --resume or by --experiment and --run_id; else None."""
     named: dict[str, str] = {}
     for i, argument in enumerate(arguments):
         name, is_given, value = argument.partition("=")
@@ -183,38 +185,38 @@ def run_of(arguments: list[str]) -> Path | None:
 
 
 def refused(job: Allocation, run: Path | None) -> str | None:
-    """Why the job is not to come back; None where it is."""
+    """Returns why the job must not be requeued; None if it may."""
     most = int(setting(MOST_VARIABLE, MOST))
     held = requeues(run)
     count = max(job.restarts, len(held["steps"]))
-    where = "" if run is None else f"; fit --resume {run} goes on"
+    where = "" if run is None else f"; resume by fit --resume {run}"
     if count >= most:
-        return f"it was requeued {count} times already, of {most} ({MOST_VARIABLE}){where}"
+        return f"it was already requeued {count} times, of {most} allowed ({MOST_VARIABLE}){where}"
     idle = idle_returns(job, run)
     if idle >= most_idle():
         return (
-            f"it returned {idle} times in a row without training a step (step {held['now']}), of {most_idle()} "
-            f"({MOST_IDLE_VARIABLE}): give it more time than starting takes{where}"
+            f"it was requeued {idle} times in a row without training a step (step {held['now']}), of {most_idle()} allowed "
+            f"({MOST_IDLE_VARIABLE}); give it more time than starting takes{where}"
         )
     return None
 
 
 def most_idle() -> int:
-    """How many returns in a row may get to no step."""
+    """Returns how many requeues in a row may pass without a training step."""
     return max(1, int(setting(MOST_IDLE_VARIABLE, MOST_IDLE)))
 
 
 def idle_returns(job: Allocation, run: Path | None) -> int:
-    """How many times in a row the job came back and trained no step; one step sets it to 0. 0 for a command without a run."""
+    """Counts the last requeues in a row without a training step; 0 for a command without a run."""
     if run is None:
         return 0
     held = requeues(run)
-    before = [0] * (job.restarts - len(held["steps"])) + held["steps"]  # some came before there was a record to say so
+    before = [0] * (job.restarts - len(held["steps"])) + held["steps"]  # requeues before the run had a record
     return next((n for n, step in enumerate(reversed(before)) if step < held["now"]), len(before))
 
 
 def requeues(run: Path | None) -> dict[str, Any]:
-    """`steps` at which a run was requeued, and the step it is at `now`."""
+    """Returns {"steps": steps at which a run was requeued, "now": its current step}."""
     try:
         content = json.loads((run / "run.json").read_text()) if run is not None else {}
         steps = [int(s) for s in content.get("requeues", {}).get("steps", [])]
@@ -224,15 +226,15 @@ def requeues(run: Path | None) -> dict[str, Any]:
 
 
 def note(job: Allocation, run: Path | None) -> None:
-    """Adds this requeue to the run's record, where there is one."""
+    """Adds this requeue to the run's record, if there is one."""
     if run is None or not (run / "run.json").is_file():
         return
     from sft_lightning.runs.record import Record
 
     held = requeues(run)
     steps = [*held["steps"], held["now"]]
-    count = max(len(steps), job.restarts + 1)  # it may have been requeued before there was a record
-    with suppress(UserError, OSError):  # damaged, or no room: the job comes back all the same
+    count = max(len(steps), job.restarts + 1)  # some requeues may precede the record
+    with suppress(UserError, OSError):  # damaged or no space: the job is requeued all the same
         idle = idle_returns(job, run)
         about = {"count": count, "steps": steps, "job": job.job, **({"without_step": idle} if idle else {})}
         Record.read(run / "run.json").update(requeues=about)

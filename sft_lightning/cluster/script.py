@@ -1,4 +1,4 @@
-"""From what a job needs to its sbatch script."""
+"""Writes the sbatch script of a job."""
 
 import shlex
 from dataclasses import dataclass, field
@@ -12,23 +12,23 @@ TEMPLATE = Path(__file__).parents[1] / "assets" / "slurm" / "fit.sbatch.j2"
 
 
 class Raw(str):
-    """A word that the shell of the job expands: written as it is, with its quotes."""
+    """A word that the job's shell expands: it goes into the script as it is, without further quotes."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job of one run, or an array of them."""
+    """A job of one run, or an array of runs."""
 
     name: str
     nodes: int
     tasks_per_node: int
     gpus_per_node: int
     time: str | None
-    """Wall time, in Slurm's words; None for the partition's"""
+    """Wall time as Slurm writes it; None for the partition's default"""
     log: str
-    """Slurm's file name pattern"""
+    """File name pattern of Slurm"""
     folder: Path
-    """Where the command is carried out"""
+    """Working directory of the command"""
     root: Path
     """runs_dir"""
     command: list[str]
@@ -40,13 +40,13 @@ class Job:
     staged: list[tuple[str, str]] = field(default_factory=list)
     """(source, name on the node) of data to copy"""
     options: list[str] = field(default_factory=list)
-    """More options of sbatch, the profile's among them"""
+    """More options of sbatch, including the profile's"""
     before: list[str] = field(default_factory=list)
     """Shell lines before the command"""
 
 
 def options(job: Job, profile: Profile, given: dict[str, str | int | None]) -> list[str]:
-    """Of sbatch, without dashes; what was given on the command line wins over the profile."""
+    """Returns the options of sbatch, without dashes; the command line wins over the profile."""
     gpus = None
     if job.gpus_per_node:
         kind = f"{profile.gpu_type}:" if profile.gpu_type else ""
@@ -74,7 +74,7 @@ CHOICES = ("partition", "account", "qos", "constraint", "cpus-per-task", "mem")
 
 
 def render(job: Job, profile: Profile, given: dict[str, str | int | None]) -> str:
-    """The script."""
+    """Renders the script."""
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True)
     environment.filters["quote"] = lambda value: shlex.quote(str(value))
     template = environment.from_string(TEMPLATE.read_text())
@@ -100,7 +100,7 @@ def render(job: Job, profile: Profile, given: dict[str, str | int | None]) -> st
 
 
 def lines(words: list[str]) -> list[str]:
-    """Words in lines, an option with its value in one."""
+    """Joins words into lines, an option and its value in one line."""
     found = [" ".join(words[:4])]
     for word in words[4:]:
         if word.startswith("--") or not found[-1].startswith("--"):

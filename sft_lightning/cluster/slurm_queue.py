@@ -1,21 +1,21 @@
-"""What of this user's waits or runs on the cluster, asked once for all jobs."""
+"""Lists this user's waiting and running jobs by one call of squeue."""
 
 import subprocess
 from typing import NamedTuple
 
 
 class Queued(NamedTuple):
-    """A job, or a task of an array, that is not over."""
+    """A job, or a task of an array, that waits or runs."""
 
     state: str
-    """In Slurm's words, small: pending, running, completing, …"""
+    """State as Slurm names it, in lower case: pending, running, completing, …"""
     reason: str
-    """Why it waits; empty where Slurm does not say"""
+    """Why it waits; empty if Slurm gives no reason"""
     name: str
 
 
 def queue() -> dict[str, Queued] | None:
-    """{job, as `120` or `120_4`: what of it} of this user's jobs that are not over; None where no Slurm answers."""
+    """Returns {id (`120` or `120_4`): job} of this user's jobs that wait or run; None if Slurm does not answer."""
     try:
         done = subprocess.run(
             ["squeue", "--me", "--noheader", "--array", "--format=%i|%T|%r|%j"],

@@ -1,1 +1,1 @@
-"""Settings: layers of files and flags to one checked configuration."""
+"""Settings: merges layers of files and flags into one checked configuration."""

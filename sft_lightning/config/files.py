@@ -1,4 +1,4 @@
-"""Reads config files: says what is wrong and in which line, keeps `on:` as a text key, and None as null on the command line."""
+"""Reads config files, reports errors with their line, keeps `on:` as a text key, and reads None as null on the command line."""
 
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,19 @@ from sft_lightning.core.errors import UserError
 
 
 def allow_on_as_key() -> None:
-    """YAML 1.1 reads the key `on` (and `off`) as a boolean; the anchor's `on:` must not need quotes."""
+    """Makes jsonargparse read the keys `on` and `off` as text: YAML 1.1 reads them as booleans, and the anchor has an `on:`."""
     plain = get_loader("yaml")
     if getattr(plain, "names_keys", False):
         return
 
     def load(text: str) -> Any:
-        if text == redaction.HIDDEN:  # it is no YAML, and stands for what was left out
+        if text == redaction.HIDDEN:  # `***` is not valid YAML; it replaces a secret that was left out
             return text
-        if text.strip() == "None":  # how W&B's agents, and whoever knows Python, write null
+        if text.strip() == "None":  # how W&B's agents, and users of Python, write null
             return None
         try:
             plain_yaml.check_keys(text)
-        except plain_yaml.DoubledKey as error:  # the parser takes a YAMLError for "this is text"
+        except plain_yaml.DoubledKey as error:  # the parser reads a value as text if a YAMLError is raised
             raise UserError("--config", error.said, error.fix) from None
         return named(plain(text))
 
@@ -33,14 +33,14 @@ def allow_on_as_key() -> None:
 
 
 def named(value: Any) -> Any:
-    """The same content, boolean keys turned back into the words they were written as."""
+    """Returns the same content with boolean keys turned back into `on` and `off`."""
     if isinstance(value, dict):
         return {("on" if k else "off") if isinstance(k, bool) else k: named(v) for k, v in value.items()}
     return [named(v) for v in value] if isinstance(value, list) else value
 
 
 def check_yaml(path: Path) -> None:
-    """Raises UserError, with the line, where a config file is missing or no YAML mapping."""
+    """Raises UserError, with the line, unless a file is a config: it must exist and hold a YAML mapping."""
     try:
         if path.is_char_device() or path.is_block_device():
             raise UserError("--config", f"{path} is a device, not a file")
@@ -48,13 +48,13 @@ def check_yaml(path: Path) -> None:
     except FileNotFoundError:
         raise UserError("--config", f"{path} does not exist") from None
     except UnicodeDecodeError as error:
-        raise UserError("--config", f"{path} is not UTF-8 at byte {error.start}", "convert it") from None
+        raise UserError("--config", f"{path} is not UTF-8 at byte {error.start}", "convert it to UTF-8") from None
     except OSError as error:
         raise UserError("--config", f"{path} cannot be read: {error.strerror}") from None
     except RecursionError:
         raise UserError("--config", f"{path}: values are nested too deeply") from None
     except plain_yaml.DoubledKey as error:
-        raise UserError("--config", f"{path}: {error}") from None
+        raise UserError("--config", f"{path}: {error.said}", error.fix) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
@@ -63,18 +63,18 @@ def check_yaml(path: Path) -> None:
         ) from None
     except UserError:
         raise
-    except ValueError as error:  # a date that is none, a number of thousands of digits, a path with a null character
+    except ValueError as error:  # an impossible date, a number of thousands of digits, a path with a null character
         raise UserError("--config", f"{path}: a value cannot be read: {error}") from None
     if not isinstance(content, dict):
         held = {"NoneType": "nothing", "str": "text", "list": "a list"}.get(type(content).__name__, "a value")
-        raise UserError("--config", f"{path} must hold keys and values (model, network, data, …), it holds {held}")
+        raise UserError("--config", f"{path} must hold a mapping (model, network, data, …), got {held}")
     check_size(path, content)
     if isinstance(lacks := content.get(NOT_WRITTEN), dict) and lacks:
         key, why = next(iter(lacks.items()))
         raise UserError(
             "--config",
-            f"{path} cannot repeat its run, which was made in Python: {key}: {why}",
-            f"write it there as plain values, and remove {NOT_WRITTEN}",
+            f"{path} comes from a run in Python and cannot repeat it: {key}: {why}",
+            f"write {key} into the file as plain values, and remove {NOT_WRITTEN}",
         )
     redaction.learn(content)
 
@@ -83,7 +83,7 @@ DEEPEST, MOST = 50, 100_000
 
 
 def check_size(path: Path, content: Any) -> None:
-    """Raises UserError where aliases make a config endless, or as good as that."""
+    """Raises UserError if aliases make a config endless or too large."""
     level, count = [content], 0
     for _ in range(DEEPEST):
         below = [v for held in level for v in (held.values() if isinstance(held, dict) else held)]
@@ -92,11 +92,11 @@ def check_size(path: Path, content: Any) -> None:
             return
         if count > MOST:
             break
-    raise UserError("--config", f"{path}: values are nested too deeply, or within themselves, or too many")
+    raise UserError("--config", f"{path}: values are nested too deeply or within themselves, or there are too many")
 
 
 def check_values(arguments: list[str]) -> None:
-    """Raises UserError for a value on the command line with a YAML tag, such as `!!python/object`: they make objects."""
+    """Raises UserError if a value on the command line has a YAML tag, such as `!!python/object`, which would make an object."""
     name = ""
     for argument in arguments:
         name, value = argument.partition("=")[::2] if argument.startswith("--") else (name, argument)
@@ -105,6 +105,6 @@ def check_values(arguments: list[str]) -> None:
         try:
             yaml.safe_load(value)
         except yaml.constructor.ConstructorError:
-            raise UserError(name, f"{value:.80} has a YAML tag, and only plain values are read", "quote it") from None
+            raise UserError(name, f"{value:.80} has a YAML tag; only plain values are allowed", "quote it") from None
         except yaml.YAMLError:
-            continue  # no YAML: text
+            continue  # not YAML: the value is text

@@ -1,6 +1,6 @@
-"""What the user wrote, key by key and in order: the flags of the command line, and the files that they name.
+"""Lists the keys that the user wrote, in order: flags of the command line, and the keys of the files that they name.
 
-The parser keeps only what came out. Here is what went in, to say which part of it has no effect.
+The parser keeps only the result. This list serves to find keys that have no effect.
 """
 
 import sys
@@ -23,21 +23,18 @@ FILES = (".yaml", ".yml", ".json")
 
 @dataclass(frozen=True)
 class Given:
-    """One key with the value that was written for it."""
+    """One key with the value that the user wrote for it."""
 
     key: str
     """As it was written, without `--`: `model.lr`"""
     value: Any
     file: str | None = None
-    """Where it stands; None for the command line"""
+    """The file that has the key; None for the command line"""
 
     @property
     def plain(self) -> str:
-        """The key without the parts that may be left out: two spellings of one key are equal."""
+        """The key without the parts that may be left out, so that two spellings of one key are equal."""
         return ".".join(part for part in self.key.split(".") if part not in PARTS)
-
-    def __str__(self) -> str:
-        return f"--{self.key}" if self.file is None else f"{self.file}: {self.key}"
 
 
 Link = tuple[tuple[str, ...], str]
@@ -45,7 +42,7 @@ Link = tuple[tuple[str, ...], str]
 
 
 def from_arguments(arguments: Iterable[str]) -> Iterator[Given]:
-    """All keys of a command line in order; `--config` files, which were read before, key by key in their place."""
+    """Yields all keys of a command line in order. The keys of a `--config` file come at its place."""
     words = list(arguments)
     for i, word in enumerate(words):
         if not word.startswith("--"):
@@ -60,7 +57,7 @@ def from_arguments(arguments: Iterable[str]) -> Iterator[Given]:
 
 
 def from_value(key: str, text: str) -> Iterator[Given]:
-    """A flag's value: a mapping, or a file that holds one, key by key."""
+    """Yields the keys of a flag's value: those of a mapping, or of a file that holds one; else the flag itself."""
     content = read(text)
     if isinstance(content, dict) and content:
         yield from from_mapping(content, key, text if text.endswith(FILES) else None)
@@ -69,7 +66,7 @@ def from_value(key: str, text: str) -> Iterator[Given]:
 
 
 def from_mapping(content: Any, above: str = "", file: str | None = None) -> Iterator[Given]:
-    """All keys of nested mappings, down to what is no mapping."""
+    """Yields all keys of nested mappings whose value is not a mapping itself."""
     for name, value in content.items() if isinstance(content, dict) else ():
         key = f"{above}.{name}" if above else str(name)
         if isinstance(value, dict) and value:
@@ -79,7 +76,7 @@ def from_mapping(content: Any, above: str = "", file: str | None = None) -> Iter
 
 
 def read(text: str) -> Any:
-    """A value as YAML; what a file holds where it is the name of one that can be read."""
+    """Reads a value as YAML; if it names a readable file, returns the file's content."""
     try:
         if text.endswith(FILES) and Path(text).expanduser().is_file():
             return plain_yaml.load_file(Path(text).expanduser())
@@ -92,14 +89,14 @@ def read(text: str) -> Any:
 
 
 def links_of(parser: Any) -> list[Link]:
-    """The links of a parser that are applied to its settings."""
+    """Returns the links of a parser that are applied to its settings."""
     group = getattr(parser, "_links_group", None)
     actions = group._group_actions if group is not None else []
     return [(tuple(key for key, _ in a.source), a.target[0]) for a in actions if a.apply_on == "parse"]
 
 
 def refuse_linked(given: Iterable[Given], links: list[Link]) -> None:
-    """Raises UserError for a key whose value comes from another one, and names that: it would have no effect."""
+    """Raises UserError for a key that a link overwrites, and names the key to set instead."""
     for item in given:
         for sources, target in links:
             wanted = Given(target, None).plain
@@ -109,14 +106,16 @@ def refuse_linked(given: Iterable[Given], links: list[Link]) -> None:
             if below and below[0] not in PARTS:
                 below.insert(0, LEVELS[0])
             use = " and ".join(".".join([source, *below]) for source in sources)
-            raise UserError(item, f"has no effect, as {target} is made from {' and '.join(sources)}", f"set {use}")
+            where = f" in {item.file}" if item.file is not None else ""
+            problem = f"has no effect{where}, because {target} is made from {' and '.join(sources)}"
+            raise UserError(item.key, problem, f"set {use}")
 
 
 # ---- keys within lists ----
 
 
 def names(given: Iterable[Given], above: str, key: str) -> bool:
-    """Whether a key is written anywhere below another one, in lists too."""
+    """Tells whether a key is written anywhere below another one, in lists too."""
     return any(
         item.plain.rstrip("+").startswith(above) and (item.plain.endswith(f".{key}") or within(item.value, key))
         for item in given
@@ -124,7 +123,7 @@ def names(given: Iterable[Given], above: str, key: str) -> bool:
 
 
 def within(value: Any, key: str) -> bool:
-    """Whether nested plain values have a key."""
+    """Tells whether nested plain values have a key."""
     if isinstance(value, dict):
         return key in value or any(within(v, key) for v in value.values())
     return isinstance(value, list) and any(within(v, key) for v in value)
@@ -134,9 +133,9 @@ def within(value: Any, key: str) -> bool:
 
 
 def overridden(given: list[Given], settings: Namespace) -> list[str]:
-    """One line for each flag of the command line whose value is not the one that is used, as a later key won.
+    """Returns one line for each flag of the command line whose value a later key replaced.
 
-    Lists grow in ways of their own (`--trainer.callbacks+=`) and are left out.
+    Lists are left out: options such as `--trainer.callbacks+=` add to them.
     """
     lines = []
     lists = {g.plain.rstrip("+") for g in given if g.key.endswith("+") or isinstance(g.value, list)}
@@ -166,7 +165,7 @@ MISSING = object()
 
 
 def found(settings: Any, plain: str) -> Any:
-    """The value of a plain key in parsed settings; MISSING where there is none."""
+    """Returns the value of a plain key in parsed settings, or MISSING."""
     value = settings
     for part in plain.split("."):
         if isinstance(value, Namespace) and part not in value and LEVELS[0] in value:
@@ -178,7 +177,7 @@ def found(settings: Any, plain: str) -> Any:
 
 
 def same(used: Any, written: Any) -> bool:
-    """Whether a parsed value is what was written."""
+    """Tells whether a parsed value equals the written one."""
     if isinstance(used, Namespace) and "class_path" in used:
         return str(used["class_path"]).rpartition(".")[2] == str(written).rpartition(".")[2]
     if used == written or str(used) == str(written):
@@ -192,5 +191,5 @@ def same(used: Any, written: Any) -> bool:
 
 
 def shown(value: Any) -> str:
-    """A value in one line, as YAML writes it."""
+    """Writes a value as YAML in one line."""
     return " ".join(yaml.safe_dump(value, default_flow_style=True, allow_unicode=True).replace("...", "").split())

@@ -1,4 +1,4 @@
-"""Settings that a library refuses: told from the error it raises, by where it was raised."""
+"""Turns errors that libraries raise about the user's settings into UserErrors, judged by where they were raised."""
 
 import re
 import sysconfig
@@ -26,13 +26,13 @@ REFUSALS = (
     AssertionError,
     ImportError,
 )
-"""What libraries raise on settings they cannot work with; NotImplementedError and RecursionError are RuntimeErrors."""
+"""Errors that libraries raise on settings they cannot use; NotImplementedError and RecursionError are RuntimeErrors."""
 
 
 def refused(error: BaseException) -> UserError | None:
-    """The line for an error that a library raises on what the configuration asks of it; None for any other.
+    """Returns the UserError for an error that a library raises because of the settings; None for any other error.
 
-    An error in our own code, or a user's, is a bug and is none of these: its traceback is needed.
+    An error in our own code or in the user's is a bug: its traceback is needed.
     """
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     if type(error).__module__.startswith("wandb"):
@@ -44,7 +44,7 @@ def refused(error: BaseException) -> UserError | None:
     if not isinstance(error, REFUSALS) or not frames or not of_library(frames[-1]):
         return None
     if not all(of_library(f) or Path(f.f_code.co_filename).is_relative_to(OURS) for f in frames):
-        return None  # a class of the user's own took part
+        return None  # code of the user was involved
     raised = file_of(frames[-1])
     names = [frame.f_code.co_name for frame in frames]
     built = next((frame for frame in frames if frame.f_code.co_name == "build_network"), None)
@@ -67,13 +67,13 @@ def refused(error: BaseException) -> UserError | None:
 
 
 def of_optimizer(frames: list[Any]) -> bool:
-    """Whether an error is the optimizer's own: it calls back to the forward and backward pass, whose errors are not."""
+    """Tells whether the optimizer itself raised an error, and not the forward or backward pass that it calls."""
     last = max((i for i, f in enumerate(frames) if is_optimizer(f) and "/torch/optim/" in file_of(f)), default=None)
     return last is not None and not any(f.f_code.co_name in CALLED_BACK for f in frames[last:])
 
 
 def asks_network(frames: list[Any]) -> str | None:
-    """The network's class where a library of networks raises on what is fed to it; None for any other error."""
+    """Returns the network's class if a library of networks raised the error on its input; None for any other error."""
     asked = next((f for f in frames if f.f_code.co_name in ("encode", "forward") and is_network(f)), None)
     if asked is None or not any(library in file_of(frames[-1]) for library in NETWORKS):
         return None
@@ -81,25 +81,25 @@ def asks_network(frames: list[Any]) -> str | None:
 
 
 def is_network(frame: Any) -> bool:
-    """Whether a frame is of a network's method."""
+    """Tells whether a frame belongs to a method of a network."""
     from sft_lightning.networks.base import Network
 
     return isinstance(frame.f_locals.get("self"), Network)
 
 
 def unfit(error: BaseException, restoring: Any, last: Any) -> UserError | None:
-    """The line where a checkpoint's content is not what it is taken for: it comes from outside, whoever stumbles on it."""
+    """Returns the UserError for a checkpoint whose content does not fit; None for errors of other kinds."""
     if not isinstance(error, (*REFUSALS, InvalidVersion)):
         return None
     path = getattr(restoring.f_locals.get("self"), "_ckpt_path", None) or "the checkpoint"
     what = f"{type(error).__name__} {error}".partition("\n")[0]
     return UserError(
-        "ckpt_path", f"{path} is damaged, or of another version: {last.f_code.co_name} met {plainly(what)}"
+        "ckpt_path", f"{path} is damaged or of another version: {last.f_code.co_name} raised {plainly(what)}"
     )
 
 
 def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
-    """The line where a class cannot be made of the arguments that the configuration gives it."""
+    """Returns the UserError for a class that cannot be built from the arguments in the configuration."""
     behind: BaseException | None = error
     while behind is not None:
         last = [frame for frame, _ in walk_tb(behind.__traceback__)][-1:]
@@ -114,12 +114,12 @@ def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
 
 
 def file_of(frame: Any) -> str:
-    """File of a frame."""
+    """Returns the file of a frame."""
     return Path(frame.f_code.co_filename).as_posix()
 
 
 def of_library(frame: Any) -> bool:
-    """Whether a frame is of an installed package other than this, or of the standard library."""
+    """Tells whether a frame belongs to the standard library or to an installed package other than this one."""
     path = Path(frame.f_code.co_filename)
     if path.is_relative_to(OURS):
         return False
@@ -128,13 +128,13 @@ def of_library(frame: Any) -> bool:
 
 
 def is_optimizer(frame: Any) -> bool:
-    """Whether a frame is of an optimizer's method."""
+    """Tells whether a frame belongs to a method of an optimizer."""
     from torch.optim import Optimizer
 
     return isinstance(frame.f_locals.get("self"), Optimizer)
 
 
 def said(error: BaseException) -> str:
-    """An error's message, without C++'s own traceback."""
+    """Returns an error's message without C++'s own traceback."""
     text = str(error).partition("Exception raised from")[0].strip() or type(error).__name__
     return plainly(" ".join(text.split())[:400])

@@ -1,4 +1,4 @@
-"""The options of a run: one definition for the command line, for Python and for the help text."""
+"""The options of a run, defined once for the command line, Python and the help text."""
 
 from dataclasses import dataclass, fields
 from inspect import getdoc
@@ -9,26 +9,26 @@ from docstring_parser import parse
 
 @dataclass
 class RunOptions:
-    """Where a run goes, what is measured beside the target, and what is kept. Each is a flag of `fit`.
+    """Options of a run: where it is stored, what is measured, and what is saved. Each is a flag of `fit`.
 
     Args:
         experiment: Name of the experiment; default the folder and file name of --config.
         runs_dir: Root of run directories; default SFT_RUNS_DIR, else runs.
-        run_id: Name of this run, which is its W&B id too; default a fresh one.
-        drift_rows: Samples of a split, drawn evenly, on which the network is compared with the pretrained one;
-            all if no more.
+        run_id: Name of this run and its W&B id; default a new one.
+        drift_rows: Number of samples of a split, drawn evenly, on which the network is compared with the pretrained
+            one; a smaller split is used whole.
         select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
             lower val/loss.
         test_after_fit: After fit, measure best.ckpt once on the test split.
         wandb: Where W&B records go; offline needs no account.
-        wandb_fallback: What --wandb online does where no server answers: go on offline; null for an error
-            before training.
+        wandb_fallback: What --wandb online does if no server answers: record offline; null for an error before
+            training.
         wandb_project: W&B project.
         wandb_group: W&B group; default the experiment.
         wandb_job_type: W&B job type; default the variant.
         wandb_tags: W&B tags.
-        save_every_n_steps: Save last.ckpt every so many optimizer steps, besides at validations.
-        save_every_minutes: Save last.ckpt every so many minutes, besides at validations.
+        save_every_n_steps: Save last.ckpt every so many optimizer steps, in addition to each validation.
+        save_every_minutes: Save last.ckpt every so many minutes, in addition to each validation.
         quiet: Print nothing but the run's path.
     """
 
@@ -55,18 +55,18 @@ OPTIONS: list[tuple[str, Any, Any, str]] = [
 ]
 """(name, type, default, help) of each option"""
 NOT_SAVED = ("config", "run_id", "ckpt_path")
-"""Settings that config.yaml leaves out: with them `fit --config config.yaml` would not repeat the run"""
+"""Settings that config.yaml leaves out, because with them `fit --config config.yaml` would not repeat the run"""
 NOT_WRITTEN = "not_written"
-"""The key of a config.yaml that names what a run from Python had and the file lacks: {key: why}; no command takes it"""
+"""Key of config.yaml with what could not be written of a run from Python: {key: why}. Commands refuse such a file"""
 
 
 def options_of(settings: Any) -> RunOptions:
-    """The options among a command's parsed settings."""
+    """Returns the options among a command's parsed settings."""
     return RunOptions(**{name: settings[name] for name, *_ in OPTIONS if name in settings})
 
 
 def underscored(argument: str) -> str:
-    """`--run-id` is `--run_id`: other tools write options so."""
+    """Turns `--run-id` into `--run_id`: other tools write options with hyphens."""
     name, is_given, value = argument.partition("=")
     known = {f"--{option}" for option, *_ in OPTIONS} | {"--ckpt_path", "--seed_everything"}
     wanted = "--" + name[2:].replace("-", "_")

@@ -1,4 +1,4 @@
-"""Overlays: what an arm, an axis or a setting changes of the base experiment."""
+"""Overlays: the changes that an arm, an axis or a setting makes to the base experiment."""
 
 from typing import Any
 
@@ -9,11 +9,13 @@ PARTS = ("class_path", "init_args")
 
 
 def nested(overlay: dict[str, Any], where: str) -> dict[str, Any]:
-    """The same with dotted keys as mappings; `model.lr` is short for `model.init_args.lr`."""
+    """Returns an overlay with dotted keys as nested mappings; `model.lr` is short for `model.init_args.lr`."""
     result: dict[str, Any] = {}
     for key, value in overlay.items():
         if not isinstance(key, str) or not all(key.split(".")):
-            raise UserError(where, f"{key!r} is no key", "write model.init_args.lr, or model.lr for short")
+            raise UserError(
+                where, f"{key!r} is not a valid key", "write keys as model.init_args.lr, or model.lr for short"
+            )
         parts = full(key).split(".")
         if parts[0] in BLOCKS and len(parts) == 1 and isinstance(value, dict):
             value = in_block(value)
@@ -24,14 +26,14 @@ def nested(overlay: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def in_block(block: dict[str, Any]) -> dict[str, Any]:
-    """Arguments written straight below `model:` go where they belong."""
+    """Moves arguments that are written directly below `model:` into its init_args."""
     init = {k: v for k, v in block.items() if k not in PARTS}
     kept = {k: v for k, v in block.items() if k in PARTS}
     return merged(kept, {"init_args": init}) if init else kept
 
 
 def full(key: str) -> str:
-    """`model.lr` in full: `model.init_args.lr`."""
+    """Returns a key in full: `model.init_args.lr` for `model.lr`."""
     parts = key.split(".")
     if parts[0] in BLOCKS and len(parts) > 1 and parts[1] not in PARTS:
         parts.insert(1, "init_args")
@@ -39,7 +41,7 @@ def full(key: str) -> str:
 
 
 def short(key: str, among: list[str]) -> str:
-    """The shortest name of a key that no other of `among` has: `lr` for `model.init_args.lr`."""
+    """Returns the shortest name of a key that is unique in `among`: `lr` for `model.init_args.lr`."""
     parts = key.split(".")
     for n in range(1, len(parts)):
         name = ".".join(parts[-n:])
@@ -49,7 +51,7 @@ def short(key: str, among: list[str]) -> str:
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid upon `base`: mappings key by key, all else replaced."""
+    """Merges `over` into `base`: mappings key by key, any other value replaces the old one."""
     result = dict(base)
     for key, value in over.items():
         held = result.get(key)
@@ -58,7 +60,7 @@ def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
 
 
 def looked_up(config: dict[str, Any], key: str) -> Any:
-    """The value at a dotted key; KeyError where there is none."""
+    """Returns the value at a dotted key; raises KeyError if there is none."""
     value: Any = config
     for part in full(key).split("."):
         if not isinstance(value, dict):
@@ -68,7 +70,7 @@ def looked_up(config: dict[str, Any], key: str) -> Any:
 
 
 def put(config: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A copy with another value at a dotted key."""
+    """Returns a copy with another value at a dotted key."""
     over = value
     for part in reversed(full(key).split(".")):
         over = {part: over}

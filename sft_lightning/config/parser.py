@@ -1,6 +1,6 @@
-"""The parser of fit, validate, test and predict: data × network × variant, Trainer, and the options of a run.
+"""Builds the parser of fit, validate, test and predict: data, network, variant, Trainer, and the options of a run.
 
-A parser takes a quarter of a second to build. Each process builds one for each command and keeps it.
+Building a parser takes a quarter of a second, so each process builds one per command and keeps it.
 """
 
 from functools import cache
@@ -26,7 +26,7 @@ NOT_FLAGS = {"model", "datamodule", "dataloaders", "train_dataloaders", "val_dat
 
 @cache
 def command_parser(command: str) -> tuple[LightningArgumentParser, list[str]]:
-    """(the parser of a command, the names of the arguments that Trainer's method of this name takes).
+    """Returns (the command's parser, the names of the arguments that Trainer's method of that name takes).
 
     Args:
         command: 'fit', 'validate', 'test' or 'predict'.
@@ -58,5 +58,5 @@ def command_parser(command: str) -> tuple[LightningArgumentParser, list[str]]:
 
 
 def plain(network: Any) -> Any:
-    """The network's specification as plain values, for the module."""
+    """Returns the network's specification as plain values, for the module."""
     return network.as_dict() if isinstance(network, Namespace) else network

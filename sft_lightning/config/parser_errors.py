@@ -1,4 +1,4 @@
-"""jsonargparse's errors, in one line: what, where, and the nearest name."""
+"""Turns jsonargparse's errors into UserErrors: which key, what is wrong, and the nearest known name."""
 
 import re
 from collections.abc import Iterable
@@ -10,9 +10,10 @@ from sft_lightning.core.errors import UserError, nearest
 
 
 def explain(error: object, keys: Iterable[str] = ()) -> UserError:
-    """What a parser's error means; `keys` are the dotted names of all options, for the nearest one."""
+    """Returns the UserError for a parser's error; `keys` are the dotted names of all options, for suggestions."""
     text = str(getattr(error, "message", None) or error)
-    return _reason(text.strip(), "", list(keys))
+    found = _reason(text.strip(), "", list(keys))
+    return found if found.key else found.at("--config")
 
 
 def _reason(text: str, where: str, keys: list[str]) -> UserError:
@@ -24,7 +25,7 @@ def _reason(text: str, where: str, keys: list[str]) -> UserError:
     if "Does not validate against any of the" in text:
         return _of_union(text, where, keys)
     if match := re.match(r"Expected a dot import path string:\s*(.*)", text, re.S):
-        return UserError(where, f"no class '{match[1]}'{nearest(match[1], class_names(where))}{_there(where)}")
+        return UserError(where, f"no class '{match[1]}'{nearest(match[1], class_names(where))}", _choices(where))
     if match := re.match(r"Expected an? (?:typing\.)?Literal\[(.*?)\]\.? Got value: (.*)", text, re.S):
         choices = [c.strip(" '\"") for c in match[1].split(",")]
         value = match[2].split()[0]
@@ -33,28 +34,33 @@ def _reason(text: str, where: str, keys: list[str]) -> UserError:
         return UserError(where, f"must be {_kinds(match[1])}, got {_value(match[2])}")
     if match := re.search(r"arguments are required: (.*)", text):
         names = [n.strip().partition(".")[2] or n.strip() for n in match[1].split(",")]
-        return UserError(" and ".join(names), "must be given", f"--config FILE, or --{names[0]} NAME")
-    if match := re.search(r"does not accept (?:nested key|option) '([^']+)'", text):
-        return _unknown(match[1], keys)
+        return UserError(" and ".join(names), "must be given", f"add --config FILE, or --{names[0]} NAME")
+    if match := re.match(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        return _unknown(f"{match[1]}.{match[2]}", keys)
+    if match := re.search(r"does not accept (?:nested key|option) '([^']+)'|^Option '([^']+)' is not accepted", text):
+        return _unknown(match[1] or match[2], keys)
+    if match := re.match(r"argument (--\S+): expected one argument", text):
+        return UserError(match[1], "needs a value", "add one")
     if text.startswith("Empty nested key"):
-        return UserError("--config", "a key has no name")
+        return UserError("--config", "a part of a key is empty", "write a name on each side of a dot")
     if match := re.match(r"Key must be a string, got: (.*?)\.?$", text):
         return UserError("--config", f"a key must be text, got {_value(match[1])}", "quote it")
     if match := re.match(r"Unable to load config '(.*?)'", text, re.S):
-        problem = f"{_value(match[1])} is neither a file that can be read nor names and values"
+        problem = f"must be a readable file or a mapping, got {_value(match[1])}"
         return UserError(where or "--config", problem)
     if match := re.search(r"[Uu]nrecognized arguments: --(\S+)", text):
         return _unknown(match[1].partition("=")[0], keys)
     if match := re.search(r"[Uu]nrecognized arguments: (.*)", text, re.S):
-        problem = f"'{_value(match[1])}' stands where an option is expected"
+        problem = f"'{_value(match[1])}' comes where an option is expected"
         return UserError("command line", problem, "begin options with --")
-    if where and re.search(r"'\w+' (object )?(has no attribute|is not \w+)|of type '\w+' is", text):
-        return UserError(where, "cannot be read", "give a class's name, or class_path and init_args")
+    if where and re.search(r"'\w+' (object )?(has no attribute|is not \w+)|of type '\w+' is|unhashable type", text):
+        return UserError(where, "cannot be read as a class", "give its name, or class_path and init_args")
+    text = text.removeprefix("--config: ")  # of config/files.py, which cannot know the key
     return UserError(where or "--config", text) if where or "--" not in text else UserError("command line", text)
 
 
 def _of_union(text: str, where: str, keys: list[str]) -> UserError:
-    """Why a value is of none of several kinds: what is wrong within the one that was meant, else the kinds."""
+    """Explains why a value fits none of several types: by the error of the type that was meant, else by naming the types."""
     head, _, body = text.partition("Errors:\n")
     body = body.strip("\n")
     indent = len(body) - len(body.lstrip())
@@ -65,20 +71,20 @@ def _of_union(text: str, where: str, keys: list[str]) -> UserError:
         if found := next((r for r in reasons if r.startswith(start)), None):
             return _reason(found, where, keys)
     if found := next((r for r in reasons if r.startswith("Import path does not correspond")), None):
-        return UserError(where, f"{value} is not a {found.rpartition(' ')[2]}{_there(where)}")
+        return UserError(where, f"{value} is not a {found.rpartition(' ')[2]}", _choices(where))
     if found := next((r for r in reasons if not re.match(r"Expected an? |Not a valid |Does not validate ", r)), None):
-        return _reason(found.splitlines()[0], where, keys)  # what a constructor said
+        return _reason(found.splitlines()[0], where, keys)  # the message of a constructor
     kinds = re.search(r"Subtypes: \[(.*)\]", head)
     return UserError(where, f"must be {_kinds(kinds[1]) if kinds else 'something else'}, got {value}")
 
 
-def _there(where: str) -> str:
+def _choices(where: str) -> str:
     known = class_names(where)
-    return f"; there are {', '.join(known)}" if known else ""
+    return f"choose {', '.join(known)}, or a class of your own" if known else ""
 
 
 def _value(text: str) -> str:
-    """A value as given, at most a line of it."""
+    """Shows a value as the user wrote it, at most one line of it."""
     found = " ".join(text.split())
     shown = {"": "nothing", "None": "null", "True": "true", "False": "false"}.get(found, found)
     if match := re.match(r"NestedArg\(key='([^']*)'", shown):
@@ -91,14 +97,14 @@ def _in_class(path: str, text: str, where: str, keys: list[str]) -> UserError:
     if match := re.match(r"Option '([^']+)' is not accepted", text):
         return UserError(where, f"{name} has no argument '{match[1]}'{nearest(match[1], arguments_of(path))}")
     if match := re.match(r"No module named '([^']+)'", text):
-        problem = f"no module '{match[1]}' to take {path} from"
-        return UserError(where, problem, "put it on Python's path, or use --import")
+        problem = f"{path} cannot be imported: there is no module '{match[1]}'"
+        return UserError(where, problem, "put the module on Python's path")
     if re.match(r"(Not a valid|Import path|module .* has no attribute)", text):
         return UserError(where, f"{path}: {text.splitlines()[0]}")
     if match := re.match(r"the following arguments are required: (.*)", text):
-        return UserError(where, f"{name} needs {match[1].strip()}", "set init_args")
+        return UserError(where, f"{name} needs {match[1].strip()}", f"set it in {where}.init_args")
     if re.match(r"'\w+' object (has no attribute|is not)", text):
-        return UserError(f"{where}.init_args", f"must be names and values, as {name} takes them")
+        return UserError(f"{where}.init_args", f"must be a mapping of arguments of {name}")
     return _reason(text, f"{where}.init_args" if where else where, keys)
 
 
@@ -108,7 +114,7 @@ KINDS = {
     "bool": "true or false",
     "str": "text",
     "list": "a list",
-    "dict": "names and values",
+    "dict": "a mapping",
     "tuple": "a list",
     "Any": "anything",
     "NoneType": "null",
@@ -119,14 +125,14 @@ LISTS = ("list", "Sequence", "Iterable", "tuple", "set")
 
 
 def _kinds(types: str) -> str:
-    """Types as Python writes them, in words: `list[str], <class 'NoneType'>` is a list of texts."""
+    """Puts types as Python writes them into words: `list[str], <class 'NoneType'>` is a list of texts."""
     parts = [p.strip() for p in re.split(r",(?![^\[(]*[\])])|(?<=[\]>\w])\s+\|\s+(?![^\[]*\])", types)]
     words = dict.fromkeys(_kind(p) for p in parts if "NoneType" not in p and p != "None")
     return " or ".join(words) or "null"
 
 
 def _kind(written: str) -> str:
-    """One type."""
+    """Puts one type into words."""
     if match := re.match(r"(?:typing\.)?Literal\[(.*)\]", written):
         return ", ".join(choice.strip(" '\"") for choice in match[1].split(","))
     match = re.match(r"(?:<class ')?([\w.]+)(?:\[(.*)\])?", written)
@@ -140,18 +146,18 @@ def _kind(written: str) -> str:
 
 def _unknown(name: str, keys: list[str]) -> UserError:
     if name in keys:
-        return UserError(name, "cannot be set in a config, or not for this command")
-    if not name:
-        return UserError("--config", "a key has no name")
+        return UserError(name, "cannot be set in a config file, or does not apply to this command", "leave it out")
+    if not all(name.split(".")):
+        return UserError(name or "--config", "a part of the key is empty", "write a name on each side of a dot")
     top = name.partition(".")[0]
     tops = {k.partition(".")[0] for k in keys}
     if top not in tops:
-        return UserError(name, f"no key '{top}'{nearest(top, tops)}")
-    return UserError(name, f"no option '{name}'{nearest(name, keys)}")
+        return UserError(name, f"there is no key '{top}'{nearest(top, tops)}")
+    return UserError(name, f"there is no such option{nearest(name, keys)}")
 
 
 def class_names(where: str) -> list[str]:
-    """Short names of what may stand at a key."""
+    """Returns the short names of the classes that a key may name."""
     homes = {
         "model": ("modules", "VARIANTS"),
         "network": ("networks", "NETWORKS"),
@@ -166,7 +172,7 @@ def class_names(where: str) -> list[str]:
 
 
 def arguments_of(path: str) -> list[str]:
-    """Names of a class's constructor arguments, those behind **kwargs too."""
+    """Returns the names of a class's constructor arguments, including those that **kwargs passes to its bases."""
     module, _, name = path.rpartition(".")
     try:
         cls: Any = getattr(import_module(module), name)
@@ -184,5 +190,5 @@ def arguments_of(path: str) -> list[str]:
 
 
 def kind_of(wanted: Any) -> str:
-    """A type in words."""
+    """Puts a type into words."""
     return _kinds(f"<class '{wanted.__name__}'>" if isinstance(wanted, type) else str(wanted))

@@ -1,4 +1,4 @@
-"""From layers of settings to the one resolved config that fit runs and a study's point is."""
+"""Resolves layers of settings into one config, for fit and for each point of a study."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -20,15 +20,15 @@ from sft_lightning.core import redaction
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The config that `fit` would write for these layers, laid over each other and over all defaults.
+    """Returns the config that `fit` would write for these layers, merged in order over all defaults.
 
-    Later layers win. Where a later layer names another class, arguments that this class does not take are dropped.
+    Later layers win. If a later layer names another class, arguments that this class does not take are dropped.
 
     Args:
         layers: Nested plain values with the keys of a config of fit.
 
     Raises:
-        UserError: a key that there is not, a value that does not fit, a key that a link overwrites.
+        UserError: A key does not exist, a value does not fit, or a link overwrites a key.
     """
     parser, written = command_parser("fit")[0], [list(given.from_mapping(layer)) for layer in layers]
     for keys in written:
@@ -39,7 +39,7 @@ def resolve(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def resolve_arguments(arguments: list[str]) -> dict[str, Any]:
-    """The same from options as on fit's command line."""
+    """Returns the config for the options of a `fit` command line."""
     parser, written = command_parser("fit")[0], list(given.from_arguments(arguments))
     given.refuse_linked(written, given.links_of(parser))
     with reading(parser):
@@ -48,16 +48,16 @@ def resolve_arguments(arguments: list[str]) -> dict[str, Any]:
 
 
 def laid_over(parser: LightningArgumentParser, layers: Iterable[Mapping[str, Any]]) -> Namespace:
-    """Parses the layers on top of each other, and the whole with all defaults."""
+    """Parses the layers on top of each other and of all defaults."""
     settings = parser.get_defaults(skip_validation=True)
-    steps = deepcopy(joined(layers))  # the parser writes into what it is given
+    steps = deepcopy(joined(layers))  # the parser modifies its input
     for step in steps[:-1]:
         settings = parser.parse_object(step, settings, defaults=False, _skip_validation=True)
     return parser.parse_object(steps[-1], settings)
 
 
 def joined(layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Fewer layers with the same outcome: one that sets plain values alone goes into the one below, which saves a parse."""
+    """Merges each layer that sets only plain values into the one below. The outcome is the same, with fewer parses."""
     steps: list[dict[str, Any]] = []
     for layer in filter(None, layers):
         if steps and joins(steps[-1], layer):
@@ -68,10 +68,10 @@ def joined(layers: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def joins(below: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
-    """Whether to merge two layers key by key says the same as to parse one after the other.
+    """Tells whether merging two layers key by key has the same outcome as parsing one after the other.
 
-    Not where the upper one names a class or gives a mapping as a value, nor where one of them adds to a list: what that
-    does to the layer below, the parser knows.
+    It has not if the upper layer names a class or sets a mapping, or if one of them adds to a list: only the parser knows
+    how these change the layer below.
     """
     if any("+" in item.key for item in given.from_mapping(below)):
         return False
@@ -88,16 +88,16 @@ def joins(below: Mapping[str, Any], layer: Mapping[str, Any]) -> bool:
 
 
 PLACES = ("", "trainer", *(f"{block}.init_args" for block in BLOCKS))
-"""Where options, arguments of Trainer and arguments of classes are written"""
+"""Keys below which options, arguments of Trainer and arguments of classes are written"""
 
 
 def holds_mapping(value: Any) -> bool:
-    """Whether a value is a mapping, or a list with one in it."""
+    """Tells whether a value is a mapping or a list that holds one."""
     return isinstance(value, dict) or (isinstance(value, list) and any(map(holds_mapping, value)))
 
 
 class reading:
-    """What the parser refuses meanwhile becomes a UserError that names the key."""
+    """Context in which errors of the parser become UserErrors that name the key."""
 
     def __init__(self, parser: LightningArgumentParser) -> None:
         self.parser = parser
@@ -110,26 +110,28 @@ class reading:
 
 
 def keys_of(*parsers: LightningArgumentParser) -> set[str]:
-    """The dotted names of all options."""
+    """Returns the dotted names of all options."""
     return {getattr(action, "dest", "") for parser in parsers for action in parser._actions}
 
 
 def check(settings: Namespace, of_old_run: bool = False) -> None:
-    """Raises UserError for the first setting that cannot be meant; learns which values are secrets."""
+    """Raises UserError for the first invalid setting, and notes which values are secrets."""
     redaction.learn(settings)
     redaction.refuse_left_out(settings)
     check_settings(settings, {name: kind for name, kind, *_ in OPTIONS}, of_old_run)
 
 
 def resolved(parser: LightningArgumentParser, settings: Namespace, mode_is_written: bool) -> dict[str, Any]:
-    """Checks parsed settings, fills in what follows from others, and gives them as plain values."""
+    """Checks parsed settings, fills in values that follow from others, and returns plain values."""
     check(settings)
-    settle_modes(settings.trainer.get("callbacks"), mode_is_written)  # the point's config says them
+    settle_modes(
+        settings.trainer.get("callbacks"), mode_is_written
+    )  # silently: the config that is written shows the modes
     return as_plain(parser, settings)
 
 
 def as_plain(parser: LightningArgumentParser, settings: Namespace) -> dict[str, Any]:
-    """Parsed settings as nested plain values, as they go into config.yaml."""
+    """Returns parsed settings as nested plain values, as config.yaml stores them."""
     settings = spelled(settings.clone())
     for name in NOT_SAVED:
         settings.pop(name, None)
@@ -137,7 +139,7 @@ def as_plain(parser: LightningArgumentParser, settings: Namespace) -> dict[str, 
 
 
 def spelled(value: Any) -> Any:
-    """Settings with choices of an Enum, which YAML does not know, as they are written."""
+    """Replaces Enum values, which YAML cannot store, by the words that the user writes for them."""
     if isinstance(value, Namespace):
         for name, held in vars(value).items():
             setattr(value, name, spelled(held))

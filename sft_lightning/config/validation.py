@@ -1,4 +1,4 @@
-"""What the parser lets pass and no class is ready for: null where a value belongs, NaN, and arguments that nobody takes."""
+"""Checks settings that the parser accepts but no class can use: null for a value, NaN, arguments without effect."""
 
 import math
 import types
@@ -18,32 +18,36 @@ from sft_lightning.core.errors import UserError, nearest
 
 BASES = ("SFTModule", "Network", "SFTDataModule", "SmallNetwork", "ImageData", "TextData", "TokenData")
 Taken = dict[str, tuple[Any, Any]]
-"""Arguments of a class: annotation and default."""
+"""Arguments of a class, by name: (annotation, default)."""
 
 
 def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: bool = False) -> None:
-    """Raises UserError naming the first key whose value cannot be meant.
+    """Raises UserError for the first key with an invalid value.
 
     Args:
-        settings: A command's configuration, parsed.
-        options: Name of each option of ours, and its type.
-        of_old_run: The configuration is that of a run that was made before: what had no effect there still has none.
+        settings: A command's parsed configuration.
+        options: Name and type of each option of ours.
+        of_old_run: The configuration comes from an earlier run. Settings without effect pass, as they did then.
     """
     for name, wanted in options.items():
         if name in settings:
             check_value(name, settings[name], wanted, Parameter.empty)
     for name in ("model", "network", "data"):
         if not isinstance(settings.get(name), Namespace):
-            raise UserError(name, "must be given", f"--config FILE, or --{name} NAME")
+            raise UserError(name, "must be given", f"add --config FILE, or --{name} NAME")
     for name in ("model", "network", "data", "retention"):
         held = settings.get(name)
         path = held.get("class_path") if isinstance(held, Namespace) else None
-        if isinstance(path, str) and path.rpartition(".")[2] in BASES:  # what `network: {}` is taken for
-            raise UserError(name, f"class_path must name one of {', '.join(class_names(name))}, or a class of your own")
+        if isinstance(path, str) and path.rpartition(".")[2] in BASES:  # `network: {}` is parsed as the base class
+            raise UserError(
+                name,
+                f"class_path must name a class, got the base {path.rpartition('.')[2]}",
+                f"choose {', '.join(class_names(name))}, or a class of your own",
+            )
         check_class(name, held)
     trainer = settings.get("trainer")
     if not isinstance(trainer, Namespace):
-        raise UserError("trainer", f"must be names and values (max_epochs, accelerator, …), got {shown(trainer)}")
+        raise UserError("trainer", f"must be a mapping (max_epochs, accelerator, …), got {shown(trainer)}")
     if not of_old_run:
         refuse_ineffective(settings)
         refuse_arguments(vars(trainer))
@@ -55,7 +59,9 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
     for _, held in classes_in("", trainer.get("plugins")):
         if issubclass(class_of(held.class_path), CheckpointIO):
             name = held.class_path.rpartition(".")[2]
-            raise UserError("trainer.plugins", f"{name}: a run writes its checkpoints in its own way", "leave it out")
+            raise UserError(
+                "trainer.plugins", f"{name} cannot be used: a run writes its checkpoints itself", "leave it out"
+            )
     paths = [] if of_old_run else [held.class_path for _, held in classes_in("", trainer.get("callbacks"))]
     refuse_callbacks(map(class_of, paths))
     for path in paths:
@@ -67,11 +73,11 @@ INEFFECTIVE: list[tuple[str, str, Any, str, Callable[[Any], bool], str]] = [
     ("data", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
     ("retention", "crop_padding", 4, "augment", lambda held: "crop" in (held or []), "augment [crop]"),
 ]
-"""(block, argument, the default that says nothing, the argument it depends on, whether that uses it, what to set)"""
+"""(block, argument, its default, the argument it depends on, whether a value of that one uses it, what to set)"""
 
 
 def refuse_ineffective(settings: Namespace) -> None:
-    """Raises UserError for the first argument of a class that another argument leaves unused."""
+    """Raises UserError for the first argument of a class that has no effect because of another argument."""
     for block, name, default, other, uses, what in INEFFECTIVE:
         held = settings.get(block)
         given = held.get("init_args") if isinstance(held, Namespace) else None
@@ -86,33 +92,34 @@ def refuse_ineffective(settings: Namespace) -> None:
 
 
 OF_EVERY_RUN = {"EMA": "set model.init_args.ema_decay", "RetentionMonitor": "set retention, the source task's data"}
+"""The setting with which a run adds the callback"""
 CHOSEN = ("LPFT",)
 """Callbacks of this package that a user chooses"""
 
 
 def refuse_own(path: str) -> None:
-    """Raises UserError for a callback of this package that is not for a user to choose: a run has those that it needs."""
+    """Raises UserError for a callback of this package that runs add themselves."""
     module, _, name = path.rpartition(".")
     if module.startswith("sft_lightning.callbacks") and name not in CHOSEN:
-        why = OF_EVERY_RUN.get(name, "every run that needs it has it: leave it out")
-        raise UserError("trainer.callbacks", f"{name}: {why}")
+        fix = OF_EVERY_RUN.get(name, "leave it out")
+        raise UserError("trainer.callbacks", f"{name} is added by each run that needs it", fix)
 
 
 def class_of(path: str) -> Any:
-    """The class behind a class_path."""
+    """Imports the class of a class_path."""
     module, _, name = path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def classes_in(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """A value, or those of a list, that name a class."""
+    """Yields (key, value) of a value that names a class, or of each such item of a list."""
     for i, held in enumerate(value if isinstance(value, list) else [value]):
         if isinstance(held, Namespace) and "class_path" in held:
             yield (f"{key}[{i}]" if isinstance(value, list) else key), held
 
 
 def check_class(key: str, value: Any, finite: bool = True) -> None:
-    """Looks at the arguments of a class that the configuration names."""
+    """Checks the arguments of a class that the configuration names."""
     path = value.get("class_path") if isinstance(value, Namespace) else None
     if not isinstance(path, str):
         return
@@ -128,7 +135,7 @@ def check_class(key: str, value: Any, finite: bool = True) -> None:
 
 
 def last_signature(path: str) -> list[Parameter]:
-    """Parameters of the topmost constructor to which a class passes on what it does not know."""
+    """Returns the parameters of the last constructor to which a class passes its **kwargs."""
     parameters: list[Parameter] = []
     for base in class_of(path).__mro__:
         if "__init__" in vars(base) and base is not object:
@@ -139,7 +146,7 @@ def last_signature(path: str) -> list[Parameter]:
 
 
 def taken_by(cls: Any) -> Taken:
-    """A class's arguments, those behind **kwargs too."""
+    """Returns a class's arguments, including those that **kwargs passes to its bases."""
     taken: Taken = {}
     for base in getattr(cls, "__mro__", (cls,)):
         if "__init__" not in vars(base) or base is object:
@@ -157,19 +164,19 @@ def taken_by(cls: Any) -> Taken:
 
 
 def check_value(key: str, value: Any, wanted: Any, default: Any, finite: bool = True) -> None:
-    """Raises UserError for null where it is none of the choices, and for what is no number, or none that is finite."""
+    """Raises UserError for null if the type does not allow it, for NaN, and for infinite or too large numbers."""
     if value is None and default is not None and not takes_null(wanted):
         raise UserError(key, f"must be {kind_of(wanted)}, got null")
     for name, number in numbers_in(key, value):
         if isinstance(number, int):
             if abs(number) >= 1 << 63:
-                raise UserError(name, f"is beyond all whole numbers that can be computed with: {number!s:.40}")
+                raise UserError(name, f"{number!s:.40} is too large: whole numbers must lie below 2^63")
         elif math.isnan(number) or (finite and math.isinf(number)):
             raise UserError(name, f"must be a finite number, got {number}")
 
 
 def takes_null(wanted: Any) -> bool:
-    """Whether a type has null among its values."""
+    """Tells whether a type allows null."""
     if wanted in (Any, None, types.NoneType, object) or isinstance(wanted, typing.TypeVar):
         return True
     origin = typing.get_origin(wanted)
@@ -179,7 +186,7 @@ def takes_null(wanted: Any) -> bool:
 
 
 def numbers_in(key: str, value: Any) -> Iterator[tuple[str, float]]:
-    """The numbers among plain nested values, with their keys; those of classes are looked at apart."""
+    """Yields (key, number) for the numbers among plain nested values. Arguments of classes are checked separately."""
     if isinstance(value, float | int):
         yield key, value
     elif isinstance(value, dict):
@@ -191,5 +198,5 @@ def numbers_in(key: str, value: Any) -> Iterator[tuple[str, float]]:
 
 
 def shown(value: Any) -> str:
-    """A value as it would be written in a config."""
+    """Writes a value as a config would."""
     return "null" if value is None else str(value)

@@ -1,1 +1,1 @@
-"""The ground: structures, errors, signals, caches, redaction, YAML. It imports nothing of the house, and torch at most."""
+"""Building blocks: structures, errors, signals, caches, redaction, YAML. Imports no other package of ours and at most torch."""

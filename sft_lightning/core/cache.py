@@ -1,6 +1,6 @@
-"""What several runs in one process share, so that it is computed once: off, but in the workers of a study.
+"""Caches that several runs in one process share: teacher outputs and data sets. Only the workers of a study turn them on.
 
-Nothing here changes a bit of any run: what is kept is found again by all that it depends on.
+The caches change no bit of any run: each key holds everything that the value depends on.
 """
 
 from collections import OrderedDict
@@ -11,14 +11,14 @@ T = TypeVar("T")
 
 
 class LRUCache:
-    """Values by key, the least recently used dropped when they take more than `room` together."""
+    """Holds values by key and drops the least recently used when together they take more than `room`."""
 
     def __init__(self, room: int) -> None:
         self.room, self.taken, self.on = room, 0, False
         self._held: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
 
     def get(self, key: Hashable, make: Callable[[], T], size: Callable[[T], int]) -> T:
-        """The value of `key`, made where it is not held; `size` says what it takes."""
+        """Returns the value of `key`, made if it is not cached; `size` computes how much room it takes."""
         if not self.on:
             return make()
         if key in self._held:
@@ -40,32 +40,33 @@ class LRUCache:
 
 
 TEACHER = LRUCache(512 << 20)
-"""What a teacher said of a batch: CPU alone, where looking at a batch costs next to nothing."""
+"""Teacher outputs per batch, in bytes. Used on the CPU only, where comparing a batch with the key costs little."""
 DATA = LRUCache(4)
-"""Samples that were read, decoded or tokenised: the last few data sets, each counted as one."""
+"""Samples as read, decoded or tokenised. Each data set takes 1 of the room."""
 _taken: set[Hashable] = set()
 
 
 def begin() -> None:
-    """From here on, runs of this process share."""
+    """Turns the caches on for the next runs of this process."""
     TEACHER.on = DATA.on = True
 
 
 def end() -> None:
-    """Each run by itself again."""
+    """Turns the caches off and empties them."""
     for kept in (TEACHER, DATA):
         kept.on = False
         kept.clear()
 
 
 def next_run() -> None:
-    """What a run took is free for the next."""
+    """Starts a new run: it may take the data sets that the previous run used."""
     _taken.clear()
 
 
 def samples(key: Hashable, load: Callable[[], T]) -> T:
-    """Samples of `key`, loaded where none are held. Two data modules of one run never hold the same: each fits its own to
-    the network and to its own augmentation.
+    """Returns the samples of `key`, loaded if they are not cached.
+
+    Two data modules of one run never share samples: each adapts its own to the network and to its augmentation.
     """
     if not DATA.on or key in _taken:
         return load()

@@ -1,4 +1,4 @@
-"""What the machine ran out of, or lost, told from the error it shows in: one line with the remedy."""
+"""Recognises errors that the machine causes (memory, disk, limits, killed processes) and says what to do about them."""
 
 import errno
 import os
@@ -24,8 +24,8 @@ TRAINING = {"training_step", "backward", "optimizer_step", "optimizer_closure"}
 
 
 def machine_fault(error: BaseException) -> UserError | None:
-    """What to say of an error that is neither the user's mistake nor ours; None for any other."""
-    text = f"{error} {error.__cause__ or ''}"  # the loader says that a process is gone, its cause says of what
+    """Returns the message for an error that the machine caused; None for any other error."""
+    text = f"{error} {error.__cause__ or ''}"  # the loader says that a process died, its cause says why
     places = [frame.f_code for frame, _ in walk_tb(error.__traceback__)]
     if getattr(error, "errno", None) == errno.EMFILE or "Too many open files" in text:
         return UserError(
@@ -52,10 +52,10 @@ def machine_fault(error: BaseException) -> UserError | None:
 
 
 def unwritable(error: BaseException, run: Path, last: Path) -> UserError | None:
-    """What stood in the way of writing a run's files: no space, no right, no folder any more; else None.
+    """Returns the message if a run's files cannot be written (no space, no permission, folder gone); else None.
 
     Args:
-        error: What was raised.
+        error: The exception.
         run: The run directory.
         last: Its last.ckpt.
     """
@@ -65,19 +65,20 @@ def unwritable(error: BaseException, run: Path, last: Path) -> UserError | None:
     no_space = error.errno in (errno.ENOSPC, errno.EDQUOT)
     if not no_space and (error.errno not in UNWRITABLE or not where.is_relative_to(run)):
         return None
-    remedy = "make room" if no_space else "see to the folder"
-    kept = f"the last good checkpoint is kept: {remedy}, then fit --resume {run}" if os.path.isfile(last) else ""
-    return UserError("runs_dir", f"{where} cannot be written: {error.strerror}", kept)
+    fix = "make room on the disk" if no_space else "make the folder writable"
+    if os.path.isfile(last):
+        fix += f", then resume from the last checkpoint by fit --resume {run}"
+    return UserError("runs_dir", f"{where} cannot be written: {error.strerror}", fix)
 
 
 def _worker(by: str | None, code: re.Match[str] | None) -> UserError:
     if by in ("Segmentation fault", "Aborted", "Illegal instruction", "Floating point exception"):
-        how, do = f"crashed ({by})", "set data.num_workers 0 to see on what"
+        how, do = f"crashed ({by})", "set data.num_workers 0 to see where"
     elif by is None and code is not None:
         how, do = f"ended by itself (exit code {code[1]})", "set data.num_workers 0 to see why"
     else:
         how = f"was killed ({by})" if by else "died"
-        do = "most likely the machine ran out of memory: lower data.num_workers, or set it 0"
+        do = "lower data.num_workers, or set it 0: most likely the machine ran out of memory"
     return UserError("machine", f"a process that loads data {how}", do)
 
 
@@ -89,28 +90,26 @@ def _memory(text: str, places: set[str]) -> UserError:
         number, unit = (f"{float(tried[1]) / 2**30:,.1f}", "GiB") if tried[2] == "bytes" else tried.groups()
         amount = f" (asked for {number} {unit} more)"
     if places & MEASURING:
-        when, do = " while measuring", "lower data.eval_batch_size, and retention's, which changes no value"
+        when, do = " in evaluation", "lower data.eval_batch_size and retention.eval_batch_size, which changes no value"
     elif places & TRAINING:
         when, do = " in training", "raise trainer.accumulate_grad_batches, which keeps data.batch_size and the result"
     else:
-        when, do = "", "take a smaller network"
-    less = (
-        "shorter texts (data.max_length), smaller images (data.image_size) and trainer.precision bf16-mixed need less"
-    )
-    return UserError("machine", f"{where} is out of memory{when}{amount}", f"{do}; {less}, too")
+        when, do = "", "choose a smaller network"
+    less = "shorten texts (data.max_length), shrink images (data.image_size) or set trainer.precision bf16-mixed"
+    return UserError("machine", f"{where} is out of memory{when}{amount}", f"{do}, or {less}")
 
 
 def end_processes(but: Collection[BaseProcess]) -> None:
-    """Ends the processes that a failed run left, which load data: one may wait for ever on what a killed one held."""
+    """Kills the data workers that a failed run left: one may wait for ever for a lock that a killed one held."""
     left = [process for process in active_children() if process not in but]
     if not left:
         return
     try:
-        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise at their end
-    except ValueError:  # not the main thread, which torch leaves alone too
+        before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise when they end
+    except ValueError:  # not the main thread: torch has set no handler either
         before = None
     for process in left:
-        process.kill()  # SIGTERM they ignore
+        process.kill()  # they ignore SIGTERM
         process.join()
     if before is not None:
         signal.signal(signal.SIGCHLD, before)

@@ -1,4 +1,4 @@
-"""What is known of a metric: its name, which way is better, its unit. Also how the splits name it."""
+"""MetricInfo, the facts about a metric (name, direction, unit), and the names that metrics have on each split."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,21 +7,21 @@ from typing import Any
 from sft_lightning.core.errors import UserError
 
 SHARE = "share"
-"""Unit of a number between 0 and 1 that counts a part of a whole, such as an accuracy. Words say it in points: hundredths."""
+"""Unit of a share between 0 and 1, such as an accuracy. Texts state differences of it in points (hundredths)."""
 DIRECTIONS = ("max", "min", None)
 
 
 @dataclass(frozen=True)
 class MetricInfo:
-    """The facts of one metric. Whoever measures it declares them once; `run.json` carries them to all who read the run.
+    """The facts about one metric. The code that measures it declares them once; `run.json` hands them to every reader.
 
-    Raises UserError for a direction that is neither 'max', 'min' nor None.
+    Raises UserError if `better` is not 'max', 'min' or None.
     """
 
     name: str
-    """As it is logged (`val/accuracy`), or as its task calls it (`accuracy`)."""
+    """The logged name (`val/accuracy`), or the task's name for it (`accuracy`)."""
     better: str | None
-    """'max' or 'min'; None where neither is better, as for a count."""
+    """'max' or 'min'; None if neither is better, as for a count."""
     unit: str = ""
     """`share`, `nats`, `s`, `samples` and the like; empty for a plain number."""
 
@@ -31,12 +31,12 @@ class MetricInfo:
 
     @property
     def share(self) -> bool:
-        """Whether it counts a part of a whole."""
+        """Whether the unit is a share between 0 and 1."""
         return self.unit == SHARE
 
     @property
     def sign(self) -> int:
-        """1 where more is better, −1 where less is, 0 where neither is."""
+        """1 if more is better, −1 if less is better, 0 if neither."""
         return {"max": 1, "min": -1}.get(self.better or "", 0)
 
     def named(self, name: str) -> "MetricInfo":
@@ -44,21 +44,21 @@ class MetricInfo:
         return MetricInfo(name, self.better, self.unit)
 
     def to_dict(self) -> dict[str, Any]:
-        """`{better, unit}`, as `run.json` holds it under the name."""
+        """Returns `{better, unit}`, which `run.json` stores under the name."""
         return {"better": self.better, "unit": self.unit}
 
     @staticmethod
     def of(name: str, held: Any) -> "MetricInfo | None":
-        """From what `run.json` holds under a name; None where that is damaged."""
+        """Makes the info from the entry of `run.json`; None if the entry is damaged."""
         if not isinstance(held, Mapping) or held.get("better", "") not in DIRECTIONS:
             return None
         return MetricInfo(name, held["better"], str(held.get("unit", "")))
 
 
 def agreed(name: str, said: Iterable[MetricInfo]) -> MetricInfo | None:
-    """What several sources say of one metric; None where none says anything, or where they contradict each other.
+    """Combines what several sources say of one metric; None if there are none or their directions differ.
 
-    Units that differ leave the unit empty: the direction is still known.
+    If only the units differ, the unit is left empty.
     """
     found = list(said)
     directions, units = {i.better for i in found}, {i.unit for i in found}
@@ -85,36 +85,37 @@ GAUGES = {
         MetricInfo("train/anchor_ratio", None),
         MetricInfo("train/lr", None),
         MetricInfo("train/items", None, "items"),
+        MetricInfo("train/trainable", None, "parameters"),
         *(MetricInfo(f"n/{column}", None, "samples") for column in ("val", "retention", "drift")),
         *(MetricInfo(f"n/test{column}", None, "samples") for column in ("", "/retention", "/drift")),
         MetricInfo("times/fit_s", "min", "s"),
         MetricInfo("times/retention_s", "min", "s"),
     )
 }
-"""The framework's own metrics, whatever the task. Those of a task are declared by the task."""
+"""The framework's own metrics, the same for every task. Each task declares its own."""
 
 
 def gauge(name: str) -> MetricInfo | None:
-    """What is known of a metric that belongs to no task; a variant's own term of the loss (`train/loss_…`) is a loss."""
+    """Returns the facts about a metric of the framework; a variant's own loss term (`train/loss_…`) counts as a loss."""
     if name.startswith("train/loss_") and name not in GAUGES:
         return GAUGES["train/loss"].named(name)
     return GAUGES.get(name)
 
 
 def forgetting(source: MetricInfo) -> MetricInfo:
-    """Of `retention/forgetting`: the loss of the source task's metric, in its unit."""
+    """Returns the facts about `retention/forgetting`, the drop of the source task's metric, in that metric's unit."""
     return MetricInfo("retention/forgetting", "min", "difference of shares" if source.share else source.unit)
 
 
 def on_test(name: str) -> str:
-    """The test split's name of a metric that validation names `name`: `val/x` → `test/x`, `drift/x` → `test/drift/x`."""
+    """Returns a validation metric's name on the test split: `val/x` → `test/x`, `drift/x` → `test/drift/x`."""
     if name.startswith("test/"):
         return name
     return "test/" + name.removeprefix("val/")
 
 
 def on_validation(name: str) -> str:
-    """The validation split's name of a metric: `test/retention/x` → `retention/x`, `test/x` → `val/x`."""
+    """Returns a test metric's name on the validation split: `test/retention/x` → `retention/x`, `test/x` → `val/x`."""
     if not name.startswith("test/"):
         return name
     rest = name.removeprefix("test/")

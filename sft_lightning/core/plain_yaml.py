@@ -1,4 +1,4 @@
-"""How YAML is read everywhere: as plain values, and a mapping that has a key twice is an error."""
+"""Reads YAML as plain values, and raises an error if a mapping has a key twice."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,12 +9,12 @@ from yaml.constructor import ConstructorError
 
 
 class DoubledKey(ConstructorError):
-    """A mapping has a key twice: YAML 1.2 forbids it (section 3.2.1.3), and PyYAML keeps the last value alone.
+    """A mapping has a key twice. YAML 1.2 forbids it (section 3.2.1.3); PyYAML would silently keep the last value.
 
     Args:
         key: The key with all keys above it: `trainer.max_epochs`.
-        first: Where it stands first.
-        second: Where it stands again.
+        first: Where the key comes first.
+        second: Where it comes again.
     """
 
     def __init__(self, key: str, first: yaml.Mark, second: yaml.Mark) -> None:
@@ -30,21 +30,21 @@ class DoubledKey(ConstructorError):
 
 
 class Strict(yaml.SafeLoader):
-    """PyYAML's SafeLoader; raises DoubledKey."""
+    """PyYAML's SafeLoader that raises DoubledKey."""
 
     def get_single_data(self) -> Any:
         return single_data(self)
 
 
 class FastStrict(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """The same in C where PyYAML has it: ten times faster, with shorter error messages."""
+    """The same loader in C, if PyYAML has it: ten times faster, with shorter error messages."""
 
     def get_single_data(self) -> Any:
         return single_data(self)
 
 
 def load(text: str) -> Any:
-    """Plain values of a YAML text.
+    """Reads a YAML text as plain values.
 
     Raises:
         DoubledKey: a mapping has a key twice.
@@ -54,12 +54,12 @@ def load(text: str) -> Any:
 
 
 def load_file(path: Path) -> Any:
-    """Plain values of a YAML file in UTF-8; errors as in `load`, and OSError and UnicodeDecodeError."""
+    """Reads a YAML file in UTF-8. Raises the errors of `load`, OSError and UnicodeDecodeError."""
     return load(path.read_text(encoding="utf-8"))
 
 
 def check_keys(text: str) -> None:
-    """Raises DoubledKey where a text is YAML with a key twice; any other text passes."""
+    """Raises DoubledKey if a text is YAML with a key twice; any other text passes."""
     if ":" not in text:
         return
     try:
@@ -71,9 +71,9 @@ def check_keys(text: str) -> None:
 
 
 def single_data(loader: Any) -> Any:
-    """What a loader reads, as plain values: an error in them is raised before DoubledKey."""
+    """Returns what a loader reads as plain values. An error in a value is raised before DoubledKey."""
     node = loader.get_single_node()
-    doubled = doubled_key(loader, node)  # before values are made, which lays merged keys beside a mapping's own
+    doubled = doubled_key(loader, node)  # before values are made: that step mixes merged keys into the mapping
     value = None if node is None else loader.construct_document(node)
     if doubled is not None:
         raise doubled
@@ -81,7 +81,7 @@ def single_data(loader: Any) -> Any:
 
 
 def doubled_key(loader: Any, root: Any) -> DoubledKey | None:
-    """The error for the first mapping below a node that has a key twice, or None."""
+    """Returns the error for the first mapping below a node that has a key twice, or None."""
     for path, mapping in mappings(root):
         seen: dict[Any, Any] = {}
         for key, _ in mapping.value:
@@ -95,7 +95,7 @@ def doubled_key(loader: Any, root: Any) -> DoubledKey | None:
 
 
 def mappings(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every mapping below a node once, in the order of the file, with the keys above it."""
+    """Yields every mapping below a node once, in the order of the file, with the keys above it."""
     seen: set[int] = set()
     waiting: list[tuple[tuple[str, ...], Any]] = [((), root)]
     while waiting:
@@ -114,7 +114,7 @@ def mappings(root: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
 
 
 def meaning(loader: Any, key: Any) -> Any:
-    """What a key is once it is read: `1` and `0x1` are one key; `on`, `yes` and `true` are too (see config_files.named)."""
+    """Returns the value that a key is read as: `1` and `0x1` are one key, as are `on` and `yes` (see config/files.py)."""
     if key.tag == "tag:yaml.org,2002:str":
         text = str(key.value).lower()
         return text if text in ("on", "off") else ("text", str(key.value))

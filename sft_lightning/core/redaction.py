@@ -1,8 +1,8 @@
-"""Leaves secrets out of what is written and printed; `***` stands in their place.
+"""Replaces secrets by `***` in everything that is written and printed.
 
-A secret is the value under a key of the deny-list, at any depth, or of an environment variable of such a name; user and
-password of a URL and the signing parts of its query; what a class declares by jsonargparse's `SecretStr`; and a text
-with the shape of a well-known token.
+Secrets are: values of keys on the deny-list, at any depth, and of environment variables with such names; user and
+password in a URL and the signing parts of its query; arguments that a class declares as jsonargparse's `SecretStr`; and
+texts with the shape of a well-known token.
 """
 
 import json
@@ -22,7 +22,7 @@ DECLARED = "**********"  # how a SecretStr writes itself
 PLACEHOLDER = re.compile(r"true|false|none|null|auto|default|disabled|enabled|required|optional|[*]+", re.I)
 
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-DENIED = re.compile(  # of the words of a key's name, joined by _; the file, column or name of a secret is shown
+DENIED = re.compile(  # matches a key's words joined by _; names of a secret's file, column and the like are shown
     r"(?!.*_(file|path|dir|folder|name|ids?|url|uri|column|field|type|length|size|policy|env|variable)$)("
     r"(.*_)?(passwords?|passwd|passphrase|passcode|pwd|secrets?|credentials?|authorization|bearer|jwt"
     r"|apikey|apitoken|authtoken)(_.*)?"
@@ -50,18 +50,18 @@ _learned: set[str] = set()
 
 
 def snake(name: str) -> str:
-    """The words of a name: `hf-apiToken` is hf_api_token."""
+    """Joins the words of a name by _: `hf-apiToken` becomes hf_api_token."""
     return "_".join(WORD.findall(name)).lower()
 
 
 @lru_cache(maxsize=4096)
 def is_secret(name: str) -> bool:
-    """Whether a key of this name holds a secret: `api_key` and `token` do, `pad_token` and `max_tokens` do not."""
+    """Tells whether a key of this name holds a secret: `api_key` and `token` do, `pad_token` and `max_tokens` do not."""
     return DENIED.fullmatch(snake(name)) is not None
 
 
 def holds_secret(name: str, value: Any) -> bool:
-    """Whether a value is a secret: by its key's name, or by the value where the name may mean either."""
+    """Tells whether a value is a secret: by its key's name, or by the value if the name is ambiguous."""
     if is_secret(name):
         return True
     unsure = name.lower().endswith("token") and RANDOM.fullmatch(str(value))
@@ -69,7 +69,7 @@ def holds_secret(name: str, value: Any) -> bool:
 
 
 def walk(value: Any, visit: Callable[[Any, str, str], Any], name: str = "", path: str = "") -> Any:
-    """A copy of plain nested values with `visit(value, name, path)` for each; what is below a secret's key has its name."""
+    """Copies plain nested values and replaces each by `visit(value, name, path)`. Values below a secret's key get its name."""
     if hasattr(value, "as_dict"):  # a parser's namespace
         value = value.as_dict()
     if isinstance(value, dict):
@@ -89,13 +89,13 @@ def walk(value: Any, visit: Callable[[Any, str, str], Any], name: str = "", path
 
 
 def forget() -> None:
-    """Forgets what was learned: another command begins."""
+    """Forgets the learned secrets. Called when a command begins."""
     _learned.clear()
     from_environment.cache_clear()
 
 
 def learn(value: Any, name: str = "") -> None:
-    """Notes the secrets in a config, so that they are left out wherever they turn up."""
+    """Notes the secrets in a config, so that they are replaced wherever they appear."""
 
     def visit(value: Any, name: str, _: str) -> None:
         declared = hasattr(value, "get_secret_value")
@@ -115,7 +115,7 @@ def learn_arguments(arguments: list[str]) -> None:
 
 
 def options(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
-    """(text before the value, last part of the option's name, value) of each argument of a command line."""
+    """Yields (text before the value, last part of the option's name, value) of each argument of a command line."""
     name = ""
     for argument in arguments:
         before, assigned, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
@@ -126,9 +126,10 @@ def options(arguments: list[str]) -> Iterator[tuple[str, str, str]]:
 
 @lru_cache(maxsize=1)
 def from_environment(variables: int) -> set[str]:
-    """Values of variables such as WANDB_API_KEY or HF_TOKEN, and passwords in URLs; read again when their number changes.
+    """Returns the secrets in variables such as WANDB_API_KEY or HF_TOKEN, and passwords in URLs.
 
-    Of 8 characters and more; below 16 only such as no path or name is likely to hold: `postgres` is a folder, too.
+    They have at least 8 characters. Words of fewer than 16 letters are left out, since paths and names may contain them
+    (`postgres`). `variables` is the number of variables: if it changes, the environment is read again.
     """
     found: set[str] = set()
     for name, value in os.environ.items():
@@ -144,7 +145,7 @@ def from_environment(variables: int) -> set[str]:
 
 
 def in_urls(text: str) -> list[str]:
-    """User with password, passwords alone, and secret query values of the URLs in a text."""
+    """Returns the secrets of URLs in a text: user with password, the password alone, and secret query values."""
     if "://" not in text:
         return []
     users = [part for _, user in USER.findall(text) for part in (user, user.partition(":")[2])]
@@ -152,13 +153,13 @@ def in_urls(text: str) -> list[str]:
 
 
 def in_query(name: str) -> bool:
-    """Whether a URL's query parameter is a secret: `token`, `api_key`, `X-Amz-Signature`, …"""
+    """Tells whether a URL's query parameter is a secret: `token`, `api_key`, `X-Amz-Signature`, …"""
     return is_secret(name) or PARAMETER.fullmatch(snake(name)) is not None
 
 
 @lru_cache(maxsize=8)
 def pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
-    """All spellings of known secrets; those of fewer than 8 characters as whole words only."""
+    """Returns a pattern of all spellings of known secrets; those of fewer than 8 characters match whole words only."""
     forms: set[str] = set()
     for secret in secrets:
         forms |= {secret, repr(secret)[1:-1], json.dumps(secret)[1:-1], " ".join(secret.split())}
@@ -168,11 +169,11 @@ def pattern(secrets: frozenset[str]) -> re.Pattern[str] | None:
     return re.compile("|".join(spelled)) if spelled else None
 
 
-# ---- what is written and printed ----
+# ---- for output ----
 
 
 def redact(text: str) -> str:
-    """The text with every secret in it replaced."""
+    """Replaces every secret in a text."""
     by_value = pattern(frozenset(_learned | from_environment(len(os.environ))))
     if by_value is not None:
         text = by_value.sub(HIDDEN, text)
@@ -185,12 +186,12 @@ def redact(text: str) -> str:
 
 
 def assigns_secret(name: str, value: str) -> bool:
-    """Whether `name=value` in a text gives a secret away; code such as `token=token` does not."""
+    """Tells whether `name=value` in a text shows a secret; code such as `token=token` does not."""
     return is_secret(name.rpartition(".")[2]) and re.search("[0-9]", value) is not None
 
 
 def without(value: Any, name: str = "") -> Any:
-    """A copy of plain nested values, with secrets replaced. Keys stay; a class stays named below a secret's key."""
+    """Copies plain nested values with secrets replaced. Keys stay, also class_path below a secret's key."""
 
     def visit(value: Any, name: str, path: str) -> Any:
         if isinstance(value, str):
@@ -203,12 +204,12 @@ def without(value: Any, name: str = "") -> Any:
 
 
 def without_in_arguments(arguments: list[str]) -> list[str]:
-    """A command line with secrets replaced."""
+    """Returns a command line with secrets replaced."""
     return [redact(before) + str(without(value, name)) for before, name, value in options(arguments)]
 
 
 def left_out(value: Any, path: str = "") -> list[str]:
-    """Dotted keys at which a config read back has `***` in place of a secret."""
+    """Returns the dotted keys at which a config from a file has `***` for a secret."""
     found = []
 
     def visit(value: Any, name: str, path: str) -> None:
@@ -223,17 +224,17 @@ def left_out(value: Any, path: str = "") -> list[str]:
 
 
 def refuse_left_out(value: Any, where: str = "") -> None:
-    """Raises UserError where a config that was read back has `***` in place of a secret."""
+    """Raises UserError if a config from a file has `***` for a secret."""
     if names := sorted(left_out(value, where), key=len):
         raise UserError(
             names[0],
-            f"'{HIDDEN}' stands for a secret, which is never saved",
+            f"is a secret, which a run never saves, got '{HIDDEN}'",
             f"give it again, by --{names[0]} or in another --config",
         )
 
 
 class Guarded:
-    """A text stream that leaves secrets out of what is written to it."""
+    """A text stream that replaces secrets in everything written to it."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -254,14 +255,14 @@ class Guarded:
 
 @contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Leaves secrets out of all that Python prints: warnings, logs of libraries, lines of ours."""
+    """Replaces secrets in everything that Python prints: warnings, logs of libraries, our own lines."""
     with redirect_stdout(Guarded(sys.stdout)), redirect_stderr(Guarded(sys.stderr)):
         yield
 
 
 @contextmanager
 def hidden_from_wandb() -> Iterator[None]:
-    """While W&B starts: it writes down the command line, and every variable of the environment that begins with SLURM."""
+    """Hides secrets while W&B starts, which records the command line and all environment variables that begin with SLURM."""
     arguments = sys.argv
     taken = {n: v for n, v in os.environ.items() if n.startswith("SLURM") and redact(v) != v}
     sys.argv = [*arguments[:1], *without_in_arguments(arguments[1:])]

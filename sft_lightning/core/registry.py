@@ -1,4 +1,4 @@
-"""Registries: to define a class of a kind (task, network, data module, variant) is to register it."""
+"""Registries of tasks, networks, data modules and variants: defining a class registers it under its name."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -11,10 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """Classes of one kind by name, in the order of their definition.
+    """Holds classes of one kind by name, in the order of their definition.
 
     Args:
-        kind: What they are, for messages.
+        kind: Name of the kind, for messages.
     """
 
     def __init__(self, kind: str) -> None:
@@ -22,7 +22,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self._classes: dict[str, type[T]] = {}
 
     def add(self, name: str, cls: type[T]) -> None:
-        """Registers a class. Defining the same class again, as a notebook does, replaces it.
+        """Registers a class. If the same class is defined again, as in a notebook, the new one replaces the old.
 
         Raises:
             TypeError: Another class has the name.
@@ -33,13 +33,13 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self._classes[name] = cls
 
     def add_class(self, cls: type[T]) -> None:
-        """Registers a class under its own name; under its dotted path where another class has that name already."""
+        """Registers a class under its own name, or under its dotted path if another class has that name already."""
         known = self._classes.get(cls.__name__)
         taken = known is not None and known.__module__ != cls.__module__
         self._classes[f"{cls.__module__}.{cls.__qualname__}" if taken else cls.__name__] = cls
 
     def find(self, name: str) -> type[T]:
-        """The class that a name stands for. Raises UserError for an unknown one, with the nearest that exists."""
+        """Returns the class of a name. Raises UserError for an unknown name and suggests the nearest known one."""
         if name not in self._classes:
             raise UserError(self.kind, f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
         return self._classes[name]
@@ -55,12 +55,14 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
 
 def refuse_renamed(cls: type, renamed: Mapping[str, str]) -> None:
-    """Raises TypeError where a class defines a method under the name that an earlier version called it by: old name to new."""
+    """Raises TypeError if a class defines a method under its old name; `renamed` maps old names to new ones."""
     for old in renamed.keys() & vars(cls).keys():
-        raise TypeError(f"{cls.__name__}.{old}: this method is called {renamed[old]} now, and would be passed over")
+        raise TypeError(
+            f"{cls.__name__}.{old}: this method is now called {renamed[old]}; under the old name it would never be called"
+        )
 
 
 def discover(package: str) -> None:
-    """Imports every module of a package, and of the packages in it, so that what they define is registered."""
+    """Imports every module of a package and its subpackages, so that their classes are registered."""
     for module in walk_packages(import_module(package).__path__, f"{package}."):
         import_module(module.name)

@@ -1,8 +1,9 @@
-"""SIGTERM, SIGUSR1 and Ctrl-C, from the first line of a command to its last.
+"""Handles SIGTERM, SIGUSR1 and Ctrl-C, from the first line of a command to its last.
 
-While a step is being trained a signal is noted, and the run stops at the step's end with everything saved; a second
-Ctrl-C stops at once. At any other time the command stops where it is. Imports nothing heavy: the handlers stand before
-the imports that take seconds. SIGUSR1 is a cluster's word that the node is about to be taken away (see cluster/requeue.py).
+During a training step a signal is only noted: the run stops at the step's end with everything saved, and a second Ctrl-C
+stops it at once. At any other time the command stops immediately. This module imports nothing heavy, because the handlers
+are installed before the imports that take seconds. SIGUSR1 means that the cluster is about to take the node away (see
+cluster/requeue.py).
 """
 
 import signal
@@ -25,13 +26,14 @@ class Interrupted(BaseException):
     def exit_code(self) -> int:
         """143 after SIGTERM, 130 after Ctrl-C, 138 after SIGUSR1.
 
-        0 for ranks after the first: launchers kill rank zero, which may be closing the run yet, where one ends with another.
+        0 for ranks after the first: if one ended with an error, launchers would kill rank zero, which may still be closing
+        the run.
         """
         return 128 + self.signum if self.rank == 0 else 0
 
 
 class Signals:
-    """What was asked of this process, and whether to wait with it."""
+    """The signal that this process received, and whether it waits for the end of a step."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -45,7 +47,7 @@ class Signals:
         return bool(self._before)
 
     def begin(self) -> None:
-        """A command begins, of which nothing was asked yet."""
+        """Begins a command: forgets earlier signals."""
         self.asked, self.waits, self.since = None, False, time.time()
 
     def install(self) -> None:
@@ -67,7 +69,7 @@ class Signals:
         again = self.asked is not None
         self.asked = self.asked or signum
         if not self.waits or (again and signum == signal.SIGINT):
-            self.waits = True  # what follows is the way out, and is not interrupted once more
+            self.waits = True  # further signals must not interrupt the shutdown
             raise Interrupted(signum)
 
 
@@ -75,6 +77,6 @@ SIGNALS = Signals()
 
 
 def ignore_in_worker(_: int = 0) -> None:
-    """For processes that load data: Slurm and terminals send signals to all, and the step at hand still needs them."""
+    """Ignores signals in data workers: Slurm and terminals signal every process, and the current step still needs them."""
     for signum in HANDLED:
         signal.signal(signum, signal.SIG_IGN)

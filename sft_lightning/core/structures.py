@@ -1,4 +1,4 @@
-"""What travels through the house: a batch, a network's output, what is predicted, what a network wants to be fed."""
+"""Structures that the packages share: batches, task descriptions, network outputs, and how inputs are prepared."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,7 +12,7 @@ from sft_lightning.core.errors import UserError
 class Rows:
     """A batch's row numbers, on the host: iterable, with a length.
 
-    Lightning walks the elements of lists and tuples for each step; this class it leaves alone.
+    At each step Lightning walks through the elements of lists and tuples, but not of this class.
     """
 
     __slots__ = ("_numbers",)
@@ -42,16 +42,16 @@ class Rows:
 Batch = dict[str, Any]
 """One micro-batch.
 
-`x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them; absent for unlabelled data;
-`select`: bool `[B]` or `[B, T]`, present where only some rows or positions are items; N of them are true;
-`real`: bool `[B]`, present where some samples are fillers, which count nowhere;
+`x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them, absent for unlabelled data;
+`select`: bool `[B]` or `[B, T]`, present if only some rows or positions are items; N of them are true;
+`real`: bool `[B]`, present if some samples are fillers, which never count;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 """
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What is predicted, as plain values: it travels in checkpoints and exports, so no data is needed to use them."""
+    """Describes what is predicted, as plain values. Checkpoints and exports contain it, so that they work without data."""
 
     name: str
     num_outputs: int
@@ -69,31 +69,32 @@ class TaskInfo:
             info = TaskInfo(**dict(value))
         except (TypeError, ValueError):
             raise UserError(
-                "task", f"needs name and num_outputs, and may have labels and metrics, got {value}"
+                "task", f"must have name and num_outputs, and may have labels and metrics, got {value}"
             ) from None
         lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
         if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
-            raise UserError("task", f"name is a text, num_outputs a number, labels and metrics are lists, got {value}")
+            raise UserError("task", f"name must be text, num_outputs a number, labels and metrics lists, got {value}")
         return info
 
 
 class Output(NamedTuple):
-    """What one encoder pass yields. N items, C outputs, D and E features, S source outputs."""
+    """The result of one encoder pass. N items, C outputs, D and E features, S source outputs."""
 
     logits: Tensor
     """`[N, C]`"""
     features: Tensor
-    """`[N, D]`, what the heads see"""
+    """`[N, D]`, the input of the heads"""
     source_logits: Tensor | None = None
-    """`[N, S]` from the kept source head, or None where there is none"""
+    """`[N, S]` from the kept source head, or None without one"""
     below_new: Tensor | None = None
-    """`[N, E]`, what enters the first new layer inside the encoder (`[N, 0]` where nothing pretrained lies below it); None
-    where the encoder has no new layer"""
+    """`[N, E]`, the input of the first new layer inside the encoder (`[N, 0]` if nothing pretrained lies below it); None if
+    the encoder has no new layer"""
 
     @property
     def pretrained_features(self) -> Tensor:
-        """`[N, E]`, the last features that the pretrained weights alone determine: `features` where the whole encoder was
-        pretrained. These are what can be compared between teacher and student.
+        """`[N, E]`, the last features that depend on pretrained weights alone: `features` if the whole encoder is pretrained.
+
+        These can be compared between teacher and student.
         """
         return self.features if self.below_new is None else self.below_new
 
@@ -102,26 +103,26 @@ class Loss(NamedTuple):
     """A task's loss on a batch."""
 
     total: Tensor
-    """Summed over items: a scalar with gradient, 0 for no items"""
+    """Sum over items: a scalar with gradient, 0 without items"""
     n: int
-    """Items"""
+    """Number of items"""
 
 
 class Items(NamedTuple):
-    """The rows on which student and teacher are compared: those of an anchor, and of the gauges of drift."""
+    """The rows on which student and teacher are compared, for an anchor or for the metrics of drift."""
 
     features: Tensor
-    """`[N, E]`, the last that the pretrained weights alone determine; E = 0 where there are none"""
+    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none"""
     logits: Tensor
     """`[N, C]`"""
     source_logits: Tensor | None
-    """`[N, S]` from the kept source head; None where there is none"""
+    """`[N, S]` from the kept source head; None without one"""
     n: int
-    """N"""
+    """Number of items N"""
 
 
 class View(Protocol):
-    """From an image as stored, uint8 `[C, H, W]`, to what the network sees, uint8 `[C, height, width]`."""
+    """Turns a stored image, uint8 `[C, H, W]`, into the network's view of it, uint8 `[C, height, width]`."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -130,13 +131,14 @@ class View(Protocol):
     def __call__(self, image: Tensor) -> Tensor: ...
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values."""
+        """Returns the view as plain values."""
 
 
 @dataclass
 class InputSpec:
-    """What a network wants to be fed: `SFTDataModule.settle` prepares the samples accordingly. Unset fields are the data's
-    choice, and come back in an `InputView`.
+    """The inputs that a network needs. `SFTDataModule.settle` prepares the samples accordingly.
+
+    The data chooses unset fields, and returns all choices as an `InputView`.
     """
 
     kind: str
@@ -148,41 +150,41 @@ class InputSpec:
     std: tuple[float, ...] | None = None
     """per channel, of pixels in [0, 1]; in the order that the network sees"""
     view: View | None = None
-    """how the pretrained network's own library resizes and crops; None for the data's way"""
+    """resizing and cropping as in the pretrained network's own library; None for that of the data"""
     reverse_channels: bool = False
-    """blue, green, red"""
+    """whether channels come as blue, green, red"""
     tokenizer: Any = None
-    """callable as transformers tokenizers are"""
+    """callable like a tokenizer of transformers"""
     max_length: int | None = None
-    """tokens"""
+    """in tokens"""
     network: str = ""
     """the network's name, for messages"""
 
 
 @dataclass(frozen=True)
 class InputView:
-    """How the data feeds a network, as plain values: what an `InputSpec` asked for, with every choice made."""
+    """How the data feeds a network, as plain values: an `InputSpec` with every choice made."""
 
     size: tuple[int, int] | None = None
-    """height, width in pixels; None for texts, and where images keep their own"""
+    """height, width in pixels; None for texts, and if images keep their own"""
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     """per channel, of pixels in [0, 1]; in the order that the network sees"""
     view: dict[str, Any] | None = None
-    """`View.to_dict()` where the pretrained network's own library resizes and crops"""
+    """`View.to_dict()`, if the pretrained network's own library resizes and crops"""
     reverse_channels: bool = False
-    """blue, green, red"""
+    """whether channels come as blue, green, red"""
     shape: tuple[int, int, int] | None = None
-    """channels, height, width of a sample as the network sees it; None for texts, and where no sample can be read"""
+    """channels, height, width of a sample as the network sees it; None for texts, and if no sample can be read"""
     size_of_data: bool = False
     """whether the data's `image_size` set the size"""
     max_length: int | None = None
-    """tokens at which samples are truncated"""
+    """number of tokens at which samples are truncated"""
     ends: tuple[int, ...] | None = None
-    """tokens that end the training answers of a language model; None where there were none to look at"""
+    """tokens that end the training answers of a language model; None if there were no answers"""
 
     def to_dict(self) -> dict[str, Any]:
-        """What config.json of an export says of inputs: empty for texts."""
+        """Returns the entry about inputs for config.json of an export; empty for texts."""
         if self.mean is None and self.std is None and self.size is None:
             return {}
         lists = {"mean": self.mean, "std": self.std, "size": self.size}
@@ -195,28 +197,29 @@ class InputView:
 
     @staticmethod
     def of(values: Mapping[str, Any] | None) -> "InputView":
-        """The view that `to_dict` described. Raises UserError for values that describe none."""
+        """Makes the view from the values of `to_dict`. Raises UserError for damaged values."""
         values = values or {}
         try:
             values = dict(values)
             mean, std, size = (tuple(values[n]) if values.get(n) else None for n in ("mean", "std", "size"))
         except (TypeError, ValueError):
             raise UserError(
-                "pretrained", f"config.json: sft_lightning.input: mean, std and size must be lists, got {values!r:.80}"
+                "pretrained",
+                f"sft_lightning.input of config.json: mean, std and size must be lists, got {values!r:.80}",
             ) from None
         return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))
 
 
 @dataclass
 class LoadReport:
-    """What came from `pretrained`. Names are those of the file."""
+    """Reports what was loaded from `pretrained`. Names are those in the file."""
 
     source: str = ""
     loaded: int = 0
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What was chosen or converted on the way, in words"""
+    """Choices and conversions during loading, in words"""
 
     def lines(self) -> list[str]:
         said = [f"{self.loaded} tensors from {self.source}"] if self.source else []

@@ -36,7 +36,7 @@ discover(__name__)
 
 
 def __getattr__(name: str) -> type[SFTDataModule]:
-    """Classes that a file of this package defines, and that are not listed above."""
+    """Finds a class that a file of this package registers and that is not listed above."""
     if name in DATA_MODULES:
         return DATA_MODULES[name]
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""Which values an argument may take: written once, in the annotation, and checked by one function.
+"""Checks arguments against the values that their annotations allow.
 
 `Annotated[int, Range(1)]` is an int for the command line's parser and for type checkers; `check_arguments` reads the range.
 """
@@ -17,7 +17,7 @@ from sft_lightning.core.errors import UserError, nearest
 
 @dataclass(frozen=True, repr=False)
 class Range:
-    """Numbers from `least` to `most`, both included unless they are said to be `open_below`, `open_above`; None for no end."""
+    """Numbers from `least` to `most` (None: no upper limit), both included unless `open_below` or `open_above`."""
 
     least: float
     most: float | None = None
@@ -51,8 +51,8 @@ def check_arguments(constructor: Callable[..., Any], values: Mapping[str, Any], 
 
     Args:
         constructor: A function with annotated parameters.
-        values: Arguments by name, such as `locals()` in the constructor; None is left to the constructor.
-        where: What the key begins with, in messages.
+        values: Arguments by name, such as `locals()` in the constructor; None is not checked.
+        where: Prefix of the key in messages.
     """
     for name, annotation in annotations(constructor).items():
         value = values.get(name)
@@ -67,15 +67,15 @@ def annotations(constructor: Callable[..., Any]) -> dict[str, Any]:
 
 
 def problem_of(value: Any, annotation: Any) -> str:
-    """What is wrong with a value; empty where nothing is, or where the annotation limits no values."""
+    """Says what is wrong with a value; empty if nothing is, or if the annotation sets no limits."""
     origin, inner = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         allowed = next((a for a in inner[1:] if isinstance(a, Range)), None)
         number = isinstance(value, Real) and not isinstance(value, bool)
         return "" if allowed is None or (number and value in allowed) else f"must be {allowed!r}, got {value!r:.80}"
     if origin is Literal:
-        said = f"has no {value!r:.80}{nearest(value, inner)}; there are {', '.join(map(str, inner))}"
-        return "" if value in inner else said
+        problem = f"unknown value {value!r:.80}{nearest(value, inner)}; use one of {', '.join(map(str, inner))}"
+        return "" if value in inner else problem
     if origin is list:
         return next((problem for one in value if (problem := problem_of(one, inner[0]))), "")
     limited = [part for part in inner if get_origin(part) in (Annotated, Literal, list)]
@@ -85,10 +85,10 @@ def problem_of(value: Any, annotation: Any) -> str:
 
 
 def given_to(frame: FrameType | None, cls: type) -> dict[str, Any]:
-    """The arguments of all constructors that are at work on one object, the most derived class's first choice.
+    """Returns the arguments that an object's constructors were given; those of the most derived class win.
 
     Args:
-        frame: Of the constructor that asks.
+        frame: Frame of the constructor that calls this.
         cls: The object's class.
     """
     if frame is None:

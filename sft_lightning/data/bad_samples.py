@@ -1,7 +1,7 @@
-"""Samples that cannot be read: the run fails and names the first, or goes on without them and counts them.
+"""Handles samples that cannot be read: the run fails and names the first, or skips and counts them.
 
-A sample that is skipped is in no loss, no metric and no prediction, as if it were not there; batches keep their places,
-so that all ranks do as many steps as without it.
+A skipped sample is in no loss, no metric and no prediction. Batches keep their places, so that all ranks do the same
+number of steps.
 """
 
 import re
@@ -16,7 +16,7 @@ from sft_lightning.data.samples import Samples
 
 OnBadSample = Literal["fail", "skip"]
 Skipped = dict[str, dict[str, str]]
-"""Split to the samples left out: name to reason."""
+"""Samples left out, by split: name to reason."""
 SPLITS = ("train", "val", "test", "predict")
 SHOWN, SAID = 20, 3  # samples named in run.json, and on the console
 
@@ -25,8 +25,8 @@ class BadSample(UserError):
     """Samples that cannot be read; raised by `Samples.fetch`.
 
     Args:
-        key, problem, fix: Of the first.
-        rows: Row number of each, and why it cannot be read.
+        key, problem, fix: As in UserError, about the first sample.
+        rows: Row numbers, with the reasons why they cannot be read.
     """
 
     def __init__(
@@ -45,14 +45,14 @@ class BadSample(UserError):
 
 
 class LeftOut:
-    """The samples that a run left out so far: `found`, in this process or, after `gather`, in all."""
+    """Collects the samples that a run left out: `found` has those of this process or, after `gather`, of all ranks."""
 
     def __init__(self) -> None:
         self.found: Skipped = {}
         self._warned = False
 
     def note(self, split: str, samples: Mapping[str, str], warn: bool = True) -> None:
-        """Adds samples (name to reason), and warns of the first, once for each process."""
+        """Adds samples (name to reason). Each process warns once, of the first sample."""
         known = self.found.setdefault(split, {})
         new = {name: why for name, why in samples.items() if name not in known}
         known.update(new)
@@ -62,14 +62,14 @@ class LeftOut:
         name, why = next(iter(new.items()))
         more = f" and {len(new) - 1} more" if len(new) > 1 else ""
         print(
-            f"sft-lightning: warning: data: {printable(name)}{more} of {split} left out as data.on_bad_sample is skip "
+            f"sft-lightning: warning: data: {printable(name)}{more} of {split} left out, since data.on_bad_sample is skip "
             f"({why}); all are counted in run.json",
             file=sys.stderr,
             flush=True,
         )
 
     def gather(self) -> Skipped:
-        """`found` of all ranks together, which must all call this."""
+        """Merges `found` of all ranks, which must all call this."""
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             parts: list[Any] = [None] * dist.get_world_size()
             dist.all_gather_object(parts, self.found)
@@ -77,12 +77,12 @@ class LeftOut:
         return self.found
 
     def take_over(self, before: Skipped) -> None:
-        """Adds what was left out before a resume: each sample still counts once."""
+        """Adds the samples left out before a resume; each sample still counts once."""
         self.found = merged([before, self.found])
 
 
 def merged(parts: Iterable[Skipped]) -> Skipped:
-    """Each sample once, in the order of the names."""
+    """Merges them: each sample once, sorted by name."""
     together: Skipped = {}
     for part in parts:
         for split, samples in part.items():
@@ -104,7 +104,7 @@ def natural(name: str) -> list[tuple[int, str]]:
 
 
 def report(skipped: Skipped) -> dict[str, Any]:
-    """For run.json: of each split the count, and the first samples with the reasons."""
+    """Summary for run.json: for each split the count, and the first samples with the reasons."""
     return {
         split: {
             "count": len(samples),
@@ -116,7 +116,7 @@ def report(skipped: Skipped) -> dict[str, Any]:
 
 
 def skipped_lines(report: Mapping[str, Any]) -> list[str]:
-    """For the console: a line for each split of which samples were skipped, from what `report` gave."""
+    """Turns a summary by `report` into lines for the console, one for each split with skipped samples."""
     lines = []
     for split in sorted(report, key=split_order):
         entry = report[split]
@@ -127,5 +127,5 @@ def skipped_lines(report: Mapping[str, Any]) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """A file's name may hold bytes that are no characters."""
+    """Escapes the bytes of a file's name that are not UTF-8."""
     return name.encode("utf-8", "backslashreplace").decode()

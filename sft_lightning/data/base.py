@@ -1,4 +1,4 @@
-"""What a data set is built of, under the names by which users import it."""
+"""The classes from which users build their own data sets, for import."""
 
 from sft_lightning.data.datamodule import DATA_MODULES, SFTDataModule
 from sft_lightning.data.fingerprints import tensor_digest

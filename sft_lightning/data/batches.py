@@ -1,4 +1,4 @@
-"""The batches of a run's splits, as Lightning and the evaluations ask for them."""
+"""Data loaders of a run's splits, for Lightning and the evaluations."""
 
 import lightning as L
 from torch.utils.data import DataLoader
@@ -11,7 +11,7 @@ from sft_lightning.data.split import Split
 
 
 class Batches(L.LightningDataModule):
-    """Each rank's part of each split, the same optimizer steps however the work is split."""
+    """Gives each rank its part of each split; optimizer steps are the same however many ranks share the work."""
 
     splits: dict[str, Split]
     batch_size: int
@@ -38,11 +38,12 @@ class Batches(L.LightningDataModule):
     def loader(
         self, name: str, rank: int, world_size: int, accumulate: int = 1, limit: int | float = 1.0
     ) -> DataLoader[Batch]:
-        """The batches of a split for one rank: shuffled for 'train'; otherwise in order, or the samples that `limit` (batches,
-        or a share) draws.
+        """Loads one rank's batches of a split: 'train' is shuffled, others are in order. For these, `limit` (batches, or a
+        share) draws some of the samples.
         """
         if name not in self.splits:
-            raise UserError("data", f"{type(self).__name__} has no {name} split")
+            fix = "set data.test_fraction to test on a share of the training samples" if name == "test" else ""
+            raise UserError("data", f"{type(self).__name__} has no {name} split", fix)
         split, seed = self.splits[name], self.seed or 0
         if name != "train":
             return self._in_order(split, rank, world_size, limit, self._compared if name in ("val", "test") else None)
@@ -63,17 +64,18 @@ class Batches(L.LightningDataModule):
         return number_of(limit, len(split), self.eval_batch_size or self.batch_size)
 
     def training_samples(self) -> DataLoader[Batch]:
-        """All training samples on each rank, as validation sees its own: each once, without augmentation."""
+        """Loads all training samples on each rank as in validation: each once, without augmentation."""
         train = self.splits["train"]
         return self._in_order(Split(train.samples, train.rows, train.targets, False, "train"), 0, 1, 1.0, None)
 
     def validation_samples(self) -> DataLoader[Batch]:
-        """The validation samples that the trainer's limit draws, on each rank."""
+        """Loads, on each rank, all validation samples that the trainer's limit draws."""
         return self.loader("val", 0, 1, limit=limit_of(self.trainer, "val"))
 
     def resume_at(self, epoch: int, batches: int) -> None:
-        """The next training loader begins in an epoch after so many of a rank's micro-batches: nothing else is needed to
-        go on amid an epoch, since order and views are functions of (seed, epoch, row).
+        """Starts the next training loader in `epoch`, after `batches` micro-batches of each rank.
+
+        Resuming within an epoch needs nothing else, since order and views are functions of (seed, epoch, row).
         """
         self._resume_at = (epoch, batches)
 
@@ -98,10 +100,7 @@ class Batches(L.LightningDataModule):
         return self._number(self.splits[split], limit)
 
     def compare_on(self, samples: int | None) -> None:
-        """Student and teacher are to be compared on so many samples of a split, drawn evenly: they come in batches first.
-
-        None for all.
-        """
+        """Compares student and teacher on `samples` samples of a split (None: all), drawn evenly; their batches come first."""
         self._compared = samples
 
     def receive(self, batch: Batch) -> Batch:
@@ -109,7 +108,7 @@ class Batches(L.LightningDataModule):
         return batch
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Finishes the batch, in the trainer's precision: Lightning converts batches before this hook alone."""
+        """Finishes the batch and converts it to the trainer's precision; Lightning converts only before this hook."""
         batch, trainer = self.receive(batch), getattr(self, "trainer", None)
         converted: Batch = batch if trainer is None else trainer.precision_plugin.convert_input(batch)
         return converted

@@ -1,4 +1,4 @@
-"""The data module: loads samples, decides who is in which split, settles with the network how samples come, and batches."""
+"""The data module: loads samples, splits them, fits them to the network's input, and makes batches."""
 
 import inspect
 import os
@@ -25,44 +25,44 @@ from sft_lightning.tasks import TASKS
 
 LOADED_WITH = {"classes", "test_fraction", "on_bad_sample"}
 """Arguments of every data module that may decide what `load` reads; the others choose among samples, and batch them."""
-MOST_WORKERS = 1024  # processes that load data, for one rank: more is a slip, and would take the machine down
+MOST_WORKERS = 1024  # processes that load data, for one rank: more is a typing error, and would overload the machine
 RENAMED = {"bind": "settle", "connect": "settle", "finish": "device_transform", "go_on_at": "resume_at"}
-"""Methods of data modules that were written for earlier versions"""
+"""Methods that earlier versions had, and their new names"""
 
 DATA_MODULES: Registry["SFTDataModule"] = Registry("data module")
 
 
 class SFTDataModule(Batches, ABC):
-    """Samples, subset and split the same way for every variant.
+    """Loads samples, and subsets and splits them the same way for every variant.
 
-    In this order: the validation split is set aside where the data has none of its own (`val_fraction`, always the same
-    rows), the labelled subset is drawn from the rest (`shots_per_class`, `train_fraction`), and with `folds` the subset
-    is cut into parts. A run that holds out a part validates on it alone: the ordinary validation rows are then neither
-    trained nor validated on, so that the labelled set is all that was looked at, and training rows are the same ones
-    with and without folds. The test split is never touched by any of this.
+    If the data has no validation split, one is set aside first (`val_fraction`, always the same rows). Then the labelled
+    subset is drawn from the rest (`shots_per_class`, `train_fraction`), and `folds` cuts it into parts. A run that holds
+    out a part validates on that part alone. It uses the ordinary validation rows neither for training nor for validation,
+    so that it sees no labels but those of the labelled subset, which is the same with and without folds. None of this
+    changes the test split.
 
     Args:
         batch_size: Samples per optimizer step, over all micro-batches and ranks.
-        eval_batch_size: Samples per rank and batch when not training; default the same as batch_size over ranks.
+        eval_batch_size: Samples per rank and batch when not training; default batch_size divided by the number of ranks.
         classes: Keep these classes, by name or number, in this order.
         shots_per_class: Labelled training samples kept per class.
         train_fraction: Share of the training samples kept, stratified.
         subset_seed: Seed of the labelled subset and of its folds, and of nothing else.
-        folds: Parts the labelled training set is cut into for cross-validation; null for the ordinary validation split.
+        folds: Number of parts of the labelled training set, for cross-validation; null for the ordinary validation split.
         fold: Which part, from 0, is held out to validate on; null trains on all of them, and validates on the ordinary
             split.
-        test_fraction: Share of the training samples, stratified, set aside to test on where the data has no test split, the
+        test_fraction: Share of the training samples, stratified, set aside to test on if the data has no test split, the
             same rows whatever the seeds; null for none.
-        val_fraction: Share of the training samples set aside, stratified, to choose checkpoints and settings, where the
-            data has no validation split; folds never hold them.
+        val_fraction: Share of the training samples set aside, stratified, to choose checkpoints and settings if the data
+            has no validation split; folds never hold them.
         num_workers: Processes that load data; 0 loads in the main one.
         seed: Seed of the order of samples and of augmentation; default the run's seed.
-        on_bad_sample: What to do where a sample cannot be read: fail naming it, or skip it, counted and reported.
+        on_bad_sample: What to do if a sample cannot be read: fail and name it, or skip, count and report it.
     """
 
     task_name: str = "classification"
     metrics: Sequence[str] = ()
-    """Official metrics where the data set has some; else the task's."""
+    """The data set's official metrics; empty for those of the task"""
 
     def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
         """Registers the class, unless it is a `base` of others."""
@@ -93,11 +93,11 @@ class SFTDataModule(Batches, ABC):
         self.arguments = given_to(inspect.currentframe(), type(self))
         """What the constructor was given, defaults included"""
         if shots_per_class is not None and train_fraction is not None:
-            raise UserError("data", "set shots_per_class or train_fraction, not both")
+            raise UserError("data", "shots_per_class and train_fraction are both set", "set only one of them")
         if fold is not None and folds is None:
-            raise UserError("data", f"fold {fold} is one of the parts that folds says", "set data.init_args.folds too")
+            raise UserError("data.fold", f"{fold} needs the number of folds", "set data.init_args.folds too")
         if fold is not None and folds is not None and not 0 <= fold < folds:
-            raise UserError("data", f"fold must be 0 to {folds - 1} with folds {folds}, got {fold}")
+            raise UserError("data.fold", f"must be 0 to {folds - 1} with data.folds {folds}, got {fold}")
         self.batch_size, self.eval_batch_size, self.classes = batch_size, eval_batch_size, classes
         self.shots_per_class, self.train_fraction, self.subset_seed = shots_per_class, train_fraction, subset_seed
         self.folds, self.fold, self.val_fraction, self.test_fraction = folds, fold, val_fraction, test_fraction
@@ -110,7 +110,7 @@ class SFTDataModule(Batches, ABC):
         """What loading guessed, converted or left out"""
         self.spec: InputSpec | None = None
         self.view: InputView | None = None
-        """How samples come, once that is settled"""
+        """The form in which samples come, once settled"""
         self._left_out = LeftOut()
         self._findings: dict[str, Any] | None = None
         self._common: frozenset[str] = frozenset()
@@ -120,10 +120,10 @@ class SFTDataModule(Batches, ABC):
 
     @abstractmethod
     def load(self) -> Splits:
-        """Reads the samples, and sets nothing on `self`: runs of a study that load the same may share them."""
+        """Reads the samples. Sets nothing on `self`, since several runs of a study may share them."""
 
     def load_for_prediction(self) -> Samples | None:
-        """Unlabelled samples to predict on, where the data set was given some; else predict uses the test split."""
+        """Reads unlabelled samples to predict on. None if there are none: predict then uses the test split."""
         return None
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
@@ -131,11 +131,11 @@ class SFTDataModule(Batches, ABC):
         return max(1, len(labels))
 
     def prepare(self, spec: InputSpec) -> InputView:
-        """Fits the samples to what a network wants to be fed, and says how they come."""
+        """Fits the samples to a network's input, and returns the form in which they come."""
         return InputView()
 
     def device_transform(self, batch: Batch) -> Batch:
-        """On the device, after transfer: augmentation and normalisation."""
+        """Augments and normalises a batch, on the device after transfer."""
         return batch
 
     # ---- loading and subsetting ----
@@ -158,20 +158,21 @@ class SFTDataModule(Batches, ABC):
         self._share_out(loaded)
         for name, split in self.splits.items():
             if not len(split):
-                raise UserError("data", f"{type(self).__name__}: the {name} split is empty")
+                raise UserError("data", f"the {name} split of {type(self).__name__} is empty", "add samples to it")
 
     def _share_out(self, loaded: Splits) -> None:
         """Sets `task_info` and `splits`."""
         classes, by_class = choose_classes(self.classes, loaded.labels), TASKS.find(self.task_name).has_classes
         if by_class and len(classes.labels) < 2:
-            chosen = "classes" if self.classes is not None else "the training data"
-            found = f"{len(classes.labels)} classes ({', '.join(classes.labels)})"
-            raise UserError("data", f"{chosen} has {found}: at least 2 are needed")
+            number = len(classes.labels)
+            found = f"1 class ({classes.labels[0]})" if number else "no class"
+            if self.classes is not None:
+                raise UserError("data.classes", f"names {found}", "name at least 2")
+            raise UserError("data", f"the training data has {found}, but at least 2 are needed")
         outputs = self.count_outputs(classes.labels, loaded)
         self.task_info = TaskInfo(self.task_name, outputs, classes.labels, list(self.metrics))
         train, targets = loaded.train, loaded.train.targets if by_class else None
         partition = Partition(
-            where=f"data: {type(self).__name__}",
             val_fraction=self.val_fraction,
             test_fraction=self.test_fraction,
             shots_per_class=self.shots_per_class,
@@ -196,7 +197,7 @@ class SFTDataModule(Batches, ABC):
                 self.splits[name] = classes.split(samples, part, name == "train", name)
 
     def usable(self, split: str, samples: Samples, rows: np.ndarray) -> np.ndarray:
-        """`rows` without those that loading refused, which are noted as left out. Raises UserError where none remains."""
+        """Removes the rows that loading refused, and notes them as left out. Raises UserError if no row remains."""
         bad = samples.bad_rows()
         if not bad:
             return rows
@@ -209,24 +210,24 @@ class SFTDataModule(Batches, ABC):
         return left
 
     def loads_from(self) -> str:
-        """All that `load` depends on: the class, and what its constructor set beside what all data modules have."""
+        """Identifies what `load` depends on: the class, and the attributes that only its own constructor sets."""
         given = {name: repr(value) for name, value in vars(self).items() if name not in self._common}
         return f"{type(self).__module__}.{type(self).__qualname__} {sorted(given.items())}"
 
     # ---- meeting the network ----
 
     def settle(self, spec: InputSpec) -> InputView:
-        """Prepares the samples for a network that wants to be fed so, and says how they come.
+        """Prepares the samples for a network's input specification, and returns the form in which they come.
 
-        The first specification is followed; what comes later gets the same samples. Raises UserError where data and network do
-        not fit.
+        Only the first specification counts; later networks get the same samples. Raises UserError if data and network do not
+        fit.
         """
         if self.view is None:
             self.spec, self.view = spec, self.prepare(spec)
         return self.view
 
     def receive(self, batch: Batch) -> Batch:
-        """On the device, after transfer: notes what was left out of the batch, and finishes it."""
+        """Notes the samples that were left out of a batch and finishes it, on the device after transfer."""
         if "skipped" in batch:
             self.note_skipped(*batch.pop("skipped"))
         return self.device_transform(batch)
@@ -235,35 +236,35 @@ class SFTDataModule(Batches, ABC):
 
     @property
     def skips(self) -> bool:
-        """Whether such samples are left out."""
+        """Whether samples that cannot be read are left out."""
         return self.on_bad_sample == "skip"
 
     @property
     def skipped(self) -> Skipped:
-        """Those that were left out so far."""
+        """The samples left out so far."""
         return self._left_out.found
 
     def note_skipped(self, split: str, samples: dict[str, str], of_all_ranks: bool = False) -> None:
-        """Adds samples (name to reason) that were left out; says so of the first, once for each process."""
+        """Adds samples (name to reason) that were left out. Each process warns once, of the first sample."""
         rank = getattr(getattr(self, "trainer", None), "global_rank", 0)
         self._left_out.note(split, samples, warn=not (of_all_ranks and rank))
 
     def state_dict(self) -> dict[str, Any]:
-        """What was left out so far, on any rank."""
+        """The samples left out so far, on any rank."""
         return {"skipped": self.gather_skipped()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes over what was left out before a resume: each sample still counts once."""
+        """Takes over the samples left out before a resume; each sample still counts once."""
         self._left_out.take_over(state_dict["skipped"])
 
     def gather_skipped(self) -> Skipped:
-        """`skipped` of all ranks together, which must all call this."""
+        """Merges `skipped` of all ranks, which must all call this."""
         return self._left_out.gather() if self.skips else self.skipped
 
     def skipped_report(self, gather: bool = True) -> dict[str, Any]:
-        """Of each split how many samples were left out, and the first with the reasons.
+        """Counts the samples left out of each split, and lists the first with the reasons.
 
-        With `gather` of all ranks together, which must all call this.
+        `gather` merges all ranks, which must then all call this.
         """
         return report(self.gather_skipped() if gather else self.skipped)
 
@@ -274,7 +275,7 @@ class SFTDataModule(Batches, ABC):
         return fingerprints(self.splits)["fingerprint"]
 
     def found(self) -> dict[str, Any]:
-        """Classes without samples, samples that occur twice and the like, for run.json; looked for once."""
+        """Findings for run.json, computed once: classes without samples, samples that occur twice and the like."""
         if self._findings is None:
             info = self.task_info
             by_class = info is not None and TASKS.find(info.name).has_classes
@@ -282,7 +283,7 @@ class SFTDataModule(Batches, ABC):
         return self._findings
 
     def remarks(self) -> list[str]:
-        """What is worth saying beside `describe`: a line each."""
+        """Remarks beside `describe`, one line each: notes of loading, and findings."""
         return [*self.notes, *lines(self.found(), {name: len(split) for name, split in self.splits.items()})]
 
     def describe(self) -> str:

@@ -1,4 +1,4 @@
-"""One line that says what a run's data is."""
+"""Describes a run's data in one line."""
 
 from collections.abc import Mapping
 
@@ -12,7 +12,7 @@ NAMED = 6  # classes
 
 
 def sizes_of(splits: Mapping[str, Split], total_train: int) -> str:
-    """Samples of each split; `total_train` are those that the training samples were drawn from."""
+    """Samples of each split; `total_train` is the number that the training samples were drawn from."""
     line = ", ".join(f"{len(split):,} {name}" for name, split in splits.items())
     if "train" in splits and len(splits["train"]) < total_train:
         line += f" (of {total_train:,} to train on)"

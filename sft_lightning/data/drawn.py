@@ -1,8 +1,8 @@
-"""Which samples an evaluation measures: an even draw over the split, whatever its order, the batches or the ranks.
+"""Draws the samples that a limited evaluation measures: evenly over the split, whatever its order, batches or ranks.
 
-A split may be sorted by class, and is delivered sorted by length; its first samples say little of the rest. So a limited
-evaluation, and the comparison of student and teacher, take samples drawn uniformly, without replacement, with a seed that
-is fixed: the same for each run, and of two draws the smaller is part of the larger.
+A split may be sorted by class, and batches come sorted by length, so its first samples say little about the rest. A limited
+evaluation, and the comparison of student and teacher, therefore draw samples uniformly, without replacement. The seed is
+fixed: each run draws the same samples, and a smaller draw is part of a larger one.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from sft_lightning.data.sampler import GlobalBatches, Key
 
 
 def draw(size: int, number: int) -> np.ndarray:
-    """`number` of the positions 0 to `size` − 1, ascending; all of them where there are no more."""
+    """Draws `number` of the positions 0 to `size` − 1, ascending; all of them if `number` is larger."""
     if number >= size:
         return np.arange(size)
     return np.sort(np.random.default_rng(size).permutation(size)[:number])
 
 
 def number_of(limit: int | float, size: int, batch_size: int) -> int:
-    """Samples of a split that a limit lets through: so many batches for a whole number, a share of the split for a float.
+    """Number of samples that a limit allows: a whole number counts batches, a float is a share of the split.
 
-    `batch_size` is that of an evaluation's batches, over all ranks: how many ranks there are does not count.
+    `batch_size` is that of an evaluation's batches over all ranks, so the number of ranks does not matter.
     """
     if isinstance(limit, int):
         return min(size, limit * batch_size)
@@ -31,9 +31,9 @@ def number_of(limit: int | float, size: int, batch_size: int) -> int:
 
 
 class Taken(float):
-    """What stands in a trainer in place of a limit that was taken over: 1.0, all batches; `asked` is the limit.
+    """Replaces a trainer's limit that the loader applies: 1.0, all batches of the loader; `asked` is the limit.
 
-    Lightning counts batches, and would take the share of a share.
+    Lightning would otherwise apply the limit again, to the loader's batches.
     """
 
     def __new__(cls, asked: int | float) -> "Taken":
@@ -50,7 +50,7 @@ def limit_of(trainer: Any, split: str) -> int | float:
 
 
 def take_limit(trainer: Any, split: str) -> int | float:
-    """The same, and leaves it to the loader: the trainer lets all of the loader's batches through. 0 stays with it."""
+    """As `limit_of`, and makes the trainer take all of the loader's batches. A limit of 0 stays with the trainer."""
     limit = limit_of(trainer, split)
     if limit:
         setattr(trainer, f"limit_{split}_batches", Taken(limit))
@@ -63,11 +63,11 @@ class EvenBatches(GlobalBatches):
     Args:
         size: Samples of the split.
         micro: Samples per rank and batch.
-        rank: Which part.
-        world_size: How many parts.
-        lengths: Tokens of each sample: batches then hold samples of like lengths.
-        number: Samples that are measured; None for all.
-        compared: Of these, samples on which student and teacher are compared, in batches of their own; None for all.
+        rank: This rank, from 0.
+        world_size: Number of ranks.
+        lengths: Tokens of each sample, to make batches of samples of similar length; None for batches in order.
+        number: Number of samples that are measured; None for all.
+        compared: Number of these on which student and teacher are compared, in batches of their own; None for all.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""What is worth saying of data beside its sizes: classes that a split lacks, samples that occur twice, names that look alike.
+"""Finds oddities in data: classes that a split lacks, samples that occur twice, class names that look alike.
 
-Samples are compared by `Samples.contents`, labels by their numbers. Counts go into run.json, at most four lines on the
+Samples are compared by `Samples.contents`, labels by their numbers. Counts go into run.json, and at most four lines to the
 console.
 """
 
@@ -17,7 +17,7 @@ NAMED = 6
 
 
 def content(*parts: bytes) -> int:
-    """64 bits that stand for a sample's content: by chance two of a million samples share them once in 10⁷ data sets."""
+    """Hashes a sample's content to 64 bits: in one of 10⁷ data sets, two of a million samples share them by chance."""
     digest = blake2b(digest_size=8)
     for part in parts:
         digest.update(len(part).to_bytes(8, "little"))
@@ -26,12 +26,12 @@ def content(*parts: bytes) -> int:
 
 
 def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -> dict[str, Any]:
-    """Plain values for run.json, without what there is nothing of.
+    """Collects the findings as plain values for run.json; empty ones are left out.
 
     Args:
         splits: Rows, targets and samples by name.
         labels: Names of the classes, in order.
-        by_class: Targets are class numbers.
+        by_class: Whether targets are class numbers.
     """
     found = repeats(splits, by_class)
     if by_class and labels:
@@ -86,7 +86,7 @@ def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:
 
 
 def in_training(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, int]:
-    """Of each split that retention is measured on how many samples the target trains on too."""
+    """Counts, for each split of the source data, the samples that the target's training split holds too."""
     trained = target["train"].samples.contents() if "train" in target else None
     if trained is None:
         return {}
@@ -104,7 +104,7 @@ def said(split: Any, position: int) -> str:
 
 
 def look_alikes(labels: Sequence[str], counts: Sequence[int]) -> list[dict[str, int]]:
-    """Classes whose names differ in case, spaces or Unicode form alone, each with its number of samples."""
+    """Groups classes whose names differ only in case, spaces or Unicode form; each with its number of samples."""
     groups: dict[str, dict[str, int]] = {}
     for name, count in zip(labels, counts, strict=True):
         plain = " ".join(normalize("NFKC", name).casefold().split())
@@ -122,7 +122,7 @@ def lines(found: Mapping[str, Any], sizes: Mapping[str, int]) -> list[str]:
 
 
 def unknown_line(found: Mapping[str, Any]) -> str:
-    """How much of the texts the tokenizer does not know."""
+    """The share of the texts' tokens that the tokenizer does not know."""
     share = found.get("unknown_tokens")
     return (
         f"warning: {share:.0%} of the texts' tokens are unknown to the tokenizer: is it the network's own?"
@@ -132,7 +132,7 @@ def unknown_line(found: Mapping[str, Any]) -> str:
 
 
 def classes_line(found: Mapping[str, Any]) -> str:
-    """Which classes have no sample in a split."""
+    """The classes that have no sample in a split."""
     parts = []
     for name, classes in found.get("classes_without_samples", {}).items():
         some = ", ".join(map(repr, classes[:NAMED])) + (
@@ -143,7 +143,7 @@ def classes_line(found: Mapping[str, Any]) -> str:
 
 
 def repeats_line(found: Mapping[str, Any], sizes: Mapping[str, int]) -> str:
-    """How many samples occur twice, and one of them."""
+    """The number of samples that occur twice, with an example."""
     parts = []
     for pair, count in found.get("repeats_across", {}).items():
         one, _, other = pair.partition(" in ")

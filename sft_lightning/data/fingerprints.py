@@ -1,4 +1,4 @@
-"""Hashes by which it shows that data is, or is not, what it was."""
+"""Hashes of a run's data, which show whether two runs used the same samples."""
 
 from collections.abc import Mapping
 from hashlib import sha256
@@ -11,8 +11,8 @@ from torch import Tensor
 def fingerprints(splits: Mapping[str, Any]) -> dict[str, dict[str, str]]:
     """`fingerprint` and `source` of each split, 16 hexadecimal digits each.
 
-    The first is of a split's content, rows and targets: equal if and only if the samples are. The second is of all the
-    content that it was drawn from, whichever samples were drawn. Each file is read once.
+    `fingerprint` covers a split's content, rows and targets: it is equal if and only if the samples are. `source` covers
+    all the content that the split was drawn from, whichever samples were drawn. Each file is read once.
     """
     behind = {id(split.samples): split.samples for split in splits.values()}
     content = {key: samples.digest() for key, samples in behind.items()}

@@ -1,4 +1,4 @@
-"""The batches of a split for one rank: their order, and the loader that fetches them."""
+"""Builds one rank's data loader of a split: the order of its batches, and the loader that fetches them."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from sft_lightning.data.split import Split
 def training_order(
     split: Split, batch_size: int, rank: int, world_size: int, accumulate: int, seed: int, reshuffle: bool
 ) -> GlobalBatches:
-    """Shuffled: in a new order for each epoch where `reshuffle`. `batch_size` is that of an optimizer step, over all ranks."""
+    """Shuffled order of batches, new for each epoch if `reshuffle`. `batch_size` is per optimizer step, over all ranks."""
     return GlobalBatches(
         len(split),
         micro_batch_size(batch_size, world_size, accumulate),
@@ -32,25 +32,25 @@ def training_order(
 def measuring_order(
     split: Split, micro: int, rank: int, world_size: int, number: int, compared: int | None
 ) -> GlobalBatches:
-    """`number` samples in order, `micro` in a batch of a rank; first come those on which networks are `compared`."""
+    """Order of `number` samples, `micro` per rank and batch; those on which networks are `compared` come first."""
     return EvenBatches(len(split), micro, rank, world_size, lengths_of(split), number, compared)
 
 
 def lengths_of(split: Split) -> Any:
-    """`[R]` tokens of each of the split's samples; None where batches are not grouped by length."""
+    """`[R]` tokens of each of the split's samples; None if batches are not grouped by length."""
     lengths = split.samples.lengths()
     return None if lengths is None else lengths[split.rows]
 
 
 def loader_of(split: Split, order: GlobalBatches, num_workers: int, seed: int) -> DataLoader[Batch]:
-    """A loader whose batches, and whose draws from random states, are functions of order and seed alone."""
+    """Builds a loader whose batches and random draws depend on order and seed alone."""
     return DataLoader(
         split,
         batch_sampler=order,
         num_workers=num_workers,
         collate_fn=_as_is,
         persistent_workers=num_workers > 0,
-        generator=torch.Generator().manual_seed(seed),  # or each iteration would draw from the global one
+        generator=torch.Generator().manual_seed(seed),  # else each iteration would draw from the global one
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if num_workers and not torch.cuda.is_available() else None,
         worker_init_fn=ignore_in_worker if num_workers else None,

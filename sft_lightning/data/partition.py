@@ -1,4 +1,4 @@
-"""Who is in which split: the classes that are kept, the rows set aside, the labelled subset and its folds."""
+"""Decides which samples are in which split: the classes kept, the rows set aside, the labelled subset and its folds."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ class Classes:
 
     labels: list[str]
     numbers: list[int] | None
-    """What each is called in the data; None where all are kept as they are"""
+    """Each class's number in the data; None if all classes are kept as they are"""
 
     @property
     def names(self) -> dict[int, str]:
@@ -28,10 +28,10 @@ class Classes:
         )
 
     def rows(self, samples: Samples) -> np.ndarray:
-        """Row numbers of the samples of these classes, ascending; rows that loading refused are among them."""
+        """Row numbers of the samples of these classes, ascending, and of those that loading refused."""
         if self.numbers is None or samples.targets is None:
             return np.arange(len(samples))
-        refused = [-1] if samples.bad_rows() else []  # whatever class a row with an unusable label is of
+        refused = [-1] if samples.bad_rows() else []  # a row whose label cannot be used has no class
         return np.flatnonzero(np.isin(samples.targets, [*self.numbers, *refused]))
 
     def split(self, samples: Samples, rows: np.ndarray, train: bool, name: str) -> Split:
@@ -46,11 +46,11 @@ class Classes:
 
 
 def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Classes:
-    """The classes named, by label or number; all for None. Raises UserError for one that does not exist or occurs twice."""
+    """Chooses classes by label or number; all for None. Raises UserError for one that does not exist or occurs twice."""
     if wanted is None:
         return Classes(labels, None)
     if not labels:
-        raise UserError("data", "classes is for labelled classes, and this data has none")
+        raise UserError("data.classes", "the data has no labelled classes", "leave it null")
     numbers = []
     numeric = any(re.fullmatch(r"[-+]?[\d.]+", label) for label in labels)  # a number would name another class
     for one in wanted:
@@ -60,21 +60,20 @@ def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Cla
         elif isinstance(one, int) and 0 <= one < len(labels) and not numeric:
             numbers.append(one)
         else:
-            raise UserError("data", f"no class '{one}'; there are {len(labels)}: {', '.join(labels[:12])}")
+            some = ", ".join(labels[:12]) + (", …" if len(labels) > 12 else "")
+            raise UserError("data.classes", f"there is no class '{one}', only {some}")
     if len(set(numbers)) != len(numbers):
-        raise UserError("data", f"classes names one twice: {list(wanted)}")
+        raise UserError("data.classes", f"names a class twice: {list(wanted)}", "name each class once")
     return Classes([labels[n] for n in numbers], numbers)
 
 
 @dataclass(frozen=True)
 class Partition:
-    """How the usable training rows are shared out; the fields are arguments of `SFTDataModule`.
+    """Shares out the usable training rows; the fields are arguments of `SFTDataModule`.
 
-    `targets` are the class numbers of all samples, by row number; None where the task has no classes.
+    `targets` are the class numbers of all samples, by row number; None if the task has no classes.
     """
 
-    where: str
-    """What errors begin with"""
     val_fraction: float
     test_fraction: float | None
     shots_per_class: int | None
@@ -87,16 +86,16 @@ class Partition:
         """(the rest, rows to test on); None without a `test_fraction`."""
         if self.test_fraction is None:
             return rows, None
-        return cut(rows, strata(targets, rows), self.test_fraction, self.where)
+        return cut(rows, strata(targets, rows), self.test_fraction, "data.test_fraction")
 
     def set_val_aside(self, rows: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """(the rest, rows to validate on)"""
-        return cut(rows, strata(targets, rows), self.val_fraction, self.where)
+        return cut(rows, strata(targets, rows), self.val_fraction, "data.val_fraction")
 
     def draw(
         self, rows: np.ndarray, targets: np.ndarray | None, names: Mapping[int, str]
     ) -> tuple[np.ndarray, np.ndarray | None]:
-        """(rows to train on, the fold held out to validate on, if any): of the labelled subset of `rows`.
+        """(rows to train on, the fold held out to validate on or None), both of the labelled subset of `rows`.
 
         `names` are the classes' labels by number, in the order in which shots are drawn.
         """

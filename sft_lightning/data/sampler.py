@@ -1,4 +1,4 @@
-"""Which samples make which micro-batch on which rank: the same optimizer steps however the work is split."""
+"""Assigns samples to micro-batches and ranks: optimizer steps are the same however many ranks share the work."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -11,10 +11,10 @@ from sft_lightning.core.errors import UserError
 
 
 class Key(NamedTuple):
-    """What a data set is asked for: a sample's position, the epoch (views depend on it), and whether it counts.
+    """Asks a data set for a sample: its position, the epoch (views depend on it), and whether it counts.
 
-    A filler (`real=False`) keeps ranks in step where a batch does not divide; it is in no loss and no metric. In an
-    evaluation, student and teacher are compared on batches of `compared` samples alone.
+    A filler (`real=False`) keeps ranks in step if a batch does not divide; it is in no loss and no metric. An evaluation
+    compares student and teacher only on batches of `compared` samples.
     """
 
     position: int
@@ -34,8 +34,8 @@ def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
         near = max(parts, round(batch_size / parts) * parts)
         raise UserError(
             "data.batch_size",
-            f"{batch_size} (samples per optimizer step, over all ranks) does not divide by {world_size} ranks × "
-            f"trainer.accumulate_grad_batches {accumulate} = {parts}",
+            f"{batch_size} (samples per optimizer step, over all ranks) does not divide by {world_size} "
+            f"rank{'s' if world_size > 1 else ''} × trainer.accumulate_grad_batches {accumulate} = {parts}",
             f"use {near}, for instance",
         )
     return batch_size // parts
@@ -44,23 +44,23 @@ def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
 class GlobalBatches(Sampler[list[Key]]):
     """Batches of keys for one rank.
 
-    An epoch is one order of all samples (shuffled by seed and epoch, or as they come), cut into global batches, each
-    cut into `accumulate` micro-batches of `world_size` parts. Every sample occurs once; the last global batch may be
-    smaller, and ranks left without a sample get a filler.
+    An epoch is one order of all samples, shuffled by seed and epoch or as they come. It is cut into global batches, and
+    each of these into `accumulate` micro-batches of `world_size` parts. Every sample occurs once. The last global batch
+    may be smaller, and ranks left without a sample get a filler.
 
     Args:
         size: Number of samples.
         micro: Samples per rank and micro-batch.
         accumulate: Micro-batches per optimizer step.
-        rank: Which part.
-        world_size: How many parts.
-        shuffle: A new order each epoch.
-        seed: Of the order.
-        lengths: Tokens of each sample: batches then hold samples of like lengths.
-        reshuffle: Draw the order of each epoch; where not, every epoch has the order of the first.
+        rank: This rank, from 0.
+        world_size: Number of ranks.
+        shuffle: Whether to shuffle the samples.
+        seed: Seed of the order.
+        lengths: Tokens of each sample, to make batches of samples of similar length; None for batches in order.
+        reshuffle: Whether each epoch draws a new order; otherwise all have the order of the first.
     """
 
-    POOL = 64  # global batches sorted by length together: long enough to fit well, short enough to stay random
+    POOL = 64  # global batches sorted by length together: enough to save padding, few enough to stay random
 
     def __init__(
         self,
@@ -91,7 +91,7 @@ class GlobalBatches(Sampler[list[Key]]):
             self.epoch, self.skip = epoch, 0
 
     def resume_at(self, epoch: int, batches: int) -> None:
-        """Leaves out the first so many batches of an epoch, which is the next."""
+        """Makes `epoch` the next one, without its first `batches` batches."""
         self.epoch, self.skip = epoch, batches
 
     def __len__(self) -> int:
@@ -115,7 +115,7 @@ class GlobalBatches(Sampler[list[Key]]):
         if self.shuffle:
             ragged = [b for b in batches if len(b) < step]
             batches = [b for b in batches if len(b) == step]
-            batches = [batches[i] for i in rng.permutation(len(batches))] + ragged  # the small one last: one short step
+            batches = [batches[i] for i in rng.permutation(len(batches))] + ragged  # the smaller batch comes last
         return batches
 
     def __iter__(self) -> Iterator[list[Key]]:
@@ -128,7 +128,7 @@ class GlobalBatches(Sampler[list[Key]]):
                 yield self.part(batch[start : start + step])
 
     def part(self, step: np.ndarray, compared: bool = True) -> list[Key]:
-        """This rank's keys of the samples that all ranks take together: a filler where none is left for it."""
+        """This rank's keys of one step's samples; a filler if no sample is left for this rank."""
         mine = np.array_split(step, self.world_size)[self.rank]
         if len(mine):
             return [Key(int(p), self.epoch, True, compared) for p in mine]

@@ -1,4 +1,4 @@
-"""What a data set loads: samples that can be fetched by row number, in splits."""
+"""The interface of loaded data: samples that are fetched by row number, in splits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ from sft_lightning.data.sampler import Key
 
 
 class Samples(ABC):
-    """Samples of one split as they lie in memory or on disk, before subsetting. Row numbers name samples."""
+    """Samples of one split as they lie in memory or on disk, before subsetting. Row numbers identify them."""
 
     targets: np.ndarray | None
-    """`[rows]` class numbers or values; None where unlabelled or where the target is part of the sample."""
+    """`[rows]` class numbers or values; None if unlabelled or if the target is part of the sample."""
     skips: bool = False
-    """Whether samples that cannot be read are left out; else the first of them ends the run."""
+    """Whether samples that cannot be read are left out; otherwise the first of them ends the run."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
-        """Network inputs of these rows, batched, in a dict; samples with items of their own, such as tokens, add `select` (bool
-        `[B, T]`) and `y` (their targets).
+        """Fetches the network inputs of these rows as one batch, a dict. Samples that consist of items, such as tokens, add
+        `select` (bool `[B, T]`) and `y` (the items' targets).
 
-        Raises BadSample naming rows that cannot be read.
+        Raises BadSample with the rows that cannot be read.
         """
 
     @abstractmethod
@@ -34,25 +34,25 @@ class Samples(ABC):
         """Hash of the content."""
 
     def lengths(self) -> np.ndarray | None:
-        """Tokens of each row where batches may be grouped by length."""
+        """Tokens of each row; None if batches are not grouped by length."""
         return None
 
     def contents(self) -> np.ndarray | None:
-        """`[rows]` uint64, equal where two rows show the same, whatever their labels; None where that is not known."""
+        """`[rows]` uint64, equal if two rows have the same content, whatever their labels; None if unknown."""
         return None
 
     def bad_rows(self) -> dict[int, str]:
-        """Rows that loading found to be unusable, and why: they are in no split."""
+        """Rows that loading found unusable, and why; they are in no split."""
         return {}
 
     def name(self, row: int) -> str:
-        """What to call a row in a message."""
+        """The row's name in messages."""
         return f"sample {row}"
 
 
 @dataclass
 class Splits:
-    """What a data set loads. `val` and `test` may be missing; the labels are in class order."""
+    """The splits that a data set loads. `val` and `test` may be missing; the labels are in class order."""
 
     train: Samples
     val: Samples | None = None
@@ -62,5 +62,5 @@ class Splits:
     """What reading guessed, converted or left out, one line each"""
 
     def each(self) -> list[Samples]:
-        """The samples of every split that there is."""
+        """The samples of each split that is present."""
         return [samples for samples in (self.train, self.val, self.test) if samples is not None]

@@ -1,4 +1,4 @@
-"""Some rows of some samples, fetched as whole batches."""
+"""A split: some of the loaded rows, fetched as whole batches."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,14 +15,14 @@ from sft_lightning.data.samples import Samples
 
 
 class Split(Dataset[Batch]):
-    """Some rows of some samples, delivered as whole batches.
+    """Some of the rows of loaded samples, fetched as whole batches.
 
     Args:
-        samples: Where the rows are fetched.
+        samples: The loaded samples.
         rows: `[R]` row numbers, in the split's order.
-        targets: `[R]` class numbers or values; None where unlabelled or where the target is part of the sample.
+        targets: `[R]` class numbers or values; None if unlabelled or if the target is part of the sample.
         train: Whether views vary, as in training.
-        name: Of the split, for messages.
+        name: The split's name, for messages.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Split(Dataset[Batch]):
         return len(self.rows)
 
     def __getitems__(self, keys: Sequence[Key]) -> Batch:
-        """One batch. Samples that are fillers are marked off in `real`; `skipped` names samples left out."""
+        """Fetches one batch. `real` is False for fillers; `skipped` names samples left out."""
         compared = keys[0].compared
         x, keys, bad = self.fetch_readable(keys)
         positions = np.array([k.position for k in keys], dtype=np.int64)
@@ -69,9 +69,9 @@ class Split(Dataset[Batch]):
         return self.__getitems__([key if isinstance(key, Key) else Key(int(key), 0)])
 
     def fetch_readable(self, keys: Sequence[Key]) -> tuple[dict[str, Any], list[Key], dict[int, str]]:
-        """A batch's network inputs, the keys they are of, and the rows left out, with reasons.
+        """Returns a batch's network inputs, their keys, and the rows left out with the reasons.
 
-        Where nothing is left, a sample nearby stands in as a filler. Raises UserError where samples may not be left out.
+        If no sample is left, one nearby becomes a filler. Raises UserError if samples may not be left out.
         """
         samples, left, bad = self.samples, list(keys), dict[int, str]()
         nearby = ((keys[0].position + step) % len(self) for step in range(1, len(self)))
@@ -81,14 +81,16 @@ class Split(Dataset[Batch]):
             except BadSample as error:
                 readable = [k for k in left if int(self.rows[k.position]) not in error.rows]
                 if not samples.skips or len(readable) == len(left):
-                    raise error.at(error.key) from None  # its own class would not come through from a worker
+                    raise error.at(error.key) from None  # torch cannot pass on a BadSample from a worker
                 if any(k.real for k in left):
                     bad |= error.rows
                 if not readable:
                     position = next(nearby, None)
                     if position is None:
                         raise UserError(
-                            "data", f"not one sample of {self.name} can be read; the last: {error}"
+                            "data",
+                            f"not one sample of {self.name} can be read; the last: {error.problem}",
+                            "replace the samples",
                         ) from None
                     readable = [Key(position, keys[0].epoch, real=False)]
                 left = readable

@@ -1,4 +1,4 @@
-"""Which split a file or a folder is named after: `Train`, `testing`, `val_images`, `train-00000-of-00002`."""
+"""Recognises the split that a file or folder is named after: `Train`, `testing`, `val_images`, `train-00000-of-00002`."""
 
 import re
 from collections.abc import Iterable
@@ -23,9 +23,9 @@ def words_of(name: str) -> list[str]:
 
 
 def split_of(name: str) -> str | None:
-    """`train`, `val` or `test` where a name says nothing else, in any spelling; None for other names.
+    """`train`, `val` or `test` if the name means that split and nothing else, in any spelling; otherwise None.
 
-    `test_tube` and `train_test` are other names.
+    `test_tube` and `train_test` give None.
     """
     words = words_of(name)
     kinds = {KINDS[word] for word in words if word in KINDS}
@@ -34,7 +34,7 @@ def split_of(name: str) -> str | None:
 
 
 def split_within(name: str) -> str | None:
-    """As `split_of`, for a name that may say more: `cifar10-train-00000-of-00002`. Raises UserError for two splits."""
+    """As `split_of`, for a name with further words: `cifar10-train-00000-of-00002`. Raises UserError for two splits."""
     kinds = sorted({KINDS[word] for word in words_of(name) if word in KINDS})
     if len(kinds) > 1:
         raise UserError("data", f"the name {name} has the words of two splits ({', '.join(kinds)})", "rename it")
@@ -42,7 +42,7 @@ def split_within(name: str) -> str | None:
 
 
 def splits_of_one(names: Iterable[str]) -> list[str]:
-    """Names that say the same but for the word of a split, such as `flowers-train` and `flowers-test`; else none."""
+    """Names that differ only in the word of a split, such as `flowers-train` and `flowers-test`; empty if there are none."""
     kinds: dict[tuple[str, ...], dict[str, str]] = {}
     for name in names:
         words = words_of(name)
@@ -62,8 +62,8 @@ def by_kind(names: Iterable[str]) -> dict[str, list[str]]:
 
 
 def one_of(names: Iterable[str], kind: str, advice: str) -> str | None:
-    """The name that means a split, or None. Raises UserError, with `advice`, where several do."""
+    """The name that means a split, or None. Raises UserError, with `advice`, if several do."""
     found = by_kind(names).get(kind, [])
     if len(found) > 1:
-        raise UserError("data", f"{', '.join(found)} all look like the {kind} split: {advice}")
+        raise UserError("data", f"{', '.join(found)} all look like the {kind} split", advice)
     return found[0] if found else None

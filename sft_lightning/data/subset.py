@@ -1,7 +1,7 @@
-"""Which rows a run trains and validates on: plain functions of rows, class numbers and a seed.
+"""Selects the rows that a run trains and validates on, with functions of rows, class numbers and a seed.
 
-`rows` are row numbers, ascending, `[R]`; `targets` the class numbers of all samples, by row number, None where the task
-has no classes. Everything returned is row numbers, ascending.
+`rows` are row numbers, ascending, `[R]`. `targets` are the class numbers of all samples, by row number; None if the task
+has no classes. All functions but `strata` and `lone` return row numbers, ascending.
 """
 
 from collections.abc import Mapping
@@ -12,12 +12,12 @@ from sft_lightning.core.errors import UserError
 
 
 def strata(targets: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """`[R]` class numbers to stratify by; None where there are no classes."""
+    """`[R]` class numbers to stratify by; None if there are no classes."""
     return None if targets is None else targets[rows]
 
 
 def lone(strata: np.ndarray | None, size: int) -> np.ndarray:
-    """`[size]` bool: whether a row is its class's only one. Such rows are never set aside: they are to train on."""
+    """`[size]` bool: whether a row is its class's only one. Such rows are never set aside, but trained on."""
     if strata is None:
         return np.zeros(size, dtype=bool)
     classes, counts = np.unique(strata, return_counts=True)
@@ -25,7 +25,10 @@ def lone(strata: np.ndarray | None, size: int) -> np.ndarray:
 
 
 def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str) -> tuple[np.ndarray, np.ndarray]:
-    """(the rest, the part cut off): the same rows each time, stratified where that can be; lone rows are in the rest."""
+    """Cuts off a fraction: (the rest, the part cut off). Always the same rows, stratified if possible; lone rows stay.
+
+    `where` is the key of the UserError that too few rows raise.
+    """
     from sklearn.model_selection import train_test_split
 
     alone = lone(strata, len(rows))
@@ -36,7 +39,7 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
         size = min(size, len(rows) - 1)
     if not 0 < size < len(rows):
         raise UserError(
-            where, f"{len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside for validation"
+            where, f"{len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside", "add samples"
         )
     if strata is not None and len(rows) - size < classes:
         strata = None
@@ -45,7 +48,7 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
 
 
 def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: int, classes: int) -> np.ndarray:
-    """A share of the rows, at least one, stratified where that can be; `classes` is the number of labels, for the error.
+    """Draws a share of the rows, at least one, stratified if possible; `classes` is the number of labels, for the error.
     A class's only row is kept.
     """
     from sklearn.model_selection import train_test_split
@@ -56,11 +59,13 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
     alone = lone(strata, len(rows))
     here = 0 if strata is None else len(np.unique(strata))
     if strata is not None and len(rows) - keep >= here - alone.sum() and keep < here:
-        raise UserError("data", f"train_fraction {fraction} keeps {keep} samples for {classes} classes")
+        plural = "" if keep == 1 else "s"
+        problem = f"{fraction} keeps {keep} sample{plural} for {classes} classes"
+        raise UserError("data.train_fraction", problem, "set it higher")
     stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
     keep -= len(stay)
     if strata is not None and (len(rows) - keep < len(np.unique(strata)) or keep < len(np.unique(strata))):
-        strata = None  # what is left out, or kept, is less than one per class: nothing to stratify
+        strata = None  # fewer rows are left out, or kept, than there are classes
     kept = train_test_split(rows, train_size=keep, stratify=strata, random_state=seed)[0] if keep > 0 else rows[:0]
     return np.sort(np.concatenate([kept, stay]))
 
@@ -68,14 +73,15 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
 def shots(
     rows: np.ndarray, targets: np.ndarray | None, number: int, seed: int, labels: Mapping[int, str]
 ) -> np.ndarray:
-    """So many rows of each class; `labels` are the classes' names by number, in the order they are drawn."""
+    """Draws `number` rows of each class; `labels` are the classes' names by number, in the order they are drawn."""
     if targets is None:
-        raise UserError("data", "shots_per_class is for classes", "use train_fraction")
+        raise UserError("data.shots_per_class", "the task has no classes", "use data.train_fraction")
     rng, kept = np.random.default_rng(seed), []
     for of_class, label in labels.items():
         found = rows[targets[rows] == of_class]
         if len(found) < number:
-            raise UserError("data", f"shots_per_class {number}, but class '{label}' has {len(found)} training samples")
+            problem = f"class '{label}' has only {len(found)} of {number} training samples"
+            raise UserError("data.shots_per_class", problem, "set it lower, or label more")
         kept.append(rng.permutation(found)[:number])
     return np.sort(np.concatenate(kept))
 
@@ -83,26 +89,23 @@ def shots(
 def folds(
     rows: np.ndarray, targets: np.ndarray | None, number: int, seed: int, labels: Mapping[int, str]
 ) -> list[np.ndarray]:
-    """The rows cut into so many parts, for cross-validation: each row is in one part. With classes each part has the
-    same share of every class, to within one row (scikit-learn's StratifiedKFold); else the parts have equal sizes, to
-    within one row (KFold). UserError where a part would be without some class, or without a row.
+    """Cuts the rows into `number` parts for cross-validation; each row is in one part. With classes, each part has the
+    same share of every class, to within one row (scikit-learn's StratifiedKFold). Otherwise the parts have equal sizes,
+    to within one row (KFold). Raises UserError if a part would have no row of some class, or no row at all.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
     fewer = "set data.init_args.folds to {} or less, or label more"
     if targets is None:
         if len(rows) < number:
-            raise UserError(
-                "data", f"folds {number}, but there are {len(rows)} training samples: {fewer.format(len(rows))}"
-            )
+            problem = f"must be at most the number of training samples, {len(rows)}, got {number}"
+            raise UserError("data.folds", problem, fewer.format(len(rows)))
         pieces = KFold(number, shuffle=True, random_state=seed).split(rows)
     else:
         classes, counts = np.unique(targets[rows], return_counts=True)
         if counts.min() < number:
             label, count = labels.get(int(classes[counts.argmin()]), "?"), int(counts.min())
-            what = "label more" if count < 2 else fewer.format(count)
-            raise UserError(
-                "data", f"folds {number}, but class '{label}' has {count} labelled training samples: {what}"
-            )
+            problem = f"each of {number} parts needs a labelled training sample of class '{label}', which has {count}"
+            raise UserError("data.folds", problem, "label more" if count < 2 else fewer.format(count))
         pieces = StratifiedKFold(number, shuffle=True, random_state=seed).split(rows, targets[rows])
     return [rows[held_out] for _, held_out in pieces]

@@ -1,4 +1,4 @@
-"""What was kept: the source metric after tuning, and gauges of drift that need no source data."""
+"""Measures what a network kept: the source metric after tuning, and gauges of drift that need no source data."""
 
 from sft_lightning.evaluation.drift import DriftMeter, statistics_drift, weight_drift
 from sft_lightning.evaluation.evaluate import evaluate

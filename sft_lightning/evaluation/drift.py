@@ -1,4 +1,4 @@
-"""Distance from the pretrained network, measured on weights, on BatchNorm statistics, and on the new task's own inputs."""
+"""Measures drift from the pretrained network: of weights, of BatchNorm statistics, and of outputs on the target's inputs."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ STATISTICS = ("running_mean", "running_var")
 def weight_drift(weights: Sequence[Tensor], start: Sequence[Tensor]) -> dict[str, float]:
     """`drift/weights_l2` = ‖w_S − w_S⁰‖ and `drift/weights_relative` = the same over ‖w_S⁰‖; both 0 at the start.
 
-    w_S are the weights that the network computes with: under adapters w + Δ, since w itself stands still.
+    w_S are the weights that the network computes with: with adapters w + Δ, since w itself is frozen.
     """
     moved = float(squared_distance([w.detach() for w in weights], list(start)).sqrt())
     return {
@@ -31,7 +31,7 @@ def weight_drift(weights: Sequence[Tensor], start: Sequence[Tensor]) -> dict[str
 def statistics_drift(network: Network, teacher: Network) -> dict[str, float]:
     """`drift/buffers_relative` = ‖b − b⁰‖/‖b⁰‖ over the running means and variances of the encoder's BatchNorm layers.
 
-    Weights that stand still say nothing of them: they move with every batch seen in training. Absent without any.
+    They change with every training batch, even if all weights are frozen. Absent if there are no such layers.
     """
     start = {n: b for n, b in teacher.named_buffers() if is_statistic(n)}
     now = {n: b for n, b in network.named_buffers() if n in start}
@@ -43,22 +43,22 @@ def statistics_drift(network: Network, teacher: Network) -> dict[str, float]:
 
 
 def is_statistic(name: str) -> bool:
-    """Whether a buffer's full name is that of a running statistic of the encoder."""
+    """Whether a buffer of this full name is a running statistic of the encoder."""
     return name.startswith("encoder.") and name.endswith(STATISTICS)
 
 
 class DriftMeter:
-    """Student against teacher on the same inputs, exact over batches and ranks.
+    """Compares student and teacher on the same inputs, exactly over batches and ranks.
 
-    `drift/features_cka`: linear CKA of the features, 1 at the start and for features that were only rotated, and
-    `drift/features_cka_debiased`: its estimate without the bias of few items in many dimensions; both of the last features
-    that the pretrained weights alone determine, and absent where there are none.
+    `drift/features_cka`: linear CKA of the features, 1 at the start and for features that were only rotated.
+    `drift/features_cka_debiased`: its estimate without the bias of few items in many dimensions. Both use the last features
+    that depend on pretrained weights only, and are absent if there are none.
 
-    The rest is of the kept source head's outputs, or of the logits of a shared output space; absent without either.
-    What it can be depends on the task of those outputs. `drift/kl`: mean KL(teacher ‖ student) in nats per item, and
-    `retention/agreement`: share of items, or of their labels, on which both say the same. Where outputs are values
-    (regression, rerankers, reward models): `drift/source_mse`, the mean squared difference in units of the values' variance,
-    and `drift/source_correlation`, Pearson's.
+    The other gauges use the kept source head's outputs, or the logits of a shared output space, and are absent without
+    either. For classes or labels: `drift/kl`, mean KL(teacher ‖ student) in nats per item, and `retention/agreement`, the
+    share of items, or of their labels, on which both agree. For values (regression, rerankers, reward models):
+    `drift/source_mse`, the mean squared difference in units of the values' variance, and `drift/source_correlation`,
+    Pearson's.
 
     Args:
         network: The student, which knows the task of its source head.
@@ -74,7 +74,7 @@ class DriftMeter:
 
     @torch.no_grad()
     def add(self, student: Items, teacher: Items) -> None:
-        """Adds the items of one batch; also where there is none, so that all ranks have sums to add up."""
+        """Adds the items of one batch, also of an empty one, so that all ranks have sums to reduce."""
         if student.features.shape[-1]:
             self.cka.add(student.features, teacher.features)
         mine, theirs = (o.logits if self.shares_outputs else o.source_logits for o in (student, teacher))
@@ -89,7 +89,7 @@ class DriftMeter:
         self.sums = new if self.sums is None else self.sums + new
 
     def values(self) -> dict[str, float]:
-        """The gauges over everything added, on all ranks."""
+        """The gauges over all added items, on all ranks."""
         if dist.is_available() and dist.is_initialized():
             for tensor in [*self.cka.tensors, *self.values_moved.tensors, *([] if self.sums is None else [self.sums])]:
                 dist.all_reduce(tensor)

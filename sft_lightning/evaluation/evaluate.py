@@ -1,4 +1,4 @@
-"""Metrics of a network on a loader, outside Lightning's own loops."""
+"""Measures a network on a loader, outside Lightning's own loops."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -25,8 +25,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The task's metrics and 'loss' of the output `score(batch)` over all batches and ranks, in the trainer's precision.
 
-    The module's mode and the random state are left as they were found: measuring must not change what is trained.
-    Where there are `answers`, what was said of each of this rank's samples is added to them.
+    It restores the module's mode and the random state, as measuring must not change training. If `answers` are given, it
+    adds the predictions for this rank's samples to them.
     """
     meters: dict[str, Any] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
@@ -34,9 +34,9 @@ def evaluate(
     modes = {m: m.training for m in module.modules()}
     module.eval()
     try:
-        with torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
+        with torch.random.fork_rng(devices=[]):  # iterating over a loader draws a random number
             for raw in loader:
-                # Not by the strategy, whose hooks are those of the trainer's data: this may be other data.
+                # The strategy cannot move it, as its hooks belong to the trainer's data, and this may be other data.
                 batch = finish(move_data_to_device(raw, module.device))
                 batch = trainer.precision_plugin.convert_input(batch)
                 with trainer.precision_plugin.forward_context():

@@ -1,4 +1,4 @@
-"""What this process knows of a logged metric: from the task that measures it, or from the framework's own gauges."""
+"""Looks up facts about a logged metric (direction, unit) in its task or in the framework's own gauges."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,11 +9,11 @@ from sft_lightning.tasks import TASKS, make_task
 
 
 def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None = None) -> MetricInfo | None:
-    """Direction and unit of a logged metric; None where nobody knows it.
+    """Direction and unit of a logged metric; None if they are unknown.
 
     Args:
-        metric: With its stage, such as `val/accuracy`.
-        task: The target task, which `val/…` and `test/…` belong to. Where it is not known yet, all tasks are asked.
+        metric: Its name with its stage, such as `val/accuracy`.
+        task: The target task, which `val/…` and `test/…` belong to; None searches all tasks.
         source: The source task, which `retention/…` belongs to; likewise.
     """
     stage, _, name = on_validation(metric).partition("/")
@@ -30,16 +30,16 @@ def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None =
 
 
 def direction(metric: str) -> str | None:
-    """'max' or 'min' of a metric, whatever the task; None where neither is better, or where nobody knows."""
+    """'max' or 'min' for a metric of any task; None if neither is better, or if the direction is unknown."""
     found = info_of(metric)
     return None if found is None else found.better
 
 
 def for_record(record: Mapping[str, Any], task: TaskInfo, source: TaskInfo | None) -> dict[str, Any]:
-    """`metric_info` and `primary` of `run.json`: the facts of every metric that stands in the record.
+    """`metric_info` and `primary` of `run.json`: the facts of every metric in the record.
 
-    Whoever reads the run, also where its task is unknown, ranks its metrics by these. What nobody knows is left out, and
-    what the record says already stays: a later test may not have the source data.
+    A reader ranks a run's metrics by them, even without its task. Unknown metrics are left out. Entries that the record has
+    already are kept, as a later test may not have the source data.
     """
     names = [n for part in ("metrics", "test", "validate") for n in record.get(part) or {}]
     names += [f"{part}/{n}" for part in ("n", "times") for n in record.get(part) or {}]

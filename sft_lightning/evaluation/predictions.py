@@ -1,4 +1,4 @@
-"""What a classifier said of each sample: to count confusions, and to compare two networks sample by sample."""
+"""Collects a classifier's prediction for each sample, to count confusions and to compare two networks by sample."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,27 +14,27 @@ UNKNOWN = -1
 
 
 class Predictions(NamedTuple):
-    """Answers of N samples, sorted by row, each sample once. Arrays `[N]`."""
+    """Predictions for N samples, sorted by row, each sample once. Arrays `[N]`."""
 
     rows: np.ndarray
-    """Row numbers, which name samples"""
+    """Row numbers, which identify samples"""
     targets: np.ndarray
-    """True classes; UNKNOWN where the classifier is of another task than the samples"""
+    """True classes; UNKNOWN if the samples are labelled for another task than the classifier's"""
     classes: np.ndarray
-    """Classes said"""
+    """Predicted classes"""
     confidences: np.ndarray
-    """Probabilities of what was said, in [0, 1]"""
+    """Probabilities of the predicted classes, in [0, 1]"""
 
 
 class Answers:
-    """Collects answers batch by batch."""
+    """Collects predictions batch by batch."""
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, ...]] = []
 
     @torch.no_grad()
     def add(self, batch: Batch, logits: Tensor, known: bool = True) -> None:
-        """Adds `logits[N, C]` of a batch's N samples; `known` says that `batch['y']` are their true classes."""
+        """Adds `logits[N, C]` of a batch's N samples; `known`: whether `batch['y']` are their true classes."""
         index, real = batch["index"], batch.get("real")
         rows = index if real is None else index[real]
         classes = logits.argmax(-1)
@@ -43,28 +43,28 @@ class Answers:
         self._parts.append(tuple(t.cpu() for t in (rows, targets, classes, confidences)))
 
     def said(self) -> Predictions:
-        """Everything added on this rank."""
+        """All predictions that were added on this rank."""
         none = torch.zeros(0, dtype=torch.int64)
         columns = zip((none, none, none, torch.zeros(0)), *self._parts, strict=True)
         return merged([Predictions(*(torch.cat(c).numpy() for c in columns))])
 
 
 def merged(parts: Sequence[Predictions]) -> Predictions:
-    """The answers of several ranks as one."""
+    """Merges the predictions of several ranks."""
     together = Predictions(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
     first = np.unique(together.rows, return_index=True)[1]
     return Predictions(*(column[first] for column in together))
 
 
 def of_both(one: Predictions, other: Predictions) -> tuple[Predictions, Predictions]:
-    """The two on the samples that both have: one that cannot be read at times may be missing from either."""
+    """Both, reduced to the samples that both have: a sample that fails to be read at times may be missing in one."""
     at = np.intersect1d(one.rows, other.rows, assume_unique=True, return_indices=True)[1:]
     first, second = (Predictions(*(c[i] for c in said)) for said, i in zip((one, other), at, strict=True))
     return first, second
 
 
 def confusion(said: Predictions, classes: int) -> list[list[int]]:
-    """Samples counted: `[true class][class said]`."""
+    """Numbers of samples: `[true class][predicted class]`."""
     pairs = said.targets.astype(np.int64) * classes + said.classes
     counts: list[list[int]] = np.bincount(pairs, minlength=classes**2).reshape(classes, classes).tolist()
     return counts

@@ -1,4 +1,4 @@
-"""Watches what is kept, in every run: the source metric where there is source data, drift always."""
+"""Measures in every run what the network keeps: the source metric if there is source data, and always drift."""
 
 import time
 from typing import Any
@@ -22,16 +22,15 @@ class RetentionMonitor(Callback):
     """Logs `retention/*` and `drift/*` before training, at each validation, and when testing.
 
     The source metric is that of the kept source head (or of the shared output space) on the source task's own data: its
-    validation split while fitting, its test split when testing. Forgetting = source metric before − after, so it is
-    positive where something was lost, in the metric's own unit (reversed for metrics where less is better). The metric
-    before is the pretrained network's, also after a resume. The trainer's limit_val_batches and limit_test_batches hold
-    for the source data too. Which samples are measured and compared is drawn evenly (see `data/drawn.py`), and how many they
-    were is logged beside the numbers as `n/*`.
+    validation split while fitting, its test split when testing. Forgetting = source metric before − after, so that a
+    positive value is a loss, in the metric's own unit (reversed for metrics for which less is better). The metric before is
+    the pretrained network's, also in a resumed run. The trainer's limit_val_batches and limit_test_batches apply to the
+    source data too. Samples to measure and to compare are drawn evenly (see `data/drawn.py`); their numbers are logged
+    as `n/*`.
 
     Args:
-        source: The source task's data; none measures drift alone.
-        drift_rows: Samples of the validation (or test) split on which student and teacher are compared; all where there are
-            no more.
+        source: The source task's data; None measures drift only.
+        drift_rows: Largest number of validation (or test) samples on which student and teacher are compared.
     """
 
     def __init__(self, source: SourceData | SFTDataModule | None = None, drift_rows: int = 1024) -> None:
@@ -41,8 +40,8 @@ class RetentionMonitor(Callback):
         self.before: dict[str, float] = {}
         self.seconds = 0.0
         self.said: dict[str, Answers] | None = None
-        """Where a dict, what classifiers say while a split is measured is kept in it: 'source before' and 'source after'
-        on the source data, 'head before' and 'head after' of the kept source head on the target's inputs"""
+        """If a dict, it collects predictions while a split is measured: 'source before' and 'source after' on the source
+        data, 'head before' and 'head after' of the kept source head on the target's inputs"""
         self._meter: DriftMeter | None = None
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
@@ -51,7 +50,7 @@ class RetentionMonitor(Callback):
         self._loaders: dict[str, DataLoader[Batch]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """What the teacher said is kept for one fit or test: the next may be on other data."""
+        """Clears the cached teacher outputs, as this fit or test may be on other data than the one before."""
         self._forget_answers()
         self._loaders.clear()  # the next trainer may have other limits
         self._test_before.clear()
@@ -72,11 +71,11 @@ class RetentionMonitor(Callback):
 
     @property
     def source_task(self) -> Task | None:
-        """The source task, once its data is loaded."""
+        """The source task; None until its data is loaded."""
         return None if self.source is None else self.source.task
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
-        """Loads the source data and checks that the source head speaks of the same classes."""
+        """Loads the source data and checks that the source head has the same classes."""
         assert isinstance(module, TunedModule) and module.network is not None
         if self.source is not None:
             self.source.load(trainer, module.network, None if module.teacher is None else module.teacher.network)
@@ -101,7 +100,7 @@ class RetentionMonitor(Callback):
         return {f"retention/{k}": v for k, v in values.items()}
 
     def _answers(self, name: str) -> Answers | None:
-        """Where to keep what is said of the source samples; None where nobody asked, or where no class is said."""
+        """Collects predictions on the source samples; None if they are not wanted, or if the task has no classes."""
         if self.said is None or self.source_task is None or not self.source_task.has_classes:
             return None
         return self.said.setdefault(name, Answers())
@@ -113,7 +112,7 @@ class RetentionMonitor(Callback):
         return {**now, "retention/forgetting": primary.sign * lost}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The variant and this monitor hold the same source data."""
+        """Loads the source data, and gives it to the variant too."""
         self._load_source(trainer, pl_module)
         assert isinstance(pl_module, TunedModule)
         pl_module.prepare(self.source)
@@ -127,7 +126,7 @@ class RetentionMonitor(Callback):
     # ---- before training ----
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Step 0: both columns before anything was learned."""
+        """Measures target and source metrics before training, and logs them as step 0."""
         assert isinstance(pl_module, TunedModule)
         assert pl_module.network is not None
         if trainer.limit_val_batches == 0:
@@ -142,7 +141,7 @@ class RetentionMonitor(Callback):
                 logger.log_metrics(dict(self.before), step=0)
 
     def _target_before(self, trainer: Trainer, module: TunedModule) -> dict[str, float]:
-        """The target metric of the new head, and the drift, which a student that is its teacher does not have."""
+        """The target metrics before training, and the drift if there is a teacher."""
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
             return {}
@@ -167,7 +166,7 @@ class RetentionMonitor(Callback):
         self.seconds += time.perf_counter() - began
         return values
 
-    # ---- drift, on the validation (or test) batches as they pass ----
+    # ---- drift, on each validation (or test) batch ----
 
     def _start(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, TunedModule) and module.network is not None
@@ -198,8 +197,8 @@ class RetentionMonitor(Callback):
             with trainer.precision_plugin.forward_context():
                 teacher = module.teacher_output(batch)
             room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
-            # Validation views are the same each time, so the teacher's answers are too. One that is sharded is asked by all
-            # ranks or none, and they may not run out of room together.
+            # The teacher's outputs can be cached because validation views never change. A sharded teacher must be called by
+            # all ranks or none, and its outputs are not cached because the ranks may run out of room at different times.
             if room <= self._cache_room and not module.teacher.sharded:
                 self._cache[key] = teacher
                 self._cache_room -= room
@@ -251,7 +250,9 @@ class RetentionMonitor(Callback):
                 if not self._test_before or self.said is not None:
                     self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
                 before = self._test_before
-            elif trainer.state.fn == "validate":  # perhaps on other samples than the fit that measured `self.before`
+            elif (
+                trainer.state.fn == "validate"
+            ):  # these may be other samples than those of the fit that measured `self.before`
                 before = self._source_metrics(trainer, module, split, of_teacher=True)
             elif self._answers("source before") is not None:
                 self._source_metrics(trainer, module, split, of_teacher=True)
@@ -261,8 +262,8 @@ class RetentionMonitor(Callback):
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
-        """How many samples each column's numbers are of, on all ranks: `n/val`, `n/retention`, `n/drift`; `n/test`,
-        `n/test/retention`, `n/test/drift` when testing.
+        """Numbers of samples behind the metrics, on all ranks: `n/val`, `n/retention`, `n/drift`, or when testing `n/test`,
+        `n/test/retention`, `n/test/drift`.
         """
         target, source = self._passed["target"], self._passed.get("retention")
         counts = [target.samples, 0 if source is None else source.samples, target.compared if self._meter else 0]
@@ -272,7 +273,7 @@ class RetentionMonitor(Callback):
         return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
-        """One line on validation samples that are drawn; None where all are measured and compared."""
+        """A line about how many validation samples are drawn; None if all are measured and compared."""
         said, limit = [], limit_of(trainer, "val")
         for what, data in (("val", trainer.datamodule), ("retention", self.source_data)):  # type: ignore[attr-defined]
             if not isinstance(data, SFTDataModule) or "val" not in data.splits:
@@ -290,7 +291,7 @@ class RetentionMonitor(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "test")
 
-    # ---- kept across a resume ----
+    # ---- resume ----
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": self.before}
@@ -300,7 +301,7 @@ class RetentionMonitor(Callback):
 
 
 def moved(module: TunedModule) -> dict[str, float]:
-    """How far weights and statistics are from the pretrained network's; under adapters the effective weights, w + Δ."""
+    """Drift of weights (with adapters the effective ones, w + Δ) and statistics from the pretrained network's."""
     network, teacher = module.network, module.teacher
     assert network is not None and teacher is not None
     shared = network.shared_weights()

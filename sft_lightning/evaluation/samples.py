@@ -1,4 +1,4 @@
-"""How many samples a number is of: counted as batches pass, on all ranks."""
+"""Counts the samples that a metric is measured on, batch by batch, on all ranks."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -9,28 +9,28 @@ from sft_lightning.core.structures import Batch
 
 
 class Passed:
-    """Counts this rank's samples as they pass, and those on which student and teacher are compared; fillers do not count."""
+    """Counts this rank's samples, and those on which student and teacher are compared; fillers do not count."""
 
     def __init__(self) -> None:
         self.samples = self.compared = 0
         self.compared_now = True
 
     def count(self, batch: Batch) -> None:
-        """Notes one batch."""
+        """Counts one batch."""
         number = int(batch.get("samples", len(batch["index"])))
         self.compared_now = bool(batch.get("compared", True))
         self.samples += number
         self.compared += number * self.compared_now
 
     def through(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The loader's batches, counted. Iterating begins, and takes its random number, where `evaluate` guards it."""
+        """Yields and counts the loader's batches. Iteration starts, and draws its random number, only within `evaluate`."""
         for batch in loader:
             self.count(batch)
             yield batch
 
 
 def over_ranks(counts: list[int]) -> list[int]:
-    """The counts of all ranks, added up: every rank calls this."""
+    """The sums of the counts over all ranks. Every rank must call this."""
     if not (dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1):
         return counts
     parts: list[Any] = [None] * dist.get_world_size()

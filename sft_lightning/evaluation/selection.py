@@ -1,4 +1,4 @@
-"""Which metric chooses best.ckpt, and which of two validations is ahead by it."""
+"""Chooses best.ckpt: by which metric, and which of two validations is better by it."""
 
 from dataclasses import dataclass
 
@@ -12,22 +12,24 @@ from sft_lightning.tasks import make_task
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network as validation saw it, which may become best.ckpt."""
+    """The result of a validation whose network may become best.ckpt."""
 
     value: float
-    """Of the metric that chooses"""
+    """Value of the metric that selects"""
     loss: float | None = None
-    """`val/loss`; None where it was not measured"""
+    """`val/loss`; None if it was not measured"""
 
     @classmethod
     def of(cls, values: dict[str, float], by: str) -> "Candidate | None":
-        """From one validation's values; None where what chooses is not among them."""
+        """The candidate of one validation's values; None if they lack the metric `by`."""
         return cls(values[by], values.get("val/loss")) if by in values else None
 
     def ahead(self, other: "Candidate | None", mode: str) -> bool:
-        """Whether this one takes the place of an earlier one: by its value, `mode` being 'max' or 'min'; where both are
-        equal by the lower loss. With few validation samples ties are the rule, and were the earliest to win them, every way
-        of training would seem to learn less and to keep more.
+        """Whether this candidate replaces an earlier one: by its value (`mode` is 'max' or 'min'), or by the lower loss if
+        the values are equal.
+
+        Ties are common with few validation samples. If the earliest won them, every way of training would seem to learn
+        less and keep more.
         """
         if other is None or improves(self.value, other.value, mode):
             return True
@@ -42,10 +44,10 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
     Args:
         info: The target task.
         select_by: The metric that the user names; None for the task's primary one.
-        source: The source task, where there is one.
+        source: The source task, if there is one.
 
     Raises:
-        UserError: `select_by` is not measured, or nobody knows which way of it is better.
+        UserError: `select_by` is not measured, or its better direction is unknown.
     """
     task = make_task(info)
     name = f"val/{task.primary.name}" if select_by is None else select_by
@@ -53,14 +55,14 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
     if name not in names and not name.startswith(("retention/", "drift/")):
         raise UserError(
             "select_by",
-            f"'{name}' is not measured on validation{nearest(name, names)}; there are {', '.join(names)}, and "
-            "what stands under retention/ and drift/",
+            f"'{name}' is not measured on validation{nearest(name, names)}",
+            f"use one of {', '.join(names)}, or a metric under retention/ or drift/",
         )
     found = info_of(name, info, source)
     if found is None or found.better is None:
         asked = [] if source is None else ["forgetting", *make_task(source).metric_names]
         near = nearest(name, [*GAUGES, *(f"retention/{n}" for n in asked)])
         raise UserError(
-            "select_by", f"nobody knows whether more or less of '{name}' is better{near}", "name another metric"
+            "select_by", f"it is not known whether more or less of '{name}' is better{near}", "name another metric"
         )
     return name, found.better

@@ -1,4 +1,4 @@
-"""The source task's data: whether the kept source head can be asked about it, and as what network its images are seen."""
+"""Checks that the source data fits the kept source head, and prepares its samples for the network."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from sft_lightning.networks.image_fit import check_shape_fits
 
 
 def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
-    """The source task as measured. Raises UserError where the source head does not speak of the data's classes."""
+    """The source task that is measured. Raises UserError if the source head's task or classes are not those of the data."""
     if network.shares_outputs:
         return network.task
     info, said = data.task_info, network.source_task
@@ -18,30 +18,38 @@ def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
     if network.source_head is None or said is None:
         raise UserError(
             "retention",
-            "the network has no source head to ask: pretrained weights without an output layer, pretrained: "
-            "null, or keep_source_head: false",
-            "drop retention or give weights with a head",
+            "the network has no source head, as its pretrained weights have no output layer, or pretrained: null or "
+            "keep_source_head: false is set",
+            "drop retention, or give weights with a head",
         )
     if said.num_outputs != info.num_outputs:
         outputs = "1 output" if said.num_outputs == 1 else f"{said.num_outputs} outputs"
-        raise UserError("retention", f"the source head has {outputs}, the retention data {info.num_outputs} classes")
+        raise UserError(
+            "retention",
+            f"the source head has {outputs}, but the retention data has {info.num_outputs} classes",
+            "give data of the task that the network was trained for",
+        )
     if said.name != info.name:
         raise UserError(
             "retention",
-            f"the source head's task is {said.name}, the retention data's {info.name}",
+            f"the source head's task is {said.name}, but the retention data's is {info.name}",
             "drop retention, or give data of the task that the network was trained for",
         )
     labels = network.source_labels
     if labels and info.labels and labels != info.labels:
-        raise UserError("retention", f"the source head's classes are {labels}, the retention data's {info.labels}")
+        raise UserError(
+            "retention",
+            f"the source head's classes are {labels}, but the retention data's are {info.labels}",
+            "give data with the same classes in the same order",
+        )
     return info
 
 
 def settle_source(network: Network, pretrained: Network | None, data: SFTDataModule) -> InputView:
-    """How the source data feeds `network`: prepared as the target's data was, which `network` has settled on before.
+    """Prepares the source data for `network` in the same way as the target's data, which `network` has settled on before.
 
-    Normalised as `pretrained` was, else by the source data's own statistics: the target's mean and standard deviation are of
-    other images. `network` stays as it is. Raises UserError where it cannot take the source samples.
+    Samples are normalised as `pretrained` was, or by the source data's own statistics, since the target's mean and standard
+    deviation belong to other images. `network` is not changed. Raises UserError if it cannot take the source samples.
     """
     seen = None if pretrained is None else pretrained.input_spec
     mean, std = (None, None) if seen is None else (seen.mean, seen.std)

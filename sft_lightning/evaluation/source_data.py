@@ -1,4 +1,4 @@
-"""The source task's data: one object that the retention monitor and a variant both hold."""
+"""Holds the source task's data in one object, which the retention monitor and a variant share."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,8 +17,8 @@ from sft_lightning.tasks import Task, make_task
 class SourceData:
     """Owns the source task's data module: loads it, checks it against the source head, and prepares its samples.
 
-    Samples are normalised as the pretrained network saw them, else by the source data's own statistics: the target's mean
-    and standard deviation, which the tuned network took over, are of other images.
+    Samples are normalised as for the pretrained network, or by the source data's own statistics. The target's mean and
+    standard deviation, which the tuned network uses, belong to other images.
 
     Args:
         data: The data module.
@@ -27,23 +27,23 @@ class SourceData:
     def __init__(self, data: SFTDataModule) -> None:
         self.data = data
         self.task: Task | None = None
-        """The source task as measured; None until the data is loaded"""
+        """The source task that is measured; None until the data is loaded"""
 
     @staticmethod
     def of(data: "SourceData | SFTDataModule | None") -> "SourceData | None":
-        """The source data that a data module stands for."""
+        """Wraps a data module; passes source data and None through."""
         return SourceData(data) if isinstance(data, SFTDataModule) else data
 
     def load(self, trainer: Any, network: Network, pretrained: Network | None) -> None:
         """Loads the data and prepares it for the network, once.
 
         Args:
-            trainer: The trainer whose ranks and devices the data serves.
-            network: The network that is tuned, which the target's data has prepared already.
-            pretrained: The network as it was loaded; None where it is trained from scratch.
+            trainer: The trainer whose ranks and devices use the data.
+            network: The network that is tuned, already settled on the target's data.
+            pretrained: The network as it was loaded; None if it is trained from scratch.
 
         Raises:
-            UserError: The network has no source head, or its source head is of another task or other classes.
+            UserError: The network has no source head, or one for another task or other classes.
         """
         if self.task is not None:
             return
@@ -62,7 +62,7 @@ class SourceData:
     def training_samples(self, number: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
         """This rank's part of `number` training samples, in batches of one, as an evaluation sees them.
 
-        They are drawn evenly, the same in each run. The iteration takes no random number.
+        They are drawn evenly, the same in each run. Iterating draws no random number.
         """
         train = self.data.splits["train"]
         split = Split(train.samples, train.rows, train.targets, train=False)
@@ -71,7 +71,7 @@ class SourceData:
             yield split.__getitems__([Key(int(position), 0)])
 
     def receive(self, batch: Batch) -> Batch:
-        """On the device, after transfer: finishes a batch."""
+        """Finishes a batch on the device, after its transfer."""
         return self.data.receive(batch)
 
     # ---- answers ----

@@ -1,4 +1,4 @@
-"""How far values moved: for source heads that say numbers, where agreement and divergence mean nothing."""
+"""Measures how far values moved, for source heads that predict numbers, for which agreement and KL are undefined."""
 
 import math
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 CONSTANT = 1e-12
-"""Values whose variance is no more than this share of their mean square are constant: what varies is rounding"""
+"""Values count as constant if their variance is at most this share of their mean square, as it may be rounding"""
 
 
 class ValueSums:
-    """Streaming sums over `mine_NC` and `theirs_NC`; `tensors` can be summed over processes. Double precision."""
+    """Streaming sums over `mine_NC` and `theirs_NC`; `tensors`, in double precision, can be summed over processes."""
 
     def __init__(self) -> None:
         self.tensors: list[Tensor] = []
@@ -23,9 +23,10 @@ class ValueSums:
         self.tensors = [self.tensors[0] + new] if self.tensors else [new]
 
     def values(self) -> dict[str, float]:
-        """`drift/source_mse`: Σ(s − t)² over Σ(t − t̄)², summed over outputs: 0 at the start, 1 where the difference is as
-        large as the spread of what the pretrained network says. `drift/source_correlation`: Pearson's, its mean over outputs.
-        NaN where the values are all alike; empty where nothing was added.
+        """`drift/source_mse` and `drift/source_correlation`; NaN if all values are equal, empty if nothing was added.
+
+        The first is Σ(s − t)² over Σ(t − t̄)², each summed over outputs: 0 at the start, 1 if the difference is as large as
+        the spread of the pretrained network's values. The second is the mean over outputs of Pearson's correlation.
         """
         if not self.tensors:
             return {}

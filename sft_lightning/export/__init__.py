@@ -1,4 +1,4 @@
-"""Finished runs as files for other tools."""
+"""Exports finished runs as files for other tools."""
 
 from sft_lightning.runs.best_model import export_best
 

@@ -1,4 +1,4 @@
-"""Ways of fine-tuning: one LightningModule per file, all on the skeleton in base.py."""
+"""Ways of fine-tuning: one LightningModule per file, each a variant of the skeleton in base.py."""
 
 from sft_lightning.core.registry import discover
 from sft_lightning.modules.base import VARIANTS, SFTModule
@@ -14,7 +14,7 @@ discover(__name__)
 
 
 def __getattr__(name: str) -> type[SFTModule]:
-    """Classes that a file of this package defines, and that are not listed above."""
+    """Finds classes that a file of this package defines and that the imports above do not list."""
     if name in VARIANTS:
         return VARIANTS[name]
     raise AttributeError(f"module '{__name__}' has no attribute '{name}'")

@@ -1,4 +1,4 @@
-"""The one training skeleton. A variant adds one method: the anchor's terms, or the penalty on weights."""
+"""The training skeleton of all variants. A variant adds one method: the anchor's terms, or the penalty on weights."""
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -14,7 +14,8 @@ from sft_lightning.modules.measuring import MeasuredModule
 from sft_lightning.modules.same_checkpoint import check_same
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.modules.trainable import TrainableSet
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.transforms import settings_of
 from sft_lightning.tasks import Task
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 CHECKPOINT_KEY = "sft_lightning"
 TRAINABLE_KEY = "trainable"
 AVERAGE = ("ema_decay", "ema_warmup")
-LARGEST = 1e30  # of what multiplies weights in single precision
+LARGEST = 1e30  # largest factor on weights that single precision can take
 
 
 VARIANTS: Registry["SFTModule"] = Registry("variant")
@@ -34,34 +35,34 @@ RENAMED = {
     "penalty": "penalty_value",
     "undecayed": "no_decay_names",
 }
-"""Methods of variants that were written for earlier versions"""
+"""Old and new names of variants' methods: a variant for an earlier version is refused"""
 
 
 class SFTModule(MeasuredModule):
     """Supervised fine-tuning: everything but the anchor.
 
     The loss of an optimizer step is (sum of the task's loss + sum of the anchor) / number of items, over all its
-    micro-batches and ranks, so that the split of the work does not change what is trained.
+    micro-batches and ranks, so that it does not depend on how the work is split.
 
     Args:
         network: The network, as class_path and init_args (`spec(MLP, ...)` in Python).
         task: What is predicted (name, num_outputs, labels); follows from the data when not given.
         optimizer: Name of an optimizer of torch.optim, or a dotted path.
         lr: Learning rate of the encoder's top layer, per optimizer step.
-        weight_decay: The optimizer's weight decay; biases and norms are spared.
+        weight_decay: The optimizer's weight decay; biases and norms have none.
         optimizer_args: The optimizer's other arguments, such as momentum or betas.
-        lr_schedule: How the learning rate goes down after warm-up: not, linearly, or as a cosine, to 0 after the last step.
+        lr_schedule: How the learning rate falls after warm-up, to 0 after the last step: not at all, linearly, or as a cosine.
         warmup: Linear warm-up: a share of all optimizer steps if below 1, else a number of steps.
-        head_lr_factor: Learning rate of what is new, the head and layers that pretrained did not fill, as a multiple of `lr`.
-        layer_decay: Learning rate of each pretrained layer as a multiple of the layer's above it.
-        freeze: What does not move: all-but-head (all that pretrained filled), {bottom_layers: n}, or a list of regular
-            expressions on parameter names.
-        head_warmup: Train what is new alone, the rest held still, at the start: a share of all optimizer steps if below 1,
-            else a number of steps.
+        head_lr_factor: Learning rate of the head and other layers that pretrained did not fill, as a multiple of `lr`.
+        layer_decay: Learning rate of each pretrained layer, as a multiple of that of the layer above it.
+        freeze: Which parameters are frozen: all-but-head (all that pretrained filled), {bottom_layers: n}, or a list of
+            regular expressions on parameter names.
+        head_warmup: At the start, train new layers alone and freeze the rest: for a share of all optimizer steps if below 1,
+            else for a number of steps.
         freeze_batchnorm_stats: Keep all BatchNorm running statistics as pretrained.
         label_smoothing: Share of each label spread evenly over the classes.
-        ema_decay: Decay per optimizer step of an exponential moving average of weights, used to validate, test and
-            export; null for none.
+        ema_decay: Decay per optimizer step of an exponential moving average of weights, with which the run validates, tests
+            and exports; null for none.
         ema_warmup: Begin the average with a smaller decay, (1 + t)/(10 + t) after t optimizer steps, until it reaches
             ema_decay.
         compile: Compile the network with torch.compile.
@@ -70,9 +71,9 @@ class SFTModule(MeasuredModule):
     fidelity: str = "safe default"
     """How close to the published method, as configured: 'paper-exact', 'reference-code' or 'safe default'."""
     anchor_settings: ClassVar[tuple[str, ...]] = ()
-    """Names of the arguments that define the anchor: a resumed checkpoint must agree on them."""
+    """Names of the arguments that define the anchor, in which a resumed checkpoint must agree."""
     solves: ClassVar[bool] = False
-    """Whether weights are solved for before the first step, so that there is nothing to train."""
+    """Whether the variant solves for weights before the first step instead of training them."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -106,25 +107,25 @@ class SFTModule(MeasuredModule):
         self.hparams["network"] = dict(network)
         self.network: Network | None = None
         self.trainable: TrainableSet
-        """Which parameters are trained; there once the network is"""
-        self._teacher: list[Teacher] = []  # in a list: nn.Module must not adopt it
+        """Which parameters are trained; exists once the network does"""
+        self._teacher: list[Teacher] = []  # in a list, so that nn.Module does not register it
         self.info: TaskInfo | None = TaskInfo.of(task) if task else None
-        self.task: Task | None = None  # as measured
-        self.objective: Task  # as minimised: with label smoothing
+        self.task: Task | None = None  # for metrics
+        self.objective: Task  # for training, with label smoothing
         self.meters = nn.ModuleDict()
-        self._sums: Tensor | None = None  # task's loss, anchor: of the optimizer step so far, on the device
+        self._sums: Tensor | None = None  # task's loss and anchor of the optimizer step so far, on the device
         self._items = 0
         self.stepped: tuple[Tensor, Tensor, int] | None = None
-        """(task's loss and anchor summed over the last optimizer step, the same of this rank alone, number of items)"""
+        """(task's loss and anchor summed over the last optimizer step, the same for this rank alone, number of items)"""
         self.select_by: str | None = None
         """The metric that chooses best.ckpt; None for the task's first"""
         self.found: dict[str, Any] = {}
-        """What a variant that solves has found, as plain values for the record"""
-        self.resolved: dict[str, Any] = {}  # anchor settings whose default depends on others, as they came out
+        """The result of a variant that solves, as plain values for the record"""
+        self.resolved: dict[str, Any] = {}  # final values of anchor settings whose default depends on others
         self.source: SourceData | None = None
-        """The source task's data, from the start of a fit that has some"""
-        self._held_steps = 0  # at the start, in which new layers learn alone
-        self._alone: frozenset[str] = frozenset()  # their parameters
+        """The source task's data, set at the start of a fit that has some"""
+        self._held_steps = 0  # steps at the start in which new layers train alone
+        self._alone: frozenset[str] = frozenset()  # parameters of these new layers
         for name in ("lr", "weight_decay", "head_lr_factor", "layer_decay", "head_warmup"):
             if not self.hparams[name] >= 0:
                 raise UserError(f"model.{name}", f"must not be negative, got {self.hparams[name]}")
@@ -137,11 +138,13 @@ class SFTModule(MeasuredModule):
             raise UserError("model.ema_decay", f"must be in [0, 1), got {ema_decay}")
         if ema_decay is None and not ema_warmup:
             raise UserError(
-                "model.ema_warmup", "there is no average of weights to begin", "set ema_decay, or leave it out"
+                "model.ema_warmup",
+                "false has no effect, because ema_decay is not set",
+                "set model.init_args.ema_decay, or leave it out",
             )
 
     def configure_callbacks(self) -> list[Callback]:
-        """Drift is measured in every run, and weights averaged where asked for."""
+        """Adds the callbacks of every run, such as the measurement of drift, and the average of weights if it is set."""
         from sft_lightning.callbacks import EMA, FiniteLoss, Position, RandomState, RetentionMonitor, Steps
         from sft_lightning.callbacks.monitored import refuse_wrong_modes
         from sft_lightning.callbacks.of_lightning import refuse_callbacks
@@ -160,7 +163,7 @@ class SFTModule(MeasuredModule):
     # ---- checkpoints ----
 
     def checkpoint_metadata(self) -> dict[str, Any]:
-        """What a checkpoint must agree on to be resumed: plain values."""
+        """Plain values in which a checkpoint must agree to be resumed."""
         return {
             "variant": type(self).__name__,
             "anchor": {k: self.resolved.get(k, self.hparams[k]) for k in (*self.anchor_settings, *AVERAGE)},
@@ -173,7 +176,7 @@ class SFTModule(MeasuredModule):
 
     @property
     def hparams_initial(self) -> AttributeDict:
-        """What loggers get: without secrets."""
+        """Hyperparameters for loggers, without secrets."""
         return AttributeDict(redaction.without(dict(super().hparams_initial)))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -192,6 +195,8 @@ class SFTModule(MeasuredModule):
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
-    """Raises UserError unless the argument `name` is one of `choices`: a Python script has no parser that checks it."""
+    """Raises UserError unless the argument `name` is one of `choices`, because in Python no parser checks it."""
     if value not in choices:
-        raise UserError(f"model.{name}", f"'{value}' must be one of {', '.join(choices)}{nearest(str(value), choices)}")
+        raise UserError(
+            f"model.{name}", f"must be one of {', '.join(choices)}, got '{value}'{nearest(str(value), choices)}"
+        )

@@ -1,4 +1,4 @@
-"""How a module builds its network and teacher for the task that the data has, and lets data and network settle."""
+"""Builds a module's network and teacher for the data's task, and lets data and network agree on the input."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -12,7 +12,8 @@ from sft_lightning.modules.freeze import apply_freeze, evaluate_frozen, still_ba
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.modules.trainable import Change, TrainableSet
 from sft_lightning.modules.tuned import TunedModule
-from sft_lightning.networks.base import Network, build_network
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import build_network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.networks.transforms import apply_transforms, without_transforms
 from sft_lightning.sharding.split import shard, share_statistics
@@ -33,12 +34,16 @@ class BuiltModule(TunedModule):
     # ---- building ----
 
     def setup(self, stage: str) -> None:
-        """Learns from the data what is predicted, builds the network for it, and lets them agree how samples come."""
+        """Takes the task from the data, builds the network for it, and lets both agree on the input's form."""
         data = getattr(self._trainer, "datamodule", None) if self._trainer is not None else None
         told: TaskInfo | None = getattr(data, "task_info", None)
         if self.info is None:
             if told is None:
-                raise UserError("task", "not known", "give a data module of sft_lightning, or task= to the module")
+                raise UserError(
+                    "task",
+                    "the data do not define it",
+                    "use a data module of sft_lightning, or give task= to the module",
+                )
             self.info = told
         elif told is not None and (told.name, told.num_outputs or self.info.num_outputs) != (
             self.info.name,
@@ -46,11 +51,16 @@ class BuiltModule(TunedModule):
         ):
             raise UserError(
                 "network",
-                f"is for {self.info.name} with {self.info.num_outputs} outputs, the data for {told.name} with "
+                f"is for {self.info.name} with {self.info.num_outputs} outputs, and the data are for {told.name} with "
                 f"{told.num_outputs}",
+                "choose other data, or build a new module for these",
             )
         elif told is not None and told.labels and self.info.labels and told.labels != self.info.labels:
-            raise UserError("network", f"is for the classes {self.info.labels}, the data has {told.labels}")
+            raise UserError(
+                "network",
+                f"is for the classes {self.info.labels}, and the data have {told.labels}",
+                "choose other data, or build a new module for these",
+            )
         self.configure_model()
         if stage == "fit":
             self.trainable.reset()
@@ -59,7 +69,7 @@ class BuiltModule(TunedModule):
             self.network.settle(data.settle(self.network.wanted_input()))
 
     def configure_model(self) -> None:
-        """Builds network and teacher, once, from the pretrained source: before any checkpoint is restored."""
+        """Builds network and teacher once, from the pretrained weights, before Lightning restores a checkpoint."""
         strategy = self._trainer.strategy if self._trainer is not None else None
         check_strategy(strategy)
         if self.info is None:
@@ -73,7 +83,7 @@ class BuiltModule(TunedModule):
         if self.network is not None and any(map(is_sharded, self.network.parameters())):
             return
         if self.hparams["compile"]:
-            raise UserError("model.compile", "not with trainer.strategy fsdp2", "set compile false")
+            raise UserError("model.compile", "does not work with trainer.strategy fsdp2", "set it to false")
         with strategy.in_turn():
             network = self.network or self._build()
             drawn = weights_hash(network.new_parameters() | network.adapter_parameters())
@@ -87,7 +97,7 @@ class BuiltModule(TunedModule):
     def _build(self) -> Network:
         assert self.info is not None
         network = build_network(self.hparams["network"], self.info)
-        self.info = network.task  # a language model knows its number of outputs, the data (0) does not
+        self.info = network.task  # knows a language model's number of outputs, which is 0 in the data's task
         self.hparams["task"] = self.info.to_dict()
         self.task = make_task(self.info)
         self.objective = make_task(self.info, self.hparams["label_smoothing"])
@@ -114,10 +124,10 @@ class BuiltModule(TunedModule):
         return self._teacher[0] if self._teacher else None
 
     def check_network(self, network: Network) -> None:
-        """Raises UserError where the variant cannot work with the network."""
+        """Raises UserError if the variant cannot work with the network."""
 
     def make_meters(self) -> None:
-        """One set of metrics per stage, so that validation inside fit never mixes with testing."""
+        """Makes one set of metrics per stage, so that validation inside fit never mixes with testing."""
         assert self.task is not None
         for stage in ("val", "test"):
             meters: dict[str, Metric] = {"loss": MeanLoss(), **self.task.make_metrics()}
@@ -125,9 +135,9 @@ class BuiltModule(TunedModule):
 
     @abstractmethod
     def _follow(self, change: Change) -> None:
-        """What follows a change of the trainable set."""
+        """Adapts the module to a change of the trainable set."""
 
-    # ---- what network and teacher say ----
+    # ---- outputs of network and teacher ----
 
     def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
         """The network's output for prepared inputs `x`, on the rows that `select` marks."""
@@ -136,19 +146,19 @@ class BuiltModule(TunedModule):
         return output
 
     def output(self, batch: Batch) -> Output:
-        """The network's output on a batch, as its task wants it."""
+        """The network's output on a batch, at the positions that its task needs."""
         assert self.task is not None
         output: Output = self(batch["x"], self.task.select(batch))
         return output
 
     def teacher_output(self, batch: Batch) -> Output:
-        """What the pretrained network says of the same rows of the same batch, without gradient."""
+        """The pretrained network's output on the same rows of the same batch, without gradient."""
         assert self.teacher is not None and self.task is not None
         return self.teacher(batch["x"], self.task.select(batch))
 
     def train(self, mode: bool = True) -> "BuiltModule":
-        """Train mode, except for normalisation statistics that stand still, and for a pretrained encoder that is frozen
-        whole: a linear probe sees the features as they are, without dropout.
+        """Train mode, except for frozen normalisation statistics, and for a pretrained encoder that is frozen entirely, so
+        that a linear probe sees features without dropout.
         """
         super().train(mode)
         if self.network is not None:
@@ -164,6 +174,6 @@ class BuiltModule(TunedModule):
         self.move_teacher()
 
     def move_teacher(self) -> None:
-        """Puts the teacher on the student's device, in its precision."""
+        """Moves the teacher to the student's device and precision."""
         if self.teacher is not None:
             self.teacher.to(self.device, next(iter(self.parameters())).dtype)

@@ -1,4 +1,4 @@
-"""Distillation-anchored fine-tuning: keep computing what the pretrained network computed, on the new inputs."""
+"""Distillation-anchored fine-tuning: keeps the pretrained network's outputs on the new inputs."""
 
 from math import isclose
 from typing import Any, Literal
@@ -10,7 +10,8 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.tensors import layers_of
 
 
@@ -20,22 +21,22 @@ class DistillSFT(SFTModule):
     Learning without Forgetting (Li and Hoiem 2016, eq. 1–4) as published is `on: source_logits, distance: kl, temperature: 2,
     anchor_weight: 0.25, train_source_head: true`, a `head_warmup`, and `optimizer: SGD` with momentum: kl has Hinton's T²
     factor here, which the LwF paper leaves out, so its λ_o = 1 is 1/T². experiments/digits/lwf.yaml is that configuration.
-    Limits: λ = 0 is PlainSFT. At step 0 D = 0, and so is its gradient for mse and kl, where dropout is off and BatchNorm
-    statistics are frozen (`freeze_batchnorm_stats`): in training both make the student another function than its teacher.
+    Limits: λ = 0 is PlainSFT. At step 0, D = 0, and its gradient is 0 for mse and kl, if dropout is off and BatchNorm
+    statistics are frozen (`freeze_batchnorm_stats`); otherwise student and teacher differ in training.
     Fidelity: paper-exact for exactly that configuration; reference-code for kl with a trained source head but another
-    strength, optimizer or no warm-up (as the continual-learning libraries have it); safe default for all else.
+    strength, another optimizer or no warm-up (as in continual-learning libraries); safe default otherwise.
 
     Args:
         network: The network, as class_path and init_args.
         anchor_weight: λ, the weight of the anchor relative to the task's loss per item.
-        on: What is compared: the kept source head's logits, the features, or the logits where the output space is the
-            pretrained one (language models); auto takes logits for those, else source_logits where there are some,
-            else features.
+        on: What is compared: the kept source head's logits, the features, or the logits if the output space is the
+            pretrained one (language models); auto takes logits for language models, else source_logits if there are
+            some, else features.
         distance: mse is ‖·‖² summed over dimensions, kl the divergence from teacher to student with the T² factor,
-            cosine 1 − cos. For a multi-label source head kl is summed over labels; for one that gives values (regression,
-            rerankers, reward models) it is refused, as is cosine where there is one value.
+            cosine 1 − cos. For a multi-label source head kl is summed over labels; a source head of values (regression,
+            rerankers, reward models) cannot use kl, nor cosine if it has one output.
         temperature: T of kl.
-        train_source_head: Train the kept source head too, towards what it said before, as LwF does; for on source_logits.
+        train_source_head: Train the kept source head too, towards its former outputs, as LwF does; for on source_logits.
         **kwargs: How training is done; see PlainSFT.
     """
 
@@ -64,7 +65,7 @@ class DistillSFT(SFTModule):
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
-        """LwF is published, and common with other strengths; all else is ours to define."""
+        """LwF is published, and often used with other strengths; all other configurations are our own."""
         hp = self.hparams
         if not (hp["distance"] == "kl" and hp["train_source_head"] and hp["anchor_weight"]):
             return "safe default"
@@ -75,15 +76,15 @@ class DistillSFT(SFTModule):
         )
 
     def check_network(self, network: Network) -> None:
-        """Finds out what can be compared."""
+        """Settles `on`, and raises UserError if student and teacher cannot be compared as asked."""
         if self.on == "auto":
             self.on = "logits" if network.shares_outputs else "source_logits" if network.source_head else "features"
         self.resolved["on"] = self.on
         if self.on == "source_logits" and network.source_head is None:
             raise UserError(
                 "model.on",
-                "source_logits needs a pretrained output layer, and the pretrained weights have none or "
-                "keep_source_head is off",
+                "source_logits needs a pretrained output layer, and the pretrained weights lack it, or keep_source_head is "
+                "false",
                 "use on: features",
             )
         if self.hparams["train_source_head"]:
@@ -91,22 +92,22 @@ class DistillSFT(SFTModule):
         if self.on == "logits" and not network.shares_outputs:
             raise UserError(
                 "model.on",
-                "logits needs the pretrained output space; this network's head is new",
+                "logits needs the pretrained output space, and this network's head is new",
                 "use source_logits or features",
             )
         if self.on == "features" and not network.pretrained_below_new:
             raise UserError(
                 "model.on",
-                "features compares what the pretrained weights compute, and the encoder begins with layers that "
+                "features compares outputs of pretrained layers, and the encoder begins with layers that "
                 f"{network.pretrained} did not fill ({layers_of(network.fresh)})",
-                "use PlainSFT or L2SPSFT, or give weights that have them",
+                "use PlainSFT or L2SPSFT, or weights that have these layers",
             )
         if self.on == "features" and self.hparams["distance"] == "kl":
-            raise UserError("model.distance", "kl compares probabilities, and features are none", "use mse or cosine")
+            raise UserError("model.distance", "kl compares probabilities, but on is features", "use mse or cosine")
         self._check_source(network)
 
     def _check_source(self, network: Network) -> None:
-        """Refuses distances that are 0, or mean nothing, for the source head's outputs."""
+        """Refuses distances that are always 0, or meaningless, for the source head's outputs."""
         task, kind = network.source_task, self.hparams["distance"]
         if self.on != "source_logits" or task is None:
             return
@@ -121,7 +122,7 @@ class DistillSFT(SFTModule):
         if task.num_outputs == 1 and kind == "cosine":
             raise UserError(
                 "model.distance",
-                "cosine of one output is the same whatever its value",
+                "cosine of a single output does not depend on its size",
                 "use distance mse, or on: features",
             )
         if task.name == "multi_label" and kind == "kl":
@@ -130,14 +131,16 @@ class DistillSFT(SFTModule):
     _kl = staticmethod(kl)
 
     def _train_source_head(self, network: Network) -> None:
-        """The teacher has its own copy by now. At λ = 0 nothing would train the head, so it stays as it is."""
+        """Lets the source head train; the teacher has its own copy already. At λ = 0 nothing trains it, so it stays frozen."""
         if self.on != "source_logits":
             raise UserError(
-                "model.train_source_head", f"with on: {self.on} nothing trains the source head", "use on: source_logits"
+                "model.train_source_head",
+                f"has no effect with on: {self.on}",
+                "set it to false, or use on: source_logits",
             )
         if self.hparams["freeze"] == "all-but-head":
             raise UserError(
-                "model.train_source_head", "freeze all-but-head freezes the source head too", "drop one of the two"
+                "model.train_source_head", "freeze: all-but-head freezes the source head too", "drop one of the two"
             )
         assert network.source_head is not None
         if self.hparams["anchor_weight"] > 0:
@@ -149,8 +152,7 @@ class DistillSFT(SFTModule):
         if not mine.shape[-1]:
             raise UserError(
                 "model.on",
-                "features needs one vector per item below the encoder's first new layer, and this network has none "
-                "there",
+                "features needs one vector per item below the encoder's first new layer, and this network lacks it",
                 "use PlainSFT or L2SPSFT",
             )
         kind = self.hparams["distance"]

@@ -1,4 +1,4 @@
-"""Elastic Weight Consolidation: each weight is pulled to where it started, by how much the source task depends on it."""
+"""Elastic Weight Consolidation: pulls each weight to its start, the more the source task depends on it."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
@@ -12,7 +12,8 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.fisher import fisher_diagonal
 from sft_lightning.networks.adapters import Adapter
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 from sft_lightning.sharding.tensors import gathered, part_of
 
 if TYPE_CHECKING:
@@ -22,23 +23,23 @@ KEY = "fisher"
 
 
 class EWCSFT(SFTModule):
-    """L = L_task + (λ/2)·Σ F_i (w_i − w_i⁰)² over what is pretrained (Kirkpatrick et al. 2017, eq. 3).
+    """L = L_task + (λ/2)·Σ F_i (w_i − w_i⁰)² over pretrained weights (Kirkpatrick et al. 2017, eq. 3).
 
     F is the diagonal of the source task's Fisher information at w⁰, through the kept source head or the shared outputs:
-    F_i = E[(∂ log p(y|x) / ∂w_i)²] per item, each sample's gradient squared before it is summed. It is computed once, at the
-    start of a fit, on training samples of the source task (`retention`) that are drawn evenly, the same in each run, as
-    an evaluation sees them. Checkpoints keep it, exports do not.
-    Limits: λ = 0 is PlainSFT, and needs no source data; the penalty is 0 at step 0. The optimizer's weight decay spares what
-    is anchored. Under plain SGD, keep learning rate × λ × largest F below 1. BatchNorm statistics move as before:
+    F_i = E[(∂ log p(y|x) / ∂w_i)²] per item, each sample's gradient squared before the sum. It is computed once, at the
+    start of a fit, on evenly drawn training samples of the source task (`retention`), the same in each run, without
+    augmentation. Checkpoints keep it, exports do not.
+    Limits: λ = 0 is PlainSFT, and needs no source data; the penalty is 0 at step 0. Anchored weights get no weight decay from
+    the optimizer. Under plain SGD, keep learning rate × λ × largest F below 1. BatchNorm statistics are not anchored:
     see freeze_batchnorm_stats.
     Fidelity: paper-exact with `fisher: true` on all samples, trained by SGD at one learning rate; else safe default.
 
     Args:
         network: The network, as class_path and init_args.
         anchor_weight: λ, the strength of the penalty relative to the task's loss per item.
-        fisher: true draws each label from what the pretrained network says, which is the Fisher information; empirical takes
-            the source data's own labels.
-        fisher_samples: Training samples of the source task that F is computed on, one by one; null for all.
+        fisher: true draws each label from the pretrained network's output, which gives the Fisher information; empirical
+            takes the source data's own labels.
+        fisher_samples: Number of training samples of the source task for F; null for all.
         **kwargs: How training is done; see PlainSFT.
     """
 
@@ -62,25 +63,29 @@ class EWCSFT(SFTModule):
             raise UserError("model.fisher_samples", f"must be at least 1, got {fisher_samples}", "use null for all")
         check_choice("fisher", fisher, ("true", "empirical"))
         self.fisher: dict[str, Tensor] = {}
-        """F of each pretrained parameter, by name, from the start of a fit"""
+        """F of each pretrained parameter by name; set at the start of a fit"""
         self.items = 0
-        """Source items that F is the mean of"""
+        """Number of source items in the mean F"""
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
-        """The paper takes all samples of the task before, and SGD."""
+        """The paper uses all samples of the source task, and SGD."""
         hp = self.hparams
         whole = hp["fisher"] == "true" and hp["fisher_samples"] is None
         plainly = hp["freeze"] is None and hp["ema_decay"] is None and hp["layer_decay"] == hp["head_lr_factor"] == 1.0
         return "paper-exact" if whole and plainly and hp["optimizer"] in ("SGD", "torch.optim.SGD") else "safe default"
 
     def check_network(self, network: Network) -> None:
-        """There must be something to anchor."""
+        """Raises UserError if the network has no weight to anchor."""
         if not network.shared_parameters():
-            raise UserError("EWCSFT", "the network shares no parameter with the pretrained one")
+            raise UserError(
+                "network.pretrained",
+                "fills no parameter of the network, so EWCSFT has nothing to anchor",
+                "choose other weights, or use PlainSFT",
+            )
 
     def no_decay_names(self) -> set[str]:
-        """What has a penalty here needs no weight decay there."""
+        """Parameters with a penalty, which the optimizer's weight decay must spare."""
         assert self.network is not None
         anchored = self.network.shared_parameters() | self.network.adapter_parameters()
         return set(anchored) if self.hparams["anchor_weight"] else set()
@@ -88,7 +93,7 @@ class EWCSFT(SFTModule):
     # ---- the Fisher information ----
 
     def prepare(self, source: "SourceData | None") -> None:
-        """Computes F on the source data, unless a checkpoint brought it."""
+        """Computes F on the source data, unless a checkpoint holds it."""
         changed = self.source is not None and source is not self.source
         super().prepare(source)
         if not self.hparams["anchor_weight"]:
@@ -96,8 +101,8 @@ class EWCSFT(SFTModule):
         if source is None:
             raise UserError(
                 "retention",
-                "not set, and EWCSFT computes the Fisher information on the source task's data",
-                "set retention, or use L2SPSFT, which needs none",
+                "is not set, and EWCSFT computes the Fisher information on the source task's data",
+                "set it, or use L2SPSFT, which needs no source data",
             )
         assert self.network is not None
         if changed or not self.fisher:
@@ -111,12 +116,12 @@ class EWCSFT(SFTModule):
     # ---- the penalty ----
 
     def _weights(self) -> dict[str, nn.Parameter]:
-        """w_S by its name in the pretrained network."""
+        """w_S by name in the pretrained network."""
         assert self.network is not None
         return {self.network.renamed.get(n, n): p for n, p in self.network.shared_parameters().items()}
 
     def _adapters(self) -> list[tuple[Adapter, Callable[[Tensor], Tensor]]]:
-        """Adapters that move an anchored weight by Δ, and the penalty of Δ: (λ/2)·Σ F·Δ²."""
+        """Adapters that change an anchored weight by Δ, each with its penalty (λ/2)·Σ F·Δ²."""
         assert self.network is not None
         strength = 0.5 * self.hparams["anchor_weight"]
 
@@ -137,7 +142,7 @@ class EWCSFT(SFTModule):
         )
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
-        """λ·F·(w − w⁰) into the gradients."""
+        """Adds λ·F·(w − w⁰) to the gradients."""
         if self.hparams["anchor_weight"]:
             add_fisher_gradient(*self._anchored(), self.hparams["anchor_weight"])
             for adapter, penalty in self._adapters():
@@ -150,7 +155,7 @@ class EWCSFT(SFTModule):
             return of_weights + sum(penalty(adapter.delta()) for adapter, penalty in self._adapters())
 
     def notes(self) -> list[str]:
-        """Of how many items F is."""
+        """Adds the number of items in F."""
         labels = "labels drawn" if self.hparams["fisher"] == "true" else "the data's labels"
         said = f"the Fisher information is the mean over {self.items:,} source items ({labels})"
         return super().notes() + ([said] if self.fisher else [])

@@ -23,25 +23,27 @@ def fisher_diagonal(
 ) -> tuple[dict[str, Tensor], int]:
     """(F by name, items): F_i = Σ over samples of (∂ Σ over its items of log p / ∂w_i)², divided by the number of items.
 
-    It is taken outside autocast, in evaluation mode, and summed in double precision where the machine has it. Ranks share
-    the samples and their sums are added, so that all have the same F. Without parameters in parts it is of all that is
-    pretrained, frozen or not; else of what is trained.
+    It is computed outside autocast, in evaluation mode, and summed in double precision if the device has it. Ranks share
+    the samples and add their sums, so that all have the same F. It covers all pretrained parameters, or only the trained
+    ones if parameters are sharded.
 
     Args:
         module: The module, at the start of a fit.
         source: The source task's data, loaded.
-        labels: 'true' for labels drawn from what the pretrained network says, 'empirical' for the data's own.
-        samples: Source training samples to draw; None for all.
+        labels: 'true' draws labels from the pretrained network's output, 'empirical' takes the data's own.
+        samples: Number of source training samples to draw; None for all.
     """
     teacher, network = module.teacher, module.network
     assert teacher is not None and network is not None
     if teacher.sharded and network.adapters:
-        raise UserError("network.transforms", "EWCSFT with adapters does not go with trainer.strategy fsdp2", "use ddp")
+        raise UserError(
+            "network.transforms", "EWCSFT with adapters does not work with trainer.strategy fsdp2", "use ddp"
+        )
     shared = network.shared_parameters()
     of_start = {n: w for n, w in teacher.initial.items() if not teacher.sharded or shared[n].requires_grad}
     exact = torch.float32 if module.device.type == "mps" else torch.float64
     sums, items = {n: torch.zeros_like(w, dtype=exact) for n, w in of_start.items()}, 0
-    # Ranks that have parts of the parameters pass through the network together, on the same sample.
+    # With sharded parameters, all ranks pass the same sample through the network together.
     ranks = (0, 1) if teacher.sharded else (module.trainer.global_rank, module.trainer.world_size)
     with torch.enable_grad():
         for raw in source.training_samples(samples or len(source.data.splits["train"]), *ranks):
@@ -63,7 +65,7 @@ Scores = tuple[dict[str, Tensor | None], int]
 
 
 def at_start(module: SFTModule, teacher: Teacher, source: "SourceData", batch: Batch, labels: str) -> Scores:
-    """Through the pretrained network, whose own parameters take no gradient."""
+    """Gradients through the teacher, for copies of its weights, because its own parameters take no gradient."""
     assert source.task is not None
     weights = {n: w.detach().requires_grad_() for n, w in teacher.initial.items()}
     output = functional_call(teacher.network, weights, (batch["x"], source.task.select(batch)))
@@ -74,7 +76,7 @@ def at_start(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
 
 
 def by_parts(module: SFTModule, teacher: Teacher, source: "SourceData", batch: Batch, labels: str) -> Scores:
-    """Through the student, which is where it started: its parameters are gathered, and gradients left in parts."""
+    """Gradients through the student, which still equals the teacher: gathers its parameters, leaves gradients sharded."""
     network = module.network
     assert source.task is not None and network is not None
     network.eval()
@@ -87,7 +89,7 @@ def by_parts(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
 
 
 def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) -> Batch:
-    """The batch with the labels that F is taken for; those drawn depend on the sample's row alone."""
+    """The batch with the labels for F. Drawn labels depend on the sample's row alone."""
     assert source.task is not None
     if labels == "empirical":
         return batch

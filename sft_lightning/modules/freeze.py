@@ -1,4 +1,4 @@
-"""Which parameters do not move, and which normalisation statistics stand still."""
+"""Decides which parameters and which normalisation statistics are frozen."""
 
 import re
 from collections.abc import Mapping
@@ -15,28 +15,32 @@ Freeze = str | list[str] | dict[str, Any] | None
 
 
 def kept_names(network: Network) -> list[str]:
-    """Full names of what `all-but-head` freezes: all that `pretrained` filled but a head, or an encoder from scratch."""
+    """Full names of what `all-but-head` freezes: all encoder parameters that `pretrained` filled, or all if from scratch."""
     added = network.added_parameters()
     return [n for n in network.encoder_parameters() if n not in added]
 
 
 def frozen_names(network: Network, freeze: Freeze) -> list[str]:
-    """Full names of the parameters that `freeze` stops. Regular expressions are searched, not anchored.
+    """Full names of the parameters that `freeze` freezes. Regular expressions may match anywhere in a name.
 
-    `all-but-head` and `bottom_layers` spare new layers inside a pretrained encoder: nothing is kept by freezing random weights.
+    `all-but-head` and `bottom_layers` do not freeze new layers inside a pretrained encoder, because these are random.
     """
     if freeze is None:
         return []
     if isinstance(freeze, Mapping):
         if set(freeze) != {"bottom_layers"}:
             raise UserError(
-                "model.freeze", f"the only key is bottom_layers, got {', '.join(map(str, freeze)) or 'none'}"
+                "model.freeze",
+                f"must have the one key bottom_layers, got {', '.join(map(str, freeze)) or 'no key'}",
+                "give {bottom_layers: n}",
             )
         freeze = freeze["bottom_layers"]
         if isinstance(freeze, int) and not isinstance(freeze, bool):
             layers = network.layers()
             if not 0 <= freeze <= len(layers):
-                raise UserError("model.freeze", f"bottom_layers {freeze}, but the network has {len(layers)} layers")
+                raise UserError(
+                    "model.freeze", f"bottom_layers must be from 0 to {len(layers)}, the network's layers, got {freeze}"
+                )
             kept = set(kept_names(network))
             return [n for _, names in layers[:freeze] for n in names if n in kept]
     if freeze == "all-but-head":
@@ -59,27 +63,29 @@ def frozen_names(network: Network, freeze: Freeze) -> list[str]:
         try:
             found = [n for n in names if re.search(str(pattern), n)]
         except re.error as error:
-            raise UserError("model.freeze", f"'{pattern}' is not a regular expression: {error}") from None
+            raise UserError("model.freeze", f"'{pattern}' is not a regular expression: {error}", "correct it") from None
         if not found:
             raise UserError(
-                "model.freeze", f"'{pattern}' matches no parameter (the first is {names[0]}, the last {names[-1]})"
+                "model.freeze",
+                f"'{pattern}' matches no parameter (the first is {names[0]}, the last {names[-1]})",
+                "use other expressions",
             )
         chosen += found
     return list(dict.fromkeys(chosen))
 
 
 def apply_freeze(trainable: TrainableSet, freeze: Freeze) -> list[str]:
-    """Takes what `freeze` names out of what may be trained; returns the names."""
+    """Forbids training the parameters that `freeze` freezes; returns their names."""
     network, names = trainable.network, frozen_names(trainable.network, freeze)
     if network.adapters and names and not trainable.allowed & set(names):
         raise UserError(
             "model.freeze",
-            f"{freeze} names nothing that moves, because network.init_args.transforms freezes what is pretrained",
+            f"{freeze} has no effect, because network.init_args.transforms freezes the pretrained weights",
             "leave freeze out",
         )
     trainable.forbid(names)
     if not trainable.allowed:
-        raise UserError("model.freeze", "nothing is left to train")
+        raise UserError("model.freeze", f"{freeze} leaves nothing to train", "freeze less")
     if network.adapters and not any(adapter.trained for adapter in network.adapters):
         raise UserError(
             "model.freeze",
@@ -90,8 +96,8 @@ def apply_freeze(trainable: TrainableSet, freeze: Freeze) -> list[str]:
 
 
 def evaluate_frozen(network: Network) -> None:
-    """Evaluation mode for what does not move, where no pretrained layer of the encoder does: its features are as they are,
-    without dropout, while new layers above them train.
+    """Sets frozen modules to evaluation mode if all pretrained layers of the encoder are frozen: features come without dropout,
+    while new layers above them train.
     """
     kept, named = set(kept_names(network)), network.encoder_parameters()
     moving = {id(p) for p in named.values() if p.requires_grad}
@@ -109,9 +115,9 @@ def evaluate_frozen(network: Network) -> None:
 
 
 def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
-    """BatchNorm layers whose running statistics must not move: all, or those whose own weights are frozen.
+    """BatchNorm layers whose running statistics are frozen: all, or those whose own weights are frozen.
 
-    A layer without weights stands still with the pretrained encoder, unless `pretrained` did not fill its statistics.
+    A layer without weights is frozen with the pretrained encoder, unless `pretrained` did not fill its statistics.
     """
     norms = {n: m for n, m in network.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
     if all_of_them:
@@ -129,6 +135,6 @@ def still_batchnorms(network: Network, all_of_them: bool) -> list[nn.Module]:
 
 
 def moving_batchnorms(module: nn.Module) -> int:
-    """BatchNorm layers whose running statistics move with every batch, of a module in train mode."""
+    """Number of BatchNorm layers whose running statistics change with every batch, in a module in train mode."""
     norms = (m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
     return sum(m.training and m.track_running_stats for m in norms)

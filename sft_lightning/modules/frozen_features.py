@@ -1,4 +1,4 @@
-"""Features of a network that stands still, computed once and whole on each rank; their scaling; metrics of logits on them."""
+"""Computes a frozen network's features once, all on each rank; scales them; measures logits on them."""
 
 from typing import Any, NamedTuple
 
@@ -13,42 +13,44 @@ from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
 ROUNDING = 1e-6
-"""Features that vary by no more than this share of their largest value are constant: single precision rounds them so"""
+"""A feature that varies by no more than this share of its largest value is constant: single precision rounds by as much"""
 
 
 class Frozen(NamedTuple):
-    """A split's items as the head gets them."""
+    """A split's items in the head's input form."""
 
     x: Tensor
     """Pretrained features `[N, D]`, in double precision"""
     y: Tensor
     """Targets `[N]`"""
     select: Tensor | None
-    """Bool `[samples, most items of one]`: as many true in each row as the sample has items; None where each has one"""
+    """Bool `[samples, most items of a sample]`: a row has one true for each item; None if each sample is one item"""
 
 
 def features(module: SFTModule, split: str) -> Frozen:
     """The items of a split, computed in the trainer's precision.
 
-    Samples come as validation sees them, without augmentation, and of 'val' as many as the trainer's limit lets through.
+    Samples come without augmentation, as in validation; for 'val' the trainer's limit applies.
     """
     trainer: Any = module.trainer
     data, device = trainer.datamodule, torch.device("cpu") if module.device.type == "mps" else module.device
     loader = data.training_samples() if split == "train" else data.validation_samples()
     parts: list[tuple[Tensor, Tensor]] = []
     counts: list[Tensor] = []
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # iterating over a loader takes a random number
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):  # iterating over a loader draws a random number
         for raw in loader:
             batch = trainer.strategy.batch_to_device(raw, module.device)
             batch = trainer.precision_plugin.convert_input(data.receive(batch))
             with trainer.precision_plugin.forward_context():
-                output = module.teacher_output(batch)  # the same features, and a study's worker keeps them
+                output = module.teacher_output(batch)  # equal to the network's, and cached in a study's worker
             parts.append((output.features.to(device).double(), batch["y"].to(device)))
             if "select" in batch:
                 counts.append(batch["select"].sum(1).cpu())
     if not sum(len(y) for _, y in parts):
         raise UserError(
-            type(module).__name__, f"it needs {split} samples", "look at the data and at trainer.limit_val_batches"
+            "data",
+            f"have no {split} samples, which {type(module).__name__} needs",
+            "check the splits and trainer.limit_val_batches",
         )
     lengths = torch.cat(counts) if counts else None
     select = None if lengths is None else torch.arange(int(lengths.max()))[None] < lengths[:, None]
@@ -58,7 +60,7 @@ def features(module: SFTModule, split: str) -> Frozen:
 def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
     """(mean, scale), each `[D]`, of features `[N, D]`: `(x - mean) / scale` has mean 0 and mean variance 1.
 
-    With `each` every feature that varies has variance 1.
+    With `each`, every feature that varies has variance 1 by itself.
     """
     spread = x.std(0, correction=0)
     spread = torch.where(spread > ROUNDING * x.abs().amax(0), spread, 0.0)
@@ -68,7 +70,7 @@ def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
 
 
 def measured(task: Task, logits: Tensor, of: Frozen) -> dict[str, float]:
-    """The task's metrics and 'loss' of logits `[N, C]` on items that each rank has whole."""
+    """The task's metrics and 'loss' of logits `[N, C]`, for items that every rank has completely."""
     meters: dict[str, Metric] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
         meter.to(logits.device)

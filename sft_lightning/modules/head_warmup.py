@@ -1,7 +1,7 @@
-"""Head warm-up: for the first optimizer steps new layers learn alone, and all else stands still.
+"""Head warm-up: for the first optimizer steps, trains new layers alone and freezes everything else.
 
-As `freeze: all-but-head` for so many steps, to the bit, then everything trains: the warm-up step of Learning without Forgetting
-(Li and Hoiem 2016, section 3), and the first half of LP-FT (Kumar et al. 2022; see callbacks/lpft.py).
+These steps equal `freeze: all-but-head` to the bit; after them everything trains. This is the warm-up step of Learning without
+Forgetting (Li and Hoiem 2016, section 3), and the first half of LP-FT (Kumar et al. 2022; see callbacks/lpft.py).
 """
 
 from sft_lightning.core.errors import UserError
@@ -10,29 +10,34 @@ from sft_lightning.modules.trainable import TrainableSet
 
 
 def check_new_alone(trainable: TrainableSet, who: str) -> None:
-    """Raises UserError where to train new layers alone would train nothing, or all that is trained anyway."""
+    """Raises UserError if training new layers alone would train nothing, or everything that trains anyway.
+
+    `who` is the UserError's key: model.head_warmup, or a callback.
+    """
     if trainable.network.pretrained is None:
         raise UserError(
-            who, "nothing is pretrained, so there is nothing to hold still", "set pretrained, or leave it out"
+            who, "nothing is pretrained, so nothing can be frozen", "set network.init_args.pretrained, or leave it out"
         )
     new = trainable.of("new")
     if not new:
-        raise UserError(who, "no new layer is trained, so nothing could learn alone", "leave it out")
+        raise UserError(who, "no new layer is trained, so nothing could train alone", "leave it out")
     if not trainable.allowed - new - trainable.of("source_head"):
-        raise UserError(who, "all that is pretrained is frozen already", f"leave {who} out, or freeze less")
+        raise UserError(who, "model.freeze freezes all pretrained weights already", "leave it out, or freeze less")
 
 
 def head_warmup_steps(trainable: TrainableSet, head_warmup: float, total_steps: float) -> int:
-    """`head_warmup` as a number of optimizer steps: a share of all if below 1. Raises UserError where it would do nothing,
-    or where there would be nothing but warm-up.
+    """`head_warmup` as a number of optimizer steps; below 1 it is a share of all. Raises UserError if it would have no effect,
+    or would last the whole run.
     """
     if not head_warmup:
         return 0
-    check_new_alone(trainable, "head_warmup")
+    check_new_alone(trainable, "model.head_warmup")
     if total_steps == float("inf"):
         if head_warmup < 1:
             raise UserError(
-                "model.head_warmup", "a share of all steps needs an end", "set trainer.max_epochs or trainer.max_steps"
+                "model.head_warmup",
+                f"{head_warmup} is a share of all steps, and the run has no end",
+                "set trainer.max_epochs or trainer.max_steps",
             )
         return int(head_warmup)
     steps = warmup_steps(head_warmup, int(total_steps))

@@ -10,23 +10,24 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.adapters import Adapter, squared_length
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 
 
 class L2SPSFT(SFTModule):
     """L = L_task + (α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖² (Li, Grandvalet, Davoine 2018, eq. 2).
 
-    w_S: what the pretrained network has too; w_new: the new head. `how: loss` is the paper: the penalty's gradient is
-    written once per optimizer step, after unscaling, before clipping. `how: decoupled` pulls by
-    w ← w − lr·λ·(w − w⁰) before the optimizer's step, as AdamW decays, so that Adam does not rescale the pull; there the
+    w_S: weights that the pretrained network has too; w_new: the new head. `how: loss` is the paper's: it adds the penalty's
+    gradient once per optimizer step, after unscaling, before clipping. `how: decoupled` pulls by
+    w ← w − lr·λ·(w − w⁰) before the optimizer's step, as AdamW decays, so that Adam does not rescale the pull; then the
     new head has the optimizer's weight decay. The two strengths are different quantities: λ bounds the drift per weight
-    under Adam near 1/λ, so useful values differ by orders from α.
-    Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. The optimizer's weight decay spares what is
-    anchored here, or two anchors would fight. BatchNorm statistics are no weights: see freeze_batchnorm_stats.
-    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², its gradient that of
+    under Adam near 1/λ, so useful values differ by orders of magnitude from α.
+    Limits: strengths 0 are PlainSFT; the penalty on w_S is 0 at step 0. Anchored weights get no weight decay from the
+    optimizer, so that two anchors do not compete. BatchNorm statistics are not anchored: see freeze_batchnorm_stats.
+    Adapters (network.init_args.transforms): w_S is the effective weight w + Δ. The penalty is (α/2)‖Δ‖², with its gradient on
     the adapter's parameters; the decoupled pull is Δ ← (1 − lr·λ)·Δ.
-    Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` under it is the
-    released code's mode 101; under other optimizers, and decoupled, safe default: Adam rescales the pull of each weight.
+    Fidelity: paper-exact with `penalise: weights, how: loss` under SGD with momentum, as in the paper; `all` with the same is
+    the released code's mode 101; other optimizers and decoupled are safe default: Adam rescales the pull of each weight.
 
     Args:
         network: The network, as class_path and init_args.
@@ -35,7 +36,7 @@ class L2SPSFT(SFTModule):
         beta: β, strength of the pull of new weights to zero, with how=loss; default 0.01, the released script's.
         decoupled_weight: λ, with how=decoupled: share of the drift taken back per step and unit of learning rate;
             default 10.
-        penalise: weights spares biases and norms, as the paper; all takes every parameter.
+        penalise: weights spares biases and norms, as in the paper; all takes every parameter.
         how: loss adds the penalty's gradient; decoupled pulls beside the optimizer.
         **kwargs: How training is done; see PlainSFT.
     """
@@ -58,10 +59,14 @@ class L2SPSFT(SFTModule):
         check_choice("penalise", penalise, ("weights", "all"))
         check_choice("how", how, ("loss", "decoupled"))
         if how == "loss" and decoupled_weight is not None:
-            raise UserError("model.decoupled_weight", "is for how: decoupled", "with how: loss set alpha and beta")
+            raise UserError(
+                "model.decoupled_weight", "has no effect with how: loss", "set alpha and beta, or how: decoupled"
+            )
         if how == "decoupled" and (alpha is not None or beta is not None):
             raise UserError(
-                "model.alpha", "alpha and beta are for how: loss", "with how: decoupled set decoupled_weight"
+                f"model.{'beta' if alpha is None else 'alpha'}",
+                "has no effect with how: decoupled",
+                "set decoupled_weight, or how: loss",
             )
         self.alpha = 0.0 if how == "decoupled" else 0.1 if alpha is None else alpha
         self.beta = 0.0 if how == "decoupled" else 0.01 if beta is None else beta
@@ -85,41 +90,41 @@ class L2SPSFT(SFTModule):
         return {n: p for n, p in parameters.items() if n in self.trainable.allowed and n not in spared}
 
     def anchored(self) -> dict[str, nn.Parameter]:
-        """w_S as penalised, by name: what may be trained alone, since the rest cannot drift."""
+        """The penalised part of w_S, by name: only weights that may be trained, since the others cannot drift."""
         assert self.network is not None
-        if "anchored" not in self._sets:  # which they are does not change once the network is built and frozen
+        if "anchored" not in self._sets:  # the choice is fixed once the network is built and frozen
             self._sets["anchored"] = self._chosen(self.network.shared_parameters())
         return self._sets["anchored"]
 
     def adapters(self) -> list[Adapter]:
-        """Those that move what is anchored now: their Δ is w_S − w_S⁰."""
+        """Adapters that are trained now: their Δ is w_S − w_S⁰."""
         assert self.network is not None
         return [a for a in self.network.adapters if a.trained]
 
     def anchored_names(self) -> set[str]:
-        """Names of all parameters that the pull towards the start may move in this run, whatever is trained now."""
+        """Names of all parameters that the pull may change in this run, including those not trained now."""
         assert self.network is not None
         return set(self.anchored()) | (self.network.adapter_parameters().keys() & self.trainable.allowed)
 
     def new(self) -> dict[str, nn.Parameter]:
-        """w_new as penalised, by name."""
+        """The penalised part of w_new, by name."""
         assert self.network is not None
         if "new" not in self._sets:
             self._sets["new"] = self._chosen(self.network.new_parameters())
         return self._sets["new"]
 
     def configure_optimizers(self) -> Any:
-        """Looks at the parameters anew: since an earlier fit they may have been left in parts."""
+        """Forgets the parameters of an earlier fit, because they may have been sharded since."""
         self._sets.clear()
         return super().configure_optimizers()
 
     def no_decay_names(self) -> set[str]:
-        """What has a penalty here needs no weight decay there."""
+        """Parameters with a penalty, which the optimizer's weight decay must spare."""
         anchored = self.anchored_names() if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
-        """α·(w − w⁰) and β·w_new into the gradients."""
+        """Adds α·(w − w⁰) and β·w_new to the gradients."""
         assert self.teacher is not None
         if self.alpha:
             anchored = self.anchored()
@@ -145,7 +150,7 @@ class L2SPSFT(SFTModule):
             adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
 
     def on_train_start(self) -> None:
-        """Refuses a pull that would overshoot."""
+        """Refuses a pull that would overshoot the start."""
         for group in (g for o in self.trainer.optimizers for g in o.param_groups):
             share = group.get("initial_lr", group["lr"]) * self.decoupled_weight
             if share > 1 and any(n in self.anchored_names() for n in group["names"]):
@@ -158,7 +163,7 @@ class L2SPSFT(SFTModule):
                 )
 
     def penalty_value(self) -> Tensor | None:
-        """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; decoupled, (λ/2)‖w_S − w_S⁰‖², which it descends apart from the loss."""
+        """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; if decoupled, (λ/2)‖w_S − w_S⁰‖², which is not in the loss."""
         assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
         start = self.teacher.initial_weights(list(anchored))
@@ -169,6 +174,10 @@ class L2SPSFT(SFTModule):
         return value + l2sp_penalty(list(new.values()), None, self.beta).to(value.device)
 
     def check_network(self, network: Network) -> None:
-        """There must be something to anchor."""
+        """Raises UserError if the network has no weight to anchor."""
         if not network.shared_parameters():
-            raise UserError("L2SPSFT", "the network shares no parameter with the pretrained one")
+            raise UserError(
+                "network.pretrained",
+                "fills no parameter of the network, so L2SPSFT has nothing to anchor",
+                "choose other weights, or use PlainSFT",
+            )

@@ -1,4 +1,4 @@
-"""The linear probe: the new head solved on the pretrained features, which stay as they are."""
+"""The linear probe: solves for the new head on frozen pretrained features."""
 
 from contextlib import ExitStack
 from dataclasses import replace
@@ -14,7 +14,8 @@ from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.frozen_features import features, measured, scaling
 from sft_lightning.modules.one_step import one_step
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path, solve, zeros
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 from sft_lightning.sharding.strategy import FSDP2
 from sft_lightning.tasks import TASKS, RowTask
 
@@ -25,19 +26,19 @@ class LinearProbe(SFTModule):
     """min over W, b of Σ L_task(W·f_θ⁰(x) + b, y) + (λ/2)‖W‖², the sum over all training samples: solved, not trained.
 
     Logistic regression for classes, ridge regression for values, on the pretrained network's features, which are
-    computed once as validation sees them (evaluation mode, no augmentation). L-BFGS in double precision converges, so
-    there is no learning rate, and the run has one step. λ is chosen on validation: by the metric, then by the lower
+    computed once as in validation (evaluation mode, no augmentation). L-BFGS in double precision converges, so the run
+    has one step and no learning rate. Validation chooses λ: by the metric, then by the lower
     loss. G. Alain and Y. Bengio, Understanding intermediate layers using linear classifier probes (2016).
 
-    Fidelity: safe default (the papers that probe differ in λ and scaling). Limits: the encoder does not move, so that
-    retention is the pretrained network's and drift is 0, by construction; λ → ∞ leaves the bias alone.
+    Fidelity: safe default (the papers that probe differ in λ and scaling). Limits: the encoder is frozen, so
+    retention is the pretrained network's and drift is 0, by construction; λ → ∞ leaves only the bias.
 
     Args:
         network: The network, as class_path and init_args (`spec(MLP, ...)` in Python).
         task: What is predicted (name, num_outputs, labels); follows from the data when not given.
         strengths: Values of λ to choose from, for the loss summed over samples, and for features whose mean variance
-            is 1; default 0.001 to 1000 in 13 steps, and beyond while the best lies at an end.
-        standardise: Divide each feature by its own standard deviation over the training samples, not all by one number.
+            is 1; default 0.001 to 1000 in 13 steps, extended while the best lies at an end.
+        standardise: Divide each feature by its own standard deviation over the training samples, instead of all by one number.
     """
 
     anchor_settings: ClassVar[tuple[str, ...]] = ("strengths", "standardise")
@@ -54,64 +55,62 @@ class LinearProbe(SFTModule):
         super().__init__(network, task, freeze="all-but-head")
         given = STRENGTHS if strengths is None else strengths
         if not given or len(set(given)) < len(given) or not all(0 <= s < float("inf") for s in given):
-            raise UserError("model.strengths", f"must be different numbers from 0, got {strengths}")
-
+            raise UserError("model.strengths", f"must be distinct numbers of at least 0, got {strengths}")
         self._undo = ExitStack()
 
     def check_network(self, network: Network) -> None:
-        """The features must be pretrained, the head one linear layer of its own, whole on each rank, for rows."""
+        """Raises UserError unless features are pretrained, and the head is a new unsharded linear layer for a row task."""
         if network.shares_outputs:
             raise UserError(
-                "LinearProbe",
-                "a language model keeps its output layer, so there is no new head to solve",
+                "model",
+                "LinearProbe has no new head to solve for, because a language model keeps its output layer",
                 "use PlainSFT with freeze",
             )
         if network.adapters:
             raise UserError(
-                "LinearProbe",
-                "network.init_args.transforms would have no effect, because only the head is solved for",
-                "leave transforms out",
+                "network.transforms",
+                "have no effect with LinearProbe, because it solves for the head alone",
+                "leave them out",
             )
         if not issubclass(TASKS.find(network.task.name), RowTask):
             raise UserError(
-                "LinearProbe",
-                f"{network.task.name} is not a task of rows with one target each",
+                "model",
+                f"LinearProbe needs a task with one target per row, and the data's task is {network.task.name}",
                 "use PlainSFT with freeze",
             )
         if fresh := [n for n in network.new_parameters() if not n.startswith("head.")]:
             raise UserError(
-                "LinearProbe",
-                f"{fresh[0]} is not filled by network.init_args.pretrained, and a probe through a random layer "
-                "measures nothing",
+                "network.pretrained",
+                f"does not fill {fresh[0]}, and a LinearProbe through a random layer is meaningless",
                 "choose another network.init_args.pooling, or weights that have this layer",
             )
         if not isinstance(network.head, nn.Linear):
             raise UserError(
-                "LinearProbe",
-                f"the network's head is a {type(network.head).__name__}, not one linear layer",
+                "model",
+                f"LinearProbe needs a head of one linear layer, and the network's is a {type(network.head).__name__}",
                 "use PlainSFT with freeze: all-but-head",
             )
         if self._trainer is not None and isinstance(self._trainer.strategy, FSDP2):
-            raise UserError("LinearProbe", "not with trainer.strategy fsdp2", "use ddp or one process")
+            raise UserError("trainer.strategy", "fsdp2 does not work with LinearProbe", "use ddp or one process")
 
     def setup(self, stage: str) -> None:
-        """One epoch of one step is what the trainer has to do."""
+        """Limits the trainer to one epoch of one step."""
         super().setup(stage)
         if stage == "fit":
             self._undo.enter_context(one_step(self.trainer, "LinearProbe"))
 
     def teardown(self, stage: str) -> None:
-        """The trainer is as it was."""
+        """Restores the trainer's settings."""
         self._undo.close()
 
     def configure_optimizers(self) -> Optimizer:
-        """One that moves nothing: the solution is written into the head before the first step."""
+        """An optimizer that changes nothing, because `on_train_start` writes the solution into the head."""
         names = [f"head.{n}" for n, _ in self.head.named_parameters()]
         group = {"params": list(self.head.parameters()), "names": names, "lr": 0.0}
         return torch.optim.SGD([group], lr=0.0)
 
     def on_train_start(self) -> None:
-        """After all that is measured before training: solves, and writes the head. A resumed run has it already."""
+        """Solves and writes the head, after all measurements before training. A resumed run has the solution already."""
         if self.trainer.global_step > 0:
             return
         layer: Linear = self.trainer.strategy.broadcast(self._solve())
@@ -123,18 +122,18 @@ class LinearProbe(SFTModule):
 
     @property
     def head(self) -> nn.Linear:
-        """The network's."""
+        """The network's head."""
         assert self.network is not None and isinstance(self.network.head, nn.Linear)
         return self.network.head
 
     def _solve(self) -> Linear:
-        """The layer that is best on validation, for features as the head gets them; `found` says how it came about."""
+        """The layer that is best on validation, for unscaled features; puts the details of the search into `found`."""
         assert self.task is not None
         head, given, task = self.head, self.hparams["strengths"], self.task
         (x, y, _), val = features(self, "train"), features(self, "val")
         mean, scale = scaling(x, self.hparams["standardise"])
         if head.bias is None:
-            mean = torch.zeros_like(mean)  # nothing could take it up
+            mean = torch.zeros_like(mean)  # without a bias, the layer cannot undo a shift
         x, val_x = (x - mean) / scale, (val.x - mean) / scale
         name, sign = self.chosen_by()
 
@@ -149,14 +148,14 @@ class LinearProbe(SFTModule):
         best = best_of(found)
         self.found = {"by": f"val/{name}", "n": len(x), "val_n": len(val_x), **best.plain(), "at_end": end_of(found)}
         if not self.hparams["standardise"] and best.strength:
-            self.found["C"] = 1 / (best.strength * float(scale[0]) ** 2)  # scikit-learn's, for features as they are
+            self.found["C"] = 1 / (best.strength * float(scale[0]) ** 2)  # scikit-learn's C, for unscaled features
         self.found["tried"] = [{"strength": s.strength, "loss": s.val_loss, name: sign * s.metric} for s in found]
         weight = best.layer.weight / scale
         bias = None if best.layer.bias is None else best.layer.bias - weight @ mean
         return Linear(weight, bias)
 
     def chosen_by(self) -> tuple[str, int]:
-        """The validation metric that chooses λ: select_by where it is one, else the task's first; 1 where more is better."""
+        """The metric for λ (select_by if it is of validation, else the task's first) and its sign, 1 if more is better."""
         assert self.task is not None
         stage, _, name = (self.select_by or "").partition("/")
         if stage != "val" or name not in ("loss", *self.task.metric_names):
@@ -166,7 +165,7 @@ class LinearProbe(SFTModule):
         return name, found.sign
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """No loss, whatever the batch: its gradient is 0, and the optimizer moves nothing."""
+        """A loss of 0 for any batch, with gradient 0, so that the step changes nothing."""
         self._sums = torch.zeros(2, device=self.device)
         return torch.stack([(p * 0.0).sum() for p in self.head.parameters()]).sum()
 
@@ -178,7 +177,7 @@ class LinearProbe(SFTModule):
             logger.log_metrics({**values, "epoch": 0.0}, step=1)
 
     def said(self) -> str:
-        """One line on what was solved."""
+        """One line on the solution."""
         found, name = self.found, self.found["by"].partition("/")[2]
         value = next(t[name] for t in found["tried"] if t["strength"] == found["strength"])
         end = f", the {found['at_end']} of {len(found['tried'])} tried" if found["at_end"] else ""

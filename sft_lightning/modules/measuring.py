@@ -1,4 +1,4 @@
-"""Validation, test and prediction: metrics of a stage over all batches and ranks, one prediction a sample."""
+"""Validation, test and prediction: a stage's metrics over all batches and ranks, and one prediction per sample."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from sft_lightning.tasks.metrics import read_meters, update_meters
 
 
 class MeasuredModule(TrainingModule):
-    """A module whose task is measured."""
+    """A module that validates, tests and predicts."""
 
     def validation_step(self, batch: Batch, batch_idx: int) -> Output:  # type: ignore[override]
         return self._evaluate("val", batch)
@@ -29,7 +29,7 @@ class MeasuredModule(TrainingModule):
         return dict(self.meters[f"{stage}_meters"].items())  # type: ignore[operator]
 
     def on_validation_epoch_start(self) -> None:
-        self._reset_meters("val")  # one that was left halfway may have come before
+        self._reset_meters("val")  # an earlier validation may have stopped halfway
 
     def on_test_epoch_start(self) -> None:
         self._reset_meters("test")
@@ -48,11 +48,11 @@ class MeasuredModule(TrainingModule):
         values = read_meters(self.stage_meters(stage))
         logged = {f"{stage}/{k}": v for k, v in values.items()}
         progress = self.trainer.fit_loop.epoch_progress.current
-        if progress.ready:  # it trains, or has trained: the loggers' step is that of optimizer steps done
+        if progress.ready:  # during or after training, the loggers' step counts optimizer steps
             logged["step"], logged["epoch"] = float(self.trainer.global_step), progress.ready - 1.0
         self.log_dict(logged)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
-        """One plain dict per sample: what predictions.jsonl holds."""
+        """One plain dict per sample, as in predictions.jsonl."""
         assert self.task is not None
         return self.task.decode(self.output(batch), batch)

@@ -1,4 +1,4 @@
-"""What a variant defines: the terms beside the task's loss, and what it does around steps."""
+"""The hooks of a variant: its terms beside the task's loss, and its actions before and after steps."""
 
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
 
 
 class Objective(BuiltModule):
-    """The hooks of a variant, which do nothing here."""
+    """A module with the hooks of a variant, which do nothing by default."""
 
     needs_source: ClassVar[bool] = False
     """Whether a fit needs the source task's data"""
     checkpoint_keys: ClassVar[tuple[str, ...]] = ()
-    """What the variant adds to a checkpoint, besides the student"""
+    """Keys that the variant adds to a checkpoint"""
 
     def prepare(self, source: "SourceData | None") -> None:
-        """Called at the start of a fit, before the first step and after a checkpoint is restored: for what a variant computes
-        of the source task.
+        """Called at the start of a fit, before the first step and after a checkpoint is restored, so that a variant can compute
+        values on the source task.
 
         Args:
-            source: The source task's data, loaded and checked; None where the run has none.
+            source: The source task's data, loaded and checked; None if the run has none.
         """
         self.source = source
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
-        """The anchor's term summed over items, a scalar with gradient; None for none."""
+        """The anchor's term summed over items, a scalar with gradient; None without an anchor."""
         return None
 
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
-        """Writes the penalty on weights: once per optimizer step, after unscaling, before clipping."""
+        """Adds the penalty's gradient to the weights' gradients, once per optimizer step, after unscaling, before clipping."""
 
     def before_step(self, optimizer: Optimizer) -> None:
-        """Right before each optimizer step that changes weights, without gradient: gradients are complete and clipped.
+        """Called right before each optimizer step that changes weights, under no_grad, with complete and clipped gradients.
 
-        For decay apart from the loss, which belongs to the weights that the step starts from. A step that a gradient scaler
-        skips is not seen here. With sharded parameters, each rank changes its part.
+        Use it for decoupled decay, which applies to the weights before the step. It is not called for a step that a gradient
+        scaler skips. With sharded parameters, each rank changes its part.
         """
 
     def after_step(self, optimizer: Optimizer) -> None:
-        """Right after each optimizer step that changed weights, without gradient: before averages and checkpoints of the step.
+        """Called right after each optimizer step that changed weights, under no_grad, before its averages and checkpoints.
 
-        Called as often as `before_step`; for what corrects the new weights, such as a projection.
+        It is called as often as `before_step`. Use it to correct the new weights, such as by a projection.
         """
 
     def penalty_value(self) -> Tensor | None:
@@ -55,7 +55,7 @@ class Objective(BuiltModule):
 
     @property
     def acts_on_steps(self) -> bool:
-        """Whether the variant defines a penalty's gradient, or acts around steps."""
+        """Whether the variant defines a penalty's gradient, or acts before or after steps."""
         hooks = ("add_penalty_grad", "before_step", "after_step")
         return any(getattr(type(self), name) is not getattr(Objective, name) for name in hooks)
 
@@ -64,5 +64,5 @@ class Objective(BuiltModule):
         return ""
 
     def no_decay_names(self) -> set[str]:
-        """Names of parameters that the optimizer's weight decay must spare because the anchor owns them."""
+        """Names of parameters that get no weight decay from the optimizer, because the anchor acts on them."""
         return set()

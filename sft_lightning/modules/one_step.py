@@ -1,4 +1,4 @@
-"""A trainer that takes one optimizer step, whatever it was set to: for variants that solve."""
+"""Limits a trainer to one optimizer step, for variants that solve instead of training."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +11,19 @@ from sft_lightning.core.errors import UserError
 
 @contextmanager
 def one_step(trainer: Trainer, who: str) -> Iterator[None]:
-    """Leaves one step, and the validation after it; puts the trainer's settings back at the end.
+    """Sets the trainer to one step and the validation after it; restores its settings at the end.
 
-    In a study all arms share the trainer's settings, so epochs, accumulation and the like are passed over.
+    Ignores epochs, accumulation and similar settings, because all arms of a study share them.
 
     Raises:
-        UserError: limit_train_batches, which would say that not all training samples count.
+        UserError: limit_train_batches is set, but the solution uses all training samples.
     """
     limit: int | float = trainer.limit_train_batches
     if not (isinstance(limit, float) and limit == 1.0) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise UserError(
             "trainer.limit_train_batches",
-            f"{who} is solved on all training samples, got {limit}",
-            "set data.train_fraction or data.shots_per_class",
+            f"{limit} has no effect with {who}, which uses all training samples",
+            "set data.init_args.train_fraction or data.init_args.shots_per_class",
         )
     loop = trainer.fit_loop
     wanted: list[tuple[Any, dict[str, Any]]] = [

@@ -1,4 +1,4 @@
-"""Parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
+"""Builds parameter groups, the optimizer by name, and learning-rate schedules per optimizer step."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,13 +24,13 @@ def parameter_groups(
     no_decay: set[str],
     trained: Collection[str] | None = None,
 ) -> list[dict[str, Any]]:
-    """Parameters by (layer, decayed or not), each group with its `lr`, `weight_decay`, `names`.
+    """Groups parameters by learning rate and weight decay; each group has `lr`, `weight_decay` and `names`.
 
-    They are those named in `trained`, also where they stand still at first; without it, those that have gradients now.
+    The groups hold the parameters in `trained`, even those frozen at first; without it, those that have gradients now.
 
-    What is new, the head and new layers inside a pretrained encoder, learns at lr·head_lr_factor; the top pretrained layer
-    (and a pretrained head) at lr, each layer below at `layer_decay` times the one above. Biases, norms and `no_decay` get no
-    weight decay.
+    New layers (the head, and new layers inside a pretrained encoder) have the rate lr·head_lr_factor; the top pretrained
+    layer (and a pretrained head) lr, each layer below `layer_decay` times that of the layer above. Biases, norms and
+    `no_decay` get no weight decay.
     """
     added = network.added_parameters()
     kept = [[n for n in names if n not in added] for _, names in network.layers()]
@@ -40,8 +40,8 @@ def parameter_groups(
     if head_lr_factor != 1.0 and not added.keys() & chosen:
         raise UserError(
             "model.head_lr_factor",
-            f"{head_lr_factor:g} would change nothing, because no new layer is trained (the network's head is "
-            "pretrained, or frozen)",
+            f"{head_lr_factor:g} has no effect, because no new layer is trained (the network's head is pretrained or "
+            "frozen)",
             "leave it out",
         )
     spared = network.no_decay_parameters() | no_decay
@@ -56,21 +56,23 @@ def parameter_groups(
 
 
 def optimizer_class(name: str) -> type[Optimizer]:
-    """`AdamW`, `SGD`, … from torch.optim, or a dotted path."""
+    """Finds an optimizer's class by its name in torch.optim (`AdamW`, `SGD`, …), or by a dotted path."""
     module, _, cls = name.rpartition(".")
     try:
         found = getattr(import_module(module) if module else torch.optim, cls)
     except (ImportError, AttributeError, TypeError, ValueError):
         known = [n for n in dir(torch.optim) if isinstance(getattr(torch.optim, n), type)]
-        raise UserError("model.optimizer", f"no '{name}' in torch.optim{nearest(name, known)}") from None
+        raise UserError(
+            "model.optimizer", f"{'there is' if module else 'torch.optim has'} no '{name}'{nearest(name, known)}"
+        ) from None
     if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        raise UserError("model.optimizer", f"'{name}' is not an optimizer")
+        raise UserError("model.optimizer", f"'{name}' must be a torch.optim.Optimizer", "choose one, such as AdamW")
     return found
 
 
 def trained_as_published(settings: Mapping[str, Any]) -> bool:
-    """Whether a module's settings train as the papers of L2-SP and LwF do: SGD with momentum, on all of the network, at one
-    rate for all its layers, without an average of weights.
+    """Whether a module's settings train as in the papers of L2-SP and LwF: SGD with momentum, on the whole network, with one
+    learning rate for all pretrained layers, without an average of weights.
     """
     momentum = (settings["optimizer_args"] or {}).get("momentum")
     plainly = settings["freeze"] is None and settings["ema_decay"] is None and settings["layer_decay"] == 1.0
@@ -78,17 +80,20 @@ def trained_as_published(settings: Mapping[str, Any]) -> bool:
 
 
 def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:
-    """Builds the optimizer with exactly these arguments: lr and weight_decay stand in the groups, the rest in
-    `arguments`; nothing is inherited from another optimizer's defaults.
+    """Builds the optimizer with exactly these arguments: lr and weight_decay from the groups, the rest from
+    `arguments`, and nothing from another optimizer's defaults.
     """
     cls, arguments = optimizer_class(name), dict(arguments or {})
     known = list(signature(cls).parameters)
     for reserved in ("lr", "weight_decay", "params"):
         if reserved in arguments:
-            raise UserError("model.optimizer_args", f"'{reserved}' has its own setting beside optimizer_args")
+            fix = "leave it out" if reserved == "params" else f"set model.init_args.{reserved}"
+            raise UserError("model.optimizer_args", f"must not have '{reserved}'", fix)
     for argument in arguments:
         if argument not in known:
-            raise UserError("model.optimizer_args", f"{cls.__name__} has no '{argument}'{nearest(argument, known)}")
+            raise UserError(
+                "model.optimizer_args", f"{cls.__name__} has no argument '{argument}'{nearest(argument, known)}"
+            )
     if "weight_decay" not in known:
         if any(g["weight_decay"] for g in groups):
             raise UserError("model.weight_decay", f"{cls.__name__} has no weight decay", "set it to 0")
@@ -98,7 +103,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
         optimizer = cls([{k: v for k, v in g.items() if k != "names"} for g in groups], **arguments)
     except (ValueError, TypeError, LookupError, RuntimeError, AttributeError) as error:
         raise UserError(
-            "model.optimizer_args", f"{cls.__name__} refuses {arguments or 'to be without arguments'}: {error}"
+            "model.optimizer_args", f"{cls.__name__} refuses {arguments or 'missing arguments'}: {error}"
         ) from None
     for group, n in zip(optimizer.param_groups, names, strict=True):
         group["names"] = n
@@ -106,7 +111,7 @@ def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str,
 
 
 def warmup_steps(warmup: float, total_steps: int) -> int:
-    """`warmup` below 1 is a share of all optimizer steps, from 1 on a number of steps."""
+    """`warmup` as a number of optimizer steps; below 1 it is a share of all steps."""
     if warmup < 0:
         raise UserError("model.warmup", f"must not be negative, got {warmup}")
     return round(warmup * total_steps) if warmup < 1 else int(warmup)
@@ -131,7 +136,7 @@ def schedule(kind: str, warmup: int, total: int) -> Callable[[int], float]:
 def make_scheduler(
     optimizer: Optimizer, kind: str, warmup: float, total_steps: int, begun: Callable[[], int] = int
 ) -> LambdaLR:
-    """The schedule as a torch scheduler, to be stepped once per optimizer step. It covers the steps from `begun()` on."""
+    """The schedule as a torch scheduler, stepped once per optimizer step. It starts at step `begun()`."""
 
     def factor(step: int) -> float:
         start = begun()
@@ -142,10 +147,10 @@ def make_scheduler(
 
 
 def follow(optimizer: Optimizer, schedulers: Sequence[LRScheduler], change: Change) -> None:
-    """Keeps an optimizer and its schedulers in step with the trainable set.
+    """Adapts an optimizer and its schedulers to a change of the trainable set.
 
-    What is frozen loses its gradient, so that the optimizer passes it over, and its moments, so that it would begin again with
-    fresh ones. Its group, with rate and weight decay, stays.
+    A frozen parameter loses its gradient, so that the optimizer skips it, and its moments, so that it starts with fresh ones
+    if it trains again. It stays in its group, with learning rate and weight decay.
     """
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):

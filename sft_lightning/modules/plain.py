@@ -1,4 +1,4 @@
-"""Plain supervised fine-tuning: the baseline, and what pretrains on the source."""
+"""Plain supervised fine-tuning: the baseline, also used to pretrain on the source task."""
 
 from sft_lightning.modules.base import SFTModule
 
@@ -6,8 +6,8 @@ from sft_lightning.modules.base import SFTModule
 class PlainSFT(SFTModule):
     """L = L_task, plus the optimizer's own weight decay. No anchor.
 
-    Fidelity: paper-exact (there is nothing to get wrong but the plumbing). Every other variant equals this one, bit for
-    bit, at anchor weight 0. Drift and retention are measured here as everywhere.
+    Fidelity: paper-exact, as there is no anchor to get wrong. Every other trained variant equals this one, bit for bit, at
+    anchor weight 0. Drift and retention are measured as in all variants.
     """
 
     fidelity = "paper-exact"

@@ -14,10 +14,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 """Logits `[N, C]` and targets `[N]` → the loss summed over items, a scalar."""
 
 TOLERANCE = 1e-9  # largest entry of the gradient of the objective per item
-NEARLY = 1e-6  # where rounding ends the line search earlier, this much still counts as converged
+NEARLY = 1e-6  # a gradient that still counts as converged, if rounding ends the line search early
 MOST_STEPS = 10_000
-STEP = 10.0**0.5  # from one strength to the next
-ENDS = (1e-8, 1e8)  # strengths beyond which a grid is not extended
+STEP = 10.0**0.5  # ratio of neighbouring strengths
+ENDS = (1e-8, 1e8)  # limits to which a grid is extended
 
 
 class Linear(NamedTuple):
@@ -34,7 +34,7 @@ class Linear(NamedTuple):
 
 @dataclass(frozen=True)
 class Solution:
-    """A strength's solution, and how it does on validation."""
+    """The solution for a strength, and its validation results."""
 
     strength: float
     layer: Linear
@@ -43,11 +43,11 @@ class Solution:
     steps: int
     converged: bool
     metric: float = float("nan")
-    """The choosing metric on validation, more is better"""
+    """The validation metric that chooses; more is better"""
     val_loss: float = float("nan")
 
     def plain(self) -> dict[str, float | int | bool]:
-        """What belongs into a record."""
+        """The entries for a record."""
         return {"strength": self.strength, "loss": self.loss, "steps": self.steps, "converged": self.converged}
 
 
@@ -58,7 +58,7 @@ def solve(x: Tensor, y: Tensor, loss: Loss, start: Linear, strength: float) -> S
         x: Features, `[N, D]` in double precision.
         y: Targets, `[N]`.
         loss: Summed over items, and convex in the logits.
-        start: Where to begin, which decides the time it takes and nothing else.
+        start: Layer to start from; affects the time only.
         strength: At least 0. scikit-learn's LogisticRegression has C = 1/strength, its Ridge alpha = strength/2.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]
@@ -88,19 +88,19 @@ def solve(x: Tensor, y: Tensor, loss: Loss, start: Linear, strength: float) -> S
 
 
 def zeros(outputs: int, width: int, bias: bool, like: Tensor) -> Linear:
-    """A layer to begin with."""
+    """A layer of zeros to start from."""
     return Linear(like.new_zeros(outputs, width), like.new_zeros(outputs) if bias else None)
 
 
 def path(strengths: Sequence[float], extend: bool, at: Callable[[float, Linear | None], Solution]) -> list[Solution]:
-    """Solutions at all strengths, ascending; each but the first begins at its stronger neighbour's.
+    """Solutions for all strengths, ascending; each but the strongest starts from its stronger neighbour's.
 
-    With `extend`, strengths are added at an end while the best lies there, up to ENDS.
+    With `extend`, adds strengths at an end while the best lies there, up to ENDS.
 
     Args:
-        strengths: Different ones, in any order.
-        extend: Whether to go beyond them.
-        at: Solves at a strength, from a start or from nothing, and measures on validation.
+        strengths: Distinct strengths, in any order.
+        extend: Whether to add strengths beyond the given ones.
+        at: Solves for a strength, from a start or from zeros, and measures on validation.
     """
     found: list[Solution] = []
     for strength in sorted(strengths, reverse=True):
@@ -115,7 +115,7 @@ def path(strengths: Sequence[float], extend: bool, at: Callable[[float, Linear |
 
 
 def best_of(found: Sequence[Solution]) -> Solution:
-    """The best on validation: by the metric, then by the lower loss, then the stronger. NaN is worse than all."""
+    """The best solution on validation: by the metric, then the lower loss, then the higher strength. NaN is worst."""
 
     def key(s: Solution) -> tuple[float, float, float]:
         metric, loss = (v if v == v else -np.inf for v in (s.metric, -s.val_loss))
@@ -125,7 +125,7 @@ def best_of(found: Sequence[Solution]) -> Solution:
 
 
 def end_of(found: Sequence[Solution]) -> str | None:
-    """Which end of the strengths tried, ascending, the best lies at: 'lowest', 'highest' or None."""
+    """At which end of the ascending strengths the best solution lies: 'lowest', 'highest', or None."""
     best = best_of(found)
     if len(found) < 2:
         return None

@@ -10,17 +10,17 @@ StepHook = Callable[[Optimizer], None]
 
 
 def around_steps(optimizer: Optimizer, before: StepHook, after: StepHook) -> None:
-    """Has `before(optimizer)` and `after(optimizer)` called once a step, without gradient, from now on.
+    """Makes the optimizer call `before(optimizer)` and `after(optimizer)` once per step, under no_grad.
 
-    Lightning hands the optimizer a closure that computes gradients; `before` is called when it has run, so gradients are
-    complete and clipped. A gradient scaler runs the closure itself, and calls the optimizer only where gradients are finite:
-    a step that it skips calls neither.
+    Lightning gives the optimizer a closure that computes gradients; `before` is called after the closure, so gradients are
+    complete and clipped. A gradient scaler runs the closure itself, and calls the optimizer only if gradients are finite, so
+    a skipped step calls neither hook.
     """
 
     def pre(
         _: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # the first is the optimizer
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # args[0] is the optimizer
         if closure is None:
             with torch.no_grad():
                 before(optimizer)
@@ -30,7 +30,7 @@ def around_steps(optimizer: Optimizer, before: StepHook, after: StepHook) -> Non
         def then() -> Any:
             nonlocal waits
             loss = closure()
-            if waits:  # some optimizers compute gradients several times a step
+            if waits:  # some optimizers call the closure several times per step
                 waits = False
                 with torch.no_grad():
                     before(optimizer)
@@ -47,5 +47,5 @@ def around_steps(optimizer: Optimizer, before: StepHook, after: StepHook) -> Non
 
 
 def unscales_itself(optimizer: Optimizer, precision: object) -> bool:
-    """Whether a gradient scaler leaves unscaling, and skipping, to the optimizer's own step, as for fused ones."""
+    """Whether a gradient scaler leaves unscaling and skipping to the optimizer's step, as for fused optimizers."""
     return getattr(precision, "scaler", None) is not None and getattr(optimizer, "_step_supports_amp_scaling", False)

@@ -1,4 +1,4 @@
-"""The pretrained network, frozen: a copy apart from the student, outside the module tree."""
+"""The teacher: a frozen copy of the pretrained network, outside the module tree."""
 
 from copy import deepcopy
 from hashlib import blake2b
@@ -16,16 +16,16 @@ from sft_lightning.sharding.split import shard
 
 
 class Teacher:
-    """f_θ⁰, and w_S⁰ with it.
+    """f_θ⁰, the frozen pretrained network, with its weights w_S⁰.
 
-    A plain object, not a module: it is in no state_dict, no DDP bucket and no optimizer, and `train()` never reaches
-    it. Always in evaluation mode, never with gradients. Made from the network right after `pretrained` was loaded,
-    before any checkpoint is restored, so that it is the pretrained network on resume too; `hash` proves it: it covers
-    what `pretrained` filled. Whatever is new, and so random in the student, is zero here: two seeds have one teacher.
+    It is a plain object, so state_dict, DDP, optimizers and `train()` do not see it. It is always in evaluation mode and
+    has no gradients. It is copied from the network right after `pretrained` was loaded and before a checkpoint is restored,
+    so a resumed run has the same teacher; its `hash` covers everything that `pretrained` filled. New layers, which are
+    random in the student, are zero here, so that all seeds have the same teacher.
 
     Args:
         network: The student, just built.
-        spec: What it was built of, as plain values.
+        spec: The student's specification, as plain values.
     """
 
     def __init__(self, network: Network, spec: object = None) -> None:
@@ -40,10 +40,10 @@ class Teacher:
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.initial, **heads, **buffers})
         self.sharded = False
-        self._whole = (repr(spec), "")  # what tells this teacher from others, its weights when that is asked for
+        self._whole = (repr(spec), "")  # identifies this teacher; the hash of all weights is computed on first use
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
-        """Moves it beside the student."""
+        """Moves it to the student's device and precision."""
         first = next(self.network.parameters())
         if first.device == device and first.dtype == (dtype or first.dtype):
             return
@@ -51,7 +51,7 @@ class Teacher:
         self._note_start()
 
     def shard(self, mesh: DeviceMesh, precision: MixedPrecisionPolicy) -> None:
-        """Leaves each rank its part, as of the student: the parts of both belong together."""
+        """Shards it like the student, so that each rank has the same part of both."""
         shard(self.network, mesh, precision)
         self.sharded = True
         self._note_start()
@@ -61,10 +61,10 @@ class Teacher:
 
     @torch.no_grad()
     def __call__(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
-        """What the pretrained network says, under the caller's autocast.
+        """The pretrained network's output, under the caller's autocast.
 
-        In a study's worker a batch that was seen before, in this run or another, is not computed again. It is known by its
-        content, so a view that differs is another batch, and what is said is the same to the bit.
+        A study's worker caches outputs over all its runs. The key is the batch's content, so other views are other batches,
+        and a cached output equals a computed one to the bit.
         """
         output: Output
         if cache.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
@@ -75,7 +75,7 @@ class Teacher:
         return output
 
     def _key(self, x: dict[str, Tensor]) -> tuple[object, ...]:
-        """All that the answer depends on, and whether it may take part in a backward pass."""
+        """The cache key: all that the output depends on, and whether it comes from inference mode."""
         if not self._whole[1]:
             self._whole = (self._whole[0], weights_hash(self.network.state_dict()))
         cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
@@ -87,10 +87,10 @@ class Teacher:
         return *self._whole, dtype, cast, torch.is_inference_mode_enabled(), digest.digest()
 
     def initial_weights(self, names: list[str]) -> list[Tensor]:
-        """w_S⁰ of the parameters named."""
+        """w_S⁰ of the named parameters."""
         return [self.initial[n] for n in names]
 
 
 def bytes_of(output: Output) -> int:
-    """Memory that an output takes."""
+    """An output's memory in bytes."""
     return sum(t.numel() * t.element_size() for t in output if t is not None)

@@ -1,4 +1,4 @@
-"""The optimizer step: sums over micro-batches and ranks, divided by the exact number of items, penalty once."""
+"""The training step: sums the loss over micro-batches and ranks, divides by the exact number of items, adds the penalty."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from sft_lightning.sharding.tensors import local
 
 
 class TrainingModule(Objective):
-    """A module that trains: optimizer and schedule, the loss of a step, and what is logged of it."""
+    """A module that trains: optimizer and schedule, the loss of a step, and its logged values."""
 
     _sums: Tensor | None
     _items: int
@@ -26,7 +26,7 @@ class TrainingModule(Objective):
     _alone: frozenset[str]
 
     def configure_optimizers(self) -> Any:
-        """Groups by layer, weight decay that spares biases and norms, schedule per optimizer step."""
+        """The optimizer, with groups by layer and no weight decay on biases and norms, and a schedule per optimizer step."""
         hp, network = self.hparams, self.network
         assert network is not None
         groups = parameter_groups(
@@ -42,8 +42,8 @@ class TrainingModule(Objective):
         if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
             raise UserError(
                 "model.optimizer_args",
-                f"fused, with trainer.precision {self.trainer.precision}, unscales gradients inside the step, where "
-                f"the penalty of {type(self).__name__} comes too late",
+                f"fused unscales gradients inside the step with trainer.precision {self.trainer.precision}, so the penalty "
+                f"of {type(self).__name__} would come too late",
                 "drop fused, or use bf16-mixed",
             )
         around_steps(optimizer, self.before_step, self.after_step)
@@ -56,14 +56,16 @@ class TrainingModule(Objective):
             return optimizer
         if total == float("inf"):
             raise UserError(
-                "model.lr_schedule", "lr_schedule and warmup need an end", "set trainer.max_epochs or trainer.max_steps"
+                f"model.{'warmup' if hp['lr_schedule'] == 'constant' else 'lr_schedule'}",
+                "needs the number of all steps, and the run has no end",
+                "set trainer.max_epochs or trainer.max_steps",
             )
         begun = lambda: self.trainable.schedule_from  # noqa: E731
         scheduler = make_scheduler(optimizer, hp["lr_schedule"], hp["warmup"], int(total), begun)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _follow(self, change: Change) -> None:
-        """Modes of layers, the optimizer, its schedule and DDP follow what is trained."""
+        """Adapts modes of layers, the optimizer, its schedule and DDP to the trainable set."""
         self.train(self.training)
         schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
         for optimizer in self.trainer.optimizers:
@@ -71,29 +73,29 @@ class TrainingModule(Objective):
         renew_reducer(self.trainer.strategy)
 
     def on_fit_start(self) -> None:
-        """Everything in train mode (transformers hands out models in evaluation mode), the teacher beside the student."""
+        """Sets train mode, because transformers returns models in evaluation mode, and moves the teacher to the student."""
         self.train()
         self.move_teacher()
-        self._sums, self._items = None, 0  # an interrupted fit may have left a step half summed
+        self._sums, self._items = None, 0  # an interrupted fit may have left an unfinished sum
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """New layers alone in a head's warm-up, then all."""
+        """Trains new layers alone during head warm-up, then everything."""
         step = self.trainer.global_step
         if self._held_steps:
             self.trainable.train(self._alone if step < self._held_steps else self.trainable.allowed, step)
         self.trainable.check_claimed()
 
     def notes(self) -> list[str]:
-        """What a run should say at its start, one sentence each."""
+        """Notes for the start of a run, one sentence each."""
         if not self._held_steps:
             return []
         return [f"new layers learn alone for the first {self._held_steps} steps (head_warmup)"]
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Sums over this micro-batch's items, in units of the step's expected number of items.
+        """The loss summed over this micro-batch's items, divided by the step's expected number of items.
 
-        Lightning divides by the number of micro-batches and DDP by the number of ranks; both are undone here, and the
-        true number of items, known at the end of the step, corrects the gradient in `on_before_optimizer_step`.
+        Lightning divides by the number of micro-batches and DDP by the number of ranks; the factor here undoes both. The true
+        number of items is known at the end of the step, and corrects the gradient in `on_before_optimizer_step`.
         """
         output = self.output(batch)
         task, count = self.objective.loss(output, batch)
@@ -107,11 +109,11 @@ class TrainingModule(Objective):
 
     @property
     def expected_items(self) -> int:
-        """Items of an optimizer step as far as they are known beforehand, the same on every rank: the global batch size."""
+        """The global batch size: the number of items that an optimizer step should have, equal on every rank."""
         return int(getattr(getattr(self.trainer, "datamodule", None), "batch_size", 1))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """After unscaling and before clipping: the exact number of items, then the penalty on weights."""
+        """Corrects gradients for the exact number of items, then adds the penalty, after unscaling and before clipping."""
         assert self._sums is not None
         of_this_rank = sums = self._sums
         count = self._items
@@ -129,7 +131,7 @@ class TrainingModule(Objective):
         self._sums, self._items = None, 0
 
     def all_reduce_sum(self, tensor: Tensor) -> Tensor:
-        """Sum over ranks."""
+        """Sums a tensor over ranks."""
         reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")
         return reduced
 
@@ -148,7 +150,8 @@ class TrainingModule(Objective):
             "train/items": float(count),
         }
         self.log_dict(values, on_step=True, on_epoch=False, logger=False)
-        for logger in self.trainer.loggers:  # now: Lightning would after the hooks in which a checkpoint is made
+        # Directly, because Lightning would log after the hooks that save a checkpoint.
+        for logger in self.trainer.loggers:
             logger.log_metrics(
                 {**values, "epoch": float(self.trainer.current_epoch)}, step=self.trainer.global_step + 1
             )

@@ -1,4 +1,4 @@
-"""What callbacks and evaluation ask of a module: the network that is tuned, its teacher, the task."""
+"""The interface of modules for callbacks and evaluation: the tuned network, its teacher, the task."""
 
 from abc import abstractmethod
 from typing import Any, ClassVar
@@ -14,27 +14,27 @@ from sft_lightning.tasks import Task
 
 
 class TunedModule(L.LightningModule):
-    """The side of `SFTModule` that callbacks see. It stands below them, so that a module can bring its own callbacks."""
+    """The part of `SFTModule` that callbacks use. Callbacks import it, so that a module can import its callbacks."""
 
     fidelity: str
     """How close to the published method, as configured"""
     anchor_settings: ClassVar[tuple[str, ...]]
     """Names of the arguments that define the anchor"""
     solves: ClassVar[bool]
-    """Whether weights are solved for before the first step"""
+    """Whether the variant solves for weights before the first step"""
     network: Network | None
     """Built once the task is known"""
     info: TaskInfo | None
     task: Task | None
-    """As measured: without label smoothing"""
+    """The task for metrics, without label smoothing"""
     trainable: TrainableSet
     """Which parameters are trained now"""
     stepped: tuple[Tensor, Tensor, int] | None
-    """(task's loss and anchor summed over the last optimizer step, the same of this rank alone, number of items)"""
+    """(task's loss and anchor summed over the last optimizer step, the same for this rank alone, number of items)"""
     select_by: str | None
     """The metric that chooses best.ckpt; None for the task's first"""
     found: dict[str, Any]
-    """What a variant that solves has found, as plain values for the record"""
+    """The result of a variant that solves, as plain values for the record"""
 
     @property
     @abstractmethod
@@ -43,15 +43,15 @@ class TunedModule(L.LightningModule):
 
     @abstractmethod
     def teacher_output(self, batch: Batch) -> Output:
-        """What the pretrained network says of the same rows of the same batch, without gradient."""
+        """The pretrained network's output on the same rows of the same batch, without gradient."""
 
     @abstractmethod
     def prepare(self, source: Any) -> None:
-        """Takes the source task's data (`SourceData`) at the start of a fit."""
+        """Gets the source task's data (`SourceData`) at the start of a fit."""
 
     @abstractmethod
     def notes(self) -> list[str]:
-        """Lines for the console on how the module came out."""
+        """Notes on the module for the console, one line each."""
 
     @abstractmethod
     def said(self) -> str:

@@ -11,7 +11,7 @@ from sft_lightning.sharding.tensors import is_sharded, part_of, whole
 
 
 class Adapter(ABC):
-    """What one pretrained weight w is changed by: Δ, a function of trained parameters, 0 at the start.
+    """Changes one pretrained weight w by Δ, a function of trained parameters that is 0 at the start.
 
     Args:
         weight: Full name of w, as the pretrained network calls it.
@@ -34,21 +34,21 @@ class Adapter(ABC):
 
     @abstractmethod
     def merged(self, encoder: nn.Module) -> AbstractContextManager[None]:
-        """While open, the pretrained layer stands in its old place in `encoder`, with w + Δ; afterwards all is as before."""
+        """While open, `encoder` has the pretrained layer in its old place, with w + Δ. Closing restores everything."""
 
     @property
     def trained(self) -> bool:
-        """Whether any of its parameters moves."""
+        """Whether any of its parameters is trained."""
         return any(p.requires_grad for p in self.parameters().values())
 
     def effective(self, weight: Tensor) -> Tensor:
-        """W + Δ without gradient, in parts where w is."""
+        """W + Δ without gradient, sharded if w is."""
         with torch.no_grad():
             return weight.detach() + part_of(self.delta().to(weight.dtype), weight)
 
     @torch.enable_grad()
     def add_grad(self, penalty: Callable[[Tensor], Tensor]) -> None:
-        """Adds the gradient of `penalty(Δ)`, a scalar, to the parameters' `.grad`; those without a gradient are left alone."""
+        """Adds the gradient of `penalty(Δ)`, a scalar, to the parameters' `.grad`; skips those without a gradient."""
         active = [p for p in self.parameters().values() if p.grad is not None]
         if not active:
             return
@@ -59,6 +59,6 @@ class Adapter(ABC):
 
 @torch.no_grad()
 def squared_length(adapters: list[Adapter]) -> Tensor:
-    """Σ ‖Δ‖² over adapters, a scalar, summed in at least single precision: the squared drift of what they change."""
+    """Σ ‖Δ‖² over adapters, a scalar, summed in at least single precision: the squared drift of the adapted weights."""
     lengths = [torch.linalg.vector_norm(a.delta().float()).square() for a in adapters]
     return torch.stack(lengths).sum() if lengths else torch.zeros(())

@@ -1,4 +1,4 @@
-"""What image networks of other libraries share: the classifier comes off, all below it is the encoder."""
+"""The base of timm and torchvision networks: removes the classifier and keeps everything below it as the encoder."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
-from sft_lightning.networks.base import Network, fresh_linear
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import fresh_linear
 from sft_lightning.networks.image_view import view_of
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.weights import Source, by_position, fill, read_state_dict
@@ -18,19 +19,19 @@ HEAD = "head."
 class Backbone(Network, base=True):
     """An encoder built by a library, with one linear head.
 
-    A state dict comes with the library's own names, which hold for the whole model and its classifier, or with ours
-    (`encoder.…`, `head.…`), as a run or an export folder has them.
+    A state dict has either the library's own names, for the whole model with its classifier, or ours (`encoder.…`,
+    `head.…`), as in a run or an export folder.
     """
 
     model_name: str
     image_size: int | None
     own_spec: InputSpec
     built_for: tuple[int, int] | None = None
-    """height, width in pixels, where the architecture takes one size only"""
+    """height, width in pixels, if the architecture takes one size only"""
 
     @property
     def input_spec(self) -> InputSpec:
-        """The pretrained weights' own view and normalisation; `image_size` and what a run settled on come first."""
+        """The pretrained weights' own view and normalisation; `image_size` and the input of an earlier run take precedence."""
         known, own = self.input_view, self.own_spec
         size = (self.image_size, self.image_size) if self.image_size else known.size or own.size
         view = view_of(known.view) if known.size else own.view
@@ -61,18 +62,19 @@ class Backbone(Network, base=True):
         self.encoder, self.head = encoder, fresh_linear(features, self.task.num_outputs)
 
     def check_ours(self, source: Source) -> None:
-        """Raises UserError where one of our folders holds another network."""
+        """Raises UserError if one of our folders holds another network."""
         args = source.ours.get("init_args") or {}
         theirs = ((source.ours.get("network") or "").rpartition(".")[2], args.get("name"))
         if theirs != (type(self).__name__, self.model_name):
             raise UserError(
                 "network.pretrained",
-                f"{source.name} holds a {' '.join(t for t in theirs if t)}, the network asked for is "
-                f"{type(self).__name__} {self.model_name}",
+                f"{source.name} holds a {' '.join(t for t in theirs if t)}, and the network is a {type(self).__name__} "
+                f"{self.model_name}",
+                "choose weights of this network, or set the network to theirs",
             )
 
     def fill_ours(self, state: Mapping[str, Tensor], source: Source, keep_source_head: bool) -> None:
-        """Fills encoder and source head from tensors with our names; encoder and head are set."""
+        """Fills encoder and source head from tensors with our names. Encoder and head must be set already."""
         self.note(source)
         theirs = {n: v for n, v in state.items() if not n.startswith(HEAD)}
         fresh = fill(self, theirs, self.report, head=HEAD)
@@ -90,7 +92,7 @@ class Backbone(Network, base=True):
         self.fresh = fill(model, state, self.report, head=f"{classifier}.", by_order=by_order)
 
     def take_off(self, model: nn.Module, classifier: str, keep_source_head: bool, labels: list[str]) -> nn.Linear:
-        """Puts the identity in the linear classifier's place; keeps it as the source head if it was pretrained."""
+        """Replaces the linear classifier by the identity; keeps it as the source head if it was pretrained."""
         old = model.get_submodule(classifier)
         assert isinstance(old, nn.Linear)
         filled = not any(n.startswith(f"{classifier}.") for n in self.fresh)
@@ -103,7 +105,7 @@ class Backbone(Network, base=True):
         return old
 
     def note(self, source: Source) -> None:
-        """Remembers where the weights come from, and what their inputs looked like."""
+        """Records where the weights come from, and which inputs they were trained on."""
         self.pretrained = source.name
         self.report.source = str(source.file or source.folder or source.hub)
         self.input_view = InputView.of(source.ours.get("input"))
@@ -117,13 +119,13 @@ def read_weights(source: Source, notes: list[str]) -> dict[str, Tensor]:
     for name in ("model.safetensors", "pytorch_model.bin"):
         if (source.folder / name).is_file():
             return read_state_dict(source.folder / name, notes)
-    raise UserError("network.pretrained", f"{source.folder} has no weights (model.safetensors)")
+    raise UserError("network.pretrained", f"{source.folder} has no weights", "add model.safetensors to it")
 
 
 def named_as(
     state: Mapping[str, Tensor], model: nn.Module, classifier: str, source: Source, notes: list[str]
 ) -> tuple[dict[str, Tensor], bool]:
-    """The tensors without a prefix before the names; and whether these are ours (`encoder.…`, `head.…`)."""
+    """Removes a prefix from the names. Returns the tensors, and whether their names are ours (`encoder.…`, `head.…`)."""
     library = set(model.state_dict())
     body = {n for n in library if not n.startswith(f"{classifier}.")}
     ours = {f"encoder.{n}" for n in body}
@@ -134,12 +136,12 @@ def named_as(
 
 
 def is_ours(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of our own exports."""
+    """Whether all names are as in our own exports."""
     return all(n.startswith(("encoder.", HEAD)) for n in state)
 
 
 def classes_of(state: Mapping[str, Tensor], model: nn.Module, classifier: str, match: str, default: int) -> int:
-    """Outputs of the classifier that a state dict holds; `default` where it holds none."""
+    """Number of outputs of the classifier in a state dict; `default` if the state dict has no classifier."""
     named = list(zip(model.state_dict(), state.values(), strict=False)) if match == "order" else list(state.items())
     weights = (v for n, v in named if n.startswith(f"{classifier}.") and v.ndim > 1)
     return int(next((v.shape[0] for v in weights), default))

@@ -5,19 +5,18 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from sft_lightning.core import redaction
-from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.redaction import refuse_left_out
+from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import InputSpec, InputView, LoadReport, Output, TaskInfo
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes
 from sft_lightning.networks.source_head_file import write_source_head
+from sft_lightning.networks.source_task import source_task_name
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 from sft_lightning.networks.weights import write_folder
 
@@ -303,99 +302,3 @@ class Network(nn.Module):
             write_source_head(self.source_head, self.source_task, self.source_labels, folder)
         for transform in self.applied:
             transform.save(self, folder)
-
-
-PROBLEMS = {
-    "single_label_classification": "classification",
-    "multi_label_classification": "multi_label",
-    "regression": "regression",
-}
-"""transformers' problem types, as our tasks are called"""
-
-
-def source_task_name(task: str | None, outputs: int) -> str:
-    """Name of a source head's task: 'classification', 'multi_label' or 'regression'.
-
-    `task` is our own name or transformers' problem type, where it is known. One output is a value whatever is said: argmax
-    and softmax of one number say nothing.
-    """
-    named = PROBLEMS.get(task or "", task)
-    if outputs == 1:
-        return "multi_label" if named == "multi_label" else "regression"
-    return named or "classification"
-
-
-# ---- specifications: networks as plain values ----
-
-if TYPE_CHECKING:
-    Spec = dict[str, Any]
-else:
-    Spec = dict  # where dict[str, Any] is asked for, jsonargparse builds the classes that nested values name
-"""`{'class_path': name, 'init_args': {...}}`, as in YAML."""
-
-
-def spec(network: type[Network] | str, **init_args: Any) -> Spec:
-    """A network as plain values, for `network=` of a module: `spec(MLP, pretrained='builtin:digits-0-4')`."""
-    path = network if isinstance(network, str) else f"{network.__module__}.{network.__qualname__}"
-    return {"class_path": path, "init_args": init_args}
-
-
-def network_class(path: str) -> type[Network]:
-    """The class a short or dotted name stands for."""
-    module, _, name = path.rpartition(".")
-    if not module:
-        return NETWORKS.find(name)
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError("network", f"no class '{path}' ({error}){nearest(name, NETWORKS)}") from None
-    if not (isinstance(found, type) and issubclass(found, Network)):
-        raise UserError("network", f"'{path}' is not a Network")
-    return found
-
-
-def build_network(network: Spec | str, task: TaskInfo) -> Network:
-    """Builds what a specification describes for a task."""
-    if isinstance(network, str):
-        network = spec(network)
-    if not isinstance(network, Mapping) or "class_path" not in network:
-        raise UserError("network", "give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
-    cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
-    refuse_left_out(args, "network.init_args")
-    try:
-        made = cls(task, **args)
-        made.watch_new_layers()
-        return made
-    except TypeError as error:
-        from inspect import signature
-
-        known = list(signature(cls).parameters)[1:]
-        for name in args:
-            if name not in known:
-                raise UserError(
-                    f"network.{name}", f"{cls.__name__} has no such argument{nearest(name, known)}"
-                ) from error
-        raise
-
-
-def set_dropout(module: nn.Module, probability: float | None) -> None:
-    """Sets every dropout layer's probability; None leaves them as they are."""
-    if probability is None:
-        return
-    if not 0.0 <= probability < 1.0:
-        raise UserError("network.dropout", f"must be in [0, 1), got {probability}")
-    for m in module.modules():
-        if isinstance(m, nn.modules.dropout._DropoutNd):
-            m.p = probability
-        for name in ("dropout", "activation_dropout", "attention_dropout", "dropout_prob", "dropout_rate"):
-            if isinstance(getattr(m, name, None), float):
-                setattr(m, name, probability)
-
-
-def fresh_linear(in_features: int, out_features: int, bias: bool = True) -> nn.Linear:
-    """A new head: weights N(0, 0.02²), bias 0, as is usual for transformers; small logits at the start."""
-    linear = nn.Linear(in_features, out_features, bias=bias)
-    nn.init.normal_(linear.weight, std=0.02)
-    if bias:
-        nn.init.zeros_(linear.bias)
-    return linear

@@ -1,6 +1,6 @@
-"""What every transformers network does: load with a report, split the last layer off, export a genuine folder.
+"""Loading and export for all transformers networks: load with a report, split off the last layer, export a genuine folder.
 
-No code but transformers' own is run, unless a network is told to by `trust_remote_code`.
+Only transformers' own code is run, unless `trust_remote_code` allows the code that comes with a model.
 """
 
 import re
@@ -17,8 +17,10 @@ from sft_lightning.core import redaction
 from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.core.errors import UserError, nearest, plainly
 from sft_lightning.core.structures import InputView
-from sft_lightning.networks.base import PROBLEMS, Network, fresh_linear
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import fresh_linear
 from sft_lightning.networks.names import unprefixed
+from sft_lightning.networks.source_task import PROBLEMS
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
@@ -38,15 +40,15 @@ def load_hf(
     """The model of `pretrained`, or a random one of `config`, in evaluation mode and float32.
 
     Sets `network.pretrained`, `.report`, `.input_view` and `.fresh` (names as the model's own, so the model must
-    become `network.encoder`, or the caller renames them). `trust` lets code that comes with the model run; `trim` takes
-    from the model what is not used, and need not be filled; `kwargs` go to `from_pretrained`.
+    become `network.encoder`, or the caller renames them). `trust` allows code that comes with the model to run; `trim`
+    removes unused parts of the model, which then need not be filled; `kwargs` go to `from_pretrained`.
     """
     if pretrained is None:
         if config is None:
             raise UserError(
                 "network.pretrained",
                 f"{type(network).__name__} has nothing to build from",
-                "set pretrained, or config to start from random weights",
+                "set network.init_args.pretrained, or network.init_args.config to start from random weights",
             )
         made = from_config(auto_class, config, network, trust).eval()
         if trim is not None:
@@ -64,7 +66,7 @@ def load_hf(
             raise UserError(
                 "network.pretrained",
                 f"{source.file} is a state dict alone",
-                "give the folder with its config.json, or set config",
+                "give the folder with its config.json, or set network.init_args.config",
             )
         blank, notes = from_config(auto_class, config, network, trust), network.report.notes
         state = unprefixed(read_state_dict(source.file, notes), [set(blank.state_dict())], str(source.file), notes)
@@ -77,7 +79,7 @@ def load_hf(
         model, info = auto_class.from_pretrained(
             place,
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the error is ours, with names
+            ignore_mismatched_sizes=True,  # so that our own error below can name the tensors
             **({} if place is None else {"trust_remote_code": trust}),
             **{"dtype": torch.float32, **kwargs},
         )
@@ -89,14 +91,16 @@ def load_hf(
         name, theirs, ours = wrong[0]
         raise UserError(
             "network.pretrained",
-            f"{pretrained}: {len(wrong)} tensors have another shape than the network's, first {name} "
-            f"{list(theirs)} where {list(ours)} is needed: config.json and the weights do not belong together",
+            f"{pretrained}: config.json and the weights do not belong together: some tensors have another shape than the "
+            f"network's ({len(wrong)}, the first {name} {list(theirs)} instead of {list(ours)})",
+            "choose a folder whose config.json describes its weights",
         )
     if len(missing) * 2 > len(own):
         raise UserError(
             "network.pretrained",
-            f"{pretrained} fills {len(own) - len(missing)} of the network's {len(own)} tensors: its weights are "
-            f"not those of a {type(model).__name__}",
+            f"{pretrained} fills {len(own) - len(missing)} of the network's {len(own)} tensors: its weights belong to another "
+            f"model than {type(model).__name__}",
+            "choose other weights",
         )
     network.report.loaded = len(own) - len(missing)
     network.report.missing = [n for n in own if n in missing]
@@ -106,7 +110,7 @@ def load_hf(
 
 
 def quieten() -> None:
-    """No progress bars of transformers' in files and pipes."""
+    """Turns transformers' progress bars off in files and pipes."""
     from transformers.utils import logging
 
     if not sys.stderr.isatty():
@@ -119,7 +123,9 @@ def find(pretrained: str, network: Network) -> Source:
     theirs = (source.ours.get("network") or "").rpartition(".")[2]
     if theirs and "model_type" not in source.config:
         raise UserError(
-            "network.pretrained", f"{pretrained} holds a {theirs}, the network asked for is {type(network).__name__}"
+            "network.pretrained",
+            f"{pretrained} holds a {theirs}, and the network is a {type(network).__name__}",
+            f"choose other weights, or set network to {theirs}",
         )
     return source
 
@@ -128,7 +134,7 @@ def from_config(auto_class: Any, config: str | dict[str, Any], network: Network,
     """A model with random weights."""
     with user_errors("network.config", "", type(network).__name__):
         made = make_config(config, trust)
-        made.architectures = made.architectures or []  # what auto classes choose by where a type has several models
+        made.architectures = made.architectures or []  # auto classes choose by it if a type has several models
         return auto_class.from_config(made, trust_remote_code=trust)
 
 
@@ -161,15 +167,15 @@ def last_linear(model: Any, num_labels: int | None = None) -> str:
     if not found or type(model).__name__.endswith("WithTeacher"):
         how_many = "two output layers" if found else "no linear output layer"
         raise UserError(
-            "network", f"{type(model).__name__} has {how_many}, and cannot get a new head", "choose another model"
+            "network", f"{type(model).__name__} has {how_many}, so it cannot get a new head", "choose another model"
         )
     return found[-1]
 
 
 def replace_last_linear(model: Any, num_labels: int | None = None) -> tuple[str, nn.Linear]:
-    """Puts the identity where the output layer was, so that the model's logits are features; (name, old layer).
+    """Replaces the output layer by the identity, so that the model's logits are features; returns (name, old layer).
 
-    `num_labels` is how many outputs the old layer has; default what the model's configuration says.
+    `num_labels` is the old layer's number of outputs; default the model configuration's.
     """
     name = last_linear(model, num_labels)
     old = model.get_submodule(name)
@@ -179,7 +185,7 @@ def replace_last_linear(model: Any, num_labels: int | None = None) -> tuple[str,
 
 
 def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
-    """Puts `module` where `name` says."""
+    """Replaces the submodule `name` by `module`."""
     parent, _, leaf = name.rpartition(".")
     setattr(model.get_submodule(parent), leaf, module)
 
@@ -209,8 +215,8 @@ def labels_of(model: Any) -> list[str]:
 
 
 def hf_export(network: Network, model: Any, folder: str, head_name: str | None = None) -> None:
-    """Writes a genuine transformers folder: the new head where the old one was, the task's labels, and our own words
-    under `sft_lightning` in config.json. With `head_name` None the model is written as it is.
+    """Writes a genuine transformers folder: the new head in the old one's place, the task's labels, and our own entries
+    under `sft_lightning` in config.json. With `head_name` None it writes the model unchanged.
     """
     cls, task, config = type(network), network.task, model.config
     kept = dict(vars(config))
@@ -238,12 +244,12 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
             set_module(model, head_name, nn.Identity())
 
 
-# ---- transformers' many exceptions, in one line each ----
+# ---- transformers' exceptions as one-line errors ----
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No tables and progress bars: the network's report says what was loaded."""
+    """Silences tables and progress bars, because the network's report lists what was loaded."""
     from transformers.utils import logging
 
     hub = getLogger("huggingface_hub")
@@ -266,8 +272,8 @@ def user_errors(key: str, subject: str, network: str) -> Iterator[None]:
 
     Args:
         key: The UserError's key.
-        subject: What the key names: a hub name, a folder; empty for none. It begins the problem.
-        network: Class that asks, for the message.
+        subject: The key's value, a hub name or a folder, which begins the problem; empty for none.
+        network: Name of the network's class, for the message.
     """
     try:
         with quiet():
@@ -283,31 +289,37 @@ def user_errors(key: str, subject: str, network: str) -> Iterator[None]:
 
 
 def explain(error: Exception, network: str) -> tuple[str, str] | None:
-    """Problem and fix for an exception of transformers or below it; None where it looks like a bug."""
+    """Problem and fix for an exception of transformers or its libraries; None if it looks like a bug."""
     said, kind = str(error), type(error).__name__
     chain = f"{kind} {type(error.__cause__).__name__} {said}"
     if "trust_remote_code" in said:
-        return "needs Python code that comes with the model, which was not run", (
+        return "needs Python code that comes with the model, and this code was not run", (
             "choose a model that transformers has, or, once you have read that code, set "
             "network.init_args.trust_remote_code true"
         )
     if re.search("Unrecognized configuration class", said):
         config = re.search(r"configuration class <class '[\w.]*?(\w+)'>", said)
-        return f"a model with {config[1] if config else 'this configuration'} is not one for {network}", ""
+        return (
+            f"a model with {config[1] if config else 'this configuration'} does not work with {network}",
+            "choose another model or network",
+        )
     if "weights_only" in said.lower() or "Unsupported global" in said:
         return "is damaged, or holds pickled code, which is never run", "save the weights as model.safetensors"
     if "Safetensor" in chain or "PytorchStreamReader" in said or "header too" in said.lower() or kind == "EOFError":
-        return f"the weights are damaged or truncated ({said.splitlines()[0] if said else kind})", ""
+        return (
+            f"the weights are damaged or truncated ({said.splitlines()[0] if said else kind})",
+            "download or copy them again",
+        )
     if "no file named" in said:
-        return "the folder has no weights (model.safetensors)", ""
+        return "the folder has no weights", "add model.safetensors to it"
     if re.search("Unrecognized model|model type .* does not recognize|model_type", said):
-        return "this version of transformers does not know the model type in config.json", ""
+        return "this version of transformers does not know the model type in config.json", "update transformers"
     if kind in ("GatedRepoError", "RepositoryNotFoundError") or re.search(
         "gated repo|not a valid model identifier", said
     ):
-        return "no such folder here and no such public model on the hub", "for a private one set HF_TOKEN"
+        return "no such folder here and no such public model on the hub", "set HF_TOKEN for a private model"
     if re.search("connect|offline|resolve|cached|LocalEntryNotFound|Max retries", chain, re.IGNORECASE):
-        return "no such folder here, and the hub cannot be reached to look there", ""
+        return "no such folder here, and the hub cannot be reached to look there", "check the path or the connection"
     if kind.startswith("StrictDataclass"):
         return (
             f"config.json: {plainly(' '.join(said.split()).rpartition('TypeError: ')[2].partition(' Errors:')[0])}",

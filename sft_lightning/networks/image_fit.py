@@ -1,4 +1,4 @@
-"""Whether a network takes images of the data's size: tried on one blank image, before anything is trained."""
+"""Checks, on one blank image before training, that a network takes images of the data's size."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SHAPE_ERRORS = (RuntimeError, AssertionError, ValueError, IndexError, TypeError,
 
 
 def view_notes(network: Any, own: View | None) -> list[str]:
-    """Says, in at most one line, that a size which was set takes the place of the pretrained network's `own` view."""
+    """Notes, in at most one line, that a size set by the user replaces the pretrained network's `own` view."""
     view, size, key = network.input_view, getattr(network, "image_size", None), "network's image_size"
     if view.size_of_data and view.size is not None:
         size, key = view.size[0], "data.image_size"
@@ -23,13 +23,13 @@ def view_notes(network: Any, own: View | None) -> list[str]:
     if own is None or size is None or own.size == (size, size):
         return []
     return [
-        f"images are {size}×{size} as the {key} says: shorter side resized (bilinear), centre cropped; the pretrained "
-        f"network's own way is not followed ({own})"
+        f"images are {size}×{size}, set by the {key}: shorter side resized (bilinear), centre cropped; the pretrained "
+        f"network's own view is not used ({own})"
     ]
 
 
 def check_shape_fits(network: Any, view: InputView) -> None:
-    """Raises UserError where the network cannot take one image of the view's shape; what is sharded is not tried."""
+    """Raises UserError if the network cannot take one image of the view's shape. Skips sharded networks."""
     shape = view.shape
     if shape is None or any(map(is_sharded, network.parameters())):
         return
@@ -43,7 +43,7 @@ def check_shape_fits(network: Any, view: InputView) -> None:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
     tried = {size: refusal(network, (channels, size, size)) for size in TRIED if size != height}
     if all(other is not None and str(other) == str(error) for other in tried.values()):
-        return  # whatever is wrong, it is not the size
+        return  # all sizes fail alike, so the size is not the cause
     works = next((size for size, other in tried.items() if other is None), None)
     key = "data.init_args.image_size" if view.size_of_data or not hasattr(network, "image_size") else None
     key = key or "network.init_args.image_size"
@@ -52,15 +52,15 @@ def check_shape_fits(network: Any, view: InputView) -> None:
 
 
 def refusal(network: Any, shape: tuple[int, int, int]) -> Exception | None:
-    """The error that a blank image of `shape` leads to, or None. Leaves the network as it was.
+    """The error of one pass on a blank image of `shape`, or None. Restores the network's state afterwards.
 
-    Shapes alone are computed first, which costs nothing whatever the network's size. What fails there for another reason
-    than the shape is tried on the image itself.
+    A pass on the meta device comes first, because it costs nothing whatever the network's size. If that fails, perhaps
+    for another reason than the shape, a pass on the real device decides.
     """
     modes, compiled = {module: module.training for module in network.modules()}, network._compiled_call_impl
     try:
         network.eval()
-        network._compiled_call_impl = None  # or a shape that is tried once would be compiled
+        network._compiled_call_impl = None  # so that no shape is compiled for one try
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             if attempt(network, shape, "meta") is None:
                 return None
@@ -73,7 +73,7 @@ def refusal(network: Any, shape: tuple[int, int, int]) -> Exception | None:
 
 
 def attempt(network: Any, shape: tuple[int, int, int], device: str) -> Exception | None:
-    """The error of one pass on a device; on 'meta' with the network's tensors as shapes."""
+    """The error of one pass on a device, or None; on 'meta' the network's tensors are shapes only."""
     dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), torch.float32)
     image = torch.zeros(1, *shape, device=device, dtype=dtype)
     try:

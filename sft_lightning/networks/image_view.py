@@ -1,6 +1,6 @@
-"""How a library shows an image to its network in evaluation: resized, cropped; as plain values that travel with exports.
+"""The resize and crop that a library applies in evaluation, as plain values that exports carry.
 
-Pixels are resized by Pillow, as timm's and torchvision's own transforms do, to the bit.
+Pillow resizes the pixels, so they equal those of timm's and torchvision's own transforms to the bit.
 """
 
 from dataclasses import asdict, dataclass
@@ -18,9 +18,9 @@ RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 
 @dataclass(frozen=True)
 class ImageView:
-    """Resized to `resize` (the shorter side, or height and width), then `crop` (height, width) from the centre.
+    """Resizes to `resize` (the shorter side, or height and width), then takes `crop` (height, width) from the centre.
 
-    Where the resized image is smaller than the crop, it is padded with zeros.
+    A resized image that is smaller than the crop is padded with zeros.
     """
 
     resize: int | tuple[int, int]
@@ -58,7 +58,7 @@ class ImageView:
 
 
 def view_of(values: Any) -> ImageView | None:
-    """The view that an export's config.json describes. Raises UserError where it describes none."""
+    """The view in an export's config.json; None for null. Raises UserError for a damaged one."""
     if values is None:
         return None
     try:
@@ -70,6 +70,8 @@ def view_of(values: Any) -> ImageView | None:
         fine = False
     if not fine or view.resample not in RESAMPLE:
         raise UserError(
-            "network.pretrained", f"config.json: sft_lightning.input.view describes no view: {values!r:.80}"
+            "network.pretrained",
+            f"config.json is damaged at sft_lightning.input.view: it must have resize, crop and resample, got {values!r:.80}",
+            "export the network again",
         )
     return view

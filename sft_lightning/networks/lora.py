@@ -1,4 +1,4 @@
-"""LoRA: pretrained weights stand still, and a product of two thin matrices is learned beside each."""
+"""LoRA: freezes pretrained weights and learns a product of two thin matrices beside each."""
 
 import math
 import re
@@ -25,28 +25,28 @@ NAME = "default"
 FOLDER = "adapter"
 ENDS = ("lora_B", "lora_embedding_B")
 READ_DIRECTLY = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-"""Modules that compute with the weights of the layers below them, past whatever takes such a layer's place"""
+"""Modules that read the weights of their sub-layers directly, and so ignore an adapter in such a layer's place"""
 
 
 class LoRA(Transform):
     """w + s·B·A for each adapted layer: w as pretrained and frozen, A random, B = 0 at the start; s = alpha/r.
 
-    E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (2021), through peft. Only A, B and what is new (the head,
-    layers that `pretrained` did not fill) learn: adapters at the optimizer's lr and `layer_decay`, with its weight decay, which
-    pulls towards the pretrained network. At step 0 the network is its teacher, bit for bit, where dropout is off. BatchNorm
-    statistics stand still, as their layers' weights do.
+    E. Hu et al., LoRA: Low-Rank Adaptation of Large Language Models (2021), through peft. Only A, B and new layers (the head,
+    layers that `pretrained` did not fill) are trained. Adapters have the optimizer's lr and `layer_decay`; its weight decay
+    pulls them towards the pretrained network. With dropout off, the network equals its teacher at step 0, bit for bit.
+    BatchNorm statistics are frozen with their layers' weights.
 
-    `drift/weights_*` and L2SPSFT are of the effective weights w + s·B·A. Exports hold these under the pretrained network's own
-    names, so they load without peft; the adapter alone lies in their folder `adapter/`, for peft. `ema_decay` averages A and B
-    apart, and the network with both averages is what is validated and exported.
+    `drift/weights_*` and L2SPSFT use the effective weights w + s·B·A. Exports hold these under the pretrained network's own
+    names, so they load without peft; their folder `adapter/` holds the adapter alone, for peft. `ema_decay` averages A and B
+    separately; validation and export use the network with both averages.
 
     Args:
-        r: Rank: rows of A, columns of B.
-        alpha: The scale s is alpha/r, so that a learning rate suits several ranks.
+        r: Rank: number of rows of A and of columns of B.
+        alpha: Sets the scale s = alpha/r, so that one learning rate suits several ranks.
         dropout: Probability of dropping an input value of A, in training.
-        target_modules: Which layers of the encoder are adapted: all-linear, or a list of regular expressions, searched in the
-            names of linear, convolutional and embedding layers.
-        use_rslora: s = alpha/√r in place of alpha/r (Kalajdzievski 2023), for large ranks.
+        target_modules: Which layers of the encoder are adapted: all-linear, or a list of regular expressions that are searched
+            in the names of linear, convolutional and embedding layers.
+        use_rslora: Set s = alpha/√r instead of alpha/r (Kalajdzievski 2023), for large ranks.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class LoRA(Transform):
         return {name: getattr(self, name) for name in names}
 
     def apply(self, network: Network) -> None:
-        """Puts peft's layers in the place of the chosen ones, and freezes what `pretrained` filled."""
+        """Replaces the chosen layers by peft's, and freezes what `pretrained` filled."""
         if find_spec("peft") is None:
-            raise UserError(KEY, "LoRA needs one more package", "pip install 'sft-lightning[lora]'")
+            raise UserError(KEY, "LoRA needs the package peft", "pip install 'sft-lightning[lora]'")
         from peft import LoraConfig, inject_adapter_in_model
 
         encoder, names = network.encoder, self.targets(network)
@@ -92,7 +92,7 @@ class LoRA(Transform):
         )
         mode = encoder.training
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on layers that store their weight transposed, which peft finds out
+            warnings.simplefilter("ignore")  # peft warns of layers that store their weight transposed, and handles them
             inject_adapter_in_model(config, encoder, NAME)
         encoder.train(mode)
         for parameter in network.parameters():
@@ -103,12 +103,12 @@ class LoRA(Transform):
         count = sum(p.numel() for p in network.adapter_parameters().values())
         scale = f"{self.alpha:g}/√{self.r}" if self.use_rslora else f"{self.alpha:g}/{self.r}"
         network.report.notes.append(
-            f"LoRA of rank {self.r}, scale {scale}, on {len(names)} layer{'s' * (len(names) > 1)}: {count:,} parameters; what "
-            "is pretrained is frozen"
+            f"LoRA of rank {self.r}, scale {scale}, on {len(names)} layer{'s' * (len(names) > 1)}: {count:,} parameters; the "
+            "pretrained weights are frozen"
         )
 
     def targets(self, network: Network) -> list[str]:
-        """Names below the encoder of the layers to adapt. Raises UserError where there is none."""
+        """Names of the encoder's layers to adapt. Raises UserError if no layer can be adapted."""
         from transformers.pytorch_utils import Conv1D
 
         linear: tuple[type[nn.Module], ...] = (nn.Linear, Conv1D)
@@ -125,12 +125,13 @@ class LoRA(Transform):
         if not chosen:
             seen = ", ".join(dict.fromkeys(type(m).__name__ for m in modules.values() if isinstance(m, kinds)))
             why = next(
-                (f"{n}: {why}" for n, why in why_not.items()), f"the encoder has {seen or 'no layer of such a kind'}"
+                (f"{n}: {why}" for n, why in why_not.items()),
+                f"its layers are {seen}" if seen else "it has no linear, convolutional or embedding layer",
             )
             raise UserError(
-                KEY,
-                f"target_modules {self.target_modules} leaves no layer of {network.name} to adapt ({why})",
-                "name others by regular expressions, such as [conv]",
+                f"{KEY}.target_modules",
+                f"{self.target_modules} leaves no layer of {network.name} to adapt ({why})",
+                "name other layers by regular expressions, such as [conv]",
             )
         for reason in dict.fromkeys(why_not.values()):
             left = [f"{n}.weight" for n, why in why_not.items() if why == reason]
@@ -138,8 +139,8 @@ class LoRA(Transform):
         return chosen
 
     def save(self, network: Network, folder: str) -> None:
-        """The adapter alone, as peft's `PeftModel.from_pretrained(encoder, folder)` reads it. Not beside config.json:
-        transformers would add it to the weights that are with it already.
+        """Writes the adapter alone, in the format of peft's `PeftModel.from_pretrained(encoder, folder)`. It has its own
+        folder, because transformers would add an adapter beside config.json to weights that include it already.
         """
         from peft import get_peft_model_state_dict
         from safetensors.torch import save_file
@@ -156,8 +157,8 @@ class LowRank(Adapter):
     """One of peft's layers: Δ = s·B·A.
 
     Args:
-        name: Of the layer, below `encoder.`.
-        layer: peft's, in which the pretrained layer is.
+        name: Name of the layer, below `encoder.`.
+        layer: peft's layer, which holds the pretrained one.
     """
 
     def __init__(self, name: str, layer: nn.Module) -> None:
@@ -172,7 +173,7 @@ class LowRank(Adapter):
 
     @torch.no_grad()
     def scale(self, factor: float) -> None:
-        """B alone: a scaled product."""
+        """Scales B, and with it the product."""
         for name, parameter in self.layer.named_parameters():
             if name.startswith(ENDS):
                 local(parameter).mul_(factor)
@@ -197,15 +198,21 @@ def searched(pattern: str, names: list[str]) -> list[str]:
     try:
         found = [n for n in names if re.search(str(pattern), n)]
     except re.error as error:
-        raise UserError(f"{KEY}.target_modules", f"'{pattern}' is not a regular expression: {error}") from None
+        raise UserError(
+            f"{KEY}.target_modules", f"'{pattern}' is not a regular expression: {error}", "correct it"
+        ) from None
     if not found:
-        ends = f"the first is {names[0]}, the last {names[-1]}" if names else "there is none"
-        raise UserError(f"{KEY}.target_modules", f"'{pattern}' matches no layer that can be adapted ({ends})")
+        ends = f"the first is {names[0]}, the last {names[-1]}" if names else "the encoder has no such layer"
+        raise UserError(
+            f"{KEY}.target_modules",
+            f"'{pattern}' matches no layer that can be adapted ({ends})",
+            "use other expressions",
+        )
     return found
 
 
 def obstacle(network: Network, modules: dict[str, nn.Module], name: str, uses: Counter[int]) -> str | None:
-    """Why a layer of the encoder cannot be adapted; None where it can. `uses` counts the layers that hold each parameter."""
+    """Why a layer of the encoder cannot be adapted; None if it can. `uses` counts the layers that hold each parameter."""
     layer = modules[name]
     if f"{name}.weight" in network.fresh:
         return "new layers are trained whole"
@@ -213,9 +220,9 @@ def obstacle(network: Network, modules: dict[str, nn.Module], name: str, uses: C
     while "." in above:
         above = above.rpartition(".")[0]
         if isinstance(modules[above], READ_DIRECTLY):
-            return f"a {type(modules[above]).__name__} reads their weights itself, and would pass adapters over"
+            return f"a {type(modules[above]).__name__} reads their weights itself, and would ignore adapters"
     if getattr(layer, "groups", 1) > 1:
-        return "a convolution in groups has no single product to merge"
+        return "a grouped convolution has no single product to merge"
     if uses[id(layer.weight)] > 1:
         return "another layer shares their weights"
     return None

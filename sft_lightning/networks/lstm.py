@@ -1,4 +1,4 @@
-"""A bidirectional LSTM on word embeddings: what can be learned from the training texts alone, without pretraining."""
+"""A bidirectional LSTM on word embeddings: a text network that learns from the training texts alone."""
 
 import re
 from collections import Counter
@@ -22,11 +22,11 @@ WORD = re.compile(r"\w+|[^\w\s]")
 
 
 class WordTokenizer:
-    """Lower-case words and single marks to numbers, called as transformers tokenizers are.
+    """Turns lower-case words and single marks into numbers; its interface is that of transformers tokenizers.
 
     Args:
-        size: Most words known, the three special ones included.
-        min_count: Fewest occurrences of a word that is learned.
+        size: Size of the vocabulary, including three special words.
+        min_count: How often a word must occur to be learned.
     """
 
     pad_token_id = PAD
@@ -41,15 +41,17 @@ class WordTokenizer:
         return bool(self.words)
 
     def fit(self, texts: Iterable[str]) -> None:
-        """Learns the most frequent words; ties go to the alphabetically first, so that every rank learns the same."""
+        """Learns the most frequent words. The alphabet breaks ties, so that every rank learns the same words."""
         counts = Counter(w for text in texts for w in WORD.findall(text.lower()))
         known = sorted((w for w, n in counts.items() if n >= self.min_count), key=lambda w: (-counts[w], w))
         self.set_words(known[: self.size - 3])
         if not known:
-            raise UserError("LSTM", f"no word occurs {self.min_count} times in the training texts", "lower min_count")
+            raise UserError(
+                "network.min_count", f"no word occurs {self.min_count} times in the training texts", "lower it"
+            )
 
     def set_words(self, words: Sequence[str]) -> None:
-        """Numbers them from 3. `state` changes when they do, so that what was tokenised before is done again."""
+        """Numbers the words from 3. Other words change `state`, so that cached texts are tokenised again."""
         self.words = {w: i for i, w in enumerate(words, 3)}
         self.state = crc32("\n".join(words).encode())
 
@@ -62,7 +64,7 @@ class WordTokenizer:
         **_: Any,
     ) -> dict[str, list[list[int]]]:
         if not self.fitted:
-            raise UserError("network", "LSTM knows no words yet", "train it, or load a checkpoint or pretrained")
+            raise UserError("network", "LSTM has no words yet", "train it, or load a checkpoint or pretrained weights")
         rows = [self._numbers(t) for t in texts]
         if pairs is not None:
             rows = [[*row, BETWEEN, *self._numbers(pair)] for row, pair in zip(rows, pairs, strict=True)]
@@ -73,7 +75,7 @@ class WordTokenizer:
 
 
 class Recurrent(nn.Module):
-    """Embedding and LSTM; a text's vector is the largest output over its words, in each dimension: `[B, D]`."""
+    """Embedding and LSTM; a text's vector is the maximum over its words in each dimension: `[B, D]`."""
 
     def __init__(self, rows: int, width: int, hidden: int, layers: int, bidirectional: bool, dropout: float) -> None:
         super().__init__()
@@ -97,18 +99,18 @@ class Recurrent(nn.Module):
 class LSTM(SmallNetwork):
     """A (bidirectional) LSTM that starts from random weights, or from our own export of one.
 
-    Its words are learned from the training texts, and travel with checkpoints and exports.
+    It learns its words from the training texts; checkpoints and exports hold them.
 
     Args:
         task: What is predicted; given by the module.
-        vocabulary_size: Most words known, three special ones included.
-        min_count: Fewest occurrences in the training texts of a word that is learned.
+        vocabulary_size: Size of the vocabulary in words, including three special ones.
+        min_count: How often a word must occur in the training texts to be learned.
         embedding_dim: Width of the word embeddings.
         hidden: Units of each layer, in each direction.
         layers: Number of LSTM layers.
         bidirectional: Read the text from both ends.
         dropout: Probability of dropping a unit: of the embeddings, between layers, and of the text's vector.
-        max_length: Most words the network reads.
+        max_length: Most words of a text that the network reads.
         pretrained: Where weights and words come from: a run directory or an export folder; null for random ones.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
@@ -138,26 +140,28 @@ class LSTM(SmallNetwork):
             *(("vocabulary_size", vocabulary_size, 4), ("min_count", min_count, 1), ("max_length", max_length, 1)),
         ):
             if value < least:
-                raise UserError("LSTM", f"{name} must be at least {least}, got {value}")
+                raise UserError(f"network.{name}", f"must be at least {least}, got {value}")
         if not 0.0 <= dropout < 1.0:
-            raise UserError("LSTM", f"dropout must be in [0, 1), got {dropout}")
+            raise UserError("network.dropout", f"must be in [0, 1), got {dropout}")
         self.max_length, self.tokenizer = max_length, WordTokenizer(vocabulary_size, min_count)
         encoder = Recurrent(vocabulary_size, embedding_dim, hidden, layers, bidirectional, dropout)
         if pretrained is not None:
             self._take_words(pretrained)
         self.start_from(pretrained, keep_source_head, encoder, hidden * (2 if bidirectional else 1))
         if pretrained is not None and not self.tokenizer.fitted:
-            raise UserError("network.pretrained", f"{pretrained} holds no words: it is not an export of LSTM")
+            raise UserError(
+                "network.pretrained", f"{pretrained} has no words, so it is not an export of LSTM", "choose one"
+            )
 
     def _take_words(self, pretrained: str) -> None:
-        """The words of an export, before `start_from` compares the shapes of all it holds."""
+        """Loads the words of an export, because `start_from` compares all its shapes with the network's."""
         source = resolve(pretrained)
         path = source.file or (source.folder / "model.safetensors" if source.folder else None)
         if path is not None and path.is_file() and (words := read_state_dict(path).get(WORDS)) is not None:
             self.set_extra_state(words)
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
-        """The embedding, then each layer of the LSTM, both directions together."""
+        """The embedding, then each layer of the LSTM with both its directions."""
         groups: dict[str, list[str]] = {}
         for name in self.encoder_parameters():
             found = re.search(r"_(l\d+)(?:_reverse)?$", name)
@@ -174,7 +178,7 @@ class LSTM(SmallNetwork):
         return features
 
     def get_extra_state(self) -> Tensor:
-        """The words as bytes: a tensor, so that checkpoints hold no objects and safetensors takes it."""
+        """The words as a tensor of bytes, which safetensors takes, so that checkpoints need no Python objects."""
         return torch.frombuffer(bytearray("\n".join(self.tokenizer.words).encode() or b"\n"), dtype=torch.uint8)
 
     def set_extra_state(self, state: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Names in state dicts of others: which mapping of a file holds the weights, and what stands before every name."""
+"""Names in others' state dicts: finds the mapping in a file that holds the weights, and removes prefixes from names."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -21,33 +21,36 @@ USUAL = (
     "backbone",
     "encoder",
 )
-"""Keys under which files keep the weights, the first of them first"""
+"""Keys under which files keep the weights; the first one found wins"""
 
 
 def tensors_of(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
-    """The state dict in what a file holds, with a note where there was a choice. UserError, with the keys, where none is."""
+    """Finds the state dict in a file's content, and notes a choice. Raises UserError, with the keys, if there is none."""
     if is_state(content):
         return dict(content)
     if not isinstance(content, Mapping):
         raise UserError(
-            "network.pretrained", f"{path} is not a state dict (names to tensors): it holds a {type(content).__name__}"
+            "network.pretrained",
+            f"{path} must hold a state dict (names to tensors), got a {type(content).__name__}",
+            "save the weights alone",
         )
     found = {str(key): value for key, value in content.items() if is_state(value)}
-    for key, value in content.items():  # one level more: {checkpoint: {model: …}}
+    for key, value in content.items():  # one level deeper: {checkpoint: {model: …}}
         if isinstance(value, Mapping) and not is_state(value):
             found |= {f"{key}.{below}": state for below, state in value.items() if is_state(state)}
     if not found:
         held = ", ".join(f"{key} ({kind_of(value)})" for key, value in list(content.items())[:6])
         raise UserError(
             "network.pretrained",
-            f"{path} is not a state dict (names to tensors), and none is in it: it has {held or 'nothing'}",
+            f"{path} holds no state dict (names to tensors), it holds {held or 'nothing'}",
+            "save the weights alone",
         )
     key = next((k for k in USUAL if k in found), None) or next(
         (k for k in found if k.rpartition(".")[2] in USUAL), None
     )
     if key is None and len(found) > 1:
         raise UserError(
-            "network.pretrained", f"{path} holds several state dicts ({', '.join(found)})", "save the one meant alone"
+            "network.pretrained", f"{path} holds several state dicts ({', '.join(found)})", "save one of them alone"
         )
     key = key or next(iter(found))
     others = [name for name in found if name != key]
@@ -60,22 +63,22 @@ def tensors_of(content: Any, path: Path, notes: list[str]) -> dict[str, Tensor]:
 
 
 def is_state(value: Any) -> bool:
-    """Whether it is names to tensors, at least one."""
+    """Whether it maps at least one name to a tensor, and nothing else."""
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
 def kind_of(value: Any) -> str:
     """`12 names`, `int`"""
-    return f"{len(value)} names" if isinstance(value, Mapping) else type(value).__name__
+    return f"{len(value)} name{'s' * (len(value) != 1)}" if isinstance(value, Mapping) else type(value).__name__
 
 
 def unprefixed(
     state: Mapping[str, Tensor], wanted: Collection[Collection[str]], source: str, notes: list[str]
 ) -> dict[str, Tensor]:
-    """The tensors without what stands before the network's names (`module.`, `_orig_mod.model.`), which is noted.
+    """Removes a prefix before the network's names (`module.`, `_orig_mod.model.`), and notes it.
 
-    `wanted` are sets of names, any one of which would do. A prefix is taken off where that fits at least half of a set, and
-    more than the names as they are do; names without it stay. Raises UserError where two prefixes fit alike.
+    `wanted` are alternative sets of names. A prefix is removed if the remaining names fit at least half of a set, and more of
+    it than the unchanged names do; names without the prefix stay. Raises UserError if two prefixes fit equally well.
     """
     best: tuple[float, str] = (0.0, "")
     for names in wanted:
@@ -91,7 +94,7 @@ def unprefixed(
             if rival is not None:
                 raise UserError(
                     "network.pretrained",
-                    f"{source}: the names that begin with '{prefix}' and those that begin with '{rival}' both fit the "
+                    f"{source}: both the names that begin with '{prefix}' and those that begin with '{rival}' fit the "
                     "network",
                     "save one of them alone",
                 )
@@ -105,7 +108,7 @@ def unprefixed(
 
 
 def common_prefix(names: Collection[str]) -> str:
-    """What all names begin with, in whole words: `module.`; empty where there is nothing."""
+    """The common beginning of all names in whole words, such as `module.`; may be empty."""
     split = [name.split(".")[:-1] for name in names]
     common = []
     for words in zip(*split, strict=False):

@@ -1,7 +1,7 @@
-"""What a model's own image processor does to an image, found by asking it: no class of processors is known by name.
+"""Finds what a model's own image processor does to an image, by running it: works for any class of processors.
 
-The processor itself resizes and crops. What it does to the pixels' values afterwards (rescale, offset, normalise, divide
-again) is measured on images of one colour, and is one mean and std for each channel.
+The processor itself resizes and crops. Its changes to pixel values (rescale, offset, normalise, divide again) are
+measured on images of one colour, and expressed as one mean and std for each channel.
 """
 
 from dataclasses import dataclass, field
@@ -11,26 +11,26 @@ import torch
 from torch import Tensor
 
 VALUES = ("do_rescale", "do_normalize", "rescale_offset", "include_top", "do_flip_channel_order")
-"""Steps on values, which are turned off where the processor has them, so that bytes stay bytes"""
+"""Processors' steps on pixel values, which the view turns off, so that bytes stay bytes"""
 SEEN = ((37, 61), (61, 37))
-"""Height and width of the images that are shown to it"""
+"""Height and width of the images that the processor is tried on"""
 
 
 class NotFollowed(ValueError):
-    """The processor does what no view can: the message says what."""
+    """A view cannot express what the processor does; the message says why."""
 
 
 @dataclass(frozen=True)
 class ProcessorView:
-    """The processor's own resizing and cropping; bytes in, bytes out, in the order red, green, blue."""
+    """The processor's own resize and crop, from bytes to bytes, with channels in the order red, green, blue."""
 
     processor: Any = field(compare=False)
     settings: str
-    """The processor's settings as text: two with the same ones are equal"""
+    """The processor's settings as text; they alone decide whether two views are equal"""
     size: tuple[int, int]
-    """height, width in pixels, whatever the image's"""
+    """height, width of its output in pixels, for any image"""
     reverses: bool = False
-    """Whether it turns the channels round even so"""
+    """Whether the processor reverses the channels even with VALUES off"""
 
     def __call__(self, image: Tensor) -> Tensor:
         off = {name: False for name in VALUES if hasattr(self.processor, name)}
@@ -46,7 +46,7 @@ class ProcessorView:
 
 @dataclass
 class Processed:
-    """What a processor does, in a data module's terms."""
+    """A processor's effect in a data module's terms."""
 
     view: ProcessorView
     mean: tuple[float, ...]
@@ -56,20 +56,20 @@ class Processed:
 
 
 def ask(processor: Any, channels: int) -> Processed:
-    """Raises NotFollowed where the processor gives images of no fixed size, or values that are no line of the pixels'."""
+    """Raises NotFollowed if the processor's images vary in size, or its values are not linear in the pixels' values."""
     view = ProcessorView(processor, str(sorted(processor.to_dict().items())), (0, 0))
     made = [view(torch.zeros(channels, *shape, dtype=torch.uint8)) for shape in SEEN]
     if made[0].ndim != 3 or made[0].shape[0] != channels:
         raise NotFollowed(f"it makes tensors of shape {list(made[0].shape)}, not images of {channels} channels")
     if made[0].shape != made[1].shape:
-        raise NotFollowed("its images have no fixed size")
+        raise NotFollowed("its images vary in size")
     colour = view(one_colour((0, 128, 255)[:channels]))
     reverses = channels == 3 and bool((colour[0] > colour[2]).any())
     view = ProcessorView(view.processor, view.settings, (made[0].shape[1], made[0].shape[2]), reverses)
     black, grey, white = (values_of(processor, (level,) * channels) for level in (0, 64, 255))
     step = white - black
     if bool((step == 0).any()) or apart(grey, black + step * (64 / 255), step):
-        raise NotFollowed("its values are no line of the pixels' values")
+        raise NotFollowed("its values are not linear in the pixels' values")
     reverse = False
     if channels == 3:
         one, levels = values_of(processor, (0, 128, 255)), torch.tensor([0, 128, 255]).double() / 255
@@ -84,12 +84,12 @@ def ask(processor: Any, channels: int) -> Processed:
 
 
 def apart(one: Tensor, other: Tensor, scale: Tensor) -> bool:
-    """Whether two differ by more than single precision explains, for values that span `scale`."""
+    """Whether two tensors differ by more than single precision explains, for values that span `scale`."""
     return bool(((one.double() - other.double()).abs() > 1e-4 * scale.abs()).any())
 
 
 def stated_normalisation(processor: Any, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and std as the settings state them, exact where the measured ones are rounded; None where they do not."""
+    """Mean and std from the settings, exact where measured ones are rounded; None if the settings lack them."""
     if not getattr(processor, "do_normalize", False):
         return (0.0,) * channels, (1.0,) * channels
     mean, std = (getattr(processor, name, None) for name in ("image_mean", "image_std"))
@@ -99,7 +99,7 @@ def stated_normalisation(processor: Any, channels: int) -> tuple[tuple[float, ..
 
 
 def values_of(processor: Any, colour: tuple[int, ...]) -> Tensor:
-    """`[C]` float64: the middle of what an image of one colour becomes."""
+    """`[C]` float64: the middle pixel of a processed image of one colour."""
     made = shown(processor, one_colour(colour)).double()
     return made[:, made.shape[1] // 2, made.shape[2] // 2]
 
@@ -110,30 +110,30 @@ def one_colour(colour: tuple[int, ...]) -> Tensor:
 
 
 def shown(processor: Any, image: Tensor, **options: Any) -> Tensor:
-    """What the processor makes of one image. Raises NotFollowed where it makes no tensor of it."""
+    """Runs the processor on one image. Raises NotFollowed if it cannot be run, or gives something other than a tensor."""
     try:
         made = processor(image, return_tensors="pt", input_data_format="channels_first", **options)["pixel_values"][0]
     except (TypeError, ValueError, KeyError, IndexError, RuntimeError, ImportError, AttributeError) as error:
         lines = str(error).strip().splitlines()
         raise NotFollowed(f"it cannot be run ({lines[0] if lines else type(error).__name__})") from None
     if not isinstance(made, Tensor):
-        raise NotFollowed("it makes no tensor")
+        raise NotFollowed(f"it makes a {type(made).__name__} instead of a tensor")
     return made
 
 
 def load_processor(place: str) -> Any:
-    """The image processor of a folder or a hub's model. Raises NotFollowed where transformers cannot build it."""
+    """The image processor of a folder or a hub's model. Raises NotFollowed if transformers cannot build it."""
     from transformers import AutoImageProcessor
 
     try:
         return AutoImageProcessor.from_pretrained(place)
-    except Exception as error:  # its own code builds it from the file's values
+    except Exception as error:  # the processor's code may raise anything on the file's values
         lines = str(error).strip().splitlines()
         raise NotFollowed(f"transformers cannot build it: {lines[0] if lines else type(error).__name__}") from None
 
 
 def of_size(processor: Any, size: tuple[int, int], channels: int) -> Any:
-    """A processor of the same kind for another size; None where it takes none."""
+    """A processor of the same kind for another size; None if it does not take that size."""
     values = processor.to_dict()
     for name in ("size", "crop_size"):
         old = values.get(name)

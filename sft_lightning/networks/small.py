@@ -1,4 +1,4 @@
-"""The small nets of the field's tutorials, and what they share: an encoder of our own and one linear head."""
+"""The small networks of tutorials, MLP and LeNet, and their base: an encoder of our own and one linear head."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView, TaskInfo
-from sft_lightning.networks.base import Network, set_dropout
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.transforms import Transform
@@ -15,11 +16,11 @@ from sft_lightning.networks.weights import fill, read_state_dict, resolve
 
 
 class SmallNetwork(Network, base=True):
-    """Takes over `pretrained`: a state dict with our names (`encoder.…`, `head.…`) in a folder or a file."""
+    """Loads `pretrained`: a state dict with our names (`encoder.…`, `head.…`) in a folder or a file."""
 
     def start_from(self, pretrained: str | None, keep: bool | str, encoder: nn.Module, features: int) -> None:
-        """Sets encoder and heads; fills them from `pretrained`, whose head becomes the source head if `keep`, or else, with
-        'source', the one that was kept beside it.
+        """Sets encoder and heads, and fills them from `pretrained`. The source head is the pretrained head if `keep` is True,
+        or with 'source' the source head that was kept beside it.
         """
         head = nn.Linear(features, self.task.num_outputs)
         self.encoder, self.head = encoder, head
@@ -32,17 +33,21 @@ class SmallNetwork(Network, base=True):
         source = resolve(pretrained)
         if source.hub:
             raise UserError(
-                "network.pretrained", f"{pretrained}: no such folder or file ({type(self).__name__} is on no hub)"
+                "network.pretrained",
+                f"{pretrained} is neither a folder nor a file, and {type(self).__name__} has no weights on a hub",
+                "choose an export folder or a state dict file",
             )
         theirs = (source.ours.get("network") or "").rpartition(".")[2]
         if theirs and theirs != type(self).__name__:
             raise UserError(
-                "network.pretrained", f"{pretrained} holds a {theirs}, the network asked for is {type(self).__name__}"
+                "network.pretrained",
+                f"{pretrained} holds a {theirs}, and the network is a {type(self).__name__}",
+                f"choose other weights, or set network to {theirs}",
             )
         path = source.file or (source.folder / "model.safetensors" if source.folder else None)
         assert path is not None
         if not path.is_file():
-            raise UserError("network.pretrained", f"{path} does not exist")
+            raise UserError("network.pretrained", f"{path} does not exist", "choose another folder or file")
         names = [n for n in self.state_dict() if not n.startswith("head.")]
         state = unprefixed(read_state_dict(path, self.report.notes), [names], str(path), self.report.notes)
         self.pretrained, self.report.source = pretrained, str(path)
@@ -52,8 +57,9 @@ class SmallNetwork(Network, base=True):
         if above := [n for n in self.report.unexpected if n.startswith("encoder.")]:
             raise UserError(
                 "network.pretrained",
-                f"{path}: its encoder has {len(above)} tensors that the network lacks, first {above[0]}: the "
-                "architectures differ, and its output layer would speak of features that it never saw",
+                f"the architectures differ: the encoder in {path} has tensors that the network lacks ({len(above)}, the first "
+                f"{above[0]}), so its output layer does not fit the network's features",
+                "give the network the same layers",
             )
         if keep:
             task = source.ours.get("task") or {}
@@ -61,7 +67,7 @@ class SmallNetwork(Network, base=True):
         self.report.missing = [n for n in self.report.missing if not n.startswith("head.")]
 
     def image_spec(self, size: tuple[int, int] | None = None, channels: int | None = None) -> InputSpec:
-        """What the net wants to see: the normalisation it was pretrained with, where there is one."""
+        """The images that the network takes, with the normalisation it was pretrained with, if any."""
         known = self.input_view
         return InputSpec("image", size=size or known.size, channels=channels, mean=known.mean, std=known.std)
 
@@ -94,7 +100,7 @@ class MLP(SmallNetwork):
         super().__init__(task, transforms)
         self.in_features, self.hidden = in_features, list(hidden)
         if not self.hidden:
-            raise UserError("MLP", "hidden needs at least one layer")
+            raise UserError("network.hidden", "must name at least one layer, got none", "give the units of each layer")
         layers: list[nn.Module] = [nn.Flatten()]
         for before, after in zip([in_features, *self.hidden], self.hidden, strict=False):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
@@ -112,7 +118,7 @@ class MLP(SmallNetwork):
             shape = "×".join(str(n) for n in image.shape[1:])
             raise UserError(
                 "network.in_features",
-                f"MLP takes {self.in_features}, the data's images have {image[0].numel()} values ({shape})",
+                f"MLP takes {self.in_features} values, and the data's images have {image[0].numel()} ({shape})",
                 f"set it to {image[0].numel()}",
             )
         features: Tensor = self.encoder(image)
@@ -150,7 +156,7 @@ class LeNet(SmallNetwork):
         self.channels, self.image_size = channels, image_size
         side = ((image_size - 4) // 2 - 4) // 2
         if side < 1:
-            raise UserError("LeNet", f"image_size {image_size} is too small, at least 16 pixels are needed")
+            raise UserError("network.image_size", f"must be at least 16 pixels, got {image_size}")
         encoder = nn.Sequential(
             *(nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),
             *(nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()),
@@ -168,11 +174,13 @@ class LeNet(SmallNetwork):
         height, width = x["image"].shape[-2:]
         if (height, width) != (self.image_size, self.image_size):
             advice = (
-                f"set network.init_args.image_size {height}" if height == width else "set data.init_args.image_size"
+                f"set network.init_args.image_size {height}"
+                if height == width
+                else f"set data.init_args.image_size {self.image_size}"
             )
             raise UserError(
                 "network.image_size",
-                f"LeNet is built for {self.image_size} pixels, the images have {height}×{width}",
+                f"LeNet is built for {self.image_size} pixels, and the images have {height}×{width}",
                 advice,
             )
         return super().encode(x)

@@ -1,7 +1,7 @@
-"""The kept source head beside an exported model: what is kept leaves with it, and a second tuning can be held to it.
+"""Loads the source head that an export kept, so that a second tuning can be anchored to the same source task.
 
-`source_head.safetensors` holds the layer (`weight`, `bias`), `source_head.json` its labels and its task. Both are files of
-their own, so that transformers and timm load the folder as if they were not there.
+`source_head.safetensors` holds the layer (`weight`, `bias`), `source_head.json` its labels and its task. They are separate
+files, so that transformers and timm load the folder without noticing them.
 """
 
 from torch import nn
@@ -13,20 +13,20 @@ from sft_lightning.networks.weights import read_state_dict, resolve
 
 
 def take_source_head(network: Network, pretrained: str | None, keep: bool | str) -> None:
-    """With `keep_source_head: source`, replaces the source head by the one that came with an export; else does nothing.
+    """With `keep_source_head: source`, replaces the source head by the one in an export; otherwise does nothing.
 
-    Raises UserError where `pretrained` has none, or where it does not fit the network's features.
+    Raises UserError if `pretrained` has no source head, or if that does not fit the network's features.
     """
     if keep != "source":
         if isinstance(keep, str):
-            raise UserError("network.keep_source_head", f"'{keep}' is none of true, false, source")
+            raise UserError("network.keep_source_head", f"must be true, false or source, got '{keep}'")
         return
     folder = resolve(pretrained).folder if pretrained is not None else None
     if folder is None or not (folder / WEIGHTS).is_file():
         raise UserError(
             "network.keep_source_head",
-            f"source needs an export that holds a kept source head ({WEIGHTS}), and pretrained "
-            f"{'is null' if pretrained is None else f'{pretrained} has none'}",
+            f"source needs an export with a kept source head ({WEIGHTS}), and "
+            + ("pretrained is null" if pretrained is None else f"{pretrained} has none"),
             "use true",
         )
     about = read_about(folder / ABOUT)
@@ -38,13 +38,15 @@ def take_source_head(network: Network, pretrained: str | None, keep: bool | str)
         shape = "no weight" if weight is None else f"weights {list(weight.shape)}"
         raise UserError(
             "network.keep_source_head",
-            f"{folder / WEIGHTS} has {shape} where [{outputs}, {features}] is needed: its features are another "
-            "network's",
+            f"{folder / WEIGHTS} has {shape} instead of [{outputs}, {features}], so it belongs to another network's "
+            "features",
+            "use true, or export again",
         )
     if network.fresh:
         raise UserError(
             "network.keep_source_head",
-            f"source: {pretrained} does not fill the whole encoder, and a source head on random features says nothing",
+            f"{pretrained} does not fill the whole encoder, and the outputs of a source head on random features are "
+            "meaningless",
             "use false",
         )
     head = nn.Linear(features, outputs, bias="bias" in state)

@@ -1,4 +1,4 @@
-"""The files in which an export holds a kept source head: its weights, and what they say."""
+"""Reads and writes the two files in which an export keeps a source head: its weights, and its labels and task."""
 
 import json
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ WEIGHTS, ABOUT = "source_head.safetensors", "source_head.json"
 
 
 def write_source_head(head: nn.Linear, task: TaskInfo, labels: Sequence[str], folder: str) -> None:
-    """Writes a source head into an export folder, as it is now."""
+    """Writes a source head with its current weights into an export folder."""
     state = {n: v.detach().cpu().contiguous() for n, v in head.state_dict().items()}
     save_file(state, Path(folder) / WEIGHTS, metadata={"format": "pt"})
     about = {"task": task.name, "num_outputs": task.num_outputs, "labels": list(labels)}
@@ -29,11 +29,14 @@ def read_about(path: Path) -> dict[str, Any]:
         about = json.loads(path.read_text(encoding="utf-8"))
         labels, task, outputs = about["labels"], about["task"], about["num_outputs"]
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError("network.keep_source_head", f"{path} cannot be read: {error}") from None
+        raise UserError(
+            "network.keep_source_head", f"{path} cannot be read: {error}", "export again, or use true"
+        ) from None
     fine = isinstance(labels, list) and all(isinstance(n, str) for n in labels) and len(labels) in (0, outputs)
     if not (fine and isinstance(outputs, int) and task in TASKS):
         raise UserError(
             "network.keep_source_head",
             f"{path} is damaged: task {task!r}, num_outputs {outputs!r}, labels {labels!r:.80}",
+            "export again, or use true",
         )
     return {"labels": labels, "task": task, "num_outputs": outputs}

@@ -1,4 +1,4 @@
-"""Names of a network's tensors: all of them, by layer, and the hash of their values."""
+"""Names of a network's tensors, their groups by layer, and a hash of their values."""
 
 from collections.abc import Iterable, Mapping
 from hashlib import sha256
@@ -10,30 +10,30 @@ STATISTICS = ("running_mean", "running_var")
 
 
 def tensor_names(module: nn.Module) -> list[str]:
-    """Names of what training makes, in a state dict's order: parameters, and running statistics of normalisation. Other
-    buffers (masks, indices, counters) are constants of the architecture.
+    """Names of all tensors that training changes, in a state dict's order: parameters, and running statistics of
+    normalisation. Other buffers (masks, indices, counters) are constants of the architecture.
     """
     parameters = {n for n, _ in module.named_parameters(remove_duplicate=False)}
     return [n for n in module.state_dict() if n in parameters or n.endswith(STATISTICS)]
 
 
 def bottom_up(module: nn.Module, names: Iterable[str]) -> list[str]:
-    """Names of `module`'s tensors, bottom to top: in their order, but for models of transformers, some of which define what
-    stands on top of the base model first (XLM-RoBERTa's and CamemBERT's `classifier.dense`).
+    """Sorts names of `module`'s tensors bottom to top: keeps their order, but puts a transformers base model first. Some models
+    define layers above it earlier (XLM-RoBERTa's and CamemBERT's `classifier.dense`).
     """
     base = f"{getattr(module, 'base_model_prefix', '')}."
     return sorted(names, key=lambda name: not name.startswith(base))
 
 
 def layers_of(names: Iterable[str]) -> str:
-    """The layers that tensors are in, as a list for a sentence."""
+    """The layers of these tensors, as a list for a sentence; at most four by name."""
     layers = list(dict.fromkeys(n.rpartition(".")[0] for n in sorted(names)))
     return ", ".join(layers[:4]) + (f" and {len(layers) - 4} more" if len(layers) > 4 else "")
 
 
 def group_layers(names: list[str]) -> list[tuple[str, list[str]]]:
-    """Groups parameter names into layers, in the order given: one for each numbered block, what stands below, between
-    and above them apart.
+    """Groups parameter names into layers, in the given order: one for each numbered block, and one for all that lies below,
+    between or above the blocks.
     """
     layers: list[tuple[str, list[str]]] = []
     for name in names:

@@ -17,15 +17,14 @@ from sft_lightning.networks.weights import Source, resolve, tensors_alone
 class Timm(Backbone):
     """Any image model of timm without its classifier, and one linear head on its pooled features.
 
-    The classifier is kept as the source head where it is one linear layer, as it nearly always is.
+    The classifier is kept as the source head if it is one linear layer, which it nearly always is.
 
     Args:
         task: What is predicted; given by the module.
         name: timm's name of the architecture, such as `resnet18` or `vit_tiny_patch16_224.augreg_in21k`.
         pretrained: Where weights come from: true for timm's own of that name, a hub name (`timm/resnet18.a1_in1k`), a
             run directory, an export or timm folder, a state dict file with timm's names; null for random ones.
-        match: How a state dict file's tensors find their place: by their names, or by their order where the names are
-            another library's.
+        match: How a state dict file's tensors are matched: by name, or by order if their names are another library's.
         dropout: Probability of dropping a feature before the head; null for the architecture's own.
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
@@ -48,7 +47,7 @@ class Timm(Backbone):
         import timm
 
         if not timm.is_model(name):
-            raise UserError("network.model_name", f"timm has no model '{name}'{nearest(name, timm.list_models())}")
+            raise UserError("network.name", f"timm has no model '{name}'{nearest(name, timm.list_models())}")
         if match not in ("name", "order"):
             raise UserError("network.match", f"must be name or order, got '{match}'")
         if dropout is not None and not 0.0 <= dropout < 1.0:
@@ -82,7 +81,7 @@ class Timm(Backbone):
         self.built_for = self.input_spec.size if cfg.get("fixed_input_size") else None
 
     def view_of_cfg(self) -> ImageView | None:
-        """What timm's own evaluation transform does to an image; None where the data's way must do, which is noted."""
+        """The view of timm's own evaluation transform; None, with a note, if an ImageView cannot express it."""
         from timm.data import resolve_data_config
 
         config = resolve_data_config(pretrained_cfg=self.cfg)
@@ -90,7 +89,7 @@ class Timm(Backbone):
         grown = floor(height / config["crop_pct"]), floor(width / config["crop_pct"])
         if filter_ not in RESAMPLE or mode not in ("center", "squash") or (mode == "center" and grown[0] != grown[1]):
             self.report.notes.append(
-                f"timm's view of {self.model_name} is not followed (crop_mode {mode}, {height}×{width} pixels, {filter_}): the "
+                f"timm's view of {self.model_name} is not used (crop_mode {mode}, {height}×{width} pixels, {filter_}): the "
                 "shorter side is resized, bilinear, and the centre cropped"
             )
             return None
@@ -105,12 +104,12 @@ class Timm(Backbone):
         try:
             model: nn.Module = timm.create_model(name or self.model_name, **self.options, **options)
         except TypeError as error:
-            raise UserError("network", f"{self.model_name} cannot be built so: {error}") from None
+            raise UserError("network", f"{self.model_name} cannot be built with these arguments: {error}") from None
         self.cfg = dict(model.pretrained_cfg)  # type: ignore[arg-type]
         return model
 
     def from_hub(self, name: str, source: Source, keep: bool) -> None:
-        """Fetched, renamed and filled by timm."""
+        """Builds the network from the hub: timm downloads, renames and fills."""
         from sft_lightning.networks.hf import explain
 
         try:
@@ -131,14 +130,14 @@ class Timm(Backbone):
         self.resize()
 
     def from_tensors(self, source: Source, match: str, keep: bool) -> None:
-        """From a file or a folder: with our names, with timm's, or in timm's order."""
+        """Builds the network from a file or a folder: with our names, with timm's, or in timm's order."""
         if source.ours:
             self.check_ours(source)
         self.check_architecture(source, source.config.get("architecture"))
         state = read_weights(source, self.report.notes)
         model = self.build()
         self.cfg |= dict(source.config.get("pretrained_cfg") or {})
-        named = self.cfg["classifier"]  # one name, or one for each of several heads
+        named = self.cfg["classifier"]  # one name, or several for models with several heads
         classifier = classifier_name(model) or (named if isinstance(named, str) else named[0])
         ours = is_ours(state)
         if match == "name":
@@ -161,20 +160,22 @@ class Timm(Backbone):
         self.resize()
 
     def check_architecture(self, source: Source, theirs: str | None) -> None:
-        """Raises UserError where a hub's model or a folder's config.json is of another architecture."""
+        """Raises UserError if a hub's model or a folder's config.json has another architecture."""
         if theirs is not None and theirs != self.model_name.partition(".")[0]:
             raise UserError(
-                "network.pretrained", f"{source.name} is a {theirs}, the network asked for is {self.model_name}"
+                "network.pretrained",
+                f"{source.name} is a {theirs}, and the network is {self.model_name}",
+                f"set network.init_args.name to {theirs}, or choose other weights",
             )
 
     # ---- the parts ----
 
     def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
-        """The classifier off, pooled features out."""
+        """Removes the classifier, so that the model gives pooled features."""
         classifier = classifier_name(model)
         if classifier is not None:
             features = self.take_off(model, classifier, keep, labels).in_features
-        else:  # convolutional or double: no linear layer to keep
+        else:  # a convolutional or double classifier: there is no linear layer to keep
             model.reset_classifier(0)
             features = getattr(model, "head_hidden_size", model.num_features)
             own = set(model.state_dict())
@@ -182,22 +183,27 @@ class Timm(Backbone):
         self.set_encoder(model, features)
 
     def resize(self) -> None:
-        """Fits a network of fixed size to `image_size`; position embeddings are interpolated."""
+        """Fits a network of fixed size to `image_size`, and interpolates its position embeddings."""
         if self.image_size is None or not self.cfg.get("fixed_input_size"):
             return
         if not hasattr(self.encoder, "set_input_size"):
             raise UserError(
-                "network.image_size", f"{self.model_name} has a fixed size of {self.cfg['input_size'][1]} pixels"
+                "network.image_size",
+                f"{self.image_size} does not work, because {self.model_name} has a fixed size of "
+                f"{self.cfg['input_size'][1]} pixels",
+                "leave it out",
             )
         try:
             self.encoder.set_input_size((self.image_size, self.image_size))  # type: ignore[operator]
         except (AssertionError, ValueError) as error:
             raise UserError(
-                "network.image_size", f"{self.model_name} with image_size {self.image_size}: {error}"
+                "network.image_size",
+                f"{self.image_size} does not work with {self.model_name}: {error}",
+                "choose another size",
             ) from None
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
-        """As timm groups them, where the architecture says how."""
+        """The layers as timm groups them, if the architecture defines groups."""
         from timm.models._manipulate import group_parameters
 
         try:
@@ -219,7 +225,7 @@ def classifier_name(model: nn.Module) -> str | None:
 
 
 def imagenet_labels(model: Any) -> list[str]:
-    """ImageNet's class names where timm knows which of its sets the model was trained on."""
+    """ImageNet's class names, if timm knows on which of its subsets the model was trained; else an empty list."""
     from timm.data import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(model)

@@ -19,10 +19,8 @@ from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import Source, resolve, tensors_alone
 
 FIXED = {"vit": "image_size", "maxvit": "input_size"}  # families built for one size, and the argument that sets it
-TWICE_NORMALISED = (
-    "googlenet",
-    "inception_v3",
-)  # pretrained ones re-normalise inside; fed as they want it here instead
+TWICE_NORMALISED = ("googlenet", "inception_v3")
+"""Models whose pretrained versions normalise again inside; here that is off, and the data are normalised accordingly"""
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 OLD_NAME = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(\d\.)")  # DenseNet's files: norm.1 for norm1
 BLOCK = re.compile(r"\d+|encoder_layer_\d+|denselayer\d+|transition\d+|block\d+-\d+|Mixed_\w+|inception\d\w+")
@@ -31,13 +29,13 @@ BLOCK = re.compile(r"\d+|encoder_layer_\d+|denselayer\d+|transition\d+|block\d+-
 class Torchvision(Backbone):
     """Any classification model of torchvision without its last linear layer, and one linear head in its place.
 
-    SqueezeNet ends in a convolution, which cannot be kept as a source head; the head sees its pooled features.
+    SqueezeNet ends in a convolution, which cannot be kept as a source head; the new head takes its pooled features.
     GoogLeNet and Inception are built without their auxiliary outputs.
 
     Args:
         task: What is predicted; given by the module.
         name: torchvision's name of the architecture, such as `resnet18` or `vit_b_16`.
-        pretrained: Where weights come from: the name of torchvision's own (`DEFAULT`, `IMAGENET1K_V2`), a run
+        pretrained: Where weights come from: a name of torchvision's weights (`DEFAULT`, `IMAGENET1K_V2`), a run
             directory, an export folder, a state dict file with torchvision's names; null for random ones.
         dropout: Probability of dropping a unit, in every dropout layer; null for the architecture's own.
         image_size: Height and width the network is built for, in pixels; default the architecture's own.
@@ -59,13 +57,11 @@ class Torchvision(Backbone):
         super().__init__(task, transforms)
         from torchvision import models
 
-        from sft_lightning.networks.base import set_dropout
+        from sft_lightning.networks.heads import set_dropout
 
         names = models.list_models(module=models)
         if name not in names:
-            raise UserError(
-                "network.model_name", f"torchvision has no classification model '{name}'{nearest(name, names)}"
-            )
+            raise UserError("network.name", f"torchvision has no classification model '{name}'{nearest(name, names)}")
         self.model_name, self.image_size = name, image_size
         self.own_spec = InputSpec("image", size=(224, 224) if self.fixed_argument else None)
         weights = models.get_model_weights(name).__members__
@@ -79,8 +75,8 @@ class Torchvision(Backbone):
             if source.hub is not None:
                 raise UserError(
                     "network.pretrained",
-                    f"{name} has no weights '{pretrained}'{nearest(pretrained, weights)}; it has "
-                    f"{', '.join(weights) or 'none'}, and there is no such folder or file",
+                    f"{name} has no weights '{pretrained}', and there is no such folder or file"
+                    f"{nearest(pretrained, weights)}; it has {', '.join(weights) or 'no weights'}",
                 )
             self.from_tensors(source, list(weights.values()), keep)
         take_source_head(self, None if pretrained in weights else pretrained, keep_source_head)
@@ -108,31 +104,34 @@ class Torchvision(Backbone):
         except (ValueError, AssertionError, RuntimeError) as error:
             if not options:
                 raise
-            raise UserError("network", f"{self.model_name}: {error or type(error).__name__}") from None
+            raise UserError(
+                "network", f"{self.model_name} cannot be built with these arguments: {error or type(error).__name__}"
+            ) from None
         if self.model_name in TWICE_NORMALISED:
             model.transform_input = model.aux_logits = False  # type: ignore[assignment]
             for name in AUXILIARY:
                 setattr(model, name.rstrip("."), None)
-        if self.model_name.startswith("mnasnet"):  # its own loader wants a version that only torch.save's files carry
+        if self.model_name.startswith("mnasnet"):  # its own loader needs a version that only torch.save's files have
             model._load_from_state_dict = MethodType(nn.Module._load_from_state_dict, model)  # type: ignore[method-assign]
         return model
 
     def from_library(self, weights: Any, pretrained: str, keep: bool) -> None:
-        """Torchvision's own weights, from its cache or its server."""
+        """Builds the network with torchvision's own weights, from its cache or its server."""
         try:
             with tensors_alone():
                 model = self.build(weights=weights)
         except pickle.UnpicklingError:
             raise UserError(
                 "network.pretrained",
-                f"{Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} holds pickled code, or is "
-                "damaged, and was not run",
-                "remove it, so that it is fetched anew",
+                f"{Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} is damaged, or holds pickled code, "
+                "which is never run",
+                "remove it, so that it is downloaded again",
             ) from None
         except URLError as error:
             raise UserError(
                 "network.pretrained",
                 f"{pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}",
+                "check the connection, or give a file",
             ) from None
         self.note(Source(pretrained, hub=weights.url))
         self.report.loaded = len(model.state_dict())
@@ -140,7 +139,7 @@ class Torchvision(Backbone):
         self.own_spec = self.spec_of(weights)
 
     def from_tensors(self, source: Source, weights: list[Any], keep: bool) -> None:
-        """From a file or a folder: with our names, or with torchvision's."""
+        """Builds the network from a file or a folder: with our names, or with torchvision's."""
         if source.ours:
             self.check_ours(source)
             self.image_size = self.image_size or (source.ours.get("init_args") or {}).get("image_size")
@@ -163,7 +162,7 @@ class Torchvision(Backbone):
             self.own_spec = self.spec_of(weights[0])
 
     def spec_of(self, weights: Any) -> InputSpec:
-        """View and normalisation that torchvision's weights were evaluated with."""
+        """The view and normalisation with which torchvision evaluated its weights."""
         made = weights.transforms()
         mean, std = tuple(made.mean), tuple(made.std)
         if self.model_name in TWICE_NORMALISED:
@@ -175,7 +174,7 @@ class Torchvision(Backbone):
     # ---- the parts ----
 
     def take_apart(self, model: nn.Module, keep: bool, labels: list[str]) -> None:
-        """The classifier off, features out."""
+        """Removes the classifier, so that the model gives features."""
         classifier = classifier_of(model)
         if self.model_name.startswith("squeezenet"):  # dropout, convolution, ReLU, pool: the pool stays
             features = int(model.get_submodule(classifier).in_channels)  # type: ignore[arg-type]
@@ -187,7 +186,7 @@ class Torchvision(Backbone):
         self.set_encoder(model, features)
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
-        """One for each block, as torchvision names them, and what stands below, between and above them."""
+        """One layer for each block, by torchvision's names, and one for all that lies below, between or above the blocks."""
         layers: list[tuple[str, list[str]]] = []
         blocks: set[str] = set()
         for name in self.encoder_parameters():

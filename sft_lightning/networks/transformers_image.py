@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
-from sft_lightning.networks.base import Network, set_dropout
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head
 from sft_lightning.networks.processor_view import NotFollowed, ProcessorView, ask, load_processor, of_size
 from sft_lightning.networks.source_head import take_source_head
@@ -25,10 +26,10 @@ class TransformersImage(Network):
         task: What is predicted; given by the module.
         pretrained: Where weights come from: a hub name, a transformers folder, a run directory, a state dict file
             (with config); null for random ones of config.
-        config: The architecture when there is no pretrained folder: a folder or hub name whose config.json is taken, or
-            its values, such as `{model_type: vit, hidden_size: 192}`.
+        config: The architecture without a pretrained folder: a folder or hub name with a config.json, or its
+            values, such as `{model_type: vit, hidden_size: 192}`.
         dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
-        gradient_checkpointing: Compute activations anew in the backward pass: less memory, about a third more time.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
             and exported, beside its own.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
@@ -55,7 +56,9 @@ class TransformersImage(Network):
         set_dropout(model, dropout)
         if gradient_checkpointing:
             if not model.supports_gradient_checkpointing:
-                raise UserError("network", f"{type(model).__name__} has no gradient checkpointing")
+                raise UserError(
+                    "network.gradient_checkpointing", f"{type(model).__name__} does not support it", "set it to false"
+                )
             model.gradient_checkpointing_enable({"use_reentrant": False})
         self.encoder = model
         self.processor: Any = None
@@ -65,7 +68,7 @@ class TransformersImage(Network):
 
     @property
     def input_spec(self) -> InputSpec:
-        """What the image processor does, where the weights came with one; else the configuration's size."""
+        """The view of the image processor, if the weights came with one; else the configuration's size."""
         known, own = self.input_view, self.own_spec
         return InputSpec(
             "image",
@@ -78,7 +81,7 @@ class TransformersImage(Network):
         )
 
     def read_spec(self, config: Any, given: str | dict[str, Any] | None) -> InputSpec:
-        """From the image processor, or else from the model's configuration."""
+        """Reads the input's form from the image processor, or else from the model's configuration."""
         size, channels = square(getattr(config, "image_size", None)), int(getattr(config, "num_channels", 3))
         place, values = self.processor_values(given)
         if place is None:
@@ -99,7 +102,7 @@ class TransformersImage(Network):
             self.processor = None
             kind = values.get("image_processor_type") or values.get("feature_extractor_type") or "the image processor"
             self.report.notes.append(
-                f"{kind} is not followed ({error}): size, mean and std are taken from preprocessor_config.json alone"
+                f"{kind} is not used ({error}): size, mean and std come from preprocessor_config.json alone"
             )
         shown = values.get("crop_size") if values.get("do_center_crop") and values.get("crop_size") else None
         size = square(shown or values.get("size")) or size
@@ -109,12 +112,12 @@ class TransformersImage(Network):
         return InputSpec("image", size=size, channels=channels, mean=mean, std=std)
 
     def processor_values(self, given: str | dict[str, Any] | None) -> tuple[str | None, dict[str, Any]]:
-        """The folder or hub's name that says how images are prepared, and what its file says; (None, {}) without one."""
+        """The folder or hub name with preprocessor_config.json, and that file's values; (None, {}) without such a file."""
         if self.pretrained is None:
             return None, {}
         source = find(self.pretrained, self)
         folder, hub = source.folder, source.hub
-        if source.file is not None and isinstance(given, str):  # weights in a file, the rest in a folder
+        if source.file is not None and isinstance(given, str):  # the weights are in a file, the rest in a folder
             folder, hub = (Path(given), None) if Path(given).is_dir() else (None, given)
         path = folder / "preprocessor_config.json" if folder else None
         if hub is not None:
@@ -127,7 +130,9 @@ class TransformersImage(Network):
         try:
             return hub or str(folder), dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, OSError) as error:
-            raise UserError("network.pretrained", f"{path} cannot be read: {error}") from None
+            raise UserError(
+                "network.pretrained", f"{path} cannot be read: {error}", "replace it, or remove it"
+            ) from None
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         image, options = x["image"], {}
@@ -143,13 +148,13 @@ class TransformersImage(Network):
         size, own = spec.size or (224, 224), None
         if isinstance(spec.view, ProcessorView):
             own = spec.view.processor
-        elif spec.reverse_channels and self.processor is not None:  # no other kind turns channels round
+        elif spec.reverse_channels and self.processor is not None:  # no other kind of processor reverses channels
             own = of_size(self.processor, size, spec.channels or 3)
         if own is not None:
             path.write_text(own.to_json_string())
             return
         processor = {
-            # Shorter side resized, centre cropped: what the data modules do.
+            # The data modules also resize the shorter side and crop the centre.
             "image_processor_type": "CLIPImageProcessor",
             "do_convert_rgb": spec.channels == 3,
             "do_resize": True,
@@ -167,7 +172,7 @@ class TransformersImage(Network):
 
 
 def square(size: Any) -> tuple[int, int] | None:
-    """(height, width) from the ways transformers writes a size: 224, [224, 224], {shortest_edge: 224}, …"""
+    """(height, width) from any of transformers' forms of a size: 224, [224, 224], {shortest_edge: 224}, …"""
     if isinstance(size, dict):
         if "height" in size and "width" in size:
             return int(size["height"]), int(size["width"])

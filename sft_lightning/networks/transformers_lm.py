@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
-from sft_lightning.networks.base import Network, set_dropout
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf
 from sft_lightning.networks.transformers_text import (
     check_vocabulary,
@@ -23,7 +24,7 @@ from sft_lightning.networks.transforms import Transform
 
 
 class TransformersLM(Network):
-    """A causal language model. Logits are computed where a token is supervised, and nowhere else.
+    """A causal language model. Computes logits only at supervised tokens.
 
     Args:
         task: What is predicted; given by the module.
@@ -31,10 +32,10 @@ class TransformersLM(Network):
             weights dequantised); null for random ones.
         config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
         tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
-        dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
+        dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
-        dtype: Of the weights; bfloat16 halves the memory, and the optimizer's steps round.
+        dtype: Data type of the weights; bfloat16 halves the memory, but rounds the optimizer's steps.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
@@ -57,7 +58,7 @@ class TransformersLM(Network):
     ) -> None:
         super().__init__(task, transforms)
         if dtype not in ("float32", "bfloat16"):
-            raise UserError("network.dtype", f"'{dtype}' is neither float32 nor bfloat16")
+            raise UserError("network.dtype", f"must be float32 or bfloat16, got '{dtype}'")
         model = self._load(pretrained, config, getattr(torch, dtype), trust_remote_code)
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
         check_vocabulary(self.tokenizer, model)
@@ -77,14 +78,14 @@ class TransformersLM(Network):
             checkpoint_gradients(model)
 
     def _note_new(self, model: Any) -> None:
-        """Names of new tensors as below `encoder.`; an output layer that `pretrained` lacked shares no outputs with it."""
+        """Renames new tensors as below `encoder.`. With a new output layer, the outputs are not the pretrained ones."""
         own = {id(t): n for n, t in self.encoder.state_dict(keep_vars=True).items()}
         new = {n: t for n, t in model.state_dict(keep_vars=True).items() if n in self.fresh}
         self.fresh = {own[id(t)] for t in new.values() if id(t) in own}
         if any(t is p for t in new.values() for p in self.head.parameters() if id(p) not in own):
             self.shares_outputs = False
             self.report.notes.append(
-                "the output layer is new: the pretrained weights have none, and answers cannot be compared"
+                "the output layer is new, because the pretrained weights lack it; outputs cannot be compared with theirs"
             )
 
     def _load(
@@ -98,9 +99,8 @@ class TransformersLM(Network):
                 "network.pretrained", "reading a .gguf file needs more packages", "pip install 'sft-lightning[gguf]'"
             )
         model = load_hf(AutoModelForCausalLM, pretrained, config, self, trust, dtype=dtype).to(dtype)
-        if (
-            quantised
-        ):  # what is loaded calls itself quantised, and cannot be saved: move the weights to one that does not
+        if quantised:
+            # The loaded model still counts as quantised, which cannot be saved: move its weights to a model that does not.
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
             clean = AutoModelForCausalLM.from_config(model.config).to(dtype).eval()
@@ -111,14 +111,14 @@ class TransformersLM(Network):
 
     @torch.no_grad()
     def _check(self, model: Any) -> None:
-        """The model's own logits must be what head and encoder give; both are still in evaluation mode."""
+        """Raises UserError if the model's own logits differ from those of encoder and head. Needs evaluation mode."""
         ids = torch.arange(4)[None] % self.task.num_outputs
         x = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
         mine, theirs = self(x).logits.float(), model(**x).logits.float()
         if not torch.allclose(mine, theirs, rtol=1e-2, atol=1e-3 + 1e-3 * float(theirs.abs().max())):
             raise UserError(
                 "network",
-                f"{type(model).__name__} makes logits in a way of its own, which TransformersLM does not know",
+                f"{type(model).__name__} computes its logits in a way that TransformersLM does not support",
                 "choose another model",
             )
 
@@ -136,7 +136,7 @@ class TransformersLM(Network):
         return hidden
 
     def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
-        """One encoder pass; logits of the positions that `select` marks."""
+        """One encoder pass; logits only at the positions that `select` marks."""
         output = super().forward(x, select)
         logits = output.logits
         if self.scale != 1.0:
@@ -149,7 +149,7 @@ class TransformersLM(Network):
         return {"max_length": self.max_length}
 
     def save_pretrained(self, folder: str) -> None:
-        """A genuine transformers folder with the tokenizer. Generating from it stops at the ends that were taught."""
+        """Writes a genuine transformers folder with the tokenizer. Its generation stops at the end tokens that were trained."""
         model = self._whole[0]
         stop_at(model.generation_config, list(self.input_view.ends or ()), self.tokenizer)
         hf_export(self, model, folder)
@@ -159,7 +159,7 @@ class TransformersLM(Network):
 def stop_at(settings: Any, ends: list[int], tokenizer: Any) -> None:
     """Adds `ends` to the tokens at which transformers' generation settings stop, and sets the padding token.
 
-    A base model's settings know its end of text alone; one that was tuned with a chat template ends its turns with
+    A base model's settings have its end of text only. A model that was tuned with a chat template ends its turns with
     another token (`<|im_end|>`).
     """
     known = settings.eos_token_id

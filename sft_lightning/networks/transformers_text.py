@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
-from sft_lightning.networks.base import Network, fresh_linear, set_dropout
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.transforms import Transform
@@ -18,7 +19,7 @@ from sft_lightning.networks.vocabulary import check_words, has_tokenizer, has_wo
 from sft_lightning.networks.weights import Source
 
 HEAD = "sft_head."
-"""Before the head's names in exports whose pooling is ours"""
+"""Prefix of the head's names in exports with our own pooling"""
 WEIGHTS = "model.safetensors"
 
 
@@ -31,9 +32,9 @@ class TransformersText(Network):
         config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
         tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
         pooling: How a text becomes one vector: model as the pretrained model does it before its own output layer, mean
-            of the tokens, cls the first token, last the last one; but for model, of a model that encodes and decodes the
-            encoder alone is used.
-        dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
+            of the tokens, cls the first token, last the last one; except for model, encoder-decoders use the encoder
+            alone.
+        dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
@@ -60,9 +61,9 @@ class TransformersText(Network):
         from transformers import AutoModel, AutoModelForSequenceClassification
 
         if pooling not in ("model", "mean", "cls", "last"):
-            raise UserError("network.pooling", f"'{pooling}' is none of model, mean, cls, last")
+            raise UserError("network.pooling", f"must be model, mean, cls or last, got '{pooling}'")
         ours = find(pretrained, self).ours if pretrained is not None else {}
-        if pooling == "model":  # as it was exported, if by us
+        if pooling == "model":  # an export of ours keeps its pooling
             pooling = (ours.get("init_args") or {}).get("pooling", "model")
         self.pooling: str = pooling
         self.head_name: str | None = None
@@ -70,7 +71,7 @@ class TransformersText(Network):
         if pooling == "model":
             model = load_hf(AutoModelForSequenceClassification, pretrained, config, self, trust_remote_code)
             self.head_name = split_head(self, model, keep_source_head is True)
-            if self.head_name == "score":  # decoders: each token has a score, the last token's counts
+            if self.head_name == "score":  # a decoder scores each token, and the last score counts
                 self.pooling = "last"
         else:
             model = load_hf(AutoModel, pretrained, config, self, trust_remote_code, trim=self._drop_decoder)
@@ -80,17 +81,18 @@ class TransformersText(Network):
             and (exported := (ours.get("init_args") or {}).get("pooling", "model")) != pooling
         ):
             raise UserError(
-                "network.keep_source_head", f"source: that head is of pooling {exported}, asked for is {pooling}"
+                "network.keep_source_head",
+                f"the kept source head was trained with pooling {exported}, and network.init_args.pooling is {pooling}",
+                f"set pooling to {exported}, or use false",
             )
         take_source_head(self, pretrained, keep_source_head)
         self.encoder = model
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
-        if self.encodes_alone or not decodes(
-            model
-        ):  # an encoder counts positions, and takes its vector, from where the row begins
+        if self.encodes_alone or not decodes(model):
+            # An encoder counts positions, and takes its vector, from the beginning of the row.
             self.tokenizer.padding_side = "right"
         check_vocabulary(self.tokenizer, model)
-        if model.config.pad_token_id is None or self.head_name == "score":  # in exports, transformers looks for it
+        if model.config.pad_token_id is None or self.head_name == "score":  # transformers needs it in exports
             model.config.pad_token_id = self.tokenizer.pad_token_id
         self.max_length = token_limit(self.tokenizer, model, max_length)
         set_dropout(model, dropout)
@@ -102,14 +104,14 @@ class TransformersText(Network):
         self._takes_types, self._takes_positions = "token_type_ids" in takes, "position_ids" in takes and decodes(model)
 
     def _drop_decoder(self, model: Any) -> None:
-        """Of a model that encodes and decodes the decoder is not used, and would get no gradient."""
+        """Removes the decoder of an encoder-decoder, which is not used here and would get no gradient."""
         if all(isinstance(getattr(model, part, None), nn.Module) for part in ("encoder", "decoder")):
             del model.decoder
             self.encodes_alone = True
 
     def _own_head(self, model: Any, ours: dict[str, Any], pretrained: str | None, keep: bool) -> None:
-        """A head on our own pooling; the source head is one that we exported."""
-        if getattr(model, "pooler", None) is not None:  # would get no gradient
+        """Sets a head on our own pooling; the source head comes from an export of ours, if there is one."""
+        if getattr(model, "pooler", None) is not None:  # it would get no gradient
             model.pooler = None
             self.fresh = {n for n in self.fresh if not n.startswith("pooler.")}
             self.report.missing = [n for n in self.report.missing if not n.startswith("pooler.")]
@@ -152,7 +154,7 @@ class TransformersText(Network):
         return {**own, "max_length": self.max_length}
 
     def save_pretrained(self, folder: str) -> None:
-        """A genuine transformers folder; where the pooling is ours, the encoder's, and the head under `sft_head.`."""
+        """Writes a genuine transformers folder. With our own pooling it holds the encoder, and the head under `sft_head.`."""
         hf_export(self, self.encoder, folder, self.head_name)
         if self.head_name is None:
             path = Path(folder) / WEIGHTS
@@ -173,14 +175,14 @@ def pool(hidden: Tensor, mask: Tensor, pooling: str) -> Tensor:
 
 
 def pools_at_end(model: Any) -> bool:
-    """Whether a model's own pooling is the decoder's vector at the end token, as BART's and T5's is."""
+    """Whether a model's own pooling takes the decoder's vector at the end token, as in BART and T5."""
     return bool(model.config.is_encoder_decoder and hasattr(model, "classification_head"))
 
 
 def at_last_end(model: Any, inputs: dict[str, Tensor]) -> Tensor:
-    """What the model's own pooling and head give: `[B, D]`, at the last end token of each row.
+    """The model's own pooling and head at the last end token of each row: `[B, D]`.
 
-    transformers' forward is the same, but refuses a batch in whose rows that token is not written equally often.
+    transformers' forward does the same, but refuses a batch whose rows have unequal numbers of end tokens.
     """
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     shifted = {"decoder_input_ids": model._shift_right(ids)} if hasattr(model, "_shift_right") else {}
@@ -193,7 +195,7 @@ def at_last_end(model: Any, inputs: dict[str, Tensor]) -> Tensor:
 
 
 def positions(mask: Tensor) -> Tensor:
-    """Position of each token, counted from the first real one, so that padding on the left moves nothing: `[B, T]`."""
+    """Position of each token, counted from the first real one, so that padding on the left has no effect: `[B, T]`."""
     here = torch.arange(mask.shape[1], device=mask.device)
     return (here[None] - mask.argmax(-1, keepdim=True)).clamp(min=0)
 
@@ -202,23 +204,24 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> Any:
-    """The tokenizer in a folder, a run directory, a .gguf file or on the hub; with a padding token."""
+    """Loads the tokenizer of a folder, a run directory, a .gguf file or the hub, and makes sure of a padding token."""
     from transformers import AutoTokenizer
 
     if name is None:
         raise UserError(
             "network.tokenizer",
-            f"{type(network).__name__} needs one where pretrained is null",
-            "set a folder or hub name",
+            f"{type(network).__name__} needs a tokenizer, because pretrained is null",
+            "set it to a folder or hub name",
         )
     here = Path(name).expanduser()
-    alone = here.is_dir() and has_tokenizer(here) and not (here / "config.json").is_file()  # beside no network
+    # A folder may hold a tokenizer without a network.
+    alone = here.is_dir() and has_tokenizer(here) and not (here / "config.json").is_file()
     source = Source(name, folder=here) if alone else find(name, network)
     extra: dict[str, Any] = {}
     if source.file is not None and source.file.suffix == ".gguf":
         extra["gguf_file"] = source.file.name
     elif source.file is not None:
-        raise UserError("network", f"{name} is a state dict alone", "set tokenizer (a folder or hub name)")
+        raise UserError("network.tokenizer", f"{name} is a state dict alone", "set it to a folder or hub name")
     if source.folder is not None and not extra and not has_tokenizer(source.folder):
         raise no_tokenizer(name)
     try:
@@ -233,36 +236,40 @@ def load_tokenizer(name: str | None, network: Network, trust: bool = False) -> A
     check_words(tokenizer, name)
     if tokenizer.pad_token is None:
         if (instead := tokenizer.eos_token or tokenizer.unk_token) is None:
-            raise UserError("network.tokenizer", f"{name} has neither a padding nor an end token", "choose another")
+            raise UserError("network.tokenizer", f"{name} has neither a padding nor an end token", "choose another one")
         tokenizer.pad_token = instead
     return tokenizer
 
 
 def check_vocabulary(tokenizer: Any, model: Any) -> None:
-    """Raises UserError where the tokenizer has ids that the model has no embedding for."""
+    """Raises UserError if the model lacks embeddings for some of the tokenizer's ids."""
     rows = model.get_input_embeddings().num_embeddings
     if (last := max(tokenizer.get_vocab().values(), default=0)) >= rows:
         raise UserError(
             "network.tokenizer",
-            f"its ids go up to {last}, the network has embeddings for {rows}",
-            f"set config.vocab_size to {last + 1}, or choose the tokenizer that belongs to the network",
+            f"its ids go up to {last}, and the network has embeddings for {rows} ids",
+            f"set network.init_args.config.vocab_size to {last + 1}, or choose the tokenizer that belongs to the network",
         )
 
 
 def token_limit(tokenizer: Any, model: Any, wanted: int | None) -> int | None:
-    """Most tokens the network takes: `wanted`, or the least of what the tokenizer says and the positions allow."""
+    """Most tokens the network takes: `wanted`, or the smaller of the tokenizer's limit and the number of positions."""
     table = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     absolute = [
         m for n, m in model.named_modules() if n.endswith("position_embeddings") and isinstance(m, nn.Embedding)
     ]
-    if absolute and absolute[0].padding_idx is not None:  # RoBERTa and kin count from padding_idx + 1
+    if absolute and absolute[0].padding_idx is not None:  # RoBERTa and similar models count from padding_idx + 1
         table = absolute[0].num_embeddings - absolute[0].padding_idx - 1
     positions = table if isinstance(table, int) and table > 0 else None
     if wanted is not None:
         if wanted < 1:
-            raise UserError("network", f"max_length must be at least 1 token, got {wanted}")
+            raise UserError("network.max_length", f"must be at least 1 token, got {wanted}")
         if positions is not None and wanted > positions:
-            raise UserError("network", f"max_length {wanted} is more than the {positions} positions the model has")
+            raise UserError(
+                "network.max_length",
+                f"{wanted} is more than the {positions} positions of the model",
+                f"set it to {positions} or less",
+            )
         return wanted
     said = tokenizer.model_max_length
     limits = [n for n in (said if said and said < 10**9 else None, positions) if n]
@@ -275,7 +282,7 @@ def checkpoint_gradients(model: Any) -> None:
         raise UserError(
             "network.gradient_checkpointing", f"{type(model).__name__} does not support it", "set it to false"
         )
-    if hasattr(model, "activation_checkpointing_enable"):  # its newer name
+    if hasattr(model, "activation_checkpointing_enable"):  # the newer name in transformers
         model.activation_checkpointing_enable({"use_reentrant": False})
     else:
         model.gradient_checkpointing_enable({"use_reentrant": False})

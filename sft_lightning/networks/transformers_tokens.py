@@ -8,7 +8,8 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
-from sft_lightning.networks.base import Network, set_dropout
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf, split_head
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.transformers_text import (
@@ -23,14 +24,14 @@ from sft_lightning.networks.transforms import Transform
 
 
 class TransformersTokens(Network):
-    """A pretrained text model of transformers that tags words: one output for each token that the data marks.
+    """A pretrained text model of transformers that tags words: one output for each token that the data select.
 
     Args:
         task: What is predicted; given by the module.
         pretrained: Where weights come from: a hub name, a transformers folder, a run directory; null for random ones.
         config: For random weights, a folder or hub name with a config.json, or the settings themselves with model_type.
         tokenizer: Folder or hub name of the tokenizer; default the one that comes with pretrained.
-        dropout: Probability of dropping a unit, in all dropout layers; null leaves the pretrained model's.
+        dropout: Probability of dropping a unit, in every dropout layer; null for the model's own.
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         keep_source_head: Keep the pretrained output layer, frozen, beside the new one; source keeps the one that a run kept,
@@ -64,7 +65,7 @@ class TransformersTokens(Network):
         take_source_head(self, pretrained, keep_source_head)
         self.encoder = model
         self.tokenizer = by_word(load_tokenizer(tokenizer or pretrained, self, trust_remote_code))
-        if not decodes(model):  # an encoder counts positions from where the row begins
+        if not decodes(model):  # an encoder counts positions from the beginning of the row
             self.tokenizer.padding_side = "right"
         check_vocabulary(self.tokenizer, model)
         self.max_length = token_limit(self.tokenizer, model, max_length)
@@ -92,21 +93,22 @@ class TransformersTokens(Network):
         return {"max_length": self.max_length}
 
     def save_pretrained(self, folder: str) -> None:
-        """A genuine transformers folder with the tokenizer."""
+        """Writes a genuine transformers folder with the tokenizer."""
         hf_export(self, self.encoder, folder, self.head_name)
         self.tokenizer.save_pretrained(folder)
 
 
 def by_word(tokenizer: Any) -> Any:
-    """The tokenizer, made to take sentences as lists of words. Raises UserError where it cannot say which piece is of which."""
+    """Sets the tokenizer up for sentences as lists of words. Raises UserError if it cannot map pieces to words."""
     if not getattr(tokenizer, "is_fast", False):
         raise UserError(
             "network.tokenizer",
-            f"{type(tokenizer).__name__} does not say which piece belongs to which word",
+            f"{type(tokenizer).__name__} does not map pieces to words",
             "choose a fast tokenizer",
         )
     before = tokenizer.backend_tokenizer.pre_tokenizer
-    if hasattr(before, "add_prefix_space") and not before.add_prefix_space:  # byte pairs: the first word as all others
+    if hasattr(before, "add_prefix_space") and not before.add_prefix_space:
+        # Byte pairs: treat the first word like all others.
         before.add_prefix_space = True
         tokenizer.add_prefix_space = True
     return tokenizer

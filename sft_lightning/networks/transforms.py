@@ -1,4 +1,4 @@
-"""Transforms: what changes a pretrained network before it is tuned, as plain specifications. The teacher is without them."""
+"""Transforms: change a pretrained network before it is tuned, from plain specifications. The teacher has none of them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -8,20 +8,21 @@ from typing import Any, ClassVar
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.registry import Registry
-from sft_lightning.networks.base import Network, Spec
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import Spec
 
 TRANSFORMS: Registry["Transform"] = Registry("transform")
 
 
 class Transform(ABC):
-    """Changes a network once `pretrained` has filled it, in place. To define a sub-class is to register it.
+    """Changes a network in place after `pretrained` has filled it. Defining a sub-class registers it.
 
-    A sub-class tells the network what it did: `network.adapters` gets what it adds to pretrained weights, `network.renamed`
-    the new name of each pretrained parameter that it moves. Its constructor takes plain values: those are the YAML keys.
+    A sub-class reports its changes to the network: it adds its adapters to `network.adapters`, and the new name of each
+    pretrained parameter that it moves to `network.renamed`. Its constructor takes plain values, which are the YAML keys.
     """
 
     needs_pretrained: ClassVar[bool] = True
-    """Whether it is refused on a network from scratch"""
+    """Whether it needs a network with pretrained weights"""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -29,18 +30,18 @@ class Transform(ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Its arguments, as plain values: a resumed checkpoint must agree on them."""
+        """Its arguments as plain values, in which a resumed checkpoint must agree."""
 
     @abstractmethod
     def apply(self, network: Network) -> None:
-        """Changes the network. Raises UserError where it cannot."""
+        """Changes the network. Raises UserError if it cannot."""
 
     def save(self, network: Network, folder: str) -> None:  # noqa: B027 (nothing, for most)
-        """Writes what it added into an export's folder, apart; the folder's weights are with it already."""
+        """Writes its additions separately into an export's folder, whose weights include them already."""
 
 
 def transform_class(path: str) -> type[Transform]:
-    """The class that a short or dotted name stands for."""
+    """Finds the class of a short or dotted name."""
     module, _, name = path.rpartition(".")
     if not module:
         return TRANSFORMS.find(name)
@@ -49,12 +50,12 @@ def transform_class(path: str) -> type[Transform]:
     except (ImportError, AttributeError) as error:
         raise UserError("network.transforms", f"no class '{path}' ({error}){nearest(name, TRANSFORMS)}") from None
     if not (isinstance(found, type) and issubclass(found, Transform)):
-        raise UserError("network.transforms", f"'{path}' is not a Transform", f"use one of {', '.join(TRANSFORMS)}")
+        raise UserError("network.transforms", f"'{path}' must be a Transform", f"use one of {', '.join(TRANSFORMS)}")
     return found
 
 
 def build_transform(given: Spec | str) -> Transform:
-    """Builds what a specification describes."""
+    """Builds the transform of a specification."""
     given = {"class_path": given} if isinstance(given, str) else given
     if not isinstance(given, Mapping) or "class_path" not in given:
         raise UserError(
@@ -73,30 +74,30 @@ def build_transform(given: Spec | str) -> Transform:
 
 
 def settings_of(transforms: Iterable[Transform]) -> list[dict[str, Any]]:
-    """Name and arguments of each, as plain values."""
+    """Name and arguments of each transform, as plain values."""
     return [{"name": type(t).__name__, **t.settings()} for t in transforms]
 
 
 def without_transforms(network: Spec) -> Spec:
-    """The specification of the pretrained network alone, which is the teacher's."""
+    """The specification of the network without transforms, as the teacher has it."""
     init = {n: v for n, v in (network.get("init_args") or {}).items() if n != "transforms"}
     return {**network, "init_args": init}
 
 
 def apply_transforms(network: Network) -> None:
-    """Applies the network's transforms in their order, once: after the teacher was made, before anything is frozen."""
+    """Applies the network's transforms in their order. Call it once, after building the teacher and before freezing."""
     for given in network.transforms:
         transform = build_transform(given)
         name = type(transform).__name__
         if transform.needs_pretrained and network.pretrained is None:
             raise UserError(
                 "network.transforms",
-                f"{name} keeps pretrained weights, and the network starts from random ones",
+                f"{name} needs pretrained weights, and the network starts from random ones",
                 "set network.init_args.pretrained, or leave transforms out",
             )
         if network.adapters:
             raise UserError(
-                "network.transforms", f"{name} would adapt layers that have adapters already", "give one transform"
+                "network.transforms", f"{name} would adapt layers that have adapters already", "give one transform only"
             )
         layers = network.layers()
         transform.apply(network)

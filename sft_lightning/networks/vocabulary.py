@@ -1,4 +1,4 @@
-"""Whether a tokenizer has words. Where a folder has no tokenizer files, transformers 5 makes one of special tokens alone."""
+"""Checks that a tokenizer has words: without tokenizer files, transformers 5 builds one of special tokens alone."""
 
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ def has_words(folder: Path) -> bool:
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether a folder has any file that a tokenizer is made of; one of bytes has no words, and a configuration alone."""
+    """Whether a folder has a tokenizer's files; a tokenizer of bytes has a configuration only, and no words."""
     return has_words(folder) or (folder / "tokenizer_config.json").is_file()
 
 
@@ -32,13 +32,13 @@ def no_tokenizer(name: str) -> UserError:
     """The error for a folder or repository without tokenizer files."""
     return UserError(
         "network.tokenizer",
-        f"no tokenizer in {name} (tokenizer.json, vocab.txt, …)",
-        "set network.init_args.tokenizer to the folder or hub name that has the network's own, or put its files there",
+        f"{name} has no tokenizer files (tokenizer.json, vocab.txt, …)",
+        "set network.init_args.tokenizer to a folder or hub name with the network's own tokenizer, or put its files there",
     )
 
 
 def check_words(tokenizer: Any, name: str) -> None:
-    """Raises UserError where a tokenizer knows special tokens and no words: a stub that would make all texts alike."""
+    """Raises UserError if a tokenizer has special tokens only, because all texts would become equal."""
     special = {*tokenizer.all_special_tokens, *tokenizer.get_added_vocab()}
     words = sum(1 for token in tokenizer.get_vocab() if token not in special)
     if words < 2:

@@ -1,1 +1,1 @@
-"""`compare`: runs and studies side by side, as a table, a page and figures. Nothing here imports torch."""
+"""Implements `compare`: runs and studies side by side, as a table, a page and figures. No module here imports torch."""

@@ -1,4 +1,4 @@
-"""From what was found to what is compared."""
+"""Builds a Comparison from the studies and runs that were found."""
 
 from collections import Counter
 from typing import Any
@@ -13,10 +13,10 @@ from sft_lightning.runs.metric_facts import facts, find, together, unrecorded
 
 
 def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
-    """All studies and loose runs together.
+    """Compares all studies and loose runs.
 
-    `metrics` names the target and kept metrics (either split's name) in place of those that the study or the runs say.
-    UserError where nothing can be compared.
+    `metrics` names the target and kept metrics (by either split's name) in place of those of the study or the runs. Raises
+    UserError if there is nothing to compare.
     """
     points: list[Point] = []
     cells: list[Cell] = []
@@ -27,7 +27,9 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
     points, cells = points + more, cells + places
     if not points:
         why = f": {found.notes[0]}" if found.notes else ""
-        raise UserError("compare", f"nothing to compare{why}", "give run directories, studies, or folders of them")
+        raise UserError(
+            "compare", f"there is nothing to compare{why}", "give run directories, studies, or folders of them"
+        )
     names = dict.fromkeys(on_validation(n) for p in points for n in p.values)
     known, contradicted = _known(found, points)
     target, kept = _main_metrics(found, points, names)
@@ -35,7 +37,7 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
         name = on_validation(wanted)
         if name not in names:
             near = nearest(name, names)
-            raise UserError("--metric", f"no run has '{wanted}'{near or '; there are ' + ', '.join(names)}")
+            raise UserError("--metric", f"no run has '{wanted}'{near}", f"use one of {', '.join(names)}")
         target, kept = (name, kept) if i == 0 else (target, name) if i == 1 else (target, kept)
     baselines = [s.content.get("baseline") for s in found.studies]
     comparison = Comparison(
@@ -53,15 +55,17 @@ def compare(found: Found, metrics: list[str] | None = None) -> Comparison:
     for cell in comparison.cells:
         here = comparison.of(cell)
         if not any(comparison.target in p.values for p in here):
-            found.notes.add(comparison.label(cell), f"no run of it has {comparison.target}; choose with --metric")
+            found.notes.add(
+                comparison.label(cell), f"no run in it has {comparison.target}; choose another metric with --metric"
+            )
     return comparison
 
 
 def _known(found: Found, points: list[Point]) -> tuple[dict[str, MetricInfo], list[str]]:
-    """(what the studies and the runs' records say of metrics, names of which they contradict each other).
+    """(facts of metrics from studies and run records, names of metrics on which these contradict each other).
 
-    A study made before it was written there says the directions of its two main metrics alone, and the rest is known of
-    the metrics of that time.
+    An older study records only the directions of its two main metrics; those of its other metrics come from a list of the
+    metrics of that time.
     """
     said = [facts(p.files.record) for p in points if p.files]
     said += [facts(s.content) for s in found.studies if "metric_info" in s.content]
@@ -78,7 +82,7 @@ def _known(found: Found, points: list[Point]) -> tuple[dict[str, MetricInfo], li
 
 
 def _say_what_is_not_ranked(comparison: Comparison, contradicted: list[str]) -> None:
-    """Notes for shown metrics of which it is not known which way is better."""
+    """Adds notes for shown metrics whose better direction is unknown."""
     names = comparison.metrics()
     both = [n for n in names if n in contradicted or on_test(n) in contradicted]
     unknown = [n for n in names if n not in both and find(comparison.known, n) is None]
@@ -88,7 +92,7 @@ def _say_what_is_not_ranked(comparison: Comparison, contradicted: list[str]) -> 
 
 
 def _main_metrics(found: Found, points: list[Point], names: Any) -> tuple[str | None, str | None]:
-    """Validation's names of target and kept: the first study's, else what most runs were chosen by, else their tasks'."""
+    """Target and kept metric, by validation's names: of the first study, or that select most runs, or of their tasks."""
     said: list[tuple[str, str | None]] = []
     for study in found.studies:
         metrics = from_study.as_mapping(study.content.get("metrics"))
@@ -96,7 +100,7 @@ def _main_metrics(found: Found, points: list[Point], names: Any) -> tuple[str | 
             kept = metrics.get("kept")
             said.append((target, kept if isinstance(kept, str) else None))
             if said[0] != said[-1]:
-                found.notes.add(study.path, f"it is about {target} and {kept}, not {said[0][0]} and {said[0][1]}")
+                found.notes.add(study.path, f"it compares {target} and {kept}, not {said[0][0]} and {said[0][1]}")
     primaries = [from_study.as_mapping(p.files.record.get("primary")) for p in points if p.files]
     source = _most([p.get("source") for p in primaries], names)
     if said and said[0][0] in names:
@@ -107,7 +111,7 @@ def _main_metrics(found: Found, points: list[Point], names: Any) -> tuple[str | 
 
 
 def _most(said: list[Any], names: Any) -> str | None:
-    """The metric that is named most often, of those that there are."""
+    """The metric of `names` that is named most often."""
     counted = Counter(str(name) for name in said if name in names)
     return counted.most_common(1)[0][0] if counted else None
 

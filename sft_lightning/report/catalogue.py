@@ -1,4 +1,4 @@
-"""Which figures there are: what each shows, which rows it reads, and its specification; filled in for files here."""
+"""Lists the figures with their texts, rows and specifications, and fills specifications in for figures in files."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ State = dict[str, Any]
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure. `where` says which rows of the data set it reads: a column's value, or `@name` of the page's state."""
+    """One figure. `where` selects its rows of the data set: by a column's value, or by `@name` of the page's state."""
 
     id: str
     section: str
@@ -26,7 +26,7 @@ class Figure:
     spec: dict[str, Any]
     where: dict[str, Any] = field(default_factory=dict)
     fields: tuple[str, ...] = ()
-    """columns of the table and of the CSV"""
+    """Columns of the table and of the CSV"""
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -37,7 +37,7 @@ CURVE = ("group", "step", "mean", "low", "high", "n")
 
 
 def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
-    """The figures for which there is any data, in the page's order."""
+    """The figures that have data, in the page's order."""
     at = {"cell": "@cell"}
     amounts = {row["amount"] for row in data["shots"]}
     wide = bool(amounts) and min(amounts) > 0 and max(amounts) / min(amounts) >= 8
@@ -49,8 +49,8 @@ def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
         "plane",
         "plane",
         "What was learned, and what was kept",
-        f"Each arm at its chosen setting: small marks are seeds, large ones their means. {SPREAD} No arm beyond the dashed "
-        "line is better on both axes: the Pareto front of the means.",
+        f"Each arm at its chosen setting: small marks are seeds, large ones their means. {SPREAD} The dashed line is the "
+        "Pareto front of the means: no other arm is better than an arm on it on both axes.",
         "plane",
         figures.plane(),
         fields=("group", "setting", "seed", "x", "y"),
@@ -60,7 +60,7 @@ def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
         "plane",
         "The path of each arm's settings, on validation",
         "Means over seeds for every setting that was tried, joined in order of strength; a ring marks the chosen one. "
-        "The choice is made here, so these numbers flatter; the figure of the chosen ones does not.",
+        "Settings were chosen by these numbers, so they are too good; those of the figure of chosen settings are not.",
         "path",
         figures.path(),
         fields=("arm", "setting", "seed", "x", "y"),
@@ -97,7 +97,7 @@ def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
             "forgetting",
             "forgetting",
             "Forgetting by arm",
-            f"What the source metric lost by tuning; 0 is nothing lost. Small marks are seeds. {SPREAD}",
+            f"How much the source metric lost by tuning; 0 means no loss. Small marks are seeds. {SPREAD}",
             "forgetting",
             figures.forgetting(),
             at,
@@ -138,7 +138,7 @@ def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
                 "statistics",
                 f"{title}: difference from the baseline",
                 "Mean paired difference over seeds with its interval, widened for the number of tests. An interval that "
-                "holds 0 shows no difference.",
+                "includes 0 shows no difference.",
                 "differences",
                 figures.fill(figures.differences(), {"@title": f"{title.lower()}: arm − baseline"}),
                 {**at, "side": side},
@@ -149,14 +149,14 @@ def catalogue(data: dict[str, TABLE], amount: str | None) -> list[Figure]:
 
 
 def exists(figure: Figure, data: dict[str, TABLE]) -> bool:
-    """Whether some state of the page has rows for a figure."""
+    """Whether a figure has rows in any state of the page."""
     fixed = {k: v for k, v in figure.where.items() if not str(v).startswith("@")}
     name = {"plane": "points", "path": "points", "confusion": "matrices"}.get(figure.data, figure.data)
     return any(all(row[k] == v for k, v in fixed.items()) for row in data[name])
 
 
 def all_data(sets: Sets) -> dict[str, TABLE]:
-    """Every data set by its name."""
+    """All data sets by name."""
     return {
         "points": sets.points(),
         "curves": sets.curves(),
@@ -171,7 +171,7 @@ def all_data(sets: Sets) -> dict[str, TABLE]:
 
 
 def start(comparison: Comparison, sets: Sets, data: dict[str, TABLE], cell: int = 0) -> State:
-    """What the page shows first: a cell, the axes of the plane, a group and a measure."""
+    """The page's first state: a cell, the axes of the plane, a group and a measure."""
     groups = [r["group"] for r in data["matrices"] + data["samples"] if r["cell"] == cell]
     measures = {r["measure"] for r in data["layers"]}
     return {
@@ -224,7 +224,7 @@ def tiles(row: dict[str, Any]) -> TABLE:
 
 
 def filled(figure: Figure, rows: TABLE, state: State, comparison: Comparison) -> dict[str, Any]:
-    """The whole specification, light, with its rows in it: for a file."""
+    """The complete specification in the light theme, with its rows, for a file."""
     arms = comparison.arms
     shown = [a for a in arms if any(r["arm"] == a for r in rows)]
     palette, marks = theme.colours("light", len(arms)), theme.shapes(len(arms))

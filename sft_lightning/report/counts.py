@@ -1,13 +1,13 @@
-"""How many samples a cell's numbers are of, in a line: the records' `n`."""
+"""Tells on how many samples a cell's numbers were measured, from the records' `n`."""
 
 from sft_lightning.report.summary import Row
 
 COLUMNS = {"val": ("val", "retention", "drift"), "test": ("test", "test/retention", "test/drift")}
-"""Keys of `n` by the split that is shown: of the target, of what is kept, and of drift"""
+"""Keys of `n` for each split: of the target, of the source task, of drift"""
 
 
 def counts(rows: list[Row]) -> dict[str, str]:
-    """Samples measured, by 'val' or 'test', 'retention' and 'drift': `450`, or `320 to 450` where runs differ."""
+    """Samples measured, by 'val' or 'test', 'retention' and 'drift': `450`, or `320 to 450` if runs differ."""
     found: dict[str, str] = {}
     for column in COLUMNS[rows[0].split] if rows else ():
         known = sorted({int(p.values[f"n/{column}"]) for r in rows for p in r.points if f"n/{column}" in p.values})
@@ -18,7 +18,7 @@ def counts(rows: list[Row]) -> dict[str, str]:
 
 
 def counts_line(rows: list[Row]) -> str:
-    """`measured on 450 test samples, retention on 451, drift on 450`; empty where no record says it."""
+    """`measured on 450 test samples, retention on 451, drift on 450`; empty if no record has it."""
     found = counts(rows)
     first, *others = found.items() or [("", "")]
     if first[0] not in ("val", "test"):

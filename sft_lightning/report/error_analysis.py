@@ -1,4 +1,4 @@
-"""`details.json` of an arm's runs, put together over seeds: layers, confusion matrices, changed samples."""
+"""Combines the `details.json` of an arm's runs over seeds: layers, confusion matrices, changed samples."""
 
 from statistics import fmean
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.read import number_or_none
 
-MOST_SAMPLES = 12  # shown of each arm
+MOST_SAMPLES = 12  # shown for each arm
 MOST_IMAGE = 60_000  # characters of a data URL
 MEASURES = {
     "relative": "relative change of weights ‖w−w⁰‖/‖w⁰‖",
@@ -17,7 +17,7 @@ Details = list[dict[str, Any]]
 
 
 def rounded(value: float | None) -> float | None:
-    """Six significant digits: what a figure shows, in less space."""
+    """Six significant digits, which suffice for figures and save space."""
     return None if value is None else float(f"{value:.6g}")
 
 
@@ -47,7 +47,7 @@ def layers_of(details: Details) -> list[dict[str, Any]]:
 
 
 def matrix_of(details: Details, which: str) -> dict[str, Any] | None:
-    """Labels and summed counts of the `target`, or of the source task `before` or `after`; None where no run has them."""
+    """Labels and summed counts of the `target`, or of the source task `before` or `after`; None if no run has them."""
     labels: list[str] = []
     summed: list[list[float]] = []
     for one in details:
@@ -71,7 +71,7 @@ def is_matrix(counts: list[Any], size: int) -> bool:
 
 
 def samples_of(details: Details) -> dict[str, Any]:
-    """The samples that most seeds changed, the most confident first; how many changed in the mean, of how many."""
+    """The samples that changed in most seeds, most confident first; and the mean numbers of changed and compared samples."""
     by: dict[tuple[str, str], dict[str, Any]] = {}
     for one in details:
         changed = one.get("changed")
@@ -92,7 +92,7 @@ def samples_of(details: Details) -> dict[str, Any]:
 
 
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
-    """What the page shows of a changed sample; an image only where it is a small PNG within the file itself."""
+    """The fields of a changed sample that the page shows; an image only if it is a small PNG within the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
     for key in ("on", "name", "label", "before", "after", "text"):
         if entry.get(key) is not None:

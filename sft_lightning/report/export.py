@@ -1,4 +1,4 @@
-"""The page's figures as files for papers: SVG, PDF and PNG, of the same specifications."""
+"""Writes the page's figures as files for papers: SVG, PDF and PNG, from the same specifications."""
 
 import json
 import re
@@ -15,11 +15,11 @@ PNG_SCALE = 3.0  # pixels for each of the figure's units: about 290 dots per inc
 
 
 def write_figures(folder: Path, comparison: Comparison, rows: list[Row], formats: list[str]) -> list[Path]:
-    """Writes each figure of each cell in each format; returns the files. UserError where the folder cannot be made."""
+    """Writes each figure of each cell in each format; returns the files. Raises UserError if the folder cannot be made."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError("--figures", f"{folder} cannot be made: {error.strerror}") from None
+        raise UserError("--figures", f"{folder} cannot be made: {error.strerror}", "choose another folder") from None
     sets = Sets(comparison, rows)
     data = all_data(sets)
     written: dict[str, dict[str, Any]] = {}
@@ -42,7 +42,7 @@ def write_figures(folder: Path, comparison: Comparison, rows: list[Row], formats
 
 
 def save(spec: dict[str, Any], stem: Path, formats: list[str]) -> list[Path]:
-    """One specification in each format."""
+    """Writes one specification in each format."""
     import vl_convert
 
     text, files = json.dumps(spec), []
@@ -59,5 +59,5 @@ def save(spec: dict[str, Any], stem: Path, formats: list[str]) -> list[Path]:
 
 
 def slug(text: str) -> str:
-    """A file's name from any text: small letters, digits and hyphens, at most 100."""
+    """Turns any text into a file's name: at most 100 small letters, digits, dots and hyphens."""
     return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-.")[:100] or "figure"

@@ -1,21 +1,21 @@
-"""The figures, as Vega-Lite specifications made with Altair: one function each, without data.
+"""Makes each figure's Vega-Lite specification with Altair, without data; one function each.
 
-A specification reads the data set `rows`, and has places that are filled in (see `sets.fill`): `@x` and `@y` are names of
-metrics, `[@arms]`, `[@colours]` and `[@shapes]` the arms shown. The page fills them as its controls change.
+A specification reads the data set `rows`, and has placeholders (see `fill`): `@x` and `@y` for names of metrics,
+`[@arms]`, `[@colours]` and `[@shapes]` for the arms shown. The page fills them in when its controls change.
 """
 
 from typing import Any
 
 import altair as alt
 
-WIDTH = 520  # of files; on the page a figure is as wide as its box
+WIDTH = 520  # for files; on the page a figure is as wide as its box
 ROWS = alt.NamedData("rows")
 Spec = dict[str, Any]
 AXIS = alt.Axis(tickCount=6, labelOverlap="greedy", labelSeparation=6)
 
 
 def _legend(legend: bool) -> alt.Legend | None:
-    """The same in every layer that has one: Vega-Lite joins equal ones, and drops it where a layer has none."""
+    """One legend for all layers: Vega-Lite merges equal legends, and drops the legend if a layer has none."""
     return alt.Legend(title=None, orient="bottom", symbolOpacity=1) if legend else None
 
 
@@ -54,15 +54,15 @@ def _tip(*fields: str | tuple[str, str]) -> list[alt.Tooltip]:
 
 
 def plane() -> Spec:
-    """Learned × kept: seeds as small marks, means large with bars of one standard deviation, the Pareto front dashed.
+    """Learned × kept: seeds as small marks, means as large ones with bars of one standard deviation, dashed Pareto front.
 
-    Rows: arm, group, seed, x, y. Signs +1 or −1 in the parameters `xsign` and `ysign` say which way is better;
-    a sign of 0, of a metric without a known direction, leaves the front out.
+    Rows: arm, group, seed, x, y. The parameters `xsign` and `ysign` are +1 if more is better, −1 if less is. A sign of 0
+    (unknown direction) leaves the front out.
     """
     base = alt.Chart(ROWS)
     means = base.transform_aggregate(
         mx="mean(x)", my="mean(y)", sx="stdev(x)", sy="stdev(y)", n="count()", groupby=["arm", "group"]
-    ).transform_calculate(  # one seed has no spread: its bar has no length
+    ).transform_calculate(  # a single seed has no spread, so its bar has length 0
         x0="datum.mx - (datum.n > 1 ? datum.sx : 0)",
         x1="datum.mx + (datum.n > 1 ? datum.sx : 0)",
         y0="datum.my - (datum.n > 1 ? datum.sy : 0)",
@@ -102,7 +102,7 @@ def plane() -> Spec:
 
 
 def path() -> Spec:
-    """Learned × kept on validation for every setting of each arm, joined in order of strength; the chosen one ringed.
+    """Learned × kept on validation for every setting of each arm, joined in order of strength; a ring marks the chosen one.
 
     Rows: arm, setting, label, by_rate, strand, strength, seed, chosen, x, y.
     """
@@ -127,7 +127,7 @@ def path() -> Spec:
     ring = means.mark_point(size=260, strokeWidth=1.6, filled=False, style="ink", shape="circle", tooltip=None).encode(
         x=_x("mx"), y=_y("my"), opacity=chosen
     )
-    # a learning rate's path is a cluster: its chosen point alone has room for words
+    # the points of learning rates lie close together, so only the chosen one has room for a label
     words = (
         means.transform_calculate(words="datum.chosen == 1 || !datum.by_rate ? datum.label : ''")
         .mark_text(align="left", dx=11, dy=-9, style="note", tooltip=None)
@@ -164,13 +164,13 @@ def shots(title: str, wide: bool) -> Spec:
 
 
 def _zero(base: alt.Chart) -> Any:
-    """An upright line at 0."""
+    """A vertical line at 0."""
     at = base.transform_aggregate(n="count()").transform_calculate(zero="0")
     return at.mark_rule(strokeWidth=1.2, tooltip=None).encode(x=alt.X("zero:Q", title=""))
 
 
 def forgetting() -> Spec:
-    """What each arm lost: seeds as small marks, their mean as a large one. Rows: arm, group, seed, value."""
+    """Forgetting of each arm: seeds as small marks, their mean as a large one. Rows: arm, group, seed, value."""
     base = alt.Chart(ROWS)
     y = alt.Y("group:N", title=None, sort=None, axis=alt.Axis(grid=True, domain=False, ticks=False, labelPadding=8))
     x = alt.X("value:Q", title="forgetting (before − after)", scale=alt.Scale(nice=False, padding=12), axis=AXIS)
@@ -215,7 +215,7 @@ def differences() -> Spec:
 def layers(many: bool) -> Spec:
     """How far each layer's weights moved, arms × layers in forward order. Rows: group, layer, index, value, n.
 
-    `many`: their names stand at an angle.
+    `many`: their names are printed at an angle.
     """
     chart = (
         alt.Chart(ROWS)
@@ -267,7 +267,7 @@ def confusion() -> Spec:
         ),
         tooltip=_tip("true:N", "predicted:N", "count:Q", "share:Q"),
     )
-    # without a number in empty tiles, nor where there are too many classes to read one
+    # no numbers in empty tiles, or if there are too many classes to read them
     texts = (
         base.transform_filter("datum.count > 0 && datum.classes <= 20")
         .mark_text(fontSize=11, tooltip=None)
@@ -280,7 +280,7 @@ def confusion() -> Spec:
 
 
 def fill(spec: Any, values: dict[str, Any]) -> Any:
-    """A copy of a specification with its places filled: a text `@x` by its value, a list `["@arms"]` by a list."""
+    """A copy of a specification with its placeholders filled: a text `@x` by its value, a list `["@arms"]` by a list."""
     if isinstance(spec, dict):
         return {k: fill(v, values) for k, v in spec.items()}
     if isinstance(spec, list):

@@ -1,4 +1,4 @@
-"""Loose runs as points: which arm, which cell and which setting a run is, told from its record and config."""
+"""Turns loose runs into points: derives the arm, cell and setting of each run from its record and config."""
 
 from collections import Counter
 from typing import Any
@@ -35,7 +35,7 @@ UNKNOWN = {"settings": "unknown"}
 
 
 def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[Cell]]:
-    """A point for each run; runs of one arm that differ in seeds alone share their setting, and are repetitions."""
+    """A point for each run; runs of one arm that differ only in seeds share their setting, as repetitions."""
     if not runs:
         return [], []
     flat = [flatten(run.config()) for run in runs]
@@ -63,7 +63,7 @@ def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[C
     for point, run in zip(points, runs, strict=True):
         if not point.finished:
             reason = f" ({run.record['reason']})" if run.record.get("reason") else ""
-            notes.add(run.path, f"it is {point.status}{reason}: shown, but in no mean with finished runs")
+            notes.add(run.path, f"it is {point.status}{reason}: shown, but left out of means of finished runs")
         if not point.values:
             notes.add(run.path, "it has measured nothing yet")
     _say_other_data(runs, at, notes)
@@ -72,18 +72,18 @@ def read_points(runs: list[RunFiles], notes: Notes) -> tuple[list[Point], list[C
 
 
 def drawn(run: RunFiles, config: dict[str, Any]) -> str:
-    """Which labelled samples a run was trained on: the fingerprint's first digits, or the subset's seed where there is none."""
+    """Identifies the labelled samples of a run: the fingerprint's first digits, or the subset's seed without one."""
     found = as_mapping(as_mapping(run.record.get("data")).get("fingerprint")).get("train")
     return str(found)[:12] if found else str(config.get("data.init_args.subset_seed") or "")
 
 
 def orderable(value: Any) -> Any:
-    """Numbers as they are, all else as text."""
+    """A number unchanged, any other value as text."""
     return value if isinstance(value, int | float) else str(value)
 
 
 def values(run: RunFiles) -> dict[str, float]:
-    """Each metric at best.ckpt, or its last value where there is none; test's under `test/…`; samples measured, `n/…`."""
+    """Each metric at best.ckpt, or its last value without one; test's under `test/…`; numbers of samples under `n/…`."""
     found: dict[str, float] = {}
     for name, entry in run.record["metrics"].items():
         entry = as_mapping(entry)
@@ -100,7 +100,7 @@ def values(run: RunFiles) -> dict[str, float]:
 
 
 def arm_names(runs: list[RunFiles]) -> list[str]:
-    """The experiment's name, or the variant's where all are of one experiment; both where one has several variants."""
+    """An arm's name: the experiment, or the variant if there is one experiment; both if an experiment has several variants."""
     of = [(str(r.record.get("experiment", "?")), str(r.record.get("variant", "?"))) for r in runs]
     if len({e for e, _ in of}) == 1 and len({v for _, v in of}) > 1:
         return [v for _, v in of]
@@ -109,7 +109,7 @@ def arm_names(runs: list[RunFiles]) -> list[str]:
 
 
 def task_names(runs: list[RunFiles], notes: Notes) -> list[str]:
-    """A name for what each run is tuned to predict; a note for each run that is not of the most frequent kind."""
+    """A name for the task of each run; adds a note for each run whose kind of task is not the most frequent."""
     kinds, shown = [], []
     for run in runs:
         task, data = as_mapping(run.record.get("task")), as_mapping(run.record.get("data"))
@@ -122,7 +122,9 @@ def task_names(runs: list[RunFiles], notes: Notes) -> list[str]:
     for run, kind in zip(runs, kinds, strict=True):
         if kind != usual:
             what = "the same task with other labels" if kind[::2] == usual[::2] else f"{kind[0]}, chosen by {kind[2]}"
-            notes.add(run.path, f"{what}, where most runs are {usual[0]}, chosen by {usual[2]}: in a cell of its own")
+            notes.add(
+                run.path, f"{what}, while most runs are {usual[0]}, chosen by {usual[2]}: shown in a cell of its own"
+            )
     return [
         f"{n} ({k[0]}{'' if order.index(k) == 0 else f' {order.index(k) + 1}'})"
         for n, k in zip(shown, kinds, strict=True)
@@ -130,7 +132,7 @@ def task_names(runs: list[RunFiles], notes: Notes) -> list[str]:
 
 
 def axes(flat: list[dict[str, Any]], tasks: list[str]) -> list[dict[str, Any]]:
-    """The cell of each run: its task, shots and fraction, as far as they differ among the runs."""
+    """The cell of each run: those of its task, shots and fraction that differ among the runs."""
     columns: dict[str, list[Any]] = {"task": list(tasks)}
     for key, name in AXES.items():
         columns[name] = [config.get(key, "unknown") if config else "unknown" for config in flat]
@@ -144,7 +146,7 @@ def axes(flat: list[dict[str, Any]], tasks: list[str]) -> list[dict[str, Any]]:
 
 
 def setting_of(arms: list[str], flat: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The settings of each run in which its arm's runs differ: seeds, axes and what changes no numbers apart."""
+    """The settings in which the runs of an arm differ, without seeds, axes and keys that do not change numbers."""
     differing: dict[str, list[str]] = {}
     for arm in set(arms):
         mine = [config for a, config in zip(arms, flat, strict=True) if a == arm and config]
@@ -158,30 +160,30 @@ def setting_of(arms: list[str], flat: list[dict[str, Any]]) -> list[dict[str, An
 
 
 def is_setting(key: str) -> bool:
-    """Whether a config key can change what a run finds, other than by chance or as an axis."""
+    """Whether a config key can change a run's results, and is not a seed or an axis."""
     known = key in SEEDS or key in NOT_SETTINGS or key in AXES
     return not known and not key.startswith("wandb") and not key.endswith(".on_bad_sample")
 
 
 def draws_by_batches(key: str, configs: list[dict[str, Any]]) -> bool:
-    """Whether a key is the size of batches of which a limit counts so many: how many samples are measured follows from it."""
+    """Whether a key is a batch size that determines the number of measured samples, as a limit counts batches."""
     limits = [config.get(f"trainer.limit_{split}_batches") for config in configs for split in ("val", "test")]
     return key.endswith(".eval_batch_size") and any(isinstance(limit, int) for limit in limits)
 
 
 def differs(key: str, configs: list[dict[str, Any]]) -> bool:
-    """Whether the configs that have a key disagree on it: one that lacks it may be of an older version."""
+    """Whether the configs that have a key disagree on it; a config without it may be from an older version."""
     return len({repr(c[key]) for c in configs if key in c}) > 1
 
 
 def short_names(keys: list[str]) -> dict[str, str]:
-    """`model.init_args.lr` is `lr` where no other key ends so."""
+    """Shortens keys: `model.init_args.lr` becomes `lr` if no other key ends in it."""
     last = Counter(k.rpartition(".")[2] for k in set(keys))
     return {k: k.rpartition(".")[2] if last[k.rpartition(".")[2]] == 1 else k.replace("init_args.", "") for k in keys}
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and plain values; a list is a value."""
+    """A config as dotted keys with plain values; a list is a value."""
     if not isinstance(config, dict):
         return {prefix: config}
     found: dict[str, Any] = {}
@@ -192,7 +194,7 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _say_other_data(runs: list[RunFiles], at: list[dict[str, Any]], notes: Notes) -> None:
-    """A note for each run that was measured on other rows than most runs of its cell."""
+    """Adds a note for each run that was measured on other samples than most runs of its cell."""
     for split, of in (("test", "data"), ("test", "retention")):
         prints = [of_test(r.record, of) for r in runs]
         for cell in {str(c) for c in at}:
@@ -201,5 +203,6 @@ def _say_other_data(runs: list[RunFiles], at: list[dict[str, Any]], notes: Notes
             for run, fingerprint in here:
                 if str(fingerprint) != usual[0][0]:
                     notes.add(
-                        run.path, f"its {split} split of {of} is not that of most runs: the numbers do not compare"
+                        run.path,
+                        f"its {split} split of {of} differs from that of most runs: the numbers do not compare",
                     )

@@ -1,4 +1,4 @@
-"""A study's files as points and cells."""
+"""Turns a study's files into points and cells."""
 
 from typing import Any
 
@@ -8,11 +8,11 @@ from sft_lightning.runs.status import is_finished
 
 ABOUT = ("point", "arm", "seed", "fold", "selected", "status", "steps")
 PROBES = ("all-but-head", "LinearProbe")
-"""What a linear probe freezes, or which variant it is"""
+"""Values of `freeze` and of the variant that make an arm a linear probe"""
 
 
 def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell]]:
-    """The points of `points.csv`, with their directories where they are there, and the cells of `study.json`."""
+    """The points of `points.csv`, with their directories if they exist, and the cells of `study.json`."""
     axes = [str(a) for a in as_mapping(study.content.get("axes"))]
     columns = list(study.rows[0])
     axes = [a for a in axes if a in columns]
@@ -26,13 +26,15 @@ def read_points(study: StudyFiles, found: Found) -> tuple[list[Point], list[Cell
         open_arms = dict.fromkeys(p.arm for p in here if p.arm not in chosen)
         if open_arms:
             at = f" at {cell.label(False)}" if cell.at else ""
-            what = f"nothing is chosen yet for {', '.join(open_arms)}{at}: each of their settings is shown"
+            what = f"nothing is chosen yet for {', '.join(open_arms)}{at}: all their settings are shown"
             found.notes.add(study.path, what)
         for point in here:
             point.selected = point.selected or point.arm in open_arms
     left_out = as_mapping(study.content.get("budget")).get("left_out")
     if isinstance(left_out, list) and left_out:
-        found.notes.add(study.path, f"smaller than the default study, for its budget: {'; '.join(map(str, left_out))}")
+        found.notes.add(
+            study.path, f"smaller than the default study, to fit its budget: {'; '.join(map(str, left_out))}"
+        )
     for said in study.content.get("caveats") or []:
         found.notes.add(study.path, str(said))
     _say_what_is_missing(study, points, found.notes)
@@ -68,7 +70,7 @@ def _point(
 
 
 def _cells(study: StudyFiles, points: list[Point], notes: Notes) -> list[Cell]:
-    """Those of `study.json`, then those that only points know."""
+    """The cells of `study.json`, then those that only points have."""
     said = study.content.get("cells")
     said = [c for c in said if isinstance(c, dict)] if isinstance(said, list) else []
     answers = study.content.get("answer")
@@ -80,7 +82,7 @@ def _cells(study: StudyFiles, points: list[Point], notes: Notes) -> list[Cell]:
             for k, v in as_mapping(entry.get("at")).items()
         }
         if not any(p.cell == at for p in points):
-            notes.add(study.path, f"study.json has a cell {at or 'without axes'} of which points.csv has no point")
+            notes.add(study.path, f"study.json has a cell {at or 'without axes'} without points in points.csv")
             continue
         own = as_mapping(entry.get("statistics")).get("answer")
         answer = str(own or (answers[i] if len(answers) == len(said) else ""))
@@ -104,22 +106,23 @@ def _say_what_is_missing(study: StudyFiles, points: list[Point], notes: Notes) -
     for status in ("running", "queued", "interrupted", "failed"):
         if count := sum(p.status == status for p in points):
             notes.add(
-                study.path, f"{count} of {len(points)} points {'are' if count > 1 else 'is'} {status}: not in any mean"
+                study.path,
+                f"{count} of {len(points)} points {'are' if count > 1 else 'is'} {status}: left out of all means",
             )
 
 
 def _say_what_is_not_compared(study: StudyFiles, points: list[Point], notes: Notes) -> None:
-    """Notes where the study file lacks a baseline: a linear probe, and a tuned learning rate of the arm compared with."""
+    """Adds notes if the study lacks a linear probe, or a tuned learning rate for its baseline."""
     arms = as_mapping(as_mapping(study.content.get("file")).get("arms"))
     if not arms:
         return
     runs = {p.arm: p.files for p in reversed(points) if p.files}
     tasks = {str(name) for r in runs.values() if (name := as_mapping(r.record.get("task")).get("name"))}
     said = [_said(as_mapping(arm).get("set"), n) for arm in arms.values() for n in ("freeze", "class_path")]
-    if not _probes(said):  # the base may say it, and then the configs of an arm's points do
+    if not _probes(said):  # the base config may set it, which then shows in the configs of the points
         said = [_said(run.config(), n) for run in runs.values() for n in ("freeze", "class_path")]
     if tasks and "causal_lm" not in tasks and not _probes(said):
-        what = "no arm is a linear probe, so nothing says what a new head alone reaches: add an arm such as"
+        what = "no arm is a linear probe, so it is unknown what a new head alone reaches: add an arm such as"
         notes.add(study.path, f"{what} linear_probe: {{set: {{model.class_path: LinearProbe}}}}")
     baseline = str(study.content.get("baseline"))
     if baseline in arms and len(arms) > 1 and not _tunes_rate(as_mapping(arms[baseline])):
@@ -133,7 +136,7 @@ def _probes(said: list[Any]) -> bool:
 
 
 def _said(overlay: Any, name: str) -> Any:
-    """What an overlay, dotted or nested, says of an argument of the model; None where it says nothing."""
+    """The value that an overlay, dotted or nested, sets for an argument of the model; None if it sets none."""
     held = as_mapping(overlay)
     for key, value in held.items():
         if key in (f"model.{name}", f"model.init_args.{name}"):
@@ -147,19 +150,19 @@ def _said(overlay: Any, name: str) -> Any:
 
 
 def _tunes_rate(arm: dict[str, Any]) -> bool:
-    """Whether an arm chooses its learning rate among several."""
+    """Whether an arm tunes its learning rate over several values."""
     given = as_mapping(arm.get("tune")), as_mapping(as_mapping(arm.get("search")).get("ranges"))
     found = [_said(overlay, "lr") for overlay in given]
     return any(isinstance(f, dict) or (isinstance(f, list) and len(f) > 1) for f in found)
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
-    """The value where it is a mapping, else an empty one."""
+    """The value if it is a mapping, else an empty mapping."""
     return value if isinstance(value, dict) else {}
 
 
 def parsed(text: str) -> Any:
-    """A cell of the table as a number where it is one."""
+    """A cell of the table as a number if it is one, else as text."""
     number = number_or_none(text)
     if number is None:
         return text

@@ -1,4 +1,4 @@
-"""Statistics of loose runs: arms that share seeds are compared as a study's arms are."""
+"""Computes statistics of loose runs: arms that share seeds are compared like a study's arms."""
 
 from sft_lightning.core.metric_info import on_test
 from sft_lightning.report.model import LOOSE, Cell, Comparison
@@ -8,11 +8,10 @@ FEWEST = 3  # common seeds
 
 
 def add(comparison: Comparison, found: list[Row]) -> None:
-    """Fills in statistics and answer of the cells of loose runs in which two arms have at least three common seeds.
+    """Adds statistics and an answer to each cell of loose runs in which two arms have at least three common seeds.
 
-    A metric of which no run says which way is better is not tested.
-    The baseline is the plain variant where there is one, else the first arm. Pairs are formed by the run's seed
-    and its labelled samples: of those that no two arms share, a note says so.
+    Metrics with unknown direction are not tested. The baseline is the plain variant if there is one, else the first arm.
+    Runs with the same seed and the same labelled samples are a pair. A note is added if arms share seeds but no samples.
     """
     for cell in comparison.cells:
         if cell.study == LOOSE and cell.statistics is None and comparison.info(comparison.target).sign:
@@ -50,7 +49,7 @@ def _add(comparison: Comparison, cell: Cell, mine: list[Row]) -> None:
 
 
 def by_seed(row: Row, metric: str, pairs: dict[str, int]) -> dict[int, float | None]:
-    """{number of the pair: value} of a row's runs, on the split that is shown; the mean where one was run several times."""
+    """{number of the pair: value} of a row's runs, on the split that is shown; the mean if a pair's run was repeated."""
     name = on_test(metric) if row.split == "test" else metric
     values: dict[int, list[float]] = {}
     for point in row.points:

@@ -1,4 +1,4 @@
-"""Words for metrics, and which of them are shown first where no run says it."""
+"""Names metrics in words, and picks the main ones if no run names them."""
 
 from collections.abc import Iterable
 
@@ -20,7 +20,7 @@ def words(name: str) -> str:
 
 
 def main_target(names: Iterable[str]) -> str | None:
-    """The validation metric that says best what was learned, where no run says which one chose its checkpoint."""
+    """The validation metric that shows best what was learned, if no run names the one that selected its checkpoint."""
     found = [n for n in names if n.startswith("val/")]
     for wanted in ("val/accuracy", "val/f1_macro", "val/f1", "val/token_accuracy", "val/spearman", "val/pearson"):
         if wanted in found:
@@ -29,9 +29,9 @@ def main_target(names: Iterable[str]) -> str | None:
 
 
 def main_kept(names: Iterable[str], target: str | None, source: str | None = None) -> str | None:
-    """The metric that says best what was kept: the target's own on the source data, or agreement, or drift.
+    """The metric that shows best what was kept: the target's own on the source data, or agreement, or drift.
 
-    `source` is the source task's primary metric, where the runs name it.
+    `source` is the source task's primary metric, if the runs name it.
     """
     found = list(names)
     own = ["retention/" + target.removeprefix("val/")] if target else []
@@ -50,7 +50,7 @@ def main_kept(names: Iterable[str], target: str | None, source: str | None = Non
 
 
 def main_drift(names: Iterable[str]) -> str | None:
-    """The metric that says best how far the network moved."""
+    """The metric that shows best how far the network moved."""
     found = list(names)
     return next(
         (n for n in ("drift/kl", "drift/source_mse", "drift/weights_relative", "drift/features_cka") if n in found),

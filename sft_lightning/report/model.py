@@ -1,4 +1,4 @@
-"""What is compared: points (runs) in cells, grouped by arm and setting."""
+"""Data classes of a comparison: points (runs) in cells, grouped by arm and setting."""
 
 from collections import Counter
 from dataclasses import dataclass, field
@@ -9,12 +9,12 @@ from sft_lightning.report.read import Notes, RunFiles
 from sft_lightning.runs.metric_facts import find
 from sft_lightning.runs.status import is_finished
 
-LOOSE = "runs"  # the study's name of runs that belong to none
+LOOSE = "runs"  # the name in place of a study's, for runs without one
 
 
 @dataclass
 class Point:
-    """One run of a comparison. `values` holds metrics by name, test's under `test/…`."""
+    """One run of a comparison. `values` holds metrics by name, those of the test split under `test/…`."""
 
     id: str
     arm: str
@@ -28,7 +28,7 @@ class Point:
     study: str = LOOSE
     fold: str = ""
     drawn: str = ""
-    """Which labelled samples a loose run was trained on: the fingerprint; a study's seeds say it"""
+    """Fingerprint of the labelled samples of a loose run; in a study the seed determines them"""
     files: RunFiles | None = None
     steps: float | None = None
 
@@ -38,12 +38,12 @@ class Point:
 
     @property
     def repetition(self) -> str:
-        """What tells repetitions of one setting apart, and pairs them over arms: the seed, and the labelled samples."""
+        """Identifies a repetition within a setting, and pairs it over arms: the seed, and the labelled samples."""
         return f"{self.seed} {self.drawn}".rstrip()
 
     @property
     def cost(self) -> dict[str, Any]:
-        """Seconds of fitting and of measuring retention, trainable parameters, device; what is not known is left out."""
+        """Seconds of fitting and of measuring retention, trainable parameters, device; unknown ones are left out."""
         record = self.files.record if self.files else {}
         times, parameters, device = (_mapping(record, k) for k in ("times", "parameters", "device"))
         found = {
@@ -62,41 +62,41 @@ def _mapping(record: dict[str, Any], key: str) -> dict[str, Any]:
 
 @dataclass
 class Cell:
-    """One combination of axis values, reported apart."""
+    """One combination of axis values, reported separately."""
 
     study: str
     at: dict[str, Any]
     statistics: Any = None
     answer: str = ""
     chosen: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """what study.json says of each arm: `chosen`, `why`, `candidates`"""
+    """Entry of each arm in study.json: `chosen`, `why`, `candidates`"""
 
     def label(self, several_studies: bool) -> str:
-        """`shots_per_class 5`, after the study's name where there are several."""
+        """`shots_per_class 5`, after the study's name if there are several."""
         at = ", ".join(f"{k.replace('_', ' ')} {value_text(v)}" for k, v in self.at.items())
         return f"{self.study}: {at}" if several_studies and at else self.study if several_studies else at
 
 
 @dataclass
 class Comparison:
-    """All points, their cells in order, and what names the axes of the learned × kept plane."""
+    """All points, their cells in order, and the metrics on the axes of the learned × kept plane."""
 
     points: list[Point]
     cells: list[Cell]
     target: str
-    """validation's name of the metric of what was learned"""
+    """Metric of what was learned, by validation's name"""
     kept: str | None
-    """the same of what was kept"""
+    """Metric of what was kept, likewise"""
     drift: str | None
     known: dict[str, MetricInfo] = field(default_factory=dict)
-    """what the runs say of their metrics"""
+    """Facts of metrics, from the runs"""
     baseline: str | None = None
     notes: Notes = field(default_factory=Notes)
     title: str = ""
 
     @property
     def arms(self) -> list[str]:
-        """Names in order of appearance: the baseline is wherever the study file has it."""
+        """Names in order of appearance, so that the baseline keeps its place in the study file."""
         return list(dict.fromkeys(p.arm for p in self.points))
 
     def label(self, cell: Cell) -> str:
@@ -107,27 +107,27 @@ class Comparison:
         return [p for p in self.points if p.study == cell.study and p.cell == cell.at]
 
     def info(self, metric: str | None) -> MetricInfo:
-        """What is known of a metric, by either split's name; its direction is None where no run says it: do not rank then."""
+        """Facts of a metric, by either split's name. Its direction is None if no run records it; do not rank by it then."""
         found = find(self.known, metric) if metric else None
         return MetricInfo(metric or "", None) if found is None else found
 
     def metrics(self) -> list[str]:
-        """Validation's names of all metrics that some point has, target and kept first."""
+        """Metrics that any point has, by validation's names; target, kept and drift come first."""
         names = {n for p in self.points for n in p.values if n.startswith(("val/", "retention/", "drift/"))}
         first = [n for n in (self.target, self.kept, self.drift) if n is not None]
         return list(dict.fromkeys([*first, *sorted(names)]))
 
     def split(self, points: list[Point], metric: str) -> str:
-        """'test' where every group of the selected points has test values of a metric, else 'val'."""
+        """'test' if every group of the selected points has test values of a metric, else 'val'."""
         groups = grouped(p for p in points if p.selected)
         all_tested = groups and all(any(on_test(metric) in p.values for p in g) for g in groups.values())
         return "test" if all_tested else "val"
 
 
 def grouped(points: Any) -> dict[tuple[str, str], list[Point]]:
-    """Points by (arm, setting), in order of appearance: what is repeated over seeds.
+    """Points by (arm, setting), in order of appearance; the points of a group are repetitions over seeds.
 
-    Settings are told apart by value and type: 1 and 1.0 batches are one batch and all of them.
+    Settings differ by value and by type: a limit of 1 is one batch, and 1.0 is all batches.
     """
     points = list(points)
     exact = {(p.arm, setting_text(p.setting), exact_text(p.setting)) for p in points}
@@ -141,7 +141,7 @@ def grouped(points: Any) -> dict[tuple[str, str], list[Point]]:
 
 
 def group_names(points: list[Point]) -> dict[tuple[str, str], str]:
-    """A name for each group of points: the arm, with the setting where an arm has several."""
+    """A name for each group of points: the arm, with the setting if the arm has several."""
     keys = list(grouped(points))
     arms = [arm for arm, _ in keys]
     return {(arm, setting): arm if arms.count(arm) == 1 else f"{arm}, {setting}" for arm, setting in keys}
@@ -153,7 +153,7 @@ def setting_text(setting: dict[str, Any]) -> str:
 
 
 def exact_text(setting: dict[str, Any]) -> str:
-    """The same with every digit, and 1.0 apart from 1."""
+    """The same with all digits, so that 1.0 and 1 differ."""
     return ", ".join(f"{k} {v!r}" if isinstance(v, float) else f"{k} {value_text(v)}" for k, v in setting.items())
 
 

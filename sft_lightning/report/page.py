@@ -1,4 +1,4 @@
-"""The comparison as one HTML file that needs nothing else: data, figures, Vega's JavaScript and the page's own, inlined."""
+"""Writes the comparison as one self-contained HTML file with data, figures and JavaScript (Vega's and its own)."""
 
 import json
 from functools import cache
@@ -35,14 +35,14 @@ SECTIONS = {
 }
 ABSENT = {
     "plane": "No run has both a learned and a kept metric.",
-    "forgetting": "No run says what its source metric lost: that needs source data, by retention: in the config.",
-    "layers": "No run has drift by layer: it is in details.json, which testing writes.",
+    "forgetting": "No run measured what its source metric lost. That needs source data: set retention: in the config.",
+    "layers": "No run has drift by layer. It is in details.json, which testing writes.",
     "curves": "No run has a metrics.jsonl with measurements.",
 }
 
 
 def write_page(path: Path, comparison: Comparison, rows: list[Row]) -> Path:
-    """Writes the page; returns its path. UserError where it cannot be written."""
+    """Writes the page; returns its path. Raises UserError if it cannot be written."""
     text = page(comparison, rows)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -113,20 +113,20 @@ def page(comparison: Comparison, rows: list[Row]) -> str:
 
 @cache
 def vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that sets `vegaEmbed`; made anew it takes a second."""
+    """Vega, Vega-Lite and vega-embed as one script that sets `vegaEmbed`; cached, as making it takes a second."""
     import vl_convert
 
     return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def columnar(table: list[dict[str, Any]]) -> dict[str, Any]:
-    """Columns and rows apart, so that names are written once."""
+    """A table as columns and rows, so that each name is written once."""
     columns = list(table[0]) if table else []
     return {"columns": columns, "rows": [[row[c] for c in columns] for row in table]}
 
 
 def embedded(content: Any) -> Markup:
-    """JSON that no text in it can end: safe inside a script element."""
+    """JSON that is safe inside a script element, as no text in it can close the element."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=str)
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -134,12 +134,12 @@ def embedded(content: Any) -> Markup:
 
 
 def script(text: str) -> Markup:
-    """JavaScript for a script element, which the text `</script` would end."""
+    """JavaScript that is safe inside a script element, which `</script` would close."""
     return Markup(text.replace("</script", "<\\/script").replace("<!--", "<\\!--"))
 
 
 def facts(comparison: Comparison, rows: list[Row]) -> list[tuple[str, str]]:
-    """What stands under the answer: how many runs, seeds, and what was measured."""
+    """The facts below the answer: numbers of runs, arms and seeds, and the metrics."""
     done = sum(p.finished for p in comparison.points)
     seeds = sorted({r.n for r in rows})
     split = rows[0].split if rows else "val"
@@ -176,7 +176,7 @@ def summary(comparison: Comparison, rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def costs(comparison: Comparison, rows: list[Row]) -> list[dict[str, Any]]:
-    """What a run of each group costs, in the mean."""
+    """The mean cost of a run in each group."""
     lines = []
     for row in rows:
         cost = row.cost
@@ -195,7 +195,7 @@ def costs(comparison: Comparison, rows: list[Row]) -> list[dict[str, Any]]:
 
 
 def choices(comparison: Comparison) -> list[dict[str, Any]]:
-    """What each arm's setting is, and why, where a study says so."""
+    """Each arm's chosen setting and the reason, from a study."""
     return [
         {
             "cell": i,
@@ -209,14 +209,14 @@ def choices(comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def ends(said: dict[str, Any]) -> list[str]:
-    """`lr 0.01 is the highest tried`, of each tuned key whose chosen value lies at an end."""
+    """`lr 0.01 is the highest tried`, for each tuned key whose chosen value is the lowest or highest of its range."""
     found = said.get("at_end")
     held = [as_mapping(e) for e in found] if isinstance(found, list) else []
     return [f"{setting_text({str(e.get('key')): e.get('value')})} is the {e.get('end')} tried" for e in held]
 
 
 def statistics(comparison: Comparison) -> list[dict[str, Any]]:
-    """Each cell's differences from its baseline, and the sentences on methods."""
+    """Each cell's differences from its baseline, and sentences about the methods."""
     found = []
     for i, cell in enumerate(comparison.cells):
         said = as_mapping(cell.statistics)
@@ -258,6 +258,6 @@ def signed(value: Any) -> str:
 
 
 def p_text(value: Any) -> str:
-    """A p as papers write it."""
+    """A p-value as papers write it."""
     known = number_or_none(value)
     return "–" if known is None else "< 0.001" if known < 0.001 else f"{known:.3f}"

@@ -1,4 +1,4 @@
-"""Finds runs and studies under paths, and reads their files; what cannot be read becomes a note, and the rest goes on."""
+"""Finds runs and studies under paths and reads their files; unreadable ones become notes and are left out."""
 
 import csv
 import glob
@@ -14,11 +14,11 @@ import yaml
 from sft_lightning.core.plain_yaml import DoubledKey, FastStrict
 
 SCHEMA = 1
-DEEPEST = 4  # levels of folders below a path in which runs are looked for
+DEEPEST = 4  # levels of folders below a path that are searched for runs
 
 
 class Notes(list[str]):
-    """What the reader found wrong, one line each, said once."""
+    """Problems that the reader found, one line each, without repetitions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Notes(list[str]):
             self.append(line)
 
     def together(self, most: int = 3) -> list[str]:
-        """The same with what is true of more than `most` places said once: `a, b and 7 more: …`."""
+        """The notes, with one line for a problem of more than `most` places: `a, b and 7 more: …`."""
         lines = []
         for what, places in self._said.items():
             if len(places) > most:
@@ -43,7 +43,7 @@ class Notes(list[str]):
 
 @dataclass
 class RunFiles:
-    """One run directory: its record, and its other files when asked for."""
+    """One run directory: its record, and its other files, read on demand."""
 
     path: Path
     record: dict[str, Any]
@@ -54,10 +54,12 @@ class RunFiles:
         return str(self.record.get("status", "unknown"))
 
     def config(self) -> dict[str, Any]:
-        """`config.yaml`; empty, with a note, where it is missing or damaged."""
+        """`config.yaml`; empty, with a note, if it is missing or damaged."""
         file = self.path / "config.yaml"
         try:
-            content = yaml.load(file.read_text(encoding="utf-8"), FastStrict)  # hundreds of configs are read
+            content = yaml.load(
+                file.read_text(encoding="utf-8"), FastStrict
+            )  # a fast loader, as hundreds of configs may be read
         except FileNotFoundError:
             self.notes.add(self.path, "it has no config.yaml: its settings are not compared")
         except DoubledKey as error:
@@ -67,15 +69,15 @@ class RunFiles:
         else:
             if isinstance(content, dict):
                 return content
-            self.notes.add(self.path, "its config.yaml holds no settings: they are not compared")
+            self.notes.add(self.path, "its config.yaml holds no settings: its settings are not compared")
         return {}
 
     def history(self) -> list[dict[str, float]]:
-        """`metrics.jsonl`: a dict per logged step; empty, with a note, where it is missing; damaged lines are left out."""
+        """`metrics.jsonl`: a dict per logged step; empty, with a note, if it is missing. Damaged lines are left out."""
         try:
             lines = (self.path / "metrics.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
-            self.notes.add(self.path, "it has no metrics.jsonl: it is missing from the curves")
+            self.notes.add(self.path, "it has no metrics.jsonl: the curves do not show it")
             return []
         rows, damaged = [], 0
         for number, line in enumerate(lines, start=1):
@@ -83,18 +85,18 @@ class RunFiles:
                 row = json.loads(line)
                 rows.append({k: v for k, v in ((k, number_or_none(v)) for k, v in row.items()) if v is not None})
             except (ValueError, AttributeError, RecursionError):
-                damaged += number < len(lines)  # the last one is being written, or was cut off by a kill
+                damaged += number < len(lines)  # the last line may still be written, or may be cut off by a kill
         if damaged:
             self.notes.add(self.path, f"{damaged} of its {len(lines)} lines of metrics.jsonl are damaged and left out")
         return [row for row in rows if "step" in row]
 
     def details(self) -> dict[str, Any]:
-        """`details.json`; empty, with a note, where it is missing, damaged or of another schema."""
+        """`details.json`; empty, with a note, if it is missing, damaged or of another schema."""
         content = read_json(self.path / "details.json")
         if isinstance(content, dict) and content.get("schema", SCHEMA) == SCHEMA:
             return content
         if content is None:
-            self.notes.add(self.path, "it has no details.json: no confusion matrix, layers or samples of it")
+            self.notes.add(self.path, "it has no details.json: its confusion matrix, layers and samples are not shown")
         elif isinstance(content, dict):
             self.notes.add(self.path, f"its details.json has schema {content.get('schema')}, not {SCHEMA}: left out")
         else:
@@ -117,7 +119,7 @@ class StudyFiles:
 
 @dataclass
 class Found:
-    """All that the paths hold."""
+    """Studies, loose runs and notes found under the paths."""
 
     studies: list[StudyFiles] = field(default_factory=list)
     runs: list[RunFiles] = field(default_factory=list)
@@ -131,14 +133,14 @@ def collect(paths: Iterable[str]) -> Found:
         folders = [folder for path in expand(given) for folder in directories(path)]
         if not folders:
             there = bool(glob.glob(given)) or Path(given).expanduser().exists()
-            found.notes.add(given, "no run and no study in it" if there else "no such run, study or folder")
+            found.notes.add(given, "it holds no run and no study" if there else "no such run, study or folder exists")
         for folder in folders:
             _take(folder, found, seen)
     return found
 
 
 def expand(given: str) -> list[Path]:
-    """A path as it is where it exists, else what it matches as a glob."""
+    """A path itself if it exists, else the folders that it matches as a glob."""
     path = Path(given).expanduser()
     if path.exists():
         return [path.parent if path.is_file() else path]
@@ -146,7 +148,7 @@ def expand(given: str) -> list[Path]:
 
 
 def directories(path: Path, depth: int = DEEPEST) -> Iterator[Path]:
-    """The run and study directories at or below `path`; below one of them no other is looked for."""
+    """The run and study directories at or below `path`; it does not search within them."""
     try:
         if any((path / name).is_file() for name in ("study.json", "points.csv", "run.json", "config.yaml")):
             yield path
@@ -173,26 +175,26 @@ def _take(folder: Path, found: Found, seen: set[Path]) -> None:
 
 
 def read_run(path: Path, notes: Notes) -> RunFiles | None:
-    """A run directory; None, with a note, where its record is missing, damaged or of another schema."""
+    """A run directory; None, with a note, if its record is missing, damaged or of another schema."""
     content = read_json(path / "run.json")
     if content is None:
         notes.add(path, "it has no run.json: left out")
     elif not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
         notes.add(path, "its run.json is damaged, or not of this project: left out")
     elif content.get("schema", SCHEMA) != SCHEMA:
-        notes.add(path, f"its run.json has schema {content['schema']}, this version reads {SCHEMA}: left out")
+        notes.add(path, f"its run.json has schema {content['schema']}, but this version reads {SCHEMA}: left out")
     else:
         return RunFiles(path, content, notes)
     return None
 
 
 def read_study(path: Path, notes: Notes) -> StudyFiles | None:
-    """A study directory; None, with a note, where one of its two files does not do: its runs can still be read."""
+    """A study directory; None, with a note, if one of its two files is unusable: its runs are then read alone."""
     content = read_json(path / "study.json")
     if not isinstance(content, dict) or not isinstance(content.get("metrics") or {}, dict):
         what = "has no study.json" if content is None else "has a damaged study.json"
     elif content.get("schema", SCHEMA) != SCHEMA:
-        what = f"has a study.json of schema {content['schema']}, this version reads {SCHEMA}"
+        what = f"has a study.json of schema {content['schema']}, but this version reads {SCHEMA}"
     else:
         try:
             with (path / "points.csv").open(newline="", encoding="utf-8") as file:
@@ -201,13 +203,13 @@ def read_study(path: Path, notes: Notes) -> StudyFiles | None:
                 return StudyFiles(path, content, rows)
             what = "has a points.csv without points"
         except (OSError, ValueError, csv.Error):
-            what = "has no points.csv that can be read"
-    notes.add(path, f"it {what}: its runs are compared as runs of no study")
+            what = "has no readable points.csv"
+    notes.add(path, f"it {what}: its runs are compared without the study")
     return None
 
 
 def read_json(path: Path) -> Any:
-    """The content of a file; None where there is none, and a text that says why where it cannot be read."""
+    """The content of a JSON file; None if it does not exist, the reason as text if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -217,7 +219,7 @@ def read_json(path: Path) -> Any:
 
 
 def number_or_none(value: Any) -> float | None:
-    """A finite number, or None: JSON's text for NaN and infinities, and what is no number, are not known."""
+    """A finite number, or None for NaN, infinities (also as JSON's texts) and values that are not numbers."""
     if value is None or value == "" or isinstance(value, bool):
         return None
     try:

@@ -1,4 +1,4 @@
-"""The data of the figures: tidy rows, shared by the page and by figures in files."""
+"""Makes the data of the figures: tidy rows, shared by the page and by figures in files."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,14 +11,14 @@ from sft_lightning.report.model import Comparison, Point, setting_text, value_te
 from sft_lightning.report.read import number_or_none
 from sft_lightning.report.summary import Row, stat
 
-MOST_STEPS = 80  # of a curve; more cannot be told apart at a figure's width
+MOST_STEPS = 80  # of a curve; more would not be distinguishable at a figure's width
 TABLE = list[dict[str, Any]]
 
 
 class Sets:
-    """Everything the figures read, with details, histories and configs of the selected runs read once.
+    """Makes all data sets of the figures from the selected runs, and reads their details only once.
 
-    Rows name their cell by its place in `comparison.cells`.
+    The column `cell` is the index in `comparison.cells`.
     """
 
     def __init__(self, comparison: Comparison, rows: list[Row]) -> None:
@@ -35,11 +35,11 @@ class Sets:
         return [d for d in found if d]
 
     def split(self, cell: int) -> str:
-        """'test' or 'val': the split that speaks for a cell."""
+        """'test' or 'val': the split whose values are shown for a cell."""
         return next((r.split for r in self.rows if self.place[id(r.cell)] == cell), "val")
 
     def points(self) -> TABLE:
-        """A row for each point: what it is, and `val` and `test`, values in the order of `metrics`."""
+        """A row for each point: its facts, and its values in the order of `metrics` as `val` and `test`."""
         strengths = _strengths(self.comparison.points)
         found = []
         for i, cell in enumerate(self.comparison.cells):
@@ -88,7 +88,7 @@ class Sets:
         return {"cell": self.place[id(row.cell)], "arm": row.arm, "group": row.group}
 
     def amount(self) -> str | None:
-        """The axis of how much labelled data there was: a numeric one, by name if several are; None where there is none."""
+        """The axis for the amount of labelled data: a numeric one, recognised by its name; None if there is none."""
         numeric = [
             name
             for name in dict.fromkeys(k for c in self.comparison.cells for k in c.at)
@@ -98,7 +98,7 @@ class Sets:
         return named[0] if named else None
 
     def rest(self, cell: int) -> str:
-        """A cell but for its amount of data: cells that agree in it are joined in one line."""
+        """A cell without its amount of data; cells that agree in this are joined by a line."""
         place = self.comparison.cells[cell]
         return f"{place.study}|" + setting_text({k: v for k, v in place.at.items() if k != self.amount()})
 
@@ -126,7 +126,7 @@ class Sets:
         return found
 
     def forgetting(self) -> TABLE:
-        """`retention/forgetting` of each seed, on the split that speaks for the cell."""
+        """`retention/forgetting` of each seed, on the split that is shown for the cell."""
         found = []
         for row in self.rows:
             name = "test/retention/forgetting" if row.split == "test" else "retention/forgetting"
@@ -136,7 +136,7 @@ class Sets:
         return found
 
     def differences(self) -> TABLE:
-        """Paired differences from the baseline, as the cell's statistics have them; `side` is target or kept."""
+        """Paired differences from the baseline, from the cell's statistics; `side` is target or kept."""
         found = []
         for i, cell in enumerate(self.comparison.cells):
             both = as_mapping(as_mapping(cell.statistics).get("differences"))
@@ -164,7 +164,7 @@ class Sets:
         return found
 
     def layers(self) -> TABLE:
-        """How far each layer moved, a mean over seeds, for each measure that details.json has."""
+        """Mean distance over seeds that each layer moved, for each measure in details.json."""
         return [{**self._about(row), **entry} for row in self.rows for entry in layers_of(self.details[id(row)])]
 
     def matrices(self) -> TABLE:
@@ -177,11 +177,11 @@ class Sets:
         ]
 
     def samples(self) -> TABLE:
-        """What the most seeds of a group got right before and get wrong now, the most confident first."""
+        """Samples that most seeds of a group predicted right before and wrong after tuning, most confident first."""
         return [{**self._about(row), **samples_of(d)} for row in self.rows if (d := self.details[id(row)])]
 
     def configs(self) -> TABLE:
-        """The settings in which the shown groups differ: of each, key and value, several where its seeds differ."""
+        """The settings in which the shown groups differ: for each group key and value, several values if its seeds differ."""
         flat: list[tuple[Row, dict[str, list[str]]]] = []
         for row in self.rows:
             values: dict[str, list[str]] = {}
@@ -210,7 +210,7 @@ class Sets:
 
 
 def together(values: list[str]) -> str:
-    """Several values of a setting as one text: `0.1`, `a, b`, or `0 … 9` where they are whole numbers in a row."""
+    """Several values of a setting as one text: `0.1`, `a, b`, or `0 … 9` for consecutive whole numbers."""
     ordered = sorted(values, key=_natural)
     numbers = [int(v) for v in ordered if v.lstrip("-").isdigit()]
     if len(numbers) == len(ordered) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
@@ -233,14 +233,14 @@ def spread(values: list[tuple[str, float]]) -> dict[str, Any]:
 
 
 def thinned(steps: list[float]) -> list[float]:
-    """At most MOST_STEPS of them, evenly, the first and the last among them."""
+    """At most MOST_STEPS of the steps, evenly spaced, with the first and the last."""
     if len(steps) <= MOST_STEPS:
         return steps
     return [steps[round(i * (len(steps) - 1) / (MOST_STEPS - 1))] for i in range(MOST_STEPS)]
 
 
 def _strengths(points: Iterable[Point]) -> dict[int, tuple[str, float, str]]:
-    """(strand, strength, label) of each point: an anchor's weight orders a strand of points that share all other settings."""
+    """(strand, strength, label) of each point; a strand is the points that differ only in an anchor's weight, its strength."""
     found: dict[int, tuple[str, float, str]] = {}
     seen: dict[str, dict[str, int]] = {}
     for point in points:

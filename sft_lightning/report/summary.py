@@ -1,4 +1,4 @@
-"""A row for each arm (and setting) of each cell: means and standard deviations over seeds, best, Pareto front, cost."""
+"""Summarises each arm (and setting) of each cell: means and standard deviations over seeds, best, Pareto front, cost."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from sft_lightning.report.model import Cell, Comparison, Point, group_names, gro
 
 @dataclass(frozen=True)
 class Stat:
-    """Mean and sample standard deviation over n seeds; no deviation is known of one."""
+    """Mean and sample standard deviation over n seeds; the deviation of a single seed is None."""
 
     mean: float
     std: float | None
@@ -24,12 +24,12 @@ class Stat:
 
 
 def rounded(value: float, digits: int = 4) -> str:
-    """Fixed digits as papers have them, or powers of ten where those would show nothing."""
+    """A value with fixed digits as in papers, or in powers of ten if it is too small or too large for that."""
     return f"{value:.2e}" if value and (abs(value) < 10**-digits or abs(value) >= 1e5) else f"{value:.{digits}f}"
 
 
 def stat(values: Iterable[tuple[str, float]]) -> Stat | None:
-    """Of (seed, value) pairs; several values of one seed (folds, repeated runs) count once, by their mean."""
+    """Statistics of (seed, value) pairs; several values of one seed (folds, repeated runs) count once, as their mean."""
     by_seed: dict[str, list[float]] = {}
     for seed, value in values:
         by_seed.setdefault(seed, []).append(value)
@@ -44,14 +44,14 @@ class Row:
     cell: Cell
     arm: str
     group: str
-    """the arm's name, with the setting where the cell has several of an arm"""
+    """The arm's name, with the setting if the cell has several rows of the arm"""
     setting: str
     variant: str
     points: list[Point]
-    """finished ones; all where none is finished"""
+    """Finished points, or all if none is finished"""
     split: str
     stats: dict[str, Stat]
-    """by validation's names; test's values where `split` is test"""
+    """Statistics by validation's names of metrics; of test values if `split` is test"""
     cost: dict[str, Any]
     finished: bool
     best: set[str] = field(default_factory=set)
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def n(self) -> int:
-        """Seeds."""
+        """Number of seeds."""
         return len({p.repetition for p in self.points}) if self.finished else 0
 
 
@@ -103,7 +103,7 @@ def _row(cell: Cell, arm: str, setting: str, group: str, points: list[Point], sp
 
 
 def _cost(points: list[Point]) -> dict[str, Any]:
-    """Means over runs of what a run costs; the devices' names."""
+    """Mean cost of the runs, and the devices' names."""
     costs = [p.cost for p in points]
     found: dict[str, Any] = {}
     for name in ("fit_s", "retention_s", "trainable"):
@@ -139,7 +139,7 @@ def _mark(mine: list[Row], comparison: Comparison, metrics: list[str]) -> None:
 
 
 def answers(comparison: Comparison, found: list[Row]) -> list[tuple[str, str]]:
-    """(cell, sentence): the study's own where it has one, else means and spread in words, claiming nothing more."""
+    """(cell, sentence): the study's own if it has one, else means and spreads in words, without further claims."""
     said = []
     for cell in comparison.cells:
         text = cell.answer or _means_in_words(comparison, [r for r in found if r.cell is cell])
@@ -157,7 +157,7 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
     split = "test" if done[0].split == "test" else "validation"
     if len(done) == 1:
         row = done[0]
-        text = f"{row.group}: {_both(row, target, kept)} on {split}; there is nothing here to compare it with."
+        text = f"{row.group}: {_both(row, target, kept)} on {split}; there is no other arm to compare it with."
     elif not comparison.info(target).sign:
         values = "; ".join(f"{r.group}: {_both(r, target, kept)}" for r in done)
         text = (
@@ -166,7 +166,7 @@ def _means_in_words(comparison: Comparison, mine: list[Row]) -> str:
     else:
         sign = comparison.info(kept).sign
         first = [r for r in done if target in r.best] or done[:1]
-        # of several that are equal, the one that kept the most
+        # among equal ones, choose the one that kept the most
         learned = max(first, key=lambda r: sign * r.stats[kept].mean if kept in r.stats else float("-inf"))
         text = f"On {split}, {learned.group} learned the most ({_both(learned, target, kept)})"
         holders = [r for r in done if kept is not None and kept in r.best and r.variant != "LinearProbe"]

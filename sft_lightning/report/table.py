@@ -1,4 +1,4 @@
-"""The comparison as text: a table for the terminal, CSV, JSON, LaTeX (booktabs) or Markdown."""
+"""Writes the comparison as text: a table for the terminal, CSV, JSON, LaTeX (booktabs) or Markdown."""
 
 import csv
 import io
@@ -21,7 +21,7 @@ FORMATS = ("table", "csv", "json", "latex", "markdown")
 
 
 def columns(comparison: Comparison, metrics: list[str] | None = None) -> list[str]:
-    """The metrics shown, by validation's names: those asked for, else target, kept and drift."""
+    """The metrics shown, by validation's names: those of `metrics`, or else target, kept and drift."""
     asked = [on_validation(m) for m in metrics or []]
     default = [comparison.target, comparison.kept, comparison.drift]
     return list(dict.fromkeys(asked or [m for m in default if m is not None]))
@@ -69,7 +69,7 @@ LEGEND = "mean ± standard deviation over seeds; * best mean; ◆ no other arm i
 
 
 def as_table(comparison: Comparison, found: list[Row], metrics: list[str], width: int | None = None) -> str:
-    """For a terminal: a table for each cell, with its answer."""
+    """The text for a terminal: a table for each cell, with its answer."""
     out = io.StringIO()
     width = width or max(LEAST, shutil.get_terminal_size((110, 40)).columns)
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False, color_system=None)
@@ -79,7 +79,9 @@ def as_table(comparison: Comparison, found: list[Row], metrics: list[str], width
     for label, mine in cells_of(comparison, found):
         title = label if len(comparison.cells) > 1 else None
         here, costs, table = list(metrics), True, _grid(mine, metrics, title)
-        while least_width(console, table) > width and (costs or len(here) > 1):  # what matters least goes first
+        while least_width(console, table) > width and (
+            costs or len(here) > 1
+        ):  # the least important column is removed first
             aside = [m for m in here[1:] if m not in main]
             if aside or not costs:
                 hidden.append(shown(leaves := (aside or here)[-1], mine[0].split))
@@ -95,14 +97,14 @@ def as_table(comparison: Comparison, found: list[Row], metrics: list[str], width
     if hidden:
         names = ", ".join(dict.fromkeys(hidden))
         console.print(
-            Text(f"{width} columns have no room for {names}: a wider terminal, or --format csv"), soft_wrap=True
+            Text(f"{width} columns have no room for {names}: use a wider terminal, or --format csv"), soft_wrap=True
         )
     console.print(Text(LEGEND), soft_wrap=True)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
 
 def _grid(mine: list[Row], metrics: list[str], title: str | None, costs: bool = True) -> Table:
-    """A cell's rows. Names and numbers are not broken, settings are, between two words where that is enough."""
+    """The table of a cell's rows. Names and numbers are not wrapped; settings are, between words if possible."""
     heads, has_setting = _about(mine, metrics)
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="", pad_edge=False)
     lines = []
@@ -128,7 +130,7 @@ def least_width(console: Console, table: Table) -> int:
 
 
 def tidy(comparison: Comparison, found: list[Row]) -> list[dict[str, Any]]:
-    """A flat mapping for each row: what it is, the mean, std and n of every metric, and its cost."""
+    """A flat mapping for each row: its names, the mean, std and n of every metric, and its cost."""
     several = len({c.study for c in comparison.cells}) > 1
     records = []
     for row in found:
@@ -185,7 +187,7 @@ LATEX = {
 
 
 def latex(text: str) -> str:
-    """Text as LaTeX shows it."""
+    """Text escaped for LaTeX."""
     return "".join(LATEX.get(c, c) for c in text)
 
 
@@ -209,7 +211,7 @@ def as_latex(comparison: Comparison, found: list[Row], metrics: list[str]) -> st
 
 
 def markdown(text: str) -> str:
-    """Text that no Markdown reader takes for markup."""
+    """Text escaped for Markdown."""
     text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return "".join("\\" + c if c in "\\`*_[]|~" else c for c in text)
 

@@ -1,4 +1,4 @@
-"""How figures look: colours that differ for all kinds of sight, shapes, and Vega's settings for light and dark."""
+"""Defines the look of figures: colours that colour-blind readers can distinguish, shapes, Vega's light and dark settings."""
 
 from typing import Any
 
@@ -17,13 +17,13 @@ FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 
 
 def colours(theme: str, count: int) -> list[str]:
-    """A colour for each of `count` arms: eight, then again with other shapes."""
+    """A colour for each of `count` arms; eight colours repeat, with other shapes."""
     palette = LIGHT if theme == "light" else DARK
     return [palette[i % len(palette)] for i in range(count)]
 
 
 def shapes(count: int) -> list[str]:
-    """A shape for each of `count` arms: seven, so that a colour that comes again has another one."""
+    """A shape for each of `count` arms; there are seven, so that a repeated colour has another shape."""
     return [SHAPES[i % len(SHAPES)] for i in range(count)]
 
 

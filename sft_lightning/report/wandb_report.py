@@ -1,7 +1,7 @@
-"""A comparison as a W&B report: the answer, the table, and W&B's own panels over the runs that it compares.
+"""Writes a comparison as a W&B report: the answer, the table, and W&B's own panels over the compared runs.
 
-Made by W&B's workspaces library (extra `[wandb-report]`), which talks to a server: the page of `compare --html` needs none.
-The panels are empty until the runs are on that server: `wandb sync` sends runs that were recorded offline.
+It uses W&B's workspaces library (extra `[wandb-report]`), which needs a server, while the page of `compare --html` does not.
+The panels are empty until the runs are on that server; `wandb sync` sends runs that were recorded offline.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from sft_lightning.report.theme import colours
 
 STEP = "trainer/global_step"
 FORGETTING = "retention/forgetting"
-LONGEST_TITLE = 128  # characters that the library takes
+LONGEST_TITLE = 128  # characters that the library accepts
 
 
 def write_report(paths: list[Path], entity: str | None, project: str, title: str | None = None) -> str:
@@ -31,9 +31,9 @@ def write_report(paths: list[Path], entity: str | None, project: str, title: str
 
     Args:
         paths: As `compare` takes them.
-        entity: W&B user or team; None for the default of who is logged in.
+        entity: W&B user or team; None for the default of the logged-in user.
         project: The W&B project that the runs are in.
-        title: Of the report; None for one from the names of what is compared.
+        title: The report's title; None for one from the names of the studies and runs.
     """
     comparison = compare(read.collect(map(str, paths)))
     summary = rows(comparison)
@@ -42,14 +42,14 @@ def write_report(paths: list[Path], entity: str | None, project: str, title: str
 
 
 def send(comparison: Comparison, summary: list[Row], entity: str | None, project: str, title: str | None = None) -> str:
-    """Writes the report of a comparison; returns its URL. UserError where the library, a key or a server is missing."""
+    """Writes the report of a comparison; returns its URL. Raises UserError if the library, a key or a server is missing."""
     wr = library()
     import wandb
 
     with said_in_one_line(wandb):
         entity = entity or wandb.Api().default_entity
         if not entity:
-            raise UserError("--wandb-report", "W&B names no default entity", "give ENTITY/PROJECT")
+            raise UserError("--wandb-report", "your W&B account has no default entity", "give ENTITY/PROJECT")
     report = wr.Report(
         project=project,
         entity=entity,
@@ -63,28 +63,30 @@ def send(comparison: Comparison, summary: list[Row], entity: str | None, project
 
 
 def library(part: str = "reports.v2") -> Any:
-    """A module of W&B's workspaces library; UserError where that is not installed."""
+    """Imports a module of W&B's workspaces library; raises UserError if it is not installed."""
     try:
         return import_module(f"wandb_workspaces.{part}")
     except ImportError:
         raise UserError(
-            "--wandb-report", "W&B's workspaces library is not installed", "pip install 'sft-lightning[wandb-report]'"
+            "--wandb-report",
+            "W&B's workspaces library is not installed",
+            "run pip install 'sft-lightning[wandb-report]'",
         ) from None
 
 
 @contextmanager
 def said_in_one_line(wandb: Any) -> Iterator[None]:
-    """What W&B or its library raises, as the user's to mend: no key, no server, no such project. Its processes end."""
+    """Turns errors of W&B or its library (no key, server or project) into a UserError, and ends W&B's processes."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # the library raises plain ones too, where nobody is logged in
+    except Exception as error:  # the library raises plain Exceptions too, if no user is logged in
         said = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         raise UserError(
             "--wandb-report",
-            f"W&B cannot be used: {said}; log in by `wandb login` or WANDB_API_KEY, name the server in "
-            "WANDB_BASE_URL, or use --html, which needs neither",
+            f"W&B cannot be used: {said}",
+            "log in by `wandb login` or WANDB_API_KEY, name the server in WANDB_BASE_URL, or use --html, which needs neither",
         ) from None
     finally:
         with suppress(Exception):
@@ -95,11 +97,11 @@ def parse_target(given: str) -> tuple[str | None, str]:
     """(entity, project) of `PROJECT` or `ENTITY/PROJECT`."""
     *entity, project = given.split("/")
     if len(entity) > 1 or not project or entity == [""]:
-        raise UserError("--wandb-report", f"'{given}' must be PROJECT or ENTITY/PROJECT")
+        raise UserError("--wandb-report", f"must be PROJECT or ENTITY/PROJECT, got '{given}'")
     return (entity[0] if entity else None), project
 
 
-# ---- what the report holds ----
+# ---- contents of the report ----
 
 
 def blocks(comparison: Comparison, summary: list[Row], entity: str, project: str) -> list[Any]:
@@ -121,7 +123,7 @@ def blocks(comparison: Comparison, summary: list[Row], entity: str, project: str
 
 
 def cell_blocks(comparison: Comparison, cell: Cell, mine: list[Row], entity: str, project: str) -> list[Any]:
-    """Curves and bars by arm over the runs of the table, then every run as a dot."""
+    """Curves and bars by arm for the runs of the table, then every run as a dot."""
     wr = library()
     target, kept = comparison.target, comparison.kept
     split = mine[0].split
@@ -175,7 +177,7 @@ def cell_blocks(comparison: Comparison, cell: Cell, mine: list[Row], entity: str
 
 
 def at_the_end(metric: str, split: str) -> str:
-    """A metric's key in W&B's summary: of the test split, or validation's at best.ckpt."""
+    """A metric's key in W&B's summary: of the test split, or of validation at best.ckpt."""
     return on_test(metric) if split == "test" else f"selected/{metric}"
 
 
@@ -185,7 +187,7 @@ def has_values(points: list[Point], metric: str, split: str) -> bool:
 
 
 def runset(cell: Cell, points: list[Point], name: str, entity: str, project: str, arm: str | None) -> Any:
-    """Exactly these runs: by the study's group, and by their ids; grouped by arm where `arm` names W&B's key of it."""
+    """A run set of exactly these runs, by the study's group and their ids; grouped by `arm`, W&B's key of the arm, if given."""
     wr, expr = library(), library("expr")
     filters = [expr.Metric("ID").isin(list(dict.fromkeys(p.id for p in points)))]
     if cell.study != LOOSE:
@@ -194,7 +196,7 @@ def runset(cell: Cell, points: list[Point], name: str, entity: str, project: str
 
 
 def coloured(of_arms: Any, points: list[Point], arms: list[str]) -> None:
-    """Gives the runs of an arm one colour, the page's."""
+    """Gives the runs of each arm the page's colour of that arm."""
     wr = library()
     palette = dict(zip(arms, colours("light", len(arms)), strict=True))
     of_arms.run_settings = {p.id: wr.RunSettings(color=palette[p.arm]) for p in points}

@@ -1,4 +1,4 @@
-"""The run directory: make it, record into it, read it back."""
+"""Run directories: makes them, records into them and reads them back."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ __all__ = ["MetricsLog", "Record", "Run", "RunDirectory", "create_run", "load", 
 
 
 def __getattr__(name: str) -> Any:
-    """MetricsLog is a Lightning logger, and those who read runs back need not wait for Lightning."""
+    """Imports MetricsLog when it is first used: it needs Lightning, which readers of runs do not."""
     if name == "MetricsLog":
         from sft_lightning.runs.metrics_log import MetricsLog
 

@@ -1,4 +1,4 @@
-"""What belongs to the end of a fit: its last validation, the export of the best model, its test."""
+"""Ends a fit: validates once more, exports the best model and tests it."""
 
 from lightning.pytorch import LightningDataModule, Trainer
 
@@ -12,7 +12,7 @@ from sft_lightning.runs.directory import RunDirectory
 def after_fit(
     trainer: Trainer, module: SFTModule, data: LightningDataModule, run: RunDirectory, recorder: RunRecorder, test: bool
 ) -> None:
-    """Exports the best model; measures it on the test split where asked."""
+    """Exports the best model, and measures it on the test split if `test` is set."""
     measure_the_end(trainer, module, data, run, recorder)
     best = run.best if run.best.is_file() else run.last
     if trainer.is_global_zero and best.is_file():
@@ -25,7 +25,7 @@ def after_fit(
 def measure_the_end(
     trainer: Trainer, module: SFTModule, data: LightningDataModule, run: RunDirectory, recorder: RunRecorder
 ) -> None:
-    """Validates once more where training ended between two validations."""
+    """Validates once more if training ended between two validations."""
     recorder.end_of_fit(trainer)
     if not run.last.is_file():
         trainer.save_checkpoint(run.last)

@@ -1,4 +1,4 @@
-"""The best model as a folder that `pretrained:` and other tools read."""
+"""Exports the best model as a folder that `pretrained:` and other tools can read."""
 
 import shutil
 from pathlib import Path
@@ -6,13 +6,14 @@ from pathlib import Path
 import torch
 
 from sft_lightning.modules.base import SFTModule
-from sft_lightning.networks.base import Network, build_network
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import build_network
 from sft_lightning.networks.transforms import apply_transforms
 from sft_lightning.sharding.tensors import is_sharded
 
 
 def export_best(module: SFTModule, checkpoint: Path, folder: Path) -> None:
-    """Loads the weights of a checkpoint into the module and writes its network and the kept source head; no teacher."""
+    """Loads a checkpoint's weights into the module and writes its network with the kept source head, without the teacher."""
     network = module.network
     assert network is not None
     if any(is_sharded(p) for p in network.parameters()):
@@ -31,7 +32,7 @@ def export_best(module: SFTModule, checkpoint: Path, folder: Path) -> None:
 
 
 def whole_network(module: SFTModule, checkpoint: Path) -> Network:
-    """Built again, in this process's memory, where ranks hold parts of it."""
+    """Builds the whole network in this process's memory, for training in which each rank holds a part."""
     assert module.network is not None and module.info is not None
     network = build_network(module.hparams["network"], module.info)
     apply_transforms(network)

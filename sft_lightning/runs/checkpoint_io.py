@@ -1,4 +1,4 @@
-"""Checkpoints written whole or not at all."""
+"""Reads checkpoints without running code in them, and writes them whole or not at all."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from sft_lightning.core.errors import UserError
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's content, mapped from the file rather than read, and never run."""
+    """Returns a checkpoint's content, memory-mapped. Raises UserError for a damaged file or pickled code, which never runs."""
     try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except FileNotFoundError:
@@ -22,24 +22,27 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise UserError(
-                "ckpt_path", f"{path} holds pickled code or objects besides tensors ({found[1]}); it was not run"
+                "ckpt_path",
+                f"{path} holds pickled code or objects other than tensors ({found[1]}), which are never loaded",
             ) from None
-        raise UserError("ckpt_path", f"{path} is no checkpoint, or is damaged") from None
+        raise UserError("ckpt_path", f"{path} is not a checkpoint, or is damaged") from None
     except MemoryError:
         raise
-    except Exception as error:  # whatever damaged bytes lead to
+    except Exception as error:  # damaged bytes can raise anything
         why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError("ckpt_path", f"{path} is no checkpoint, or is damaged: {why}") from None
+        raise UserError("ckpt_path", f"{path} is not a checkpoint, or is damaged: {why}") from None
     if not isinstance(held, dict) or "state_dict" not in held:
-        raise UserError("ckpt_path", f"{path} is no checkpoint; to start from weights use network.init_args.pretrained")
+        raise UserError(
+            "ckpt_path", f"{path} is not a checkpoint", "to start from weights set network.init_args.pretrained"
+        )
     for name, kind in KINDS.items():
         if name in held and not isinstance(held[name], kind):
-            raise UserError("ckpt_path", f"{path} is damaged: its {name} is not what it should be")
+            raise UserError("ckpt_path", f"{path} is damaged: its {name} has the wrong type")
     if not all(isinstance(v, torch.Tensor) for v in held["state_dict"].values()):
         raise UserError("ckpt_path", f"{path} is damaged: its state_dict holds more than tensors")
     about = held.get("sft_lightning")
     if about is not None and not {"variant", "network", "anchor", "teacher", "task"} <= set(about):
-        raise UserError("ckpt_path", f"{path} is damaged: it does not say what it is of")
+        raise UserError("ckpt_path", f"{path} is damaged: it lacks the description of its module")
     return held
 
 
@@ -65,7 +68,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename last through a loss of power, where folders can be synced."""
+    """Makes a rename survive a loss of power, if the system can sync folders."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError:

@@ -1,4 +1,4 @@
-"""Where the files of a run lie, and how its directory comes to be: never an existing one, silently."""
+"""Names the files of a run and makes its directory, which never reuses an existing one."""
 
 import os
 import re
@@ -67,17 +67,17 @@ class RunDirectory:
 
 
 def make_run_id() -> str:
-    """A fresh id: UTC time and four random hexadecimal digits. It is the W&B id too."""
+    """Returns a new id, also used by W&B: UTC time and four random hexadecimal digits."""
     return time.strftime("%Y%m%d-%H%M%S", time.gmtime()) + "-" + secrets.token_hex(2)
 
 
 def sweep_run_id() -> str | None:
-    """The id by which a W&B sweep knows the run that its agent starts, in this process; None where no agent started it."""
+    """Returns the id that a W&B sweep gave to this process's run; None if no agent started the process."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
 def experiment_name(arguments: list[str]) -> str:
-    """Folder and file name of the last --config: experiments/digits/distill.yaml is digits-distill."""
+    """Returns folder and file name of the last --config: digits-distill for experiments/digits/distill.yaml."""
     files = [arguments[i + 1] for i, a in enumerate(arguments[:-1]) if a in ("--config", "-c")]
     files += [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
     if not files:
@@ -89,17 +89,17 @@ def experiment_name(arguments: list[str]) -> str:
 
 
 def run_path(root: str | Path, experiment: str, run_id: str | None = None) -> Path:
-    """`root/experiment/run_id`."""
+    """Returns `root/experiment/run_id`; raises UserError for an invalid name."""
     for what, name in (("experiment", experiment), ("run_id", run_id)):
         if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name):
             raise UserError(
-                what, f"'{name}' must be 1 to 64 letters, digits, '.', '_' or '-', not beginning with a sign"
+                what, f"must be 1 to 64 letters, digits, '.', '_' or '-' and begin with a letter or digit, got '{name}'"
             )
     return Path(root).expanduser() / experiment / (run_id or make_run_id())
 
 
 def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> RunDirectory:
-    """Makes `root/experiment/run_id`."""
+    """Makes `root/experiment/run_id`; raises UserError if it exists or cannot be made."""
     path = run_path(root, experiment, run_id)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,9 +107,9 @@ def create_run(root: str | Path, experiment: str, run_id: str | None = None) -> 
     except FileExistsError:
         if path.is_dir():
             raise UserError(
-                "run_id", f"{path} exists", f"choose another run_id, or continue it with fit --resume {path}"
+                "run_id", f"{path} exists already", f"choose another run_id, or resume it by fit --resume {path}"
             ) from None
-        raise UserError("runs_dir", f"{path} cannot be made: a file is in the way") from None
+        raise UserError("runs_dir", f"{path} cannot be made: a file has this name") from None
     except (PermissionError, NotADirectoryError, OSError) as error:
         raise UserError(
             "runs_dir", f"{path} cannot be made: {error.strerror}", "set --runs_dir or SFT_RUNS_DIR"
@@ -133,7 +133,7 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a killed process left half-written under temporary names. The run must be locked."""
+    """Removes temporary files that a killed process left half-written. The run must be locked."""
     for path in [*folder.glob(".*.tmp"), *folder.glob("checkpoints/.*.tmp")]:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

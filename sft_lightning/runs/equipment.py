@@ -1,4 +1,4 @@
-"""What a run adds to Trainer: its callbacks, loggers, way of writing checkpoints, and what Slurm settles."""
+"""Adds to Trainer what a run needs: callbacks, loggers, checkpoint writing, and the settings that Slurm determines."""
 
 import sys
 import warnings
@@ -24,14 +24,14 @@ from sft_lightning.runs.wandb_log import WandbLog, make_wandb
 
 @dataclass
 class Equipment:
-    """What watches and records a run while Trainer works.
+    """The callbacks, loggers and plugins that watch and record a run while Trainer works.
 
     Args:
         run: The open run.
-        options: The run's.
+        options: The options of the run.
         stage: 'fit', 'validate', 'test' or 'predict'.
         given: Arguments of Trainer as the user gave them.
-        monitor: What watches the source task.
+        monitor: Measures the source task.
     """
 
     run: OpenRun
@@ -54,11 +54,11 @@ class Equipment:
 
     @property
     def wants_wandb(self) -> bool:
-        """Whether W&B is to record this command."""
+        """Whether W&B records this command."""
         return self.options.wandb != "disabled" and self.stage != "predict" and not self.given.get("fast_dev_run")
 
     def trainer_arguments(self, wandb: WandbLog | None) -> dict[str, Any]:
-        """Our callbacks and loggers beside the user's, and the arguments that a run settles."""
+        """Returns our callbacks and loggers together with the user's, and the arguments that a run sets itself."""
         theirs = self._with_bars(as_list(self.given.get("callbacks")))
         own_bar = self.bar and not any(isinstance(c, ProgressBar) for c in theirs)
         callbacks: list[Callback] = [
@@ -85,7 +85,7 @@ class Equipment:
         }
 
     def _of_stage(self) -> list[Callback]:
-        """The callbacks that write this command's files."""
+        """Returns the callbacks that write this command's files."""
         run, options, callbacks = self.run.directory, self.options, list[Callback]()
         if self.stage == "fit":
             steps, minutes = options.save_every_n_steps, options.save_every_minutes
@@ -105,7 +105,7 @@ class Equipment:
         ]
 
     def _with_bars(self, callbacks: list[Callback]) -> list[Callback]:
-        """The user's callbacks; progress bars among them only where one can be shown."""
+        """Returns the user's callbacks, without progress bars if none can be shown."""
         kept = [c for c in callbacks if self.bar or not isinstance(c, ProgressBar)]
         if self.run.rank == 0 and not self.options.quiet:
             for bar in (c for c in callbacks if c not in kept):
@@ -116,7 +116,7 @@ class Equipment:
 
 
 def begin_wandb(run: OpenRun, options: RunOptions, config: dict[str, Any]) -> WandbLog:
-    """Online where asked for; offline where no server answers and `wandb_fallback` allows it."""
+    """Begins W&B's record online if asked, and falls back to offline if no server answers and `wandb_fallback` allows it."""
     online = options.wandb == "online"
     try:
         return make_wandb(options, run.directory, config, online=online, rank=run.rank)
@@ -128,16 +128,16 @@ def begin_wandb(run: OpenRun, options: RunOptions, config: dict[str, Any]) -> Wa
 
 
 def keep_signals(trainer: Trainer) -> None:
-    """Keeps our signal handlers while the trainer works: Lightning's would undo them."""
+    """Keeps our signal handlers while the trainer works: Lightning would replace them."""
     nothing: Callable[[], None] = lambda: None  # noqa: E731
     trainer._signal_connector.register_signal_handlers = nothing  # type: ignore[method-assign]
 
 
 def on_terminal() -> bool:
-    """Whether somebody sees what is printed as it comes."""
+    """Tells whether the output goes to a terminal."""
     return sys.stdout.isatty()
 
 
 def as_list(value: Any) -> list[Any]:
-    """None, one or several, as a list."""
+    """Returns None, one item or several as a list."""
     return [] if value is None else list(value) if isinstance(value, list | tuple) else [value]

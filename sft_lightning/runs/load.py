@@ -1,4 +1,4 @@
-"""Reading a run back, without torch."""
+"""Reads a run back, without importing torch."""
 
 import json
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from typing import Any
 import yaml
 
 from sft_lightning.core import plain_yaml
-from sft_lightning.core.errors import UserError
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.runs.record import misfit, upgrade
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run as its directory tells it."""
+    """A run as read from its directory."""
 
     path: Path
     record: dict[str, Any]
@@ -36,27 +36,27 @@ class Run:
         return {name: entry["final"] for name, entry in self.record["metrics"].items() if "final" in entry}
 
     def metric(self, name: str, which: str = "final") -> float:
-        """One metric's value 'before' training, 'final', or 'best': at best.ckpt, as all others' best.
+        """Returns a metric's value 'before' training, 'final', or 'best', which is the value at best.ckpt.
 
-        'extreme' is the metric's own best over all validations, whichever network that was of.
+        'extreme' is the metric's own best over all validations, possibly of another network.
         """
         entries = self.record["metrics"]
-        if name not in entries or which not in entries[name]:
-            from sft_lightning.core.errors import nearest
-
-            raise UserError(self.path, f"no {which} value of metric '{name}'{nearest(name, entries)}")
+        if name not in entries:
+            raise UserError(self.path, f"there is no metric '{name}'{nearest(name, entries)}")
+        if which not in entries[name]:
+            raise UserError(self.path, f"metric '{name}' has no {which} value", f"choose {', '.join(entries[name])}")
         return float(entries[name][which])
 
     @property
     def config(self) -> dict[str, Any]:
-        """`config.yaml`, everything resolved."""
+        """The resolved config, from `config.yaml`."""
         try:
             return dict(plain_yaml.load_file(self.files.config))
         except (yaml.YAMLError, ValueError, TypeError, OSError) as error:
             raise UserError(self.files.config, f"cannot be read: {error}") from None
 
     def history(self) -> list[dict[str, Any]]:
-        """`metrics.jsonl`: one dict per logged step, in order; numbers as float, NaN and infinities too."""
+        """Reads `metrics.jsonl`: one dict per logged step, in order. NaN and infinities become floats."""
         if not self.files.metrics.is_file():
             return []
         rows = []
@@ -66,19 +66,19 @@ class Run:
                 row = json.loads(line)
             except ValueError as error:
                 if number == len(lines) and not line.endswith("\n"):
-                    break  # being written, or cut off where the run was killed
+                    break  # the run is writing it, or was killed while writing
                 raise UserError(self.files.metrics, f"line {number} cannot be read: {error}") from None
             rows.append({k: float(v) if isinstance(v, str) else v for k, v in row.items()})
         return rows
 
     def series(self, name: str) -> tuple[list[int], list[float]]:
-        """(steps, values) of one metric."""
+        """Returns (steps, values) of one metric."""
         rows = [(r["step"], r[name]) for r in self.history() if name in r]
         return [s for s, _ in rows], [v for _, v in rows]
 
 
 def load(path: str | Path) -> Run:
-    """Reads a run directory."""
+    """Reads a run directory; raises UserError if it is damaged or not a run."""
     files = RunDirectory(Path(path).expanduser())
     try:
         record = json.loads(files.record.read_text())

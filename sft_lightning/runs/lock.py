@@ -1,4 +1,4 @@
-"""One process at a time works in a run directory."""
+"""RunLock, which lets only one process at a time work in a run directory."""
 
 import json
 import os
@@ -15,24 +15,28 @@ except ImportError:  # Windows: no lock
 
 
 class RunLock:
-    """Holds a run directory from `take` to `release`, or to the end of the process, however it comes.
+    """Locks a run directory from `take` to `release`, or until the process ends.
 
-    A POSIX record lock: the system gives it back when the process dies, processes that load data do not inherit it, and
-    NFS passes it on between machines. Where the file system has no locks there is none.
+    It is a POSIX record lock: the system releases it when the process dies, data workers do not inherit it, and it works
+    between machines on NFS. On a file system without locks, nothing is locked.
+
+    Args:
+        folder: The directory.
+        key: The key that names it, for the error: run_id of a run, study of a study.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / ".lock"
+    def __init__(self, folder: Path, key: str = "run_id") -> None:
+        self.path, self.key = folder / ".lock", key
         self._file: IO[str] | None = None
 
     def take(self) -> None:
-        """Takes the lock, or raises UserError that says who has it."""
+        """Takes the lock, or raises UserError that names the process that holds it."""
         if fcntl is None:
             return
         try:
             file = self.path.open("a+")
         except OSError:
-            return  # read-only: nothing can be written that would need a lock
+            return  # read-only: nothing can be written, so no lock is needed
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
@@ -40,7 +44,9 @@ class RunLock:
             who = self._holder(file.read())
             file.close()
             raise UserError(
-                "run_id", f"{self.path.parent} is in use by {who}", "wait for it or stop it, or choose another run_id"
+                self.key,
+                f"{self.path.parent} is in use by {who}",
+                f"wait until it ends, stop it, or choose another {self.key}",
             ) from None
         except OSError:
             file.close()
@@ -58,7 +64,7 @@ class RunLock:
             return "another process"
 
     def release(self) -> None:
-        """Gives the lock back."""
+        """Releases the lock."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""What runs' records say of their metrics: direction and unit of each, and the primary metrics of their tasks."""
+"""Reads from runs' records the direction and unit of each metric, and the primary metrics of their tasks."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,18 +14,18 @@ UNRECORDED = {
         *(MetricInfo(name, "min") for name in ("loss", "forgetting", "perplexity", "mse", "mae", "rmse", "error")),
     )
 }
-"""For records made before `metric_info` was written: what was known then of metrics, without their stage."""
+"""Facts for records older than `metric_info`, by the metric's name without its split"""
 UNRECORDED_PRIMARY = {
     "classification": "accuracy",
     "multi_label": "label_accuracy",
     "regression": "mse",
     "causal_lm": "perplexity",
 }
-"""For the same records: each task's primary metric where its data named none."""
+"""For the same records: each task's primary metric if its data named none"""
 
 
 def unrecorded(name: str) -> MetricInfo | None:
-    """What is known of a metric from its name alone, for records that do not say it."""
+    """Returns the facts about a metric by its name alone, for old records; None if unknown."""
     if (known := gauge(name)) is not None:
         return known
     stage, _, last = name.rpartition("/")
@@ -34,7 +34,7 @@ def unrecorded(name: str) -> MetricInfo | None:
 
 
 def facts(record: Mapping[str, Any]) -> dict[str, MetricInfo]:
-    """{logged name: what is known of it} of a run, from its record; a metric that nobody knows is left out."""
+    """Returns {logged name: facts} of a run's metrics, from its record. Unknown metrics are left out."""
     held = record.get("metric_info")
     if isinstance(held, Mapping):
         found = [MetricInfo.of(str(name), about) for name, about in held.items()]
@@ -45,12 +45,12 @@ def facts(record: Mapping[str, Any]) -> dict[str, MetricInfo]:
 
 
 def find(known: Mapping[str, MetricInfo], name: str) -> MetricInfo | None:
-    """What is known of a metric under its own name, or under that of the other split."""
+    """Returns the facts about a metric, under its own name or that of the other split; None if unknown."""
     return next((known[n] for n in (name, on_validation(name), on_test(name)) if n in known), None)
 
 
 def together(said: Iterable[Mapping[str, MetricInfo]]) -> tuple[dict[str, MetricInfo], list[str]]:
-    """(what several runs say of their metrics, names of which they contradict each other)."""
+    """Combines the facts of several runs. Returns ({name: facts}, names whose directions differ)."""
     held: dict[str, list[MetricInfo]] = {}
     for one in said:
         for name, info in one.items():
@@ -60,7 +60,7 @@ def together(said: Iterable[Mapping[str, MetricInfo]]) -> tuple[dict[str, Metric
 
 
 def primary(record: Mapping[str, Any]) -> dict[str, str]:
-    """{'target': `val/…`, 'source': `retention/…`}: the primary metrics of a run's tasks, as far as they are known."""
+    """Returns the known primary metrics of a run's tasks: {'target': `val/…`, 'source': `retention/…`}."""
     held = record.get("primary")
     if isinstance(held, Mapping):
         return {which: str(held[which]) for which in ("target", "source") if held.get(which)}

@@ -1,4 +1,4 @@
-"""`metrics.jsonl`: one object per logged step, each step once."""
+"""Writes `metrics.jsonl`: one object per logged step, each step once."""
 
 import json
 import math
@@ -20,8 +20,8 @@ from sft_lightning.runs.directory import write_atomic
 class MetricsLog(Logger):
     """Writes `{"step": optimizer steps done, "epoch", "time": seconds since 1970, metric: value, …}` per line.
 
-    What is logged at the same step goes into one object. After a resume, steps later than the resumed one are dropped
-    and written anew. NaN and infinities are written as strings, so that every line is JSON.
+    Values of the same step go into one object. A resume drops the lines of later steps, which training writes again.
+    NaN and infinities are written as strings, so that every line is JSON.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -46,7 +46,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """They stand in config.yaml."""
+        """Does nothing: config.yaml has the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
@@ -64,7 +64,7 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def flush(self) -> None:
-        """Writes what is held, into the last line where that is of the same step."""
+        """Writes the held values, into the last line if it has the same step."""
         if not self._held:
             return
         if self._held["step"] == self._written:
@@ -78,18 +78,18 @@ class MetricsLog(Logger):
 
     @rank_zero_only
     def sync(self) -> None:
-        """Makes what is in the file last through a loss of power, as the checkpoint that follows will."""
+        """Makes the file survive a loss of power, as the checkpoint that follows does."""
         if self.path.is_file():
             with self.path.open("rb") as file:
                 os.fsync(file.fileno())
 
     def row(self) -> dict[str, Any]:
-        """What is held of a step that may not be over; a checkpoint keeps it."""
+        """Returns the held values of a step that may be unfinished, for the checkpoint."""
         return dict(self._held)
 
     @rank_zero_only
     def rewind(self, step: int, row: Mapping[str, Any] = MappingProxyType({})) -> None:
-        """Goes back to how it was after `step`, when `row` was held: what was written since is dropped."""
+        """Restores the state after `step`, when `row` was held; drops later lines."""
         self._held, self._written = dict(row), None
         if self.path.is_file():
             end = row.get("step", step + 1)
@@ -106,11 +106,11 @@ def _step(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
-        return math.inf  # a torn line goes, and what is none
+        return math.inf  # a damaged line is dropped
 
 
 def named_by_split(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Names for a history: what testing says of retention and drift is put under `test/`, apart from validation's."""
+    """Renames metrics for a history: retention and drift of the test split get the prefix `test/`."""
     if not any(name.startswith("test/") for name in metrics):
         return dict(metrics)
     return {f"test/{n}" if n.startswith(("retention/", "drift/")) else n: v for n, v in metrics.items()}

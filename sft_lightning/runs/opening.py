@@ -1,4 +1,4 @@
-"""Opens a run directory: finds or makes it, the same one on all ranks, and writes its first files."""
+"""Opens a run directory: finds or makes it, the same on all ranks, and writes its first files."""
 
 import os
 import shutil
@@ -14,40 +14,40 @@ from sft_lightning.runs.directory import RunDirectory, create_run, run_path, swe
 from sft_lightning.runs.lock import RunLock
 from sft_lightning.runs.record import Record
 
-RUN_DIR = "SFT_RUN_DIR"  # tells the processes of the other ranks where rank zero made the directory
+RUN_DIR = "SFT_RUN_DIR"  # tells the other ranks which directory rank zero made
 OF_CHECKPOINTS = ("test", "measured", "never_beat_start")
-"""What a record says of checkpoints, which a resumed fit is about to outdo"""
+"""Entries of a record about checkpoints, which a resumed fit replaces"""
 OF_TRAINING = ("steps", "selected", "data", "retention", "metric_info", "primary")
-"""What a record says of training, which a fit that begins again is about to say anew"""
+"""Entries of a record about training, which a fit that starts over replaces"""
 
 
 def rank_here() -> int:
-    """This process among those that train together; 0 where it is alone, or before the others are started."""
+    """Returns the rank of this process; 0 if it is alone or has not started the others yet."""
     return int(next((os.environ[n] for n in ("RANK", "LOCAL_RANK", "SLURM_PROCID") if n in os.environ), "0"))
 
 
 def launched() -> int:
-    """Processes that torchrun or srun started together; 1 where Lightning starts the others itself, or there are none."""
+    """Returns how many processes torchrun or srun started together; 1 if Lightning starts the others or there are none."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return int(os.environ.get("WORLD_SIZE", "1"))
     return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_STEP_ID" in os.environ else 1
 
 
 def runs_root(options: RunOptions) -> str:
-    """The folder of all run directories."""
+    """Returns the folder of all run directories."""
     return options.runs_dir or os.environ.get("SFT_RUNS_DIR") or "runs"
 
 
 def last_of(options: RunOptions, checkpoint: str | None) -> tuple[str | None, RunDirectory | None]:
-    """`--run_id NAME --ckpt_path last`: (its last.ckpt, that run); None for what is not there yet.
+    """Resolves `--run_id NAME --ckpt_path last` to (its last.ckpt, that run), each None if it does not exist yet.
 
-    Any other checkpoint is given back as it is.
+    Any other checkpoint is returned unchanged, with None.
     """
     if checkpoint in ("best", "hpc") or (checkpoint == "last" and options.run_id is None):
         raise UserError(
             "ckpt_path",
-            f"of which run is '{checkpoint}'? Use fit --resume RUN_DIR, or --run_id NAME with ckpt_path last; for "
-            "the other commands --run RUN_DIR",
+            f"'{checkpoint}' names no run",
+            "use fit --resume RUN_DIR, or ckpt_path last with --run_id NAME; for other commands --run RUN_DIR",
         )
     if checkpoint != "last":
         return checkpoint, None
@@ -57,12 +57,12 @@ def last_of(options: RunOptions, checkpoint: str | None) -> tuple[str | None, Ru
 
 
 def directory_for(options: RunOptions, rank: int) -> RunDirectory:
-    """A new run's directory: made by rank zero, found by the other ranks."""
+    """Makes the directory of a new run on rank zero; returns it on the other ranks."""
     assert options.experiment is not None
     if rank and RUN_DIR in os.environ:
         return RunDirectory(Path(os.environ[RUN_DIR]))
     if launched() > 1 and options.run_id is None:
-        raise UserError("run_id", f"{launched()} processes were launched together", "name their run by --run_id")
+        raise UserError("run_id", f"must be given: {launched()} processes were launched together", "set --run_id NAME")
     if rank:
         return RunDirectory(Path(runs_root(options)) / options.experiment / str(options.run_id))
     return create_run(runs_root(options), options.experiment, options.run_id)
@@ -70,7 +70,7 @@ def directory_for(options: RunOptions, rank: int) -> RunDirectory:
 
 @dataclass
 class OpenRun:
-    """A run directory that this process works in, with its record and, on rank zero, its lock."""
+    """A run directory in which this process works, with its record and, on rank zero, its lock."""
 
     directory: RunDirectory
     record: Record
@@ -78,15 +78,15 @@ class OpenRun:
     made_here: bool
     """The directory is new, and this process made it"""
     writes: bool
-    """The run is fitted, not evaluated: its files are this command's to write"""
+    """The run is fitted, not evaluated: this command writes its files"""
     goes_on: bool
-    """The checkpoint that the fit begins from is this run's own"""
+    """The fit starts from this run's own checkpoint"""
     lock: RunLock | None = None
     as_found: dict[Path, bytes | None] = field(default_factory=dict)
-    """Files of a resumed run as they were: what refuses it leaves them so"""
+    """Files of a resumed run as they were, to restore them if the resume is refused"""
 
     def write_config(self, config: dict[str, Any]) -> None:
-        """Writes config.yaml, after a resume too: what was overridden is what the run became."""
+        """Writes config.yaml, also after a resume, whose flags may have changed settings."""
         if self.rank == 0 and self.writes:
             write_atomic(self.directory.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
 
@@ -99,7 +99,7 @@ class OpenRun:
             content["resumed"] = content.get("resumed", 0) + 1
             for name in OF_CHECKPOINTS:
                 content.pop(name, None)
-            if not self.goes_on:  # it ended before anything was saved, and begins again
+            if not self.goes_on:  # it ended before anything was saved, and starts over
                 content["metrics"] = {}
                 for name in OF_TRAINING:
                     content.pop(name, None)
@@ -116,16 +116,16 @@ class OpenRun:
                 write_atomic(file, content)
 
     def remove(self) -> None:
-        """Removes the directory, and the folders above it where they are empty."""
+        """Removes the directory and the folders above it that are empty."""
         shutil.rmtree(self.directory.path, ignore_errors=True)
         for parent in (self.directory.path.parent, self.directory.path.parent.parent):
             try:
-                parent.rmdir()  # only where it is empty
+                parent.rmdir()  # fails unless the folder is empty
             except OSError:
                 break
 
     def release(self) -> None:
-        """Lets others work in the directory."""
+        """Releases the lock, so that others can work in the directory."""
         if self.lock is not None:
             self.lock.release()
             self.lock = None
@@ -134,17 +134,17 @@ class OpenRun:
 def open_run(
     options: RunOptions, rank: int, resume: RunDirectory | None, of_run: RunDirectory | None, from_checkpoint: bool
 ) -> OpenRun:
-    """Opens the run that is resumed or evaluated, else a new one.
+    """Opens the run that is resumed or evaluated, or a new one.
 
     Args:
-        options: With the experiment's name.
-        rank: This process.
+        options: The run's options, with the experiment's name.
+        rank: Rank of this process.
         resume: The run to continue.
         of_run: The finished run to evaluate.
-        from_checkpoint: A fit begins from a checkpoint.
+        from_checkpoint: The fit starts from a checkpoint.
 
     Raises:
-        UserError: the directory exists, cannot be made, or another process works in it.
+        UserError: The directory exists, cannot be made, or another process works in it.
     """
     existing = resume or of_run
     directory = existing or directory_for(options, rank)

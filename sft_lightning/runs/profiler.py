@@ -1,4 +1,4 @@
-"""`trainer.profiler`: its report is a file of the run directory."""
+"""Makes `trainer.profiler` write its report into the run directory."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,12 +17,12 @@ BY_NAME: dict[str, type[Profiler]] = {
 
 
 def written_to(given: Any, folder: Path) -> Any:
-    """The profiler that a config names, made to write `fit-profile.txt` and its like into `folder`.
+    """Returns the profiler that a config names, set to write `fit-profile.txt` and the like into `folder`.
 
-    Lightning prints the report as a notice where no file is given, and notices are not shown. A file that is given stays.
+    Without a file, Lightning prints the report as a notice, which is not shown. A file that the user set is kept.
 
     Args:
-        given: `trainer.profiler`: a name, or a profiler.
+        given: `trainer.profiler`, a name or a profiler.
         folder: The run directory.
     """
     if isinstance(given, str):
@@ -38,6 +38,6 @@ def written_to(given: Any, folder: Path) -> Any:
 
 
 def reports(profiler: Any) -> list[Path]:
-    """The files that a profiler wrote."""
+    """Returns the files that a profiler wrote."""
     folder, name = getattr(profiler, "dirpath", None), getattr(profiler, "filename", None)
     return sorted(Path(folder).glob(f"*{name}*.txt")) if folder and name else []

@@ -1,9 +1,9 @@
-"""`sft_lightning.run`: a run from Python, with the directory that `fit` would leave.
+"""`sft_lightning.run`: a run from Python, with the same directory that `fit` would make.
 
     with sft_lightning.run("digits-distill", retention=Digits(classes=old)) as run:
         Trainer(**run.trainer_kwargs(max_epochs=80)).fit(module, datamodule=data)
 
-The commands read that directory as they read their own.
+All commands can read that directory.
 """
 
 import os
@@ -41,25 +41,25 @@ from sft_lightning.runs.written import config_of
 class PythonRun:
     """One fit with a run directory, from Python: use it as `with run(…) as …`.
 
-    Entering seeds everything, makes the directory and locks it. Leaving exports the best model, tests it where asked, and
-    closes run.json; an exception within marks the run as failed or interrupted, and goes on its way. One fit belongs into
-    each block. In a script signals work as with the command: SIGTERM and Ctrl-C stop at a step's end with last.ckpt saved,
-    and the script exits with 143 or 130.
+    Entering seeds everything, makes the directory and locks it. Leaving exports the best model, tests it if asked, and
+    closes run.json. An exception in the block marks the run as failed or interrupted and is raised. Each block holds one
+    fit. In a script signals work as with the command: SIGTERM and Ctrl-C stop at a step's end with last.ckpt saved, and
+    the script exits with 143 or 130.
 
     Args:
         experiment: Name of the experiment.
         retention: The source task's data, to measure what is kept.
-        seed: Seed of initialisation, order and augmentation; default the one that seed_everything was last given, else 0.
+        seed: Seed of initialisation, order and augmentation; default the last seed given to seed_everything, else 0.
         signals: Whether to handle signals; default yes in a script's main thread, no at a prompt and in a notebook.
         options: The options of `fit` with the same names, defaults and meaning; see `config/options.py`.
 
     Raises:
-        UserError: on entering, where the directory exists or another run is open in this process.
+        UserError: On entering, if the directory exists or another run is open in this process.
     """
 
     _open: ClassVar["PythonRun | None"] = None
     _children: ClassVar[list[Any]] = []
-    """Processes that Lightning started for the other ranks; they work through the whole script"""
+    """Processes that Lightning started for the other ranks; they live as long as the script"""
 
     def __init__(
         self,
@@ -81,13 +81,13 @@ class PythonRun:
         self.fitted: tuple[Trainer, SFTModule, SFTDataModule] | None = None
         """(trainer, module, data) of the fit, once it has begun"""
 
-    # ---- what a user asks ----
+    # ---- for the user ----
 
     @property
     def directory(self) -> RunDirectory:
         """The run's files."""
         if self.session.directory is None:
-            raise UserError("run", "it has no directory yet", "use it as `with sft_lightning.run(…) as run:`")
+            raise UserError("run", "has no directory yet", "use it as `with sft_lightning.run(…) as run:`")
         return self.session.directory
 
     @property
@@ -96,17 +96,17 @@ class PythonRun:
         return self.directory.path
 
     def trainer_kwargs(self, **given: Any) -> dict[str, Any]:
-        """Arguments of Trainer: yours, and the callbacks, loggers and settings of the run.
+        """Returns arguments of Trainer: yours, and the callbacks, loggers and settings of the run.
 
         Args:
-            given: Your arguments of Trainer. Callbacks, loggers and plugins given as class_path and init_args (see
-                `spec`) can be written to config.yaml, objects cannot: then `fit --config` of it is refused.
+            given: Your arguments of Trainer. Give callbacks, loggers and plugins as class_path and init_args (see
+                `spec`): objects cannot be written to config.yaml, so `fit --config` would refuse it.
 
         Raises:
-            UserError: an argument that a run settles itself, or that has no effect.
+            UserError: An argument has no effect, or the run sets it itself.
         """
         if self._given is not None or PythonRun._open is not self:
-            raise UserError("run", "call trainer_kwargs once, within the block: each block is one run with one Trainer")
+            raise UserError("trainer_kwargs", "was called twice or outside the block", "call it once in each block")
         self._given = {**TRAINER_DEFAULTS, **given}
         refuse_arguments(self._given)
         ours = {**self._given, **{n: built(self._given[n]) for n in BUILT if n in self._given}}
@@ -122,7 +122,7 @@ class PythonRun:
 
     def __enter__(self) -> "PythonRun":
         if PythonRun._open is not None:
-            raise UserError("run", f"{PythonRun._open.path} is open in this process", "leave its block first")
+            raise UserError("run", f"{PythonRun._open.path} is still open in this process", "leave its block first")
         launch_id()  # the processes that Lightning will start read it
         seed_everything(self.seed, workers=True, verbose=False)
         self._open_together()
@@ -135,7 +135,7 @@ class PythonRun:
         return self
 
     def _open_together(self) -> None:
-        """Opens the directory; in later blocks of a script with several processes they learn of it from rank zero."""
+        """Opens the directory. If processes already train together, rank zero sends its path to the others."""
         rank, told = self.session.rank, list[str | None]([None])
         together = torch.distributed.is_available() and torch.distributed.is_initialized()
         if together and rank:
@@ -168,14 +168,16 @@ class PythonRun:
             self._close()
 
     def begin(self, trainer: Trainer, module: LightningModule) -> None:
-        """The fit begins, with data loaded and no network yet: config.yaml is written, W&B's record begun."""
+        """Writes config.yaml and begins W&B's record. Called as a fit begins: data is loaded, the network is not built."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(module, SFTModule):
-            raise UserError("fit", f"a run records modules of sft_lightning, not {type(module).__name__}")
+            raise UserError("fit", f"the module must be an SFTModule, got {type(module).__name__}")
         if not isinstance(data, SFTDataModule):
-            raise UserError("fit", "give a data module of sft_lightning as datamodule=")
+            raise UserError(
+                "fit", f"datamodule must be an SFTDataModule, got {type(data).__name__}", "pass it as datamodule="
+            )
         if self.fitted is not None:
-            raise UserError("run", "one fit in each block", "open another run for the next fit")
+            raise UserError("run", "a second fit began in the block", "open another run for it")
         self.fitted = trainer, module, data
         if SIGNALS.installed:
             keep_signals(trainer)
@@ -199,21 +201,21 @@ class PythonRun:
     def _finish(self) -> None:
         if self.fitted is None:
             raise UserError(
-                "run", "nothing was fitted in the block: Trainer(**run.trainer_kwargs(…)).fit(module, data)"
+                "run", "nothing was fitted in the block", "call Trainer(**run.trainer_kwargs(…)).fit(module, data)"
             )
         self.session.finish(*self.fitted)
 
     def _end_early(self, error: BaseException) -> None:
-        """Records how the run ended; raises SystemExit where a script is to exit with a code of its own."""
+        """Records how the run ended; raises SystemExit if the script must exit with a special code."""
         session = self.session
         if isinstance(error, Interrupted):
             session.stopped(error)
             raise SystemExit(error.exit_code) from None
         if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt):
-            session.fail(error.__context__)  # Lightning makes a SystemExit of a Ctrl-C
+            session.fail(error.__context__)  # Lightning turns Ctrl-C into SystemExit
             raise KeyboardInterrupt from None
         code = session.settle(error, 2 if isinstance(error, UserError) else 1)
-        if code is not None:  # another rank's failure, said there
+        if code is not None:  # another rank failed and prints the error
             raise SystemExit(code) from None
 
     def _close(self) -> None:
@@ -229,7 +231,7 @@ run = PythonRun
 
 
 class FitBegins(Callback):
-    """Tells a run that its fit begins."""
+    """Tells a run when its fit begins."""
 
     def __init__(self, of: PythonRun) -> None:
         self.run = of
@@ -240,11 +242,11 @@ class FitBegins(Callback):
 
 
 BUILT = ("callbacks", "logger", "plugins", "profiler", "strategy")
-"""Arguments of Trainer that may be given as class_path and init_args"""
+"""Arguments of Trainer that accept class_path and init_args"""
 
 
 def built(value: Any) -> Any:
-    """The object that class_path and init_args describe; of a list, each; anything else as it is."""
+    """Builds the object, or list of objects, that class_path and init_args describe; returns any other value unchanged."""
     if isinstance(value, list | tuple):
         return [built(held) for held in value]
     if not isinstance(value, dict) or "class_path" not in value:
@@ -254,25 +256,25 @@ def built(value: Any) -> Any:
         home = module or ("sft_lightning.callbacks" if name in callbacks.__all__ else "lightning.pytorch.callbacks")
         return getattr(import_module(home), name)(**value.get("init_args", {}))
     except (ImportError, AttributeError) as error:
-        raise UserError("trainer", f"no class '{value['class_path']}': {error}") from None
+        raise UserError("trainer", f"class '{value['class_path']}' cannot be built: {error}") from None
 
 
 def network_name(module: SFTModule) -> str:
-    """The class of the network that a module is for."""
+    """Returns the class name of a module's network."""
     return str(module.hparams["network"]["class_path"]).rpartition(".")[2]
 
 
 def said_command() -> str:
-    """The script and its arguments, but for secrets."""
+    """Returns the script and its arguments, without secrets."""
     return shlex.join([Path(sys.executable).name, *redaction.without_in_arguments(sys.argv)])
 
 
 def check_options(options: dict[str, Any]) -> None:
-    """Raises UserError for an option of a run that there is not, or whose value does not fit."""
+    """Raises UserError for an unknown option of a run, or one whose value does not fit."""
     for name in options:
         if name not in RunOptions.__dataclass_fields__ or name == "experiment":
             known = [option for option, *_ in OPTIONS if option != "experiment"]
-            raise UserError("run", f"no option '{name}'{nearest(name, known)}; there are {', '.join(known)}")
+            raise UserError(name, f"run has no such option{nearest(name, known)}", f"choose {', '.join(known)}")
     parser = command_parser("fit")[0]
     with reading(parser):
         parser.parse_object(options, defaults=False, _skip_validation=True)

@@ -1,8 +1,8 @@
-"""Processes that train together end together, and the one that failed says why, once.
+"""Ends all ranks if one fails, and prints the reason once.
 
-Each rank that fails leaves a note in the run directory, which all of them see on every node. A rank whose collective
-broke off looks for another's note before it calls the failure its own, and none outlives another's for long: a thread
-ends it where it hangs in a collective. Lightning's own observer kills rank zero, unheard, instead.
+Each rank that fails leaves a note in the run directory, which every node can read. A rank whose collective broke off looks
+for another rank's note before it reports the failure as its own. A thread ends a rank that hangs in a collective after
+another rank has failed. Lightning's own observer would kill rank zero without a message.
 """
 
 import json
@@ -26,11 +26,11 @@ LAUNCH = "SFT_LAUNCH"
 PEERS = re.compile(
     r"\b(closed by peer|gloo|NCCL|TCPStore|ProcessGroup\w*|Broken pipe|Connection reset|Timed out)\b", re.I
 )
-"""What collectives say, as RuntimeError, where another rank is gone"""
+"""Words in the RuntimeError of a collective if another rank is gone"""
 
 
 def launch_id() -> str:
-    """Names this launch of all ranks, so that an earlier one's notes are not read."""
+    """Returns a name for this launch of all ranks, so that notes of an earlier launch are ignored."""
     if LAUNCH not in os.environ:
         names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT", "TORCHELASTIC_RUN_ID", "MASTER_PORT")
         told = [os.environ[n] for n in (*names, "TORCHELASTIC_RESTART_COUNT") if n in os.environ]
@@ -39,7 +39,7 @@ def launch_id() -> str:
 
 
 def broken(error: BaseException) -> bool:
-    """Whether a collective broke off because another rank is gone."""
+    """Tells whether a collective broke off because another rank is gone."""
     return isinstance(error, RuntimeError) and PEERS.search(str(error)) is not None
 
 
@@ -51,16 +51,16 @@ class Verdict(NamedTuple):
     own: bool
     """The error was this rank's own"""
     says: bool
-    """This rank is the one to say it"""
+    """This rank prints the error"""
 
 
 class Ranks:
-    """What one rank knows of the others.
+    """Lets one rank report its failure and learn of the others' failures.
 
     Args:
         folder: The run directory.
-        rank: This process.
-        children: The processes that this one started, where it did.
+        rank: Rank of this process.
+        children: Processes of other ranks that this one started.
     """
 
     PATIENCE = 5.0  # seconds for another rank's note to appear after a collective broke off
@@ -73,7 +73,7 @@ class Ranks:
         self._ended = threading.Event()
 
     def adopt(self, children: Sequence[subprocess.Popen[bytes]]) -> None:
-        """Takes the processes that this one started into view."""
+        """Sets the processes that this one started, to notice if one is killed."""
         self.children = list(children)
 
     # ---- notes ----
@@ -82,19 +82,19 @@ class Ranks:
         return self.folder / f".failed-{self.launch}-{rank}.json"
 
     def report(self, code: int, reason: str) -> None:
-        """Leaves this rank's note."""
+        """Writes this rank's note."""
         try:
             write_atomic(self._note(self.rank), json.dumps({"rank": self.rank, "code": code, "reason": reason}))
         except OSError:
             return
 
     def others(self) -> list[tuple[int, int, str]]:
-        """(rank, exit code, reason) of every other rank that left a note, the lowest first."""
+        """Returns (rank, exit code, reason) of every other rank that left a note, the lowest first."""
         found = []
         for path in self.folder.glob(self._note("*").name):
             try:
                 if path.stat().st_mtime < SIGNALS.since:
-                    continue  # of an earlier launch: torchrun's are all named alike
+                    continue  # left by an earlier launch: all launches of torchrun have the same name
                 note = json.loads(path.read_text())
             except (OSError, ValueError):
                 continue
@@ -103,16 +103,16 @@ class Ranks:
         return sorted(found)
 
     def killed(self) -> str | None:
-        """Which of the processes this one started died without a note, and how."""
+        """Says which process that this one started has died, and how; None if all live."""
         for number, child in enumerate(self.children, start=1):
             code = child.poll()
             if code:
                 how = f"was killed ({signal.Signals(-code).name})" if code < 0 else f"ended with code {code}"
-                return f"rank {number} (process {child.pid}) {how}"
+                return f"rank {number}: process {child.pid} {how}"
         return None
 
     def clear(self) -> None:
-        """Takes the notes of earlier launches away."""
+        """Removes the notes of earlier launches."""
         for path in self.folder.glob(".failed-*"):
             with suppress(OSError):
                 if path.stat().st_mtime < SIGNALS.since:
@@ -121,28 +121,26 @@ class Ranks:
     # ---- whose failure it was ----
 
     def settle(self, error: BaseException, code: int) -> Verdict:
-        """Whose failure it was that ended this rank with `error`, and who says so."""
+        """Finds out which rank caused the `error` that ended this one, and which rank prints it."""
         reason = f"{type(error).__name__}: {error}" if code == 1 else str(error)
         if not broken(error):
             return Verdict(code, reason, own=True, says=self._first_to_say(code, reason))
-        until = time.monotonic() + self.PATIENCE
+        until, resume = time.monotonic() + self.PATIENCE, f"resume by fit --resume {self.folder}"
         while time.monotonic() < until:
             if others := self.others():
                 rank, code, reason = others[0]
                 return Verdict(code, f"rank {rank}: {reason}", own=False, says=False)
             if dead := self.killed():
-                return Verdict(2, f"{dead}: out of memory, perhaps; fit --resume {self.folder} goes on", False, True)
+                return Verdict(2, f"{dead}, perhaps for lack of memory; {resume}", False, True)
             if self.rank and os.getppid() != self._parent:
-                return Verdict(2, f"rank 0 was killed; fit --resume {self.folder} goes on", False, self.rank == 1)
+                return Verdict(2, f"rank 0: was killed; {resume}", False, self.rank == 1)
             time.sleep(0.1)
         said = str(error).strip().splitlines()[0][:160]
-        reason = (
-            f"another rank ended without a word: out of memory, perhaps ({said}); fit --resume {self.folder} goes on"
-        )
+        reason = f"another rank: ended without a message, perhaps for lack of memory ({said}); {resume}"
         return Verdict(2, reason, own=False, says=self._first_to_say(2, reason))
 
     def _first_to_say(self, code: int, reason: str) -> bool:
-        """Leaves the note; what several ranks find out at once is said by the lowest."""
+        """Writes the note. Tells whether to print the reason: of ranks with the same reason, the lowest does."""
         self.report(code, reason)
         time.sleep(0.5 if self.rank else 0.0)
         return not any(rank < self.rank and why == reason for rank, _, why in self.others())
@@ -150,7 +148,10 @@ class Ranks:
     # ---- none outlives the others ----
 
     def watch(self, before_end: Callable[[str, int], None]) -> None:
-        """Ends this process where another has failed and this one hangs; `before_end` is told why first, and may end it."""
+        """Starts a thread that ends this process if it hangs after another failed.
+
+        The thread first calls `before_end` with the reason and the exit code; it may end the process itself.
+        """
         threading.Thread(target=self._watch, args=(before_end,), daemon=True, name="ranks").start()
 
     def _watch(self, before_end: Callable[[str, int], None]) -> None:
@@ -158,7 +159,7 @@ class Ranks:
             others = self.others()
             why = f"rank {others[0][0]}: {others[0][2]}" if others else self.killed()
             if why is None and self.rank and os.getppid() != self._parent:
-                why = "rank 0 has ended"
+                why = "rank 0: has ended"
             if why is None:
                 continue
             if self._ended.wait(self.GRACE):
@@ -172,5 +173,5 @@ class Ranks:
                 os._exit(code)
 
     def end(self) -> None:
-        """This rank ends by itself."""
+        """Stops the watch: this rank ends by itself."""
         self._ended.set()

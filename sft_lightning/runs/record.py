@@ -1,4 +1,4 @@
-"""`run.json`: what the run is, how it stands, and each metric before, after, and at best.ckpt."""
+"""`run.json`: describes the run, its status, and each metric before training, at its end and at best.ckpt."""
 
 import json
 import math
@@ -34,12 +34,12 @@ class Record:
     """The content of `run.json`, written whole at each change.
 
     `status` is 'running', 'finished', 'failed' or 'interrupted'. `metrics[name]` has `before` (step 0), `final` with
-    `final_step`, and `best` with `best_step`: its value at the checkpoint that `best.ckpt` is, so that the `best` of all
-    metrics are one network's (`selected` is the same number, under its older name). `extreme` with `extreme_step` is the
-    metric's own best over all validations: of each metric another network's. `measured[command]` says of `test`, `validate`
-    and `predict` which checkpoint, of which step, met which data. `metric_info[name]` has `better` ('max', 'min' or null where
-    neither is) and `unit` of each metric that is known, and `primary` names the primary metrics of the `target` and the
-    `source` task: readers rank by these, and need not know the task.
+    `final_step`, and `best` with `best_step`, the value at `best.ckpt`: the `best` of all metrics belong to one network
+    (`selected` is the same number under its older name). `extreme` with `extreme_step` is the metric's own best over all
+    validations, which may be another network for each metric. `measured[command]` says for `test`, `validate` and `predict`
+    which checkpoint, of which step, was measured on which data. `metric_info[name]` has `better` ('max', 'min' or null if
+    neither) and `unit` of each known metric. `primary` names the primary metrics of the `target` and the `source` task, so
+    that readers can rank runs without knowing the task.
     """
 
     def __init__(self, path: Path, content: dict[str, Any] | None = None) -> None:
@@ -48,7 +48,7 @@ class Record:
 
     @staticmethod
     def read(path: Path) -> "Record":
-        """What a run's directory has; UserError where it is damaged, or not of this project."""
+        """Reads a record; raises UserError if it is damaged or not of this project."""
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (ValueError, OSError, RecursionError) as error:
@@ -67,9 +67,9 @@ class Record:
         write_atomic(self.path, json.dumps(strict(redaction.without(self.content)), indent=2, allow_nan=False) + "\n")
 
     def start(self, **about: Any) -> None:
-        """Marks the run as running; times, versions, git state and machine are filled in here."""
+        """Marks the run as running; adds times, versions, git state and machine."""
         times = {"started": now(), **self.content.get("times", {})}
-        times.pop("ended", None)  # a resumed run's earlier end is none, nor is its reason one
+        times.pop("ended", None)  # a resumed run has not ended: drop the earlier end and its reason
         self.content.pop("reason", None)
         self.update(
             status="running",
@@ -81,19 +81,19 @@ class Record:
         )
 
     def end(self, status: str, **about: Any) -> None:
-        """Marks how it ended."""
+        """Sets the status and time of the end."""
         self.content.setdefault("times", {})["ended"] = now()
         self.update(status=status, **about)
 
     def metric(self, name: str, value: float, step: int, better: str | None) -> None:
-        """Notes a value of a metric at a step; `better` is 'max' or 'min', None where there is no such direction."""
+        """Sets a metric's value at a step; `better` is 'max', 'min', or None if neither is better."""
         entry = self.content["metrics"].setdefault(name, {})
         entry["final"], entry["final_step"] = value, step
         if better is not None and improves(value, entry.get("extreme"), better):
             entry["extreme"], entry["extreme_step"] = value, step
 
     def select(self, values: dict[str, float], by: str, step: int, epoch: int) -> None:
-        """Notes that `values` are those of the network that `best.ckpt` now is, chosen by the metric `by`."""
+        """Sets `values` as those of the network in `best.ckpt`, chosen by the metric `by`."""
         metrics = self.content["metrics"]
         for entry in metrics.values():
             for which in ("best", "best_step", "selected"):
@@ -104,17 +104,17 @@ class Record:
 
 
 def misfit(content: Any) -> str | None:
-    """What in a record that was read is not as this module writes it; None where nothing is."""
+    """Returns what is wrong with the content of a record; None if it is valid."""
     if not isinstance(content, dict) or not isinstance(content.get("metrics"), dict):
         return "it has no metrics"
     for name, entry in content["metrics"].items():
         if not isinstance(entry, dict):
-            return f"metric {name} is no object"
+            return f"metric {name} must be an object"
         for which, value in entry.items():
             try:
                 float(value)
             except (TypeError, ValueError, OverflowError):
-                return f"metric {name} has a {which} that is no number"
+                return f"{which} of metric {name} must be a number"
     for name, kind in (
         ("times", dict),
         ("resumed", int),
@@ -126,12 +126,12 @@ def misfit(content: Any) -> str | None:
         ("status", str),
     ):
         if name in content and content[name] is not None and not isinstance(content[name], kind):
-            return f"its {name} is no {'number' if kind is int else 'text' if kind is str else 'object'}"
+            return f"its {name} must be {'a number' if kind is int else 'text' if kind is str else 'an object'}"
     return None
 
 
 def upgrade(content: dict[str, Any]) -> None:
-    """In place: records of earlier versions called `best` what is now `extreme`."""
+    """Renames entries of earlier versions in place: their `best` is now `extreme`."""
     selected = content.get("selected")
     for name, entry in content["metrics"].items():
         if "best" not in entry or "final" not in entry or "final_step" in entry or name.startswith("test/"):
@@ -146,7 +146,7 @@ def upgrade(content: dict[str, Any]) -> None:
 
 
 def strict(value: Any) -> Any:
-    """The same with NaN and infinities as strings: JSON has no such numbers."""
+    """Returns the same content with NaN and infinities as strings: JSON has no such numbers."""
     if isinstance(value, dict):
         return {k: strict(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -155,20 +155,20 @@ def strict(value: Any) -> Any:
 
 
 def improves(value: float, best: float | None, better: str) -> bool:
-    """Whether `value` is the new best; `better` is 'max' or 'min'. NaN is worse than any number."""
-    best = None if best is None else float(best)  # a record that was read has text for NaN
+    """Tells whether `value` is the new best; `better` is 'max' or 'min'. NaN is worse than any number."""
+    best = None if best is None else float(best)  # a record from a file has text for NaN
     if best is None or math.isnan(best):
         return best is None or not math.isnan(value)
     return value > best if better == "max" else value < best
 
 
 def now() -> str:
-    """UTC time, ISO 8601, to the second."""
+    """Returns the UTC time in ISO 8601, to the second."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
 
 
 def versions() -> dict[str, str]:
-    """Of this package and those that numbers depend on."""
+    """Returns the versions of this package and of those that results depend on."""
     from sft_lightning import __version__
 
     found = {"sft_lightning": __version__}
@@ -181,7 +181,7 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any] | None:
-    """Commit and dirty flag of the working directory's repository; None outside one."""
+    """Returns commit and dirty flag of the working directory's repository; None outside one."""
     try:
         ask = ["git", "-C", os.getcwd()]
         commit = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10)
@@ -194,7 +194,7 @@ def git_state() -> dict[str, Any] | None:
 
 
 def command_line(args: list[str]) -> str:
-    """The command as typed, but for secrets."""
+    """Returns the command as typed, without secrets."""
     import shlex
 
     return shlex.join([Path(sys.executable).name, "-m", "sft_lightning", *redaction.without_in_arguments(args)])

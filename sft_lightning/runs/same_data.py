@@ -1,4 +1,4 @@
-"""Whether a run that is gone on with, or measured, meets the data it was fitted on: by the fingerprints in its record."""
+"""Checks by fingerprints that a run is resumed or measured on the data that it was fitted on."""
 
 import os
 from collections.abc import Iterable, Mapping
@@ -10,18 +10,18 @@ import yaml
 from sft_lightning.core.errors import UserError
 
 PARTS = {"data": ("train", "val", "test"), "retention": ("val", "test")}
-"""Splits that a fit uses, of its data and of the source task's"""
+"""Splits that a fit uses, of the target data and of the source data"""
 
 
 def recorded(record: Mapping[str, Any], part: str) -> dict[str, str]:
-    """The fingerprint of each split of 'data' or 'retention' when the run was first fitted; empty where none is recorded."""
+    """Returns the recorded fingerprint of each split of 'data' or 'retention'; empty if there are none."""
     held = record.get(part)
     prints = held.get("fingerprint") if isinstance(held, dict) else None
     return prints if isinstance(prints, dict) else {}
 
 
 def of_test(record: Mapping[str, Any], part: str) -> str | None:
-    """The fingerprint of the test split that the record's `test` was measured on."""
+    """Returns the fingerprint of the test split on which the record's `test` was measured."""
     measured = record.get("measured")
     tested = measured.get("test") if isinstance(measured, dict) else None
     name = "fingerprint" if part == "data" else "retention_fingerprint"
@@ -30,12 +30,12 @@ def of_test(record: Mapping[str, Any], part: str) -> str | None:
 
 
 def differences(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]], splits: Iterable[str]) -> list[str]:
-    """'train of data (recorded 1f…, found 3a…)' for each split whose content, rows or targets are others than recorded.
+    """Returns 'train of data (recorded 1f…, found 3a…)' for each split whose content, rows or targets have changed.
 
     Args:
-        record: The run's.
-        found: Fingerprints now: by 'data' or 'retention', then by split. One that is in neither says nothing.
-        splits: Which to look at.
+        record: The run's record.
+        found: Current fingerprints, by 'data' or 'retention', then by split. Splits that are missing are not compared.
+        splits: Names of the splits to compare.
     """
     said = []
     for part, prints in found.items():
@@ -47,30 +47,30 @@ def differences(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]
 
 
 def elsewhere(record: Mapping[str, Any]) -> str:
-    """'; the run was made in A, and this is B' where these are two folders, since relative paths then name other files."""
+    """Returns '; the run was made in A, and this is B' if the folders differ: relative paths then name other files."""
     made, here = record.get("cwd"), os.getcwd()
     return f"; the run was made in {made}, and this is {here}" if isinstance(made, str) and made != here else ""
 
 
 def refusal(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]]) -> UserError | None:
-    """Why a fit cannot go on: other data than it began with. None where the data is the same."""
+    """Returns the UserError for a fit that cannot resume because its data changed; None if the data is the same."""
     differ = differences(record, found, ("train", "val", "test"))
     if not differ:
         return None
     where = elsewhere(record)
     back = "run the command from there, restore the files" if where else "restore the files and options"
-    problem = f"fit cannot resume with other data than the run began with: {', '.join(differ)}{where}"
+    problem = f"has changed since the run began: {', '.join(differ)}{where}"
     return UserError("data", problem, f"{back}, or start a new run")
 
 
 def note(record: Mapping[str, Any], found: Mapping[str, Mapping[str, str]], splits: Iterable[str]) -> str | None:
-    """What is said where a run is measured on other samples than those that fit recorded; None where it is not."""
+    """Returns a note if a run is measured on other samples than fit recorded; None if they are the same."""
     differ = differences(record, found, splits)
     return f"not the data that fit recorded: {', '.join(differ)}{elsewhere(record)}" if differ else None
 
 
 def left_behind(record: Mapping[str, Any], config: Path) -> str:
-    """Which relative path of a run's config.yaml is found where the run was made and not here; empty where none is."""
+    """Returns a hint if a relative path of config.yaml exists only in the folder where the run was made; else empty."""
     made = record.get("cwd")
     if not isinstance(made, str) or made == os.getcwd():
         return ""
@@ -82,15 +82,15 @@ def left_behind(record: Mapping[str, Any], config: Path) -> str:
         for value in strings(content.get(part) if isinstance(content, dict) else None):
             try:
                 gone = not Path(value).is_absolute() and not Path(value).exists() and (Path(made) / value).exists()
-            except (OSError, ValueError):  # no path at all
+            except (OSError, ValueError):  # not a path
                 continue
             if value and gone:
-                return f"{value} is in {made}, where the run was made, and not here: run the command from there"
+                return f"run the command from {made}, where the run was made and which has {value}"
     return ""
 
 
 def strings(value: Any) -> list[str]:
-    """Every text in nested settings but class paths."""
+    """Returns every text in nested settings, except class paths."""
     if isinstance(value, dict):
         return [text for key, held in value.items() if key != "class_path" for text in strings(held)]
     if isinstance(value, list):

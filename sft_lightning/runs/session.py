@@ -1,6 +1,6 @@
-"""One run from its directory's birth to its last line: opens it, equips Trainer, and closes it however it ends.
+"""RunSession, one command's work in a run: opens its directory, equips Trainer, and closes it however it ends.
 
-The command line and Python (`runs/python.py`) are its clients: it takes plain values and gives arguments of Trainer.
+The command line and `runs/python.py` use it: it takes plain values and returns arguments of Trainer.
 """
 
 import sys
@@ -39,7 +39,7 @@ class RunSession:
 
     Args:
         command: The command as typed, for run.json.
-        resume: The run to continue, for fit.
+        resume: The run to resume, for fit.
         of_run: The finished run to evaluate, for the other commands.
     """
 
@@ -56,16 +56,16 @@ class RunSession:
         self.ranks: Ranks | None = None
         self.undo = ExitStack()
         self.end_process: Callable[[int], None] = lambda code: leave(code, sys.argv[1:])
-        """Ends this process where it hangs; preempted, the job comes back all the same"""
+        """Ends this process if it hangs; after a preemption the job is still requeued"""
 
     @property
     def directory(self) -> RunDirectory | None:
-        """The run's, once it is open."""
+        """The run's directory, once it is open."""
         return None if self.run is None else self.run.directory
 
     @property
     def record(self) -> Record | None:
-        """The run's, once it is open."""
+        """The run's record, once it is open."""
         return None if self.run is None else self.run.record
 
     @property
@@ -78,15 +78,15 @@ class RunSession:
     def settle_start(
         self, stage: str, options: RunOptions, checkpoint: str | None, weights_only: bool = True
     ) -> tuple[str | None, dict[str, Any] | None]:
-        """What to begin from: (the checkpoint's path, the task that it was trained for).
+        """Decides what to start from. Returns (the checkpoint's path, the task it was trained for); writes nothing.
 
-        Nothing is written yet. The task is told where the command is not fit, so that unlabelled data will do.
+        The task is None for fit. Other commands get it from the checkpoint, so that they accept unlabelled data.
 
         Args:
             stage: 'fit', 'validate', 'test' or 'predict'.
-            options: With the experiment's name. A sweep's id is filled in.
-            checkpoint: Path of a checkpoint, 'last', or none.
-            weights_only: Anything but true is refused.
+            options: The run's options, with the experiment's name. The id of a sweep is filled in.
+            checkpoint: Path of a checkpoint, 'last', or None.
+            weights_only: Must be true.
         """
         self.stage = stage
         if stage == "fit" and options.run_id is None:
@@ -96,7 +96,9 @@ class RunSession:
         if held_run is not None and self.rank == 0:
             self.resume = held_run
         if not weights_only:
-            raise UserError("weights_only", "pickled code in a checkpoint is never run", "leave it true")
+            raise UserError(
+                "weights_only", "must be true, as pickled code in a checkpoint is never run", "leave it out"
+            )
         held: dict[str, Any] = {}
         if checkpoint:
             held = read_checkpoint(checkpoint)
@@ -108,8 +110,8 @@ class RunSession:
         """Finds or makes the directory; writes config.yaml and the first run.json.
 
         Args:
-            config: Everything resolved.
-            about: Of the run: its variant, network and seed.
+            config: The resolved config.
+            about: Variant, network and seed of the run.
         """
         self.run = open_run(self.options, self.rank, self.resume, self.of_run, self.from_checkpoint)
         self.config = redaction.without(dict(config))
@@ -121,7 +123,7 @@ class RunSession:
         self._name_job(about)
 
     def describe(self, config: Mapping[str, Any], **about: Any) -> None:
-        """Writes config.yaml and adds to run.json, where they were not known when the run was opened."""
+        """Writes config.yaml and adds to run.json facts that were unknown when the run was opened."""
         assert self.run is not None
         self.config = redaction.without(dict(config))
         self.run.write_config(self.config)
@@ -133,12 +135,12 @@ class RunSession:
         self.options = replace(self.options, wandb_job_type=self.options.wandb_job_type or about.get("variant"))
 
     def trainer_arguments(self, given: Any, monitor: RetentionMonitor, wandb_now: bool = True) -> dict[str, Any]:
-        """Arguments of Trainer: our callbacks, loggers and way of writing checkpoints beside the user's.
+        """Returns arguments of Trainer: the user's, with our callbacks, loggers and checkpoint writing.
 
         Args:
             given: The user's arguments of Trainer.
             monitor: Measures what is kept.
-            wandb_now: Begin W&B's record here, as the config is known already.
+            wandb_now: Begin W&B's record now, because the config is known already.
         """
         assert self.run is not None
         self.equipment = Equipment(self.run, self.options, self.stage, given, monitor)
@@ -147,7 +149,7 @@ class RunSession:
         return self.equipment.trainer_arguments(self.wandb)
 
     def begin_wandb(self) -> None:
-        """Begins W&B's record where there is to be one."""
+        """Begins W&B's record if this command has one."""
         assert self.run is not None and self.equipment is not None
         if self.equipment.wants_wandb:
             self.wandb = begin_wandb(self.run, self.options, self.config)
@@ -155,7 +157,7 @@ class RunSession:
     # ---- working ----
 
     def watch_ranks(self, trainer: Trainer) -> None:
-        """Has processes that train together end together; before the others are started."""
+        """Makes all ranks end together if one fails. Must be called before the other ranks are started."""
         assert self.run is not None
         self.trainer = trainer
         if trainer.world_size == 1 or self.ranks is not None:
@@ -168,13 +170,13 @@ class RunSession:
             self.ranks.clear()
 
     def adopt_by(self, adopt: Callable[[Any], None]) -> None:
-        """Gives the processes that Lightning starts to `adopt`: its own observer kills rank zero where another fails."""
+        """Passes the processes that Lightning starts to `adopt` instead of its observer, which kills rank zero if one fails."""
         name = "_launch_process_observer"
         self.undo.callback(setattr, subprocess_script, name, getattr(subprocess_script, name))
         setattr(subprocess_script, name, adopt)
 
     def work(self, trainer: Trainer, module: SFTModule, data: LightningDataModule, arguments: dict[str, Any]) -> None:
-        """Carries out the command, then what belongs to its end."""
+        """Runs the command and finishes the run."""
         self.watch_ranks(trainer)
         if self.stage == "predict":
             arguments["return_predictions"] = False
@@ -184,7 +186,7 @@ class RunSession:
         self.finish(trainer, module, data)
 
     def finish(self, trainer: Trainer, module: SFTModule, data: LightningDataModule) -> None:
-        """After the command: exports and tests what was fitted, and closes the record."""
+        """Exports and tests the fitted model, and closes the record."""
         assert self.run is not None and self.equipment is not None
         if self.stage == "fit" and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             test = self.options.test_after_fit
@@ -206,7 +208,7 @@ class RunSession:
     # ---- ending early ----
 
     def settle(self, error: BaseException, code: int) -> int | None:
-        """Among several ranks, whose error it was: the exit code where another rank says it; None where this one does."""
+        """Records the error of this or another rank. Returns the exit code, or None if this rank prints the error."""
         if self.ranks is None:
             self.fail(error)
             return None
@@ -224,14 +226,14 @@ class RunSession:
         return verdict.code
 
     def stopped(self, stop: Interrupted) -> None:
-        """After a signal. Where it reached this rank alone, and not in training, the others learn of it by the note."""
+        """Records that a signal stopped the run, and leaves a note for ranks that the signal did not reach."""
         if self.ranks is not None:
             self.ranks.end()
             self.ranks.report(128 + stop.signum, f"Interrupted: {stop}")
         self.fail(stop)
 
     def say_where(self, wrong: UserError) -> UserError:
-        """With a hint where a run is used from another folder than it was made in, and its files are not found here."""
+        """Adds a hint to an error if the run was made in another folder, whose files are not found here."""
         old = self.resume or self.of_run
         if old is None or self.run is None or self.began:
             return wrong
@@ -239,14 +241,14 @@ class RunSession:
         return wrong.with_fix(hint) if hint else wrong
 
     def give_up(self, why: str, code: int) -> None:
-        """The record's last word where this process hangs and is about to be ended."""
+        """Records why this process, which hangs, is ended, and ends it."""
         if self.rank == 0 and self.run is not None and self.run.writes:
             with suppress(OSError):
                 self.run.record.end(INTERRUPTED if code > 128 else FAILED, reason=why)
         self.end_process(code)
 
     def fail(self, error: BaseException) -> None:
-        """Leaves nothing half-written where the user's input was wrong; else says how the run ended."""
+        """Removes or restores the run's files if the user's input was wrong; else records how the run ended."""
         try:
             if self.run is not None and self.rank == 0 and self.run.writes:
                 self._record_failure(self.run, error)
@@ -255,7 +257,7 @@ class RunSession:
 
     def _record_failure(self, run: OpenRun, error: BaseException) -> None:
         steps = self.trainer.global_step if self.trainer is not None else 0
-        # Among several ranks the directory stays: the others read there why they end.
+        # With several ranks the directory stays: the others read the reason there.
         if isinstance(error, UserError) and run.made_here and not steps and self.ranks is None:
             self.close_wandb(1)
             run.remove()
@@ -263,12 +265,14 @@ class RunSession:
             run.restore()
         elif run.record.content.get("status") == RUNNING:
             stopped = isinstance(error, Interrupted | KeyboardInterrupt)
-            steps = max(steps, run.record.content.get("steps") or 0)  # a resume may not have come so far yet
-            with suppress(OSError):  # no room even for this
+            steps = max(
+                steps, run.record.content.get("steps") or 0
+            )  # a resumed run may have failed before its last step
+            with suppress(OSError):  # the disk is full
                 run.record.end(INTERRUPTED if stopped else FAILED, reason=reason(error), steps=steps)
 
     def close(self) -> None:
-        """Lets others work in the run directory."""
+        """Releases the run directory and stops the threads of this session."""
         self.undo.close()
         if self.equipment is not None and self.equipment.pulse is not None:
             self.equipment.pulse.stop()
@@ -278,12 +282,12 @@ class RunSession:
             self.run.release()
 
     def close_wandb(self, code: int) -> None:
-        """Ends the W&B run, if one was begun."""
+        """Ends the W&B run, if there is one."""
         if self.wandb is not None and self.rank == 0:
             self.wandb.close(code)
             self.wandb = None
 
 
 def reason(error: BaseException) -> str:
-    """Why a run ended, for its record."""
+    """Returns the reason of a run's end, for its record."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,4 +1,4 @@
-"""Weights & Biases: our run's id is W&B's, the whole nested config goes up, and nothing needs an account."""
+"""Records runs in Weights & Biases, under the run's id and with the whole nested config. Offline needs no account."""
 
 import os
 import warnings
@@ -16,14 +16,14 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, sweep_run_id
 from sft_lightning.runs.metrics_log import named_by_split
 
-PATIENCE = 30.0  # seconds for W&B's server to answer at the start, where WANDB_INIT_TIMEOUT says nothing
+PATIENCE = 30.0  # seconds that W&B's server has to answer at the start, unless WANDB_INIT_TIMEOUT is set
 
 
 class WandbLog(WandbLogger):
-    """WandbLogger without its flattened hyperparameters: the full config stands in W&B's config already.
+    """WandbLogger without flattened hyperparameters: W&B's config already has the full config.
 
-    W&B's own process may end before ours, for instance by the SIGTERM that Slurm sends to all of a step: one warning,
-    and the run goes on without it.
+    W&B's own process may end before ours, for instance by the SIGTERM that Slurm sends to all processes of a step. Then
+    the run warns once and continues without W&B.
     """
 
     lost = False
@@ -38,14 +38,14 @@ class WandbLog(WandbLogger):
             self.lost = True
 
     def _has_folder(self) -> bool:
-        """Offline the folder is all there is: without it W&B goes on into nothing, and says nothing."""
+        """Tells whether W&B can still record. Offline it needs its folder, and does not notice if the folder is gone."""
         if self._offline and self._experiment is not None and not os.path.isdir(self._experiment.dir):
             warnings.warn(f"W&B's folder is gone ({self._experiment.dir}): nothing more is recorded there")
             self.lost = True
         return not self.lost
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """The config is given at the start, nested, as in config.yaml."""
+        """Does nothing: W&B gets the nested config at the start."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -54,22 +54,22 @@ class WandbLog(WandbLogger):
                 super().log_metrics(named_by_split(metrics), step)
 
     def log_panels(self, panels: dict[str, Any], step: int) -> None:
-        """Pictures and tables."""
+        """Logs pictures and tables."""
         if not self.lost:
             with self._unless_lost():
                 self.experiment.log({**panels, "trainer/global_step": step})
 
     def describe(self, about: dict[str, Any]) -> None:
-        """Adds what is known once data and network are built: fingerprints, task, git state, teacher."""
+        """Adds facts that are known once data and network are built: fingerprints, task, git state, teacher."""
         if not self.lost:
             with self._unless_lost():
                 self.experiment.config.update(redaction.without(about), allow_val_change=True)
 
     def summarise(self, record: dict[str, Any]) -> None:
-        """Puts into the summary each metric's last value, and as `selected/…` its value at best.ckpt.
+        """Puts into the summary each metric's last value, and its value at best.ckpt as `selected/…`.
 
-        The test of a finished run is recorded apart, under the same id: its summary says what the fit's said, so that
-        whichever of the two W&B keeps is whole.
+        A later test is recorded under the same id and repeats the summary of the fit, so that it is complete whichever of
+        the two W&B keeps.
         """
         said: dict[str, float] = {}
         for name, entry in record["metrics"].items():
@@ -81,7 +81,7 @@ class WandbLog(WandbLogger):
                 self.experiment.summary.update(said)
 
     def close(self, code: int) -> None:
-        """Ends the W&B run with an exit code; flushes."""
+        """Flushes and ends the W&B run with an exit code."""
         if self._experiment is not None:
             with self._unless_lost():
                 self._experiment.finish(exit_code=code)
@@ -91,11 +91,11 @@ class WandbLog(WandbLogger):
 
             with suppress(ConnectionError):
                 wandb.teardown()
-            wandb.run = None  # finish could not say so, and the next run of this process would write to it
+            wandb.run = None  # finish failed to reset it, and the next run of this process would write to it
 
 
 def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], online: bool, rank: int) -> WandbLog:
-    """A logger for this run; it begins at once, so that what is wrong is said before training."""
+    """Makes and starts a logger for this run. It starts at once, so that errors come before training."""
     import wandb
     from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 
@@ -107,15 +107,17 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
             name=run.run_id,
             save_dir=str(run.path),
             offline=not online,
-            mode="online" if online else "offline",  # Lightning leaves "offline" to all later runs of the process
+            mode="online"
+            if online
+            else "offline",  # with "offline" Lightning would set it for all later runs of the process
             group=settings.wandb_group or settings.experiment,
             job_type=settings.wandb_job_type,
             tags=redaction.without(settings.wandb_tags),
             config=redaction.without(config),
             settings=wandb.Settings(silent=not online, console="off", **waits),
         )
-        logger._wandb_init.pop("anonymous", None)  # W&B warns of it, even where it is None
-        if sweep_run_id() is not None:  # the agent has said to which project the run belongs, and W&B takes no other
+        logger._wandb_init.pop("anonymous", None)  # W&B warns about it even if it is None
+        if sweep_run_id() is not None:  # the agent has set the project, and W&B accepts no other
             logger._wandb_init.pop("project")
             if sweep_run_id() == run.run_id:
                 logger._wandb_init.pop("id")
@@ -127,13 +129,13 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
             raise UserError(
                 "--wandb", f"W&B's own process cannot be started: {error}", "use --wandb disabled"
             ) from None
-        # It is that of an earlier run in this process, or of a parent, and has ended.
+        # WANDB_SERVICE names a process of an earlier run or of a parent, which has ended.
         wandb.teardown()
         return make_wandb(settings, run, config, online, rank)
-    except (wandb.Error, ValueError) as error:  # no server, no key; a project, tag or URL it refuses
+    except (wandb.Error, ValueError) as error:  # no server, no key, or an invalid project, tag or URL
         with suppress(Exception):
-            wandb.teardown()  # its process holds the run's id, and an offline run may want it
+            wandb.teardown()  # its process holds the run's id, which an offline run may use next
         said = " ".join(str(error).split()).rstrip(".")
         mode, other = ("online", "offline") if online else ("offline", "disabled")
-        raise UserError(f"--wandb {mode}", f"W&B cannot be used: {said}", f"use --wandb {other}") from None
+        raise UserError("--wandb", f"W&B cannot be used {mode}: {said}", f"use --wandb {other}") from None
     return logger

@@ -1,4 +1,4 @@
-"""A Python run as config.yaml: what was given to constructors, as plain values; what has none is named."""
+"""Writes a run from Python as config.yaml: constructor arguments as plain values. Objects are listed as not written."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -22,20 +22,20 @@ def config_of(
     options: RunOptions,
     seed: int,
 ) -> dict[str, Any]:
-    """Everything resolved, as `fit` would write it. Where that cannot repeat the run, `not_written` says why.
+    """Returns the resolved config, as `fit` would write it. If it cannot repeat the run, `not_written` says why.
 
     Args:
         module: The variant.
         data: The target task's data.
         retention: The source task's data.
         trainer: Arguments of Trainer that the user gave.
-        options: The run's.
-        seed: What everything random was seeded with.
+        options: The run's options.
+        seed: Seed of everything random.
     """
     lacks: dict[str, str] = {}
     arguments = dict(module.hparams)
     network = arguments.pop("network")
-    if module.task is not None or arguments.get("task") is None:  # it followed from the data
+    if module.task is not None or arguments.get("task") is None:  # the task came from the data
         arguments.pop("task", None)
     config: dict[str, Any] = {
         "seed_everything": seed,
@@ -56,7 +56,7 @@ def config_of(
 
 
 def made(key: str, cls: type, arguments: Mapping[str, Any], lacks: dict[str, str]) -> dict[str, Any]:
-    """An object's class and arguments."""
+    """Returns an object's class_path and init_args."""
     if cls.__module__ == "__main__" or "<locals>" in cls.__qualname__:
         lacks[f"{key}.class_path"] = f"{cls.__qualname__} is defined in a script: move it to a module"
     taken = taken_by(cls)
@@ -65,7 +65,7 @@ def made(key: str, cls: type, arguments: Mapping[str, Any], lacks: dict[str, str
 
 
 def plain(value: Any, key: str, lacks: dict[str, str]) -> Any:
-    """A value as YAML has it; None, and noted in `lacks`, where it is an object of Python."""
+    """Returns a value as YAML can store it. For any other object returns None and notes the key in `lacks`."""
     if value is None or (isinstance(value, bool | int | float | str) and not isinstance(value, Enum)):
         return value
     if isinstance(value, Enum):
@@ -76,5 +76,5 @@ def plain(value: Any, key: str, lacks: dict[str, str]) -> Any:
         return [plain(held, f"{key}[{i}]", lacks) for i, held in enumerate(value)]
     if isinstance(value, Mapping) and all(isinstance(name, str) for name in value):
         return {name: plain(held, f"{key}.{name}", lacks) for name, held in value.items()}
-    lacks[key] = f"{type(value).__name__} is an object of Python: give class_path and init_args, as of spec()"
+    lacks[key] = f"{type(value).__name__} is an object of Python: give class_path and init_args, for instance by spec()"
     return None

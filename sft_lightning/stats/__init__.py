@@ -1,1 +1,1 @@
-"""The statistics of an ablation, one idea a file; `sft_lightning.stats.cells` puts them together for a cell."""
+"""The statistics of an ablation, one method per file; `sft_lightning.stats.cells` applies them to a cell."""

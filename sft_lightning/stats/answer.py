@@ -1,4 +1,4 @@
-"""The answer of one cell in one sentence, which claims what the tests show and no more."""
+"""Writes the answer of one cell as a sentence that claims only what the tests show."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,21 +10,21 @@ from sft_lightning.stats.formatting import Column, at_levels, count, p_value, se
 
 @dataclass(frozen=True)
 class Case:
-    """One arm's two columns; `kept` is None where it was not measured."""
+    """One arm's results on the target and on kept knowledge; `kept` is None if it was not measured."""
 
     arm: str
     name: str
-    """with its setting"""
+    """the arm with its setting"""
     target: Difference
     kept: Difference | None
     as_good: Equivalence | None
-    """where it is shown that the arm learns as well"""
+    """the test that shows that the arm learns as well; None if that is not shown"""
     seeds_needed: int | None = None
-    """to show that, where it is not shown and was seen within the margin"""
+    """seeds to show that, if it is not shown but the observed loss is within the margin"""
 
     @property
     def verdicts(self) -> tuple[str, str]:
-        """Of the target and of the kept metric."""
+        """Verdicts on the target and on the kept metric."""
         return self.target.verdict, self.kept.verdict if self.kept else NOT_SHOWN
 
 
@@ -40,23 +40,23 @@ def answer_cell(
 ) -> str:
     """One sentence: which arm learns and keeps how much more than the baseline, with intervals, p values and seeds.
 
-    It names the arm of the best shown outcome. With a margin, the arms that compete are those whose loss in learning is shown
-    to lie within it: of them the one that keeps most, else one that learns more. Where none of the arms that keep more is
-    shown to, it says so, gives the numbers of the most kept, and says how many seeds would settle it. Without a margin it
-    names what is better in one column or both without a shown loss (the most kept first), else a trade-off with both
-    numbers. Else it says that no difference is shown and how many seeds would be needed, or what is worse.
-    Arms that do as well in kind are named, not ranked: they were compared with the baseline and not with each other.
-    References are left out of all this, and their numbers are added.
+    The sentence names the arm with the best shown outcome. With a margin, an arm competes if its loss in learning is shown to
+    lie within the margin. The winner is the competing arm that keeps most, else one that learns more. If no arm that keeps
+    more is shown to lie within the margin, the sentence gives the numbers of the arm that keeps most, and the seeds that
+    would settle it. Without a margin, it names the arm that is better in one column or both without a shown loss (the most
+    kept first), else a trade-off with both numbers. If nothing is better, it says what is worse, or that no difference is
+    shown and how many seeds would be needed. Arms with the same kind of outcome are named but not ranked, as they were
+    compared with the baseline and not with each other. References are not ranked; their numbers are added.
 
     Args:
         target: differences in what was learned, with corrected p values and verdicts, one per arm.
         kept: the same in what was kept, or None where it was not measured.
         baseline: name of the arm that all are compared with.
-        columns: 'target' and 'kept': how each metric's numbers are said.
+        columns: 'target' and 'kept': format of each metric's numbers.
         at: the cell's place on the axes: name → value.
         equivalences: tests of 'learns as well', one per arm, or none.
-        settings: arm → chosen setting, said after the arm's name.
-        references: arms that keep all by construction.
+        settings: arm → chosen setting, written after the arm's name.
+        references: arms that keep all knowledge by construction.
     """
     by_arm = {d.arm: d for d in kept or ()}
     as_good = {e.arm: e for e in equivalences if e.verdict != "not shown"}
@@ -70,7 +70,7 @@ def answer_cell(
 
 
 def _reference(cases: list[Case], columns: Mapping[str, Column]) -> str:
-    """`; for reference, linear_probe keeps all by construction, and learns less (…)`, or nothing."""
+    """`; for reference, linear_probe keeps all by construction, and learns less (…)`, or an empty string."""
     said = []
     for c in (c for c in cases if c.target.mean is not None):
         verdict = {"better": "learns more", "worse": "learns less"}.get(
@@ -104,7 +104,7 @@ def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column], margin
 
 
 def _gain(found: list[Case], baseline: str, columns: Mapping[str, Column]) -> str:
-    """The arm that gains most, less what it pays where both are in points; and who else does so."""
+    """Names the arm that gains most, and others with the same outcome. In a trade-off in points, the loss is subtracted."""
 
     def rank(c: Case) -> tuple[bool, bool, float]:
         side, d = ("kept", c.kept) if c.verdicts[1] == "better" else ("target", c.target)
@@ -131,7 +131,7 @@ def _competes(c: Case) -> bool:
 
 
 def _unsettled(found: list[Case], baseline: str, columns: Mapping[str, Column], margin: float) -> str:
-    """Arms keep more, and of none is it shown that it learns as well: the most kept without a shown loss first."""
+    """Says that arms keep more but none is shown to learn as well; names the most kept without a shown loss first."""
 
     def rank(c: Case) -> tuple[bool, float]:
         assert c.kept is not None and c.kept.mean is not None
@@ -160,7 +160,7 @@ def _seeds(c: Case) -> int:
 
 
 def _both(c: Case, baseline: str, columns: Mapping[str, Column]) -> str:
-    """`distill keeps more than plain (…) and learns as well to within 1 point (…)`: what is better first."""
+    """`distill keeps more than plain (…) and learns as well to within 1 point (…)`; the better column comes first."""
     learned, keeps = c.verdicts
     if c.kept is None or c.kept.p_corrected is None:
         return f"{c.name} learns {_than(learned)} than {baseline} {_numbers(c.target, columns['target'])}"
@@ -190,7 +190,7 @@ def _learning(c: Case, column: Column) -> str:
 
 
 def _loss(losers: list[Case], cases: list[Case], baseline: str, columns: Mapping[str, Column]) -> str:
-    """No arm gains anything that shows, and some lose."""
+    """Says that no arm is shown to gain, and which arms lose."""
     parts = []
     for c in losers:
         said = []
@@ -205,7 +205,7 @@ def _loss(losers: list[Case], cases: list[Case], baseline: str, columns: Mapping
 
 
 def _nothing(cases: list[Case], baseline: str, columns: Mapping[str, Column]) -> str:
-    """No difference is shown: how near the nearest came, and what it would take."""
+    """Says that no difference is shown, which arm came nearest, and how many seeds that difference would need."""
     tested = [c for c in cases if _tested(c)]
     where = " or ".join(columns[k].metric for k in ("target", "kept") if k == "target" or any(c.kept for c in tested))
     text = f"no difference shown between {baseline} and {several(c.name for c in tested)} in {where}{_over(tested)}"
@@ -215,7 +215,7 @@ def _nothing(cases: list[Case], baseline: str, columns: Mapping[str, Column]) ->
         text += f" ({several(well)} {'learns' if len(well) == 1 else 'learn'} as well to within {margin})"
     made = [(c, k, d) for c in tested for k, d in (("target", c.target), ("kept", c.kept)) if d and d.p is not None]
     c, k, d = min(made, key=lambda t: t[2].p if t[2].p is not None else 1.0)
-    if d.mean == 0:  # the nearest of all
+    if d.mean == 0:  # even the smallest p has no difference
         return f"{text}: the means are the same{_untested(cases)}"
     needed = "more than 10,000 seeds" if d.seeds_needed is None else f"about {count(d.seeds_needed, 'seed')}"
     return (
@@ -250,14 +250,14 @@ def _than(verdict: str) -> str:
 
 
 def _unknown(c: Case) -> str:
-    """What must be added where the arm's kept column cannot be compared."""
+    """Words to add if the arm's kept column cannot be compared; else an empty string."""
     if c.kept is None:
         return "; what was kept was not measured"
     return "; what it keeps cannot be compared" if c.kept.p is None else ""
 
 
 def _over(cases: list[Case]) -> str:
-    """`, over 10 seeds`: on how many the arms were compared, and how many had no partner."""
+    """`, over 10 seeds`: number of seeds that were compared, and of those without a partner."""
     compared = [d for d in _differences(cases) if d.n]
     n = sorted({d.n for d in compared})
     left = max(d.dropped for d in compared)
@@ -270,7 +270,7 @@ def _tested(c: Case) -> bool:
 
 
 def _untested(cases: list[Case]) -> str:
-    """`; swa has too few seeds for a test`, or nothing."""
+    """`; swa has too few seeds for a test`, or an empty string."""
     arms = [c.arm for c in cases if not _tested(c)]
     return f"; {several(arms)} {'has' if len(arms) == 1 else 'have'} too few seeds for a test" if arms else ""
 

@@ -1,8 +1,8 @@
-"""What an ablation shows: each cell's spread, differences from the baseline, tests, and the answer in one sentence.
+"""Computes the statistics of a cell: spread over seeds, differences from the baseline, tests, and the answer.
 
-Every number is over seeds. Arms are paired by seed: the same seed is the same labelled subset, order and start of the head.
-So intervals and tests speak of how the outcome varies with the seed on the test split that there is; that another test
-split would give another number is not in them.
+Every number is over seeds. Arms are paired by seed: the same seed means the same labelled subset, order and initial head.
+Intervals and tests therefore describe how the outcome varies with the seed on this test split. They do not include how it
+would vary with another test split.
 """
 
 from collections.abc import Collection, Mapping
@@ -47,32 +47,32 @@ def cell_statistics(
     level: float = 0.95,
     references: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Everything that is said of one cell, as plain values for `study.json` under `cells[].statistics`.
+    """All statistics of one cell, as plain values for `study.json` under `cells[].statistics`.
 
     Keys:
-        `baseline`, `level`, `within`, `references`: as given (`within` null where there is no margin).
-        `columns`: `target` and `kept`, each `{metric, better, share}`; `share`: the words say it in points, the numbers
-            here are as measured. `kept` is null where nothing was kept track of, here and below.
+        `baseline`, `level`, `within`, `references`: as given (`within` is null without a margin).
+        `columns`: `target` and `kept`, each `{metric, better, share}`. With `share`, sentences give points, while the numbers
+            here are as measured. `kept` is null if kept knowledge was not measured, here and below.
         `summaries`: `target` and `kept`, each arm → the fields of `Summary`.
         `differences`: `target` and `kept`, each a list with the fields of `Difference`, one per arm but the baseline.
         `equivalence`: a list with the fields of `Equivalence` in the target metric; null without a margin.
-        `tests`: how many tests are corrected together, `at_most_true`: how many of their hypotheses can be true at once.
+        `tests`: number of tests corrected together; `at_most_true`: number of their hypotheses that can be true at once.
         `methods`: sentences that explain the numbers.
         `answer`: one sentence.
 
     Args:
-        target: arm → seed → value of what was learned; None, NaN and infinities are not known.
-        kept: the same of what was kept, or None.
+        target: arm → seed → value of the target metric; None, NaN and infinities are unknown.
+        kept: the same for the kept metric, or None.
         baseline: the arm that the others are compared with.
         metrics: 'target' and 'kept': name, direction and unit of each.
-        within: margin of 'learns as well' in the target metric's unit; None or 0 makes no such test.
+        within: margin of 'learns as well' in the target metric's unit; None or 0 for no such test.
         at: the cell's place on the axes.
         settings: arm → chosen setting, for the answer.
         level: of confidence.
-        references: arms that keep all by construction, such as a linear probe: compared, and never the answer's winner.
+        references: arms that keep all knowledge by construction, such as a linear probe; they are compared but not ranked.
 
     Raises:
-        UserError: a metric of which nobody knows which way is better, or a negative margin.
+        UserError: a metric with unknown direction, or a negative margin.
     """
     target = {baseline: {}, **target}
     if kept is not None and not any(summarise(v.values()).n for v in kept.values()):
@@ -109,10 +109,10 @@ def cell_statistics(
 def cell_tests(
     sides: Mapping[str, Values], columns: Mapping[str, Column], baseline: str, within: float | None, level: float
 ) -> tuple[dict[str, list[Difference]], list[Equivalence], int, int]:
-    """All tests of a cell, corrected together: differences by column, 'as well', number of tests, how many may be true.
+    """Makes and corrects a cell's tests; returns (differences by column, tests of 'as well', number of tests, at most true).
 
-    Of one arm's three hypotheses on the target (no difference, worse by the margin, better by the margin) one at most is
-    true: so no more of the family's hypotheses can be true at once than there are differences tested.
+    Each arm has three hypotheses on the target: no difference, worse by the margin, better by the margin. At most one of them
+    is true. So at most as many hypotheses of the family are true at once as differences were tested.
     """
     raw = {k: diff.raw_differences(v, baseline, level, _bounds(columns[k], -1.0)) for k, v in sides.items()}
     better = {k: column.better for k, column in columns.items()}
@@ -131,12 +131,12 @@ def cell_tests(
 
 
 def methods(level: float, tests: int, at_most: int, within: float | None, kept: bool) -> list[str]:
-    """The sentences that explain a cell's numbers, by the names that the field has for the methods."""
+    """Sentences that explain a cell's numbers and name the methods."""
     percent = f"{100 * level:g} %"
     said = [
         f"Mean, sample standard deviation and {percent} Student's t interval of the mean over seeds; beside it the BCa "
         "bootstrap interval (scipy), which is too narrow for fewer than about 20 seeds.",
-        "Differences from the baseline are paired by seed: the same seed is the same labelled subset, order and start of the "
+        "Differences from the baseline are paired by seed: the same seed means the same labelled subset, order and initial "
         "head. They are tested with the two-sided paired t-test; the sign-flip test beside it does without the assumption of "
         "normal differences, but cannot reach p = 0.05 with fewer than six seeds. No test is made below three.",
         f"The {tests} tests of this cell{' (both columns)' if kept else ''} are corrected together by "
@@ -151,7 +151,7 @@ def methods(level: float, tests: int, at_most: int, within: float | None, kept: 
         "difference.",
         "Seeds needed: pairs with which the paired t-test would see a true difference of the observed size, with the observed "
         "spread, with 80 % power at the corrected level (statsmodels); as rough as those two estimates are.",
-        "All of it is about the variation over seeds on the test split there is, not about the choice of its samples.",
+        "All of this is about the variation over seeds on the test split there is, not about the choice of its samples.",
     ]  # fmt: skip
     if within:
         said.insert(
@@ -164,5 +164,5 @@ def methods(level: float, tests: int, at_most: int, within: float | None, kept: 
 
 
 def _bounds(column: Column, lowest: float) -> tuple[float, float]:
-    """Ends of a share's mean (lowest 0) or difference (lowest −1)."""
+    """Bounds of a share's mean (from 0) or difference (from −1); other metrics have none."""
     return (lowest, 1.0) if column.share else UNBOUNDED

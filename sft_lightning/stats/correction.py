@@ -1,4 +1,4 @@
-"""Correcting p values for several tests, and how many seeds it takes to see a difference."""
+"""Corrects p values for several tests, and computes how many seeds a difference needs."""
 
 import math
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ MOST_SEEDS = 10_000
 
 
 def correct(p: Sequence[float | None], correction: str = "holm", at_most: int | None = None) -> list[float | None]:
-    """P values corrected together, so that the chance of any false claim among them stays below the level.
+    """Corrects p values together, so that the chance of any false claim among them stays below the level.
 
-    Tests that were not made (None) stay None and don't count.
+    Tests that were not made (None) stay None and do not count.
 
     Args:
-        p: one per test.
+        p: one p value per test.
         correction: 'holm', 'bonferroni' or 'none'.
-        at_most: how many of the hypotheses can be true at once, where that is fewer than all of them; 'holm' then is
-            Shaffer's first step-down procedure (J. P. Shaffer, JASA 81, 1986), which differs from Holm's in that number alone.
+        at_most: number of hypotheses that can be true at once; None for all. If it is below the number of tests, 'holm' becomes
+            Shaffer's first step-down procedure (J. P. Shaffer, JASA 81, 1986), which differs from Holm's only in that number.
 
     Raises:
         UserError: an unknown correction.
@@ -32,8 +32,8 @@ def correct(p: Sequence[float | None], correction: str = "holm", at_most: int | 
     if correction not in CORRECTIONS:
         raise UserError(
             "correction",
-            f"'{correction}' is not known{nearest(correction, CORRECTIONS)}",
-            f"use {', '.join(CORRECTIONS)}",
+            f"'{correction}' is unknown{nearest(correction, CORRECTIONS)}",
+            f"use one of {', '.join(CORRECTIONS)}",
         )
     made = [i for i, value in enumerate(p) if value is not None]
     values = np.array([v for v in p if v is not None], dtype=float)
@@ -48,9 +48,9 @@ def correct(p: Sequence[float | None], correction: str = "holm", at_most: int | 
 
 
 def _step_down(p: Array, at_most: int) -> Array:
-    """Adjusted p [tests]: the j-th smallest times the number of hypotheses that may still be true, never falling.
+    """Adjusted p [tests]: the j-th smallest p times the number of hypotheses that may still be true, made non-decreasing.
 
-    Ours, as statsmodels' multipletests has no `at_most`; without one the two are equal, which a test checks.
+    statsmodels' multipletests has no `at_most`; without it, both are equal, as a test checks.
     """
     order = np.argsort(p, kind="stable")
     may_be_true = np.minimum(len(p) - np.arange(len(p)), at_most)
@@ -60,16 +60,16 @@ def _step_down(p: Array, at_most: int) -> Array:
 
 
 def seeds_needed(effect: float, alpha: float, power: float = POWER, most: int = MOST_SEEDS) -> int | None:
-    """Smallest number of pairs, from 3 to `most`, with which a paired t-test sees `effect` with probability `power`.
+    """Smallest number of pairs, from 3 to `most`, with which a paired t-test detects `effect` with probability `power`.
 
-    statsmodels' TTestPower for normal differences, two-sided at `alpha`, counting only the effect's own direction as seen.
-    Its `solve_power` is not used: it is far off for large effects, where the other tail's power is NaN.
+    The power is that of statsmodels' TTestPower for normal differences, two-sided at `alpha`; only detections in the effect's
+    own direction count. Its `solve_power` is not used, as it is far off for large effects, where the other tail's power is NaN.
 
     Args:
-        effect: mean difference over its standard deviation (Cohen's d_z), either sign.
-        alpha: level of the one test, after correction.
-        power: wanted probability of seeing it.
-        most: beyond this many seeds the answer is None, as for an effect of 0.
+        effect: mean difference over its standard deviation (Cohen's d_z), with either sign.
+        alpha: level of the single test, after correction.
+        power: wanted probability of detection.
+        most: largest number of seeds; the result is None if more are needed, or if the effect is 0.
     """
     if effect == 0:
         return None
@@ -94,4 +94,4 @@ def _power(effect: float, n: int, alpha: float) -> float:
     found = float(TTestPower().power(effect, n, alpha / 2, alternative="larger"))
     if math.isfinite(found):
         return found
-    return float(effect * math.sqrt(n) > stats.t.isf(alpha / 2, n - 1))  # scipy's nct gives up far out in a tail
+    return float(effect * math.sqrt(n) > stats.t.isf(alpha / 2, n - 1))  # scipy's nct returns NaN far out in a tail

@@ -1,4 +1,4 @@
-"""Paired differences from the baseline over seeds: how large, how sure, how many seeds more."""
+"""Tests paired differences from the baseline over seeds, with intervals and the seeds needed."""
 
 import math
 from collections.abc import Mapping
@@ -12,48 +12,48 @@ from sft_lightning.stats.correction import MOST_SEEDS, correct, seeds_needed
 from sft_lightning.stats.summary import RESAMPLES, ROUNDING, UNBOUNDED, Array, Values, t_interval
 
 FEWEST = 3
-"""pairs below which no test is made"""
+"""fewest pairs of a test"""
 NOT_SHOWN = "no difference shown"
 
 
 @dataclass(frozen=True)
 class Difference:
-    """One arm against the baseline in one metric, seed by seed. In the metric's own unit; None where it cannot be said."""
+    """One arm's difference from the baseline in one metric, paired by seed. In the metric's own unit; None if undefined."""
 
     arm: str
     n: int
-    """seeds of which both have a value"""
+    """seeds with a value for both arms"""
     dropped: int
-    """seeds of which only one of the two has a value"""
+    """seeds with a value for only one of the two arms"""
     mean: float | None
-    """of arm − baseline; whether more is better is the verdict's matter"""
+    """mean of arm − baseline, whichever direction is better"""
     std: float | None
-    """sample standard deviation of the differences; 0 where they are all equal"""
+    """sample standard deviation of the differences; 0 if they are all equal"""
     low: float | None
     """lower end of Student's t interval of the mean difference, for this comparison alone"""
     high: float | None
     low_corrected: float | None
-    """the same, widened for the number of tests: leaves out 0 exactly where `p_corrected` is below the level"""
+    """the same, widened for the number of tests: excludes 0 exactly if `p_corrected` is at most 1 − level"""
     high_corrected: float | None
     test: str
-    """the test that `p` is of, or why there is none"""
+    """name of the test that gave `p`, or the reason for no test"""
     p: float | None
-    """two-sided, of this test alone"""
+    """two-sided p of this test alone"""
     p_corrected: float | None
-    """for all tests of the family"""
+    """p corrected for all tests of the family"""
     p_sign_flip: float | None
-    """two-sided, of the sign-flip test, which assumes no normal distribution: a check on `p`"""
+    """two-sided p of the sign-flip test, which needs no normal distribution: a check on `p`"""
     p_sign_flip_smallest: float | None
-    """the smallest that a sign-flip test can give with so many pairs: 2 / 2ⁿ"""
+    """smallest p that a sign-flip test can give with n pairs: 2 / 2ⁿ"""
     effect_size: float | None
     """Cohen's d_z: mean / std"""
     verdict: str
     """'better', 'worse' or 'no difference shown', by `p_corrected`"""
     seeds_needed: int | None
-    """with 80 % power at the corrected level, were the true effect the observed one; None where it is visible, 0, from
-    fewer than three pairs, or beyond 10,000 seeds"""
+    """seeds for 80 % power at the corrected level if the true effect equals the observed one; None if a difference is shown,
+    the effect is 0, there are fewer than three pairs, or more than 10,000 seeds are needed"""
     note: str | None
-    """what a reader must know beside the numbers"""
+    """a caution about the numbers, for the reader"""
 
 
 def compare_with_baseline(
@@ -64,22 +64,22 @@ def compare_with_baseline(
     correction: str = "holm",
     bounds: tuple[float, float] = UNBOUNDED,
 ) -> list[Difference]:
-    """Each other arm's paired difference from the baseline, tested, and corrected over the arms.
+    """Tests each other arm's paired difference from the baseline, and corrects over the arms.
 
-    The test is the paired t-test: it uses the sizes of the differences, and is the only common one that can show anything
-    with three to five seeds, at the price of taking the differences for normal. Differences of two arms with the same seeds
-    are more nearly symmetric than the values, which is what the t-test needs most. The exact sign-flip test stands beside it,
-    as a check: it assumes only symmetry, but cannot go below 2 / 2ⁿ, so with up to five seeds it can never reach 0.05.
-    Where all differences are equal the t-test has no spread to go by, and the sign-flip test's p is taken instead.
-    Below three pairs there is no test.
+    The test is the paired t-test. It uses the sizes of the differences, and is the only common test that can show anything
+    with three to five seeds; in return, it assumes normal differences. Differences of two arms with the same seeds are more
+    nearly symmetric than the values, which is what the t-test needs most. The exact sign-flip test is reported as a check:
+    it assumes only symmetry, but its p is at least 2 / 2ⁿ, so it cannot reach 0.05 with five seeds or fewer. If all
+    differences are equal, the t-test has no spread to use, and p is that of the sign-flip test. Below three pairs there is
+    no test.
 
     Args:
-        values: arm → seed → value. None, NaN and infinities are not known: the pair is dropped, and counted.
+        values: arm → seed → value. None, NaN and infinities are unknown; their pairs are dropped and counted.
         baseline: name of the arm that the others are compared with.
         better: 'max' or 'min'.
         level: of confidence; a verdict needs a corrected p of at most 1 − level.
-        correction: over the arms: 'holm', 'bonferroni' or 'none'.
-        bounds: ends that a difference cannot pass; intervals are cut there.
+        correction: correction over the arms: 'holm', 'bonferroni' or 'none'.
+        bounds: lowest and highest possible difference; intervals are cut there.
 
     Raises:
         UserError: an unknown baseline, correction or `better`.
@@ -97,7 +97,8 @@ def raw_differences(
     if baseline not in values:
         raise UserError(
             "baseline",
-            f"there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}",
+            f"there is no arm '{baseline}'{nearest(baseline, values)}",
+            f"use one of {', '.join(values)}" if values else "",
         )
     return [_raw(arm, values[arm], values[baseline], level, bounds) for arm in values if arm != baseline]
 
@@ -105,9 +106,9 @@ def raw_differences(
 def conclude(
     d: Difference, p_corrected: float | None, family: int, better: str, level: float, bounds: tuple[float, float]
 ) -> Difference:
-    """The difference with verdict, corrected interval and seeds needed; `family` tests are corrected together."""
+    """The difference with its verdict, corrected interval and seeds needed; `family` tests are corrected together."""
     if better not in ("max", "min"):
-        raise UserError("better", f"'{better}' is neither 'max' nor 'min'")
+        raise UserError("better", f"'{better}' is unknown", "use max or min")
     if d.p is None or p_corrected is None or d.mean is None or d.std is None:
         return d
     alpha = 1 - level
@@ -124,7 +125,7 @@ def conclude(
 
 
 def paired(arm: Mapping[int, float | None], base: Mapping[int, float | None]) -> tuple[Array, int, float]:
-    """Differences arm − base of the seeds that both have, ascending; seeds that one lacks; largest value there is."""
+    """Returns (differences arm − base of common seeds, ascending; number of other seeds; largest absolute value)."""
     a, b = ({s: v for s, v in x.items() if v is not None and math.isfinite(v)} for x in (arm, base))
     common = a.keys() & b.keys()
     differences = np.sort(np.array([a[s] - b[s] for s in common], dtype=float))
@@ -133,7 +134,7 @@ def paired(arm: Mapping[int, float | None], base: Mapping[int, float | None]) ->
 
 
 def is_constant(differences: Array, largest: float) -> bool:
-    """Whether they differ by no more than the values' rounding."""
+    """Whether all differences are equal up to the values' rounding."""
     return bool(np.ptp(differences) <= ROUNDING * largest)
 
 
@@ -171,7 +172,7 @@ def _raw(
 
 
 def _sign_flip(x: Array) -> float:
-    """Two-sided p of the sign-flip test of a mean of 0: exact up to 13 pairs, from the same 9,999 draws beyond."""
+    """Two-sided p of the sign-flip test of a mean of 0: exact up to 13 pairs, else from 9,999 draws with a fixed seed."""
     found = stats.permutation_test(
         (x,), np.mean, permutation_type="samples", vectorized=True, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
     )
@@ -190,10 +191,10 @@ def _note(d: Difference, smallest: float, alpha: float) -> str | None:
 
 
 def _needed(d: Difference, alpha: float) -> int | None:
-    """Seeds to see the observed difference at level `alpha`, more than there are now."""
+    """Seeds that would detect the observed difference at level `alpha`; more than there are now."""
     if not d.mean:
         return None
-    if not d.std:  # constant: the sign-flip test's smallest p must come down to the level
+    if not d.std:  # constant: the sign-flip test's smallest p must reach the level
         return max(math.ceil(1 - math.log2(alpha)), d.n + 1)
     needed = seeds_needed(d.mean / d.std, alpha)
     return None if needed is None else min(max(needed, d.n + 1), MOST_SEEDS)

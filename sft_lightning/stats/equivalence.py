@@ -1,4 +1,4 @@
-"""Two one-sided tests: 'as well' as a claim, and not merely 'no difference shown'."""
+"""Tests whether an arm does as well as the baseline to within a margin, by two one-sided tests."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -15,43 +15,44 @@ from sft_lightning.stats.summary import Values
 
 @dataclass(frozen=True)
 class Equivalence:
-    """One arm against the baseline, to within a margin. p values are one-sided; None below three pairs."""
+    """One arm's equivalence tests against the baseline. p values are one-sided; None below three pairs."""
 
     arm: str
     n: int
     margin: float
     """in the metric's own unit"""
     p_not_worse: float | None
-    """of the hypothesis that the arm is worse than the baseline by the margin or more"""
+    """p of the hypothesis that the arm is worse than the baseline by the margin or more"""
     p_not_better: float | None
-    """of the hypothesis that the arm is better than the baseline by the margin or more"""
+    """p of the hypothesis that the arm is better than the baseline by the margin or more"""
     p: float | None
-    """of both (TOST): the larger"""
+    """p of both (TOST): the larger of the two"""
     p_not_worse_corrected: float | None
     p_corrected: float | None
-    """`p_not_worse` and `p`, for all tests of the family"""
+    """`p_not_worse` and `p`, corrected for all tests of the family"""
     verdict: str
     """'equivalent' (within the margin either way), 'as good' (not worse by the margin; perhaps better) or 'not shown'"""
     seeds_needed: int | None = None
-    """to show that the arm is not worse by the margin, with 80 % power, were the true difference the observed one; None where
-    that is shown, where the observed loss is beyond the margin, from fewer than three pairs, or beyond 10,000 seeds"""
+    """seeds that show with 80 % power that the arm is not worse by the margin, if the true difference equals the observed one;
+    None if that is shown, the observed loss exceeds the margin, there are fewer than three pairs, or more than 10,000 seeds
+    are needed"""
 
 
 def equivalence(
     values: Values, baseline: str, margin: float, better: str = "max", level: float = 0.95, correction: str = "holm"
 ) -> list[Equivalence]:
-    """Each other arm's two one-sided paired t-tests at ± `margin` (Schuirmann, 1987), corrected over the arms.
+    """Makes two one-sided paired t-tests at ± `margin` for each other arm (Schuirmann, 1987), corrected over the arms.
 
-    All differences equal: the t-test has no spread to go by, and the one-sided sign-flip test's p is taken, 1 / 2ⁿ.
+    If all differences are equal, the t-test has no spread to use, and p is that of the one-sided sign-flip test, 1 / 2ⁿ.
 
     Args:
-        values: arm → seed → value; None, NaN and infinities are not known.
+        values: arm → seed → value; None, NaN and infinities are unknown.
         baseline: name of the arm that the others are compared with.
-        margin: above 0, in the metric's own unit.
+        margin: margin above 0, in the metric's own unit.
         better: 'max' or 'min'.
         level: of confidence; a verdict needs a corrected p of at most 1 − level.
-        correction: 'holm', 'bonferroni' or 'none'. Of the two sides of an arm one hypothesis at most is true, so both sides
-            of all arms are one family in which at most as many hypotheses are true as there are arms.
+        correction: 'holm', 'bonferroni' or 'none'. At most one of an arm's two hypotheses is true. So both sides of all arms
+            form one family in which at most as many hypotheses are true as there are arms.
 
     Raises:
         UserError: an unknown baseline or correction, a margin that is not above 0, or an unknown `better`.
@@ -65,20 +66,21 @@ def equivalence(
 def raw_equivalence(values: Values, baseline: str, margin: float, better: str) -> list[Equivalence]:
     """The tests with their own p, before correction and verdict; in the order of `values`."""
     if not (math.isfinite(margin) and margin > 0):
-        raise UserError("within", f"a margin must be above 0, got {margin}")
+        raise UserError("within", f"the margin must be above 0, got {margin}")
     if baseline not in values:
         raise UserError(
             "baseline",
-            f"there is no arm '{baseline}'{nearest(baseline, values)}; there are {', '.join(values) or 'none'}",
+            f"there is no arm '{baseline}'{nearest(baseline, values)}",
+            f"use one of {', '.join(values)}" if values else "",
         )
     if better not in ("max", "min"):
-        raise UserError("better", f"'{better}' is neither 'max' nor 'min'")
+        raise UserError("better", f"'{better}' is unknown", "use max or min")
     sign = 1 if better == "max" else -1
     return [_raw(arm, values[arm], values[baseline], margin, sign) for arm in values if arm != baseline]
 
 
 def conclude(e: Equivalence, not_worse: float | None, not_better: float | None, level: float) -> Equivalence:
-    """The tests with their corrected p values and what follows from them."""
+    """The tests with their corrected p values and verdict."""
     if not_worse is None or not_better is None:
         return e
     both = max(not_worse, not_better)
@@ -87,7 +89,7 @@ def conclude(e: Equivalence, not_worse: float | None, not_better: float | None, 
 
 
 def settle(found: list[Equivalence], differences: Sequence[Difference], better: str, level: float) -> list[Equivalence]:
-    """The tests with `seeds_needed`, at a level that all arms share; `differences` are the target's, with any verdict."""
+    """The tests with `seeds_needed`, at a level divided by the number of arms; `differences` are those of the target."""
     by_arm, alpha = {d.arm: d for d in differences}, (1 - level) / max(1, len(found))
     return [replace(e, seeds_needed=_seeds(e, by_arm.get(e.arm), better, alpha)) for e in found]
 
@@ -100,7 +102,7 @@ def _seeds(e: Equivalence, d: Difference | None, better: str, alpha: float) -> i
         return None
     if not d.std:
         return max(math.ceil(-math.log2(alpha)), d.n + 1)
-    needed = seeds_needed(above / d.std, 2 * alpha)  # that one is of two-sided tests
+    needed = seeds_needed(above / d.std, 2 * alpha)  # `seeds_needed` is for two-sided tests
     return None if needed is None else max(needed, d.n + 1)
 
 

@@ -1,4 +1,4 @@
-"""Numbers in words: points for shares, a p value, an interval, a list of names."""
+"""Formats numbers and names for sentences: points for shares, p values, intervals, lists."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,25 +11,25 @@ from sft_lightning.stats.summary import Values
 
 @dataclass(frozen=True)
 class Column:
-    """One metric of the answer: how its numbers are said, and which way is up."""
+    """Format of one metric's numbers, and its direction."""
 
     metric: str
     better: str
     share: bool
 
     def gain(self, difference: float) -> float:
-        """The difference, counted so that more is better."""
+        """The difference, with its sign changed if less is better."""
         return difference if self.better == "max" else -difference
 
     def amount(self, value: float) -> str:
-        """`1 point`, `0.5 points`, or a plain number."""
+        """A positive amount: `1 point`, `0.5 points`, or a plain number."""
         if not self.share:
             return three_figures(value)
         text = three_figures(100 * value)
         return f"{text} point" if text == "1" else f"{text} points"
 
     def difference(self, mean: float, low: float | None, high: float | None) -> str:
-        """`test/accuracy +5.2 points [4.1, 6.3]`; which way is better is said where less is."""
+        """`test/accuracy +5.2 points [4.1, 6.3]`; `(less is better)` is added for metrics to minimise."""
         scale, unit = (100, " points") if self.share else (1, "")
         if low is None or high is None:
             digits = 1 if self.share else decimals(mean, scale)
@@ -42,20 +42,22 @@ class Column:
 
 
 def column(metric: MetricInfo, values: Values) -> Column:
-    """How a metric's numbers are said. A share is said in points where all its known values lie in [0, 1].
+    """The format of a metric's numbers. A share is written in points if all its known values lie in [0, 1].
 
-    Raises UserError where nobody knows which way of the metric is better.
+    Raises UserError if the metric's direction is unknown.
     """
     if metric.better is None:
         raise UserError(
-            f"metric {metric.name}", "it is not known whether more or less of it is better, so nothing is tested"
+            f"metric {metric.name}",
+            "is neither to be maximised nor minimised, so it cannot be tested",
+            "use another metric, or declare its direction among the metrics of its task",
         )
     known = [v for by_seed in values.values() for v in by_seed.values() if v is not None and math.isfinite(v)]
     return Column(metric.name, metric.better, metric.share and all(0 <= v <= 1 for v in known))
 
 
 def decimals(width: float, scale: float) -> int:
-    """Decimals that show about two figures of what is `width` wide; one at least for points."""
+    """Number of decimals that shows about two figures of a `width`; at least one for points."""
     width = abs(width * scale) / 5
     if width == 0 or not math.isfinite(width):
         return 1
@@ -63,7 +65,7 @@ def decimals(width: float, scale: float) -> int:
 
 
 def fixed(value: float, digits: int, sign: bool = False) -> str:
-    """`value` with so many decimals and a true minus; never '-0.0'."""
+    """`value` with `digits` decimals and a true minus; never '-0.0'."""
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         return text.lstrip("-")
@@ -71,7 +73,7 @@ def fixed(value: float, digits: int, sign: bool = False) -> str:
 
 
 def three_figures(value: float) -> str:
-    """Three figures, a true minus, no trailing zeros."""
+    """`value` with three figures, a true minus and no trailing zeros."""
     return f"{value:.3g}".replace("-", "−")
 
 
@@ -87,17 +89,17 @@ def several(names: Iterable[str]) -> str:
 
 
 def setting(values: Mapping[str, object]) -> str:
-    """` (lr 0.001, alpha 0.1)`, or nothing."""
+    """` (lr 0.001, alpha 0.1)`, or an empty string."""
     return f" ({', '.join(f'{k} {plain(v)}' for k, v in values.items())})" if values else ""
 
 
 def at_levels(at: Mapping[str, object]) -> str:
-    """`With shots_per_class 5, data trec, `, the beginning of a cell's sentence."""
+    """The beginning of a cell's sentence: `With shots_per_class 5, data trec, `."""
     return f"With {', '.join(f'{k} {plain(v)}' for k, v in at.items())}, " if at else "In this study, "
 
 
 def plain(value: object) -> str:
-    """A value of an axis or a setting as a reader would write it."""
+    """A value of an axis or a setting in plain writing."""
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, Sequence) and not isinstance(value, str):

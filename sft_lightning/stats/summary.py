@@ -1,4 +1,4 @@
-"""Mean, spread and interval of one arm's values over seeds."""
+"""Summarises one arm's values over seeds: mean, standard deviation and interval."""
 
 import math
 import warnings
@@ -10,23 +10,23 @@ from numpy.typing import NDArray
 from scipy import stats  # type: ignore[import-untyped]
 
 Values = Mapping[str, Mapping[int, float | None]]
-"""Arm → seed → value of one metric. None, NaN and infinities are 'not known'."""
+"""Arm → seed → value of one metric. None, NaN and infinities are unknown."""
 
 Array = NDArray[np.float64]
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""A spread below this share of the values is single precision's rounding, not a spread."""
+"""A spread below this share of the values counts as rounding of single precision, not as a spread."""
 RESAMPLES = 9_999
 UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What one arm's values over seeds say. In the metric's own unit; None where nothing can be said."""
+    """Summary of one arm's values over seeds. In the metric's own unit; None if undefined."""
 
     n: int
-    """values that are known"""
+    """number of known values"""
     missing: int
-    """values that are not"""
+    """number of unknown values"""
     mean: float | None
     std: float | None
     """sample standard deviation (n − 1); None below two values"""
@@ -34,26 +34,26 @@ class Summary:
     """lower end of the shown interval of the mean: Student's t"""
     high: float | None
     method: str
-    """the shown interval in words, or why there is none"""
+    """name of the shown interval, or the reason for no interval"""
     bootstrap_low: float | None
-    """lower end of the BCa bootstrap interval, beside the shown one; None below three values"""
+    """lower end of the BCa bootstrap interval, an addition to the shown one; None below three values"""
     bootstrap_high: float | None
 
 
 def summarise(values: Iterable[float | None], level: float = 0.95, bounds: tuple[float, float] = UNBOUNDED) -> Summary:
-    """Mean, sample standard deviation and interval of the mean; the order of the values doesn't matter.
+    """Mean, sample standard deviation and interval of the mean; the order of the values does not matter.
 
-    The shown interval is Student's t; the bootstrap (BCa, scipy, always the same 9,999 resamples) stands beside it. Of 95 %
-    intervals over 3, 5 and 10 seeds, about 95 % of the t intervals of normal values or of accuracies hold the true mean, and
-    about 73, 84 and 90 % of the bootstrap's, which is too narrow for few seeds: `tests/ablation/test_statistics_simulated.py`.
-    Very skewed values (log-normal) fool both: about 85 % at 10 seeds.
+    The shown interval is Student's t. The bootstrap interval (BCa, scipy, always the same 9,999 resamples) is added. At 95 %
+    with 3, 5 and 10 seeds, about 95 % of the t intervals of normal values or accuracies contain the true mean, but only about
+    73, 84 and 90 % of the bootstrap intervals, which are too narrow for few seeds: `tests/stats/test_statistics_simulated.py`.
+    For very skewed values (log-normal), both contain it in about 85 % at 10 seeds.
 
-    One value has no interval, and neither have values that are all alike: that few seeds agree doesn't mean that all would.
+    One value has no interval. Equal values have none either: if a few seeds agree, others may still differ.
 
     Args:
-        values: one per seed; None, NaN and infinities are counted as missing and left out.
+        values: one value per seed; None, NaN and infinities are counted as missing and left out.
         level: of confidence, between 0 and 1.
-        bounds: ends that the mean cannot pass, such as (0, 1) for an accuracy; the intervals are cut there.
+        bounds: lowest and highest possible mean, such as (0, 1) for an accuracy; the intervals are cut there.
     """
     given = list(values)
     x = present(given)
@@ -85,7 +85,7 @@ def t_interval(
 
 
 def _bootstrap(x: Array, level: float) -> tuple[float | None, float | None]:
-    """BCa interval of the mean; the percentile interval where scipy cannot work BCa out, as for nearly equal values."""
+    """BCa interval of the mean; the percentile interval if scipy cannot compute BCa, as for nearly equal values."""
     for method in ("BCa", "percentile"):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Tasks: what is predicted, its loss (summed over items), its metrics, its decoding."""
+"""Tasks: each defines a kind of prediction with its loss (summed over items), its metrics and its decoding."""
 
 from sft_lightning.core.registry import discover
 from sft_lightning.core.structures import Batch, TaskInfo
@@ -26,5 +26,5 @@ discover(__name__)
 
 
 def make_task(info: TaskInfo, label_smoothing: float = 0.0) -> Task:
-    """The task that `info` names, with label smoothing (a share in [0, 1)) where the task knows it."""
+    """The task that `info` names, with label smoothing (a share in [0, 1)) if the task supports it."""
     return TASKS.find(info.name)(info, label_smoothing)

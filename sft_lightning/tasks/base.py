@@ -1,7 +1,6 @@
-"""What a task is: its loss as a sum over items, its metrics, how its outputs are read.
+"""Defines tasks: a loss as a sum over items, metrics, and the meaning of outputs.
 
-An *item* is what the loss is summed over and a metric averages: a sample in classification, a supervised token in language
-modelling.
+The loss is a sum, and a metric an average, over *items*: samples in classification, supervised tokens in language modelling.
 """
 
 from abc import ABC, abstractmethod
@@ -21,17 +20,17 @@ from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 
 
 def at_least_single(logits: Tensor) -> Tensor:
-    """Logits in single precision, or double where they are: losses are never summed in half precision."""
+    """Logits in at least single precision, as losses must not be summed in half precision."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 class TaskMetric(NamedTuple):
-    """A metric of a task, declared once: the facts go into `run.json`, where everyone reads them."""
+    """A metric of a task. Its facts are declared only here, and other code reads them from `run.json`."""
 
     better: str
     """'max' or 'min'"""
     unit: str
-    """`share` of what is counted, `nats` and the like; empty for a plain number"""
+    """Unit of a value, such as `share` or `nats`; empty for a plain number"""
     make: Callable[[TaskInfo], Metric]
 
 
@@ -39,30 +38,30 @@ TASKS: Registry["Task"] = Registry("task")
 
 
 class Task(ABC):
-    """One file per task, which registers by being defined.
+    """A kind of prediction. Each task is a class in a file of its own, and is registered when it is defined.
 
     Args:
-        info: What is predicted, as plain values.
-        label_smoothing: Share of each label spread evenly over the classes, in [0, 1); for tasks that know it.
+        info: The task's outputs, labels and metrics, as plain values.
+        label_smoothing: Share of each label spread evenly over the classes, in [0, 1), for tasks that support it.
     """
 
     name: ClassVar[str]
     metrics: ClassVar[Mapping[str, TaskMetric]]
     """All metrics that the data may ask for, by name."""
     default_metrics: ClassVar[Sequence[str]]
-    """Names of those that are measured where the data asks for none; the first is the primary one."""
+    """Names of the metrics that are measured if the data names none; the first is the primary one."""
     loss_unit: ClassVar[str] = ""
-    """Of the mean loss over items."""
+    """Unit of the mean loss over items."""
     has_classes: ClassVar[bool] = False
-    """Whether each sample is of one of C classes: confusions can be counted, and labelled subsets drawn by class"""
+    """Whether each sample has one of C classes, so that confusions can be counted and labelled subsets drawn by class"""
     one_item_per_sample: ClassVar[bool] = True
-    """Whether a sample is one row of the output, so that what a head says of it can be listed by sample"""
+    """Whether a sample is one row of the output, so that predictions can be listed by sample"""
     smooths_labels: ClassVar[bool] = False
 
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
         self.info, self.label_smoothing = info, label_smoothing
         if label_smoothing and not self.smooths_labels:
-            raise UserError("label_smoothing", f"{info.name} has no classes to smooth over", "leave it 0")
+            raise UserError("model.label_smoothing", f"{info.name} has no classes to smooth over", "leave it at 0")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -71,7 +70,7 @@ class Task(ABC):
 
     @classmethod
     def metric_info(cls, name: str) -> MetricInfo | None:
-        """What is known of 'loss' or of one of the task's metrics; None for other names."""
+        """Direction and unit of 'loss' or of one of the task's metrics; None for other names."""
         if name == "loss":
             return MetricInfo("loss", "min", cls.loss_unit)
         found = cls.metrics.get(name)
@@ -79,12 +78,12 @@ class Task(ABC):
 
     @property
     def metric_names(self) -> list[str]:
-        """Of the metrics that are measured."""
+        """Names of the metrics that are measured."""
         return list(self.info.metrics or self.default_metrics)
 
     @property
     def primary(self) -> MetricInfo:
-        """The metric that selects checkpoints, and whose loss on the source task is its forgetting."""
+        """The metric that selects checkpoints, and whose decline on the source task is forgetting."""
         name = self.metric_names[0]
         self._metric(name)
         found = self.metric_info(name)
@@ -99,19 +98,20 @@ class Task(ABC):
         if name not in self.metrics:
             raise UserError(
                 "metrics",
-                f"task '{self.name}' has no metric '{name}'{nearest(name, self.metrics)}; it has {', '.join(self.metrics)}",
+                f"task '{self.name}' has no metric '{name}'{nearest(name, self.metrics)}",
+                f"use one of {', '.join(self.metrics)}",
             )
         return self.metrics[name]
 
     # ---- what a task does with a batch ----
 
     def select(self, batch: Batch) -> Tensor | None:
-        """Which rows or positions of the features the heads are asked about: bool `[B]` or `[B, T]`; None for all."""
+        """Mask of the rows or positions of the features that the heads compute: bool `[B]` or `[B, T]`; None for all."""
         return None
 
     @abstractmethod
     def loss(self, output: Output, batch: Batch) -> Loss:
-        """The loss summed over items, a scalar with gradient (0 for no items), and how many items they are."""
+        """The loss summed over items, a scalar with gradient (0 for no items), and the number of items."""
 
     @abstractmethod
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
@@ -119,29 +119,29 @@ class Task(ABC):
 
     @abstractmethod
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """One plain dict per sample that is no filler, in the batch's order, for predictions.jsonl."""
+        """One plain dict per sample (without fillers), in the batch's order, for predictions.jsonl."""
 
     @abstractmethod
     def items(self, output: Output, batch: Batch) -> Items:
         """The rows on which student and teacher are compared."""
 
-    # ---- what a head's outputs mean ----
+    # ---- the meaning of a head's outputs ----
 
     def same(self, one: Tensor, other: Tensor) -> Tensor | None:
-        """How far two answers `[N, C]` to each item are the same, in [0, 1]: `[N]`. None where answers are values, which are
-        never quite the same.
+        """Agreement in [0, 1] of two outputs `[N, C]` for each item: `[N]`. None if outputs are values, which are never
+        exactly equal.
         """
         return None
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor | None:
-        """KL(teacher ‖ student) in nats of the answers `[N, C]` to each item: `[N]`. None where answers are values, and no
+        """KL(teacher ‖ student) in nats of the outputs `[N, C]` for each item: `[N]`. None if outputs are values, not
         probabilities.
         """
         return None
 
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor | None:
-        """Targets drawn from the probabilities that `logits[N, C]` stand for, in the form that `loss` takes: the true Fisher
-        information is an expectation over them. None where that is not defined.
+        """Draws targets from the distribution that `logits[N, C]` define, in the form that `loss` takes. None if there is no
+        such distribution. The true Fisher information is an expectation over these targets.
         """
         return None
 
@@ -149,12 +149,12 @@ class Task(ABC):
 class RowTask(Task):
     """A task whose items are rows of the output, one target each: samples, tokens, words.
 
-    The batch marks the rows that are items (`select`), or the samples that are no fillers (`real`); the network asks its heads
-    about these alone, so losses, metrics and anchors never see padding.
+    The batch marks the rows that are items (`select`), or the samples that are real and not fillers (`real`). The network
+    computes its heads for these rows only, so that losses, metrics and anchors never see padding.
     """
 
     lists: ClassVar[Mapping[str, str]] = {}
-    """Of a sample with several rows: the name of each list in its prediction, and the key of `decode_rows` that it lists"""
+    """For samples with several rows: the name of each list in a prediction, and the key of `decode_rows` that it lists"""
 
     def select(self, batch: Batch) -> Tensor | None:
         marked: Tensor | None = batch["select"] if "select" in batch else batch.get("real")
@@ -167,7 +167,7 @@ class RowTask(Task):
         self.update_rows(metric, output.logits, batch["y"])
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """The plain dicts of `decode_rows`; where a sample has several rows, one dict with a list for each key."""
+        """The plain dicts of `decode_rows`, or one dict with a list for each key if a sample has several rows."""
         rows = self.decode_rows(output.logits)
         if self.one_item_per_sample:
             return rows
@@ -182,7 +182,7 @@ class RowTask(Task):
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:
-        """What the metrics compare with `y`, from `logits[N, C]`."""
+        """The predictions from `logits[N, C]` that the metrics compare with `y`."""
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         """Adds N rows to a metric."""
@@ -201,7 +201,7 @@ def draw_classes(logits: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:
-    """A batch's rows, as `select` marks them, in one list for each sample that is no filler."""
+    """The rows of a batch that `select` marks, in one list for each sample that is not a filler."""
     counts = batch["select"].sum(1)
     counts = (counts[batch["real"]] if "real" in batch else counts).tolist()
     return [rows[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]

@@ -1,4 +1,4 @@
-"""The next token: cross-entropy in nats over supervised tokens, each token one item."""
+"""Language modelling: predicts the next token, with cross-entropy in nats; each supervised token is an item."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ from sft_lightning.tasks.metrics import MeanLoss
 
 
 class Perplexity(MeanLoss):
-    """e to the mean loss. torchmetrics' own is infinite where one token's probability is below 1e-45."""
+    """e to the mean loss. Unlike torchmetrics' own, it is finite if a token's probability is below 1e-45."""
 
     def compute(self) -> Tensor:
         return super().compute().exp()
@@ -56,7 +56,7 @@ class CausalLM(RowTask):
             super().update_rows(metric, logits, y)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
-        """Of each supervised position the likeliest token, by number, and its probability."""
+        """The most likely token of each supervised position, by number, and its probability."""
         probability, token = logits.float().softmax(-1).max(-1)
         return [
             {"token": t, "probability": round(p, 6)} for t, p in zip(token.tolist(), probability.tolist(), strict=True)

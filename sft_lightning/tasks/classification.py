@@ -1,4 +1,4 @@
-"""One label of C for each item: cross-entropy in nats."""
+"""Classification: predicts one of C classes for each item, with cross-entropy in nats."""
 
 from typing import Any
 
@@ -21,13 +21,13 @@ from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_
 
 
 class Matthews(MulticlassConfusionMatrix):
-    """Matthews correlation, in [-1, 1], as scikit-learn has it: 0 where only one class is said or true.
+    """Matthews correlation in [-1, 1], equal to scikit-learn's: 0 if only one class is predicted or true.
 
-    torchmetrics' own gives small other values there, which is where GLUE's CoLA begins.
+    torchmetrics' own gives small nonzero values in that case, which is the usual one at the start of training on GLUE's CoLA.
     """
 
     def compute(self) -> Tensor:
-        matrix = self.confmat.double()  # rows: true, columns: said
+        matrix = self.confmat.double()  # rows: true, columns: predicted
         true, said, items = matrix.sum(1), matrix.sum(0), matrix.sum()
         covariance = matrix.trace() * items - true @ said
         spread = ((items**2 - true @ true) * (items**2 - said @ said)).sqrt()
@@ -37,7 +37,9 @@ class Matthews(MulticlassConfusionMatrix):
 def _f1(info: TaskInfo) -> BinaryF1Score:
     if info.num_outputs != 2:
         raise UserError(
-            "metrics", f"f1 is that of the second of two classes, the data has {info.num_outputs}", "use f1_macro"
+            "metrics",
+            f"f1 needs two classes (it scores the second), but the data has {info.num_outputs}",
+            "use f1_macro",
         )
     return BinaryF1Score()
 

@@ -1,4 +1,4 @@
-"""A stage's metrics: fed batch by batch, read over all batches and ranks."""
+"""Accumulates the metrics of a stage batch by batch, and reads them over all batches and ranks."""
 
 import torch
 from torch import Tensor
@@ -10,9 +10,9 @@ from sft_lightning.tasks.base import Task
 
 
 class MeanLoss(Metric):
-    """Mean over items of a loss that comes as sums, which are added up in double precision where the machine has it.
+    """Mean over items of a loss that is given as sums, accumulated in double precision if the device supports it.
 
-    NaN stays NaN: torchmetrics' MeanMetric leaves such batches out.
+    A NaN makes the mean NaN, while torchmetrics' MeanMetric leaves such batches out.
     """
 
     higher_is_better = False
@@ -34,9 +34,9 @@ class MeanLoss(Metric):
     def compute(self) -> Tensor:
         if self.items == 0:
             raise UserError(
-                "metrics",
-                "there is nothing to measure, as every label is masked",
-                "look at the validation (or test) data, data.max_length and trainer.limit_val_batches",
+                "data",
+                "every label is masked, so that there is nothing to measure",
+                "check the labels of the validation (or test) split, data.max_length and trainer.limit_val_batches",
             )
         return self.total / self.items
 
@@ -52,7 +52,7 @@ def update_meters(task: Task, meters: dict[str, Metric], output: Output, batch: 
 
 
 def read_meters(meters: dict[str, Metric]) -> dict[str, float]:
-    """Computes over all batches and ranks, then resets."""
+    """The values over all batches and ranks; resets the metrics."""
     values = {name: float(metric.compute()) for name, metric in meters.items()}
     for metric in meters.values():
         metric.reset()

@@ -1,4 +1,4 @@
-"""Any number of C labels for each item: C yes-or-no answers, each with a logit of its own. What some source heads say."""
+"""Multi-label classification: each of C labels applies to an item or not, with a logit of its own; for source heads."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class MultiLabel(RowTask):
-    """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is said where its probability σ(logit) is above one half."""
+    """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is predicted if its probability σ(logit) is above one half."""
 
     name = "multi_label"
     metrics = {
@@ -33,7 +33,7 @@ class MultiLabel(RowTask):
         return (logits > 0).long()
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
-        """The share of labels on which both say the same."""
+        """The share of labels on which both agree."""
         return ((one > 0) == (other > 0)).double().mean(-1)
 
     def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""One number for each item: squared error (STS-B's score, for one)."""
+"""Regression: predicts one number for each item (such as STS-B's score), with squared error."""
 
 from typing import Any
 
@@ -13,10 +13,10 @@ from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
 class Correlation(SpearmanCorrCoef):
-    """Of what is said with what is true, in [-1, 1], over all values at once and in double precision.
+    """Correlation of predicted with true values, in [-1, 1], over all values at once and in double precision.
 
-    As scipy has it: NaN for one item, and where all are said or true to be alike. torchmetrics' own are 0 or rounding
-    there, its Spearman is off by 1e-6 for few items, and its ranks' sums overflow where 65,536 values are alike.
+    It equals scipy's: NaN for one item, or if all predicted or all true values are equal. There torchmetrics' own are 0 or
+    a rounding error; its Spearman is off by 1e-6 for few items, and its sums of ranks overflow at 65,536 equal values.
     """
 
     def compute(self) -> Tensor:
@@ -27,23 +27,23 @@ class Correlation(SpearmanCorrCoef):
         return (said @ true) / ((said @ said) * (true @ true)).sqrt()
 
     def centred(self, values: Tensor) -> Tensor:
-        """What is correlated, less its mean: `[N]` double."""
+        """The values to correlate, less their mean: `[N]` double."""
         double = values.double()
         return double - double.mean()
 
 
 class RankCorrelation(Correlation):
-    """Spearman's: equal values share the mean of their ranks."""
+    """Spearman's correlation: equal values share the mean of their ranks."""
 
     def centred(self, values: Tensor) -> Tensor:
-        """Twice the ranks less their mean, exactly."""
+        """Twice the ranks, less their mean, exactly."""
         _, place, counts = torch.unique(values, return_inverse=True, return_counts=True)
         twice: Tensor = 2 * counts.cumsum(0) - counts + 1
         return (twice[place] - (len(values) + 1)).double()
 
 
 class Regression(RowTask):
-    """`logits[N, 1]`, `y[N]` float. Correlations are NaN where they are undefined, as for one item."""
+    """`logits[N, 1]`, `y[N]` float. Correlations are NaN if they are undefined, as for one item."""
 
     name = "regression"
     metrics = {
@@ -63,7 +63,7 @@ class Regression(RowTask):
         return logits.float().squeeze(-1)
 
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
-        """From a normal distribution of variance one half, of which the squared error is the negative log-likelihood."""
+        """Draws from a normal distribution of variance one half, whose negative log-likelihood is the squared error."""
         noise = torch.from_numpy(random.normal(scale=0.5**0.5, size=len(logits)))
         return logits.detach().squeeze(-1) + noise.to(logits.device, logits.dtype)
 

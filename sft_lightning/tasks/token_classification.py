@@ -1,4 +1,4 @@
-"""One tag for each word of a text: named entities, parts of speech, chunks."""
+"""Token classification: predicts one tag for each word of a text (named entities, parts of speech, chunks)."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ Entity = tuple[int, int, str]
 def entities(tags: Sequence[str]) -> Iterator[Entity]:
     """The entities of one sentence in the scheme B-type, I-type, O, as conlleval reads it.
 
-    An entity ends before O, before B-, and before I- of another type; I- that continues nothing begins an entity.
+    An entity ends before O, before B-, and before I- of another type. An I- that continues no entity begins one.
     """
     start, kind = 0, ""
     for at, tag in enumerate([*tags, OUTSIDE]):
@@ -38,9 +38,9 @@ def entities(tags: Sequence[str]) -> Iterator[Entity]:
 
 
 class EntityScore(Metric):
-    """Precision, recall or F1 in [0, 1] over entities, which are right where extent and type are; 0 where it is undefined.
+    """Precision, recall or F1 in [0, 1] over entities, which are right if extent and type are; 0 if it is undefined.
 
-    The definition of the CoNLL-2000 script conlleval and of seqeval's default: micro-average over all sentences.
+    It is defined as in the CoNLL-2000 script conlleval and seqeval's default: micro-average over all sentences.
 
     Args:
         tags: Names of the classes.
@@ -54,7 +54,7 @@ class EntityScore(Metric):
     def __init__(self, tags: Sequence[str], score: str) -> None:
         super().__init__()
         self.tags, self.score = list(tags), score
-        self.add_state("counts", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # right, said, true
+        self.add_state("counts", torch.zeros(3, dtype=torch.int64), dist_reduce_fx="sum")  # right, predicted, true
 
     def update(self, said: Sequence[Sequence[int]], true: Sequence[Sequence[int]]) -> None:
         """Adds sentences, each as the class numbers of its words."""
@@ -69,13 +69,13 @@ class EntityScore(Metric):
 
 
 def entity_score(score: str) -> TaskMetric:
-    """A metric on entities, for tags that have a scheme."""
+    """A metric on entities, which needs tags in the scheme of `entities`."""
 
     def make(info: TaskInfo) -> EntityScore:
         if not has_scheme(info.labels):
             raise UserError(
                 "metrics",
-                f"entity_{score} needs tags with B- and I- (the first tags are {info.labels[:3]})",
+                f"entity_{score} needs tags that begin with B- and I-, but the first tags are {info.labels[:3]}",
                 "use token_accuracy",
             )
         return EntityScore(info.labels, score)
@@ -91,7 +91,7 @@ def has_scheme(tags: Sequence[str]) -> bool:
 class TokenClassification(RowTask):
     """`logits[N, C]` of the N words of a batch, sentence after sentence; `y[N]` int64 in [0, C).
 
-    `select[B, T]` marks the first piece of each word. All metrics but those on entities weigh words equally.
+    `select[B, T]` marks the first piece of each word. All metrics except those on entities weigh words equally.
     """
 
     name = "token_classification"
@@ -114,7 +114,7 @@ class TokenClassification(RowTask):
 
     @property
     def metric_names(self) -> list[str]:
-        """What the data ask for; else those on entities where the tags have a scheme, and those on words where not."""
+        """The metrics that the data names, or else those on entities if the tags have a scheme, otherwise those on words."""
         return list(self.info.metrics or (OF_ENTITIES if has_scheme(self.info.labels) else self.default_metrics))
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -140,7 +140,7 @@ class TokenClassification(RowTask):
         return draw_classes(logits, random)
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
-        """Of each word the likeliest tag, and its probability."""
+        """The most likely tag of each word, and its probability."""
         probability, tag = at_least_single(logits).softmax(-1).max(-1)
         pairs = zip(tag.tolist(), probability.tolist(), strict=True)
         return [{"tag": self.tags[number], "probability": round(p, 6)} for number, p in pairs]

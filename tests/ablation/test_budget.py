@@ -9,8 +9,8 @@ from sft_lightning.ablation.cost import seconds_of_fit, seconds_of_test
 from sft_lightning.ablation.selection import Metrics, candidate, choose
 from sft_lightning.ablation.study import Select
 from sft_lightning.ablation.study_dir import PointStatus
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import MetricInfo
+from tests.refused import refused
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def test_a_budget_is_read(text: str, seconds: float) -> None:
 
 @pytest.mark.parametrize("text", ["", "1", "h", "1x", "-1h", "0s", "1h2h", "1h-30m", "soon"])
 def test_a_budget_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="--budget"):
+    with refused("--budget", f"'{text}'"):
         parse_budget(text)
 
 

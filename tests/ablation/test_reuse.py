@@ -10,7 +10,7 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Digits, TextTable
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks import MLP, TransformersText, spec
-from sft_lightning.networks.base import build_network
+from sft_lightning.networks.spec import build_network
 from tests.data.text_files import texts, write_jsonl
 from tests.networks.tiny import tiny_folder
 from tests.support import settle

@@ -12,18 +12,19 @@ import pytest
 from sft_lightning.cli.main import main
 from tests.ablation.test_studies import ARMS, BASE, write
 from tests.cluster.conftest import ROOT, slurm  # noqa: F401  a fixture
+from tests.refused import check_printed
 
 
 def test_without_slurm_it_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path))
     file = write(tmp_path / "none.yaml", seeds=1)
     assert main(["ablate", "--config", str(file), "--runs_dir", str(tmp_path), "--launcher", "slurm"]) == 2
-    assert "there is no sbatch here" in capsys.readouterr().err
+    check_printed(capsys.readouterr().err, "--launcher slurm", "sbatch")
 
 
 def test_a_point_that_is_none_is_refused(tmp_path, capsys):
     assert main(["ablate", "--study_folder", str(tmp_path), "--point", "abc"]) == 2
-    assert "has no point 'abc'" in capsys.readouterr().err
+    check_printed(capsys.readouterr().err, "--point", "'abc'", tmp_path)
 
 
 @pytest.mark.slow

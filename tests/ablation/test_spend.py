@@ -18,6 +18,7 @@ from sft_lightning.ablation.study_dir import MOST_KILLS, StudyDir
 from sft_lightning.ablation.worker import by_signal, why
 from sft_lightning.autoconfig.reduced_studies import sizes
 from tests.ablation.test_studies import ARMS, BASE, ablate, attempts, points, write
+from tests.refused import check_printed
 
 SETTLED = {"size": 0, "seeds": 4, "why": ["4 seeds"]}
 
@@ -144,7 +145,8 @@ def test_a_budget_goes_with_the_files_seeds_and_its_study_yaml_can_be_run(tmp_pa
 
 def test_seeds_and_a_budget_together_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert ablate(write(tmp_path / "both.yaml"), tmp_path / "runs", "--budget", "1h", "--seeds", "2") == 2
-    assert "--seeds: the budget settles their number" in capsys.readouterr().err and not (tmp_path / "runs").exists()
+    check_printed(capsys.readouterr().err, "--seeds")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

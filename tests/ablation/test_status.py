@@ -11,6 +11,7 @@ import pytest
 from sft_lightning.ablation.jobs import StudyJobs, Submission
 from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.cli.main import main
+from tests.refused import check_printed
 
 POINTS = ["done", "works", "broke", "waits", "starts", "asked", "gone", "killed", "unsent"]
 HOLD = """
@@ -121,4 +122,4 @@ def test_of_a_study_that_was_never_submitted_nobody_is_asked(study, tmp_path, mo
 
 def test_a_folder_that_is_no_studys_is_refused(tmp_path, capsys) -> None:
     assert main(["study", "status", str(tmp_path)]) == 2
-    assert "is no study's folder" in capsys.readouterr().err
+    check_printed(capsys.readouterr().err, "study", tmp_path)

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from sft_lightning.cli.main import main
+from tests.refused import check_printed
 from tests.survival.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -338,24 +339,31 @@ class TestFailures:
         base = {**BASE, "wandb_tags": ["https://me:hunter2secret@example.org/x"]}
         assert ablate(write(tmp_path / "secret.yaml", base=base), tmp_path / "runs") == 2
         said = capsys.readouterr().err
-        assert "a value is a secret" in said and "hunter2secret" not in said and not (tmp_path / "runs").exists()
+        check_printed(said, "arms.plain")
+        assert "hunter2secret" not in said and not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize(
-        ("content", "said"),
+        ("content", "key", "values"),
         [
             (
                 {"axes": {"data.shots_per_class": [2, 4]}, "arms": {"plain": {"set": {"data.shots_per_class": 3}}}},
-                "the arm wins",
+                "arms.plain (shots_per_class=4)",
+                ["arms.plain (shots_per_class=2)"],
             ),
-            ({"arms": {"plain": {}, "again": {}}}, "are the same runs"),
-            ({"axes": {"steps": {"short": {}, "long": {"trainer.max_epochs": 9}}}}, "has a column steps already"),
-            ({"vary": ["seed_everything", "trainer"]}, "trainer is no key"),
+            ({"arms": {"plain": {}, "again": {}}}, "arms.again", ["arms.plain"]),
+            (
+                {"axes": {"steps": {"short": {}, "long": {"trainer.max_epochs": 9}}}},
+                "--config",
+                ["mixed.yaml: axes.steps: ", "points.csv"],
+            ),
+            ({"vary": ["seed_everything", "trainer"]}, "vary", ["arms.plain", "'trainer'"]),
         ],
     )
-    def test_what_would_mix_runs_up_is_refused(self, content, said, tmp_path, capsys):
+    def test_what_would_mix_runs_up_is_refused(self, content, key, values, tmp_path, capsys):
         assert ablate(write(tmp_path / "mixed.yaml", **content), tmp_path / "runs") == 2
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
+        check_printed(error, key, *values)
+        assert error.count("\n") == 1
 
     def test_a_set_for_all_arms_leaves_the_axes_as_they_are(self, tmp_path, capsys):
         file = write(tmp_path / "axes.yaml", axes={"data.shots_per_class": [2, 4]}, set={"data.shots_per_class": 3})
@@ -394,25 +402,27 @@ class TestFailures:
         file = write(tmp_path / "bad.yaml", arms={"plain": {"tune": {"model.lrate": [1]}}})
         assert ablate(file, tmp_path / "runs") == 2
         said = capsys.readouterr().err
-        assert "arms.plain (model.init_args.lrate=1)" in said and "lrate" in said and said.count("\n") == 1
+        check_printed(said, "arms.plain (model.init_args.lrate=1)", "'lrate'", "PlainSFT")
+        assert said.count("\n") == 1
         assert not (tmp_path / "runs").exists()
 
     @pytest.mark.parametrize(
-        ("arguments", "said"),
+        ("arguments", "key", "values"),
         [
-            ([], "give --config STUDY.yaml, or --network and --data"),
-            (["--config", "nowhere.yaml"], "nowhere.yaml does not exist"),
-            (["--config", "x.yaml", "--network", "y"], "--network: the study file says it"),
-            (["--budget", "soon", "--network", "x", "--data", "y"], "'soon' is no time"),
-            (["--workers", "0"], "--workers: must be at least 1"),
-            (["--seeds", "many"], "invalid int value: 'many'"),
-            (["--nonsense"], "unrecognized arguments: --nonsense"),
+            ([], "ablate", ["--config", "--network", "--data"]),
+            (["--config", "nowhere.yaml"], "--config", ["nowhere.yaml"]),
+            (["--config", "x.yaml", "--network", "y"], "--network", []),
+            (["--budget", "soon", "--network", "x", "--data", "y"], "--budget", ["'soon'"]),
+            (["--workers", "0"], "--workers", ["1", "0"]),
+            (["--seeds", "many"], "ablate", ["--seeds", "'many'"]),
+            (["--nonsense"], "ablate", ["--nonsense"]),
         ],
     )
-    def test_bad_options_are_said_in_one_line(self, arguments, said, capsys):
+    def test_bad_options_are_said_in_one_line(self, arguments, key, values, capsys):
         assert main(["ablate", *arguments]) == 2
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1
+        check_printed(error, key, *values)
+        assert error.count("\n") == 1
 
 
 def command(file: Path, runs: Path) -> list[str]:
@@ -504,7 +514,7 @@ class TestSurvival:
         try:
             time.sleep(0.5)
             assert ablate(study[0], study[1]) == 2
-            assert f"is in use by process {pid}" in capsys.readouterr().err
+            check_printed(capsys.readouterr().err, "study", f"process {pid}")
         finally:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)

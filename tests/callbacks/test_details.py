@@ -29,7 +29,8 @@ from sft_lightning.data.text import TextRows
 from sft_lightning.evaluation.predictions import Answers
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import spec
-from sft_lightning.networks.base import Network, build_network
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.spec import build_network
 from sft_lightning.runs import Run, load
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
 from tests.cli.test_matrix import image_folder, instructions, regression

@@ -8,11 +8,11 @@ import torch
 from sklearn.metrics import accuracy_score
 
 from sft_lightning.callbacks import RetentionMonitor
-from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.data.drawn import draw
 from sft_lightning.data.vision.base import ArrayImages
 from sft_lightning.modules import SFTModule
+from tests.refused import refused
 from tests.support import NEW, OLD, FewDigits, digits, fit, make, outputs_on, quiet_trainer
 
 ROWS, COMPARED = 300, 60
@@ -144,7 +144,7 @@ def test_forgetting_that_validate_measures_compares_both_networks_on_the_same_sa
 
 
 def test_drift_rows_below_one_is_refused() -> None:
-    with pytest.raises(UserError, match="drift_rows must be at least 1, got 0"):
+    with refused("drift_rows", "1", "0"):
         RetentionMonitor(drift_rows=0)
 
 

@@ -52,5 +52,5 @@ def test_a_fit_says_at_its_start_that_statistics_move_under_an_anchor(
     pretrained_norms: str, capsys: pytest.CaptureFixture[str], variant: str, settings: dict[str, object], said: bool
 ) -> None:
     trained(pretrained_norms, variant, **settings)
-    note = "note: the statistics of 1 BatchNorm layer move with every batch, so the anchor is not 0 at the start"
+    note = "note: the statistics of 1 BatchNorm layer change with every batch, so the anchor is not 0 at the start"
     assert (note in capsys.readouterr().out) == said

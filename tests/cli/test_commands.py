@@ -11,6 +11,7 @@ import yaml
 
 from sft_lightning.runs import load
 from tests.cli.conftest import ROOT, Command
+from tests.refused import check_printed
 
 DISTILL = ("--config", "experiments/digits/distill.yaml", "--wandb", "disabled")
 SHORT = ("--trainer.max_epochs", 20, "--test_after_fit", "false")
@@ -71,7 +72,8 @@ def test_a_run_says_of_how_many_samples_its_numbers_are(command: Command) -> Non
     assert counted and all((h["n/val"], h["n/drift"]) == (wanted["val"], 20) for h in counted)
     for bad in (0, -3):
         refused = command("fit", *DISTILL, "--drift_rows", bad)
-        assert refused.code == 2 and f"drift_rows must be at least 1, got {bad}" in refused.err
+        assert refused.code == 2
+        check_printed(refused.err, "drift_rows", bad)
 
 
 def test_the_saved_config_alone_repeats_the_run_bit_for_bit(command: Command) -> None:
@@ -140,8 +142,7 @@ def test_a_run_directory_is_never_reused_silently(command: Command) -> None:
     assert command("fit", *DISTILL, *SHORT, "--run_id", "mine", "--trainer.max_epochs", 1).code == 0
     again = command("fit", *DISTILL, *SHORT, "--run_id", "mine", "--trainer.max_epochs", 1)
     assert again.code == 2
-    assert "exists" in again.err
-    assert "--resume" in again.err
+    check_printed(again.err, "run_id", "mine", "--resume")
 
 
 def test_another_variants_checkpoint_is_refused_instead_of_silently_training_that_variant(command: Command) -> None:
@@ -150,12 +151,10 @@ def test_another_variants_checkpoint_is_refused_instead_of_silently_training_tha
         "fit", "--config", "experiments/digits/plain.yaml", "--ckpt_path", run.files.last, "--wandb", "disabled"
     )
     assert other.code == 2
-    assert "DistillSFT" in other.err
-    assert "PlainSFT" in other.err
+    check_printed(other.err, "ckpt_path", "DistillSFT", "PlainSFT")
     changed = command("fit", *DISTILL, *SHORT, "--ckpt_path", run.files.last, "--model.init_args.anchor_weight", 0.7)
     assert changed.code == 2
-    assert "anchor_weight 0.1" in changed.err, changed.err
-    assert "0.7" in changed.err
+    check_printed(changed.err, "ckpt_path", "anchor_weight", "0.1", "0.7")
 
 
 def test_the_command_line_wins_over_a_checkpoints_hyperparameters(command: Command) -> None:

@@ -59,9 +59,9 @@ def test_tasks_of_an_array_that_never_get_to_a_step_are_given_up_after_so_many_r
         about = slurm.wait(f"{job}_{task}")
         said = slurm.output(f"{job}_{task}")  # both tasks write into one file
         assert (about["JobState"], about["ExitCode"]) == ("FAILED", "2:0"), said
-        requeued = f"job {job}_{task} is requeued, and goes on where it was"
+        requeued = f"job {job}_{task} is requeued and will resume"
         assert said.count(requeued) == int(about["Restarts"]) == 2, said
-        assert said.count(f"{requeued} (returned 1 of 2 times without a step)") == 1, said
-        assert f"it returned 2 times in a row without training a step (step {step})" in said, said
+        assert said.count(f"{requeued} (1 of 2 requeues in a row without a step)") == 1, said
+        assert f"it was requeued 2 times in a row without training a step (step {step})" in said, said
     steps = json.loads((tmp_path / "p1/run.json").read_text())["requeues"]["steps"]
     assert steps == [20, 20], "what Slurm counts and what the run counts are two things"

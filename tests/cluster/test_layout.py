@@ -7,9 +7,9 @@ from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnv
 
 from sft_lightning.cluster.allocation import Allocation
 from sft_lightning.cluster.layout import check, follow
-from sft_lightning.core.errors import UserError
 from tests.cluster.environments import ONE, STEP
 from tests.cluster.test_allocation import given
+from tests.refused import refused
 
 
 def of(**about: Any) -> Allocation:
@@ -85,61 +85,38 @@ def test_tasks_without_gpus_fit(outside: pytest.MonkeyPatch) -> None:
 # ---- what does not ----
 
 
-MISMATCHES = {
-    "the config wants nodes that the job has not": (
-        ALONE, {}, (None, 4),
-        "trainer.num_nodes: 4, and the Slurm job has one task: add --nodes=4",
-    ),
+MISMATCHES: dict[str, tuple[dict[str, Any], dict[str, str], tuple[Any, Any], tuple[str, ...]]] = {
+    "the config wants nodes that the job has not": (ALONE, {}, (None, 4), ("trainer.num_nodes", "4", "--nodes=4")),
     "the command stands in the script without srun": (
-        {"by_srun": False}, {}, (None, None),
-        "Slurm: the job has 8 tasks, and this process was not started by srun, so the others would never come: write srun in "
-        "front of the command, or ask for --ntasks=1",
+        {"by_srun": False}, {}, (None, None), ("Slurm", "8 tasks", "srun", "--ntasks=1")
     ),
     "nodes have different numbers of tasks": (
-        {"tasks": 3, "tasks_per_node": None}, {}, (None, None),
-        "Slurm: 3 tasks on 2 nodes are not the same number on each: ask for --ntasks-per-node in place of --ntasks",
+        {"tasks": 3, "tasks_per_node": None}, {}, (None, None), ("Slurm", "3 tasks", "2 nodes", "--ntasks-per-node")
     ),
-    "the job is called bash": (
-        {}, {"SLURM_JOB_NAME": "bash"}, (None, None),
-        "Slurm: Lightning takes a job called 'bash' for one process: give it another --job-name",
-    ),
+    "the job is called bash": ({}, {"SLURM_JOB_NAME": "bash"}, (None, None), ("Slurm", "'bash'", "--job-name")),
     "the job is called interactive": (
-        {}, {"SLURM_JOB_NAME": "interactive"}, (None, None),
-        "Slurm: Lightning takes a job called 'interactive' for one process: give it another --job-name",
+        {}, {"SLURM_JOB_NAME": "interactive"}, (None, None), ("Slurm", "'interactive'", "--job-name")
     ),
-    "another number of nodes": (
-        {}, {}, (None, 3),
-        "trainer.num_nodes: 3, and Slurm gave 2 nodes: leave it out",
-    ),
-    "another number of devices": (
-        {}, {}, (2, None),
-        "trainer.devices: 2, and Slurm gave 4 tasks on each node: leave it out, or ask for --ntasks-per-node=2",
-    ),
+    "another number of nodes": ({}, {}, (None, 3), ("trainer.num_nodes", "3", "2 nodes")),
+    "another number of devices": ({}, {}, (2, None), ("trainer.devices", "2", "4 tasks", "--ntasks-per-node=2")),
     "another list of devices": (
-        {}, {}, ([0, 1], None),
-        "trainer.devices: [0, 1], and Slurm gave 4 tasks on each node: leave it out, or ask for --ntasks-per-node=2",
+        {}, {}, ([0, 1], None), ("trainer.devices", "[0, 1]", "4 tasks", "--ntasks-per-node=2")
     ),
     "GPUs are given to tasks one by one": (
         {}, {"SLURM_GPUS_PER_TASK": "1"}, (None, None),
-        "Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for --gpus-per-node=4 (or "
-        "--gres=gpu:4) and --ntasks-per-node=4",
+        ("Slurm", "--gpus-per-task", "--gpus-per-node=4", "--gres=gpu:4", "--ntasks-per-node=4"),
     ),
     "GPUs are bound to tasks": (
         {}, {"SLURM_GPU_BIND": "single:1"}, (None, None),
-        "Slurm: --gpus-per-task and --gpu-bind hide a node's other GPUs from each rank: ask for --gpus-per-node=4 (or "
-        "--gres=gpu:4) and --ntasks-per-node=4",
+        ("Slurm", "--gpu-bind", "--gpus-per-node=4", "--gres=gpu:4", "--ntasks-per-node=4"),
     ),
-    "fewer GPUs than tasks": (
-        {}, {"CUDA_VISIBLE_DEVICES": "0,1"}, (None, None),
-        "Slurm: 4 tasks on each node and 2 GPUs: ask for as many GPUs as tasks",
-    ),
+    "fewer GPUs than tasks": ({}, {"CUDA_VISIBLE_DEVICES": "0,1"}, (None, None), ("Slurm", "4 tasks", "2 GPUs")),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("case", MISMATCHES)
 def test_a_mismatch_is_said_with_its_remedy(outside: pytest.MonkeyPatch, case: str) -> None:
-    job, environment, (devices, num_nodes), message = MISMATCHES[case]
+    job, environment, (devices, num_nodes), refusal = MISMATCHES[case]
     given(outside, environment)
-    with pytest.raises(UserError) as refusal:
+    with refused(*refusal):
         check(of(**job), devices, num_nodes)
-    assert str(refusal.value) == message

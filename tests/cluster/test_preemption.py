@@ -242,8 +242,8 @@ def test_a_job_that_never_gets_to_training_is_not_requeued_for_ever(
     about = slurm.wait(jobs["stuck"], timeout=PATIENCE)
     said = slurm.output(jobs["stuck"])
     assert (about["JobState"], about["ExitCode"], about["Restarts"]) == ("FAILED", "2:0", "2"), said
-    assert said.count("is requeued, and goes on where it was (returned 1 of 2 times without a step)") == 1, said
-    assert said.count("error: not requeued: it returned 2 times in a row without training a step") == 1, said
+    assert said.count("is requeued and will resume (1 of 2 requeues in a row without a step)") == 1, said
+    assert said.count("error: not requeued: it was requeued 2 times in a row without training a step") == 1, said
     assert load(folder / "runs/x/stuck").status == "interrupted"
 
 

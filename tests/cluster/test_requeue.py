@@ -192,8 +192,8 @@ def test_no_job_is_requeued_for_ever(
     given(outside, ONE, SFT_MAX_REQUEUES="2")
     run = tmp_path / "run"
     command = record(run, steps=30, requeues={"count": 2, "steps": [10, 20]})
-    said = f"it was requeued 2 times already, of 2 (SFT_MAX_REQUEUES); fit --resume {run} goes on"
-    assert refusal(command, scontrol, capsys) == said
+    line = refusal(command, scontrol, capsys)
+    assert "2 times" in line and "SFT_MAX_REQUEUES" in line and f"fit --resume {run}" in line, line
     assert requeues(run)["steps"] == [10, 20], "a requeue that was refused is counted"
 
 
@@ -201,15 +201,15 @@ def test_slurms_own_count_of_requeues_is_heeded_too(
     outside: pytest.MonkeyPatch, scontrol: StandIn, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given(outside, ONE, SLURM_RESTART_COUNT="100")
-    said = "it was requeued 100 times already, of 100 (SFT_MAX_REQUEUES)"
-    assert refusal(["fit", "--config", "e.yaml"], scontrol, capsys) == said
+    line = refusal(["fit", "--config", "e.yaml"], scontrol, capsys)
+    assert "100 times" in line and "SFT_MAX_REQUEUES" in line and "--resume" not in line, line
 
 
 def test_a_job_may_be_told_never_to_come_back(
     outside: pytest.MonkeyPatch, scontrol: StandIn, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     given(outside, ONE, SFT_MAX_REQUEUES="0")
-    assert refusal(record(tmp_path / "run", steps=30), scontrol, capsys).startswith("it was requeued 0 times already")
+    assert "0 times" in refusal(record(tmp_path / "run", steps=30), scontrol, capsys)
 
 
 @pytest.mark.parametrize(("most", "variable"), [(5, {}), (2, {"SFT_MAX_IDLE_RETURNS": "2"})])
@@ -226,16 +226,15 @@ def test_a_job_that_trains_nothing_between_requeues_is_given_up_after_so_many_re
     for returned in range(most):
         given(outside, ONE, variable, SLURM_RESTART_COUNT=str(2 + returned))
         assert come_back(PREEMPTED, command) == PREEMPTED, f"given up after {returned} of {most} returns without a step"
-        said = f" (returned {returned} of {most} times without a step)" if returned else ""
-        assert capsys.readouterr().out == f"sft-lightning: saved; job 7 is requeued, and goes on where it was{said}\n"
+        idle = f" ({returned} of {most} requeues in a row without a step)" if returned else ""
+        assert capsys.readouterr().out == f"sft-lightning: saved; job 7 is requeued and will resume{idle}\n"
         held = json.loads((run / "run.json").read_text())["requeues"]
         assert held.get("without_step", 0) == returned
     given(outside, SLURM_RESTART_COUNT=str(2 + most))
     (scontrol.folder / "asked").unlink()
-    assert refusal(command, scontrol, capsys) == (
-        f"it returned {most} times in a row without training a step (step 20), of {most} (SFT_MAX_IDLE_RETURNS): "
-        f"give it more time than starting takes; fit --resume {run} goes on"
-    )
+    line = refusal(command, scontrol, capsys)
+    for value in (f"{most} times in a row", "step 20", "SFT_MAX_IDLE_RETURNS", f"fit --resume {run}"):
+        assert value in line, f"the error does not name {value}: {line}"
 
 
 def test_one_step_sets_the_count_of_idle_returns_to_zero(
@@ -256,7 +255,7 @@ def test_steps_that_a_kill_lost_and_that_were_trained_again_are_no_progress(
     given(outside, ONE, SLURM_RESTART_COUNT="2")
     command = record(tmp_path / "run", steps=25, requeues={"count": 2, "steps": [20, 31]})
     assert come_back(PREEMPTED, command) == PREEMPTED
-    assert "(returned 1 of 5 times without a step)" in capsys.readouterr().out
+    assert "(1 of 5 requeues in a row without a step)" in capsys.readouterr().out
 
 
 def test_a_job_that_never_gets_to_its_first_step_is_given_up_after_five_returns(
@@ -267,10 +266,11 @@ def test_a_job_that_never_gets_to_its_first_step_is_given_up_after_five_returns(
     for restarts in range(5):
         given(outside, ONE, SLURM_RESTART_COUNT=str(restarts))
         assert come_back(PREEMPTED, command) == PREEMPTED, f"given up after {restarts} returns"
-        assert (f"returned {restarts} of 5 times" in capsys.readouterr().out) == bool(restarts)
+        assert (f"{restarts} of 5 requeues in a row" in capsys.readouterr().out) == bool(restarts)
     given(outside, ONE, SLURM_RESTART_COUNT="5")
     (scontrol.folder / "asked").unlink()
-    assert "it returned 5 times in a row without training a step (step 0)" in refusal(command, scontrol, capsys)
+    line = refusal(command, scontrol, capsys)
+    assert "5 times in a row" in line and "step 0" in line, line
 
 
 def test_a_damaged_record_does_not_keep_the_job_from_coming_back(

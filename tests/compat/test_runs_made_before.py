@@ -35,6 +35,17 @@ def class_paths(content: Any) -> set[str]:
     return set().union(*map(class_paths, content)) if isinstance(content, list) else set()
 
 
+SENTENCES = ("answer", "description", "methods", "why")
+"""Keys of study.json and run.json that hold sentences, whose wording may change"""
+
+
+def values(content: Any) -> Any:
+    """A file's content without its sentences."""
+    if isinstance(content, dict):
+        return {key: values(value) for key, value in content.items() if key not in SENTENCES}
+    return list(map(values, content)) if isinstance(content, list) else content
+
+
 WRITTEN = set().union(*(class_paths(yaml.safe_load(f.read_text())) for f in BEFORE.rglob("config.yaml")))
 
 
@@ -129,7 +140,7 @@ def test_fit_of_the_config_of_a_run_gives_its_numbers(name: str, inputs: Path) -
         same(found[key], expected[key], solved="solved" in expected)
     same(found.get("test", {}), expected.get("test", {}), solved="solved" in expected)
     for key in ("teacher_hash", "steps", "epochs", "layers", "data", "retention"):
-        assert found.get(key) == expected.get(key), key
+        assert values(found.get(key)) == values(expected.get(key)), key
 
 
 def test_the_points_of_a_study_have_the_addresses_they_had(tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_a_finished_study_is_found_finished_and_its_table_is_the_same(tmp_path: 
     assert not list(folder.glob("logs/*")), "a point was computed again"
     assert (folder / "points.csv").read_text() == (BEFORE / "small-study/points.csv").read_text()
     found, expected = (json.loads((p / "study.json").read_text()) for p in (folder, BEFORE / "small-study"))
-    assert found["cells"] == expected["cells"] and found["status"] == "finished"
+    assert values(found["cells"]) == values(expected["cells"]) and found["status"] == "finished"
 
 
 @pytest.mark.parametrize("path", sorted(WRITTEN))

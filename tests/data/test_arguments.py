@@ -7,15 +7,15 @@ import pytest
 import torch
 from lightning.fabric.utilities.apply_func import move_data_to_device
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Rows
 from sft_lightning.data import Digits
 from sft_lightning.data.arguments import Range
 from sft_lightning.data.base import SFTDataModule, Splits
+from tests.refused import refused
 
 
 @pytest.mark.parametrize(
-    ("name", "refused", "taken"),
+    ("name", "wrong", "taken"),
     [
         ("batch_size", [0, -1, True, "8"], [1, np.int64(4)]),
         ("eval_batch_size", [0], [1, None]),
@@ -33,9 +33,9 @@ from sft_lightning.data.base import SFTDataModule, Splits
         ("crop_padding", [-1], [0]),
     ],
 )
-def test_a_value_out_of_range_is_refused_by_its_key(name: str, refused: list[Any], taken: list[Any]) -> None:
-    for value in refused:
-        with pytest.raises(UserError, match=rf"^data\.{name} "):
+def test_a_value_out_of_range_is_refused_by_its_key(name: str, wrong: list[Any], taken: list[Any]) -> None:
+    for value in wrong:
+        with refused(f"data.{name}", value[-1] if isinstance(value, list) else value):
             Digits(**{name: value})
     for value in taken:
         Digits(**{name: value})
@@ -55,7 +55,7 @@ def test_a_range_is_written_as_it_is_meant(limits: Range, said: str) -> None:
 
 
 def test_a_data_module_with_methods_of_an_earlier_version_is_refused() -> None:
-    with pytest.raises(TypeError, match="bind: this method is called settle now"):
+    with pytest.raises(TypeError, match=r"bind\b.* settle\b"):
 
         class Old(SFTDataModule):
             def load(self) -> Splits:

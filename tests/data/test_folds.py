@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.data import Digits, ImageFolder, Instructions, SFTDataModule, TextTable
 from tests.data.text_files import texts, write_jsonl
 from tests.data.vision_files import write_folder
+from tests.refused import refused
 
 Maker = Callable[..., SFTDataModule]
 FOLDS = 4
@@ -162,32 +162,30 @@ def test_two_processes_share_the_fold_of_one(split: str) -> None:
 # ---- what is refused, in one line ----
 
 
-def said(make: Maker, **settings: Any) -> str:
-    with pytest.raises(UserError) as error:
+def refuses(make: Maker, key: str, *values: object, **settings: Any) -> str:
+    with refused(key, *values) as error:
         ready(make, **settings)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
+    return str(error.value)
 
 
 def test_impossible_folds_are_refused_in_one_line(tmp_path: Path) -> None:
     make = images(tmp_path)
-    assert "folds must be at least 2, got 1" in said(make, folds=1)
-    assert "fold must be 0 to 2 with folds 3, got 3" in said(make, folds=3, fold=3)
-    assert "fold must be 0 to 2 with folds 3, got -1" in said(make, folds=3, fold=-1)
-    assert "fold 0 is one of the parts that folds says: set data.init_args.folds too" in said(make, fold=0)
+    refuses(make, "data.folds", "at least 2", "got 1", folds=1)
+    refuses(make, "data.fold", "0 to 2", "data.folds 3", "got 3", folds=3, fold=3)
+    refuses(make, "data.fold", "0 to 2", "data.folds 3", "got -1", folds=3, fold=-1)
+    refuses(make, "data.fold", 0, "data.init_args.folds", fold=0)
 
 
 @pytest.mark.parametrize("fold", [None, 0])
 def test_more_folds_than_there_are_samples_of_a_class_are_refused(fold: int | None, tmp_path: Path) -> None:
     make = images(tmp_path)
-    assert "class '5' has 3 labelled training samples: set data.init_args.folds to 3 or less" in said(
-        make, shots_per_class=3, folds=4, fold=fold
-    )
-    assert said(make, shots_per_class=1, folds=2, fold=fold).endswith("'5' has 1 labelled training samples: label more")
+    three = ("4 parts", "class '5'", "data.init_args.folds to 3")
+    refuses(make, "data.folds", *three, shots_per_class=3, folds=4, fold=fold)
+    one = refuses(make, "data.folds", "2 parts", "class '5'", shots_per_class=1, folds=2, fold=fold)
+    assert "data.init_args.folds" not in one, "no number of folds is small enough"
     for few in (values, language_model):
-        message = said(few(tmp_path), train_fraction=0.1, folds=5, fold=fold)
-        assert "folds 5, but there are 4 training samples: set data.init_args.folds to 4 or less" in message
+        four = ("got 5", "data.init_args.folds to 4")
+        refuses(few(tmp_path), "data.folds", *four, train_fraction=0.1, folds=5, fold=fold)
 
 
 # ---- what folds leave as it was ----

@@ -1,6 +1,6 @@
 """Splits, fingerprints, batches and exports are those of earlier releases: `golden_batches.json` holds their hashes.
 
-Write them anew with `python -m tests.data.test_golden_batches` where a change of order or content is meant.
+Write them again with `python -m tests.data.test_golden_batches` if a change of order or content is intended.
 """
 
 import json

@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import pytest
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.data.sampler import GlobalBatches, Key, micro_batch_size
+from tests.refused import refused
 from tests.support import Recorder, digits, fit, make
 
 SPLITS = [(1, 1), (1, 2), (2, 1), (2, 2), (1, 4), (4, 1), (1, 8), (8, 1), (2, 4)]  # ranks, micro-batches a step
@@ -106,13 +106,18 @@ def test_keys_carry_the_epoch() -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "ranks", "accumulate", "said"),
-    [(12, 8, 1, "8 ranks .* = 8; use 16"), (10, 1, 4, "= 4; use 8"), (2, 4, 2, "= 8; use 8"), (0, 1, 1, "at least 1")],
+    ("batch", "ranks", "accumulate", "values"),
+    [
+        (12, 8, 1, ("8 ranks", "trainer.accumulate_grad_batches 1", "= 8", "use 16")),
+        (10, 1, 4, ("1 rank ", "trainer.accumulate_grad_batches 4", "= 4", "use 8")),
+        (2, 4, 2, ("4 ranks", "trainer.accumulate_grad_batches 2", "= 8", "use 8")),
+        (0, 1, 1, ("at least 1",)),
+    ],
 )
 def test_a_batch_size_that_does_not_divide_is_refused_with_one_that_does(
-    batch: int, ranks: int, accumulate: int, said: str
+    batch: int, ranks: int, accumulate: int, values: tuple[str, ...]
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with refused("data.batch_size", batch, *values):
         micro_batch_size(batch, ranks, accumulate)
 
 

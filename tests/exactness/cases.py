@@ -21,7 +21,7 @@ from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
-from sft_lightning.networks.base import Spec
+from sft_lightning.networks.spec import Spec
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
@@ -117,8 +117,8 @@ class FewTags(CoNLL):
 class Case:
     """A task with a network and data for it.
 
-    `arguments` are a variant's arguments where the case needs others than VARIANTS has; `refused` says how the library
-    refuses a variant that cannot work here: nothing is left out silently.
+    `arguments` are a variant's arguments if the case needs others than VARIANTS has. `refused` holds, for each variant that
+    cannot work here, the key and the values of the library's error: no variant is left out silently.
     """
 
     task: str
@@ -132,7 +132,7 @@ class Case:
     new_head: bool = True
     settings: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _save_small(network: Spec) -> Callable[[Path], str]:
@@ -193,8 +193,8 @@ CASES: dict[str, Case] = {
         _text(pooling="mean"),
         FewTexts,
         refused={
-            "distill-logits-kl": "kl compares probabilities, and features are none",
-            "ewc": "no source head to ask",
+            "distill-logits-kl": ("model.distance", "kl", "features"),
+            "ewc": ("retention", "pretrained", "keep_source_head: false"),
         },
     ),
     "values": Case("regression", _save_tiny("bert", "sequence"), _text(), _values, _old_texts),

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 
 from sft_lightning import modules, networks
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
 from sft_lightning.tasks import TASKS
 from tests.exactness.cases import CASES, PAIRS, REFUSED, make
+from tests.refused import refused
 from tests.support import SOLVED, VARIANTS, fit
 
 
@@ -37,5 +37,5 @@ def test_every_variant_meets_every_case() -> None:
 
 @pytest.mark.parametrize(("case", "variant"), REFUSED)
 def test_what_cannot_work_is_refused_with_a_reason(root, case: str, variant: str) -> None:  # type: ignore[no-untyped-def]
-    with pytest.raises(UserError, match=CASES[case].refused[variant]):
+    with refused(*CASES[case].refused[variant]):
         fit(make(case, variant, root), CASES[case].data(), max_steps=1)

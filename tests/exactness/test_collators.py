@@ -4,11 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, TaskInfo
 from sft_lightning.data import Instructions
 from sft_lightning.data.base import SFTDataModule, Splits
@@ -22,6 +20,7 @@ from tests.exactness.cases import FewTexts, few_texts
 from tests.exactness.tokenizers import BEGINS, FAMILIES, tokenizer
 from tests.exactness.training import Tensors, error
 from tests.networks.tiny import MISTRAL, tiny_folder
+from tests.refused import refused
 from tests.support import settle
 
 SIDES = ("right", "left")
@@ -224,5 +223,5 @@ def test_texts_of_the_data_differ_in_length() -> None:
 def test_a_validation_split_without_labels_is_refused(tmp_path: Path) -> None:
     network = language_model(tmp_path, "byte-level BPE, GPT-2", "right", False)
     data = Said([("a", "b")] * 4, [("The quick brown fox jumps over the lazy dog. " * 3, "b")] * 4, max_length=12)
-    with pytest.raises(UserError, match="every completion of the val split lies beyond max_length 12 tokens"):
+    with refused("data.max_length", "val", "12"):
         batch_of(data, network)

@@ -8,6 +8,7 @@ import csv
 import json
 import math
 import random
+import re
 from collections import Counter
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -352,9 +353,8 @@ def holds(seed: int, root: Path) -> bool:
     told = f"seed {seed}: {case.settings}"
     data = TextTable(**case.settings)
     if case.refuse and not case.skip:
-        with pytest.raises(UserError) as error:
+        with pytest.raises(UserError):
             data.setup()
-        assert "\n" not in str(error.value), f"{told}: {error.value}"
         return False
     try:
         data.setup()
@@ -421,9 +421,8 @@ def refused(seed: int, root: Path) -> bool:
     path = Path(case.settings[name])
     if "y,z" in case.files[name].columns or not broken(path, case.files[name].columns, rng):
         return False
-    with pytest.raises(UserError) as error:
+    with pytest.raises(UserError, match=re.escape(path.name)):
         TextTable(**{**case.settings, "on_bad_sample": "fail"}).setup()
-    assert "\n" not in str(error.value), f"seed {seed}: {error.value}"
     return True
 
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.modules import DistillSFT
+from tests.refused import refused
 from tests.support import (
     Recorder,
     assert_same_training,
@@ -103,18 +103,18 @@ def test_auto_takes_the_source_head_where_there_is_one_else_features(
 
 
 @pytest.mark.parametrize(
-    ("network", "settings", "said"),
+    ("network", "settings", "key", "values"),
     [
-        ({"keep_source_head": False}, {"on": "source_logits"}, "use on: features"),
-        ({}, {"on": "logits"}, "use source_logits or features"),
-        ({}, {"on": "features", "distance": "kl"}, "use mse or cosine"),
-        ({"keep_source_head": False}, {"distance": "kl"}, "use mse or cosine"),
-        ({"pretrained": None}, {}, "set network.init_args.pretrained, or use PlainSFT"),
+        ({"keep_source_head": False}, {"on": "source_logits"}, "model.on", ["source_logits", "use on: features"]),
+        ({}, {"on": "logits"}, "model.on", ["logits", "use source_logits or features"]),
+        ({}, {"on": "features", "distance": "kl"}, "model.distance", ["kl", "use mse or cosine"]),
+        ({"keep_source_head": False}, {"distance": "kl"}, "model.distance", ["kl", "use mse or cosine"]),
+        ({"pretrained": None}, {}, "network.pretrained", ["DistillSFT", "use PlainSFT"]),
     ],
 )
 def test_what_cannot_be_compared_is_refused_with_a_remedy(
-    pretrained: str, network: dict[str, Any], settings: dict[str, Any], said: str
+    pretrained: str, network: dict[str, Any], settings: dict[str, Any], key: str, values: list[str]
 ) -> None:
     module = DistillSFT(pretrained_mlp(pretrained, **network), **settings)
-    with pytest.raises(UserError, match=said):
+    with refused(key, *values):
         fit(module, digits(), max_steps=1)

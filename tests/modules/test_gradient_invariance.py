@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from sft_lightning.core.errors import UserError
+from tests.refused import refused
 from tests.support import VARIANTS, FewDigits, Recorder, Scaled, digits, fit, make, weights
 
 
@@ -28,5 +28,5 @@ def test_a_step_that_the_gradient_scaler_skips_moves_nothing(pretrained: str, va
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_a_number_to_use(pretrained: str) -> None:
-    with pytest.raises(UserError, match=r"batch_size 6 .* does not divide by .* 4; use 8"):
+    with refused("data.batch_size", 6, "accumulate_grad_batches 4", "use 8"):
         fit(make("plain", pretrained), FewDigits(batch_size=6), max_steps=1, accumulate_grad_batches=4)

@@ -9,13 +9,13 @@ import torch
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from sft_lightning.callbacks import RetentionMonitor
-from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
 from sft_lightning.modules import LinearProbe
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path
 from sft_lightning.networks import TransformersTokens, spec
 from tests.exactness.cases import FewTags
 from tests.networks.tiny import tiny_folder
+from tests.refused import refused
 from tests.support import NEW, OLD, FewDigits, NormNet, digits, fit, outputs_on, pretrained_mlp, weights
 
 
@@ -147,24 +147,24 @@ def test_a_sample_that_cannot_be_read_is_left_out(pretrained: str, monkeypatch: 
 
 
 @pytest.mark.parametrize(
-    ("network", "settings", "trainer", "said"),
+    ("network", "settings", "trainer", "key", "values"),
     [
-        ({"pretrained": None}, {}, {}, "LinearProbe needs a pretrained network"),
-        ({}, {"strengths": [1.0, 1.0]}, {}, "strengths: must be different numbers from 0"),
-        ({}, {"strengths": [-1.0]}, {}, "strengths: must be different numbers from 0"),
-        (
-            {},
-            {},
-            {"limit_train_batches": 1},
-            "limit_train_batches: LinearProbe is solved on all training samples, got 1",
-        ),
-        ({}, {}, {"limit_val_batches": 0}, "it needs val samples: look at the data and at trainer.limit_val_batches"),
+        ({"pretrained": None}, {}, {}, "network.pretrained", ["LinearProbe"]),
+        ({}, {"strengths": [1.0, 1.0]}, {}, "model.strengths", [[1.0, 1.0]]),
+        ({}, {"strengths": [-1.0]}, {}, "model.strengths", [[-1.0]]),
+        ({}, {}, {"limit_train_batches": 1}, "trainer.limit_train_batches", [1, "LinearProbe"]),
+        ({}, {}, {"limit_val_batches": 0}, "data", ["val samples", "LinearProbe", "trainer.limit_val_batches"]),
     ],
 )
 def test_what_has_no_effect_or_no_meaning_is_refused(
-    pretrained: str, network: dict[str, Any], settings: dict[str, Any], trainer: dict[str, Any], said: str
+    pretrained: str,
+    network: dict[str, Any],
+    settings: dict[str, Any],
+    trainer: dict[str, Any],
+    key: str,
+    values: list[object],
 ) -> None:
-    with pytest.raises(UserError, match=said):
+    with refused(key, *values):
         fit(LinearProbe(pretrained_mlp(pretrained, **network), **settings), digits(), **trainer)
 
 
@@ -174,9 +174,9 @@ def test_a_random_layer_inside_the_encoder_and_a_language_model_are_refused() ->
 
     network = MLP(TaskInfo("classification", 3), in_features=4, hidden=[5])
     network.pretrained, network.fresh = "weights", {"1.weight"}
-    with pytest.raises(UserError, match=r"encoder\.1\.weight is not filled by .* choose another .*pooling"):
+    with refused("network.pretrained", "encoder.1.weight", "LinearProbe", "network.init_args.pooling"):
         LinearProbe(spec(MLP)).check_network(network)
-    with pytest.raises(UserError, match="a language model keeps its output layer"):
+    with refused("model", "LinearProbe", "language model", "PlainSFT"):
         LinearProbe(spec(MLP)).check_network(TransformersLM.__new__(TransformersLM))
 
 

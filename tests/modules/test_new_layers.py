@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT, SFTModule
 from sft_lightning.modules.freeze import frozen_names
@@ -16,6 +15,7 @@ from sft_lightning.modules.optim import parameter_groups
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, build_network, spec
 from tests.exactness.cases import FewTexts
 from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.refused import refused
 from tests.support import NormNet, Recorder, digits, fit, pretrained_mlp, weights
 
 TWO = TaskInfo("classification", 2, ["no", "yes"])
@@ -131,7 +131,7 @@ def bottomless(pretrained_norms: str, tmp_path: Path) -> str:
 
 
 def test_nothing_is_compared_above_a_random_layer(bottomless: str) -> None:
-    with pytest.raises(UserError, match=r"the encoder begins with layers that .* did not fill \(1\)") as error:
+    with refused("model.on", "features", bottomless, "(1)") as error:
         fit(DistillSFT(spec(NormNet, pretrained=bottomless)), digits(), max_steps=1)
     assert "\n" not in str(error.value)
     module = L2SPSFT(spec(NormNet, pretrained=bottomless))
@@ -164,7 +164,7 @@ def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_a_pretrained_language_head_is_no_new_layer(llama: str) -> None:
     network = build_network(spec(TransformersLM, pretrained=llama), TaskInfo("causal_lm", 0))
     assert "head.weight" in network.shared_parameters(), "the test needs a head that is not tied"
-    with pytest.raises(UserError, match="head_lr_factor: 20 would change nothing"):
+    with refused("model.head_lr_factor", 20):
         parameter_groups(network, 0.1, 0.0, 20.0, 1.0, set())
     rates = {n: g["lr"] for g in parameter_groups(network, 0.1, 0.0, 1.0, 0.5, set()) for n in g["names"]}
     assert rates["head.weight"] == 0.1 > rates["encoder.embed_tokens.weight"]
@@ -197,7 +197,7 @@ def test_what_stands_on_the_base_model_is_its_top_also_where_it_is_defined_first
 def test_weights_with_more_layers_than_the_network_are_refused(tmp_path: Path) -> None:
     """Else the source head would be asked about the features of a layer that it never saw."""
     MLP(TWO, in_features=64, hidden=[16, 16]).save_pretrained(str(tmp_path))
-    with pytest.raises(UserError, match=r"its encoder has 2 tensors that the network lacks, first encoder\.4\."):
+    with refused("network.pretrained", tmp_path / "model.safetensors", "(2, ", "encoder.4."):
         MLP(TWO, in_features=64, hidden=[16], pretrained=str(tmp_path))
 
 

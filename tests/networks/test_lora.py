@@ -9,7 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.modules.teacher import Teacher
 from sft_lightning.networks import (
@@ -28,6 +27,7 @@ from sft_lightning.networks import (
 )
 from sft_lightning.networks.transforms import apply_transforms
 from tests.networks.tiny import tiny_folder
+from tests.refused import refused
 
 pytest.importorskip("peft")
 TASK = TaskInfo("classification", 3)
@@ -289,7 +289,7 @@ def test_embeddings_can_be_adapted_where_no_output_layer_shares_them(folders: di
     assert torch.equal(network(x).features, teacher(x).features)
     moved(network)(x).logits.square().sum().backward()
     assert all(p.grad.any() for p in network.adapter_parameters().values())
-    with pytest.raises(UserError, match="another layer shares their weights"):
+    with refused("network.transforms.LoRA.target_modules", "wte", "shares"):
         built("GPT-2, weights stored transposed and tied", folders, target_modules=["wte"])
 
 
@@ -306,7 +306,7 @@ def test_layers_whose_weights_another_module_reads_past_the_adapter_are_left_out
     assert all(p.grad is not None for p in network.adapter_parameters().values())
     past = [lora(target_modules=["out_proj"])]
     again = build_network(spec(Torchvision, name="vit_b_32", image_size=32, pretrained=folder, transforms=past), TASK)
-    with pytest.raises(UserError, match=r"target_modules.*MultiheadAttention"):
+    with refused("network.transforms.LoRA.target_modules", "out_proj", "MultiheadAttention"):
         apply_transforms(again)
 
 
@@ -324,53 +324,55 @@ def test_layers_that_pretrained_did_not_fill_learn_whole(tmp_path: Path) -> None
 
 # ---- refused ----
 
-REFUSED: dict[str, tuple[dict[str, Any], str]] = {
-    "no rank": ({"r": 0}, "r must be"),
-    "no scale": ({"alpha": 0.0}, "alpha must be"),
-    "all dropped": ({"dropout": 1.0}, "dropout must be"),
-    "a single name": ({"target_modules": "query"}, "target_modules must be"),
-    "no names": ({"target_modules": []}, "target_modules must be"),
-    "a name that nothing has": ({"target_modules": ["no_such"]}, "matches no layer"),
-    "no regular expression": ({"target_modules": ["("]}, "not a regular expression"),
-    "an unknown argument": ({"rank": 4}, "no argument 'rank'"),
+REFUSED: dict[str, tuple[dict[str, Any], str, list[object]]] = {
+    "no rank": ({"r": 0}, ".LoRA.r", [0]),
+    "no scale": ({"alpha": 0.0}, ".LoRA.alpha", [0.0]),
+    "all dropped": ({"dropout": 1.0}, ".LoRA.dropout", ["[0, 1)", 1.0]),
+    "a single name": ({"target_modules": "query"}, ".LoRA.target_modules", ["all-linear", "'query'"]),
+    "no names": ({"target_modules": []}, ".LoRA.target_modules", ["all-linear", []]),
+    "a name that nothing has": ({"target_modules": ["no_such"]}, ".LoRA.target_modules", ["'no_such'", "first is 1,"]),
+    "no regular expression": ({"target_modules": ["("]}, ".LoRA.target_modules", ["'('", "regular expression"]),
+    "an unknown argument": ({"rank": 4}, "", ["LoRA", "'rank'", "target_modules"]),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_cannot_be_meant_is_refused_with_its_name(folders: dict[str, str], what: str) -> None:
-    arguments, said = REFUSED[what]
-    with pytest.raises(UserError, match=f"transforms.*{said}"):
+    arguments, key, values = REFUSED[what]
+    with refused(f"network.transforms{key}", *values):
         built("MLP", folders, **arguments)
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("given", "key", "values"),
     [
-        ([{"class_path": "Lora"}], "did you mean 'LoRA'"),
-        ([{"r": 8}], "has no class_path"),
-        ([{"class_path": "torch.nn.Linear"}], "is not a Transform"),
-        (["LoRA", "LoRA"], "adapters already"),
+        ([{"class_path": "Lora"}], "transform", ["'Lora'", "did you mean 'LoRA'"]),
+        ([{"r": 8}], "network.transforms", ["{'r': 8}", "class_path"]),
+        ([{"class_path": "torch.nn.Linear"}], "network.transforms", ["'torch.nn.Linear'", "LoRA"]),
+        (["LoRA", "LoRA"], "network.transforms", ["LoRA", "adapters"]),
     ],
 )
-def test_specifications_that_name_no_transform_are_refused(folders: dict[str, str], given: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_specifications_that_name_no_transform_are_refused(
+    folders: dict[str, str], given: Any, key: str, values: list[str]
+) -> None:
+    with refused(key, *values):
         apply_transforms(build_network(spec(MLP, in_features=12, pretrained=folders["MLP"], transforms=given), TASK))
 
 
 def test_a_network_from_scratch_and_one_without_linear_layers_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="pretrained"):
+    with refused("network.transforms", "LoRA", "network.init_args.pretrained"):
         apply_transforms(build_network(spec(MLP, in_features=12, transforms=[lora()]), TASK))
     network = build_network(spec(LSTM, vocabulary_size=20, embedding_dim=4, hidden=4), TASK)
     network.tokenizer.set_words(["a", "b"])
     network.save_pretrained(str(tmp_path))
     again = spec(LSTM, vocabulary_size=20, embedding_dim=4, hidden=4, pretrained=str(tmp_path), transforms=[lora()])
-    with pytest.raises(UserError, match=r"no layer of LSTM.*Embedding"):
+    with refused("network.transforms.LoRA.target_modules", "all-linear", "LSTM", "Embedding"):
         apply_transforms(build_network(again, TASK))
 
 
 def test_without_peft_one_line_names_the_extra(folders: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sft_lightning.networks.lora.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"sft-lightning\[lora\]"):
+    with refused("network.transforms.LoRA", "sft-lightning[lora]"):
         built("MLP", folders)
 
 

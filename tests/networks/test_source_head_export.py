@@ -10,7 +10,6 @@ import torch
 from safetensors.torch import load_file
 
 from sft_lightning.cli.main import main
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import (
     MLP,
@@ -24,6 +23,7 @@ from sft_lightning.networks import (
 )
 from sft_lightning.runs import load
 from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.refused import refused
 from tests.support import pretrained_mlp
 
 TWO, FOUR = TaskInfo("classification", 2, ["no", "yes"]), TaskInfo("classification", 4)
@@ -128,23 +128,23 @@ def test_a_second_tuning_starts_with_what_the_first_kept_to_the_digit(tmp_path: 
 def test_a_source_head_that_cannot_be_kept_is_refused_in_one_line(spoil: str, tmp_path: Path, pretrained: str) -> None:
     build_network(pretrained_mlp(pretrained), TWO).save_pretrained(str(tmp_path))
     folder: str | None = str(tmp_path)
-    keep, said = "source", ""
+    keep, values = "source", [str(tmp_path)]
     if spoil == "no export":
-        folder, said = pretrained, "has none: use true"
+        folder, values = pretrained, [pretrained, "source_head.safetensors", "use true"]
     elif spoil == "null":
-        folder, said = None, "pretrained is null: use true"
+        folder, values = None, ["null", "source_head.safetensors", "use true"]
     elif spoil == "no weights":
         (tmp_path / "source_head.safetensors").unlink()
-        said = "has none: use true"
+        values += ["source_head.safetensors", "use true"]
     elif spoil == "damaged":
         (tmp_path / "source_head.json").write_text('{"labels": ["a"], "task": "poetry", "num_outputs": 5}')
-        said = "is damaged: task 'poetry'"
+        values += ["source_head.json", "'poetry'"]
     elif spoil == "another shape":
         (tmp_path / "source_head.json").write_text('{"labels": [], "task": "classification", "num_outputs": 6}')
-        said = r"has weights \[5, 16\] where \[6, 16\] is needed"
+        values += ["source_head.safetensors", "[5, 16]", "[6, 16]"]
     else:
-        keep, said = "both", "'both' is none of true, false, source"
-    with pytest.raises(UserError, match=said) as error:
+        keep, values = "both", ["'both'", "true", "false", "source"]
+    with refused("network.keep_source_head", *values) as error:
         build_network(pretrained_mlp(folder, keep_source_head=keep), FOUR)
     assert "\n" not in str(error.value)
 

@@ -9,9 +9,9 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.networks import Timm
 from tests.networks.vision import NEXT, TASK, check_layers, check_round_trip, images, logits, out, pickled_code, shaken
+from tests.refused import refused
 
 SMALL = [
     *("test_byobnet", "test_coatnet", "test_convnext", "test_convnext2", "test_efficientnet", "test_efficientnet_gn"),
@@ -69,7 +69,7 @@ def test_a_pretrained_transformer_of_another_size_interpolates_its_positions(tmp
 
 
 def test_images_of_another_size_than_the_network_is_built_for_are_one_line() -> None:
-    with pytest.raises(UserError, match="is built for 160 pixels, the images have 32: set"):
+    with refused("network.image_size", "test_vit", 160, "set it to 32"):
         out(Timm(TASK, "test_vit"), images(32))
 
 
@@ -105,7 +105,7 @@ def test_a_timm_folder_brings_its_own_labels_and_normalisation(tmp_path: Path) -
     network = Timm(TASK, "test_resnet", pretrained=str(tmp_path))
     assert network.source_labels == ["up", "down"]
     assert (network.input_spec.size, network.input_spec.mean) == ((48, 48), (0.1, 0.2, 0.3))
-    with pytest.raises(UserError, match="is a test_resnet, the network asked for is test_vit"):
+    with refused("network.pretrained", tmp_path, "test_resnet", "test_vit"):
         Timm(TASK, "test_vit", pretrained=str(tmp_path))
 
 
@@ -115,9 +115,9 @@ def test_tensors_of_other_names_are_matched_by_order(tmp_path: Path) -> None:
     torch.save(renamed, tmp_path / "other.pth")
     network = Timm(TASK, "test_efficientnet", pretrained=str(tmp_path / "other.pth"), match="order")
     assert torch.equal(out(network, images()).source_logits, logits(model, images()))
-    with pytest.raises(UserError, match="fills 0 of the network's"):
+    with refused("network.pretrained", tmp_path / "other.pth", " 0 ", "match order"):
         Timm(TASK, "test_efficientnet", pretrained=str(tmp_path / "other.pth"))
-    with pytest.raises(UserError, match="tensors, the network"):
+    with refused("network.pretrained", tmp_path / "other.pth", len(renamed)):
         Timm(TASK, "test_resnet", pretrained=str(tmp_path / "other.pth"), match="order")
 
 
@@ -157,28 +157,28 @@ def test_what_is_wrong_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
 
-    def said(name: str, **options: Any) -> str:
-        with pytest.raises(UserError) as error:
+    def check(key: str, *values: object, name: str = "test_resnet", **options: Any) -> None:
+        with refused(f"network.{key}", *values) as error:
             Timm(TASK, name, **options)
         assert "\n" not in str(error.value)
-        return str(error.value)
 
-    assert "no model 'resnet81'; did you mean 'resnet" in said("resnet81")
+    check("name", "'resnet81'", "did you mean 'resnet", name="resnet81")
     path = saved(original("test_resnet"), tmp_path / "resnet.safetensors")
-    assert "the architectures differ" in said("test_vit", pretrained=path)
+    check("pretrained", path, " 0 ", "bn1.num_batches_tracked", "cls_token", name="test_vit", pretrained=path)
     wide = {n: torch.zeros(1) if n == "conv1.0.weight" else v for n, v in original("test_resnet").state_dict().items()}
     save_file(wide, tmp_path / "wide.safetensors")
-    assert "first conv1.0.weight [1] where" in said("test_resnet", pretrained=str(tmp_path / "wide.safetensors"))
+    wide_file = tmp_path / "wide.safetensors"
+    check("pretrained", wide_file, "conv1.0.weight [1]", pretrained=str(wide_file))
     (tmp_path / "cut.safetensors").write_bytes(Path(path).read_bytes()[:5000])
-    assert "damaged or truncated" in said("test_resnet", pretrained=str(tmp_path / "cut.safetensors"))
+    check("pretrained", tmp_path / "cut.safetensors", pretrained=str(tmp_path / "cut.safetensors"))
     torch.save({"a": pickled_code()}, tmp_path / "code.pth")
-    assert "was not run" in said("test_resnet", pretrained=str(tmp_path / "code.pth"))
-    assert "does not exist" in said("test_resnet", pretrained=str(tmp_path / "none.pth"))
+    check("pretrained", tmp_path / "code.pth", ".safetensors", pretrained=str(tmp_path / "code.pth"))
+    check("pretrained", tmp_path / "none.pth", pretrained=str(tmp_path / "none.pth"))
     for hub_name in (True, "timm/test_resnet.r160_in1k", "hf-hub:timm/test_resnet.r160_in1k"):
-        assert "hub cannot be reached" in said("test_resnet", pretrained=hub_name)
+        check("pretrained", "test_resnet", "hub", pretrained=hub_name)
     Timm(TASK, "test_resnet").save_pretrained(str(tmp_path / "ours"))
-    assert "holds a Timm test_resnet" in said("test_vit", pretrained=str(tmp_path / "ours"))
-    assert "dropout must be" in said("test_resnet", dropout=1.5)
+    check("pretrained", "Timm test_resnet", "test_vit", name="test_vit", pretrained=str(tmp_path / "ours"))
+    check("dropout", "[0, 1)", 1.5, dropout=1.5)
 
 
 FAMILIES = [

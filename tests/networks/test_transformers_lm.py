@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import TransformersLM, TransformersText
 from tests.networks.tiny import SENTENCES, asset, byte_bpe, tiny_folder
+from tests.refused import refused
 
 TASK = TaskInfo("causal_lm", 0)
 IDS = torch.tensor([[5, 9, 12, 40, 7, 3], [8, 8, 31, 2, 0, 0]])
@@ -118,20 +118,20 @@ def test_bfloat16_and_checkpointing(folders: dict[str, str]) -> None:
 
 
 def test_mistakes_are_one_line(folders: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def said(task: TaskInfo = TASK, **arguments: Any) -> str:
-        with pytest.raises(UserError) as error:
+    def check(key: str, *values: object, task: TaskInfo = TASK, **arguments: Any) -> None:
+        with refused(key, *values) as error:
             TransformersLM(task, **arguments)
         assert "\n" not in str(error.value)
-        return str(error.value)
 
-    assert "is for causal_lm, the data's task is classification" in said(TaskInfo("classification", 2))
-    assert "neither float32 nor bfloat16" in said(pretrained=folders["gpt2"], dtype="float16")
-    assert "more than the 64 positions" in said(pretrained=folders["gpt2"], max_length=100)
-    assert "does not exist" in said(pretrained="no/such/model.gguf")
+    check("network", "TransformersLM", "causal_lm", "classification", task=TaskInfo("classification", 2))
+    choices = ("float32", "bfloat16", "'float16'")
+    check("network.dtype", *choices, pretrained=folders["gpt2"], dtype="float16")
+    check("network.max_length", 100, 64, pretrained=folders["gpt2"], max_length=100)
+    check("network.pretrained", "no/such/model.gguf", pretrained="no/such/model.gguf")
     (tmp_path / "m.gguf").write_bytes(b"GGUF")
     monkeypatch.setattr("sft_lightning.networks.transformers_lm.find_spec", lambda _: None)
-    assert "sft-lightning[gguf]" in said(pretrained=str(tmp_path / "m.gguf"))
-    with pytest.raises(UserError, match="is for classification and regression, the data's task is causal_lm"):
+    check("network.pretrained", "sft-lightning[gguf]", pretrained=str(tmp_path / "m.gguf"))
+    with refused("network", "TransformersText", "classification", "regression", "causal_lm"):
         TransformersText(TASK, pretrained=folders["gpt2"])
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from sft_lightning.autoconfig.infer_network import infer_network
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import TextTable
 from sft_lightning.networks import TransformersLM, TransformersText
 from tests.data.text_files import write_jsonl
 from tests.networks.tiny import tiny_folder, wordpiece
+from tests.refused import refused
 from tests.support import settle
 
 CLASSES = {"bert": "BertTokenizer", "roberta": "RobertaTokenizer", "gpt2": "GPT2Tokenizer"}
@@ -28,13 +28,13 @@ def test_a_folder_without_tokenizer_files_is_refused(tmp_path: Path, kind: str, 
         shutil.move(file, tokenizer)
     if left:
         (net / "tokenizer_config.json").write_text(f'{{"tokenizer_class": "{CLASSES[kind]}"}}')
-    said = r"no tokenizer in .*: set network.init_args.tokenizer"
+    values = (net, "network.init_args.tokenizer")
     for cls, task in ((TransformersText, TASK), (TransformersLM, TaskInfo("causal_lm", 0, [], []))):
         if cls is TransformersText or kind == "gpt2":
-            with pytest.raises(UserError, match=said):
+            with refused("network.tokenizer", *values):
                 cls(task, pretrained=str(net))
             cls(task, pretrained=str(net), tokenizer=str(tokenizer))
-    with pytest.raises(UserError, match=f"^--network: .*{said}"):
+    with refused("--network", *values):
         infer_network(str(net))
 
 
@@ -50,7 +50,7 @@ def test_texts_that_a_tokenizer_does_not_know_are_said_and_refused_where_that_is
         settle(data, network)
         return data
 
-    with pytest.raises(UserError, match=r"makes nothing but the unknown token \[UNK\] of the training texts"):
+    with refused("network.tokenizer", "[UNK]", "network.init_args.tokenizer"):
         found(["Привет мир", "добрый день"])
     half = found(["fox мир добрый день", "Привет dog мир"])
     ids = [

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from sft_lightning.core.errors import UserError
+from tests.refused import refused
 from tests.report.conftest import Compare
 from tests.report.written import write_run, write_study
 
@@ -128,9 +129,9 @@ def test_a_point_whose_directory_is_gone_keeps_its_row(tmp_path: Path, compare: 
 
 
 def test_nothing_to_compare_is_the_users_to_mend(tmp_path: Path, compare: Compare) -> None:
-    with pytest.raises(UserError, match="no run and no study"):
+    with refused("compare", tmp_path):
         compare(tmp_path)
-    with pytest.raises(UserError, match="no such run"):
+    with refused("compare", tmp_path / "nowhere*"):
         compare(tmp_path / "nowhere*")
 
 
@@ -144,7 +145,7 @@ def test_a_wrong_option_is_one_line(compare: Compare, arguments: tuple[str, ...]
 
 
 def test_a_metric_that_no_run_has_names_the_nearest(tmp_path: Path, compare: Compare) -> None:
-    with pytest.raises(UserError, match="did you mean 'val/accuracy'"):
+    with refused("--metric", "'val/acuracy'", "'val/accuracy'"):
         compare(three(tmp_path), "--metric", "val/acuracy")
 
 
@@ -152,7 +153,7 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path, compare: Compare
     three(tmp_path / "runs")
     (tmp_path / "file").write_text("")
     for option in ("--html", "--figures"):
-        with pytest.raises(UserError, match=option):
+        with refused(option, tmp_path / "file" / "below"):
             compare(tmp_path / "runs", option, tmp_path / "file" / "below")
 
 

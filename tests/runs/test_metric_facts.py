@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import MetricInfo, agreed, on_test, on_validation
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.evaluation.known_metrics import for_record
 from sft_lightning.runs.metric_facts import UNRECORDED_PRIMARY, facts, find, primary, together
 from sft_lightning.runs.record import misfit
 from sft_lightning.tasks import TASKS
+from tests.refused import refused
 
 GAUGED = ("retention/agreement", "drift/kl", "drift/features_cka", "drift/weights_l2", "drift/source_correlation")
 
@@ -78,7 +78,7 @@ def test_several_runs_agree_or_are_said_to_contradict_each_other() -> None:
 
 
 def test_a_direction_that_is_no_direction_is_refused() -> None:
-    with pytest.raises(UserError, match="metric lag: better must be 'max', 'min' or None, got 'higher'"):
+    with refused("metric lag", "'max', 'min' or None", "'higher'"):
         MetricInfo("lag", "higher")
 
 

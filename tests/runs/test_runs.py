@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.runs import MetricsLog, Record, RunDirectory, create_run, load, make_run_id
 from sft_lightning.runs.directory import write_atomic
+from tests.refused import refused
 
 
 def lines(path: Path) -> list[dict[str, Any]]:
@@ -59,20 +59,20 @@ class TestDirectory:
         assert len(made) == 5
 
     def test_an_existing_run_is_never_reused(self, run: RunDirectory, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match=r"exists.*fit --resume"):
+        with refused("run_id", tmp_path / "runs/exp/one", f"fit --resume {tmp_path}"):
             create_run(tmp_path / "runs", "exp", "one")
 
     @pytest.mark.parametrize("name", ["", "a/b", "../up", "-dash", ".hidden", "ä", "x" * 65, "a b"])
     def test_names_that_would_leave_the_folder_or_break_tools_are_refused(self, name: str, tmp_path: Path) -> None:
-        with pytest.raises(UserError, match="run_id"):
+        with refused("run_id", repr(name)):
             create_run(tmp_path, "exp", name)
-        with pytest.raises(UserError, match="experiment"):
+        with refused("experiment", repr(name)):
             create_run(tmp_path, name, "one")
         assert not list(tmp_path.iterdir())
 
     def test_a_file_in_the_way_is_said_in_one_line(self, tmp_path: Path) -> None:
         (tmp_path / "runs").write_text("")
-        with pytest.raises(UserError, match="cannot be made") as caught:
+        with refused("runs_dir", tmp_path / "runs/exp") as caught:
             create_run(tmp_path / "runs", "exp")
         assert "\n" not in str(caught.value)
 
@@ -242,7 +242,7 @@ class TestLoad:
     def test_damage_within_the_history_is_not_skipped_silently(self, run: RunDirectory) -> None:
         recorded(run)
         run.metrics.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-        with pytest.raises(UserError, match=r"metrics\.jsonl.*line 2"):
+        with refused(run.metrics, "line 2"):
             load(run.path).history()
 
     def test_no_history_is_an_empty_one(self, run: RunDirectory) -> None:
@@ -262,19 +262,19 @@ class TestLoad:
         assert loaded.metrics == {"val/accuracy": 0.8}, "a metric with no final value must not be among the final ones"
         which = ("before", "best", "selected", "extreme", "final")
         assert [loaded.metric("val/accuracy", w) for w in which] == [0.1, 0.9, 0.9, 0.95, 0.8]
-        with pytest.raises(UserError, match="val/accuracy"):
+        with refused(run.path, "'val/acuracy'", "'val/accuracy'"):
             loaded.metric("val/acuracy")
-        with pytest.raises(UserError, match="selected"):
+        with refused(run.path, "'drift/kl'", "selected", "before"):
             loaded.metric("drift/kl", "selected")
 
     def test_a_folder_that_is_no_run_is_named(self, tmp_path: Path) -> None:
         for path in (tmp_path, tmp_path / "nowhere"):
-            with pytest.raises(UserError, match=r"no run directory.*run\.json"):
+            with refused(path, "run.json"):
                 load(path)
 
     @pytest.mark.parametrize("content", ["", '{"metrics": {', "[]", '{"schema": 1}', "\x00\x01", "null"])
     def test_a_damaged_record_is_said_in_one_line(self, run: RunDirectory, content: str) -> None:
         run.record.write_text(content)
-        with pytest.raises(UserError, match=r"run\.json") as caught:
+        with refused(run.record) as caught:
             load(run.path)
         assert "\n" not in str(caught.value)

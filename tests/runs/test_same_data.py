@@ -11,6 +11,7 @@ import yaml
 from sft_lightning.runs import Run, load
 from sft_lightning.runs.same_data import of_test
 from tests.cli.conftest import Command, command  # noqa: F401  a fixture
+from tests.refused import check_printed
 from tests.survival.cases import on_digits
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
@@ -54,11 +55,9 @@ def content(folder: Path) -> dict[str, bytes]:
     return {f.name: f.read_bytes() for f in (run.config, run.record, run.metrics, run.last, run.best)}
 
 
-def check_refused(done: Any, folder: Path, before: dict[str, bytes], *said: str) -> None:
+def check_refused(done: Any, folder: Path, before: dict[str, bytes], key: str, *values: str) -> None:
     assert done.code == 2, f"the fit went on with other data:\n{done.out}"
-    (line,) = [x for x in done.err.splitlines() if "error" in x]
-    for part in said:
-        assert part in line, f"'{part}' is not said: {line}"
+    check_printed(done.err, key, *values)
     changed = [name for name, held in content(folder).items() if held != before[name]]
     assert not changed, f"a refused resume changed {changed}"
 
@@ -71,11 +70,11 @@ def test_a_resume_from_another_folder_is_refused_and_leaves_the_run_as_it_was(
     before, prints = content(folder), the_run(folder).record["data"]["fingerprint"]
     monkeypatch.chdir(folder / "two")
     done = command("fit", "--resume", folder / "runs/x/made", "--trainer.max_epochs", 2)
-    said = (f"recorded {prints['train']}", "train of data", "test of data", str(folder / "one"), str(folder / "two"))
-    check_refused(done, folder, before, *said)
+    values = (f"recorded {prints['train']}", "train of data", "test of data", str(folder / "one"), str(folder / "two"))
+    check_refused(done, folder, before, "data", *values)
     named = ("--run_id", "made", "--experiment", "x", "--ckpt_path", "last")
     done = command("fit", "--config", folder / "config.yaml", *named, "--trainer.max_epochs", 2)
-    check_refused(done, folder, before, *said)
+    check_refused(done, folder, before, "data", *values)
 
 
 def test_a_resume_on_a_file_that_changed_is_refused(folder: Path, command: Command) -> None:  # noqa: F811
@@ -83,7 +82,7 @@ def test_a_resume_on_a_file_that_changed_is_refused(folder: Path, command: Comma
     with (folder / "one/train.csv").open("a") as file:
         file.write("one more,glad\n")
     done = command("fit", "--resume", folder / "runs/x/made", "--trainer.max_epochs", 2)
-    check_refused(done, folder, before, "train of data", "restore the files")
+    check_refused(done, folder, before, "data", "train of data")
     write_again = (folder / "one/train.csv").read_text().removesuffix("one more,glad\n")
     (folder / "one/train.csv").write_text(write_again)
     done = command("fit", "--resume", folder / "runs/x/made", "--trainer.max_epochs", 2)
@@ -113,9 +112,9 @@ def test_what_is_not_here_but_where_the_run_was_made_is_named(
     before = content(folder)
     (folder / "empty").mkdir()
     monkeypatch.chdir(folder / "empty")
-    hint = f"train.csv is in {folder / 'one'}, where the run was made, and not here"
-    check_refused(command("fit", "--resume", folder / "runs/x/made"), folder, before, hint)
-    check_refused(command("test", "--run", folder / "runs/x/made"), folder, before, hint)
+    refusal = ("data.train", "train.csv", str(folder / "one"))
+    check_refused(command("fit", "--resume", folder / "runs/x/made"), folder, before, *refusal)
+    check_refused(command("test", "--run", folder / "runs/x/made"), folder, before, *refusal)
 
 
 @pytest.mark.parametrize(("name", "split"), [("test", "test"), ("validate", "val"), ("predict", "test")])
@@ -155,7 +154,7 @@ def test_source_data_that_changed_is_noticed_too(tmp_path: Path, command: Comman
     before = content(tmp_path)
     other = ("--retention.init_args.val_fraction", 0.4)
     done = command("fit", "--resume", run.path, "--trainer.max_epochs", 2, *other)
-    check_refused(done, tmp_path, before, "val of retention")
+    check_refused(done, tmp_path, before, "data", "val of retention")
     done = command("validate", "--run", run.path, *other)
     assert done.code == 0, done.err
     assert "note       validate: not the data that fit recorded: val of retention" in done.out

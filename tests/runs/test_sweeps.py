@@ -20,9 +20,9 @@ from sft_lightning.ablation.study_dir import StudyDir
 from sft_lightning.ablation.worker import run_job
 from sft_lightning.cli.main import main
 from sft_lightning.config.resolve import resolve, resolve_arguments
-from sft_lightning.core.errors import UserError
 from sft_lightning.evaluation.known_metrics import direction
 from tests.cli.conftest import ROOT, Command, command  # noqa: F401  a fixture
+from tests.refused import refused
 from tests.runs.wandb_server import WandbServer, handler
 
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments/sweeps").glob("*.yaml"))
@@ -118,7 +118,7 @@ def test_every_parameter_is_a_key_that_fit_has_and_every_value_one_that_it_takes
             before, after = resolve([base]), resolve([base, {name: value}])
             assert value_at(after, name) == pytest.approx(value), f"{name} is not what the sweep says"
             assert without(after, name) == without(before, name), f"{name} changes something else"
-    with pytest.raises(UserError, match="anchr"):
+    with refused("model", "'anchr'"):
         resolve([base, {"model.init_args.anchr": 1.0}])
 
 
@@ -130,7 +130,7 @@ def test_none_of_a_sweep_is_null(written: Any) -> None:
     assert f"--{keys[0]}={written}" in line
     config = resolve_arguments([*line[1:], "--model=PlainSFT"])
     assert [value_at(config, key) for key in keys] == [None] * 3
-    with pytest.raises(UserError, match=r"model.init_args.lr: must be a number, got null"):
+    with refused("model.init_args.lr", "number", "null"):
         resolve_arguments([*line[1:], f"--model.init_args.lr={written}"])
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from tests.cli.conftest import Command, Result, command  # noqa: F401  a fixture
 from tests.networks import tiny
+from tests.refused import check_printed
 
 VIT = {
     "model_type": "vit",
@@ -122,10 +123,7 @@ def bert(folder: Path) -> Path:
     return folder
 
 
-def refused(done: Result, *told: str) -> None:
-    """Exit code 2, one line that says what is `told`, and nothing left on disk of a run that was to begin."""
+def check_refused(done: Result, key: str, *values: object) -> None:
+    """Exit code 2, and one line of error with this key and these values."""
     assert done.code == 2, f"exit code {done.code} instead of 2:\n{done.err[-3000:]}"
-    errors = [line for line in done.err.splitlines() if line.startswith("sft-lightning: error: ")]
-    assert len(errors) == 1 and "Traceback" not in done.err, f"one line of error is expected:\n{done.err}"
-    for words in told:
-        assert words.lower() in errors[0].lower(), f"the line does not say '{words}': {errors[0]}"
+    check_printed(done.err, key, *values)

@@ -52,7 +52,7 @@ class KeyedDigits(Digits):
         if self.fails == "bug":
             raise RuntimeError(said)
         if self.fails == "user":
-            raise UserError(said)
+            raise UserError("data", said)
         return super().load()
 
 

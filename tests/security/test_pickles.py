@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.security.conftest import VIT, Command, Trap, bert, config, in_hub, network, prompts, refused, texts
+from tests.security.conftest import VIT, Command, Trap, bert, check_refused, config, in_hub, network, prompts, texts
 
 Offer = Callable[[Path, Trap], list[Any]]
 MLP = {"in_features": 64, "hidden": [8]}
@@ -117,9 +117,7 @@ OFFERS: dict[str, Offer] = {
 def test_pickled_code_is_refused_as_pretrained_in(offer: str, command: Command, tmp_path: Path, trap: Trap) -> None:
     done = command("fit", *OFFERS[offer](tmp_path, trap), "--wandb", "disabled")
     assert not trap.sprung, f"the code in {offer} was run"
-    refused(done, "pretrained")
-    if "gguf" not in offer:
-        refused(done, "pickled code")
+    check_refused(done, "network.pretrained", *([] if "gguf" in offer else [".safetensors"]))
     assert not list(done.runs.rglob("*.json")), "a half-written run was left"
 
 
@@ -140,7 +138,7 @@ def test_pickled_code_is_refused_in_what_comes_from_the_hub(
     zipped(folder / "pytorch_model.bin", trap)
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code that came from the hub was run"
-    refused(done, f"pretrained: {name}", "pickled code")
+    check_refused(done, "network.pretrained", name, ".safetensors")
 
 
 def test_pickled_code_is_refused_in_torchs_cache(
@@ -153,7 +151,7 @@ def test_pickled_code_is_refused_in_torchs_cache(
     arguments = config(tmp_path, network("Torchvision", name="resnet18", pretrained="DEFAULT"))
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code in torch's cache was run"
-    refused(done, "resnet18-f37072fd.pth", "pickled code", "remove it")
+    check_refused(done, "network.pretrained", "resnet18-f37072fd.pth")
 
 
 @pytest.mark.parametrize("forced", ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"])
@@ -163,7 +161,7 @@ def test_no_variable_of_torchs_opens_the_door(
     monkeypatch.setenv(forced, "1")
     done = command("fit", *timm_folder(tmp_path, trap), "--wandb", "disabled")
     assert not trap.sprung, f"{forced} let the code run"
-    refused(done, "pickled code")
+    check_refused(done, "network.pretrained", tmp_path / "timm", ".safetensors")
 
 
 @pytest.mark.parametrize("place", ["evil/net.pth", "evil.inner/net.pth"])
@@ -180,7 +178,7 @@ def test_a_package_with_weights_is_neither_imported_nor_unpickled(
         "fit", *config(tmp_path, network("MLP", **MLP, pretrained=f"package:{place}")), "--wandb", "disabled"
     )
     assert not trap.sprung, "the package was imported, or its file unpickled"
-    refused(done, "pretrained")
+    check_refused(done, "network.pretrained", place)
 
 
 @pytest.fixture
@@ -208,7 +206,10 @@ def test_pickled_code_is_refused_in_checkpoints(
         arguments = config(tmp_path, network("MLP", **MLP))
         done = command("fit", *arguments, "--ckpt_path", run / "checkpoints/best.ckpt", "--wandb", "disabled", *more)
     assert not trap.sprung, f"the code in the checkpoint was run by {way}"
-    refused(done, "never run" if "weights_only" in way else "ckpt_path", "pickled code")
+    if "weights_only" in way:
+        check_refused(done, "weights_only", "true")
+    else:
+        check_refused(done, "ckpt_path", run / "checkpoints", "exec")
     assert before == {p: p.read_bytes() for p in before}, "the run was written to"
 
 
@@ -222,7 +223,7 @@ def test_pickled_code_is_refused_in_cifars_files(command: Command, tmp_path: Pat
     data = {"class_path": "CIFAR10", "init_args": {"root": str(tmp_path / "data"), "download": False}}
     done = command("fit", *config(tmp_path, network("LeNet"), data), "--wandb", "disabled")
     assert not trap.sprung, "the code in the data was run"
-    refused(done, "does not hold CIFAR10, or damaged")
+    check_refused(done, "data", tmp_path / "data", "CIFAR10")
 
 
 def test_pickled_code_is_refused_in_mnists_old_files(command: Command, tmp_path: Path, trap: Trap) -> None:
@@ -233,7 +234,7 @@ def test_pickled_code_is_refused_in_mnists_old_files(command: Command, tmp_path:
     data = {"class_path": "MNIST", "init_args": {"root": str(tmp_path / "data"), "download": False}}
     done = command("fit", *config(tmp_path, network("MLP"), data), "--wandb", "disabled")
     assert not trap.sprung, "the code in the data was run"
-    refused(done, "does not hold MNIST, or damaged")
+    check_refused(done, "data", tmp_path / "data", "MNIST")
 
 
 def test_an_index_of_safetensors_cannot_lead_to_a_pickle(command: Command, tmp_path: Path, trap: Trap) -> None:
@@ -245,4 +246,4 @@ def test_an_index_of_safetensors_cannot_lead_to_a_pickle(command: Command, tmp_p
     arguments = config(tmp_path, network("TransformersText", pretrained=str(folder)), texts(tmp_path))
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code behind the index was run"
-    refused(done, "pretrained")
+    check_refused(done, "network.pretrained", folder)

@@ -245,7 +245,7 @@ def test_a_secret_is_found_however_it_is_written(secret: str) -> None:
     from urllib.parse import quote
 
     redaction.learn({"password": secret})
-    for written in (secret, repr(secret), quote(secret, safe=""), str(UserError(secret)), json.dumps(secret)):
+    for written in (secret, repr(secret), quote(secret, safe=""), str(UserError("data", secret)), json.dumps(secret)):
         assert HIDDEN in redact(written) and "sec" not in redact(written), f"{written} becomes {redact(written)}"
 
 

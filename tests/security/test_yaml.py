@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.runs import load
-from tests.security.conftest import Command, Trap, config, network, refused
+from tests.refused import refused
+from tests.security.conftest import Command, Trap, check_refused, config, network
 
 DISTILL = ("--config", "experiments/digits/distill.yaml")
 TAGS = ["python/object/apply:os.system", "python/object/new:os.system", "python/name:os.system"]
@@ -22,7 +22,7 @@ def test_a_config_file_makes_no_objects(tag: str, command: Command, tmp_path: Pa
     file.write_text(f"network: MLP\ndata: Digits\nmodel: {planted(trap, tag)}\n")
     done = command("fit", "--config", file)
     assert not trap.sprung, "the command in the YAML was run"
-    refused(done, "config.yaml, line 3", "not valid YAML", tag)
+    check_refused(done, "--config", file, "line 3", tag)
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ def test_a_value_on_the_command_line_makes_no_objects(option: str, joined: bool,
     value = planted(trap)
     done = command("fit", *DISTILL, *([f"--{option}={value}"] if joined else [f"--{option}", value]))
     assert not trap.sprung, "the command in the value was run"
-    refused(done, f"--{option}", "YAML tag", "plain values")
+    check_refused(done, f"--{option}", f"!!{TAGS[0]}")
 
 
 def test_exclamation_marks_in_a_text_are_no_tags(command: Command) -> None:
@@ -49,7 +49,7 @@ def test_a_file_that_an_option_names_makes_no_objects(command: Command, tmp_path
     (tmp_path / "model.yaml").write_text(f"class_path: PlainSFT\ninit_args: {planted(trap)}\n")
     done = command("fit", *DISTILL, "--model", tmp_path / "model.yaml")
     assert not trap.sprung, "the command in the file was run"
-    refused(done, "not valid YAML", "os.system")
+    check_refused(done, "--config", TAGS[0])
 
 
 @pytest.mark.parametrize("way", ["--resume", "--run"])
@@ -60,7 +60,7 @@ def test_a_runs_config_makes_no_objects(way: str, command: Command, tmp_path: Pa
     run.files.config.write_text(run.files.config.read_text() + f"wandb_tags: {planted(trap)}\n")
     again = command("fit" if way == "--resume" else "test", way, run.path)
     assert not trap.sprung, "the command in the run's config.yaml was run"
-    refused(again, "config.yaml, line", "not valid YAML")
-    with pytest.raises(UserError, match=r"config\.yaml cannot be read"):
+    check_refused(again, "--config", run.files.config, "line", TAGS[0])
+    with refused(run.files.config, TAGS[0]):
         _ = load(run.path).config
     assert not trap.sprung

@@ -19,7 +19,7 @@ from sft_lightning.networks import (
     build_network,
     spec,
 )
-from sft_lightning.networks.base import Spec
+from sft_lightning.networks.spec import Spec
 from tests.exactness.cases import FewTexts
 from tests.networks.tiny import tiny_folder
 from tests.support import NEW, FewDigits, fit, weights

@@ -32,7 +32,7 @@ class Fault(Callback):
         raise RuntimeError("this is a bug of one rank")
 
     def refuse(self, trainer: Trainer) -> None:
-        raise UserError("data: socket.png cannot be read; replace or remove it")
+        raise UserError("data", "socket.png cannot be read", "replace or remove it")
 
     def pause(self, trainer: Trainer) -> None:
         """For `where` seconds: longer than ranks wait for one that has failed."""

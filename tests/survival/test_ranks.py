@@ -15,6 +15,7 @@ import yaml
 
 from sft_lightning.runs import load
 from tests.exactness.figures import note
+from tests.refused import check_printed
 from tests.survival.snapshots import difference, outcome
 from tests.survival.zygote import ROOT, Zygote
 
@@ -63,8 +64,8 @@ CASES = {
     "rank 1 raises": ({"what": "fail", "rank": 1}, "RuntimeError: this is a bug of one rank", 1),
     "rank 0 raises": ({"what": "fail", "rank": 0}, "RuntimeError: this is a bug of one rank", 1),
     "both raise": ({"what": "fail", "rank": -1}, "RuntimeError: this is a bug of one rank", 1),
-    "rank 1 is killed": ({"what": "kill", "rank": 1}, "ended without a word", 2),
-    "rank 0 is killed": ({"what": "kill", "rank": 0}, "ended without a word", 2),
+    "rank 1 is killed": ({"what": "kill", "rank": 1}, "another rank: ", 2),
+    "rank 0 is killed": ({"what": "kill", "rank": 0}, "another rank: ", 2),
 }
 
 
@@ -93,8 +94,7 @@ def test_a_mistake_of_the_users_that_one_rank_meets_first_is_said_once(zygote: Z
     ranks = launch(zygote, tmp_path, *FIT, *fault, "--run_id", "refused")
     codes = [zygote.wait(pid, WITHIN) for pid in ranks]
     assert codes == [2, 2], said(tmp_path)
-    lines = [line for line in said(tmp_path).splitlines() if "error:" in line]
-    assert len(lines) == 1 and "socket.png cannot be read" in lines[0], said(tmp_path)
+    check_printed(said(tmp_path), "data", "socket.png")
 
 
 @pytest.mark.slow

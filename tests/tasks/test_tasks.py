@@ -12,11 +12,11 @@ from scipy.stats import entropy, pearsonr, spearmanr
 from sklearn import metrics as sk
 from torch import Tensor
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+from tests.refused import refused
 
 RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch
 
@@ -178,11 +178,11 @@ def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
 
 
 def test_what_does_not_exist_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(UserError, match="did you mean 'classification'"):
+    with refused("task", "'clasification'", "'classification'"):
         make_task(TaskInfo("clasification", 3))
-    with pytest.raises(UserError, match="did you mean 'accuracy'"):
+    with refused("metrics", "'acuracy'", "'accuracy'"):
         make_task(TaskInfo("classification", 3, metrics=["acuracy"])).make_metrics()
-    with pytest.raises(UserError, match="label_smoothing: regression"):
+    with refused("model.label_smoothing", "regression"):
         make_task(TaskInfo("regression", 1), 0.1)
 
 

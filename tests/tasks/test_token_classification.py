@@ -7,11 +7,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score
 
-from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks.token_classification import EntityScore, entities
+from tests.refused import refused
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
@@ -109,5 +109,5 @@ SCHEMES = {
 
 
 def test_entity_scores_need_tags_with_a_scheme() -> None:
-    with pytest.raises(UserError, match="entity_f1"):
+    with refused("metrics", "entity_f1", "token_accuracy"):
         make_task(TaskInfo("token_classification", 2, ["NOUN", "VERB"], ["entity_f1"])).make_metrics()

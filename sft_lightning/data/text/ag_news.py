@@ -1,4 +1,4 @@
-"""AG News: 120,000 + 7,600 news items, title and first lines, of four topics."""
+"""AG News: 120,000 training and 7,600 test news items (title and first lines) on four topics."""
 
 from typing import Any
 

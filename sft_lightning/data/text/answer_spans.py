@@ -1,8 +1,8 @@
-"""Finds the answers in what a chat template wrote, by writing the conversation again with a mark in place of each.
+"""Finds the answers in the text of a chat template, which writes the conversation again with a mark for each answer.
 
-What stands around the marks stands around the answers too, whatever they say and however the template trims them. An
+The text around a mark is also the text around its answer, whatever the answer says and however the template trims it. An
 answer begins where the template's prompt for it ends: thoughts and calls that the template writes before its words are
-the assistant's own. It ends with the token that ends a turn. What cannot be told apart so is refused.
+the assistant's own. It ends with the token that ends a turn. Conversations whose answers cannot be found so are refused.
 """
 
 import re
@@ -14,15 +14,15 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.messages import CALLS
 
 Message = dict[str, Any]
-OPEN, CLOSE = "\ue0f5", "\ue0f6"  # of the private use area: in no one's texts
+OPEN, CLOSE = "\ue0f5", "\ue0f6"  # from the private use area, which texts do not use
 REASONING = ("reasoning_content", "reasoning", "thinking")
 THOUGHTS = tuple(re.compile(pattern, re.DOTALL) for pattern in (r".*</think>", r".*</think>\s*", r""))
-"""Beginnings of contents that are thoughts, which stay before a mark: templates look for them. Tried in turn."""
+"""Patterns of thoughts at the beginning of a content, tried in turn. They stay before a mark: templates look for them."""
 
 
 @dataclass
 class Piece:
-    """Where an answer's words lie, and the text that the template wrote between the last answer's and them."""
+    """The place of an answer's words, and the text that the template wrote between the previous answer and them."""
 
     turn: int
     head: str
@@ -33,13 +33,13 @@ class Piece:
 
 
 class AnswerSpans:
-    """The answers of one conversation in the text that the template wrote of it.
+    """Finds the answers of one conversation in the text that the template wrote.
 
     Args:
-        messages: As the template was given them; the last is an answer.
-        text: What it wrote.
-        write: Writes other messages, with the generation prompt if the second argument says so.
-        controls: Tokens of which one ends a turn.
+        messages: The messages that the template was given; the last is an answer.
+        text: The text that it wrote.
+        write: Writes other messages, with the generation prompt if the second argument is true.
+        controls: Tokens that may end a turn.
         row: The row's name, for messages.
     """
 
@@ -58,11 +58,11 @@ class AnswerSpans:
         """(start, end) in characters of every answer, its end included.
 
         Raises:
-            UserError: The template writes the conversation in another way once an answer is another.
+            UserError: The template writes the rest of the conversation differently if an answer differs.
         """
         if OPEN in self.text:
             raise UserError(
-                "data", f"{self.row}: a text holds U+E0F5, a character that is used here as a mark", "remove it"
+                "data", f"{self.row}: a text holds the character U+E0F5, which is reserved as a mark", "remove it"
             )
         thinks = any(THOUGHTS[0].match(self.messages[i].get("content") or "") for i in self.answers)
         for thoughts in THOUGHTS[:-1] if thinks else ():
@@ -94,15 +94,15 @@ class AnswerSpans:
     def _ambiguous(self, turn: int) -> UserError:
         return UserError(
             "data",
-            f"{self.row}: the tokenizer's chat template changes what the assistant said in turn {turn + 1}, or "
-            "writes the conversation around it in another way, so it cannot be told what to learn",
+            f"{self.row}: the tokenizer's chat template changes the assistant's answer in turn {turn + 1}, or writes the "
+            "rest of the conversation differently if the answer differs, so the tokens to learn cannot be found",
             "use another template",
         )
 
     # ---- words ----
 
     def _align(self, heads: Sequence[str], around: Sequence[str]) -> list[Piece]:
-        """Where the answers' words lie: the text is what stands `around` the marks, with them between."""
+        """Finds the answers' words, which lie between the parts of the text `around` the marks."""
         pieces, at, text = [], 0, self.text
         for number, (i, head) in enumerate(zip(self.answers, heads, strict=True)):
             before, after = around[number], around[number + 1]
@@ -128,7 +128,7 @@ class AnswerSpans:
     # ---- beginnings ----
 
     def _asked(self, turn: int) -> tuple[str, str]:
-        """(the generation prompt before an answer, empty where the template has none; the text before that)."""
+        """(the generation prompt before an answer, empty if the template has none; the text before that)."""
         try:
             plain, asking = (self.write(self.messages[:turn], ask) for ask in (False, True)) if turn else ("", "")
         except UserError:
@@ -136,7 +136,7 @@ class AnswerSpans:
         return (asking[len(plain) :] if asking.startswith(plain) else ""), plain
 
     def _said_before(self, piece: Piece, asked: str, plain: str) -> int:
-        """How many characters before an answer's words the assistant has to write itself: thoughts, calls, a space."""
+        """Counts the characters before an answer's words that the assistant writes itself: thoughts, calls, a space."""
         message, before = self.messages[piece.turn], piece.before
         bare = before.rstrip()
         thoughts = len(bare) - len(piece.head) if piece.head and bare.endswith(piece.head) else -1
@@ -148,8 +148,8 @@ class AnswerSpans:
         return len(_space(before, plain))
 
     def _unasked(self, piece: Piece, thoughts: int, plain: str) -> int:
-        """As `_said_before`, of thoughts and calls in a template that does not ask with a generation prompt: what it writes
-        before a plain answer is not the assistant's. `thoughts` is where those of the content begin, or -1.
+        """As `_said_before`, for thoughts and calls in a template without a generation prompt: the text that it writes before
+        a plain answer is not the assistant's. `thoughts` is where the content's thoughts begin, or -1.
         """
         earlier, before = self.messages[: piece.turn], piece.before
         prompt = self.write(earlier, False) if earlier else ""
@@ -166,7 +166,7 @@ class AnswerSpans:
     # ---- ends ----
 
     def _tails(self, marked: Sequence[Message], around: Sequence[str]) -> list[str]:
-        """What belongs to each answer after its words: the end of the turn, and calls where there are some."""
+        """The text after each answer's words that belongs to the answer: the end of the turn, and calls if there are any."""
         closing = around[-1]
         calls = {i for i in self.answers if self.messages[i].get(CALLS)}
         tails = []
@@ -174,7 +174,7 @@ class AnswerSpans:
             end = closing
             if i != self.answers[-1] and (i in calls or self.answers[-1] in calls):
                 end = self.write(marked[: i + 1], False).rpartition(CLOSE)[2]
-            if not after.startswith(end):  # the conversation ends in another way than a turn does
+            if not after.startswith(end):  # the end of the conversation differs from that of a turn
                 same = after[: _common(after, end)]
                 end = same[: max((same.rfind(c) + len(c) for c in self.controls if c in same), default=0)]
             tails.append(end)
@@ -197,7 +197,7 @@ def _called(message: Message) -> Message:
 
 
 def _marked(message: Message, head: str, mark: str) -> Message:
-    """A message with a mark for its words: those after its thoughts, or the name of the first function it calls."""
+    """Replaces a message's words by a mark: those after its thoughts, or the name of the first function it calls."""
     if not message.get(CALLS):
         return {**message, "content": head + mark}
     function, (first, *others) = {**_called(message), "name": mark}, message[CALLS]
@@ -205,7 +205,7 @@ def _marked(message: Message, head: str, mark: str) -> Message:
 
 
 def _as_written(message: Message, head: str) -> list[str]:
-    """In which ways a template may write what the mark stands for."""
+    """The ways in which a template may write the words that a mark replaces."""
     if message.get(CALLS):
         return [str(_called(message).get("name"))]
     said = (message.get("content") or "").removeprefix(head)
@@ -213,7 +213,7 @@ def _as_written(message: Message, head: str) -> list[str]:
 
 
 def _space(before: str, plain: str) -> str:
-    """White space before an answer that the text without it does not end with: a model has to write it itself."""
+    """White space before an answer that the prompt does not end with, so that a model has to write it."""
     mine, theirs = before.rstrip(), plain.rstrip()
     more, there = before[len(mine) :], plain[len(theirs) :]
     return more[len(there) :] if mine and mine[-6:] == theirs[-6:] and more.startswith(there) else ""

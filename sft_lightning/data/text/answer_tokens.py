@@ -1,7 +1,7 @@
-"""From texts with marked answers to token ids with marks.
+"""Tokenises texts with marked answers, and marks the answers' tokens.
 
-The text before an answer, tokenised alone, must give the first tokens of the whole, as it will when the model is asked
-to go on from there. Where tokens merge across that boundary, the parts are tokenised apart.
+The text before an answer, tokenised alone, must give the first tokens of the whole text, as it does when the model
+generates from there. If tokens merge across that boundary, the parts are tokenised separately.
 """
 
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from sft_lightning.data.text.chat_template import Rendered
 
 
 def encode(rendered: Sequence[Rendered], tokenizer: Any) -> list[tuple[list[int], list[int]]]:
-    """(token ids, 1 where supervised) of each.
+    """(token ids, marks that are 1 for supervised tokens) of each text.
 
-    There is one BOS where the tokenizer begins texts with one; a chat template says itself whether there is one.
+    A text gets one BOS if the tokenizer begins texts with it; a chat template decides that itself.
     """
     bos = tokenizer.bos_token_id
     starts = bos is not None and [bos] == list(tokenizer("a")["input_ids"])[:1]
@@ -45,7 +45,7 @@ def _ids(texts: list[str], tokenizer: Any) -> list[list[int]]:
 
 
 def _apart(text: str, cuts: list[int], tokenizer: Any) -> tuple[list[int], dict[int, int]]:
-    """Ids of the pieces between `cuts`, and where each cut lies in them."""
+    """Token ids of the pieces between `cuts`, and the position of each cut in them."""
     edges = [0, *cuts, len(text)]
     ids: list[int] = []
     at = {0: 0}

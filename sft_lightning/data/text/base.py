@@ -1,4 +1,4 @@
-"""Texts with one label each, and what all text data share: the meeting with the tokenizer."""
+"""Base classes of text data: tokenising for a network, and texts with one label each."""
 
 from typing import Any, ClassVar
 
@@ -12,15 +12,15 @@ from sft_lightning.data.text.unknown import MUCH, unknown_share
 __all__ = ["Ragged", "TextData", "TextRows", "TokenData", "Tokens"]
 
 TAKES = {"image": "images", "text": "texts to classify", "tokens": "texts to continue", "words": "words to tag"}
-"""What the samples are of a network's kind of input"""
+"""Names of the samples for each kind of a network's input"""
 
 
 class TokenData(SFTDataModule, base=True):
-    """What all text data share: the meeting with the tokenizer.
+    """Base of all text data: tokenises the samples for a network.
 
     Args:
-        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
-        group_by_length: Make batches of samples of like length, so that little is padded.
+        max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
+        group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -36,7 +36,7 @@ class TokenData(SFTDataModule, base=True):
         """Share of unknown tokens in the training file's texts"""
 
     def settle(self, spec: InputSpec) -> InputView:
-        """Tokenises for a network, and anew for one with another tokenizer."""
+        """Tokenises for a network, and again for a network with another tokenizer."""
         if self.spec is not None and spec.tokenizer is not self.spec.tokenizer:
             self.view = None
         return super().settle(spec)
@@ -90,7 +90,9 @@ class TokenData(SFTDataModule, base=True):
         special = getattr(spec.tokenizer, "num_special_tokens_to_add", lambda pair: 0)(pair=True)
         if self.max_length <= special:
             raise UserError(
-                "data.max_length", f"{self.max_length} leaves no room beside {special} special tokens", "set it higher"
+                "data.max_length",
+                f"{self.max_length} leaves no room for text beside {special} special tokens",
+                "set it higher",
             )
         return self.max_length
 
@@ -99,11 +101,11 @@ class TokenData(SFTDataModule, base=True):
         return bool(strategy is not None and strategy.root_device.type == "cuda")
 
     def found(self) -> dict[str, Any]:
-        """With the share of unknown tokens, where it is large."""
+        """Adds the share of unknown tokens, if it is large."""
         return {**super().found(), **({"unknown_tokens": round(self.unknown, 4)} if self.unknown > MUCH else {})}
 
     def describe(self) -> str:
-        """Sizes and classes, and what was truncated."""
+        """Adds the shares of samples that were truncated."""
         line = super().describe()
         cut = [f"{share:.1%} of {name}" for name, share in self.truncated.items() if share > 0]
         if cut and self.view is not None:
@@ -115,7 +117,7 @@ class TextData(TokenData, base=True):
     """Texts, or pairs of texts, with one label or value each.
 
     Args:
-        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
-        group_by_length: Make batches of samples of like length, so that little is padded.
+        max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
+        group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """

@@ -1,8 +1,8 @@
-"""What a cell of a table holds: nothing, a number or a name. `fit`, folds and the front door all decide it here.
+"""Decides whether a table's cell is missing, a number or a name: one rule for `fit`, folds and the front door.
 
-A number is written as pandas, numpy, JSON and spreadsheets write one: `7`, `-1.50`, `.5`, `1e-05`. Names are all that
-Python's `float` takes beside that (`1_1`, `nan`, `inf`, digits of other scripts), true and false, and what begins with
-zeros (`007`). Words for nothing (`NA`, `None`, `null`, `no`) are names too: a cell is missing where it is blank, null or NaN.
+A number is written as pandas, numpy, JSON and spreadsheets write one: `7`, `-1.50`, `.5`, `1e-05`. Other spellings that
+Python's `float` accepts are names (`1_1`, `nan`, `inf`, digits of other scripts), and so are true, false and texts that
+begin with zeros (`007`). `NA`, `None`, `null` and `no` are names too: a cell is missing only if it is blank, null or NaN.
 """
 
 import math
@@ -15,7 +15,7 @@ from typing import Any
 NUMBER = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE](?P<sign>[+-]?)[0-9]+)?")
 WHOLE = re.compile(r"[+-]?(?:0|[1-9][0-9]*)(?:\.0*)?")
 MOST_DIGITS = 1000
-"""A longer text, such as a sequence of 0 and 1, is no number; Python converts no more than 4,300 digits"""
+"""A longer text, such as a sequence of 0 and 1, is a name; Python converts at most 4,300 digits"""
 
 
 def missing(value: Any) -> bool:
@@ -50,9 +50,9 @@ def whole(value: Any) -> str | None:
 
 
 def numbers(values: Iterable[Any]) -> list[float] | None:
-    """The values as numbers; None where one is none, or where there are no values.
+    """The values as numbers; None if one of them is a name or missing, or if there are no values.
 
-    `1e3` and its like, which no library writes, are codes unless a value of the column has a decimal point.
+    Spellings such as `1e3`, which no library writes, are codes unless a value of the column has a decimal point.
     """
     found: list[float] = []
     codes = points = False

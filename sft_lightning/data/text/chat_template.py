@@ -1,6 +1,6 @@
-"""Writes conversations out, with a tokenizer's chat template or without one, and marks the answers to learn from.
+"""Writes conversations as text, with or without a tokenizer's chat template, and marks the answers to learn from.
 
-Where a template marks itself what the assistant says (`{% generation %}`), its marks are taken; else see `answer_spans`.
+If a template itself marks the assistant's words (`{% generation %}`), its marks are used; otherwise see `answer_spans`.
 """
 
 import re
@@ -17,7 +17,7 @@ GENERATION = re.compile(r"\{%[-+]?\s*generation\s*[-+]?%\}")
 
 
 class DamagedTemplate(UserError):
-    """A chat template that is wrong for every row, not for one."""
+    """The chat template fails for every row, not only for one."""
 
 
 @dataclass
@@ -27,7 +27,7 @@ class Rendered:
     text: str
     spans: list[tuple[int, int]] = field(default_factory=list)
     ended: list[bool] = field(default_factory=list)
-    """Of each span, whether it closes with a token that ends a turn"""
+    """For each span, whether its last token ends a turn"""
     by_template: bool = False
 
 
@@ -50,19 +50,20 @@ class ChatTemplate:
             try:
                 self._sources[bool(tools)] = str(self.tokenizer.get_chat_template(tools=tools or None))
             except ValueError as error:
-                raise DamagedTemplate("network.tokenizer", str(error).splitlines()[0]) from None
+                problem = str(error).splitlines()[0]
+                raise DamagedTemplate("network.tokenizer", problem, "use a tokenizer with one chat template") from None
         return self._sources[bool(tools)]
 
     def knows(self, role: str) -> bool:
-        """Whether the template asks for this role by its name."""
+        """Whether the template names this role."""
         return bool(re.search(rf"['\"]{role}['\"]", self.source()))
 
     def write(self, messages: Sequence[Message], conversation: Conversation, row: str, ask: bool = False) -> str:
-        """The text of some messages, with the generation prompt where `ask`.
+        """Writes messages as text, with the generation prompt if `ask`.
 
         Raises:
-            DamagedTemplate: It is not valid Jinja.
-            UserError: It refuses these messages.
+            DamagedTemplate: The template is not valid Jinja.
+            UserError: The template refuses these messages.
         """
         from jinja2 import TemplateError, TemplateSyntaxError
 
@@ -76,16 +77,22 @@ class ChatTemplate:
             )
         except TemplateSyntaxError as error:
             raise DamagedTemplate(
-                "network.tokenizer", f"its chat template is damaged at line {error.lineno}: {error}"
+                "network.tokenizer",
+                f"its chat template is damaged at line {error.lineno}: {error}",
+                "use another tokenizer, or mend the template",
             ) from None
         except (TemplateError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
             said = str(error).strip().splitlines() or [type(error).__name__]
-            raise UserError("data", f"{row}: the tokenizer's chat template refuses it: {said[0]}") from None
+            raise UserError(
+                "data",
+                f"{row}: the tokenizer's chat template refuses it: {said[0]}",
+                "mend the row, or use another template",
+            ) from None
 
     # ---- rendering ----
 
     def render(self, conversation: Conversation, row: str, notes: Notes) -> Rendered:
-        """Writes a conversation out and marks the answers to learn from, each with its end."""
+        """Writes a conversation as text and marks the answers to learn from, each with its end."""
         messages = fitted(conversation.messages, self.knows, row, notes)
         messages, text = self._ended_once(messages, conversation, row, notes)
         messages = self._used(messages, text, conversation, row, notes)
@@ -102,15 +109,20 @@ class ChatTemplate:
         elif len(spans) != len(answers):
             raise UserError(
                 "data",
-                f"{row}: the chat template marks {len(spans)} parts in {len(answers)} answers, so it cannot be told "
-                "which parts are not to be learned from",
+                f"{row}: the chat template marks {len(spans)} parts in {len(answers)} answers, so the parts that should "
+                "not be learned from cannot be found",
+                "use another template, or remove the row",
             )
         kept = [span for i, span in zip(answers, spans, strict=True) if i in learned]
         if not kept:
-            raise UserError("data", f"{row}: the tokenizer's chat template marks no answer to learn from")
+            raise UserError(
+                "data",
+                f"{row}: the tokenizer's chat template marks no answer to learn from",
+                "use another template, or remove the row",
+            )
         said = [(messages[i].get("content") or "").strip() for i in conversation.learned]
         if by_marks and any(words not in text[a:b] for words, (a, b) in zip(said, kept, strict=True)):
-            notes.add("answers of which the chat template leaves something out or changes it", row)
+            notes.add("answers that the chat template shortens or changes", row)
         for message in messages[: conversation.learned[-1]]:
             if message["role"] != "assistant" and (message.get("content") or "").strip() not in text:
                 notes.add(f"a {message['role']}'s message is left out or changed by the chat template", row)
@@ -125,7 +137,7 @@ class ChatTemplate:
     def _by_template(
         self, messages: list[Message], text: str, conversation: Conversation
     ) -> list[tuple[int, int]] | None:
-        """What the template's own `{% generation %}` marks; None where it has none."""
+        """The spans that the template's own `{% generation %}` marks; None if it has no such marks."""
         if not GENERATION.search(source := self.source(conversation.tools)):
             return None
         from transformers.utils.chat_template_utils import render_jinja_template
@@ -142,24 +154,24 @@ class ChatTemplate:
     def _ended_once(
         self, messages: list[Message], conversation: Conversation, row: str, notes: Notes
     ) -> tuple[list[Message], str]:
-        """(messages, their text): without the end of a turn in contents that bring it, where the template writes it too."""
+        """(messages, their text), without the end of a turn in contents that hold it if the template writes it too."""
         text = self.write(messages, conversation, row)
         closing = next((c for c in reversed(self.controls) if text.rstrip().endswith(c)), "")
         twice = [i for i, m in enumerate(messages) if closing and _ends_twice(m, closing, text)]
         if not twice:
             return messages, text
-        notes.add(f"answers that bring the end {closing} themselves get it once", row)
+        notes.add(f"answers that hold the end {closing} themselves get it once", row)
         shorter = list(messages)
         for i in twice:
             shorter[i] = {**messages[i], "content": messages[i]["content"].rstrip().removesuffix(closing)}
         return shorter, self.write(shorter, conversation, row)
 
-    # ---- what changes nothing ----
+    # ---- unused keys, tools and variables ----
 
     def _used(
         self, messages: list[Message], text: str, conversation: Conversation, row: str, notes: Notes
     ) -> list[Message]:
-        """The messages without keys that change nothing in what the template writes: those, tools and variables are said."""
+        """The messages without keys that the template does not use. Notes these, and tools and variables it does not use."""
         for key in dict.fromkeys(k for m in messages for k in m if k not in ("role", "content")):
             bare = [{k: v for k, v in m.items() if k != key} for m in messages]
             if self._changes(bare, text, conversation, row):
@@ -167,7 +179,7 @@ class ChatTemplate:
             if key == CALLS and any(m.get(CALLS) and not m.get("content") for m in messages):
                 raise UserError(
                     "data",
-                    f"{row}: an answer is made of {CALLS} alone, which the tokenizer's chat template does not write",
+                    f"{row}: an answer consists of {CALLS} alone, which the tokenizer's chat template does not write",
                     "use another template, or remove the row",
                 )
             notes.add(f"key {key} of messages is not used by the chat template", row)
@@ -188,7 +200,7 @@ class ChatTemplate:
 
 
 def _ends_twice(message: Message, closing: str, text: str) -> bool:
-    """Whether an answer brings the end of its turn, and the template writes it once more."""
+    """Whether an answer holds the end of its turn, and the template writes it once more."""
     said = (message.get("content") or "").rstrip()
     if message["role"] != "assistant" or not said.endswith(closing):
         return False
@@ -199,7 +211,7 @@ def _ends_twice(message: Message, closing: str, text: str) -> bool:
 
 
 def render_plainly(conversation: Conversation, tokenizer: Any, row: str, notes: Notes) -> Rendered:
-    """For tokenizers without a chat template: the prompt as it is, or paragraphs by role; EOS after each answer."""
+    """Writes a conversation without a chat template: the prompt as it is, or paragraphs by role; EOS after each answer."""
     why = "is not used: the tokenizer has no chat template"
     for key in dict.fromkeys(k for m in conversation.messages for k, v in m.items() if v is not None):
         if key not in ("role", "content"):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.wording import plural
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
@@ -22,7 +23,7 @@ class TaggedRows(Tokens):
     """Sentences as word pieces; the first piece of each word is its item.
 
     Args:
-        sentences: Where they come from.
+        sentences: The sentences of a file.
         labels: The tags, in class order; None for sentences without tags.
     """
 
@@ -34,9 +35,9 @@ class TaggedRows(Tokens):
         self.first = Ragged([])
         self.kept_tags = Ragged([])
         self.lost = np.zeros(0, dtype=np.int64)
-        """Words of each row behind max_length, which are in no loss and no metric"""
+        """Words of each row beyond max_length, which are in no loss and no metric"""
         self.unwritten = 0
-        """Words that the tokenizer makes nothing of, and that stand as its unknown token"""
+        """Words without a token of their own, which the unknown token replaces"""
 
     def __len__(self) -> int:
         return len(self.sentences.words)
@@ -62,7 +63,7 @@ class TaggedRows(Tokens):
         self.first, self.kept_tags, self.truncated = Ragged(first, np.int8), Ragged(tags), self.lost > 0
 
     def _pieces(self, sentences: list[list[str]]) -> Any:
-        """A word that has no piece, such as a lone zero-width space, becomes the unknown token."""
+        """Tokenises sentences. A word without a piece, such as a lone zero-width space, becomes the unknown token."""
         made = self._call(sentences, None)
         silent = [set(range(len(words))) - first_pieces(made.word_ids(at)).keys() for at, words in enumerate(sentences)]
         longest = max(len(ids) for ids in made["input_ids"])
@@ -119,9 +120,9 @@ class CoNLL(TokenData):
         word_column: Column of the word, from 0; negative counts from the right.
         tag_column: Column of the tag, from 0; negative counts from the right.
         labels: All tags in order; default those of the training sentences, O first, then sorted.
-        max_length: Most tokens of a sentence, special ones included; words behind it are in no loss and no metric, which is
-            said. Default the network's.
-        group_by_length: Make batches of sentences of like length, so that little is padded.
+        max_length: Most tokens of a sentence, special ones included; words beyond it are counted, and are in no loss and no
+            metric; default the network's.
+        group_by_length: Make batches of sentences of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -145,18 +146,22 @@ class CoNLL(TokenData):
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.columns, self.labels = (word_column, tag_column), labels
         if labels is not None and len(set(labels)) < len(labels):
-            raise UserError("data.labels", f"names a tag twice: {', '.join(labels)}")
+            raise UserError("data.labels", f"names a tag twice: {', '.join(labels)}", "name each tag once")
         if self.on_bad_sample != "fail":
             raise UserError(
-                "data.on_bad_sample", "skip is not for CoNLL, where a wrong line may break a sentence", "mend the line"
+                "data.on_bad_sample",
+                f"CoNLL cannot {self.on_bad_sample} samples, since a wrong line may break a sentence",
+                "set it to fail, and mend the line",
             )
         for option in ("classes", "shots_per_class"):
             if getattr(self, option) is not None:
-                raise UserError(f"data.{option}", "a sentence has many tags", "use data.train_fraction")
+                raise UserError(
+                    f"data.{option}", "cannot choose sentences, which have many tags", "use data.train_fraction"
+                )
 
     def load(self) -> Splits:
         if self.files["train"] is None:
-            raise UserError("data", "CoNLL needs train, a file")
+            raise UserError("data.train", "must be given", "set it to a file with the training sentences")
         read = {
             name: Sentences(file, f"data.{name}", self.columns)
             for name, file in self.files.items()
@@ -173,20 +178,20 @@ class CoNLL(TokenData):
         return Splits(rows["train"], rows.get("val"), rows.get("test"), labels, notes)
 
     def load_for_prediction(self) -> Samples | None:
-        """The file `predict`, its tags unread."""
+        """Reads the file `predict` without its tags."""
         file = self.files["predict"]
         return None if file is None else TaggedRows(Sentences(file, "data.predict", self.columns, tagged=False), None)
 
     def describe(self) -> str:
-        """With the words that are lost, or that the tokenizer does not know to write."""
+        """Adds the words that are beyond max_length, and those that became the unknown token."""
         line = super().describe()
         for name, split in self.splits.items():
             samples = split.samples
             assert isinstance(samples, TaggedRows)
             if lost := int(samples.lost[split.rows].sum()) if len(samples.lost) else 0:
-                line += f"; {lost} words of {name} lie behind max_length and count nowhere"
+                line += f"; {plural(lost, 'word')} of {name} beyond max_length, in no loss and no metric"
         if unwritten := sum(s.unwritten for s in self._all_samples() if isinstance(s, TaggedRows)):
-            line += f"; {unwritten} words have no piece of their own and stand as the unknown token"
+            line += f"; {plural(unwritten, 'word')} without a piece became the unknown token"
         return line
 
 
@@ -196,7 +201,7 @@ def in_order(tags: set[str]) -> list[str]:
 
 
 def check_tags(sentences: Sentences, labels: Sequence[str], split: str, given: bool) -> None:
-    """Raises UserError for a tag that is not among the classes, which data.labels names where they are `given`."""
+    """Raises UserError for a tag that is not among `labels`; if `given`, these come from data.labels."""
     known = set(labels)
     for row, tags in enumerate(sentences.tags):
         for tag in tags:
@@ -204,6 +209,6 @@ def check_tags(sentences: Sentences, labels: Sequence[str], split: str, given: b
                 lacking = "data.labels lacks" if given else "the training sentences lack"
                 raise UserError(
                     f"data.{split}",
-                    f"the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}",
-                    f"correct it, or set data.labels to all tags{nearest(tag, labels)}",
+                    f"the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}{nearest(tag, labels)}",
+                    "correct it, or set data.labels to all tags",
                 )

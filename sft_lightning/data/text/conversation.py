@@ -23,26 +23,26 @@ class InstructionRows(Tokens):
     """Conversations as token ids, and which of them are supervised.
 
     Args:
-        table: Where they come from.
+        table: The table that holds them.
     """
 
     def __init__(self, table: Table) -> None:
         super().__init__(None)
         self.table = table
         self.read = Notes()
-        """What of the file is not used, or is read as something else"""
+        """Columns and keys that are not used, and roles that are read as others"""
         self.conversations: list[Conversation] = conversations(table, self.read)
         self.supervised = Ragged([])
         self.written = Notes()
-        """What the tokenizer's chat template does not write, or writes in another way"""
+        """Parts that the tokenizer's chat template leaves out or changes"""
         self.ends: np.ndarray = np.zeros(0, dtype=np.int64)
-        """Of each row the token that ends its last answer; -1 where there is none"""
+        """The token that ends each row's last answer; -1 if there is none"""
 
     def __len__(self) -> int:
         return len(self.conversations)
 
     def tokenise(self) -> None:
-        """Truncates at the end; `supervised` marks tokens by position, so that padding with EOS takes nothing away."""
+        """Truncates at the end. `supervised` marks tokens by position, so that EOS is learned even if it also pads."""
         rendered, self.written = [], Notes()
         template = ChatTemplate(self.tokenizer) if getattr(self.tokenizer, "chat_template", None) else None
         for row, conversation in enumerate(self.conversations):
@@ -72,7 +72,7 @@ class InstructionRows(Tokens):
         self.supervised = Ragged([[0, *marks[1 : self.max_length]] for _, marks in made], np.int8)
 
     def taught_ends(self, rows: np.ndarray) -> list[int]:
-        """The tokens that end the answers of these rows, as far as truncation left them; sorted."""
+        """The tokens that end the answers of these rows, without truncated rows; sorted."""
         self.ready()
         ends = self.ends[rows][~self.truncated[rows]]
         return [int(end) for end in np.unique(ends[ends >= 0])]

@@ -1,7 +1,7 @@
-"""CSV and TSV files: how fields are separated and quoted is found once, said where it is not what the name says.
+"""Reads CSV and TSV files: detects how fields are separated and quoted, and notes it if the suffix suggests otherwise.
 
-`.csv` follows RFC 4180: a field may stand in quotation marks, a mark in it is doubled. In `.tsv` files, as GLUE and most
-competitions write them, a quotation mark is a character like others, unless lines have too few fields when it is.
+`.csv` follows RFC 4180: a field may be in quotation marks, and a mark within it is doubled. In `.tsv` files, as GLUE and
+most competitions write them, a quotation mark is an ordinary character, unless lines then have too few fields.
 """
 
 import csv
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.text.utf8 import NO_TEXT, open_text
 
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -19,7 +20,7 @@ NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 @dataclass
 class Rows:
-    """What a file holds. A row that cannot be used is of None alone."""
+    """The content of a file. A row that cannot be used holds only None."""
 
     header: list[str] = field(default_factory=list)
     cells: list[list[Any]] = field(default_factory=list)
@@ -27,21 +28,21 @@ class Rows:
     """Line where each row begins"""
     notes: list[str] = field(default_factory=list)
     malformed: dict[int, str] = field(default_factory=dict)
-    """Rows that are not as the header says, and why"""
+    """Rows that do not fit the header, and why"""
     ends: bool = False
-    """Whether the last malformed row took in the rest of the file"""
+    """Whether the last malformed row includes the rest of the file"""
 
 
 def read_rows(path: Path, strict: bool) -> Rows:
-    """The rows of a file. With `strict` UserError with the line of the first malformed one; else `malformed` has them."""
+    """Reads the rows of a file. With `strict`, raises UserError for the first malformed row; else `malformed` lists them."""
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     delimiter, skip = separator(path, usual, strict)
-    separated = [] if delimiter == usual else [f"{path} is separated by {NAMES[delimiter]}, and is read so"]
+    separated = [] if delimiter == usual else [f"{path} is separated by {NAMES[delimiter]}, not by {NAMES[usual]}"]
     rows = read_tabs(path, strict, skip) if delimiter == "\t" else read(path, delimiter, True, strict, skip)
     if rows.ends or (strict and rows.malformed):
         row, why = next(reversed(rows.malformed.items())) if rows.ends else next(iter(rows.malformed.items()))
         told = f" (it is separated by {NAMES[delimiter]})" if separated else ""
-        raise UserError("data", f"{path} line {rows.lines[row]} is malformed: {why}{told}")
+        raise UserError("data", f"{path} line {rows.lines[row]} is malformed: {why}{told}", "mend or remove it")
     rows.notes = [*separated, *rows.notes]
     twice = [name for name, count in Counter(n for n in rows.header if n.strip()).items() if count > 1]
     if twice:
@@ -52,8 +53,8 @@ def read_rows(path: Path, strict: bool) -> Rows:
 
 
 def separator(path: Path, usual: str, strict: bool) -> tuple[str, int]:
-    """(the delimiter, lines to leave out): another than usual where the header has it, and either has not the usual one,
-    or only the other gives the first rows as many fields as the header.
+    """Detects (the delimiter, the number of lines to skip). Another delimiter than the usual one must be in the header, and
+    either the usual one is not, or only the other gives the first rows as many fields as the header.
     """
     with open_text(path, strict) as file:
         lines = list(islice((line for line in file if line.strip()), 50))
@@ -69,20 +70,20 @@ def separator(path: Path, usual: str, strict: bool) -> tuple[str, int]:
 
 
 def first_rows(lines: list[str], delimiter: str) -> list[list[str]]:
-    """Header and ten rows at most, if they were so separated; an empty row last where their quotation marks say otherwise."""
+    """Splits the header and at most ten rows by a delimiter; an empty row at the end if their quotation marks do not fit."""
     quoting: Literal[0, 3] = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
     found: list[list[str]] = []
     try:
         for row in islice(csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True), 11):
             found.append(row)
     except csv.Error as error:
-        if "unexpected end" not in str(error):  # of the lines looked at
+        if "unexpected end" not in str(error):  # the lines below may close the quotation
             found.append([])
     return found
 
 
 def read_tabs(path: Path, strict: bool, skip: int) -> Rows:
-    """A file separated by tabs: without quoting, or quoted where only that gives every row all its fields."""
+    """Reads a file separated by tabs: without quoting, or quoted if only that gives every row all its fields."""
     plain = read(path, "\t", False, strict, skip)
     if any("where the header has" in why for why in plain.malformed.values()):
         quoted = read(path, "\t", True, strict, skip)
@@ -90,13 +91,13 @@ def read_tabs(path: Path, strict: bool, skip: int) -> Rows:
         if fits and not any(isinstance(c, str) and "\n" in c and "\t" in c for row in quoted.cells for c in row):
             row, why = next(iter(plain.malformed.items()))
             quoted.notes.append(
-                f"{path} is quoted: otherwise line {plain.lines[row]} has {why}; marks around a text are not part of it"
+                f"{path} is quoted: otherwise line {plain.lines[row]} has {why}; quotation marks around texts are left out"
             )
             return quoted
     if doubled := sum(is_quoted(cell) for row in plain.cells for cell in row):
         plain.notes.append(
-            f"{path}: {doubled:,} texts stand in quotation marks and have doubled ones inside; in a .tsv file marks are "
-            "kept as they are: if they are quoting, save it as .csv"
+            f"{path}: {plural(doubled, 'text')} in quotation marks with doubled ones inside; a .tsv file keeps them as they "
+            "are: if they are quoting, save it as .csv"
         )
     return plain
 
@@ -109,7 +110,7 @@ def is_quoted(cell: Any) -> bool:
 
 
 def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> Rows:
-    """All rows in one dialect, the malformed ones told apart; `strict` is for bytes that are not UTF-8."""
+    """Reads all rows in one dialect, and separates malformed ones; `strict` refuses bytes that are not UTF-8."""
     csv.field_size_limit(2**31 - 1)
     found, start = Rows(), 1 + skip
     quoting: Literal[0, 3] = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
@@ -128,7 +129,7 @@ def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> R
                 found.header = row
             elif row:
                 if not why and len(row) != len(found.header):
-                    why = f"{len(row)} fields where the header has {len(found.header)}"
+                    why = f"{plural(len(row), 'field')} where the header has {len(found.header)}"
                 if not why and not strict and NO_TEXT.search("".join(row)):
                     why = "not UTF-8"
                 if why:
@@ -141,7 +142,7 @@ def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> R
 
 
 def explained(error: str) -> str:
-    """What csv's own words mean for the file."""
+    """Explains an error message of the csv module."""
     if "unexpected end" in error:
         return "unexpected end of data: a quotation mark that begins a field of this row is never closed"
     if "expected after" in error:

@@ -1,4 +1,4 @@
-"""Tables of texts as they lie on disk or on the hub: CSV, TSV, JSON, JSONL, parquet. Every error names file and row."""
+"""Reads tables of texts from disk or the hub: CSV, TSV, JSON, JSONL, parquet. Every error names file and row."""
 
 import json
 from collections.abc import Sequence
@@ -24,20 +24,21 @@ KINDS = {
     "NoneType": "null",
 }
 Bad = dict[int, str] | None
-"""Rows that cannot be used, and why; None where the first of them is an error."""
+"""Rows that cannot be used, and why; None if the first of them is an error."""
+REMEDY = "fill it or remove the row, or set data.on_bad_sample skip"
 
 
 @dataclass
 class Table:
-    """Rows of named columns. A value that a row lacks is None."""
+    """Rows of named columns. A missing value is None."""
 
     where: str
     """File or hub name, for messages"""
     columns: dict[str, list[Any]]
     names: dict[str, list[str]] = field(default_factory=dict)
-    """Class names of integer columns, where the file knows them"""
+    """Class names of integer columns, if the file has them"""
     lines: list[int] | None = None
-    """Line number of each row, in files that have lines"""
+    """Line number of each row; None for files without lines"""
     bad: Bad = None
     notes: list[str] = field(default_factory=list)
     """What reading guessed or converted, one line each"""
@@ -60,7 +61,7 @@ class Table:
         if name not in self.columns:
             raise UserError(
                 "data",
-                f"{self.where} has no column '{name}'{nearest(name, self.columns)}; it has {', '.join(self.columns)}",
+                f"{self.where} has no column '{name}', only {', '.join(self.columns)}{nearest(name, self.columns)}",
                 f"set {argument}",
             )
         return self.columns[name]
@@ -77,9 +78,7 @@ class Table:
             values = ["" if row in self.bad else value for row, value in enumerate(values)]
         good = values if not self.bad else [value for row, value in enumerate(values) if row not in self.bad]
         if numbers(good) is not None:
-            raise UserError(
-                "data", f"{self.where}: column '{name}' holds numbers, not texts", f"set {argument} to the texts'"
-            )
+            raise UserError("data", f"{self.where}: column '{name}' holds numbers, not texts", texts_fix(argument))
         return values
 
     def numbers(self, name: str, argument: str) -> np.ndarray:
@@ -88,10 +87,11 @@ class Table:
         for row, value in enumerate(self.column(name, argument)):
             read = number(value)
             if missing(value):
-                why = f" has no value in column '{name}': fill it or remove the row, or set data.on_bad_sample skip"
-                self.refuse(row, UserError("data", f"{self.name(row)}{why}"))
+                problem = f"{self.name(row)}: column '{name}' has no value"
+                self.refuse(row, UserError("data", problem, REMEDY))
             elif read is None or not np.isfinite(np.float32(read)):
-                self.refuse(row, UserError("data", f"{self.name(row)}: {name} is {shown(value)}, not a finite number"))
+                problem = f"{self.name(row)}: column '{name}' is {shown(value)}, not a finite number"
+                self.refuse(row, UserError("data", problem, REMEDY.replace("fill it", "write a number")))
             else:
                 found[row] = read
         return found
@@ -103,26 +103,29 @@ def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool
         raise UserError("data", f"{row}: {what} has no value", "fill it or remove the row")
     if not isinstance(value, str):
         kind = KINDS.get(type(value).__name__, f"a {type(value).__name__}")
-        raise UserError(
-            "data", f"{row}: {what} holds {kind} ({value!r:.40}), not a text", f"set {argument} to the texts'"
-        )
+        raise UserError("data", f"{row}: {what} holds {kind} ({value!r:.40}), not a text", texts_fix(argument))
     try:
         value.encode()
     except UnicodeEncodeError as error:
         half = f"{value[error.start]!r} at character {error.start}"
         raise UserError(
-            "data", f"{row}: {what} has half of a character ({half})", "write it whole, or remove the row"
+            "data", f"{row}: {what} has half a character ({half})", "write it whole, or remove the row"
         ) from None
     if not allow_empty and not value.strip():
         raise UserError("data", f"{row}: {what} is empty", "fill it or remove the row")
+
+
+def texts_fix(argument: str) -> str:
+    """The fix for a column without texts; `argument` is the key that names the column, or the file."""
+    return f"set {argument} to a column of texts" if argument.endswith("_column") else "write a text"
 
 
 # ---- reading ----
 
 
 def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_out: Sequence[str] = ()) -> Table:
-    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out;
-    of a parquet file the columns to `leave_out` are not read.
+    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out.
+    Columns to `leave_out` are not read from a parquet file.
     """
     path = Path(path).expanduser()
     if not path.is_file():
@@ -130,7 +133,7 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
         raise UserError(where, f"{path} does not exist{nearest(path.name, here)}")
     readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json}
     if path.suffix.lower() not in FORMATS:
-        raise UserError(where, f"{path} is none of {', '.join(FORMATS)}")
+        raise UserError(where, f"{path} has an unknown suffix", f"use one of {', '.join(FORMATS)}")
     try:
         if path.suffix.lower() == ".parquet":
             table = _parquet(path, {} if skip else None, leave_out)
@@ -138,18 +141,18 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
             table = readers[path.suffix.lower()](path, {} if skip else None)
     except UnicodeDecodeError:
         if path.suffix.lower() == ".parquet":
-            raise UserError("data", f"{path} has a text that is not UTF-8", "write the file anew") from None
+            raise UserError("data", f"{path} has a text that is not UTF-8", "write the file again") from None
         raise not_utf8(path) from None
     except OSError as error:
         raise UserError("data", f"{path} cannot be read: {error}") from None
     if not len(table):
-        raise UserError("data", f"{path} has no rows")
+        raise UserError("data", f"{path} has no rows", "use another file")
     return table
 
 
 def _refuse(bad: Bad, row: int, where: str, why: str) -> None:
     if bad is None:
-        raise UserError("data", f"{where} is malformed: {why}") from None
+        raise UserError("data", f"{where} is malformed: {why}", "mend or remove it") from None
     bad[row] = f"malformed: {why}"
 
 
@@ -162,7 +165,7 @@ def _delimited(path: Path, bad: Bad) -> Table:
 
 
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of JSON; ValueError where a name occurs twice, of which one value would be lost."""
+    """Makes an object of JSON. Raises ValueError if a name occurs twice, since one value would be lost."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -200,12 +203,11 @@ def _json(path: Path, bad: Bad) -> Table:
     except (ValueError, RecursionError) as error:
         if "Extra data" in str(error):  # one object a line, whatever the suffix says
             return _jsonl(path, bad)
-        raise UserError("data", f"{path} is malformed: {error}") from None
+        raise UserError("data", f"{path} is malformed: {error}", "mend it") from None
     rows = [rows] if isinstance(rows, dict) else rows
     if not isinstance(rows, list):
-        raise UserError(
-            "data", f"{path} is malformed: {KINDS.get(type(rows).__name__, 'a value')}, not a list of objects"
-        )
+        kind = KINDS.get(type(rows).__name__, "a value")
+        raise UserError("data", f"{path} is malformed: it holds {kind}, not a list of objects", "mend it")
     for at, row in enumerate(rows):
         if not isinstance(row, dict):
             _refuse(bad, at, f"{path} row {at}", f"{KINDS.get(type(row).__name__, 'a value')}, not an object")
@@ -230,7 +232,8 @@ def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
             raise UserError("data", f"{path} has {names.count(twice)} columns '{twice}'", "rename or remove one")
         table = parquet.read_table(path, columns=[n for n in names if n not in leave_out] if leave_out else None)
     except ArrowException as error:
-        raise UserError("data", f"{path} is damaged or no parquet file: {str(error).splitlines()[0]}") from None
+        problem = f"{path} cannot be read as a parquet file: {str(error).splitlines()[0]}"
+        raise UserError("data", problem, "write the file again") from None
     about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
     classes = {
@@ -243,16 +246,14 @@ def split_file(root: str | Path, split: str) -> Path | None:
     """The file of a split in a local copy: `train.jsonl`, or parquet as the hub lays it out, also one folder down."""
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise UserError("data.root", f"{root} does not exist, or is no folder")
+        raise UserError("data.root", f"{root} is not a folder", "set it to an existing folder")
     for suffix in FORMATS:
         if (path := root / f"{split}{suffix}").is_file():
             return path
     patterns = (f"{split}-*.parquet", f"*/{split}-*.parquet", f"{split}/*.parquet", f"*/{split}/*.parquet")
     found = next((files for p in patterns if (files := sorted(root.glob(p)))), [])
     if len(found) > 1:
-        raise UserError(
-            "data.root", f"{root} has {len(found)} files for {split}, first {found[0].name}: one is expected"
-        )
+        raise UserError("data.root", f"{root} has {len(found)} files for {split}, first {found[0].name}", "keep one")
     return found[0] if found else None
 
 
@@ -263,8 +264,8 @@ def root_table(root: str | Path, split: str, skip: bool = False) -> Table:
         here = sorted(p.name for p in Path(root).expanduser().iterdir())
         raise UserError(
             "data.root",
-            f"{root} has no {split} split ({split}.jsonl or {split}-00000-of-00001.parquet); it has "
-            f"{', '.join(here[:8]) or 'nothing'}",
+            f"{root} has no {split} split, only {', '.join(here[:8]) or 'nothing'}",
+            f"add {split}.jsonl or {split}-00000-of-00001.parquet",
         )
     return read_table(path, skip=skip)
 
@@ -280,7 +281,9 @@ def hub_tables(
     except Exception as error:
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(
-            "data", f"'{name}' cannot be fetched from the hub ({said[0]:.200}); for a local copy give its files instead"
+            "data",
+            f"'{name}' cannot be fetched from the hub ({said[0]:.200})",
+            "give the files of a local copy instead",
         ) from None
     tables = {}
     for split, data in loaded.items():

@@ -13,7 +13,7 @@ ENTAILMENT = ["entailment", "not_entailment"]
 
 
 class Subset(NamedTuple):
-    """One of the nine."""
+    """A task: its columns, labels and official metrics."""
 
     text: str
     pair: str | None
@@ -36,7 +36,7 @@ SUBSETS = {
 
 class GLUE(TextData):
     """One task of GLUE. The labels of its test sets are hidden, so the official validation split is the test split
-    here, and the validation split, which chooses checkpoints and settings, is cut from the training samples.
+    here. The validation split, which chooses checkpoints and settings, is cut from the training samples.
 
     Args:
         subset: Which task; stsb is regression on similarities from 0 to 5, the others are classification.
@@ -55,10 +55,12 @@ class GLUE(TextData):
         super().__init__(**kwargs)
         if subset not in SUBSETS:
             raise UserError(
-                "data.subset", f"GLUE has no '{subset}'{nearest(subset, SUBSETS)}; it has {', '.join(SUBSETS)}"
+                "data.subset",
+                f"GLUE has no task '{subset}'{nearest(subset, SUBSETS)}",
+                f"use one of {', '.join(SUBSETS)}",
             )
         if mismatched and subset != "mnli":
-            raise UserError("data.mismatched", f"is for subset mnli, not {subset}", "leave it false")
+            raise UserError("data.mismatched", f"only subset mnli has this split, {subset} does not", "leave it false")
         self.subset, self.root, self.mismatched = subset, root, mismatched
         self.about = SUBSETS[subset]
         self.task_name = "regression" if subset == "stsb" else "classification"
@@ -85,5 +87,5 @@ class GLUE(TextData):
         return TextRows(text, pair, table.numbers("label", "data.root"), table)
 
     def describe(self) -> str:
-        """Says which split is which."""
+        """Adds which splits of GLUE the test and validation splits are."""
         return f"{super().describe()}; {self.subset}: test is GLUE's {self.held_out}, val is cut from its train"

@@ -1,4 +1,4 @@
-"""IMDB: 25,000 + 25,000 film reviews, negative or positive."""
+"""IMDB: 25,000 training and 25,000 test film reviews, negative or positive."""
 
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ LABELS = ["neg", "pos"]
 
 
 class IMDB(TextData):
-    """Sentiment of a film review (Maas et al. 2011). The reviews are long: mind max_length.
+    """Sentiment of a film review (Maas et al. 2011). The reviews are long, so max_length matters.
 
     Args:
         root: The unpacked `aclImdb` folder, a local clone of the hub's `stanfordnlp/imdb`, or a folder with train.jsonl
@@ -44,7 +44,7 @@ class IMDB(TextData):
             return root_table(root, split, self.skips)
         files = [(path, label) for label in LABELS for path in sorted((folder / label).glob("*.txt"))]
         if not files:
-            raise UserError("data.root", f"{folder} has no reviews in {' and '.join(LABELS)}")
+            raise UserError("data.root", f"{folder} has no reviews in {' and '.join(LABELS)}", "unpack aclImdb again")
         table = Table(str(folder), {"text": [], "label": [label for _, label in files]}, bad={} if self.skips else None)
         for row, (path, _) in enumerate(files):
             try:

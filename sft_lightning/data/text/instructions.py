@@ -1,4 +1,4 @@
-"""Instructions with answers, to tune language models on: the loss is on the answers alone, their end included."""
+"""Instructions with answers, to tune language models on: the loss is on the answers alone, including their ends."""
 
 from dataclasses import replace
 from typing import Any
@@ -17,19 +17,18 @@ from sft_lightning.data.text.notes import together
 class Instructions(TokenData):
     """Prompts with completions, from JSON or JSONL files or the hub, in any of three layouts:
 
-    - `prompt`, `completion`: texts, or lists of messages; the completion is supervised, no answer in the prompt is;
+    - `prompt`, `completion`: texts, or lists of messages; the completion is supervised, answers in the prompt are not;
     - `instruction`, `input` (may be empty), `output`: Alpaca's; pairs in `history` come before, and are not supervised;
     - `messages` (or `conversations`): a list of `{role, content}` or `{from, value}` with roles system, user, assistant,
-      tool; every assistant turn is supervised, but for those with `weight` 0 (or `train`, `trainable`, `loss` false).
+      tool; every assistant turn is supervised, except those with `weight` 0 (or `train`, `trainable`, `loss` false).
 
     A column `system` is the system message, `tools` and `chat_template_kwargs` go to the chat template. Columns and keys
     that are not used, and roles read as others, are named and counted in `describe()`.
 
-    Conversations are written with the tokenizer's chat template. Where it has none: a prompt is followed by its
-    completion, with a line break between unless one of them brings white space; instructions get Alpaca's template;
-    messages become `### User:`, `### Assistant:` paragraphs; each answer ends with EOS. Samples whose answers lie wholly
-    beyond max_length are dropped, and counted in `describe()`. The tokens that end answers are added to those at which
-    an export stops generating.
+    Conversations are written with the tokenizer's chat template. If it has none, a prompt is followed by its completion,
+    with a line break between unless one of them has white space there; instructions get Alpaca's template; messages
+    become `### User:`, `### Assistant:` paragraphs; each answer ends with EOS. Samples whose answers lie wholly beyond
+    max_length are dropped, and counted in `describe()`. An export also stops generating at the tokens that end answers.
 
     Args:
         path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
@@ -37,8 +36,8 @@ class Instructions(TokenData):
         train: File with the training samples (.json or .jsonl).
         val: File with the validation samples; default a share of the training samples.
         test: File with the test samples.
-        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
-        group_by_length: Make batches of samples of like length, so that little is padded.
+        max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
+        group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -62,13 +61,17 @@ class Instructions(TokenData):
         """Samples of each split without a supervised token"""
         self._every_row: dict[str, np.ndarray] = {}
         if (path is None) == (train is None):
-            raise UserError("data", "Instructions needs train (a file) or path (a data set on the hub), and not both")
+            raise UserError(
+                "data", "Instructions needs one of train (a file) and path (a data set on the hub)", "set one"
+            )
 
     def load(self) -> Splits:
         if self.path is not None:
             hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
-                raise UserError("data.path", f"{self.path} has no split train; it has {', '.join(hub)}")
+                raise UserError(
+                    "data.path", f"{self.path} has no split train, only {', '.join(hub)}", "use another data set"
+                )
             tables = {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
         else:
             tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in self.files.items() if f is not None}
@@ -76,11 +79,11 @@ class Instructions(TokenData):
         return Splits(rows["train"], rows.get("val"), rows.get("test"))
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
-        """The vocabulary's size, which the network knows: 0 stands for it."""
+        """Returns 0: the network knows the size of its vocabulary."""
         return 0
 
     def prepare(self, spec: InputSpec) -> InputView:
-        """Tokenises, leaves out samples without a supervised token, and says with which tokens the training answers end."""
+        """Tokenises, drops samples without a supervised token, and adds the tokens that end the training answers."""
         for name, split in self.splits.items():
             split.rows = self._every_row.setdefault(name, split.rows)
         view = super().prepare(spec)
@@ -91,10 +94,9 @@ class Instructions(TokenData):
             self.dropped[name] = int((~keep).sum())
             if not keep.any():
                 raise UserError(
-                    "data",
-                    f"{type(self).__name__}: every completion of the {name} split lies beyond max_length {view.max_length} "
-                    "tokens",
-                    "set data.max_length higher",
+                    "data.max_length",
+                    f"every completion of the {name} split lies beyond {view.max_length} tokens",
+                    "set it higher",
                 )
             split.rows = split.rows[keep]
         train = self.splits.get("train")
@@ -104,8 +106,8 @@ class Instructions(TokenData):
         return replace(view, ends=tuple(train.samples.taught_ends(train.rows)))
 
     def describe(self) -> str:
-        """Sizes, what was truncated and dropped, and what of the files is not used or was read as something else."""
+        """Adds dropped samples, columns and keys of the files that are not used, and roles that are read as others."""
         gone = [f"{number} of {name}" for name, number in self.dropped.items() if number]
-        line = super().describe() + (f"; dropped, no token of the completion left: {', '.join(gone)}" if gone else "")
+        line = super().describe() + (f"; dropped, completion beyond max_length: {', '.join(gone)}" if gone else "")
         rows = {id(s.samples): s.samples for s in self.splits.values() if isinstance(s.samples, InstructionRows)}
         return "; ".join([line, *together(notes for samples in rows.values() for notes in samples.notes())])

@@ -1,8 +1,8 @@
-"""What a label is: missing, a class by its name, a class by its number, or none. One rule for every reader of tables.
+"""Finds the class of a label, by name or by number: one rule for every reader of tables.
 
 A label that names a class is that class. Whole numbers are compared as numbers (1, 1.0 and `1.0` are one class), names in
-Unicode's composed form. A number stands for the place of a class only where the classes were given in order, by the file
-or by `data.labels`, and none of them looks like a number itself: otherwise labels could be shifted in silence.
+Unicode's composed form. A number means the place of a class only if the file or `data.labels` gives the classes in order
+and all of them look like names: otherwise labels could be shifted without notice.
 """
 
 import ast
@@ -15,21 +15,20 @@ import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number, shown, whole
-from sft_lightning.data.text.files import KINDS, Table
+from sft_lightning.data.text.files import KINDS, REMEDY, Table
 
 UNLABELLED = "-1"
-"""What marks a row without a label where classes are counted from 0, as on the hub"""
+"""Marks a row without a label if classes are counted from 0, as on the hub"""
 BOOLEANS = {"true": "1", "false": "0"}
 LISTED = re.compile(r"\s*[\[{(].*[\]})]\s*", re.DOTALL)
-REMEDY = "fill it or remove the row, or set data.on_bad_sample skip"
 
 
 class Classes:
-    """Classes in order, and which of them a label is.
+    """Finds the class of a label.
 
     Args:
-        names: Their names.
-        numbered: The names were given in order, so that a number may stand for its place.
+        names: The classes' names, in order.
+        numbered: Whether the names were given in order, so that a number may mean a place.
     """
 
     def __init__(self, names: Sequence[str], numbered: bool = True) -> None:
@@ -45,7 +44,7 @@ class Classes:
         self._places = numbered and not any(re.fullmatch(r"\s*[+-]?[\d._]+\s*", name) for name in names)
 
     def find(self, value: Any) -> int | None:
-        """The number of the class that a label is of; None where it is of none."""
+        """The number of a label's class; None if no class fits."""
         text = value if isinstance(value, str) else str(value)
         digits = whole(value)
         if (found := self._exact.get(text)) is not None:
@@ -79,7 +78,7 @@ def unique(pairs: Any) -> dict[Any, int]:
 
 
 def class_names(table: Table, column: str, given: Sequence[str] | None) -> list[str]:
-    """Classes in order: those given, those the file names, else the column's own values, sorted, numbers first."""
+    """Classes in order: those given, else those that the file names, else the column's own values, sorted, numbers first."""
     if given is not None:
         return [str(name) for name in given]
     if column in table.names:
@@ -106,13 +105,13 @@ def label_order(name: str) -> tuple[bool, float, str]:
 
 
 def marks_unlabelled(keys: Any) -> bool:
-    """Whether -1 among the values stands for no label: beside 0, 1, 2 and so on. With -1, 0, 1 it is a class."""
+    """Whether -1 among the values means a missing label: it does beside 0, 1, 2 and so on; in -1, 0, 1 it is a class."""
     others = {int(key) for key in keys if whole(key) == key and key != UNLABELLED}
     return UNLABELLED in keys and len(others) == len(keys) - 1 > 2 and others == set(range(len(others)))
 
 
 def check_kinds(table: Table, column: str) -> None:
-    """Raises UserError where a column mixes true or false with numbers: they could be the same classes, or others."""
+    """Raises UserError if a column mixes true or false with numbers: they could be the same classes, or others."""
     firsts: dict[str, tuple[int, Any]] = {}
     for row, value in enumerate(table.columns[column]):
         kind = "bool" if isinstance(value, bool) else "number" if number(value) is not None else "other"
@@ -131,13 +130,13 @@ def check_kinds(table: Table, column: str) -> None:
 
 
 def class_numbers(table: Table, column: str, classes: Sequence[str], numbered: bool = True) -> np.ndarray:
-    """Class number of each row, int64 `[rows]`; -1 in rows left out. UserError for a label that is of no class.
+    """Class number of each row, int64 `[rows]`; -1 in rows left out. Raises UserError for a label that fits no class.
 
     Args:
         table: The rows.
         column: The labels.
         classes: Names in order.
-        numbered: The names were given in order, so that a number may stand for its place.
+        numbered: Whether the names were given in order, so that a number may mean a place.
     """
     known, own = Classes(classes, numbered), table.names.get(column)
     found = np.full(len(table), -1, dtype=np.int64)
@@ -161,7 +160,7 @@ def class_numbers(table: Table, column: str, classes: Sequence[str], numbered: b
 
 
 def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str) -> int:
-    """The number of a label's class. UserError, to be put behind the row's name, where there is none."""
+    """The number of a label's class. Raises UserError, without the row's name, if no class fits."""
     if missing(value):
         raise UserError("label", f"no label (column '{column}' is {said(value)})", REMEDY)
     if (why := wrong(value)) is not None:
@@ -178,12 +177,12 @@ def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str)
     fix = "set data.labels to all of them"
     if digits is not None and not known._places:
         fix += ", in the order of their numbers"
-    problem = f"label {shown(value)} is none of the {len(known.names)} classes {some}{nearest(text, known.names)}"
+    problem = f"label {shown(value)} is not among the {len(known.names)} classes {some}{nearest(text, known.names)}"
     raise UserError("label", problem, fix)
 
 
 def wrong(value: Any) -> UserError | None:
-    """Why a value cannot be a label at all; None where it can."""
+    """The error of a value that cannot be a label at all; None if it can."""
     if isinstance(value, list | tuple | dict | set) or (isinstance(value, str) and is_list(value)):
         kind = KINDS.get(type(value).__name__, "a list") if not isinstance(value, str) else "a list, written as text"
         problem = f"label is {kind} ({shown(value)}), and multi-label data is not supported yet"
@@ -193,7 +192,7 @@ def wrong(value: Any) -> UserError | None:
     if isinstance(value, float) and number(value) is None:
         return UserError("label", f"label is {value}, not a finite number", "fill it or remove the row")
     if isinstance(value, str) and not writable(value):
-        return UserError("label", f"label {value!r} has half of a character", "write it whole")
+        return UserError("label", f"label {value!r} has half a character", "write it whole")
     return None
 
 
@@ -210,17 +209,17 @@ def is_list(text: str) -> bool:
 
 
 def writable(text: str) -> bool:
-    """Whether a text is of whole characters, as JSON's escapes need not be."""
+    """Whether all characters of a text are whole; JSON's escapes may write half of one."""
     return not any("\ud800" <= c <= "\udfff" for c in text)
 
 
 def said(value: Any) -> str:
-    """What a missing value is called."""
+    """The name of a missing value."""
     return "null" if value is None else "empty" if isinstance(value, str) else "NaN"
 
 
 def unlabelled(table: Table, column: str) -> list[bool]:
-    """Of each row whether it has no label, as `class_names` and `class_numbers` see it."""
+    """For each row, whether `class_names` and `class_numbers` take its label for missing."""
     values = table.columns[column]
     keys = {whole(v) for v in values if not missing(v) and not isinstance(v, list | dict)}
     marked = column in table.names or marks_unlabelled({k or "" for k in keys})
@@ -228,6 +227,6 @@ def unlabelled(table: Table, column: str) -> list[bool]:
 
 
 def all_unlabelled(table: Table, column: str) -> bool:
-    """Whether a table has labels for no row: its column is absent, empty, or -1 throughout, as in hidden test sets."""
+    """Whether all labels of a table are missing: its column is absent, empty, or -1 throughout, as in hidden test sets."""
     values = table.columns.get(column, [])
     return all(missing(v) or whole(v) == UNLABELLED for v in values)

@@ -1,4 +1,4 @@
-"""From the columns of a file to conversations: which layout it is, and what the other columns are for."""
+"""Turns the rows of a file into conversations: detects the layout of its columns, and reads the others."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +16,7 @@ from sft_lightning.data.text.messages import (
 from sft_lightning.data.text.notes import Notes
 
 LAYOUTS = (("messages",), ("conversations",), ("conversation",), ("instruction", "output"), ("prompt", "completion"))
-"""Columns that make a layout, the first that is complete"""
+"""Columns of each layout; the first layout whose columns are all present is used"""
 SYSTEM = ("system", "system_prompt")
 OPTIONS = "chat_template_kwargs"
 ALPACA = (
@@ -28,7 +28,7 @@ WITH_INPUT = ", paired with an input that provides further context"
 
 
 def layout_of(table: Table) -> tuple[str, ...] | None:
-    """Columns of prompts and answers, where the table has such."""
+    """Columns of prompts and answers; None if the table has no known layout."""
     return next((layout for layout in LAYOUTS if all(c in table.columns for c in layout)), None)
 
 
@@ -54,20 +54,20 @@ def conversations(table: Table, notes: Notes | None = None) -> list[Conversation
 
 
 def no_layout(table: Table) -> UserError:
-    """What to say of a table without such columns."""
+    """The error for a table without a known layout."""
     columns = table.columns
     if "chosen" in columns and "rejected" in columns:
         return UserError(
             "data",
-            f"{table.where} has chosen and rejected answers: learning from preferences is not done here; to learn "
-            "from the chosen ones, write them as column completion",
+            f"{table.where} has chosen and rejected answers, but learning from preferences is not supported",
+            "to learn from the chosen ones, write them as column completion",
         )
     wanted = ("messages", "instruction", "output", "prompt", "completion", "conversations")
     close = next((hint for name in columns if (hint := nearest(name, wanted))), "")
     return UserError(
         "data",
-        f"{table.where} has columns {', '.join(columns)}; wanted are prompt and completion, or instruction, "
-        f"input and output, or messages{close}",
+        f"{table.where} has an unknown layout, with columns {', '.join(columns)}{close}",
+        "use prompt and completion, or instruction, input and output, or messages",
     )
 
 
@@ -89,12 +89,12 @@ def _one(
     tools = decoded(values.get("tools"), "tools", name)
     if tools not in (None, "", []):
         if not isinstance(tools, list) or not is_messages(tools):
-            raise UserError("data", f"{name}: tools is not a list of objects (JSON schemas)")
+            raise UserError("data", f"{name}: tools must be a list of objects (JSON schemas)")
         made.tools = tools
     options = decoded(values.get(OPTIONS), OPTIONS, name)
     if options not in (None, "", {}):
         if not isinstance(options, dict) or not set(options).isdisjoint(RESERVED):
-            raise UserError("data", f"{name}: {OPTIONS} is not an object with variables of the chat template")
+            raise UserError("data", f"{name}: {OPTIONS} must be an object with variables of the chat template")
         made.options = options
     if not table.where.lower().endswith((".json", ".jsonl")):
         made.messages, made.tools = without_nulls_inside(made.messages), without_nulls(made.tools)
@@ -105,7 +105,7 @@ RESERVED = {"tokenize", "add_generation_prompt", "messages", "tools", "conversat
 
 
 def without_nulls_inside(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Messages whose lists and objects have lost what parquet added to them."""
+    """Messages without the nulls that parquet added to their lists and objects."""
     return [{k: without_nulls(v) if isinstance(v, list | dict) else v for k, v in m.items()} for m in messages]
 
 
@@ -164,7 +164,7 @@ def _alpaca(
     turns = _turns(f"{instruction}\n{extra}" if extra else instruction, output)
     made = _with_system(before + turns, prompt, system)
     if history:
-        notes.add("answers of column history are given, and not learned from", row)
+        notes.add("answers of column history are read as context, not learned from", row)
         made.trained = [len(made.messages) - 1]
     return made
 
@@ -175,7 +175,7 @@ def _history(history: Any, row: str) -> list[tuple[str, str]]:
     if history in (None, "", []):
         return []
     if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
-        raise UserError("data", f"{row}: history is not a list of pairs, an instruction and its answer each")
+        raise UserError("data", f"{row}: history must be a list of pairs, each an instruction and its answer")
     for number, pair in enumerate(history, 1):
         for value, what in zip(pair, ("instruction", "answer"), strict=True):
             check_text(value, f"the {what} of history's pair {number}", row, "data.train")

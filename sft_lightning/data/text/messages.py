@@ -1,4 +1,4 @@
-"""One conversation's messages, as exports write them: keys, roles, contents in parts, and which answers to learn from."""
+"""Reads the messages of conversations: keys, roles, contents in parts, and which answers to learn from."""
 
 import json
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from sft_lightning.data.text.notes import Notes
 
 ROLES = ("system", "user", "assistant", "tool")
 ALIASES = {"human": "user", "gpt": "assistant", "chatgpt": "assistant", "bot": "assistant", "model": "assistant"}
-"""Roles of ShareGPT's and others' exports that mean one of ours"""
+"""Roles in exports by ShareGPT and others, and ours for them"""
 STAND_INS = {
     "developer": "system",
     "ipython": "tool",
@@ -19,7 +19,7 @@ STAND_INS = {
     "observation": "tool",
     "tool_response": "tool",
 }
-"""Roles that some chat templates know by name, and what they are for the others"""
+"""Roles that some chat templates name, and the roles that replace them for other templates"""
 TRAINED = ("weight", "train", "trainable", "training", "loss")
 """Keys of a message that say whether it is learned from: OpenAI's and Mistral's, axolotl's, others'"""
 UNCLEAR = ("mask", "masked", "train_detail")
@@ -28,7 +28,7 @@ CALLS = "tool_calls"
 
 @dataclass
 class Conversation:
-    """One sample: messages up to the last answer, and what else the chat template is given."""
+    """One sample: messages up to the last answer, and the chat template's other inputs."""
 
     messages: list[dict[str, Any]]
     """With `role` and `content`, and the further keys that the file gives"""
@@ -51,7 +51,7 @@ class Conversation:
         return self.answers if self.trained is None else self.trained
 
     def content(self) -> object:
-        """All that makes the sample what it is, to be hashed."""
+        """Everything that identifies the sample, for hashing."""
         if self.trained is None and self.tools is None and not self.options:
             return self.messages
         return self.messages, self.trained, self.tools, self.options
@@ -61,7 +61,7 @@ class Conversation:
 
 
 def decoded(value: Any, what: str, row: str) -> Any:
-    """A list or an object, also where a file holds it as JSON in a text."""
+    """A list or an object, decoded if a file holds it as JSON in a text."""
     if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
     try:
@@ -71,7 +71,7 @@ def decoded(value: Any, what: str, row: str) -> Any:
 
 
 def without_nulls(value: Any) -> Any:
-    """Without the keys that are null: parquet gives every object the keys of all."""
+    """Removes the keys that are null: parquet gives every object the keys of all."""
     if isinstance(value, dict):
         return {k: without_nulls(v) for k, v in value.items() if v is not None}
     return [without_nulls(v) for v in value] if isinstance(value, list | tuple) else value
@@ -88,10 +88,10 @@ def is_messages(value: Any) -> bool:
 def chat(
     messages: Any, row: str, notes: Notes, *, column: str = "messages", given: int = 0, system: str | None = None
 ) -> Conversation:
-    """A conversation up to its last answer. The first `given` messages are a prompt, and not learned from."""
+    """Reads a conversation up to its last answer. The first `given` messages are a prompt, which is not learned from."""
     messages = decoded(messages, column, row)
     if not isinstance(messages, list) or not is_messages(messages):
-        raise UserError("data", f"{row}: {column} is not a list of objects with role and content")
+        raise UserError("data", f"{row}: {column} must be a list of objects with role and content")
     read, trained = [], []
     for at, message in enumerate(messages):
         one, learn = read_message(message, at + 1, row, notes, learned=at >= given)
@@ -125,11 +125,15 @@ def read_message(
     key = "content" if message.get("content") is not None or "value" not in message else "value"
     if role_key not in message:
         keys = ", ".join(message) or "none"
-        raise UserError("data", row, f"turn {turn} has no role (its keys: {keys}): each message needs role and content")
+        raise UserError(
+            "data", f"{row}: turn {turn} has no role (its keys: {keys})", "give each message a role and a content"
+        )
     named = message[role_key] if isinstance(message[role_key], str) else repr(message[role_key])
     role = ALIASES.get(named, named)
     if role not in ROLES and role not in STAND_INS:
-        raise UserError("data", f"{row}: role '{named}' is none of {', '.join(ROLES)}{nearest(named, ROLES)}")
+        raise UserError(
+            "data", f"{row}: unknown role '{named}'{nearest(named, ROLES)}", f"use one of {', '.join(ROLES)}"
+        )
     if role != named:
         notes.add(f"role {named} is read as {role}", row)
     drop = {role_key, key} - {"role", "content"} | set(TRAINED) | set(UNCLEAR)
@@ -141,7 +145,7 @@ def read_message(
     if message.get(CALLS) is not None:
         read[CALLS] = calls = decoded(message[CALLS], CALLS, row)
         if not is_messages(calls) or isinstance(calls, dict):
-            raise UserError("data", f"{row}: {CALLS} of turn {turn} is not a list of objects")
+            raise UserError("data", f"{row}: {CALLS} of turn {turn} must be a list of objects")
     if not (content is None and read.get(CALLS)):
         optional = role != "assistant" or not learn or not learned or bool(read.get(CALLS))
         check_text(content, f"the {role}'s content", row, "data.train", allow_empty=optional)
@@ -150,7 +154,7 @@ def read_message(
 
 
 def text_of(content: Any, role: str, turn: int, row: str, notes: Notes) -> Any:
-    """The content as one text where it comes in parts, else as it is."""
+    """Joins a content in parts to one text; other contents stay as they are."""
     if not isinstance(content, list):
         return content
     parts = []
@@ -160,7 +164,9 @@ def text_of(content: Any, role: str, turn: int, row: str, notes: Notes) -> Any:
         if kind != "text" or not isinstance(text, str):
             what = f"a part of type '{kind}'" if kind != "text" else "a part without text"
             raise UserError(
-                "data", f"{row}: the {role}'s content in turn {turn} has {what}: language models here take texts alone"
+                "data",
+                f"{row}: the {role}'s content in turn {turn} has {what}, and only texts are supported",
+                "remove that part, or the row",
             )
         parts.append(text)
     if len(parts) > 1:
@@ -181,8 +187,8 @@ def learns(message: dict[str, Any], role: str, turn: int, row: str, notes: Notes
         elif name in UNCLEAR:
             raise UserError(
                 "data",
-                f"{row}: turn {turn} has the key {name}, of which it is not known what it leaves out",
-                "write weight 0 in answers not to learn from",
+                f"{row}: turn {turn} has the key {name}, whose meaning is unclear",
+                "remove it, and write weight 0 in answers not to learn from",
             )
         elif not isinstance(value, bool | int | float) or value not in (0, 1):
             raise UserError("data", f"{row}: {name} of turn {turn} is {value!r}", "write 0 or 1, or true or false")
@@ -191,18 +197,18 @@ def learns(message: dict[str, Any], role: str, turn: int, row: str, notes: Notes
     if len(set(said.values())) > 1:
         raise UserError("data", f"{row}: turn {turn} has {' and '.join(said)}, which contradict each other", "keep one")
     if role == "assistant" and False in said.values():
-        notes.add(f"answers with {next(iter(said))} 0 are given, and not learned from", row)
+        notes.add(f"answers with {next(iter(said))} 0 are read as context, not learned from", row)
         return False
     return role == "assistant"
 
 
-# ---- the words that a template knows ----
+# ---- the roles that a template knows ----
 
 
 def fitted(
     messages: list[dict[str, Any]], knows: Callable[[str], bool], row: str, notes: Notes
 ) -> list[dict[str, Any]]:
-    """The messages as a chat template is given them: without null keys, roles that it does not know in ones it does."""
+    """Prepares messages for a chat template: removes null keys, and replaces roles that the template does not know."""
     made = []
     for message in messages:
         one = {k: v for k, v in message.items() if v is not None}

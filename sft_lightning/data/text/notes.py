@@ -1,10 +1,10 @@
-"""What a reader left out or converted, counted: each kind of it with how often it happened and where first."""
+"""Counts what a reader left out or converted: how often each kind occurred, and where first."""
 
 from collections.abc import Iterable
 
 
 class Notes:
-    """Counts by sentence, in the order in which they first came up."""
+    """Counts of notes by their text, in the order of their first occurrence."""
 
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, str]] = {}
@@ -15,7 +15,7 @@ class Notes:
         self._found[what] = (count + 1, first)
 
     def counts(self) -> dict[str, int]:
-        """How often each happened."""
+        """How often each note occurred."""
         return {what: count for what, (count, _) in self._found.items()}
 
     def lines(self) -> list[str]:
@@ -27,7 +27,7 @@ class Notes:
 
 
 def together(notes: Iterable[Notes]) -> list[str]:
-    """The lines of several, each kind once."""
+    """The lines of several `Notes`, each kind once."""
     joint = Notes()
     for one in notes:
         for what, (count, where) in one._found.items():

@@ -1,21 +1,22 @@
-"""Files in columns as sentences: one word a line, a blank line after each sentence (CoNLL)."""
+"""Reads sentences from files in columns (CoNLL): one word a line, a blank line after each sentence."""
 
 import re
 from itertools import pairwise
 from pathlib import Path
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.wording import plural
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.utf8 import not_utf8, open_text
 from sft_lightning.tasks.token_classification import OUTSIDE
 
-BLANK = " \t\r\n"  # of a line between sentences; a word may be another space, such as U+00A0
+BLANK = " \t\r\n"  # characters of lines between sentences; a word may be another space, such as U+00A0
 DOCUMENT = "-DOCSTART-"
 COMMENT, RANGE = "a comment is left out", "a range or an empty node (1-2, 8.1) is left out"
 
 
 class Sentences:
-    """A file's sentences: words, tags, the line on which each begins, and what was left out.
+    """Reads a file's sentences: words, tags, the line on which each begins, and notes of lines left out.
 
     Args:
         path: The file.
@@ -55,7 +56,7 @@ class Sentences:
                 self.words[-1].append(word)
                 self.tags[-1].append(tag)
         if not self.words:
-            raise UserError(key, f"{path} has no sentences")
+            raise UserError(key, f"{path} has no sentences", "use another file")
         self._note_lone_insides()
 
     @classmethod
@@ -70,7 +71,7 @@ class Sentences:
         cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
         if tagged and len(cells) < 2:
             raise UserError(
-                "data", f"{self.where} line {number} has one column, so no tag: {line!r:.40}", "add the tag"
+                "data", f"{self.where} line {number} has one column, so the tag is missing: {line!r:.40}", "add the tag"
             )
         try:
             word, tag = cells[columns[0]], cells[columns[1]] if tagged else ""
@@ -78,7 +79,7 @@ class Sentences:
             asked = columns[0] if not -len(cells) <= columns[0] < len(cells) else columns[1]
             raise UserError(
                 "data",
-                f"{self.where} line {number} has {len(cells)} columns, no column {asked}",
+                f"{self.where} line {number} has {plural(len(cells), 'column')}, so column {asked} is missing",
                 "mend the line, or set data.word_column and data.tag_column",
             ) from None
         for what, value in (("word", word), *([("tag", tag)] if tagged else [])):
@@ -89,11 +90,13 @@ class Sentences:
         return word, tag
 
     def _note_lone_insides(self) -> None:
-        """Notes the I- tags that continue no entity of their type."""
+        """Notes the I- tags without an entity of their type before them."""
         for row, tags in enumerate(self.tags):
             for before, tag in pairwise([OUTSIDE, *tags]):
                 if tag.startswith("I-") and before[2:] != tag[2:]:
-                    self.notes.add(f"the tag {tag} follows no tag of its type, and begins an entity", self.name(row))
+                    self.notes.add(
+                        f"the tag {tag} has no tag of its type before it, so it begins an entity", self.name(row)
+                    )
 
     def name(self, row: int) -> str:
         """`train.conll line 7`."""
@@ -103,7 +106,7 @@ class Sentences:
 def is_comment(line: str, tabs: bool) -> bool:
     """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
 
-    Where spaces separate, `# O` is a word with its tag.
+    If spaces separate, `# O` is a word with its tag.
     """
     return line.startswith("# ") and "\t" not in line and (tabs or re.match(r"# [\w.:-]+ = ", line) is not None)
 
@@ -114,7 +117,7 @@ def is_range(line: str) -> bool:
 
 
 def read_lines(path: Path) -> list[str]:
-    """A UTF-8 file's lines. Raises UserError that names the first wrong byte."""
+    """Reads the lines of a UTF-8 file. Raises UserError that names the first wrong byte."""
     try:
         with open_text(path, strict=True) as file:
             return re.split("\r*\n|\r", file.read())

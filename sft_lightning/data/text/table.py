@@ -23,12 +23,12 @@ class TextTable(TextData):
         test: File with the test samples.
         predict: File to predict on; it needs no labels, and predicting needs no training data.
         text_column: Column with the texts.
-        pair_column: Column with second texts; null where a sample is one text.
+        pair_column: Column with second texts; null if a sample is one text.
         label_column: Column with the labels, names or numbers, or with the values of a regression.
         labels: All classes in order; default the names the file gives, else the training labels, sorted.
         task: Whether a label is a class or a number.
-        max_length: Most tokens of a sample, special ones included; what is longer is truncated. Default the network's.
-        group_by_length: Make batches of samples of like length, so that little is padded.
+        max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
+        group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -55,30 +55,36 @@ class TextTable(TextData):
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.text_column, self.pair_column, self.label_column = text_column, pair_column, label_column
         if path is not None and train is not None:
-            raise UserError("data", "set path (a hub's name) or train (a file), not both")
+            raise UserError(
+                "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
+            )
         if labels is not None and task == "regression":
             raise UserError(
-                "data.labels", "names the classes of a classification; the task is regression", "leave it null"
+                "data.labels", "names the classes of a classification, but data.task is regression", "leave it null"
             )
         if labels is not None and len(set(map(str, labels))) != len(labels):
-            raise UserError("data.labels", f"names a class twice: {', '.join(map(str, labels))}")
+            raise UserError(
+                "data.labels", f"names a class twice: {', '.join(map(str, labels))}", "name each class once"
+            )
         self.task_name = task
 
     def _tables(self) -> dict[str, Table]:
         if self.path is not None:
             hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
-                raise UserError("data.path", f"{self.path} has no split train; it has {', '.join(hub)}")
+                raise UserError(
+                    "data.path", f"{self.path} has no split train, only {', '.join(hub)}", "use another data set"
+                )
             tables = {
                 ours: hub[theirs] for ours, theirs in (("train", "train"), ("val", "validation")) if theirs in hub
             }
             if "test" in hub and not all_unlabelled(hub["test"], self.label_column):
                 tables["test"] = hub["test"]
-            elif "test" in hub:  # as of many competitions, absent or -1
+            elif "test" in hub:  # absent or -1, as in many competitions
                 tables["train"].notes.append(f"{hub['test'].where} has no labels, and is left out")
             return tables
         if self.files["train"] is None:
-            raise UserError("data", "TextTable needs train (a file) or path (a data set on the hub)")
+            raise UserError("data", "TextTable needs train (a file) or path (a data set on the hub)", "set one of them")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
         tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
         for name, table in tables.items():
@@ -100,7 +106,7 @@ class TextTable(TextData):
         return Splits(rows["train"], rows.get("val"), rows.get("test"), classes, notes)
 
     def load_for_prediction(self) -> Samples | None:
-        """The file `predict`, its labels unread."""
+        """Reads the file `predict` without its labels."""
         file = self.files["predict"]
         return None if file is None else self._rows_of(read_table(file, "data.predict", self.skips), None)
 
@@ -132,8 +138,8 @@ def no_labels(name: str, table: Table, column: str) -> UserError:
 
 
 def check_swallowed(table: Table, column: str, classes: list[str]) -> None:
-    """Raises UserError where a text of a delimited file holds whole rows, as a stray quotation mark takes them in: all
-    of its lines but one end, or all but one begin, with a class and what separates it.
+    """Raises UserError if a text of a delimited file holds whole rows, which a stray quotation mark joins: all of its
+    lines but one end, or all but one begin, with a class and a delimiter.
     """
     if table.lines is None or not table.where.lower().endswith((".csv", ".tsv")):
         return
@@ -147,5 +153,5 @@ def check_swallowed(table: Table, column: str, classes: list[str]) -> None:
         if len(lines) > 1 and (
             all(line.endswith(ends) for line in lines[:-1]) or all(line.startswith(begins) for line in lines[1:])
         ):
-            why = f"column '{column}' holds {len(lines)} lines with their labels: a quotation mark is not closed"
-            table.refuse(row, UserError("data", f"{table.name(row)}: {why}, or not doubled"))
+            why = f"column '{column}' holds {len(lines)} lines with their labels: a quotation mark is not closed or doubled"
+            table.refuse(row, UserError("data", f"{table.name(row)}: {why}", "close or double it"))

@@ -1,4 +1,4 @@
-"""Texts as token ids: tokenised once, padded to each batch's longest."""
+"""Texts as token ids: tokenised once, padded to the longest of each batch."""
 
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from sft_lightning.data.sampler import Key
 from sft_lightning.data.samples import Samples
 from sft_lightning.data.text.files import Table
 
-CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, little enough for memory
+CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, few enough for memory
 
 
 class Ragged:
@@ -43,7 +43,7 @@ class Ragged:
 
 
 def identity(tokenizer: Any) -> object:
-    """Equal for tokenizers that make the same tokens, as far as that can be told; else the tokenizer itself."""
+    """A value that is equal for tokenizers that make the same tokens; the tokenizer itself if that is unknown."""
     if not cache.DATA.on or not hasattr(tokenizer, "backend_tokenizer"):
         return tokenizer
     sides = (
@@ -58,8 +58,8 @@ def identity(tokenizer: Any) -> object:
 class Tokens(Samples):
     """Samples that become token ids once a tokenizer is known.
 
-    Tokenising waits for the first use where the tokenizer has still to learn its words (a checkpoint brings them), and
-    is repeated should its words change.
+    Tokenising waits for the first use, since a tokenizer may still have to learn its words (a checkpoint brings them). It
+    is repeated if its words change.
     """
 
     group_by_length = True
@@ -71,20 +71,20 @@ class Tokens(Samples):
         self.multiple = 1
         self.ids = Ragged([])
         self.types: Ragged | None = None
-        """Token types, where the tokenizer says some"""
+        """Token types; None if the tokenizer gives none"""
         self.truncated = np.zeros(0, dtype=bool)
         self._made_with: Any = None
         self._made_by: Any = None
 
     def use(self, tokenizer: Any, max_length: int | None, multiple: int = 1) -> None:
-        """Fixes what makes the tokens. Those that the same made already, in another run of a study, stay."""
+        """Sets the tokenizer and lengths. Keeps tokens that the same settings made in another run of a study."""
         made_by = (identity(tokenizer), max_length)
         if not cache.DATA.on or made_by != self._made_by:
             self._made_with = None
         self.tokenizer, self.max_length, self.multiple, self._made_by = tokenizer, max_length, multiple, made_by
 
     def ready(self) -> None:
-        """Tokenises, unless that is done."""
+        """Tokenises, unless the tokens are up to date."""
         state = getattr(self.tokenizer, "state", 0)
         if self._made_with != (state,):
             self.tokenise()
@@ -99,13 +99,13 @@ class Tokens(Samples):
         return self.ids.lengths if self.group_by_length else None
 
     def width(self, rows: Sequence[int]) -> int:
-        """Tokens of the longest, to a multiple that suits the device, but no more than the network takes."""
+        """Tokens of the longest row, rounded up to a multiple that suits the device, at most `max_length`."""
         longest = max(1, int(self.ids.lengths[list(rows)].max()))
         rounded = -(-longest // self.multiple) * self.multiple
         return max(longest, min(rounded, self.max_length or rounded))
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask`, and `token_type_ids` where there are some: `[B, T]`, padded on its side."""
+        """`input_ids`, `attention_mask` and any `token_type_ids`: `[B, T]`, padded on the tokenizer's side."""
         self.ready()
         left, width = self.left, self.width(rows)
         mask = torch.arange(width)[None] < torch.from_numpy(self.ids.lengths[list(rows)])[:, None]
@@ -128,9 +128,9 @@ class TextRows(Tokens):
 
     Args:
         texts: One for each row.
-        pairs: Second texts, where rows are pairs.
+        pairs: Second texts, if rows are pairs.
         targets: Class numbers or values.
-        table: Where they come from, to name rows.
+        table: The table that holds them, to name rows.
     """
 
     def __init__(

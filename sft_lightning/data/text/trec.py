@@ -1,4 +1,4 @@
-"""TREC: 5,452 + 500 questions, by what kind of thing they ask for: six coarse classes."""
+"""TREC: 5,452 training and 500 test questions, by the kind of thing that they ask for: six coarse classes."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""How much of the texts a tokenizer knows: whether it belongs to them shows here, whatever files it came from."""
+"""Measures the share of unknown tokens in texts, which shows whether a tokenizer belongs to them."""
 
 from typing import Any
 
@@ -7,15 +7,15 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 
 MUCH = 0.5
-"""Share of unknown tokens from which it is said"""
+"""Share of unknown tokens from which it is reported"""
 
 
 def unknown_share(tokenizer: Any, ids: np.ndarray) -> float:
-    """Share of unknown tokens among those of the texts, without special ones. UserError where that is all, or there are
-    none.
+    """Share of unknown tokens among those of the texts, without special ones. Raises UserError if all tokens are unknown,
+    or if there are no tokens.
 
     Args:
-        tokenizer: One of transformers'; of another kind nothing is known: 0.
+        tokenizer: A tokenizer of transformers; others give 0.
         ids: All token ids of the training texts, `[tokens]`.
     """
     special = getattr(tokenizer, "all_special_ids", None)
@@ -27,7 +27,7 @@ def unknown_share(tokenizer: Any, ids: np.ndarray) -> float:
     if not known.any():
         what = "no token" if not text.any() else f"nothing but the unknown token {tokenizer.unk_token}"
         raise UserError(
-            "tokenizer",
+            "network.tokenizer",
             f"{getattr(tokenizer, 'name_or_path', '') or 'it'} makes {what} of the training texts",
             "set network.init_args.tokenizer to the one that belongs to the network and the texts' language",
         )

@@ -1,4 +1,4 @@
-"""Opens text files as UTF-8, and says where and what the bytes are that are not."""
+"""Opens text files as UTF-8, and names the first byte that is not UTF-8."""
 
 import codecs
 import re
@@ -7,7 +7,7 @@ from typing import TextIO
 
 from sft_lightning.core.errors import UserError
 
-NO_TEXT = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are read where bad rows are left out
+NO_TEXT = re.compile("[\udc80-\udcff]")  # bytes that are not UTF-8, as they are read if bad rows are left out
 MARKS = {
     codecs.BOM_UTF32_LE: "UTF-32",
     codecs.BOM_UTF32_BE: "UTF-32",
@@ -18,7 +18,7 @@ CHUNK = 1 << 20
 
 
 def open_text(path: Path, strict: bool) -> TextIO:
-    """The file, line ends as they are, without a byte order mark. Unless `strict`, other bytes are for `NO_TEXT` to find."""
+    """Opens a file, line ends as they are, without a byte order mark. Unless `strict`, `NO_TEXT` finds other bytes."""
     with path.open("rb") as file:
         start = file.read(4)
     if (coding := next((name for mark, name in MARKS.items() if start.startswith(mark)), None)) is not None:
@@ -46,4 +46,5 @@ def not_utf8(path: Path) -> UserError:
                     "convert it (iconv -f WINDOWS-1252 -t UTF-8), or save it as UTF-8",
                 )
             read, lines = read + len(chunk), lines + chunk.count(b"\n")
-    return UserError("data", f"{path} is not UTF-8: its last character is cut off at byte {read}, line {lines}")
+    problem = f"{path} is not UTF-8: its last character is cut off at byte {read}, line {lines}"
+    return UserError("data", problem, "write the file again")

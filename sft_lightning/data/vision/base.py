@@ -12,13 +12,13 @@ from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, InputSpec, InputView
+from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.vision.augment import hashed_uniform, shifted
 from sft_lightning.data.vision.encoded import EncodedImages
 from sft_lightning.data.vision.images import ArrayImages, Images
-from sft_lightning.data.vision.walk import plural
 
 __all__ = ["ArrayImages", "EncodedImages", "ImageData", "Images", "hashed_uniform"]
 
@@ -52,9 +52,10 @@ class ImageData(SFTDataModule, base=True):
         self._reverse = False
 
     def prepare(self, spec: InputSpec) -> InputView:
-        """Size, channels, view and normalisation: the network's where it has them, else the data's."""
+        """Sets size, channels, view and normalisation: the network's if it has them, else the data's."""
         if spec.kind != "image":
-            raise UserError("network", f"{spec.network} takes text, {type(self).__name__} has images")
+            problem = f"{spec.network} takes text, {type(self).__name__} has images"
+            raise UserError("network", problem, "choose another network or other data")
         size = (self.image_size, self.image_size) if self.image_size is not None else spec.size
         own_view = spec.view if spec.view is not None and spec.view.size == size else None
         mean, std = spec.mean or self.mean, spec.std or self.std
@@ -80,7 +81,7 @@ class ImageData(SFTDataModule, base=True):
         )
 
     def shape_seen(self) -> tuple[int, int, int] | None:
-        """Channels, height and width of what the network gets; None where no sample can be read."""
+        """Channels, height and width of the network's input; None if no sample can be read."""
         samples = next(iter(self.splits.values())).samples
         assert isinstance(samples, Images)
         if samples.channels is not None and samples.size is not None:
@@ -107,7 +108,7 @@ class ImageData(SFTDataModule, base=True):
         return "; ".join([super().describe(), *notes])
 
     def device_transform(self, batch: Batch) -> Batch:
-        """uint8 to normalised float, with crop and flip in training: batched, on the device."""
+        """Turns uint8 into normalised float, with crop and flip in training: batched, on the device."""
         assert self._stats is not None
         image: Tensor = batch["x"]["image"]
         if image.dtype != torch.uint8:

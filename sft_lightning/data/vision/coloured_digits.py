@@ -1,4 +1,4 @@
-"""scikit-learn's digits in colour, where colour can give the label away: what does a network look at, and forget?"""
+"""scikit-learn's digits in colour, which can reveal the label: to measure what a network looks at and forgets."""
 
 import colorsys
 from typing import Any, Literal
@@ -18,11 +18,11 @@ COLOURS = torch.tensor([colorsys.hsv_to_rgb(i / 10, 1.0, 1.0) for i in range(10)
 
 
 class ColouredDigits(ImageData):
-    """scikit-learn's digits in ten colours: colour can give the label away, and shape always tells. Splits as in Digits.
+    """scikit-learn's digits in ten colours: colour can reveal the label, and shape always does. Splits as in Digits.
 
-    Each image keeps its brightness: the largest of red, green and blue is the grey image. Which colour an image has is a
-    function of its row and class alone, whatever the seeds and the split. The validation split is coloured as the
-    training samples are, since it is made of them: what is chosen on it knows nothing of other colourings.
+    Each image keeps its brightness: the largest of red, green and blue is the grey image. An image's colour is a
+    function of its row and class alone, whatever the seeds and the split. The validation split is coloured like the
+    training samples, since it is cut from them: settings that are chosen on it know nothing of other colourings.
 
     Args:
         colour: How training and validation samples are coloured: label (each class has a colour), random (any of the
@@ -43,7 +43,7 @@ class ColouredDigits(ImageData):
         self.colour, self.correlation, self.test_colour = colour, correlation, test_colour
         for name, value in (("colour", colour), ("test_colour", test_colour or colour)):
             if value not in ("label", "random", "grey"):
-                raise UserError(f"data.{name}", f"'{value}' is none of label, random, grey")
+                raise UserError(f"data.{name}", f"unknown value '{value}'", "use label, random or grey")
         if not 0 <= correlation <= 1:
             raise UserError("data.correlation", f"must be in [0, 1], got {correlation}")
 

@@ -20,7 +20,7 @@ class Digits(ImageData):
         digits = load_digits()
         images = torch.from_numpy(np.round(digits.images * (255 / 16)).astype(np.uint8))[:, None]
         targets = digits.target.astype(np.int64)
-        train, test = cut(np.arange(len(targets)), targets, 0.25, "data: Digits")
+        train, test = cut(np.arange(len(targets)), targets, 0.25, "data")
         return Splits(
             train=ArrayImages(images[train], targets[train]),
             test=ArrayImages(images[test], targets[test]),

@@ -1,4 +1,4 @@
-"""Images in files or in columns of bytes, decoded when asked for."""
+"""Images in files or in columns of bytes, decoded on request."""
 
 import errno
 import struct
@@ -21,11 +21,11 @@ DAMAGE = (
     *(SyntaxError, NotImplementedError, struct.error, zlib.error, Image.DecompressionBombError),
 )
 """What decoders raise on damaged files."""
-MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # troubles of the machine's, not of the file's
+MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # errors of the machine, not of the file
 
 
 class EncodedImages(Images):
-    """Images in files or in a column of bytes, decoded when asked for: grey for one channel, else RGB."""
+    """Images in files or in a column of bytes, decoded on request: grey for one channel, else RGB."""
 
     frames = 0
     """Files found to hold several images, of which the first is used"""
@@ -36,7 +36,7 @@ class EncodedImages(Images):
 
     @abstractmethod
     def key(self, row: int) -> str:
-        """What identifies the row besides its bytes: its place below the root, for instance."""
+        """Identifies the row besides its bytes, for instance by its path below the root."""
 
     def read(self, row: int) -> Tensor:
         try:
@@ -47,15 +47,15 @@ class EncodedImages(Images):
         return pixels[None] if pixels.ndim == 2 else pixels.permute(2, 0, 1)
 
     def damaged(self, row: int, error: BaseException) -> BaseException:
-        """What to raise for a row that cannot be read."""
+        """The exception for a row that cannot be read."""
         if getattr(error, "errno", None) in MACHINE:
             return error
         said = (getattr(error, "strerror", None) or str(error) or type(error).__name__).strip()
-        why = "is no image, or a damaged one" if isinstance(error, UnidentifiedImageError) else said
+        why = "it is damaged, or not an image" if isinstance(error, UnidentifiedImageError) else said
         return BadSample.of(self, {row: " ".join(why.split())})
 
     def digest(self) -> bytes:
-        """Over every row's key and bytes, read in pieces; computed once. What may be skipped counts as 'unreadable'."""
+        """Hash of every row's key and bytes, computed once. Rows that may be skipped count as 'unreadable'."""
         if self._digest is None:
             digest, self.frames = sha256(), 0
             contents = np.zeros(len(self), dtype=np.uint64)
@@ -92,7 +92,7 @@ class EncodedImages(Images):
 
 
 def frames_in(stream: BinaryIO) -> int:
-    """Images that a file holds: of an animation, or of several pages. 0 where they cannot be counted."""
+    """Number of images in a file: frames of an animation, or pages. 0 if they cannot be counted."""
     stream.seek(0)
     try:
         with Image.open(stream) as image:

@@ -17,7 +17,7 @@ BINARY = ("binary", "large_binary")
 
 
 class TableImages(EncodedImages):
-    """A column of encoded images; `files` has those rows that name a file instead."""
+    """A column of encoded images; `files` has the file of each row that names one instead."""
 
     def __init__(
         self,
@@ -58,12 +58,12 @@ class HubImages(ImageData):
     Args:
         path: The hub's name of the data set, a parquet file, a pattern of parquet files, or a folder of them.
         data_files: Parquet file or pattern for each split, as `{train: …, test: …}`, in place of path.
-        config_name: The hub data set's configuration, where it has several.
+        config_name: The hub data set's configuration, if it has several.
         image_column: Name of the column of images.
         label_column: Name of the column of classes.
-        train_split: Name of the split to train on; default the one that is named so (`train`, `Training`).
-        val_split: Name of the validation split; null for the one that is named so (`val`, `dev`), where there is one.
-        test_split: Name of the test split; null for the one that is named so, where there is one.
+        train_split: Name of the split to train on; default the one named train in any spelling (`train`, `Training`).
+        val_split: Name of the validation split; null for one named like it (`val`, `dev`), if there is one.
+        test_split: Name of the test split; null for one named like it (`test`, `Testing`), if there is one.
         **kwargs: Size and augmentation, subset, split, batches; see Digits.
     """
 
@@ -81,7 +81,7 @@ class HubImages(ImageData):
     ) -> None:
         super().__init__(**kwargs)
         if (path is None) == (data_files is None):
-            raise UserError("data", "HubImages needs path or data_files, and not both")
+            raise UserError("data", "HubImages needs one of path and data_files", "set one")
         self.path, self.data_files, self.config_name = path, data_files, config_name
         self.image_column, self.label_column = image_column, label_column
         self.train_split, self.val_split, self.test_split = train_split, val_split, test_split
@@ -111,7 +111,7 @@ class HubImages(ImageData):
         return Splits(splits[train], splits.get(val or ""), splits.get(test or ""), labels)
 
     def named(self, tables: dict[str, Any], kind: str) -> str | None:
-        """The one split that is named as one of a kind is: `testing`, `Val`. UserError where several are."""
+        """The split whose name means `kind`: `testing`, `Val`. Raises UserError if there are several."""
         if kind == "train" and self.train_split != "train":
             return None
         return one_of(tables, kind, f"set data.init_args.{kind}_split")
@@ -125,5 +125,6 @@ def encoded(table: Any, column: str) -> Any:
     if isinstance(feature, Image):
         return table.select_columns([column]).cast_column(column, Image(decode=False))
     if not (isinstance(feature, dict) and "bytes" in feature) and getattr(feature, "dtype", "") not in BINARY:
-        raise UserError("data", f"column '{column}' holds {getattr(feature, 'dtype', feature)}, not images")
+        problem = f"column '{column}' holds {getattr(feature, 'dtype', feature)}, not images"
+        raise UserError("data.image_column", problem, "set it to a column of images")
     return table.select_columns([column])

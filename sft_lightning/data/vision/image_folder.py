@@ -15,7 +15,7 @@ from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
 
 
 class FileImages(EncodedImages):
-    """Images in files below a folder. `notes` say what of the folder was left out."""
+    """Images in files below a folder. `notes` say which of the folder's files were left out."""
 
     def __init__(
         self, root: Path, paths: list[Path], targets: np.ndarray | None, notes: list[str] | None = None
@@ -45,8 +45,8 @@ class ImageFolder(ImageData):
 
     Args:
         root: Folder with train, val and test folders, or with one folder per class.
-        test_fraction: Share of the images to train on, stratified, that is the test split where root has no test folder;
-            default 0.2 without a train folder, and with one no test split.
+        test_fraction: Share of the training images, stratified, that becomes the test split if root has no test folder;
+            default 0.2 without a train folder, else none.
         predict_root: Folder of images without labels, for predict.
         **kwargs: Size and augmentation, subset, split, batches; see Digits.
     """
@@ -57,7 +57,7 @@ class ImageFolder(ImageData):
         super().__init__(**kwargs)
         self.root, self.test_fraction, self.predict_root = root, test_fraction, predict_root
         if test_fraction is not None and not 0 < test_fraction < 1:
-            raise UserError("data", f"test_fraction must be in (0, 1), got {test_fraction}")
+            raise UserError("data.test_fraction", f"must be in (0, 1), got {test_fraction}")
 
     def load(self) -> Splits:
         layout = layout_of(folder(self.root, "root"))
@@ -72,12 +72,12 @@ class ImageFolder(ImageData):
             return None
         root, left_out = folder(self.predict_root, "predict_root"), LeftOut()
         if not (paths := images_below(root, left_out)):
-            raise UserError("data", f"predict_root {root} has no images ({', '.join(SUFFIXES)})")
+            raise UserError("data.predict_root", f"{root} has no images ({', '.join(SUFFIXES)})", "use another folder")
         return FileImages(root, paths, None, left_out.lines())
 
 
 def labelled(layout: Layout) -> tuple[dict[str, FileImages], list[str]]:
-    """The images of each split in order, with what was left out in words; and the classes, sorted."""
+    """The images of each split in order, with notes of what was left out; and the classes, sorted."""
     classes = classes_in(layout.splits["train"])
     found = {}
     for split, root in layout.splits.items():
@@ -93,7 +93,7 @@ def parted(every: FileImages, fraction: float) -> tuple[FileImages, FileImages]:
     """(the rest, a share of the images of each class): the same each time."""
     targets, rows = every.targets, np.arange(len(every))
     assert targets is not None
-    parts = cut(rows, strata(targets, rows), fraction, "data: ImageFolder")
+    parts = cut(rows, strata(targets, rows), fraction, "data")
     rest, part = (FileImages(every.root, [every.paths[i] for i in rows], targets[rows], every.notes) for rows in parts)
     return rest, part
 
@@ -102,5 +102,5 @@ def folder(path: str, argument: str) -> Path:
     """An existing folder."""
     found = Path(path).expanduser()
     if not found.is_dir():
-        raise UserError("data", f"{argument} {found.absolute()} is not a folder", f"set data.init_args.{argument}")
+        raise UserError(f"data.{argument}", f"{found.absolute()} is not a folder", "set it to an existing folder")
     return found

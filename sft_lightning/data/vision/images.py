@@ -1,4 +1,4 @@
-"""Images that are read one by one, fitted to what the network sees, and kept as bytes."""
+"""Images that are read one by one, fitted to the network's input, and kept as bytes."""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,19 +31,19 @@ class Images(Samples):
         self.size: tuple[int, int] | None = None
         self.channels: int | None = None
         self.own_view: View | None = None
-        self.notes: list[str] = []  # what of the files was left out or guessed, in words
+        self.notes: list[str] = []  # what reading left out or guessed
         self.randaugment: v2.RandAugment | None = None
         self.seed = 0
         self._kept: Tensor | None = None
         self._have: Tensor | None = None
-        self._first = 0  # the row whose view showed the shape of all
+        self._first = 0  # the row whose view gave the shape of all
 
     @abstractmethod
     def read(self, row: int) -> Tensor:
         """The image as stored: uint8 `[C, H, W]`."""
 
     def fit(self, size: tuple[int, int] | None, channels: int | None, own_view: View | None = None) -> None:
-        """Fixes what `view` returns: height and width in pixels, number of channels, and the network's own way there."""
+        """Sets the form of `view`: height and width in pixels, number of channels, and the network's own view."""
         if (size, channels, own_view) != (self.size, self.channels, self.own_view):
             self.size, self.channels, self.own_view, self._kept = size, channels, own_view, None
 
@@ -60,8 +60,8 @@ class Images(Samples):
         return self.fitted(self.read(row), row)
 
     def fitted(self, image: Tensor, row: int) -> Tensor:
-        """`[…, C, H, W]`: grey repeated where colour is wanted, then the network's own view, or else the shorter side
-        resized and the centre cropped.
+        """Fits `[…, C, H, W]` to the network: repeats grey as colour, then applies the network's own view, or else resizes
+        the shorter side and crops the centre.
         """
         if self.own_view is None:
             return self.repeated(self.resized(image), row)
@@ -70,7 +70,7 @@ class Images(Samples):
         return torch.stack(every) if image.ndim == 4 else every[0]
 
     def resized(self, image: Tensor) -> Tensor:
-        """The shorter side to `size`, bilinear, and the centre of that."""
+        """Resizes the shorter side to `size`, bilinear, and crops the centre."""
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
         height, width = self.size
@@ -81,7 +81,7 @@ class Images(Samples):
         return cropped
 
     def repeated(self, image: Tensor, row: int) -> Tensor:
-        """Grey as colour, where the network takes colour."""
+        """Repeats grey as colour, if the network takes colour."""
         if self.channels is None or image.shape[-3] == self.channels:
             return image
         if image.shape[-3] != 1:
@@ -93,7 +93,9 @@ class Images(Samples):
         return image.repeat_interleave(self.channels, dim=-3)
 
     def readable(self, rows: Iterable[int]) -> Iterator[tuple[int, Tensor]]:
-        """Rows with their views. BadSample for one that cannot be read; at the end and for all, where they are skipped."""
+        """Yields rows with their views. Raises BadSample for the first unreadable row; if they are skipped, at the end for
+        all of them.
+        """
         bad: dict[int, str] = {}
         for row in rows:
             try:
@@ -108,7 +110,7 @@ class Images(Samples):
             raise BadSample.of(self, bad)
 
     def views(self, rows: Sequence[int]) -> Tensor:
-        """`[B, C, H, W]` uint8; kept in memory once read, where all of them fit."""
+        """`[B, C, H, W]` uint8; kept in memory once read, if the views of all rows fit."""
         if self._kept is None or self._have is None:
             images = [image for _, image in self.readable(rows)]
             for row, image in zip(rows, images, strict=True):
@@ -121,7 +123,7 @@ class Images(Samples):
         return self._kept[at]
 
     def check_shape(self, row: int, image: Tensor, other: int, first: Tensor) -> None:
-        """Images of one batch have one shape."""
+        """Raises UserError if two images of a batch differ in shape."""
         if image.shape != first.shape:
             here, there = ("×".join(str(n) for n in i.shape[1:]) for i in (image, first))
             raise UserError(
@@ -184,5 +186,5 @@ class ArrayImages(Images):
 
 
 def shared_bytes(shape: Sequence[int]) -> Tensor:
-    """Zeros of uint8 in memory that forked processes share, taken as it is used."""
+    """uint8 zeros in memory that forked processes share, allocated as it is used."""
     return torch.frombuffer(mmap(-1, prod(shape)), dtype=torch.uint8).view(*shape)

@@ -18,14 +18,14 @@ class InMemoryImages(ImageData, base=True):
 
     Args:
         root: Folder that holds the data set, in torchvision's layout, or will hold it once downloaded.
-        download: Fetch the data set where root does not have it.
+        download: Fetch the data set if root does not have it.
         **kwargs: Size and augmentation, subset, split, batches; see Digits.
     """
 
     dataset: ClassVar[str]
     """Name in torchvision.datasets."""
     files: ClassVar[str]
-    """What to put where, when there is no network."""
+    """Files to put into root, for messages."""
 
     def __init__(self, root: str = "data", download: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -43,7 +43,7 @@ class InMemoryImages(ImageData, base=True):
         root = Path(self.root).expanduser()
         try:
             return make(root, train=train)
-        except (RuntimeError, OSError, UnpicklingError):  # absent, incomplete, or another file than it should be
+        except (RuntimeError, OSError, UnpicklingError):  # absent, incomplete, or a wrong file
             if not self.download:
                 raise UserError(
                     "data",

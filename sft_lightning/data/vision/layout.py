@@ -1,4 +1,4 @@
-"""How a folder of images is laid out: split folders of class folders, or class folders alone."""
+"""Detects how a folder of images is laid out: split folders of class folders, or class folders alone."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,16 +15,16 @@ class Layout:
     """Folders of class folders."""
 
     splits: dict[str, Path]
-    """`train`, and `val` and `test` where there are such folders"""
+    """`train`, and `val` and `test` if there are such folders"""
     has_splits: bool
-    """Whether they are named as splits; else the one is a folder of class folders"""
+    """Whether the folders are named as splits; otherwise `train` is a folder of class folders"""
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: list[str] = field(default_factory=list)
-    """What was guessed, in words"""
+    """What was guessed"""
 
 
 def layout_of(root: Path) -> Layout:
-    """Tells split folders from class folders. Raises UserError, naming the folders, where it cannot be told."""
+    """Distinguishes split folders from class folders. Raises UserError, with their names, if that is ambiguous."""
     layout, left_out = Layout({}, False), LeftOut()
     below = folders_in(root, left_out)
     splits = by_kind(below)
@@ -48,16 +48,16 @@ def layout_of(root: Path) -> Layout:
         beside = f" beside {some(others)}" if others else ""
         raise UserError(
             "data",
-            f"{root} has {', '.join(alike)}{beside}, and no train: a folder with the name of a split is never a "
-            f"class; {LAYOUT}",
+            f"{root} has {', '.join(alike)}{beside}, but no train, and a folder with the name of a split is never a class",
+            LAYOUT,
         )
     train = below[splits["train"][0]]
     classes = [name for name, path in folders_in(train, LeftOut()).items() if holds_images(path)]
     if others and (not classes or set(classes) & set(others)):
         raise UserError(
             "data",
-            f"{root}: {' and '.join(alike)} {looks(alike)} like a split, {some(others)} like classes: {LAYOUT}; a "
-            "class with the name of a split must be renamed",
+            f"{root}: {' and '.join(alike)} {looks(alike)} like a split, {some(others)} like classes",
+            f"{LAYOUT}; rename a class with the name of a split",
         )
     if others:
         layout.notes.append(f"left out the folders {some(others)} beside {train.name}")
@@ -72,11 +72,11 @@ def classes_in(root: Path, left_out: LeftOut | None = None) -> list[str]:
     before = len(out.broken)
     names = sorted(folders_in(root, out))
     if len(out.broken) > before:
-        raise UserError("data", f"{out.broken[before]} is a link to nothing", "mend or remove it")
+        raise UserError("data", f"{out.broken[before]} is a broken link", "mend or remove it")
     if not names:
-        raise UserError("data", f"{root} has no class folders: it needs one folder per class, with that class's images")
+        raise UserError("data", f"{root} has no class folders", "make one folder per class, with that class's images")
     if all(map(split_of, names)):
-        raise UserError("data", f"{root} holds {some(names)}, which look like splits, not like classes: {LAYOUT}")
+        raise UserError("data", f"{root} holds {some(names)}, which look like splits, not like classes", LAYOUT)
     return names
 
 
@@ -85,10 +85,12 @@ def class_images(root: Path, classes: list[str], left_out: LeftOut) -> dict[str,
     found = {}
     for name in classes_in(root, left_out):
         if name not in classes:
-            raise UserError("data", f"{root} has a class '{name}' that is not in train{nearest(name, classes)}")
+            problem = f"{root} has a class '{name}' that is not in train{nearest(name, classes)}"
+            raise UserError("data", problem, "rename or remove it")
         found[name] = images_below(root / name, left_out)
         if not found[name]:
-            raise UserError("data", f"class folder {root / name} has no images ({', '.join(SUFFIXES)})")
+            problem = f"class folder {root / name} has no images ({', '.join(SUFFIXES)})"
+            raise UserError("data", problem, "add images or remove it")
         if within := [n for n, p in folders_in(root / name, LeftOut()).items() if split_of(n) and holds_images(p)]:
             raise UserError(
                 "data",

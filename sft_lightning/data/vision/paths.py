@@ -1,4 +1,4 @@
-"""Images that a table names by path instead of holding their bytes: below the table's own folder, or refused."""
+"""Finds images that a table names by path instead of holding their bytes; they must lie below the table's folder."""
 
 import os
 from functools import lru_cache
@@ -9,7 +9,7 @@ from sft_lightning.core.errors import UserError
 
 
 def folders_of(path: str | None, files: list[str]) -> list[str]:
-    """Where the images of a table may lie: in the folder given, in those of its files, or, from the hub, in its caches."""
+    """Folders in which a table's images may lie: the folder given, those of its files, or the caches of the hub."""
     if path is not None and Path(path).expanduser().is_dir():
         return [str(Path(path).expanduser())]
     if files:
@@ -21,7 +21,7 @@ def folders_of(path: str | None, files: list[str]) -> list[str]:
 
 
 def named_files(table: Any, column: str, folders: list[str], split: str) -> dict[int, str]:
-    """File of each row whose cell has a path and no bytes. UserError for the first that leads out of the folders."""
+    """File of each row whose cell has a path and no bytes. Raises UserError for the first outside the folders."""
     import pyarrow as pa  # type: ignore[import-untyped]
     import pyarrow.compute as pc  # type: ignore[import-untyped]
 
@@ -43,14 +43,14 @@ def below(folders: list[str], path: str, row: str) -> str:
     if not inside:
         raise UserError(
             "data",
-            f"{row}: its image {path!r} lies outside the data's folder {folders[0]}, and is not read",
-            "put it there",
+            f"{row}: its image {path!r} lies outside the data's folder {folders[0]}",
+            "move it there",
         )
     return next((p for p in inside if os.path.exists(p)), inside[0])
 
 
 def real(path: str) -> str:
-    """As os.path.realpath, quick where many files share a folder."""
+    """As os.path.realpath, quick if many files share a folder."""
     place = os.path.join(real_folder(os.path.dirname(path)), os.path.basename(path))
     return os.path.realpath(place) if os.path.islink(place) or os.path.basename(path) in ("", ".", "..") else place
 

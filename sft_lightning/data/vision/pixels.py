@@ -1,7 +1,7 @@
-"""From a decoded file to 8 bits a channel: one rule for all formats, so that the same picture gives the same numbers.
+"""Converts a decoded file to 8 bits a channel: one rule for all formats, so that equal pictures give equal numbers.
 
-- Upright by its EXIF orientation; of an animation or a file of several pages the first; colour profiles and gamma are not
-  applied.
+- Upright by its EXIF orientation; the first image of an animation or a file of several pages; colour profiles and gamma
+  are not applied.
 - 16 bits of grey: v / 257, rounded. (Pillow itself reads 16 bits of colour, and keeps the high byte of each.)
 - 32-bit integers whose largest is 256 to 65535: as 16 bits. Floats in [0, 1]: v · 255, rounded. No file states the range of
   other 32-bit integers and floats: they are refused, with their smallest and largest value.
@@ -12,11 +12,11 @@
 import numpy as np
 from PIL import Image, ImageOps
 
-WHITE_IS_ZERO, PHOTOMETRIC = 0, 262  # TIFF's tag, and its value for negatives
+WHITE_IS_ZERO, PHOTOMETRIC = 0, 262  # TIFF's value for negatives, and its tag
 
 
 class OutOfRange(ValueError):
-    """Pixels whose range cannot be known."""
+    """The range of the pixels' values is unknown."""
 
 
 def pixels_of(image: Image.Image, grey: bool) -> np.ndarray:
@@ -32,17 +32,17 @@ def pixels_of(image: Image.Image, grey: bool) -> np.ndarray:
 
 
 def eight_bits(upright: Image.Image, source: Image.Image) -> Image.Image:
-    """Grey of more than 8 bits, as 8."""
+    """Converts grey of more than 8 bits to 8 bits."""
     values = np.asarray(upright)
     if upright.mode == "F":
         if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
-            raise OutOfRange(f"holds floats from {values.min():g} to {values.max():g}, where 0 to 1 can be read")
+            raise OutOfRange(f"holds floats from {values.min():g} to {values.max():g}, but only 0 to 1 can be read")
         return Image.fromarray(np.rint(values.astype(np.float64) * 255).astype(np.uint8))
     low, high = int(values.min()), int(values.max())
     stated = upright.mode != "I" or source.format in ("PPM", "PNG")  # these scale to 16 bits, or have them
     if low < 0 or high > 65535 or (high < 256 and not stated):
         raise OutOfRange(
-            f"holds 32-bit integers from {low} to {high}, and no file states their range: save it with 8 or 16 bits"
+            f"holds 32-bit integers from {low} to {high}, whose range is unknown: save it with 8 or 16 bits"
         )
     light = ((values.astype(np.uint32) * 2 + 257) // 514).astype(np.uint8)  # v / 257, rounded
     if getattr(source, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
@@ -53,7 +53,7 @@ def eight_bits(upright: Image.Image, source: Image.Image) -> Image.Image:
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """What is seen of a transparent image that lies on white paper."""
+    """Composes a transparent image on white."""
     seen = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", seen.size, "white"), seen).convert("RGB")
 

@@ -1,4 +1,4 @@
-"""Tables of the `datasets` library: found, loaded, and their columns read. Files that are lists of images count as such."""
+"""Finds and loads tables of the `datasets` library, and reads their columns. Files that list images count as tables."""
 
 import re
 from collections.abc import Iterable
@@ -25,7 +25,7 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
         found = {split: parquet_files(str(pattern)) for split, pattern in data_files.items()}
         for split, files in found.items():
             if not files:
-                raise UserError("data", f"data_files: {split}: {data_files[split]} does not exist")
+                raise UserError("data.data_files", f"{split}: {data_files[split]} does not exist")
         lists = {split: load_list(files) for split, files in found.items() if is_list(files[0])}
         rest = {split: files for split, files in found.items() if split not in lists}
         tables = load_splits("data_files", rest)
@@ -39,9 +39,9 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
         return {split: naming_images(table) for split, table in tables.items()}
     local = path.startswith((".", "/", "~")) or path.count("/") > 1 or path.endswith(".parquet") or "*" in path
     if Path(path).expanduser().is_dir():
-        raise UserError("data", f"path {path} is a folder without parquet files")
+        raise UserError("data.path", f"{path} is a folder without parquet files", "set it to another folder")
     if local:
-        raise UserError("data", f"path {path} does not exist")
+        raise UserError("data.path", f"{path} does not exist")
     return load(path, path, name=config_name)
 
 
@@ -57,7 +57,7 @@ def load_list(files: list[str]) -> Any:
     from sft_lightning.data.text.files import read_table
 
     if len(files) > 1:
-        raise UserError("data", f"{files[0]} and {files[1]}: one file of a split is expected")
+        raise UserError("data.data_files", f"{files[0]} and {files[1]} are both files of one split", "give one file")
     columns = read_table(files[0], "data.data_files").columns
     try:
         return datasets.Dataset.from_dict(columns)
@@ -66,7 +66,7 @@ def load_list(files: list[str]) -> Any:
 
 
 def naming_images(table: Any) -> Any:
-    """The table, its columns of image files' names turned into columns of images."""
+    """The table, with its columns of image files' names turned into columns of images."""
     from datasets import Image
 
     for name, feature in table.features.items():
@@ -90,15 +90,15 @@ def parquet_files(path: str) -> list[str]:
 
 
 def local_files(path: str | None, data_files: dict[str, str] | None) -> list[str]:
-    """All parquet files here that `load_tables` reads; none where the table is the hub's."""
+    """All local parquet files that `load_tables` reads; empty if the table is on the hub."""
     patterns = [path] if data_files is None else data_files.values()
     return [file for pattern in patterns for file in parquet_files(str(pattern))]
 
 
 def by_split(files: list[str], root: str) -> dict[str, list[str]]:
-    """Files under the split that their names, or else the folders that they are in below `root`, say.
+    """Groups files by the split in their names, or else in the names of their folders below `root`.
 
-    Files that say nothing are 'train' where no other is; UserError where some say train and some say nothing.
+    Files without a split in their names are 'train'. Raises UserError if other files have train in their names.
     """
     splits: dict[str, list[str]] = {}
     silent = []
@@ -123,12 +123,12 @@ def by_split(files: list[str], root: str) -> dict[str, list[str]]:
 
 
 def load_splits(where: str, files: dict[str, list[str]]) -> dict[str, Any]:
-    """Each split by itself: loaded together, all would have the class names of the first."""
+    """Loads each split by itself: together, all would get the class names of the first."""
     return {split: load("parquet", where, data_files={split: some})[split] for split, some in files.items()}
 
 
 def load(builder: str, where: str, **options: Any) -> dict[str, Any]:
-    """As `datasets.load_dataset`, without its bars, and with one-line errors."""
+    """As `datasets.load_dataset`, without progress bars, and with one-line errors."""
     import datasets
 
     bars = datasets.are_progress_bars_disabled()
@@ -146,17 +146,17 @@ def load(builder: str, where: str, **options: Any) -> dict[str, Any]:
 
 
 def pick(wanted: str, names: Iterable[str], what: str) -> str:
-    """`wanted`, which must be one of `names`."""
+    """Returns `wanted`. Raises UserError if it is not one of `names`."""
     names = list(names)
     if wanted not in names:
-        raise UserError("data", f"there is no {what} '{wanted}'{nearest(wanted, names)}; there are {', '.join(names)}")
+        raise UserError("data", f"there is no {what} '{wanted}', only {', '.join(names)}{nearest(wanted, names)}")
     return wanted
 
 
 def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[str], dict[Any, int]]:
     """Class names in order, and the number of each value of the column.
 
-    The classes are the training table's. What kind of values they are is decided over all tables together.
+    The classes are the training table's. All tables together decide whether the values are numbers or names.
     """
     if names := names_of(tables[train], column):
         return names, {name: i for i, name in enumerate(names)} | {i: i for i in range(len(names))}
@@ -165,13 +165,13 @@ def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[st
         values = table[column][:]
         if not all(v is None or isinstance(v, (int, str, float)) for v in values):
             feature = table.features[column]
-            raise UserError(
-                "data", f"column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
-            )
+            problem = f"column '{column}' of {split} holds {getattr(feature, 'dtype', feature)}, not classes"
+            raise UserError("data.label_column", problem, "set it to a column of classes")
         held[split] = {v for v in values if not missing(v)}
     every = set().union(*held.values())
     if any(isinstance(v, float) for v in every) and not all(whole(v) is not None for v in every):
-        raise UserError("data", f"column '{column}' holds numbers that are not whole, not classes")
+        problem = f"column '{column}' holds numbers with fractions, not classes"
+        raise UserError("data.label_column", problem, "set it to a column of classes")
     keys: dict[Any, Any] = {v: as_number(v) for v in every}
     if None in keys.values():
         keys = {v: str(v) for v in every}
@@ -181,12 +181,12 @@ def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[st
 
 
 def names_of(table: Any, column: str) -> list[str]:
-    """The class names that the table itself has; empty where it has none."""
+    """The class names that the table itself has; empty if it has none."""
     return list(getattr(table.features[column], "names", None) or [])
 
 
 def as_number(value: Any) -> int | None:
-    """The whole number that a label is or is written as (1, 1.0, '1', '1.0'); None for others, as for '01' and true."""
+    """The whole number that a label means (1, 1.0, '1', '1.0'); None for others, such as '01' and true."""
     digits = whole(value)
     return None if digits is None else int(digits)
 
@@ -194,14 +194,18 @@ def as_number(value: Any) -> int | None:
 def targets_of(
     table: Any, column: str, numbers: dict[Any, int], split: str, skip: bool = False
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """The class number of each row, which must be one of the training split's; and, with `skip`, rows of another: -1."""
+    """(the class number of each row; the rows whose label is not a class of the training split, and why). The latter have
+    number -1 with `skip`; otherwise the first raises UserError.
+    """
     values, names, bad = table[column][:], names_of(table, column), dict[int, str]()
     if names:  # the number of a class is its own table's alone
         values = [names[v] if v is not None and 0 <= v < len(names) else v for v in values]
     for row, value in enumerate(values):
         if value not in numbers:
-            none = ": it has no label, fill it or remove the row" if missing(value) else ""
-            bad[row] = f"{column} {value!r} is no class of the training split{none}"
+            unlabelled = missing(value)
+            not_a_class = f"label {value!r} is not a class of the training split"
+            bad[row] = f"no label (column '{column}' is {value!r})" if unlabelled else not_a_class
             if not skip:
-                raise UserError("data", f"row {row} of split '{split}': {bad[row]}")
+                fix = f"{'fill' if unlabelled else 'correct'} it or remove the row, or set data.on_bad_sample skip"
+                raise UserError("data", f"row {row} of split '{split}': {bad[row]}", fix)
     return np.array([numbers.get(v, -1) for v in values], dtype=np.int64), bad

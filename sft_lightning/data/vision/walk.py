@@ -1,4 +1,4 @@
-"""The image files below a folder: links are followed, hidden folders and files are left out, and counted."""
+"""Finds the image files below a folder: follows links, and leaves out and counts hidden folders and files."""
 
 import os
 from collections import Counter
@@ -7,27 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db", "desktop.ini")
-"""Names, in lower case, that systems give to their own copies, previews and notes"""
+"""Names, in lower case, of copies, previews and notes that systems make"""
 
 
 @dataclass
 class LeftOut:
-    """What a walk did not take, for the line that says so."""
+    """Files and folders that a walk left out, for the notes."""
 
     hidden: Counter[str] = field(default_factory=Counter)
     """Images by the hidden folder (or the hidden file's own name) that they are in"""
     loops: list[str] = field(default_factory=list)
     """Links to a folder that they are in"""
     broken: list[str] = field(default_factory=list)
-    """Links to nothing that are not called as images are"""
+    """Broken links that are not named like images"""
     loose: Counter[str] = field(default_factory=Counter)
     """Images that are in no class folder, by the folder that they are in"""
 
     def lines(self) -> list[str]:
-        """Each kind in words; empty where nothing was left out."""
+        """One line for each kind; empty if nothing was left out."""
         said = []
         if count := sum(self.hidden.values()):
             said.append(f"left out {plural(count, 'hidden image')} ({some(list(self.hidden))})")
@@ -61,7 +62,7 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...], found: list[Path], ou
                     continue
                 walk(path, (*above, me), found, out, within)
                 if within is None and entry.name.lower().endswith(SUFFIXES) and len(found) == before:
-                    found.append(path)  # called as an image, and none: reading it will say so
+                    found.append(path)  # a folder named like an image: reading it will raise the error
             elif not entry.name.lower().endswith(SUFFIXES):
                 if entry.is_symlink() and within is None and not path.exists():
                     out.broken.append(str(path))
@@ -72,11 +73,11 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...], found: list[Path], ou
 
 
 def opened(folder: Path) -> Any:
-    """The folder's entries. Raises UserError where they cannot be listed."""
+    """The folder's entries. Raises UserError if they cannot be listed."""
     try:
         return os.scandir(folder)
     except OSError as error:
-        raise UserError("data", f"the folder {folder} cannot be read: {error.strerror}") from None
+        raise UserError("data", f"folder {folder} cannot be read: {error.strerror}", "change its permissions") from None
 
 
 def holds_images(folder: Path) -> bool:
@@ -92,12 +93,12 @@ def holds_images(folder: Path) -> bool:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`."""
+    """Whether a program, not the user, made a file or folder: `.ipynb_checkpoints`, `__MACOSX`, `Thumbs.db`."""
     return name.startswith(".") or name.lower() in SYSTEM
 
 
 def identity(folder: Path) -> tuple[int, int]:
-    """What is the same for a folder under all its names."""
+    """Identifies a folder under all its names."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
@@ -118,8 +119,3 @@ def folders_in(root: Path, left_out: LeftOut) -> dict[str, Path]:
 def some(names: list[str]) -> str:
     """The first three names."""
     return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
-
-
-def plural(count: int, thing: str) -> str:
-    """`1 link`, `2 links`."""
-    return f"{count:,} {thing}{'' if count == 1 else 's'}"

@@ -1,5 +1,5 @@
 "use strict";
-// The page's controls: figures are drawn anew from the embedded rows as the cell, the axes, the arms or the theme change.
+// The page's controls: redraws figures from the embedded rows when the cell, the axes, the arms or the theme change.
 (() => {
   const C = JSON.parse(document.getElementById("content").textContent);
   const $ = (id) => document.getElementById(id);
@@ -26,7 +26,7 @@
     typeof v !== "number" ? (v ?? "") : Number.isInteger(v) ? String(v)
       : Math.abs(v) >= 1e-3 && Math.abs(v) < 1e4 ? v.toFixed(4) : v.toPrecision(4);
 
-  // ---- what a figure shows ----
+  // ---- the rows of a figure ----
 
   function rowsFor(figure) {
     const on = (row) => !state.off.has(row.arm);
@@ -86,7 +86,7 @@
       spec.height = Math.max(64, spec.height.step * bands);
     }
     const config = structuredClone(look.config);
-    config.aria = false; // the figure has a label and a table; each mark apart is noise
+    config.aria = false; // the figure has a label and a table; a label for each mark would be noise
     config.legend.columns = Math.max(1, Math.floor(width / 150));
     if (width < 420) config.axis.labelLimit = 96;
     return { ...spec, width: "container", datasets: { rows }, config };
@@ -115,12 +115,12 @@
     if (!rows.length) {
       item.view?.finalize();
       item.view = null;
-      item.chart.replaceChildren(make("p", { className: "empty", textContent: "Nothing to show here for this choice: no run has it." }));
+      item.chart.replaceChildren(make("p", { className: "empty", textContent: "No run has data for this choice." }));
       return;
     }
     const spec = specFor(item.figure, rows, item.chart.clientWidth);
     try {
-      // Vega names the element that it draws into; the figure's own name is on the one around it
+      // Vega labels the element that it draws into; the figure's own label is on the element around it
       if (item.inner.parentNode !== item.chart) item.chart.replaceChildren(item.inner);
       const made = await vegaEmbed(item.inner, spec, { renderer: "svg", actions: false });
       item.inner.querySelector(".vega-bindings")?.remove();
@@ -305,8 +305,8 @@
     const found = DATA.samples.find((r) => r.cell === state.cell && r.group === state.group);
     const total = found?.total;
     const count = (v) => String(Math.round(v * 10) / 10);
-    $("changed-said").textContent = !found ? "Nothing is known of its samples."
-      : !found.samples.length ? "No sample that was right before is wrong now."
+    $("changed-said").textContent = !found ? "No run has data about samples."
+      : !found.samples.length ? "No sample that was right before tuning is wrong after it."
       : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} changed` +
         `${found.of > 1 ? ` in the mean of ${found.of} seeds` : ""}; those that most seeds agree on come first.`;
     box.replaceChildren(...(found?.samples ?? []).map((s) => {
