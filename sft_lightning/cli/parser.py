@@ -1,6 +1,7 @@
 """The parser of commands that Trainer does not have. It raises its errors as UserError."""
 
 import argparse
+import re
 from typing import Any, NoReturn
 
 from sft_lightning.core.errors import UserError
@@ -20,4 +21,9 @@ class Parser(argparse.ArgumentParser):
         self.command = command
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(self.command, message, f"see {self.command} --help")
+        key, problem, fix = self.command, message, f"see {self.command} --help"
+        if found := re.match(r"argument (--[\w-]+)(?:/\S+)*: (.*)", message):
+            key, problem = found[1], found[2]
+        elif found := re.match(r"unrecognized arguments: (\S+)", message):
+            key, problem = found[1], f"{self.command} has no such option"
+        raise UserError(key, problem, fix)

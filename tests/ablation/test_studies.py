@@ -414,8 +414,8 @@ class TestFailures:
             (["--config", "x.yaml", "--network", "y"], "--network", []),
             (["--budget", "soon", "--network", "x", "--data", "y"], "--budget", ["'soon'"]),
             (["--workers", "0"], "--workers", ["1", "0"]),
-            (["--seeds", "many"], "ablate", ["--seeds", "'many'"]),
-            (["--nonsense"], "ablate", ["--nonsense"]),
+            (["--seeds", "many"], "--seeds", ["'many'"]),
+            (["--nonsense"], "--nonsense", ["ablate --help"]),
         ],
     )
     def test_bad_options_are_said_in_one_line(self, arguments, key, values, capsys):
