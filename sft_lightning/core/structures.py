@@ -204,7 +204,7 @@ class InputView:
             mean, std, size = (tuple(values[n]) if values.get(n) else None for n in ("mean", "std", "size"))
         except (TypeError, ValueError):
             raise UserError(
-                "pretrained",
+                "network.pretrained",
                 f"sft_lightning.input of config.json: mean, std and size must be lists, got {values!r:.80}",
             ) from None
         return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))

@@ -40,7 +40,7 @@ def test_a_view_comes_back_from_an_export(view: InputView) -> None:
 
 @pytest.mark.parametrize("values", [{"mean": 0.5}, [1, 2], "nothing"])
 def test_an_export_that_describes_no_view_is_refused(values: object) -> None:
-    with refused("pretrained", "config.json", "sft_lightning.input"):
+    with refused("network.pretrained", "config.json", "sft_lightning.input"):
         InputView.of(values)  # type: ignore[arg-type]
 
 
