@@ -46,7 +46,8 @@ def test_help_names_every_class_with_its_arguments_and_defaults(key: str) -> Non
 
 
 def test_each_command_has_its_options() -> None:
+    fit, test = help_text("fit", ""), help_text("test", "")
     for name, *_ in OPTIONS:
-        assert f"--{name} " in help_text("fit", "")
-        assert (f"--{name} " in help_text("test", "")) is (name not in ("select_by", "test_after_fit"))
-    assert "--resume" in help_text("fit", "") and "--run " in help_text("validate", "")
+        assert f"--{name} " in fit
+        assert (f"--{name} " in test) is (name not in ("select_by", "test_after_fit"))
+    assert "--resume" in fit and "--run " in help_text("validate", "")

@@ -88,7 +88,13 @@ def test_text_that_looks_like_a_number_stays_text() -> None:
     assert resolve([BASE, {"experiment": "1e3"}])["experiment"] == "1e3"
 
 
-@pytest.mark.parametrize("file", ["experiments/ablations/digits.yaml"])
+@pytest.mark.parametrize(
+    "file",
+    [
+        "experiments/ablations/coloured-digits.yaml",
+        pytest.param("experiments/ablations/digits.yaml", marks=pytest.mark.slow),
+    ],
+)
 def test_points_of_a_study_resolve_as_files_do(file: str) -> None:
     check_yaml(ROOT / file)
     study = read_study(ROOT / file)
