@@ -3,16 +3,19 @@
 from math import isclose
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
-from sft_lightning.anchors import DISTANCES, bernoulli_kl, kl
+from sft_lightning.anchors import DISTANCES
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Items, Output
+from sft_lightning.core.wording import plural
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.tensors import layers_of
+from sft_lightning.tasks import Task, make_task
 
 
 class DistillSFT(SFTModule):
@@ -62,6 +65,7 @@ class DistillSFT(SFTModule):
         check_choice("on", on, ("auto", "source_logits", "features", "logits"))
         check_choice("distance", distance, tuple(DISTANCES))
         self.on: str = on
+        self._compared: Task | None = None  # the task whose outputs are compared, which defines kl
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
@@ -108,15 +112,16 @@ class DistillSFT(SFTModule):
 
     def _check_source(self, network: Network) -> None:
         """Refuses distances that are always 0, or meaningless, for the source head's outputs."""
-        task, kind = network.source_task, self.hparams["distance"]
-        if self.on != "source_logits" or task is None:
+        task, kind = network.source_task if self.on == "source_logits" else network.task, self.hparams["distance"]
+        if self.on == "features" or task is None:
             return
-        if task.name == "regression" and kind == "kl":
-            outputs = "1 output" if task.num_outputs == 1 else f"{task.num_outputs} outputs"
+        self._compared = make_task(task)
+        none = torch.zeros(1, task.num_outputs or 1)
+        if kind == "kl" and self._compared.divergence(none, none) is None:
+            outputs = plural(task.num_outputs or 1, "output")
             raise UserError(
                 "model.distance",
-                f"kl compares probabilities, and the source head's {outputs} (regression, reranker or reward model) "
-                "are values",
+                f"kl compares probabilities, and the source head's {outputs} (of {task.name}) are values",
                 "use distance mse, or on: features",
             )
         if task.num_outputs == 1 and kind == "cosine":
@@ -125,10 +130,6 @@ class DistillSFT(SFTModule):
                 "cosine of a single output does not depend on its size",
                 "use distance mse, or on: features",
             )
-        if task.name == "multi_label" and kind == "kl":
-            self._kl = bernoulli_kl
-
-    _kl = staticmethod(kl)
 
     def _train_source_head(self, network: Network) -> None:
         """Lets the source head train; the teacher has its own copy already. At λ = 0 nothing trains it, so it stays frozen."""
@@ -156,9 +157,12 @@ class DistillSFT(SFTModule):
                 "use PlainSFT or L2SPSFT",
             )
         kind = self.hparams["distance"]
-        if kind == "kl":
-            return self._kl(mine, theirs, self.hparams["temperature"])
-        return DISTANCES[kind](mine, theirs)
+        if kind != "kl":
+            return DISTANCES[kind](mine, theirs)
+        assert self._compared is not None
+        divergence = self._compared.divergence(mine, theirs, self.hparams["temperature"])
+        assert divergence is not None
+        return divergence
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """λ·Σ D over the micro-batch's items."""

@@ -53,7 +53,8 @@ class Task(ABC):
     loss_unit: ClassVar[str] = ""
     """Unit of the mean loss over items."""
     has_classes: ClassVar[bool] = False
-    """Whether each sample has one of C classes, so that confusions can be counted and labelled subsets drawn by class"""
+    """Whether each sample has one of C classes and `logits[N, C]` go through softmax, so that argmax is the prediction:
+    confusions are counted, and labelled subsets are drawn by class"""
     one_item_per_sample: ClassVar[bool] = True
     """Whether a sample is one row of the output, so that predictions can be listed by sample"""
     smooths_labels: ClassVar[bool] = False
@@ -133,9 +134,9 @@ class Task(ABC):
         """
         return None
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor | None:
-        """KL(teacher ‖ student) in nats of the outputs `[N, C]` for each item: `[N]`. None if outputs are values, not
-        probabilities.
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor | None:
+        """T²·KL(teacher ‖ student) in nats of the outputs `[N, C]` at a temperature T, for each item: `[N]`. None if outputs
+        are values, not probabilities. The gauge `drift/kl` and the anchor of distillation are both this.
         """
         return None
 

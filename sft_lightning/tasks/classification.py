@@ -68,8 +68,8 @@ class Classification(RowTask):
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         return (one.argmax(-1) == other.argmax(-1)).double()
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return kl(student, teacher)
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return kl(student, teacher, temperature)
 
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
         return draw_classes(logits, random)

@@ -36,8 +36,8 @@ class MultiLabel(RowTask):
         """The share of labels on which both agree."""
         return ((one > 0) == (other > 0)).double().mean(-1)
 
-    def divergence(self, student: Tensor, teacher: Tensor) -> Tensor:
-        return bernoulli_kl(student, teacher)
+    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
+        return bernoulli_kl(student, teacher, temperature)
 
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
         uniform = torch.from_numpy(random.random(tuple(logits.shape))).to(logits.device)

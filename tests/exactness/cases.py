@@ -133,6 +133,8 @@ class Case:
     settings: dict[str, Any] = field(default_factory=dict)
     arguments: dict[str, dict[str, Any]] = field(default_factory=dict)
     refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    refused_in_parts: tuple[str, ...] = ()
+    """Variants that the library refuses here with parameters in parts (fsdp2)."""
 
 
 def _save_small(network: Spec) -> Callable[[Path], str]:
@@ -213,6 +215,7 @@ CASES: dict[str, Case] = {
         lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder, transforms=[_lora()]),
         lambda **settings: FewDigits(digits=NEW, **settings),
         lambda **settings: FewDigits(digits=OLD, **settings),
+        refused_in_parts=("ewc",),
     ),
     "gpt2 with adapters": Case(
         "causal_lm",
@@ -221,11 +224,14 @@ CASES: dict[str, Case] = {
         FewAnswers,
         FewAnswers,
         new_head=False,
+        refused_in_parts=("ewc",),
     ),
 }
 
 PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]
 """(case, variant) wherever the library accepts it."""
+IN_PARTS = [(case, variant) for case, variant in PAIRS if variant not in CASES[case].refused_in_parts]
+"""Those that are accepted with parameters in parts (fsdp2) too."""
 STAGED = [("images", variant) for variant in WITH_STAGES]
 """Also tried, for how the work is split."""
 REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]

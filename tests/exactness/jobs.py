@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cover import pairwise
-from tests.exactness.cases import CASES, PAIRS, STAGED
+from tests.exactness.cases import CASES, IN_PARTS, PAIRS, STAGED
 from tests.exactness.two_processes import Job
 from tests.support import VARIANTS
 
@@ -32,7 +32,9 @@ TRAINED = pairwise(
     TESTS,
     list(CASES),
     list(VARIANTS),
-    allowed=lambda test, case, variant: (case, variant) in PAIRS and (test != "sharding" or case in SHARDED),
+    allowed=lambda test, case, variant: (
+        (case, variant) in (PAIRS if test != "sharding" else IN_PARTS) and (test != "sharding" or case in SHARDED)
+    ),
 )
 """(test, case, variant) in `make test`."""
 MEASURED = pairwise(list(CASES), SIZES, HOW)
@@ -49,7 +51,8 @@ def pairs_of(test: str) -> list[tuple[str, str]]:
 def every(test: str, staged: bool = False) -> Any:
     """Parametrizes case and variant; `staged` adds STAGED, where a test is of how work is split."""
     quick = {*pairs_of(test), *STAGED}
-    rows = [r for r in [*PAIRS, *(STAGED if staged else ())] if test != "sharding" or r[0] in SHARDED]
+    accepted = PAIRS if test != "sharding" else [pair for pair in IN_PARTS if pair[0] in SHARDED]
+    rows = [*accepted, *(STAGED if staged else ())]
     return pytest.mark.parametrize(("case", "variant"), [marked(row, row in quick) for row in rows])
 
 
@@ -76,8 +79,8 @@ FAST: list[Job] = [
     ("limited", SHARDED[0], "test", 0.5, "fsdp2"),
 ]
 EVERY: list[Job] = [
-    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in PAIRS),
-    *(("train", case, variant, "float32", 4, "fsdp2") for case, variant in PAIRS),
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in IN_PARTS),
+    *(("train", case, variant, "float32", 4, "fsdp2") for case, variant in IN_PARTS),
     *(("measure", case, rows, how, "fsdp2") for case in CASES for rows in SIZES for how in HOW),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
     *(("saved", strategy, precision) for strategy in ("ddp", "fsdp2") for precision in ("bf16-true", "64-true")),

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.exactness import figures
-from tests.exactness.cases import CASES, PAIRS
+from tests.exactness.cases import CASES, IN_PARTS, PAIRS
 from tests.exactness.jobs import ACCUMULATE, SHARDED, every
 from tests.exactness.training import (
     CLIP,
@@ -167,13 +167,13 @@ def test_sharding_changes_nothing(together: Any, root: Path, case: str, variant:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "variant"), [p for p in PAIRS if p[0] not in SHARDED])
+@pytest.mark.parametrize(("case", "variant"), [p for p in IN_PARTS if p[0] not in SHARDED])
 def test_sharding_changes_nothing_in_any_network(together: Any, root: Path, case: str, variant: str) -> None:
     two_processes(together, root, case, variant, "float64", 2, "fsdp2")
 
 
 @pytest.mark.slow
-@EVERY
+@pytest.mark.parametrize(("case", "variant"), IN_PARTS)
 def test_sharding_changes_nothing_in_single_precision(together: Any, root: Path, case: str, variant: str) -> None:
     two_processes(together, root, case, variant, "float32", 4, "fsdp2")
 

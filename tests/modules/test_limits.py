@@ -1,5 +1,6 @@
 """What holds for every variant: it is PlainSFT at weight 0, its anchor is 0 at the start, and its teacher stands still."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,20 @@ WEIGHT_ZERO: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "l2sp decoupled weights": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 0.0}),
     "l2sp decoupled all": (L2SPSFT, {"how": "decoupled", "decoupled_weight": 0.0, "penalise": "all"}),
 }
+
+
+def at_zero(cls: type[SFTModule]) -> dict[str, Any]:
+    """The variant's anchor settings that are numbers by default, at 0."""
+    defaults = {n: p.default for n, p in signature(cls).parameters.items()}
+    return {n: 0.0 for n in cls.anchor_settings if type(defaults.get(n)) is float}
+
+
+WEIGHT_ZERO |= {
+    name: (cls, at_zero(cls))
+    for name, (cls, _) in VARIANTS.items()
+    if cls.anchor_settings and cls not in {c for c, _ in WEIGHT_ZERO.values()}
+}
+"""A registered variant that is not listed above is tried with its strengths at 0."""
 TRAINING: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "defaults": ({}, {}),
     "everything on": (
@@ -196,3 +211,7 @@ def test_the_teachers_hash_is_that_of_its_weights(pretrained: str, tmp_path) -> 
         fit(other, digits(), max_steps=1)
         hashes.add(other.teacher.hash)
     assert len(hashes) == 3, "a changed bit in the pretrained encoder or head does not change the hash"
+
+
+def test_the_strengths_of_a_new_variant_are_found() -> None:
+    assert at_zero(EWCSFT) == {"anchor_weight": 0.0}, "fisher and fisher_samples are no strengths"
