@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from importlib import import_module
 from multiprocessing import active_children
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import yaml
@@ -251,10 +252,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def makes(block: str, error: BaseException) -> bool:
+    """Whether an error was raised while the class that a block of the configuration names was made."""
+    components = (frame.f_locals.get("component") for frame, _ in walk_tb(error.__traceback__))
+    return any(getattr(component, "dest", None) == block for component in components)
+
+
 def user_error(error: BaseException, run: RunDirectory | None = None) -> UserError | None:
     """Returns the UserError for an exception that the user or the machine caused; None for a bug. `run` is being fitted."""
     if isinstance(error, UserError):
-        return error
+        return error.moved("data", "retention") if makes("retention", error) else error
     if isinstance(error, ArgumentError):
         return explain(error)
     if isinstance(error, MisconfigurationException):
@@ -274,7 +281,7 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     behind = error.__cause__ or error.__context__
     while behind is not None and type(error) is ValueError:  # jsonargparse wraps errors of constructors
         if isinstance(behind, UserError):
-            return behind
+            return behind.moved("data", "retention") if makes("retention", error) else behind
         behind = behind.__cause__ or behind.__context__
     if (fault := machine_fault(error)) is not None:
         kept = run is not None and run.last.is_file()

@@ -3,7 +3,9 @@
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches
+from typing import Any
 
+TRACEBACK = "Traceback (most recent call last)"
 LONGEST = 240  # characters of one word; a path that can be opened is hardly longer
 
 
@@ -18,23 +20,37 @@ class UserError(ValueError):
         fix: What to do, in the imperative. Empty if the problem makes it obvious.
     """
 
-    def __init__(self, key: object, problem: object = "", fix: object = "") -> None:
-        if not problem:  # torch re-raises a data worker's error from one text with a traceback in it
-            key, _, problem = str(key).rpartition("UserError: ")[2].partition(": ")
+    def __init__(self, key: object, problem: object = None, fix: object = "") -> None:
+        if problem is None:  # one text: torch re-raises a data worker's error from its printed traceback
+            key, _, problem = last_line(str(key)).partition(": ")
         self.key, self.problem, self.fix = (one_line(str(part)) for part in (key, problem, fix))
         text = f"{self.key}: {self.problem}" if self.problem else self.key
         super().__init__(f"{text}; {self.fix}" if self.fix else text)
 
-    def __reduce__(self) -> tuple[type["UserError"], tuple[str, str, str]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.key, self.problem, self.fix)
 
     def at(self, key: object) -> "UserError":
         """Returns the same error at another key, the one that the user wrote."""
         return UserError(key, self.problem, self.fix)
 
+    def moved(self, block: str, other: str) -> "UserError":
+        """Returns the same error of another block: `data.root` becomes `retention.root`, in the fix too."""
+        name = re.compile(rf"\b{block}(?=\.\w)")
+        key = re.sub(rf"^{block}(?=\.|$)", other, self.key)
+        return UserError(key, self.problem, name.sub(other, self.fix))
+
     def with_fix(self, more: str) -> "UserError":
         """Returns the same error with one more thing to do."""
         return UserError(self.key, self.problem, f"{self.fix}; {more}" if self.fix else more)
+
+
+def last_line(text: str) -> str:
+    """The message that ends a printed traceback, without the exception's class; any other text as it is."""
+    if TRACEBACK not in text:
+        return text
+    said = [line for line in text.splitlines() if re.match(r"[\w.]+: ", line)]
+    return said[-1].partition(": ")[2] if said else text
 
 
 def one_line(text: str) -> str:

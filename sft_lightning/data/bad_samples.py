@@ -30,10 +30,13 @@ class BadSample(UserError):
     """
 
     def __init__(
-        self, key: object, problem: object = "", fix: object = "", rows: Mapping[int, str] | None = None
+        self, key: object, problem: object = None, fix: object = "", rows: Mapping[int, str] | None = None
     ) -> None:
         super().__init__(key, problem, fix)
         self.rows = dict(rows or {})
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.key, self.problem, self.fix, self.rows)
 
     @classmethod
     def of(cls, samples: Samples, rows: Mapping[int, str]) -> "BadSample":

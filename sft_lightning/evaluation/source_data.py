@@ -5,6 +5,7 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule, Split
 from sft_lightning.data.drawn import draw
@@ -48,7 +49,10 @@ class SourceData:
         if self.task is not None:
             return
         self.data.trainer = trainer
-        self.data.setup("fit")
+        try:
+            self.data.setup("fit")
+        except UserError as error:  # data modules speak of `data`
+            raise error.moved("data", "retention") from None
         info = check_source(network, self.data)
         settle_source(network, pretrained, self.data)
         self.task = make_task(info)

@@ -8,6 +8,7 @@ Python package, whose code is never run), a run directory, a folder with `config
 import json
 import os
 import pickle
+import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -169,7 +170,7 @@ def read_state_dict(path: Path, notes: list[str] | None = None) -> dict[str, Ten
         raise UserError(
             "network.pretrained", f"{path} is damaged or truncated: {error}", "download or copy it again"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError) as error:
+    except (SafetensorError, RuntimeError, EOFError, OSError, ValueError, struct.error) as error:
         raise UserError(
             "network.pretrained",
             f"{path} is damaged or truncated: {str(error).splitlines()[0]}",

@@ -128,6 +128,8 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
     Columns to `leave_out` are not read from a parquet file.
     """
     path = Path(path).expanduser()
+    if path.is_dir():
+        raise UserError(where, f"{path} is a folder", "name a file in it")
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(where, f"{path} does not exist{nearest(path.name, here)}")

@@ -1,0 +1,51 @@
+"""UserError keeps its parts where errors are copied, pickled, passed on by a data worker, or belong to another block."""
+
+import copy
+import pickle
+
+import pytest
+from torch._utils import ExceptionWrapper
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.data.bad_samples import BadSample
+from tests.cli.conftest import Command, command  # noqa: F401
+from tests.refused import check_printed
+
+ERRORS = {
+    "plain": UserError("data", "a.png cannot be read", "replace it"),
+    "with a class's name in it": UserError("data", "the file UserError: x.png cannot be read", "replace it"),
+    "of a sample": BadSample("data", "x: y cannot be read", "replace it", {3: "damaged"}),
+}
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_copies_are_equal(case: str) -> None:
+    error = ERRORS[case]
+    for other in (copy.copy(error), copy.deepcopy(error), pickle.loads(pickle.dumps(error))):
+        assert type(other) is type(error) and str(other) == str(error) and vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("case", ERRORS)
+def test_a_data_worker_passes_key_and_text_on(case: str) -> None:
+    error = ERRORS[case]
+    try:
+        raise error
+    except UserError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(type(error)) as found:
+        wrapped.reraise()
+    assert str(found.value) == str(error) and found.value.key == error.key
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["--retention.batch_size", "0"], "retention.batch_size"),
+        (["--retention.classes", "[77]"], "retention.classes"),
+        (["--data.batch_size", "0"], "data.batch_size"),
+    ],
+)
+def test_errors_of_the_source_tasks_data_are_at_retention(command: Command, arguments: list[str], key: str) -> None:  # noqa: F811
+    done = command("fit", "--config", "experiments/digits/distill.yaml", "--wandb", "disabled", *arguments)
+    assert done.code == 2
+    check_printed(done.err, key)
