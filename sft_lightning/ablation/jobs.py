@@ -79,7 +79,7 @@ class StudyJobs:
 
 
 def read(file: Path) -> list[Submission]:
-    """Reads the submissions; empty if there is no readable file."""
+    """Reads the submissions; empty if the file is missing or unreadable."""
     try:
         return [Submission(**s) for s in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError):

@@ -86,7 +86,7 @@ def to_test(standing: PointStatus) -> bool:
 def seconds_left(scheduler: Scheduler, todo: list[Work]) -> tuple[float | None, float | None]:
     """Seconds of the remaining (fits, tests), one after another; None before the first of its kind is done.
 
-    A fit takes the mean of its arm, or of all arms if none of its arm is done. A test takes the mean of all tests.
+    A fit takes the mean of its arm, or of all arms while its own has no finished fit. A test takes the mean of all tests.
     """
     fit: dict[str, list[float]] = {}
     test: list[float] = []

@@ -103,7 +103,7 @@ def candidate(
 def choose(candidates: list[Candidate], select: Select, metrics: Metrics) -> tuple[Candidate, list[bool], str]:
     """Returns (the chosen candidate, whether the rule allows each candidate, the reason in words).
 
-    Ties go to the lower mean val/loss, then to the first in the list. Raises ValueError if there are no candidates.
+    Ties go to the lower mean val/loss, then to the first in the list. Raises ValueError for an empty list.
     """
     whole = [c for c in candidates if c.whole] or candidates
     target_name, up, kept = metrics.target.name, metrics.target.sign, metrics.kept

@@ -8,6 +8,7 @@ import numpy as np
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
@@ -247,9 +248,8 @@ def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]
     if count:
         plan.block["init_args"]["on_bad_sample"] = "skip"
         of = "" if plan.train == 0 else f" of {table.where}"
-        rows = "1 row" if count == 1 else f"{count} rows"
         left = "is left out" if count == 1 else "are left out"
-        plan.lines.append(f"{rows}{of} without a text or label {left} (--data.on_bad_sample skip)")
+        plan.lines.append(f"{plural(count, 'row')}{of} without a text or label {left} (--data.on_bad_sample skip)")
 
 
 def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:

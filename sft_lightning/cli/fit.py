@@ -24,7 +24,7 @@ from sft_lightning.callbacks.monitored import say_modes
 from sft_lightning.cli.quiet import quieten
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
-from sft_lightning.config.library_errors import refused
+from sft_lightning.config.library_errors import block_made, refused
 from sft_lightning.config.options import options_of, underscored
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
@@ -252,16 +252,11 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def makes(block: str, error: BaseException) -> bool:
-    """Whether an error was raised while the class that a block of the configuration names was made."""
-    components = (frame.f_locals.get("component") for frame, _ in walk_tb(error.__traceback__))
-    return any(getattr(component, "dest", None) == block for component in components)
-
-
 def user_error(error: BaseException, run: RunDirectory | None = None) -> UserError | None:
     """Returns the UserError for an exception that the user or the machine caused; None for a bug. `run` is being fitted."""
+    of_retention = block_made([frame for frame, _ in walk_tb(error.__traceback__)]) == "retention"
     if isinstance(error, UserError):
-        return error.moved("data", "retention") if makes("retention", error) else error
+        return error.moved("data", "retention") if of_retention else error
     if isinstance(error, ArgumentError):
         return explain(error)
     if isinstance(error, MisconfigurationException):
@@ -281,7 +276,7 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     behind = error.__cause__ or error.__context__
     while behind is not None and type(error) is ValueError:  # jsonargparse wraps errors of constructors
         if isinstance(behind, UserError):
-            return behind.moved("data", "retention") if makes("retention", error) else behind
+            return behind.moved("data", "retention") if of_retention else behind
         behind = behind.__cause__ or behind.__context__
     if (fault := machine_fault(error)) is not None:
         kept = run is not None and run.last.is_file()

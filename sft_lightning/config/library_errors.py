@@ -106,11 +106,16 @@ def not_made(error: BaseException, frames: list[Any]) -> UserError | None:
         if last and not of_library(last[0]):
             return None  # raised by a constructor of ours, or of the user's own
         behind = behind.__cause__ or behind.__context__
-    component = next((f.f_locals["component"] for f in reversed(frames) if "component" in f.f_locals), None)
-    where = str(getattr(component, "dest", None) or "model, network or data")
+    where = block_made(frames) or "model, network or data"
     if "Does not validate against any of the" in str(error):
         return explain(f'Parser key "{where}":\n{error}')
     return UserError(where, said(error))
+
+
+def block_made(frames: list[Any]) -> str | None:
+    """Returns the block of the configuration (`data`, `retention`) whose class jsonargparse was building; None outside."""
+    component = next((f.f_locals["component"] for f in reversed(frames) if "component" in f.f_locals), None)
+    return getattr(component, "dest", None)
 
 
 def file_of(frame: Any) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from importlib import import_module
 from pkgutil import walk_packages
-from typing import Generic, TypeVar
+from typing import Generic, TypeVar, cast
 
 from sft_lightning.core.errors import UserError, nearest
 
@@ -15,10 +15,11 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     Args:
         kind: Name of the kind, for messages.
+        key: Key under which a user names a class, for errors; the kind by default.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, key: str | None = None) -> None:
+        self.kind, self.key = kind, key or kind
         self._classes: dict[str, type[T]] = {}
 
     def add(self, name: str, cls: type[T]) -> None:
@@ -41,8 +42,21 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     def find(self, name: str) -> type[T]:
         """Returns the class of a name. Raises UserError for an unknown name and suggests the nearest known one."""
         if name not in self._classes:
-            raise UserError(self.kind, f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
+            raise UserError(self.key, f"no {self.kind} '{name}'{nearest(name, self)}; there are {', '.join(self)}")
         return self._classes[name]
+
+    def load(self, path: str, base: type) -> type[T]:
+        """Returns the class of a short name or a dotted path. Raises UserError if there is no such class below `base`."""
+        module, _, name = path.rpartition(".")
+        if not module:
+            return self.find(name)
+        try:
+            found = getattr(import_module(module), name)
+        except (ImportError, AttributeError) as error:
+            raise UserError(self.key, f"no class '{path}' ({error}){nearest(name, self)}") from None
+        if not (isinstance(found, type) and issubclass(found, base)):
+            raise UserError(self.key, f"'{path}' must be a {base.__name__}", f"use one of {', '.join(self)}")
+        return cast("type[T]", found)
 
     def __getitem__(self, name: str) -> type[T]:
         return self._classes[name]

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import torch.distributed as dist
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.samples import Samples
 
 OnBadSample = Literal["fail", "skip"]
@@ -124,8 +125,7 @@ def skipped_lines(report: Mapping[str, Any]) -> list[str]:
     for split in sorted(report, key=split_order):
         entry = report[split]
         names = [s["name"] for s in entry["samples"][:SAID]] + (["…"] if entry["count"] > SAID else [])
-        plural = "" if entry["count"] == 1 else "s"
-        lines.append(f"skipped {entry['count']:,} unreadable sample{plural} of {split}: {', '.join(names)}")
+        lines.append(f"skipped {plural(entry['count'], 'unreadable sample')} of {split}: {', '.join(names)}")
     return lines
 
 

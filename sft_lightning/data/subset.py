@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 
 
 def strata(targets: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
@@ -59,8 +60,7 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
     alone = lone(strata, len(rows))
     here = 0 if strata is None else len(np.unique(strata))
     if strata is not None and len(rows) - keep >= here - alone.sum() and keep < here:
-        plural = "" if keep == 1 else "s"
-        problem = f"{fraction} keeps {keep} sample{plural} for {classes} classes"
+        problem = f"{fraction} keeps {plural(keep, 'sample')} for {classes} classes"
         raise UserError("data.train_fraction", problem, "set it higher")
     stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
     keep -= len(stay)

@@ -13,7 +13,7 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
 from sft_lightning.evaluation.samples import Passed, over_ranks
-from sft_lightning.evaluation.source_data import SourceData
+from sft_lightning.evaluation.source_data import SourceData, at_retention
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task, make_task
 
@@ -94,7 +94,8 @@ class RetentionMonitor(Callback):
             self._loaders[split] = source.loader(split, *ranks, limit=limit_of(trainer, split))
         answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
         loader = passed.through(self._loaders[split])
-        values = evaluate(trainer, module, loader, source.receive, task, score, answers)
+        with at_retention():
+            values = evaluate(trainer, module, loader, source.receive, task, score, answers)
         self._passed["retention"] = passed
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}

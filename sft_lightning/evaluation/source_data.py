@@ -1,6 +1,7 @@
 """Holds the source task's data in one object, which the retention monitor and a variant share."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader
@@ -13,6 +14,15 @@ from sft_lightning.data.sampler import Key
 from sft_lightning.evaluation.source import check_source, settle_source
 from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Task, make_task
+
+
+@contextmanager
+def at_retention() -> Iterator[None]:
+    """Moves errors of the source task's data to `retention`: a data module names keys of `data`."""
+    try:
+        yield
+    except UserError as error:
+        raise error.moved("data", "retention") from None
 
 
 class SourceData:
@@ -49,12 +59,10 @@ class SourceData:
         if self.task is not None:
             return
         self.data.trainer = trainer
-        try:
+        with at_retention():
             self.data.setup("fit")
-        except UserError as error:  # data modules speak of `data`
-            raise error.moved("data", "retention") from None
-        info = check_source(network, self.data)
-        settle_source(network, pretrained, self.data)
+            info = check_source(network, self.data)
+            settle_source(network, pretrained, self.data)
         self.task = make_task(info)
 
     # ---- batches ----
@@ -72,7 +80,9 @@ class SourceData:
         split = Split(train.samples, train.rows, train.targets, train=False)
         split.name = train.name
         for position in draw(len(split), number)[rank::world_size]:
-            yield split.__getitems__([Key(int(position), 0)])
+            with at_retention():
+                batch = split.__getitems__([Key(int(position), 0)])
+            yield batch
 
     def receive(self, batch: Batch) -> Batch:
         """Finishes a batch on the device, after its transfer."""

@@ -116,8 +116,8 @@ class DistillSFT(SFTModule):
         if self.on == "features" or task is None:
             return
         self._compared = make_task(task)
-        none = torch.zeros(1, task.num_outputs or 1)
-        if kind == "kl" and self._compared.divergence(none, none) is None:
+        logits = torch.zeros(1, task.num_outputs or 1)
+        if kind == "kl" and self._compared.divergence(logits, logits) is None:
             outputs = plural(task.num_outputs or 1, "output")
             raise UserError(
                 "model.distance",

@@ -1,7 +1,6 @@
 """Specifications: networks as plain values, and how one is built."""
 
 from collections.abc import Mapping
-from importlib import import_module
 from inspect import signature
 from typing import TYPE_CHECKING, Any
 
@@ -23,27 +22,13 @@ def spec(network: type[Network] | str, **init_args: Any) -> Spec:
     return {"class_path": path, "init_args": init_args}
 
 
-def network_class(path: str) -> type[Network]:
-    """The class a short or dotted name stands for."""
-    module, _, name = path.rpartition(".")
-    if not module:
-        return NETWORKS.find(name)
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError("network", f"no class '{path}' ({error}){nearest(name, NETWORKS)}") from None
-    if not (isinstance(found, type) and issubclass(found, Network)):
-        raise UserError("network", f"'{path}' is not a Network")
-    return found
-
-
 def build_network(network: Spec | str, task: TaskInfo) -> Network:
     """Builds what a specification describes for a task."""
     if isinstance(network, str):
         network = spec(network)
     if not isinstance(network, Mapping) or "class_path" not in network:
         raise UserError("network", "give class_path and init_args, or a class name; in Python, spec(MLP, ...)")
-    cls, args = network_class(network["class_path"]), dict(network.get("init_args") or {})
+    cls, args = NETWORKS.load(str(network["class_path"]), Network), dict(network.get("init_args") or {})
     refuse_left_out(args, "network.init_args")
     try:
         made = cls(task, **args)

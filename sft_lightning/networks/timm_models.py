@@ -110,19 +110,10 @@ class Timm(Backbone):
 
     def from_hub(self, name: str, source: Source, keep: bool) -> None:
         """Builds the network from the hub: timm downloads, renames and fills."""
-        from sft_lightning.networks.hf import explain
+        from sft_lightning.networks.hf import user_errors
 
-        try:
-            with tensors_alone():
-                model = self.build(name, pretrained=True)
-        except UserError:
-            raise
-        except Exception as error:
-            found = explain(error, "Timm")
-            if found is None:
-                raise
-            problem, fix = found
-            raise UserError("network.pretrained", f"{source.name}: {problem}", fix) from None
+        with user_errors("network.pretrained", source.name, "Timm"), tensors_alone():
+            model = self.build(name, pretrained=True)
         self.check_architecture(source, self.cfg["architecture"])
         self.note(source)
         self.report.loaded = len(model.state_dict())

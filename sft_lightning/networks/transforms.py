@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from importlib import import_module
 from inspect import signature
 from typing import Any, ClassVar
 
@@ -11,7 +10,7 @@ from sft_lightning.core.registry import Registry
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
 
-TRANSFORMS: Registry["Transform"] = Registry("transform")
+TRANSFORMS: Registry["Transform"] = Registry("transform", key="network.transforms")
 
 
 class Transform(ABC):
@@ -40,20 +39,6 @@ class Transform(ABC):
         """Writes its additions separately into an export's folder, whose weights include them already."""
 
 
-def transform_class(path: str) -> type[Transform]:
-    """Finds the class of a short or dotted name."""
-    module, _, name = path.rpartition(".")
-    if not module:
-        return TRANSFORMS.find(name)
-    try:
-        found = getattr(import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise UserError("network.transforms", f"no class '{path}' ({error}){nearest(name, TRANSFORMS)}") from None
-    if not (isinstance(found, type) and issubclass(found, Transform)):
-        raise UserError("network.transforms", f"'{path}' must be a Transform", f"use one of {', '.join(TRANSFORMS)}")
-    return found
-
-
 def build_transform(given: Spec | str) -> Transform:
     """Builds the transform of a specification."""
     given = {"class_path": given} if isinstance(given, str) else given
@@ -63,7 +48,7 @@ def build_transform(given: Spec | str) -> Transform:
             f"{given!r} has no class_path",
             "give class_path and init_args, such as {class_path: LoRA, init_args: {r: 8}}",
         )
-    cls, args = transform_class(str(given["class_path"])), dict(given.get("init_args") or {})
+    cls, args = TRANSFORMS.load(str(given["class_path"]), Transform), dict(given.get("init_args") or {})
     known = list(signature(cls).parameters)
     if unknown := next((n for n in args if n not in known), None):
         raise UserError(

@@ -2,8 +2,11 @@
 
 import copy
 import pickle
+from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from torch._utils import ExceptionWrapper
 
 from sft_lightning.core.errors import UserError
@@ -49,3 +52,17 @@ def test_errors_of_the_source_tasks_data_are_at_retention(command: Command, argu
     done = command("fit", "--config", "experiments/digits/distill.yaml", "--wandb", "disabled", *arguments)
     assert done.code == 2
     check_printed(done.err, key)
+
+
+def test_an_unreadable_sample_of_the_source_task_is_at_retention(command: Command, tmp_path: Path) -> None:  # noqa: F811
+    for number in range(5):
+        folder = tmp_path / "old" / str(number)
+        folder.mkdir(parents=True)
+        for sample in range(8):
+            damaged = folder / f"{sample}.png"
+            Image.fromarray(np.full((8, 8), 25 * sample, np.uint8)).save(damaged)
+            damaged.write_bytes(damaged.read_bytes()[:-30])
+    retention = ["--retention", "ImageFolder", "--retention.root", str(tmp_path / "old"), "--retention.image_size", "8"]
+    done = command("fit", "--config", "experiments/digits/distill.yaml", "--wandb", "disabled", *retention)
+    assert done.code == 2
+    check_printed(done.err, "retention", tmp_path / "old", "retention.on_bad_sample skip")

@@ -19,7 +19,7 @@ from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 from tests.support import VARIANTS, NormNet, Recorder, Scaled, digits, fit, make, moved, pretrained_mlp, weights
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="the extra [lora] is not installed")
 SCALE = 6.0 / 4
 ADAPTER = spec(LoRA, r=4, alpha=6.0)  # type: ignore[arg-type]
 ANCHORED = [v for v in VARIANTS if v != "plain"]

@@ -29,7 +29,7 @@ from sft_lightning.networks.transforms import apply_transforms
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 
-pytest.importorskip("peft")
+pytest.importorskip("peft", reason="the extra [lora] is not installed")
 TASK = TaskInfo("classification", 3)
 TINY_VIT = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 
@@ -346,7 +346,7 @@ def test_what_cannot_be_meant_is_refused_with_its_name(folders: dict[str, str], 
 @pytest.mark.parametrize(
     ("given", "key", "values"),
     [
-        ([{"class_path": "Lora"}], "transform", ["'Lora'", "did you mean 'LoRA'"]),
+        ([{"class_path": "Lora"}], "network.transforms", ["'Lora'", "did you mean 'LoRA'"]),
         ([{"r": 8}], "network.transforms", ["{'r': 8}", "class_path"]),
         ([{"class_path": "torch.nn.Linear"}], "network.transforms", ["'torch.nn.Linear'", "LoRA"]),
         (["LoRA", "LoRA"], "network.transforms", ["LoRA", "adapters"]),
