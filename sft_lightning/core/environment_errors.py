@@ -19,6 +19,7 @@ TRIED = re.compile(r"[Tt]ried to allocate ([\d.]+) ?(\w+)")
 MEMORY = re.compile(r"out of memory|can't allocate memory|ALLOC_FAILED|Unable to allocate", re.IGNORECASE)
 SHARED = re.compile(r"(open|allocate) shared memory|(file|object) </torch_|out of shared memory")
 MEASURING = {"_evaluate", "evaluate", "_compare", "predict_step"}
+ENDS_S = 2.0  # seconds that dying processes are given to end
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOENT)
 TRAINING = {"training_step", "backward", "optimizer_step", "optimizer_closure"}
 
@@ -40,8 +41,10 @@ def machine_fault(error: BaseException) -> UserError | None:
             "give /dev/shm more room (docker run --shm-size 8g), or set data.num_workers 0",
         )
     if isinstance(error, RuntimeError) and WORKER.search(text):
-        by = SIGNAL.search(text)
-        return _worker(by[1] if by else None, CODE.search(text))
+        by, code = SIGNAL.search(text), CODE.search(text)
+        return _worker(by[1] if by else None, int(code[1]) if code else None)
+    if isinstance(error, (ConnectionError, EOFError, FileNotFoundError)) and of_processes:
+        return _cut_off(error)
     if re.search(r"Caught \S*MemoryError in DataLoader worker", text):
         return UserError(
             "machine", "a process that loads data ran out of memory", "lower data.num_workers, or set it 0"
@@ -71,11 +74,30 @@ def unwritable(error: BaseException, run: Path, last: Path) -> UserError | None:
     return UserError("runs_dir", f"{where} cannot be written: {error.strerror}", fix)
 
 
-def _worker(by: str | None, code: re.Match[str] | None) -> UserError:
+def _cut_off(error: BaseException) -> UserError | None:
+    """Returns the message if a process that loads data died while it passed a tensor on: its socket breaks then, which may
+    be seen before torch sees the process's end.
+    """
+    frames = (frame for frame, _ in walk_tb(error.__traceback__))
+    loader = next((f.f_locals["self"] for f in frames if f.f_code.co_name == "_try_get_data"), None)
+    if loader is None:
+        return None
+    try:
+        for process in loader._workers:
+            process.join(ENDS_S / len(loader._workers))
+    except RuntimeError as of_torch:  # its handler of SIGCHLD, which sees the end now
+        return machine_fault(of_torch)
+    code = next((process.exitcode for process in loader._workers if process.exitcode is not None), None)
+    if code is not None and code < 0:
+        return _worker(signal.strsignal(-code), None)
+    return _worker(None, code)
+
+
+def _worker(by: str | None, code: int | None) -> UserError:
     if by in ("Segmentation fault", "Aborted", "Illegal instruction", "Floating point exception"):
         how, do = f"crashed ({by})", "set data.num_workers 0 to see where"
     elif by is None and code is not None:
-        how, do = f"ended by itself (exit code {code[1]})", "set data.num_workers 0 to see why"
+        how, do = f"ended by itself (exit code {code})", "set data.num_workers 0 to see why"
     else:
         how = f"was killed ({by})" if by else "died"
         do = "lower data.num_workers, or set it 0: most likely the machine ran out of memory"

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from sft_lightning.core.environment_errors import machine_fault
 from sft_lightning.data.vision.base import ArrayImages
@@ -296,6 +297,28 @@ def test_each_fault_has_its_line(case: str) -> None:
     error = machine_fault(make())
     assert error is not None
     check_message(str(error), "machine", value)
+
+
+@pytest.mark.parametrize(("signum", "name"), [(signal.SIGKILL, "(Killed)"), (signal.SIGSEGV, "(Segmentation fault)")])
+def test_a_process_that_dies_before_its_tensor_is_fetched_is_named(signum: signal.Signals, name: str) -> None:
+    """Its socket is gone, which the main process can see before torch sees the process's end."""
+    batches = iter(DataLoader(torch.arange(64.0), batch_size=4, num_workers=1))  # type: ignore[arg-type]
+    process = batches._workers[0]  # type: ignore[attr-defined]
+    next(batches)
+    time.sleep(1)  # until the next batch waits in the queue
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        os.kill(process.pid, signum)
+        process.join()
+        process.is_alive = lambda: True  # what torch asks, and what is true for a moment
+        with pytest.raises((ConnectionError, EOFError, FileNotFoundError)) as found:
+            next(batches)
+        error = machine_fault(found.value)
+        del process.is_alive
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    assert error is not None
+    check_message(str(error), "machine", name, "data.num_workers")
 
 
 @pytest.mark.parametrize(
