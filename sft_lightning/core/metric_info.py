@@ -67,6 +67,12 @@ def agreed(name: str, said: Iterable[MetricInfo]) -> MetricInfo | None:
     return MetricInfo(name, directions.pop(), units.pop() if len(units) == 1 else "")
 
 
+COUNTED = {
+    "val": ("val", "retention", "drift", "generated", "retention_generated"),
+    "test": ("test", "test/retention", "test/drift", "test/generated", "test/retention_generated"),
+}
+"""Columns of `n` for each split: samples of the target, of the source task, of drift, and those of target and source for which
+texts are generated"""
 GAUGES = {
     info.name: info
     for info in (
@@ -86,8 +92,7 @@ GAUGES = {
         MetricInfo("train/lr", None),
         MetricInfo("train/items", None, "items"),
         MetricInfo("train/trainable", None, "parameters"),
-        *(MetricInfo(f"n/{column}", None, "samples") for column in ("val", "retention", "drift")),
-        *(MetricInfo(f"n/test{column}", None, "samples") for column in ("", "/retention", "/drift")),
+        *(MetricInfo(f"n/{column}", None, "samples") for columns in COUNTED.values() for column in columns),
         MetricInfo("times/fit_s", "min", "s"),
         MetricInfo("times/retention_s", "min", "s"),
     )

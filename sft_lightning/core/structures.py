@@ -39,12 +39,39 @@ class Rows:
         return f"Rows({list(self._numbers)})"
 
 
+class Texts:
+    """A batch's texts, on the host: iterable, with a length. As with `Rows`, Lightning does not walk through them.
+
+    Args:
+        texts: The texts, or one tuple of texts for each sample.
+    """
+
+    __slots__ = ("_texts",)
+
+    def __init__(self, texts: Iterable[Any]) -> None:
+        self._texts = tuple(texts)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._texts)
+
+    def __getitem__(self, at: int) -> Any:
+        return self._texts[at]
+
+    def __repr__(self) -> str:
+        return f"Texts({list(self._texts)})"
+
+
 Batch = dict[str, Any]
 """One micro-batch.
 
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them, absent for unlabelled data;
 `select`: bool `[B]` or `[B, T]`, present if only some rows or positions are items; N of them are true;
 `real`: bool `[B]`, present if some samples are fillers, which never count;
+`prompt`: dict of network inputs, tensors with B rows, from which the network is to generate, and `references`: `Texts` with a
+tuple of right texts for each of the B samples; present if texts are generated for this batch;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 """
 
@@ -89,6 +116,8 @@ class Output(NamedTuple):
     below_new: Tensor | None = None
     """`[N, E]`, the input of the first new layer inside the encoder (`[N, 0]` if nothing pretrained lies below it); None if
     the encoder has no new layer"""
+    generated: Texts | None = None
+    """B generated texts, fillers included; None if none were generated for this batch"""
 
     @property
     def pretrained_features(self) -> Tensor:
@@ -112,13 +141,16 @@ class Items(NamedTuple):
     """The rows on which student and teacher are compared, for an anchor or for the metrics of drift."""
 
     features: Tensor
-    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none"""
+    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. `[M, E]` with `weights`"""
     logits: Tensor
     """`[N, C]`"""
     source_logits: Tensor | None
     """`[N, S]` from the kept source head; None without one"""
     n: int
-    """Number of items N"""
+    """Number of items"""
+    weights: Tensor | None = None
+    """`[M]` weights of the M rows of `features`, which sum to n, if an item has several such rows (the tokens of a text, say):
+    its distance is their weighted mean. None if each item has one row"""
 
 
 class View(Protocol):

@@ -24,6 +24,9 @@ class Batches(L.LightningDataModule):
     def __init__(self) -> None:
         super().__init__()
         self._compared: int | None = None
+        self.generate_samples: int | None = 0
+        """Validation samples for which texts are generated; all for None. Testing and predicting generate for all, unless
+        it is 0"""
         self._resume_at = (0, 0)
 
     def _world(self) -> tuple[int, int, int]:
@@ -57,7 +60,9 @@ class Batches(L.LightningDataModule):
         self, split: Split, rank: int, world_size: int, limit: int | float, compared: int | None
     ) -> DataLoader[Batch]:
         micro = self.eval_batch_size or max(1, self.batch_size // world_size)
-        order = measuring_order(split, micro, rank, world_size, self._number(split, limit), compared)
+        all_or_none = None if self.generate_samples != 0 else 0
+        generated = self.generate_samples if split.name == "val" else 0 if split.name == "train" else all_or_none
+        order = measuring_order(split, micro, rank, world_size, self._number(split, limit), compared, generated)
         return loader_of(split, order, self.num_workers, self.seed or 0)
 
     def _number(self, split: Split, limit: int | float) -> int:

@@ -58,7 +58,8 @@ def take_limit(trainer: Any, split: str) -> int | float:
 
 
 class EvenBatches(GlobalBatches):
-    """An evaluation's batches for one rank: the samples drawn, first those on which student and teacher are compared.
+    """An evaluation's batches for one rank: the samples drawn, first those on which student and teacher are compared, or for
+    which texts are generated.
 
     Args:
         size: Samples of the split.
@@ -68,6 +69,7 @@ class EvenBatches(GlobalBatches):
         lengths: Tokens of each sample, to make batches of samples of similar length; None for batches in order.
         number: Number of samples that are measured; None for all.
         compared: Number of these on which student and teacher are compared, in batches of their own; None for all.
+        generated: Number of these for which texts are generated, in batches of their own; None for all.
     """
 
     def __init__(
@@ -79,21 +81,28 @@ class EvenBatches(GlobalBatches):
         lengths: Sequence[int] | None = None,
         number: int | None = None,
         compared: int | None = None,
+        generated: int | None = 0,
     ) -> None:
         super().__init__(size, micro, 1, rank, world_size, lengths=lengths)
-        measured = draw(size, size if number is None else number)
-        first = measured if compared is None else draw(size, min(compared, len(measured)))
-        self.groups = [first, np.setdiff1d(measured, first, assume_unique=True)]
-        self.drawn = len(measured)
+        self.drawn = size if number is None else min(number, size)
+        self.limits = [self.drawn if n is None else min(n, self.drawn) for n in (compared, generated)]
+        # Draws are nested, so that the samples between two limits are those of the larger draw without the smaller.
+        ends = sorted({*self.limits, self.drawn} - {0})
+        draws = [draw(size, end) for end in ends]
+        self.groups = [
+            (end, np.setdiff1d(all_of, before, assume_unique=True))
+            for end, all_of, before in zip(ends, draws, [np.zeros(0, np.int64), *draws], strict=False)
+        ]
 
     def __len__(self) -> int:
         step = self.micro * self.world_size
-        return sum(-(-len(group) // step) for group in self.groups)
+        return sum(-(-len(group) // step) for _, group in self.groups)
 
     def _batches(self) -> Iterator[list[Key]]:
         step = self.micro * self.world_size
-        for group, compared in zip(self.groups, (True, False), strict=True):
+        for end, group in self.groups:
+            compared, generated = (end <= limit for limit in self.limits)
             if self.lengths is not None:
                 group = group[np.argsort(-self.lengths[group], kind="stable")]
             for start in range(0, len(group), step):
-                yield self.part(group[start : start + step], compared)
+                yield self.part(group[start : start + step], compared, generated)

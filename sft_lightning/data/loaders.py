@@ -30,10 +30,12 @@ def training_order(
 
 
 def measuring_order(
-    split: Split, micro: int, rank: int, world_size: int, number: int, compared: int | None
+    split: Split, micro: int, rank: int, world_size: int, number: int, compared: int | None, generated: int | None = 0
 ) -> GlobalBatches:
-    """Order of `number` samples, `micro` per rank and batch; those on which networks are `compared` come first."""
-    return EvenBatches(len(split), micro, rank, world_size, lengths_of(split), number, compared)
+    """Order of `number` samples, `micro` per rank and batch; those on which networks are `compared`, or for which texts are
+    `generated`, come first.
+    """
+    return EvenBatches(len(split), micro, rank, world_size, lengths_of(split), number, compared, generated)
 
 
 def lengths_of(split: Split) -> Any:

@@ -14,13 +14,15 @@ class Key(NamedTuple):
     """Asks a data set for a sample: its position, the epoch (views depend on it), and whether it counts.
 
     A filler (`real=False`) keeps ranks in step if a batch does not divide; it is in no loss and no metric. An evaluation
-    compares student and teacher only on batches of `compared` samples.
+    compares student and teacher only on batches of `compared` samples, and generates texts only for those that are to be
+    `generated`.
     """
 
     position: int
     epoch: int
     real: bool = True
     compared: bool = True
+    generated: bool = False
 
 
 def micro_batch_size(batch_size: int, world_size: int, accumulate: int) -> int:
@@ -127,9 +129,9 @@ class GlobalBatches(Sampler[list[Key]]):
             for start in range(0, len(batch), step):
                 yield self.part(batch[start : start + step])
 
-    def part(self, step: np.ndarray, compared: bool = True) -> list[Key]:
+    def part(self, step: np.ndarray, compared: bool = True, generated: bool = False) -> list[Key]:
         """This rank's keys of one step's samples; a filler if no sample is left for this rank."""
         mine = np.array_split(step, self.world_size)[self.rank]
         if len(mine):
-            return [Key(int(p), self.epoch, True, compared) for p in mine]
-        return [Key(int(step[0]), self.epoch, False, compared)]
+            return [Key(int(p), self.epoch, True, compared, generated) for p in mine]
+        return [Key(int(step[0]), self.epoch, False, compared, generated)]

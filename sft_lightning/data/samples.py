@@ -33,6 +33,10 @@ class Samples(ABC):
     def digest(self) -> bytes:
         """Hash of the content."""
 
+    def prompts(self, rows: Sequence[int]) -> dict[str, Any]:
+        """`prompt` and `references` of these rows, from which a network generates texts (see `Batch`); empty if it does not."""
+        return {}
+
     def lengths(self) -> np.ndarray | None:
         """Tokens of each row; None if batches are not grouped by length."""
         return None

@@ -48,6 +48,8 @@ class Split(Dataset[Batch]):
             "compared": compared,
             "samples": sum(k.real for k in keys),
         }
+        if keys[0].generated:
+            batch |= self.samples.prompts([int(row) for row in rows])
         if bad:
             batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
         real = torch.tensor([k.real for k in keys])

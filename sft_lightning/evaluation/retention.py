@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
@@ -87,7 +88,7 @@ class RetentionMonitor(Callback):
         began = time.perf_counter()
 
         def score(batch: Batch) -> Output:
-            return source.output(network, network(batch["x"], task.select(batch)))
+            return source.output(network, network.answered(network(batch["x"], task.select(batch)), batch))
 
         if split not in self._loaders:
             ranks = trainer.global_rank, trainer.world_size
@@ -157,7 +158,7 @@ class RetentionMonitor(Callback):
             output: Output = network(batch["x"], task.select(batch))
             if meter is not None and passed.compared_now:
                 meter.add(task.items(output, batch), task.items(module.teacher_output(batch), batch))
-            return output
+            return network.answered(output, batch)
 
         limit = limit_of(trainer, "val")
         loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
@@ -263,14 +264,11 @@ class RetentionMonitor(Callback):
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
-        """Numbers of samples behind the metrics, on all ranks: `n/val`, `n/retention`, `n/drift`, or when testing `n/test`,
-        `n/test/retention`, `n/test/drift`.
-        """
-        target, source = self._passed["target"], self._passed.get("retention")
-        counts = [target.samples, 0 if source is None else source.samples, target.compared if self._meter else 0]
-        names = (
-            ("n/val", "n/retention", "n/drift") if split == "val" else ("n/test", "n/test/retention", "n/test/drift")
-        )
+        """Numbers of samples behind the metrics, on all ranks, as `n/…`: for the columns of `COUNTED`."""
+        target, source = self._passed["target"], self._passed.get("retention") or Passed()
+        compared = target.compared if self._meter else 0
+        counts = [target.samples, source.samples, compared, target.generated, source.generated]
+        names = [f"n/{column}" for column in COUNTED[split]]
         return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:

@@ -9,10 +9,12 @@ from sft_lightning.core.structures import Batch
 
 
 class Passed:
-    """Counts this rank's samples, and those on which student and teacher are compared; fillers do not count."""
+    """Counts this rank's samples, those on which student and teacher are compared, and those for which texts are generated;
+    fillers do not count.
+    """
 
     def __init__(self) -> None:
-        self.samples = self.compared = 0
+        self.samples = self.compared = self.generated = 0
         self.compared_now = True
 
     def count(self, batch: Batch) -> None:
@@ -21,6 +23,7 @@ class Passed:
         self.compared_now = bool(batch.get("compared", True))
         self.samples += number
         self.compared += number * self.compared_now
+        self.generated += number * ("prompt" in batch)
 
     def through(self, loader: Iterable[Batch]) -> Iterator[Batch]:
         """Yields and counts the loader's batches. Iteration starts, and draws its random number, only within `evaluate`."""

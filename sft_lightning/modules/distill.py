@@ -148,7 +148,7 @@ class DistillSFT(SFTModule):
             self.trainable.allow(network.parameter_sets()["source_head"])
 
     def distance(self, student: Items, teacher: Items) -> Tensor:
-        """D per item: `[N]`."""
+        """D per item: `[N]`, or per weighted row of features."""
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
         if not mine.shape[-1]:
             raise UserError(
@@ -158,7 +158,8 @@ class DistillSFT(SFTModule):
             )
         kind = self.hparams["distance"]
         if kind != "kl":
-            return DISTANCES[kind](mine, theirs)
+            each: Tensor = DISTANCES[kind](mine, theirs)
+            return each if self.on != "features" or student.weights is None else student.weights * each
         assert self._compared is not None
         divergence = self._compared.divergence(mine, theirs, self.hparams["temperature"])
         assert divergence is not None

@@ -19,8 +19,8 @@ class MeasuredModule(TrainingModule):
         return self._evaluate("test", batch)
 
     def _evaluate(self, stage: str, batch: Batch) -> Output:
-        assert self.task is not None
-        output = self.output(batch)
+        assert self.task is not None and self.network is not None
+        output = self.network.answered(self.output(batch), batch)
         update_meters(self.task, self.stage_meters(stage), output, batch)
         return output
 
@@ -54,5 +54,5 @@ class MeasuredModule(TrainingModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict per sample, as in predictions.jsonl."""
-        assert self.task is not None
-        return self.task.decode(self.output(batch), batch)
+        assert self.task is not None and self.network is not None
+        return self.task.decode(self.network.answered(self.output(batch), batch), batch)

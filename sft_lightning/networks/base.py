@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
-from sft_lightning.core.structures import InputSpec, InputView, LoadReport, Output, TaskInfo
+from sft_lightning.core.structures import Batch, InputSpec, InputView, LoadReport, Output, TaskInfo, Texts
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes
 from sft_lightning.networks.source_head_file import write_source_head
@@ -118,6 +118,14 @@ class Network(nn.Module):
             below = None if below is None else below[select]
         source = self.source_head(features) if self.source_head is not None else None
         return Output(self.head(features), features, source, below)
+
+    def generate(self, prompt: dict[str, Tensor]) -> list[str]:
+        """One text for each of the B rows of `prompt`, for networks that generate. Draws no random number."""
+        raise NotImplementedError(f"{self.name} does not generate texts")
+
+    def answered(self, output: Output, batch: Batch) -> Output:
+        """Adds generated texts to the output of a batch that asks for them."""
+        return output._replace(generated=Texts(self.generate(batch["prompt"]))) if "prompt" in batch else output
 
     # ---- tensors told apart ----
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.generation import Generation
 from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf
 from sft_lightning.networks.transformers_text import (
@@ -36,6 +37,8 @@ class TransformersLM(Network):
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         dtype: Data type of the weights; bfloat16 halves the memory, but rounds the optimizer's steps.
+        max_new_tokens: Most tokens of a generated text.
+        num_beams: Beams of the search for a generated text; 1 takes the most likely token each time.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
@@ -53,12 +56,15 @@ class TransformersLM(Network):
         max_length: int | None = None,
         gradient_checkpointing: bool = False,
         dtype: Literal["float32", "bfloat16"] = "float32",
+        max_new_tokens: int = 128,
+        num_beams: int = 1,
         trust_remote_code: bool = False,
         transforms: list[Transform] | None = None,
     ) -> None:
         super().__init__(task, transforms)
         if dtype not in ("float32", "bfloat16"):
             raise UserError("network.dtype", f"must be float32 or bfloat16, got '{dtype}'")
+        self.generation = Generation(max_new_tokens, num_beams)
         model = self._load(pretrained, config, getattr(torch, dtype), trust_remote_code)
         self.tokenizer = load_tokenizer(tokenizer or pretrained, self, trust_remote_code)
         check_vocabulary(self.tokenizer, model)
@@ -144,6 +150,18 @@ class TransformersLM(Network):
         if self.cap:
             logits = torch.tanh(logits / self.cap) * self.cap
         return output._replace(logits=logits)
+
+    def generate(self, prompt: dict[str, Tensor]) -> list[str]:
+        """Continues prompts, which are padded on the left, up to an end token of the training answers or of the tokenizer."""
+        room = self.generation.max_new_tokens
+        if self.max_length is not None and prompt["input_ids"].shape[1] + room > self.max_length:
+            keep = max(1, self.max_length - room)
+            prompt = {name: values[:, -keep:] for name, values in prompt.items()}
+        model = self._whole[0]
+        stop_at(settings := self.generation.settings(self.tokenizer), list(self.input_view.ends or ()), self.tokenizer)
+        made = self.generation.run(model, prompt, settings)[:, prompt["input_ids"].shape[1] :]
+        texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
+        return texts
 
     def export_config(self) -> dict[str, Any]:
         return {"max_length": self.max_length}

@@ -1,18 +1,16 @@
 """Tells on how many samples a cell's numbers were measured, from the records' `n`."""
 
+from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.report.summary import Row
-
-COLUMNS = {"val": ("val", "retention", "drift"), "test": ("test", "test/retention", "test/drift")}
-"""Keys of `n` for each split: of the target, of the source task, of drift"""
 
 
 def counts(rows: list[Row]) -> dict[str, str]:
     """Samples measured, by 'val' or 'test', 'retention' and 'drift': `450`, or `320 to 450` if runs differ."""
     found: dict[str, str] = {}
-    for column in COLUMNS[rows[0].split] if rows else ():
+    for column in COUNTED[rows[0].split] if rows else ():
         known = sorted({int(p.values[f"n/{column}"]) for r in rows for p in r.points if f"n/{column}" in p.values})
         if known:
-            name = column.removeprefix("test/")
+            name = column.removeprefix("test/").replace("_", " ")
             found[name] = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
     return found
 

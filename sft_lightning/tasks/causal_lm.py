@@ -1,63 +1,9 @@
-"""Language modelling: predicts the next token, with cross-entropy in nats; each supervised token is an item."""
+"""Language modelling: predicts the next token of a text."""
 
-from typing import Any
-
-import numpy as np
-import torch.nn.functional as F
-from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy
-
-from sft_lightning.anchors import kl
-from sft_lightning.core.metric_info import SHARE
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
-from sft_lightning.tasks.metrics import MeanLoss
+from sft_lightning.tasks.next_token import NextToken
 
 
-class Perplexity(MeanLoss):
-    """e to the mean loss. Unlike torchmetrics' own, it is finite if a token's probability is below 1e-45."""
-
-    def compute(self) -> Tensor:
-        return super().compute().exp()
-
-
-class CausalLM(RowTask):
-    """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
+class CausalLM(NextToken):
+    """`logits[N, V]` at the N positions whose next token `y[N]` is supervised."""
 
     name = "causal_lm"
-    one_item_per_sample = False
-    lists = {"tokens": "token", "probabilities": "probability"}
-    metrics = {
-        "perplexity": TaskMetric("min", "", lambda _: Perplexity()),
-        "token_accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
-    }
-    default_metrics = ("perplexity", "token_accuracy")
-    loss_unit = "nats"
-
-    def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_single(logits), y, reduction="sum")
-
-    def predict(self, logits: Tensor) -> Tensor:
-        return logits.argmax(-1)
-
-    def same(self, one: Tensor, other: Tensor) -> Tensor:
-        return (one.argmax(-1) == other.argmax(-1)).double()
-
-    def divergence(self, student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-        return kl(student, teacher, temperature)
-
-    def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
-        return draw_classes(logits, random)
-
-    def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
-        if isinstance(metric, Perplexity):
-            metric.update(self.row_loss(logits, y), len(y))
-        else:
-            super().update_rows(metric, logits, y)
-
-    def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
-        """The most likely token of each supervised position, by number, and its probability."""
-        probability, token = logits.float().softmax(-1).max(-1)
-        return [
-            {"token": t, "probability": round(p, 6)} for t, p in zip(token.tolist(), probability.tolist(), strict=True)
-        ]

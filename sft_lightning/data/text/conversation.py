@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Texts
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.answer_tokens import encode
@@ -15,7 +16,7 @@ from sft_lightning.data.text.base import Ragged, Tokens
 from sft_lightning.data.text.chat_template import ChatTemplate, DamagedTemplate, Rendered, render_plainly
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.layouts import conversations
-from sft_lightning.data.text.messages import Conversation
+from sft_lightning.data.text.messages import CALLS, Conversation
 from sft_lightning.data.text.notes import Notes
 
 
@@ -37,6 +38,9 @@ class InstructionRows(Tokens):
         """Parts that the tokenizer's chat template leaves out or changes"""
         self.ends: np.ndarray = np.zeros(0, dtype=np.int64)
         """The token that ends each row's last answer; -1 if there is none"""
+        self.before_answer = Ragged([])
+        """The tokens before each row's last answer that is learned, from which a model generates"""
+        self.answers: list[str] = []
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -67,9 +71,35 @@ class InstructionRows(Tokens):
                 self.written.add("answers before the last have no token that ends them", self.name(row))
         closed = [bool(one.ended) and one.ended[-1] for one in rendered]
         self.ends = np.array([ids[-1] if shut else -1 for (ids, _), shut in zip(made, closed, strict=True)], np.int64)
+        starts = [last_run(marks) for _, marks in made]
+        self.before_answer = Ragged([ids[:start] for (ids, _), start in zip(made, starts, strict=True)])
+        self.answers = [self._answer(row, *made[row], starts[row]) for row in range(len(self))]
         self.truncated = np.array([self.max_length is not None and len(ids) > self.max_length for ids, _ in made])
         self.ids = Ragged([ids[: self.max_length] for ids, _ in made])
         self.supervised = Ragged([[0, *marks[1 : self.max_length]] for _, marks in made], np.int8)
+
+    def _answer(self, row: int, ids: list[int], marks: list[int], start: int) -> str:
+        """The last answer that is learned: as the file has it, or as its tokens say if it has more than a text."""
+        conversation = self.conversations[row]
+        if not conversation.messages or not any(marks):
+            return ""
+        message = conversation.messages[conversation.learned[-1]]
+        if message.get("content") and not message.get(CALLS):
+            return str(message["content"])
+        text: str = self.tokenizer.decode(ids[start:], skip_special_tokens=True)
+        return text
+
+    def prompts(self, rows: Sequence[int]) -> dict[str, Any]:
+        """All that comes before the last answer, padded on the left, and that answer. It begins at the answer's own tokens, so
+        that a model continues from what it saw in training.
+        """
+        self.ready()
+        lengths = torch.from_numpy(self.before_answer.lengths[list(rows)])
+        width = max(1, int(lengths.max()))
+        ids = self.before_answer.padded(rows, width, self.tokenizer.pad_token_id or 0, left=True)
+        mask = (torch.arange(width)[None] < lengths[:, None]).flip(-1).long()
+        prompt = {"input_ids": ids, "attention_mask": mask}
+        return {"prompt": prompt, "references": Texts((self.answers[row],) for row in rows)}
 
     def taught_ends(self, rows: np.ndarray) -> list[int]:
         """The tokens that end the answers of these rows, without truncated rows; sorted."""
@@ -107,3 +137,9 @@ class InstructionRows(Tokens):
 
     def name(self, row: int) -> str:
         return self.table.name(row)
+
+
+def last_run(marks: Sequence[int]) -> int:
+    """Where the last run of ones begins; the length if there is none."""
+    end = next((at for at in range(len(marks), 0, -1) if marks[at - 1]), 0)
+    return next((at for at in range(end, 0, -1) if not marks[at - 1]), 0) if end else len(marks)

@@ -7,11 +7,13 @@ import numpy as np
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
+from sft_lightning.data.arguments import NonNegativeInt, check_arguments
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import hub_tables, read_table
 from sft_lightning.data.text.notes import together
+from sft_lightning.tasks import CausalLM
 
 
 class Instructions(TokenData):
@@ -36,6 +38,8 @@ class Instructions(TokenData):
         train: File with the training samples (.json or .jsonl).
         val: File with the validation samples; default a share of the training samples.
         test: File with the test samples.
+        generate_samples: Validation samples for which the last answer is generated and scored (exact match, ROUGE-L), drawn
+            evenly; testing does it for all samples; 0 for none.
         max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
         group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
@@ -51,11 +55,16 @@ class Instructions(TokenData):
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
+        generate_samples: NonNegativeInt = 0,
         max_length: int | None = None,
         group_by_length: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
+        check_arguments(Instructions.__init__, {"self": self, "generate_samples": generate_samples})
+        self.generate_samples = generate_samples
+        if generate_samples:
+            self.metrics = (*CausalLM.default_metrics, "exact_match", "rougeL")
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
         self.dropped: dict[str, int] = {}
         """Samples of each split without a supervised token"""

@@ -1,0 +1,116 @@
+"""Scores of generated texts against references, by the field's own libraries: sacrebleu and rouge-score."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torchmetrics import Metric
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import SHARE
+from sft_lightning.tasks.base import TaskMetric
+
+Pair = tuple[str, tuple[str, ...]]
+"""A generated text, and the texts that would be right"""
+
+
+class TextScore(Metric):
+    """A score of all generated texts together, whatever their order, batches or ranks.
+
+    Args:
+        score: Computes the score from all pairs.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+
+    def __init__(self, score: Callable[[Sequence[Pair]], float]) -> None:
+        super().__init__()
+        self.score = score
+        self.pairs: list[Pair] = []
+
+    def update(self, generated: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+        """Adds generated texts, each with the texts that would be right."""
+        self.pairs += [(text, tuple(right)) for text, right in zip(generated, references, strict=True)]
+
+    def compute(self) -> Tensor:
+        """The score over all ranks. Raises UserError if no text was generated."""
+        pairs = self.pairs
+        if self.distributed_available_fn is not None and self.distributed_available_fn():
+            parts: list[Any] = [None] * dist.get_world_size()
+            dist.all_gather_object(parts, pairs)
+            pairs = [pair for part in parts for pair in part]
+        if not pairs:
+            raise UserError(
+                "data.generate_samples",
+                "no text was generated, so that there is nothing to score",
+                "set it higher, or to 0 to score no texts",
+            )
+        return torch.tensor(self.score(sorted(pairs)), dtype=torch.float64)
+
+    def reset(self) -> None:
+        super().reset()
+        self.pairs = []
+
+
+def streams(pairs: Sequence[Pair]) -> tuple[list[str], list[list[str | None]]]:
+    """(texts, references) as sacrebleu takes them: the first reference of each text, then the second, and so on."""
+    most = max(len(right) for _, right in pairs)
+    return [text for text, _ in pairs], [
+        [right[k] if k < len(right) else None for _, right in pairs] for k in range(most)
+    ]
+
+
+def bleu(pairs: Sequence[Pair]) -> float:
+    """Corpus BLEU from 0 to 100 (Papineni et al. 2002), with sacrebleu's defaults: tokens of 13a, exponential smoothing."""
+    import sacrebleu
+
+    return float(sacrebleu.corpus_bleu(*streams(pairs)).score)
+
+
+def chrf(pairs: Sequence[Pair]) -> float:
+    """Corpus chrF from 0 to 100 (Popović 2015), with sacrebleu's defaults: up to six characters, no words, β = 2."""
+    import sacrebleu
+
+    return float(sacrebleu.corpus_chrf(*streams(pairs)).score)
+
+
+def rouge(kind: str) -> Callable[[Sequence[Pair]], float]:
+    """ROUGE (Lin 2004): mean F in [0, 1] over texts, each against its best reference, by rouge-score without stemming.
+
+    Its tokens are runs of a to z and 0 to 9, so it says nothing about texts in other scripts, which are refused.
+    """
+
+    def score(pairs: Sequence[Pair]) -> float:
+        from rouge_score.rouge_scorer import RougeScorer
+        from rouge_score.tokenize import tokenize
+
+        if not any(tokenize(one, None) for _, right in pairs for one in right):
+            raise UserError(
+                "data.metrics",
+                f"{kind} reads the letters a to z and digits alone, and the references have none",
+                "choose chrf instead",
+            )
+        scorer = RougeScorer([kind])
+        return sum(scorer.score_multi(list(right), text)[kind].fmeasure for text, right in pairs) / len(pairs)
+
+    return score
+
+
+def exact_match(pairs: Sequence[Pair]) -> float:
+    """Share of texts that equal one of their references, white space at both ends apart."""
+    return sum(text.strip() in {one.strip() for one in right} for text, right in pairs) / len(pairs)
+
+
+TEXT_METRICS = {
+    "bleu": TaskMetric("max", "", lambda _: TextScore(bleu)),
+    "chrf": TaskMetric("max", "", lambda _: TextScore(chrf)),
+    **{
+        kind: TaskMetric("max", SHARE, lambda _, kind=kind: TextScore(rouge(kind)))  # type: ignore[misc]
+        for kind in ("rouge1", "rouge2", "rougeL", "rougeLsum")
+    },
+    "exact_match": TaskMetric("max", SHARE, lambda _: TextScore(exact_match)),
+}
+"""Metrics of generated texts, by name"""

@@ -1,0 +1,119 @@
+"""Instructions for generation: what a model is given, what it should say, and on how many samples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.data.drawn import EvenBatches, draw
+from sft_lightning.data.text.instructions import Instructions
+from sft_lightning.networks import TransformersLM
+from tests.networks.tiny import tiny_folder
+
+ROWS = [{"prompt": f"{n} plus {n} is", "completion": f" {'many ' * (n % 4)}{2 * n}"} for n in range(30)]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "llama", "llama", "lm")
+
+
+def data_of(folder: Path, **settings: Any) -> Instructions:
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return Instructions(train=str(folder / "a.jsonl"), val=str(folder / "a.jsonl"), **settings)
+
+
+@torch.no_grad()
+def test_a_generated_answer_is_the_most_likely_token_each_time_whatever_the_batch(llama: str, tmp_path: Path) -> None:
+    data = data_of(tmp_path, generate_samples=30, batch_size=7, seed=0)
+    data.setup()
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=5).eval()
+    network.settle(data.settle(network.wanted_input()))
+    said: dict[int, str] = {}
+    for batch in data.val_dataloader():
+        said |= dict(zip(batch["rows"], network.generate(batch["prompt"]), strict=True))
+    ends = {network.tokenizer.eos_token_id, *(network.input_view.ends or ())}
+    for row in (0, 3, 29):
+        text = ROWS[row]["prompt"]
+        ids = list(network.tokenizer(text)["input_ids"])
+        start = len(ids)
+        while len(ids) < start + 5 and (len(ids) == start or ids[-1] not in ends):
+            now = torch.tensor([ids])
+            ids.append(int(network._whole[0](input_ids=now).logits[0, -1].argmax()))
+        assert said[row] == network.tokenizer.decode(ids[start:], skip_special_tokens=True), f"row {row}"
+
+
+def test_prompt_and_answer_of_a_row_are_those_of_the_file(llama: str, tmp_path: Path) -> None:
+    data = data_of(tmp_path, generate_samples=4, batch_size=4, seed=0)
+    data.setup()
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama)
+    data.settle(network.wanted_input())
+    first = next(iter(data.val_dataloader()))
+    for row, ids, mask, (reference,) in zip(
+        first["rows"], first["prompt"]["input_ids"], first["prompt"]["attention_mask"], first["references"], strict=True
+    ):
+        assert network.tokenizer.decode(ids[mask.bool()], skip_special_tokens=True) == ROWS[row]["prompt"]
+        assert reference == ROWS[row]["completion"]
+
+
+def test_the_samples_for_which_texts_are_generated_are_drawn_evenly_and_come_in_batches_of_their_own(
+    llama: str, tmp_path: Path
+) -> None:
+    data = data_of(tmp_path, generate_samples=11, batch_size=4, seed=0)
+    data.setup()
+    data.compare_on(5)
+    data.settle(TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama).wanted_input())
+    batches = list(data.val_dataloader())
+    asked = sorted(row for batch in batches if "prompt" in batch for row in batch["rows"])
+    compared = sorted(row for batch in batches if batch["compared"] for row in batch["rows"])
+    assert asked == draw(30, 11).tolist() and compared == draw(30, 5).tolist()
+    assert sorted(row for batch in batches for row in batch["rows"]) == list(range(30))
+    assert not any("prompt" in batch for batch in data.train_dataloader())
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize(
+    ("number", "compared", "generated"), [(50, 10, 20), (50, 20, 10), (50, None, 0), (9, 20, None)]
+)
+def test_draws_of_one_evaluation_are_nested(ranks: int, number: int, compared: Any, generated: Any) -> None:
+    keys = [
+        key
+        for rank in range(ranks)
+        for batch in EvenBatches(60, 4, rank, ranks, None, number, compared, generated)
+        for key in batch
+        if key.real
+    ]
+    expected = {
+        which: draw(60, number if n is None else min(n, number)) if n != 0 else np.zeros(0, int)
+        for which, n in (("compared", compared), ("generated", generated))
+    }
+    assert sorted(k.position for k in keys) == draw(60, number).tolist()
+    for which, rows in expected.items():
+        assert sorted(k.position for k in keys if getattr(k, which)) == rows.tolist(), which
+
+
+def test_a_run_scores_generated_answers_before_at_each_validation_and_in_the_test_and_says_on_how_many(
+    llama: str, tmp_path: Path
+) -> None:
+    from lightning import Trainer
+
+    import sft_lightning
+    from sft_lightning.modules import PlainSFT
+    from sft_lightning.networks.spec import spec
+
+    data = data_of(tmp_path, generate_samples=11, batch_size=10, seed=0)
+    data.files["test"] = data.files["val"]
+    module = PlainSFT(spec(TransformersLM, pretrained=llama, max_new_tokens=4), lr=1e-3)
+    with sft_lightning.run("answers", runs_dir=str(tmp_path / "runs")) as run:
+        trainer = Trainer(**run.trainer_kwargs(max_epochs=2, accelerator="cpu"))
+        trainer.fit(module, data)
+        trainer.test(module, data)
+    record = json.loads((run.path / "run.json").read_text())
+    assert record["n"] == {"val": 30, "drift": 30, "generated": 11, "test": 30, "test/drift": 30, "test/generated": 30}
+    assert {"before", "final"} <= record["metrics"]["val/exact_match"].keys()
+    assert record["metric_info"]["val/rougeL"] == {"better": "max", "unit": "share"}
+    assert {"test/exact_match", "test/rougeL", "test/perplexity"} <= record["test"].keys()
