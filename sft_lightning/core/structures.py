@@ -127,6 +127,11 @@ class Output(NamedTuple):
         """
         return self.features if self.below_new is None else self.below_new
 
+    @property
+    def bytes(self) -> int:
+        """Memory of the tensors."""
+        return sum(t.numel() * t.element_size() for t in self if isinstance(t, Tensor))
+
 
 class Loss(NamedTuple):
     """A task's loss on a batch."""

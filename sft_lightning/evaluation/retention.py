@@ -198,7 +198,7 @@ class RetentionMonitor(Callback):
         if teacher is None:
             with trainer.precision_plugin.forward_context():
                 teacher = module.teacher_output(batch)
-            room = sum(t.numel() * t.element_size() for t in teacher if t is not None)
+            room = teacher.bytes
             # The teacher's outputs can be cached because validation views never change. A sharded teacher must be called by
             # all ranks or none, and its outputs are not cached because the ranks may run out of room at different times.
             if room <= self._cache_room and not module.teacher.sharded:

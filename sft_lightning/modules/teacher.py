@@ -69,7 +69,7 @@ class Teacher:
         output: Output
         if cache.TEACHER.on and not self.sharded and all(t.device.type == "cpu" for t in x.values()):
             asked = x if select is None else {**x, "select": select}
-            output = cache.TEACHER.get(self._key(asked), lambda: self.network(x, select), bytes_of)
+            output = cache.TEACHER.get(self._key(asked), lambda: self.network(x, select), lambda output: output.bytes)
         else:
             output = self.network(x, select)
         return output
@@ -89,8 +89,3 @@ class Teacher:
     def initial_weights(self, names: list[str]) -> list[Tensor]:
         """w_S⁰ of the named parameters."""
         return [self.initial[n] for n in names]
-
-
-def bytes_of(output: Output) -> int:
-    """An output's memory in bytes."""
-    return sum(t.numel() * t.element_size() for t in output if t is not None)

@@ -55,12 +55,11 @@ class TextScore(Metric):
         self.pairs = []
 
 
-def streams(pairs: Sequence[Pair]) -> tuple[list[str], list[list[str | None]]]:
-    """(texts, references) as sacrebleu takes them: the first reference of each text, then the second, and so on."""
+def streams(pairs: Sequence[Pair]) -> tuple[list[str], list[list[Any]]]:
+    """(texts, references) as sacrebleu takes them: the first reference of each text, then the second or None, and so on."""
     most = max(len(right) for _, right in pairs)
-    return [text for text, _ in pairs], [
-        [right[k] if k < len(right) else None for _, right in pairs] for k in range(most)
-    ]
+    references = [[right[k] if k < len(right) else None for _, right in pairs] for k in range(most)]
+    return [text for text, _ in pairs], references
 
 
 def bleu(pairs: Sequence[Pair]) -> float:
@@ -84,8 +83,8 @@ def rouge(kind: str) -> Callable[[Sequence[Pair]], float]:
     """
 
     def score(pairs: Sequence[Pair]) -> float:
-        from rouge_score.rouge_scorer import RougeScorer
-        from rouge_score.tokenize import tokenize
+        from rouge_score.rouge_scorer import RougeScorer  # type: ignore[import-untyped]
+        from rouge_score.tokenize import tokenize  # type: ignore[import-untyped]
 
         if not any(tokenize(one, None) for _, right in pairs for one in right):
             raise UserError(
@@ -94,7 +93,7 @@ def rouge(kind: str) -> Callable[[Sequence[Pair]], float]:
                 "choose chrf instead",
             )
         scorer = RougeScorer([kind])
-        return sum(scorer.score_multi(list(right), text)[kind].fmeasure for text, right in pairs) / len(pairs)
+        return float(sum(scorer.score_multi(list(right), text)[kind].fmeasure for text, right in pairs) / len(pairs))
 
     return score
 
