@@ -68,11 +68,15 @@ Batch = dict[str, Any]
 """One micro-batch.
 
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them, absent for unlabelled data;
-`select`: bool `[B]` or `[B, T]`, present if only some rows or positions are items; N of them are true;
+`select`: bool `[B]`, `[B, T]` or `[B, K, T]`, present if only some rows or positions count; the features have these dimensions;
 `real`: bool `[B]`, present if some samples are fillers, which never count;
 `prompt`: dict of network inputs, tensors with B rows, from which the network is to generate, and `references`: `Texts` with a
 tuple of right texts for each of the B samples; present if texts are generated for this batch;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
+
+N is the number of positions that `select` marks. It is the number of samples that are not fillers without `select`, and if
+each sample is one item (`Samples.one_item_each`). A sample with up to K rows of input, such as a question with its choices,
+has inputs `[B, K, T]`; rows that it lacks are padding alone.
 """
 
 
@@ -146,7 +150,8 @@ class Items(NamedTuple):
     """The rows on which student and teacher are compared, for an anchor or for the metrics of drift."""
 
     features: Tensor
-    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. `[M, E]` with `weights`"""
+    """`[M, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. M > N if an item has several
+    rows, such as a question its choices or its tokens"""
     logits: Tensor
     """`[N, C]`"""
     source_logits: Tensor | None
@@ -154,8 +159,7 @@ class Items(NamedTuple):
     n: int
     """Number of items"""
     weights: Tensor | None = None
-    """`[M]` weights of the M rows of `features`, which sum to n, if an item has several such rows (the tokens of a text, say):
-    its distance is their weighted mean. None if each item has one row"""
+    """`[M]` weights of the rows of `features`: an item's distance is the weighted sum over its rows; None for weights of 1"""
 
 
 class View(Protocol):
