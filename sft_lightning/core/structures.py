@@ -150,8 +150,8 @@ class Items(NamedTuple):
     """The rows on which student and teacher are compared, for an anchor or for the metrics of drift."""
 
     features: Tensor
-    """`[M, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. M > N if an item has several
-    rows, such as a question its choices or its tokens"""
+    """`[M, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. M > N if an item has
+    several rows, such as a question its choices or its tokens"""
     logits: Tensor
     """`[N, C]`"""
     source_logits: Tensor | None
