@@ -44,7 +44,7 @@ EfficientNet-lite0*: of distillation it was said that it learns 6.4 and keeps 7.
 plain, as many settings as an anchor has, and evenly drawn samples, it is ahead by 5.0 and 1.4 points, and three seeds show
 neither; the solved probe learns 56.1 points, more than plain's 53.2, which is not shown either. *TREC with MiniLM*: with
 50 questions a class both anchors were said to keep more than plain without a shown loss. With twelve settings an arm and evenly
-drawn samples both keep more (CKA 0.74 and 0.73, plain 0.49): the anchor on features learns as much (88.5 and 88.4 points), which
+drawn samples both keep more (CKA 0.74 and 0.73, plain 0.49): the anchor on features learns as much (88.5, 88.4 points), which
 three seeds do not show to within two points, and L2-SP learns 2.5 points less. With 10 the anchor on features keeps a little
 more (0.63 and 0.57). It chose at an end of its range with 50, so a better setting may lie beyond.
 """
