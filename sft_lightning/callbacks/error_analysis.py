@@ -1,7 +1,5 @@
 """Writes `details.json`, which explains a run's numbers: confusion matrices, drift by layer, forgotten samples."""
 
-import base64
-import io
 import json
 import math
 from collections.abc import Sequence
@@ -12,21 +10,20 @@ import numpy as np
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
 
 from sft_lightning.anchors.weight_space import squared_distance
-from sft_lightning.core import redaction
-from sft_lightning.core.errors import UserError
+from sft_lightning.callbacks.shown_samples import PARAGRAPH, readable, seen, short, table_of
 from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
-from sft_lightning.data.base import Samples, SFTDataModule
+from sft_lightning.data.base import SFTDataModule
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
 from sft_lightning.evaluation.retention import RetentionMonitor
+from sft_lightning.evaluation.said import SaidSamples, Spoken, differing
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.directory import write_atomic
+from sft_lightning.runs.wandb_log import WandbLog
 
 TARGET = "target"
-SIDE, LETTERS = 96, 300  # pixels of a picture's longer side, characters of a text
 
 
 class Details(Callback):
@@ -38,7 +35,8 @@ class Details(Callback):
       parameters that the pretrained network has too; null if ‖w⁰‖ is 0 and w is not.
     - `changed`: source samples that the pretrained network had right and the tuned one has wrong, most confident mistakes
       first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
-      compares, see its `drift_rows`) for which the kept source head's prediction changed.
+      compares, see its `drift_rows`) for which the kept source head's prediction changed. Of tasks that say tags or texts:
+      samples of which less is right (`score_before`, `score_after`), or of which something else is said.
 
     Parts that a task or a network does not have are absent. A fit that starts or resumes deletes an earlier file, which
     was measured on an older checkpoint.
@@ -122,11 +120,13 @@ class Details(Callback):
         if not self._measured(trainer):
             return
         monitor = self.monitor
-        mine = {TARGET: self._said} if self._said is not None else {}
+        mine, texts = {TARGET: self._said} if self._said is not None else {}, dict[str, SaidSamples]()
         if monitor is not None:
-            mine |= monitor.said or {}
+            mine |= {name: found for name, found in (monitor.said or {}).items() if isinstance(found, Answers)}
+            texts = {name: found for name, found in (monitor.said or {}).items() if isinstance(found, SaidSamples)}
             monitor.said = None
         self._said = None
+        spoken = {name: found.of_all_ranks() for name, found in texts.items()}
         said = gathered(trainer, {name: answers.said() for name, answers in mine.items()})
         if not trainer.is_global_zero:
             return
@@ -140,7 +140,11 @@ class Details(Callback):
             labels = class_names(pl_module.info.labels, pl_module.info.num_outputs)
             details["confusion"] = {"labels": labels, "counts": confusion(said[TARGET], len(labels))}
         details |= {"layers": self._layers, **self._kept(trainer, pl_module, said)}
+        details |= self._said_otherwise(trainer, spoken)
         write_atomic(self.path, json.dumps(details, allow_nan=False) + "\n")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLog) and details.get("changed"):
+                logger.log_panels({f"{self.split}/changed": table_of(details["changed"])}, details["step"])
 
     on_test_end = on_validation_end
 
@@ -165,6 +169,32 @@ class Details(Callback):
             labels = class_names(network.source_labels, int(max(before.classes.max(), after.classes.max())) + 1)
             return self._changed("source_head", before, after, before.classes != after.classes, labels, data)
         return {}
+
+    def _said_otherwise(self, trainer: Trainer, spoken: dict[str, Spoken]) -> dict[str, Any]:
+        """How texts, tags and the like changed: on the source task's own samples, or else on the target's."""
+        on = "source" if spoken.get("source before") else "head"
+        before, after = (spoken.get(f"{on} {when}", {}) for when in ("before", "after"))
+        if not before or not after:
+            return {}
+        data: Any = self.monitor.source_data if on == "source" and self.monitor else trainer.datamodule  # type: ignore[attr-defined]
+        split = data.splits.get(self.split) if isinstance(data, SFTDataModule) else None
+        rows, compared = differing(before, after)
+        entries = []
+        for row in rows[: self.samples]:
+            one, other = before[row], after[row]
+            entry: dict[str, Any] = {"on": "retention" if on == "source" else "outputs", "row": row, "form": other.form}
+            entry["name"] = short(split.samples.name(row)) if split else f"sample {row}"
+            if other.right is not None:
+                entry["label"] = readable(other.right)
+            for when, said in (("before", one), ("after", other)):
+                entry[when] = readable(said.said)
+                if said.score is not None:
+                    entry[f"score_{when}"] = finite_or_none(said.score)
+            shown = seen(split.samples, row) if split else {}
+            if other.form == "answer" and split and "text" in (whole := split.samples.shown(row)):
+                shown["text"] = printable(whole["text"][:PARAGRAPH])
+            entries.append({**entry, **shown})
+        return {"changed": entries, "changed_total": len(rows), "compared": compared}
 
     def _changed(
         self, on: str, before: Predictions, after: Predictions, changed: np.ndarray, labels: list[str], data: Any
@@ -225,49 +255,3 @@ def finite_or_none(value: float) -> float | None:
 def class_names(labels: Sequence[str], outputs: int) -> list[str]:
     """The classes' names, or their numbers if they have no names."""
     return [printable(str(name)) for name in labels] or [str(i) for i in range(outputs)]
-
-
-# ---- samples for the page ----
-
-
-def short(name: str) -> str:
-    """A sample's name. An absolute path is cut to its folder and file, so that a report does not reveal a machine's paths."""
-    parts = Path(name).parts
-    return printable(redaction.redact("/".join(parts[-2:]) if Path(name).is_absolute() else name))
-
-
-def seen(samples: Samples, row: int) -> dict[str, str]:
-    """A sample as it is stored, before preprocessing: `image` (data URI) or `text`, if it has one of them."""
-    from sft_lightning.data.text.base import TextRows, Tokens
-    from sft_lightning.data.vision.base import Images
-
-    if isinstance(samples, Images):
-        try:
-            return {"image": data_uri(samples.read(row))}
-        except (UserError, OSError):  # the file was readable before, and no longer is
-            return {}
-    if isinstance(samples, TextRows):
-        return {"text": excerpt(*(texts[row] for texts in (samples.texts, samples.pairs) if texts is not None))}
-    if isinstance(samples, Tokens) and hasattr(samples.tokenizer, "decode"):
-        return {"text": excerpt(samples.tokenizer.decode(samples.ids[row].tolist(), skip_special_tokens=True))}
-    return {}
-
-
-def excerpt(*texts: str) -> str:
-    """The beginning of a text, or of a pair, unescaped."""
-    whole = "\n".join(text[: LETTERS + 1] for text in texts)
-    return printable(whole if len(whole) <= LETTERS else whole[: LETTERS - 1] + "…")[:LETTERS]
-
-
-def data_uri(image: Tensor) -> str:
-    """A uint8 image `[C, H, W]` as PNG; small ones are magnified by a whole number, large ones reduced to fit."""
-    from PIL import Image
-
-    pixels = (image if image.shape[0] == 3 else image[:1]).cpu().permute(1, 2, 0)
-    times = max(1, SIDE // max(image.shape[1:]))
-    magnified = pixels.repeat_interleave(times, 0).repeat_interleave(times, 1)
-    picture = Image.fromarray(magnified.squeeze(-1).numpy() if magnified.shape[-1] == 1 else magnified.numpy())
-    picture.thumbnail((SIDE, SIDE))
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()

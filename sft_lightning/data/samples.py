@@ -48,6 +48,10 @@ class Samples(ABC):
         """`[rows]` uint64, equal if two rows have the same content, whatever their labels; None if unknown."""
         return None
 
+    def shown(self, row: int) -> dict[str, Any]:
+        """A sample as it is stored, for pages: `text`, or `words` (a list); empty for images and the like."""
+        return {}
+
     def bad_rows(self) -> dict[int, str]:
         """Rows that loading found unusable, and why; they are in no split."""
         return {}

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.evaluation.predictions import Answers
+from sft_lightning.evaluation.said import SaidSamples
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 
@@ -21,7 +22,7 @@ def evaluate(
     finish: Callable[[Batch], Batch],
     task: Task,
     score: Callable[[Batch], Output],
-    answers: Answers | None = None,
+    answers: Answers | SaidSamples | None = None,
 ) -> dict[str, float]:
     """The task's metrics and 'loss' of the output `score(batch)` over all batches and ranks, in the trainer's precision.
 
@@ -43,7 +44,7 @@ def evaluate(
                     output = score(batch)
                     update_meters(task, meters, output, batch)
                 if answers is not None:
-                    answers.add(batch, output.logits)
+                    answers.take(batch, output)
     finally:
         for m, mode in modes.items():
             m.training = mode

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_lightning.core.structures import Batch
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.tasks.base import at_least_single
 
 UNKNOWN = -1
@@ -31,6 +31,10 @@ class Answers:
 
     def __init__(self) -> None:
         self._parts: list[tuple[Tensor, ...]] = []
+
+    def take(self, batch: Batch, output: Output) -> None:
+        """Adds an output's logits for a batch that has labels."""
+        self.add(batch, output.logits)
 
     @torch.no_grad()
     def add(self, batch: Batch, logits: Tensor, known: bool = True) -> None:

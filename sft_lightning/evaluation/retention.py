@@ -13,10 +13,11 @@ from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
+from sft_lightning.evaluation.said import SaidSamples, note_said
 from sft_lightning.evaluation.samples import Passed, over_ranks
 from sft_lightning.evaluation.source_data import SourceData, at_retention
 from sft_lightning.modules.tuned import TunedModule
-from sft_lightning.tasks import Task, make_task
+from sft_lightning.tasks import Task
 
 
 class RetentionMonitor(Callback):
@@ -40,9 +41,10 @@ class RetentionMonitor(Callback):
         self.source, self.drift_rows = SourceData.of(source), drift_rows
         self.before: dict[str, float] = {}
         self.seconds = 0.0
-        self.said: dict[str, Answers] | None = None
+        self.said: dict[str, Answers | SaidSamples] | None = None
         """If a dict, it collects predictions while a split is measured: 'source before' and 'source after' on the source
-        data, 'head before' and 'head after' of the kept source head on the target's inputs"""
+        data, 'head before' and 'head after' of the kept source head on the target's inputs (of the network's own outputs, if
+        these are the pretrained ones)"""
         self._meter: DriftMeter | None = None
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
@@ -101,11 +103,11 @@ class RetentionMonitor(Callback):
         self.seconds += time.perf_counter() - began
         return {f"retention/{k}": v for k, v in values.items()}
 
-    def _answers(self, name: str) -> Answers | None:
-        """Collects predictions on the source samples; None if they are not wanted, or if the task has no classes."""
-        if self.said is None or self.source_task is None or not self.source_task.has_classes:
+    def _answers(self, name: str) -> Answers | SaidSamples | None:
+        """Collects predictions on the source samples; None if they are not wanted."""
+        if self.said is None or self.source_task is None:
             return None
-        return self.said.setdefault(name, Answers())
+        return self.said.setdefault(name, Answers() if self.source_task.has_classes else SaidSamples(self.source_task))
 
     def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
         assert self.source_task is not None
@@ -205,17 +207,9 @@ class RetentionMonitor(Callback):
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
-        said = module.network.source_task if module.network is not None else None
-        if (
-            self.said is not None
-            and said is not None
-            and module.task.one_item_per_sample
-            and make_task(said).has_classes
-        ):
-            for name, output in (("head before", teacher), ("head after", student)):
-                assert output.source_logits is not None
-                self.said.setdefault(name, Answers()).add(batch, output.source_logits, known=False)
         self.seconds += time.perf_counter() - began
+        if self.said is not None:
+            note_said(self.said, module, batch, teacher, student)
 
     def on_validation_batch_end(
         self,

@@ -7,6 +7,7 @@ from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.read import number_or_none
 
 MOST_SAMPLES = 12  # shown for each arm
+MOST_WORDS = 80  # shown of a sentence
 MOST_IMAGE = 60_000  # characters of a data URL
 MEASURES = {
     "relative": "relative change of weights ‖w−w⁰‖/‖w⁰‖",
@@ -79,7 +80,7 @@ def samples_of(details: Details) -> dict[str, Any]:
             if isinstance(entry, dict):
                 kept = by.setdefault((str(entry.get("on")), str(entry.get("row"))), {**entry, "seeds": 0})
                 kept["seeds"] += 1
-    best = sorted(by.values(), key=lambda e: (-e["seeds"], -(number_or_none(e.get("confidence_after")) or 0.0)))
+    best = sorted(by.values(), key=lambda e: (-e["seeds"], -weight_of(e)))
     totals, compared = (
         [t for d in details if (t := number_or_none(d.get(name))) is not None] for name in ("changed_total", "compared")
     )
@@ -91,13 +92,23 @@ def samples_of(details: Details) -> dict[str, Any]:
     }
 
 
+def weight_of(entry: dict[str, Any]) -> float:
+    """The order among samples: confidence of a wrong prediction, or how much less of what is said is right."""
+    before, after = (number_or_none(entry.get(f"score_{when}")) for when in ("before", "after"))
+    if before is not None and after is not None:
+        return before - after
+    return number_or_none(entry.get("confidence_after")) or 0.0
+
+
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a changed sample that the page shows; an image only if it is a small PNG within the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
-    for key in ("on", "name", "label", "before", "after", "text"):
-        if entry.get(key) is not None:
-            shown[key] = str(entry[key])[:300]
-    for key in ("confidence_before", "confidence_after"):
+    for key in ("on", "name", "label", "before", "after", "text", "words", "form"):
+        if isinstance(held := entry.get(key), list):  # one text for each word
+            shown[key] = [str(one)[:60] for one in held[:MOST_WORDS]]
+        elif held is not None:
+            shown[key] = str(held)[: 3000 if key == "text" and entry.get("form") == "answer" else 300]
+    for key in ("confidence_before", "confidence_after", "score_before", "score_after"):
         if (value := number_or_none(entry.get(key))) is not None:
             shown[key] = rounded(value)
     image = entry.get("image")

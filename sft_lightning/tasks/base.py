@@ -34,6 +34,19 @@ class TaskMetric(NamedTuple):
     make: Callable[[TaskInfo], Metric]
 
 
+class Said(NamedTuple):
+    """What an output says of one sample, in a form to read."""
+
+    said: Any
+    """A text, or a list with one text for each word"""
+    right: Any = None
+    """The right answer in the same form; None if it is unknown"""
+    score: float | None = None
+    """How much of it is right, in [0, 1]; None if that is unknown"""
+    form: str = "text"
+    """'text', 'tags' (one for each word) or 'answer' (a part of the sample's text)"""
+
+
 TASKS: Registry["Task"] = Registry("task")
 
 
@@ -121,6 +134,12 @@ class Task(ABC):
     @abstractmethod
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
         """One plain dict per sample (without fillers), in the batch's order, for predictions.jsonl."""
+
+    def said(self, output: Output, batch: Batch) -> list[Said] | None:
+        """What the outputs say of each sample (without fillers), to compare networks by sample; `y` may be absent. None if that
+        cannot be read, and for tasks with one class a sample, whose predictions are compared as numbers.
+        """
+        return None
 
     @abstractmethod
     def items(self, output: Output, batch: Batch) -> Items:

@@ -11,9 +11,9 @@ from torchmetrics.classification import MulticlassAccuracy
 from sft_lightning.anchors import kl
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
+from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.metrics import MeanLoss
-from sft_lightning.tasks.texts import TEXT_METRICS, TextScore
+from sft_lightning.tasks.texts import TEXT_METRICS, TextScore, chrf
 
 
 class Perplexity(MeanLoss):
@@ -72,6 +72,13 @@ class NextToken(RowTask):
         if output.generated is None:
             return rows
         return [{"text": text, **row} for text, row in zip(of_real(output.generated, batch), rows, strict=True)]
+
+    def said(self, output: Output, batch: Batch) -> list[Said] | None:
+        """The generated texts, with chrF of each as its score; None if none were generated."""
+        if output.generated is None:
+            return None
+        pairs = zip(of_real(output.generated, batch), of_real(batch["references"], batch), strict=True)
+        return [Said(text, right[0], chrf([(text, right)]) / 100) for text, right in pairs]
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
         """The most likely token of each supervised position, by number, and its probability."""

@@ -14,7 +14,7 @@ from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output, TaskInfo
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, by_sample, draw_classes
+from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single, by_sample, draw_classes
 
 OUTSIDE = "O"
 OF_ENTITIES = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
@@ -122,6 +122,17 @@ class TokenClassification(RowTask):
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
+
+    def said(self, output: Output, batch: Batch) -> list[Said]:
+        """The tags of each sentence's words; its score is the share of words whose tag is right."""
+        tags = [[self.tags[i] for i in of] for of in by_sample(self.predict(output.logits).tolist(), batch)]
+        if "y" not in batch:
+            return [Said(of, form="tags") for of in tags]
+        right = [[self.tags[i] for i in of] for of in by_sample(batch["y"].tolist(), batch)]
+        return [
+            Said(a, b, sum(x == y for x, y in zip(a, b, strict=True)) / max(1, len(b)), "tags")
+            for a, b in zip(tags, right, strict=True)
+        ]
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
         if not isinstance(metric, EntityScore):

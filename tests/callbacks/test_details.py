@@ -21,7 +21,8 @@ from sklearn.metrics import confusion_matrix
 from torch import Tensor
 
 from sft_lightning.callbacks import Details, RetentionMonitor
-from sft_lightning.callbacks.error_analysis import LETTERS, data_uri, excerpt, finite_or_none, layer_drift, seen, short
+from sft_lightning.callbacks.error_analysis import finite_or_none, layer_drift
+from sft_lightning.callbacks.shown_samples import LETTERS, data_uri, excerpt, seen, short
 from sft_lightning.cli.main import main
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.sampler import Key

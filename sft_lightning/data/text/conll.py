@@ -97,6 +97,9 @@ class TaggedRows(Tokens):
         said = (content(*(w.encode("utf-8", "surrogatepass") for w in words)) for words in self.sentences.words)
         return np.fromiter(said, dtype=np.uint64, count=len(self))
 
+    def shown(self, row: int) -> dict[str, Any]:
+        return {"words": self.sentences.words[row]}
+
     def name(self, row: int) -> str:
         return self.sentences.name(row)
 

@@ -118,6 +118,12 @@ class Tokens(Samples):
             x["token_type_ids"] = self.types.padded(rows, width, 0, left)
         return x
 
+    def shown(self, row: int) -> dict[str, Any]:
+        """The text that its tokens stand for."""
+        if not hasattr(self.tokenizer, "decode"):
+            return {}
+        return {"text": self.tokenizer.decode(self.ids[row].tolist(), skip_special_tokens=True)}
+
     @property
     def left(self) -> bool:
         return bool(getattr(self.tokenizer, "padding_side", "right") == "left")
@@ -170,6 +176,10 @@ class TextRows(Tokens):
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         return self.batch(rows)
+
+    def shown(self, row: int) -> dict[str, Any]:
+        """The text, or both of a pair, in lines of their own."""
+        return {"text": "\n".join(texts[row] for texts in (self.texts, self.pairs) if texts is not None)}
 
     def digest(self) -> bytes:
         digest = sha256()

@@ -313,13 +313,44 @@
       const sure = (v) => (typeof v === "number" ? `${Math.round(100 * v)} %` : "");
       const image = typeof s.image === "string" && s.image.startsWith("data:image/png;base64,")
         ? make("img", { src: s.image, alt: s.name ?? "sample", width: 96, height: 96, loading: "lazy" }) : null;
+      const name = make("p", { textContent: `${s.name ?? ""}${found.of > 1 ? ` · ${s.seeds} of ${found.of} seeds` : ""}` });
+      if (typeof s.score_after === "number" || Array.isArray(s.after) || s.on === "outputs") {
+        const right = (v) => (typeof v === "number" ? ` (${Math.round(100 * v)} % right)` : "");
+        const parts = [["before", s.before, right(s.score_before)], ["after", s.after, right(s.score_after)], ["true", s.label, ""]];
+        return make("article", { className: "sample wide" },
+          s.text && !s.words ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
+          ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
+            make("p", { textContent: `${when}${how}` }), spoken(s, said, when === "after" ? s.before : null)]), name);
+      }
       return make("article", { className: "sample" }, image,
         s.text ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
         make("p", { className: "said", textContent: `${s.before ?? "?"} → ${s.after ?? "?"}` }),
         sure(s.confidence_after) ? make("p", { textContent: `sure: ${sure(s.confidence_before) || "?"} → ${sure(s.confidence_after)}` }) : null,
         s.label !== undefined ? make("p", { textContent: `true: ${s.label}` }) : make("p", { textContent: "on the new task's input; its source label is not known" }),
-        make("p", { textContent: `${s.name ?? ""}${found.of > 1 ? ` · ${s.seeds} of ${found.of} seeds` : ""}` }));
+        name);
     }));
+  }
+
+  // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words are marked.
+  function spoken(s, said, before) {
+    const box = (...parts) => make("blockquote", { className: "spoken", tabIndex: 0 }, ...parts);
+    const mark = (text, title) => make("mark", title ? { textContent: text, title } : { textContent: text });
+    if (Array.isArray(said)) {
+      const words = Array.isArray(s.words) ? s.words : said;
+      const parts = [];
+      words.forEach((word, i) => {
+        const tag = said[i] ?? "O", inside = /^[IEL]-/.test(tag) && i > 0 && (said[i - 1] ?? "O") !== "O";
+        parts.push(tag === "O" ? word : mark(inside ? word : `${word} [${tag.replace(/^[A-Z]-/, "")}]`, tag), " ");
+      });
+      return box(...parts);
+    }
+    if (s.form === "answer" && typeof s.text === "string" && said && s.text.includes(said)) {
+      const at = s.text.indexOf(said), from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
+      return box((from ? "…" : "") + s.text.slice(from, at), mark(said), s.text.slice(at + said.length, to) + (to < s.text.length ? "…" : ""));
+    }
+    const known = new Set(typeof before === "string" ? before.split(/\s+/) : []);
+    if (!known.size) return box(String(said));
+    return box(...String(said).split(/(\s+)/).map((w) => (w.trim() && !known.has(w) ? mark(w) : w)));
   }
 
   function configs() {

@@ -1,0 +1,92 @@
+"""Samples on which a network that was tuned says something else: generated texts, and tags of a kept source head."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+
+import sft_lightning
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.data.text.conll import CoNLL
+from sft_lightning.data.text.instructions import Instructions
+from sft_lightning.evaluation.said import differing
+from sft_lightning.modules import PlainSFT
+from sft_lightning.networks import TransformersLM, TransformersTokens
+from sft_lightning.networks.spec import spec
+from sft_lightning.report.error_analysis import samples_of
+from sft_lightning.tasks.base import Said
+from tests.networks.tiny import tiny_folder
+
+
+def test_where_the_right_answer_is_known_only_losses_count_the_largest_first() -> None:
+    before = {
+        1: Said("a", "a", 1.0),
+        2: Said("b", "c", 0.2),
+        3: Said("d", "d", 1.0),
+        4: Said("x", "y", 0.0),
+        9: Said(""),
+    }
+    after = {
+        1: Said("b", "a", 0.4),
+        2: Said("c", "c", 1.0),
+        3: Said("z", "d", 0.0),
+        4: Said("w", "y", 0.0),
+        5: Said(""),
+    }
+    assert differing(before, after) == ([3, 1], 4)
+    assert differing({1: Said("a"), 2: Said("b")}, {1: Said("a"), 2: Said("c")}) == ([2], 2)
+
+
+def finished(module: Any, data: Any, root: Path, wandb: str = "disabled") -> tuple[Any, dict[str, Any]]:
+    with sft_lightning.run("said", runs_dir=str(root / "runs"), wandb=wandb) as run:
+        trainer = Trainer(**run.trainer_kwargs(max_epochs=3, accelerator="cpu"))
+        trainer.fit(module, data)
+        trainer.test(module, data)
+    return run, json.loads((run.path / "details.json").read_text())
+
+
+def test_generated_texts_before_and_after_are_in_the_details_the_page_and_a_table_of_wandb(tmp_path: Path) -> None:
+    llama = tiny_folder(tmp_path / "llama", "llama", "lm")
+    rows = [{"prompt": f"{n} plus {n} is", "completion": f" {2 * n} or so"} for n in range(24)]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file, known = str(tmp_path / "a.jsonl"), str(tmp_path / "known.jsonl")
+    before, after = (TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=6).eval() for _ in "ab")
+    for row in rows:  # the answers that are right in the test are those of the pretrained network
+        ids = before.tokenizer(row["prompt"], return_tensors="pt")
+        row["completion"] = before.generate(ids)[0] or "?"
+    (tmp_path / "known.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = Instructions(train=file, val=file, test=known, generate_samples=4, batch_size=8, seed=0)
+    module = PlainSFT(spec(TransformersLM, pretrained=llama, max_new_tokens=6), lr=3e-2)
+    run, details = finished(module, data, tmp_path, "offline")
+    after.load_state_dict(module.network.state_dict())
+    after.input_view = module.network.input_view
+    assert details["compared"] == 24 and details["changed"], "nothing changed"
+    for entry in details["changed"]:
+        data.splits["test"].samples.ready()
+        prompt = data.splits["test"].samples.prompts([entry["row"]])["prompt"]
+        with torch.no_grad():
+            said = [network.generate(prompt)[0] for network in (before, after)]
+        assert [entry["before"], entry["after"]] == said and entry["label"] == rows[entry["row"]]["completion"]
+        assert entry["score_before"] > entry["score_after"]
+    shown = samples_of([details])
+    assert shown["compared"] == 24 and shown["samples"][0]["score_before"] > shown["samples"][0]["score_after"]
+    tables = list(run.path.rglob("*changed*.table.json"))
+    assert tables, "W&B got no table of changed samples"
+    held = json.loads(tables[0].read_text())
+    assert {"before", "after", "label"} <= set(held["columns"]) and len(held["data"]) == len(details["changed"])
+
+
+def test_tags_that_a_kept_head_says_otherwise_are_listed_beside_their_words(tmp_path: Path) -> None:
+    old = tiny_folder(tmp_path / "bert", "bert", "tokens", num_labels=3)
+    (tmp_path / "a.conll").write_text("".join(f"Anna B-per\nsees O\nRome{n} B-loc\n\n" for n in range(30)))
+    file = str(tmp_path / "a.conll")
+    data = CoNLL(train=file, val=file, test=file, batch_size=8, seed=0)
+    module = PlainSFT(spec(TransformersTokens, pretrained=old), lr=3e-2)
+    _, details = finished(module, data, tmp_path)
+    assert details["compared"] == 30 and details["changed"], "no tag of the source head changed"
+    for entry in details["changed"]:
+        assert entry["words"] == ["Anna", "sees", f"Rome{entry['row']}"] and entry["form"] == "tags"
+        assert len(entry["before"]) == len(entry["after"]) == 3 and entry["before"] != entry["after"]
+        assert "label" not in entry, "the new task's tags are not the source head's"
