@@ -119,7 +119,9 @@ ARGUMENTS: dict[str, Refused | None] = {
         "give a number of micro-batches, or a share of an epoch",
         when=lambda value: value is not None and not isinstance(value, int | float),
     ),
-    "check_val_every_n_epoch": None,
+    "check_val_every_n_epoch": Refused(
+        "must be at least 1", "set 1 to validate after every epoch", when=lambda value: value is not None and value < 1
+    ),
     "num_sanity_val_steps": Refused(
         "every run is measured before training in any case", "set 0", when=differs(None, 0)
     ),

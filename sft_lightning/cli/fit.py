@@ -24,7 +24,7 @@ from sft_lightning.callbacks.monitored import say_modes
 from sft_lightning.cli.quiet import quieten
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
-from sft_lightning.config.library_errors import block_made, refused
+from sft_lightning.config.library_errors import block_made, of_trainer, refused
 from sft_lightning.config.options import options_of, underscored
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
@@ -71,7 +71,7 @@ class SFTCLI(LightningCLI):
             with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
                 self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise explain(error, keys_of(*self._subcommand_parsers.values())) from None
+            raise explain(error, keys_of(*self._subcommand_parsers.values()), self.arguments) from None
         except yaml.YAMLError as error:  # in a file that an option names, or in the value of an option
             why = getattr(error, "problem", None) or getattr(error, "reason", None) or error
             raise invalid_yaml(self.arguments, why) from None
@@ -236,7 +236,9 @@ def run(arguments: list[str]) -> int:
             return 130
         of_others = session.ranks is not None and broken(error)
         wrong = None if of_others else user_error(error, session.directory if command == "fit" else None)
-        wrong = wrong and session.say_where(wrong)
+        if wrong is not None:
+            wrong = given.in_users_words(wrong, list(given.from_arguments(rest)), session.config)
+            wrong = session.say_where(wrong)
         code = session.settle(wrong or error, 2 if wrong is not None else 1)
         if code is not None:  # another rank failed and prints the error
             return code
@@ -262,7 +264,7 @@ def user_error(error: BaseException, run: RunDirectory | None = None) -> UserErr
     if isinstance(error, MisconfigurationException):
         if "No supported gpu backend" in str(error):
             return UserError("trainer.accelerator", "no GPU was found", "set it to cpu or auto")
-        return UserError("trainer", error)
+        return of_trainer(error)
     if isinstance(error, ValueError) and "Expected more than 1 value per channel" in str(error):
         return UserError(
             "data.batch_size",

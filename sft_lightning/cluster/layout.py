@@ -5,6 +5,7 @@ from typing import Any
 
 from sft_lightning.cluster.allocation import Allocation, allocation
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 
 NO_NAMES = ("bash", "interactive")
 """Names of jobs that Lightning takes for a single process at a prompt"""
@@ -66,6 +67,31 @@ def check(job: Allocation, devices: Any, num_nodes: Any) -> None:
             f"leave it out, or ask for --ntasks-per-node={len(devices) if isinstance(devices, list) else devices}",
         )
     check_gpus(job)
+
+
+def await_nodes(environment: Any, num_nodes: int) -> str | None:
+    """Returns one line about the other nodes that this one will wait for; None if something else brings the nodes together.
+
+    Raises UserError if the nodes cannot find each other: Lightning would wait for ever, without a message.
+
+    Args:
+        environment: The environment of the run's processes, as Lightning detects it.
+        num_nodes: Number of nodes of the run.
+    """
+    from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+
+    if num_nodes == 1 or not isinstance(environment, LightningEnvironment):
+        return None
+    node, address = environment.node_rank(), os.environ.get("MASTER_ADDR")
+    lacks = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if lacks and not (node == 0 and lacks == ["MASTER_ADDR"]):
+        raise UserError(
+            "trainer.num_nodes",
+            f"is {num_nodes}, but without {' and '.join(lacks)} the nodes cannot find each other",
+            "set MASTER_ADDR, MASTER_PORT and NODE_RANK on each node, start by torchrun or Slurm, or leave it out",
+        )
+    where = f"{address or 'this node'}, port {os.environ['MASTER_PORT']}"
+    return f"this is node {node} (NODE_RANK); it waits for {plural(num_nodes - 1, 'other node')} at {where}"
 
 
 def fits(devices: Any, tasks_per_node: int) -> bool:

@@ -3,8 +3,9 @@
 The parser keeps only the result. This list serves to find keys that have no effect.
 """
 
+import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from sft_lightning.config.overrides import BLOCKS, full
 from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError
 
@@ -34,7 +36,12 @@ class Given:
     @property
     def plain(self) -> str:
         """The key without the parts that may be left out, so that two spellings of one key are equal."""
-        return ".".join(part for part in self.key.split(".") if part not in PARTS)
+        return plain(self.key)
+
+
+def plain(key: str) -> str:
+    """Returns a key without the parts that may be left out."""
+    return ".".join(part for part in key.split(".") if part not in PARTS)
 
 
 Link = tuple[tuple[str, ...], str]
@@ -83,6 +90,54 @@ def read(text: str) -> Any:
         return plain_yaml.load(text)
     except (yaml.YAMLError, ValueError, OSError, RecursionError):
         return text
+
+
+def without_value(arguments: Sequence[str], option: str) -> str:
+    """Returns the key of the first flag of an option (`--model`) or of its parts (`--model.lr`) that has no value."""
+    for word, after in zip(arguments, [*arguments[1:], "--"], strict=True):
+        if (word == option or word.startswith(f"{option}.")) and "=" not in word and re.match(r"-[^\d.]", after):
+            return word if word == "--config" else word.removeprefix("--")
+    return option
+
+
+# ---- keys in errors ----
+
+
+def in_users_words(error: UserError, given: Sequence[Given], config: Mapping[str, Any]) -> UserError:
+    """Returns the same error with keys of arguments as the user wrote them, else in full: `model.init_args.lr`.
+
+    Args:
+        error: An error that names such keys in its key or its fix.
+        given: The keys that the user wrote.
+        config: The resolved config, whose arguments tell keys from files (`data.csv`); empty if it is unknown.
+    """
+
+    def spell(match: re.Match[str]) -> str:
+        key = match[0]
+        if key.rpartition(".")[2] in PARTS:
+            return key
+        block, name = plain(key).split(".")[:2]
+        arguments = (config.get(block) or {}).get("init_args") or {}
+        return written_as(key, given) or (full(key) if name in arguments else key)
+
+    key = re.sub(rf"^{ARGUMENT}[\w.]*", spell, error.key)
+    fix = re.sub(rf"(?<![\w./-]){ARGUMENT}", spell, error.fix)
+    return error if (key, fix) == (error.key, error.fix) else UserError(key, error.problem, fix)
+
+
+ARGUMENT = rf"(?:{'|'.join(BLOCKS)})\.(?:init_args\.)?(?!(?:{'|'.join(PARTS)})\b)\w+"
+"""Matches the key of an argument of a class, in either spelling"""
+
+
+def written_as(key: str, given: Sequence[Given]) -> str | None:
+    """Returns a key in the user's last spelling; None if the user wrote neither the key nor one below it."""
+    wanted = plain(key)
+    for item in reversed(given):
+        parts = item.key.rstrip("+").split(".")
+        for i in range(len(parts), 0, -1):
+            if parts[i - 1] not in PARTS and plain(above := ".".join(parts[:i])) == wanted:
+                return above
+    return None
 
 
 # ---- keys that a link overwrites ----

@@ -8,6 +8,7 @@ from typing import Any
 
 from packaging.version import InvalidVersion
 
+from sft_lightning.callbacks.of_lightning import ARGUMENTS
 from sft_lightning.config.parser_errors import explain
 from sft_lightning.core.errors import UserError, plainly
 
@@ -59,11 +60,25 @@ def refused(error: BaseException) -> UserError | None:
     of_lightning = [p for p in map(file_of, frames) if "/lightning/" in p]
     if of_lightning and (callback := re.search(r"/callbacks/(\w+)\.py", of_lightning[-1])) is not None:
         return UserError("trainer.callbacks", f"{callback[1]}: {said(error)}")
+    if "instantiate_trainer" in names:
+        return of_trainer(error)
     if "instantiate_classes" in names:
         return not_made(error, frames)
-    if "/lightning/" in raised or "/lightning_utilities/" in raised or "instantiate_trainer" in names:
-        return UserError("trainer", said(error))
+    if "/lightning/" in raised or "/lightning_utilities/" in raised:
+        return of_trainer(error)
     return None
+
+
+def of_trainer(error: BaseException) -> UserError:
+    """Returns the UserError for an error of Trainer, at the first of its arguments that the message names.
+
+    An argument such as `devices`, which may be a plain word, must be written as code.
+    """
+    text = said(error)
+    named = re.finditer(r"\b([a-z]+(?:_[a-z]+)+)\b|`([a-z]+)`|\b([a-z]+)=", text)
+    names = [next(filter(None, match.groups())) for match in named]
+    name = "max_time" if "Timer(duration=" in text else next((n for n in names if n in ARGUMENTS), None)
+    return UserError(f"trainer.{name}" if name else "trainer", text)
 
 
 def of_optimizer(frames: list[Any]) -> bool:

@@ -1,18 +1,27 @@
 """Turns jsonargparse's errors into UserErrors: which key, what is wrong, and the nearest known name."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
 
+from sft_lightning.config.given import without_value
 from sft_lightning.core.errors import UserError, nearest
 
 
-def explain(error: object, keys: Iterable[str] = ()) -> UserError:
-    """Returns the UserError for a parser's error; `keys` are the dotted names of all options, for suggestions."""
-    text = str(getattr(error, "message", None) or error)
-    found = _reason(text.strip(), "", list(keys))
+def explain(error: object, keys: Iterable[str] = (), arguments: Sequence[str] = ()) -> UserError:
+    """Returns the UserError for a parser's error.
+
+    Args:
+        error: The parser's error.
+        keys: The dotted names of all options, for suggestions.
+        arguments: The command line. The parser names only the option of a flag without a value: `--model` for `--model.lr`.
+    """
+    text = str(getattr(error, "message", None) or error).strip()
+    if match := re.match(r"argument (?:-\w/)?(--\S+): expected one argument", text):
+        return UserError(without_value(arguments, match[1]), "needs a value", "add one")
+    found = _reason(text, "", list(keys))
     return found if found.key else found.at("--config")
 
 
@@ -39,8 +48,6 @@ def _reason(text: str, where: str, keys: list[str]) -> UserError:
         return _unknown(f"{match[1]}.{match[2]}", keys)
     if match := re.search(r"does not accept (?:nested key|option) '([^']+)'|^Option '([^']+)' is not accepted", text):
         return _unknown(match[1] or match[2], keys)
-    if match := re.match(r"argument (--\S+): expected one argument", text):
-        return UserError(match[1], "needs a value", "add one")
     if text.startswith("Empty nested key"):
         return UserError("--config", "a part of a key is empty", "write a name on each side of a dot")
     if match := re.match(r"Key must be a string, got: (.*?)\.?$", text):

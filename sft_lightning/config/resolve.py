@@ -42,7 +42,7 @@ def resolve_arguments(arguments: list[str]) -> dict[str, Any]:
     """Returns the config for the options of a `fit` command line."""
     parser, written = command_parser("fit")[0], list(given.from_arguments(arguments))
     given.refuse_linked(written, given.links_of(parser))
-    with reading(parser):
+    with reading(parser, arguments):
         settings = parser.parse_args(arguments)
     return resolved(parser, settings, given.names(written, "trainer.callbacks", "mode"))
 
@@ -99,14 +99,14 @@ def holds_mapping(value: Any) -> bool:
 class reading:
     """Context in which errors of the parser become UserErrors that name the key."""
 
-    def __init__(self, parser: LightningArgumentParser) -> None:
-        self.parser = parser
+    def __init__(self, parser: LightningArgumentParser, arguments: Sequence[str] = ()) -> None:
+        self.parser, self.arguments = parser, arguments
 
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ArgumentError):
-            raise explain(error, keys_of(self.parser)) from None
+            raise explain(error, keys_of(self.parser), self.arguments) from None
 
 
 def keys_of(*parsers: LightningArgumentParser) -> set[str]:

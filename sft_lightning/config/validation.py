@@ -17,6 +17,7 @@ from sft_lightning.config.parser_errors import arguments_of, class_names, kind_o
 from sft_lightning.core.errors import UserError, nearest
 
 BASES = ("SFTModule", "Network", "SFTDataModule", "SmallNetwork", "ImageData", "TextData", "TokenData")
+LARGEST_SEED = 2**32 - 1  # of numpy
 Taken = dict[str, tuple[Any, Any]]
 """Arguments of a class, by name: (annotation, default)."""
 
@@ -32,6 +33,9 @@ def check_settings(settings: Namespace, options: dict[str, Any], of_old_run: boo
     for name, wanted in options.items():
         if name in settings:
             check_value(name, settings[name], wanted, Parameter.empty)
+    seed = settings.get("seed_everything")
+    if isinstance(seed, int) and not isinstance(seed, bool) and not 0 <= seed <= LARGEST_SEED:
+        raise UserError("seed_everything", f"must lie between 0 and {LARGEST_SEED}, got {seed!s:.40}")
     for name in ("model", "network", "data"):
         if not isinstance(settings.get(name), Namespace):
             raise UserError(name, "must be given", f"add --config FILE, or --{name} NAME")

@@ -74,7 +74,7 @@ def plainly(text: str) -> str:
 
 
 def nearest(name: object, names: Iterable[object]) -> str:
-    """Returns `; did you mean 'X'?` for the nearest of `names`, or an empty string."""
+    """Returns ` (did you mean 'X'?)` for the nearest of `names`, or an empty string."""
     by_lower = {str(n).lower(): str(n) for n in names}
     close = get_close_matches(str(name).lower()[:LONGEST], by_lower, n=1, cutoff=0.6)
-    return f"; did you mean '{by_lower[close[0]]}'?" if close else ""
+    return f" (did you mean '{by_lower[close[0]]}'?)" if close else ""

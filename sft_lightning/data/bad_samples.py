@@ -19,6 +19,8 @@ OnBadSample = Literal["fail", "skip"]
 Skipped = dict[str, dict[str, str]]
 """Samples left out, by split: name to reason."""
 SPLITS = ("train", "val", "test", "predict")
+OR_SKIP = ", or set data.on_bad_sample skip"
+"""The part of a fix that does not apply to samples that are skipped already"""
 SHOWN, SAID = 20, 3  # samples named in run.json, and on the console
 
 
@@ -45,7 +47,7 @@ class BadSample(UserError):
         row, why = next(iter(rows.items()))
         more = f" (and {len(rows) - 1} more)" if len(rows) > 1 else ""
         problem = f"{samples.name(row)} cannot be read: {why}{more}"
-        return cls("data", problem, "replace or remove it, or set data.on_bad_sample skip", rows)
+        return cls("data", problem, f"replace or remove it{'' if samples.skips else OR_SKIP}", rows)
 
 
 class LeftOut:

@@ -13,7 +13,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry, refuse_renamed
 from sft_lightning.core.structures import Batch, InputSpec, InputView, TaskInfo
 from sft_lightning.data.arguments import PositiveInt, ProperShare, Range, Seed, Share, check_arguments, given_to
-from sft_lightning.data.bad_samples import LeftOut, OnBadSample, Skipped, report
+from sft_lightning.data.bad_samples import OR_SKIP, LeftOut, OnBadSample, Skipped, report
 from sft_lightning.data.batches import Batches
 from sft_lightning.data.description import classes_of, sizes_of
 from sft_lightning.data.findings import findings, lines
@@ -198,7 +198,7 @@ class SFTDataModule(Batches, ABC):
 
     def usable(self, split: str, samples: Samples, rows: np.ndarray) -> np.ndarray:
         """Removes the rows that loading refused, and notes them as left out. Raises UserError if no row remains."""
-        bad = samples.bad_rows()
+        bad = {row: why.removesuffix(OR_SKIP) for row, why in samples.bad_rows().items()}
         if not bad:
             return rows
         there = set(rows.tolist())

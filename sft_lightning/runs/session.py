@@ -13,6 +13,7 @@ from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.strategies.launchers import subprocess_script
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher as SubprocessLauncher
 
+from sft_lightning.cluster.layout import await_nodes
 from sft_lightning.cluster.requeue import leave
 from sft_lightning.config.options import RunOptions
 from sft_lightning.core import redaction
@@ -162,6 +163,10 @@ class RunSession:
         self.trainer = trainer
         if trainer.world_size == 1 or self.ranks is not None:
             return
+        environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+        waits = await_nodes(environment, trainer.num_nodes)
+        if waits is not None and environment.local_rank() == 0:
+            print(f"sft-lightning: note: {waits}", file=sys.stderr, flush=True)
         self.ranks = Ranks(self.run.directory.path, self.rank)
         if isinstance(trainer.strategy.launcher, SubprocessLauncher):
             self.adopt_by(self.ranks.adopt)

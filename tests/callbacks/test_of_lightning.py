@@ -73,6 +73,7 @@ ARGUMENT_FLAGS = {
     "model_registry": "x",
     "num_sanity_val_steps": "2",
     "reload_dataloaders_every_n_epochs": "1",
+    "check_val_every_n_epoch": "0",
     "val_check_interval": "00:00:01:00",
 }
 

@@ -83,10 +83,30 @@ FLAGS: dict[str, tuple[list[Any], tuple[Any, ...]]] = {
         ("model.init_args.distance", "'l1'", "mse, kl, cosine"),
     ),
     "a negative learning rate": (["--model.lr", -1], ("model.lr", "-1.0")),
+    "a negative learning rate, its key in full": (["--model.init_args.lr", -1], ("model.init_args.lr", "-1.0")),
+    "a short key of the wrong type": (["--model.lr", "fast"], ("model.lr", "fast")),
+    "a short key without a value": (["--model.lr", "--model.on", "logits"], ("model.lr",)),
+    "a key that is only in the file": (
+        ["--trainer.accumulate_grad_batches", 3],
+        ("data.init_args.batch_size", "20", "trainer.accumulate_grad_batches 3", "use 21"),
+    ),
+    "too few epochs": (["--trainer.max_epochs", -5], ("trainer.max_epochs", "-5")),
+    "no devices": (["--trainer.devices", 0], ("trainer.devices", "0")),
+    "devices that are none": (["--trainer.devices", "x"], ("trainer.devices", "CPUAccelerator")),
+    "a strategy that is none": (["--trainer.strategy", "ddq"], ("trainer.strategy", "'ddq'")),
+    "a time that is none": (["--trainer.max_time", "soon"], ("trainer.max_time", "'soon'")),
+    "a share of batches above one": (["--trainer.limit_val_batches", 1.5], ("trainer.limit_val_batches", "1.5")),
+    "validation after every 0 epochs": (
+        ["--trainer.check_val_every_n_epoch", 0],
+        ("trainer.check_val_every_n_epoch", "1"),
+    ),
+    "a negative seed": (["--seed_everything", -1], ("seed_everything", "-1", "4294967295")),
+    "a seed that is too large": (["--seed_everything", 2**32], ("seed_everything", "4294967296", "4294967295")),
+    "nodes that nothing starts": (["--trainer.num_nodes", 2], ("trainer.num_nodes", "2", "MASTER_ADDR", "torchrun")),
     "an optimizer that is none": (["--model.optimizer", "AdamX"], ("model.optimizer", "'AdamX'", "'Adam")),
     "an optimizer argument that is none": (
         ["--model.init_args.optimizer_args", "{momentum: 0.9}"],
-        ("model.optimizer_args", "AdamW", "'momentum'"),
+        ("model.init_args.optimizer_args", "AdamW", "'momentum'"),
     ),
     "a config file that is not there": (["--config", "nowhere.yaml"], ("--config", "nowhere.yaml")),
     "more shots than a class has": (
@@ -101,15 +121,15 @@ FLAGS: dict[str, tuple[list[Any], tuple[Any, ...]]] = {
     "no GPU where one is asked for": (["--trainer.accelerator", "gpu"], ("trainer.accelerator", "cpu")),
     "a pretrained net that is not there": (
         ["--network.init_args.pretrained", "./nowhere"],
-        ("network.pretrained", "./nowhere"),
+        ("network.init_args.pretrained", "./nowhere"),
     ),
     "a builtin net that is not there": (
         ["--network.init_args.pretrained", "builtin:digits"],
-        ("network.pretrained", "'builtin:digits'", "'builtin:digits-0-4'"),
+        ("network.init_args.pretrained", "'builtin:digits'", "'builtin:digits-0-4'"),
     ),
     "nothing pretrained to anchor to": (
         ["--network.init_args.pretrained", "null"],
-        ("network.pretrained", "DistillSFT", "PlainSFT"),
+        ("network.init_args.pretrained", "DistillSFT", "PlainSFT"),
     ),
     "retention without a source head": (
         ["--model", "PlainSFT", "--network.init_args.keep_source_head", "false"],
@@ -121,9 +141,9 @@ FLAGS: dict[str, tuple[list[Any], tuple[Any, ...]]] = {
     ),
     "a network of another shape": (
         ["--network.init_args.in_features", 784],
-        ("network.pretrained", "encoder.1.weight", "[128, 64]", "[128, 784]"),
+        ("network.init_args.pretrained", "encoder.1.weight", "[128, 64]", "[128, 784]"),
     ),
-    "another architecture": (["--network.class_path", "LeNet"], ("network.pretrained", "MLP", "LeNet")),
+    "another architecture": (["--network.class_path", "LeNet"], ("network.init_args.pretrained", "MLP", "LeNet")),
     "features compared by kl": (
         ["--model.on", "features", "--model.distance", "kl"],
         ("model.distance", "kl", "features", "mse", "cosine"),
@@ -143,13 +163,13 @@ FLAGS: dict[str, tuple[list[Any], tuple[Any, ...]]] = {
     ),
     "optimizer arguments that torch refuses": (
         ["--model.init_args.optimizer_args", "{betas: [2.0, 0.9]}"],
-        ("model.optimizer_args", "AdamW", "{'betas': [2.0, 0.9]}"),
+        ("model.init_args.optimizer_args", "AdamW", "{'betas': [2.0, 0.9]}"),
     ),
     "a decoupled pull beyond the start": (
         ["--model", "L2SPSFT", "--model.how", "decoupled", "--model.lr", 0.3, "--model.decoupled_weight", 10],
         ("model.decoupled_weight", "10", "0.3", "3"),
     ),
-    "an evaluation batch of none": (["--data.init_args.eval_batch_size", 0], ("data.eval_batch_size", "0")),
+    "an evaluation batch of none": (["--data.init_args.eval_batch_size", 0], ("data.init_args.eval_batch_size", "0")),
     "frozen parts that match nothing": (
         ["--model.freeze", "['^decoder']"],
         ("model.freeze", "'^decoder'", "head.bias"),
@@ -202,7 +222,7 @@ def broken_image(tmp: Path) -> None:
 
 
 FOLDERS: dict[str, tuple[Callable[[Path], None], Refusal]] = {
-    "is absent": (no_folder, ("data.root", "images")),
+    "is absent": (no_folder, ("data.init_args.root", "images")),
     "is empty": (empty_folder, ("data", "images")),
     "has a class without images": (class_without_images, ("data", "images/dog")),
     "has an image that cannot be read": (broken_image, ("data", ".png")),
@@ -226,24 +246,24 @@ GOOD = [f"a film of kind {i},{'good' if i % 2 else 'bad'}" for i in range(40)]
 TABLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Refusal]] = {
     "without the text column": (
         lambda t: table(t, "txt,label", GOOD),
-        ("data", "train.csv", "'text'", "'txt'", "data.text_column"),
+        ("data", "train.csv", "'text'", "'txt'", "data.init_args.text_column"),
     ),
     "without the label column": (
         lambda t: table(t, "text,lable", GOOD),
-        ("data", "train.csv", "'label'", "'lable'", "data.label_column"),
+        ("data", "train.csv", "'label'", "'lable'", "data.init_args.label_column"),
     ),
     "with a label outside the classes": (
         lambda t: table(t, "text,label", [*GOOD, "a film,ugly"], labels=["good", "bad"]),
-        ("data", "train.csv line 42", "'ugly'", "good, bad", "data.labels"),
+        ("data", "train.csv line 42", "'ugly'", "good, bad", "data.init_args.labels"),
     ),
     "with a text column of numbers": (
         lambda t: table(t, "text,label", [f"{i},{i % 2}" for i in range(40)]),
-        ("data", "train.csv", "column 'text'", "data.text_column"),
+        ("data", "train.csv", "column 'text'", "data.init_args.text_column"),
     ),
     "with an empty text": (lambda t: table(t, "text,label", [*GOOD, ",good"]), ("data", "train.csv line 42", "'text'")),
     "that is absent": (
         lambda t: {"class_path": "TextTable", "init_args": {"train": str(t / "nowhere.csv")}},
-        ("data.train", "nowhere.csv"),
+        ("data.init_args.train", "nowhere.csv"),
     ),
 }
 
@@ -304,7 +324,7 @@ def test_a_pretrained_file(command: Command, tmp_path: Path, case: str) -> None:
     owned.unlink(missing_ok=True)
     make(tmp_path / name)
     flags = ["--network.init_args.pretrained", str(tmp_path / name)]
-    expect_one_line(command, [*DISTILL, *flags], "network.pretrained", tmp_path / name, *values)
+    expect_one_line(command, [*DISTILL, *flags], "network.init_args.pretrained", tmp_path / name, *values)
     assert not owned.exists(), "the pickled code was run"
 
 

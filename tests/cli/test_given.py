@@ -10,7 +10,7 @@ from sft_lightning.ablation.plan import Plan
 from sft_lightning.ablation.study import make_study, read_study
 from sft_lightning.cluster.profile import made
 from sft_lightning.config.files import check_yaml
-from sft_lightning.config.given import from_arguments, links_of, overridden, refuse_linked
+from sft_lightning.config.given import from_arguments, in_users_words, links_of, overridden, refuse_linked
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.resolve import resolve, resolve_arguments
 from sft_lightning.core import plain_yaml
@@ -212,3 +212,31 @@ def test_the_note_is_of_flags_alone_that_lost() -> None:
     assert line == "--model.lr 0.1 has no effect: the same flag again sets it to 0.2"
     stop = ("--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=val/loss")
     assert notes("--config", "FILE", *stop, "--trainer.callbacks+=EarlyStopping", "--trainer.callbacks.monitor=x") == []
+
+
+# ---- keys in errors ----
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key", "wanted"),
+    [
+        (["--model.lr", "1"], "model.init_args.lr", "model.lr"),
+        (["--model.init_args.lr", "1"], "model.lr", "model.init_args.lr"),
+        (["--model.lr=1", "--model.init_args.lr=2"], "model.lr", "model.init_args.lr"),
+        (["--model.optimizer_args.betas", "[1]"], "model.init_args.optimizer_args", "model.optimizer_args"),
+        (["--model", "PlainSFT"], "model.lr", "model.init_args.lr"),
+        (["--model", "PlainSFT"], "model.safetensors", "model.safetensors"),
+        (["--model", "PlainSFT"], "data.lr", "data.lr"),
+        (["--model", "PlainSFT"], "model", "model"),
+        (["--model.init_args.network.class_path", "MLP"], "model.init_args.network.class_path", None),
+        (["--trainer.max_epochs", "1"], "trainer.max_epochs", None),
+    ],
+)
+def test_an_error_names_a_key_as_it_was_written_else_in_full(
+    arguments: list[str], key: str, wanted: str | None
+) -> None:
+    error = UserError(key, "must be 1, got 2", f"set {key} 1, or correct ./{key}")
+    config = {"model": {"class_path": "PlainSFT", "init_args": {"lr": 0.1}}, "retention": None}
+    named = in_users_words(error, list(from_arguments(arguments)), config)
+    wanted = wanted or key
+    assert (named.key, named.problem, named.fix) == (wanted, error.problem, f"set {wanted} 1, or correct ./{key}")

@@ -6,7 +6,7 @@ import pytest
 from lightning.fabric.plugins.environments import LightningEnvironment, SLURMEnvironment
 
 from sft_lightning.cluster.allocation import Allocation
-from sft_lightning.cluster.layout import check, follow
+from sft_lightning.cluster.layout import await_nodes, check, follow
 from tests.cluster.environments import ONE, STEP
 from tests.cluster.test_allocation import given
 from tests.refused import refused
@@ -59,6 +59,52 @@ def test_processes_that_torchrun_started_find_each_other_by_themselves(
 ) -> None:
     given(outside, by, TORCHELASTIC_RUN_ID="none", LOCAL_RANK="1", RANK="1", WORLD_SIZE="8")
     assert follow({"devices": 4, "num_nodes": 2}) == {}
+
+
+# ---- nodes without Slurm ----
+
+
+NODES = ("trainer.num_nodes", "2", "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "torchrun")
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {},
+        {"MASTER_ADDR": "first"},
+        {"NODE_RANK": "1", "MASTER_PORT": "29500"},
+        {"NODE_RANK": "1", "MASTER_ADDR": "first"},
+    ],
+)
+def test_nodes_that_cannot_find_each_other_are_refused(outside: pytest.MonkeyPatch, about: dict[str, str]) -> None:
+    outside_launchers(outside, **about)
+    with refused(*NODES):
+        await_nodes(LightningEnvironment(), 2)
+
+
+@pytest.mark.parametrize(
+    "about", [{}, {"MASTER_ADDR": "first", "NODE_RANK": "0"}, {"MASTER_ADDR": "first", "NODE_RANK": "1"}]
+)
+def test_a_node_names_what_it_waits_for(outside: pytest.MonkeyPatch, about: dict[str, str]) -> None:
+    outside_launchers(outside, MASTER_PORT="29500", **about)
+    said = await_nodes(LightningEnvironment(), 3)
+    assert said is not None
+    for value in (f"node {about.get('NODE_RANK', 0)}", "2 other nodes", about.get("MASTER_ADDR", ""), "29500"):
+        assert value in said, said
+
+
+def test_one_node_and_nodes_of_a_launcher_need_no_variables(outside: pytest.MonkeyPatch) -> None:
+    outside_launchers(outside)
+    assert await_nodes(LightningEnvironment(), 1) is None
+    assert await_nodes(SLURMEnvironment(auto_requeue=False), 2) is None
+
+
+def outside_launchers(outside: pytest.MonkeyPatch, **about: str) -> None:
+    """Sets the variables by which a user tells nodes of each other, and no others."""
+    for name in ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "GROUP_RANK"):
+        outside.delenv(name, raising=False)
+    for name, value in about.items():
+        outside.setenv(name, value)
 
 
 # ---- what fits ----

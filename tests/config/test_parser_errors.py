@@ -3,7 +3,7 @@
 If a new jsonargparse version changes its wording, a test fails here and shows the new text.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -85,13 +85,13 @@ def make_parser() -> ArgumentParser:
 
 
 @contextmanager
-def explained(key: str, *values: str, keys: list[str] | None = None) -> Iterator[None]:
+def explained(key: str, *values: str, keys: list[str] | None = None, arguments: Sequence[str] = ()) -> Iterator[None]:
     """The block must raise an ArgumentError that `explain` turns into a UserError with this key and these values."""
     with pytest.raises(ArgumentError) as found:
         yield
     text = str(getattr(found.value, "message", found.value))
     known = {action.dest for action in make_parser()._actions} if keys is None else keys
-    error = explain(found.value, known)
+    error = explain(found.value, known, arguments)
     try:
         check_message(str(error), key, *values)
     except AssertionError as differs:
@@ -116,7 +116,14 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a required class that is missing": ([], ("piece", "--config FILE", "--piece NAME")),
     "an unknown option": ([WHEEL, "--cuont=1"], ("cuont", "'count'")),
     "an unknown option of a group": ([WHEEL, "--group.dpth=1"], ("group.dpth", "'group.depth'")),
-    "an option without a value": ([WHEEL, "--count"], ("--count",)),
+    "an option without a value": ([WHEEL, "--count"], ("count",)),
+    "an option without a value before another": ([WHEEL, "--count", "--rate=1"], ("count",)),
+    "a config without a file": ([WHEEL, "--config"], ("--config",)),
+    "an argument of a class without a value": ([WHEEL, "--piece.size"], ("piece.size",)),
+    "an argument of a class without a value after others": (
+        [WHEEL, "--piece.rate", "-1", "--piece.mode=fast", "--piece.init_args.size", "--count=1"],
+        ("piece.init_args.size",),
+    ),
     "an option with an empty part": ([WHEEL, "--group..depth=1"], ("group..depth",)),
     "a word that is not an option": ([WHEEL, "stray"], ("command line", "'stray'", "--")),
     "a class that does not exist": (["--piece=Whel"], ("piece", "'Whel'")),
@@ -138,7 +145,7 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
 @pytest.mark.parametrize("case", ARGUMENTS)
 def test_of_a_command_line(case: str) -> None:
     arguments, refusal = ARGUMENTS[case]
-    with explained(*refusal):
+    with explained(*refusal, arguments=arguments):
         make_parser().parse_args(arguments)
 
 

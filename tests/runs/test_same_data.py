@@ -112,7 +112,7 @@ def test_what_is_not_here_but_where_the_run_was_made_is_named(
     before = content(folder)
     (folder / "empty").mkdir()
     monkeypatch.chdir(folder / "empty")
-    refusal = ("data.train", "train.csv", str(folder / "one"))
+    refusal = ("data.init_args.train", "train.csv", str(folder / "one"))
     check_refused(command("fit", "--resume", folder / "runs/x/made"), folder, before, *refusal)
     check_refused(command("test", "--run", folder / "runs/x/made"), folder, before, *refusal)
 

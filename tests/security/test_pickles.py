@@ -117,7 +117,7 @@ OFFERS: dict[str, Offer] = {
 def test_pickled_code_is_refused_as_pretrained_in(offer: str, command: Command, tmp_path: Path, trap: Trap) -> None:
     done = command("fit", *OFFERS[offer](tmp_path, trap), "--wandb", "disabled")
     assert not trap.sprung, f"the code in {offer} was run"
-    check_refused(done, "network.pretrained", *([] if "gguf" in offer else [".safetensors"]))
+    check_refused(done, "network.init_args.pretrained", *([] if "gguf" in offer else [".safetensors"]))
     assert not list(done.runs.rglob("*.json")), "a half-written run was left"
 
 
@@ -138,7 +138,7 @@ def test_pickled_code_is_refused_in_what_comes_from_the_hub(
     zipped(folder / "pytorch_model.bin", trap)
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code that came from the hub was run"
-    check_refused(done, "network.pretrained", name, ".safetensors")
+    check_refused(done, "network.init_args.pretrained", name, ".safetensors")
 
 
 def test_pickled_code_is_refused_in_torchs_cache(
@@ -151,7 +151,7 @@ def test_pickled_code_is_refused_in_torchs_cache(
     arguments = config(tmp_path, network("Torchvision", name="resnet18", pretrained="DEFAULT"))
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code in torch's cache was run"
-    check_refused(done, "network.pretrained", "resnet18-f37072fd.pth")
+    check_refused(done, "network.init_args.pretrained", "resnet18-f37072fd.pth")
 
 
 @pytest.mark.parametrize("forced", ["TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_WEIGHTS_ONLY_LOAD"])
@@ -161,7 +161,7 @@ def test_no_variable_of_torchs_opens_the_door(
     monkeypatch.setenv(forced, "1")
     done = command("fit", *timm_folder(tmp_path, trap), "--wandb", "disabled")
     assert not trap.sprung, f"{forced} let the code run"
-    check_refused(done, "network.pretrained", tmp_path / "timm", ".safetensors")
+    check_refused(done, "network.init_args.pretrained", tmp_path / "timm", ".safetensors")
 
 
 @pytest.mark.parametrize("place", ["evil/net.pth", "evil.inner/net.pth"])
@@ -178,7 +178,7 @@ def test_a_package_with_weights_is_neither_imported_nor_unpickled(
         "fit", *config(tmp_path, network("MLP", **MLP, pretrained=f"package:{place}")), "--wandb", "disabled"
     )
     assert not trap.sprung, "the package was imported, or its file unpickled"
-    check_refused(done, "network.pretrained", place)
+    check_refused(done, "network.init_args.pretrained", place)
 
 
 @pytest.fixture
@@ -246,4 +246,4 @@ def test_an_index_of_safetensors_cannot_lead_to_a_pickle(command: Command, tmp_p
     arguments = config(tmp_path, network("TransformersText", pretrained=str(folder)), texts(tmp_path))
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "the code behind the index was run"
-    check_refused(done, "network.pretrained", folder)
+    check_refused(done, "network.init_args.pretrained", folder)

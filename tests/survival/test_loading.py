@@ -212,8 +212,8 @@ HUNGRY = (
 @pytest.mark.parametrize(
     ("when", "told"),
     [
-        ("training", ("trainer.accumulate_grad_batches", "data.batch_size")),
-        ("measuring", ("data.eval_batch_size",)),
+        ("training", ("trainer.accumulate_grad_batches", "data.init_args.batch_size")),
+        ("measuring", ("data.init_args.eval_batch_size",)),
     ],
 )
 def test_memory_that_does_not_suffice(
