@@ -7,7 +7,7 @@ import pytest
 from sft_lightning.core.metric_info import MetricInfo, agreed, on_test, on_validation
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.evaluation.known_metrics import for_record
-from sft_lightning.runs.metric_facts import UNRECORDED_PRIMARY, facts, find, primary, together
+from sft_lightning.runs.metric_facts import UNRECORDED, UNRECORDED_PRIMARY, facts, find, primary, together
 from sft_lightning.runs.record import misfit
 from sft_lightning.tasks import TASKS
 from tests.refused import refused
@@ -16,8 +16,13 @@ GAUGED = ("retention/agreement", "drift/kl", "drift/features_cka", "drift/weight
 
 
 def old_record(task: str) -> dict[str, Any]:
-    """A record with every metric that a task of the first versions could have, and nothing said of them."""
-    names = [f"{stage}/{n}" for stage in ("val", "retention") for n in ("loss", *TASKS[task].metrics)]
+    """A record with every metric that a task of the first versions could have, and nothing said of them.
+
+    Metrics that came later are in no such record; those of the first versions are all in UNRECORDED.
+    """
+    old = [n for n in TASKS[task].metrics if n in UNRECORDED]
+    assert set(TASKS[task].default_metrics) <= set(old), "the task was measured by these from the beginning"
+    names = [f"{stage}/{n}" for stage in ("val", "retention") for n in ("loss", *old)]
     return {"metrics": {n: {"final": 0.5} for n in (*names, "retention/forgetting", *GAUGED)}, "task": {"name": task}}
 
 

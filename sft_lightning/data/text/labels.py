@@ -14,6 +14,7 @@ from unicodedata import normalize
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, number, shown, whole
 from sft_lightning.data.text.files import KINDS, REMEDY, Table
 
@@ -177,7 +178,7 @@ def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str)
     fix = "set data.labels to all of them"
     if digits is not None and not known._places:
         fix += ", in the order of their numbers"
-    problem = f"label {shown(value)} is not among the {len(known.names)} classes {some}{nearest(text, known.names)}"
+    problem = f"label {shown(value)} is not among the {plural(len(known.names), "class", "es")} {some}{nearest(text, known.names)}"
     raise UserError("label", problem, fix)
 
 
