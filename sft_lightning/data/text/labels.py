@@ -178,7 +178,8 @@ def class_of(value: Any, known: Classes, own: Sequence[str] | None, column: str)
     fix = "set data.labels to all of them"
     if digits is not None and not known._places:
         fix += ", in the order of their numbers"
-    problem = f"label {shown(value)} is not among the {plural(len(known.names), "class", "es")} {some}{nearest(text, known.names)}"
+    among = f"{plural(len(known.names), 'class', 'es')} {some}{nearest(text, known.names)}"
+    problem = f"label {shown(value)} is not among the {among}"
     raise UserError("label", problem, fix)
 
 
