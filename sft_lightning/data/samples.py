@@ -41,6 +41,10 @@ class Samples(ABC):
         """`[rows]` uint64, equal if two rows have the same content, whatever their labels; None if unknown."""
         return None
 
+    def types_in(self) -> Sequence[frozenset[str]] | None:
+        """For samples of several types, such as sentences with entities, the types in each row; None for others."""
+        return None
+
     def bad_rows(self) -> dict[int, str]:
         """Rows that loading found unusable, and why; they are in no split."""
         return {}
