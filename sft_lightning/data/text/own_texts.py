@@ -56,8 +56,6 @@ def read_texts(path: str, column: str | None, how: SplitWords, skip: bool) -> Se
             value = ""
         if not words_given:
             add_words(found, row, value, how)
-    if not words_given:
-        found.notes.add(how_split(how), found.name(0))
     return found
 
 
@@ -67,15 +65,15 @@ def read_text_lines(path: str, column: str | None, how: SplitWords, skip: bool) 
         raise UserError("data.text_column", f"has no effect on {path}, whose lines are texts", "leave it null")
     found = Sentences(path, skip)
     found.texts = []
-    for number, line in enumerate(read_lines(path, KEY), 1):
+    lines = read_lines(path, KEY)
+    for number, line in enumerate(lines, 1):
         if line.strip():
             found.add([], [], number)
             add_words(found, len(found) - 1, line, how)
-        else:
+        elif number < len(lines):
             found.notes.add("a blank line is left out", f"{path} line {number}")
     if not len(found):
         raise UserError(KEY, f"{path} has no texts", "use another file")
-    found.notes.add(how_split(how), found.name(0))
     return found
 
 

@@ -13,7 +13,7 @@ from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.notes import together
-from sft_lightning.data.text.own_texts import holds_texts, located, read_texts
+from sft_lightning.data.text.own_texts import holds_texts, how_split, located, read_texts
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
@@ -135,7 +135,8 @@ class TaggedData(TokenData, base=True):
                     raise UserError(
                         f"data.{option}", f"has no effect on {file}, whose words are given", "leave it null"
                     )
-        self.notes = sentences.notes.lines()
+        split = [] if sentences.texts is None else [how_split(self.split_words or "punctuation")]
+        self.notes = [*split, *sentences.notes.lines()]
         return TaggedRows(sentences, None)
 
     def reads_table(self, file: str) -> bool:
@@ -167,7 +168,8 @@ class TaggedData(TokenData, base=True):
             samples = split.samples
             assert isinstance(samples, TaggedRows)
             if lost := int(samples.lost[split.rows].sum()) if len(samples.lost) else 0:
-                line += f"; {plural(lost, 'word')} of {name} beyond max_length, in no loss and no metric"
+                use = "which get no tag" if name == "predict" else "in no loss and no metric"
+                line += f"; {plural(lost, 'word')} of {name} beyond max_length, {use}"
         if unwritten := sum(s.unwritten for s in self._all_samples() if isinstance(s, TaggedRows)):
             line += f"; {plural(unwritten, 'word')} without a piece became the unknown token"
         return line
