@@ -11,8 +11,8 @@ from sft_lightning.autoconfig.infer_table import VALIDATIONS, spread
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.base import DATA_MODULES
-from sft_lightning.data.text.own_texts import holds_texts
-from sft_lightning.data.text.sentences import BLANK, read_lines
+from sft_lightning.data.text.own_texts import first_lines, holds_texts
+from sft_lightning.data.text.sentences import BLANK
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks.schemes import types_of
 
@@ -61,10 +61,12 @@ def kind_of(path: Path, said: Overrides) -> str | None:
         return "CoNLLU"
     if suffix in TABLES:
         return "TaggedTable" if columns_of(first_row(path), said) is not None else None
-    if suffix not in COLUMNS or (suffix == ".txt" and holds_texts(str(path))):
+    if suffix != ".txt":
+        return "CoNLL" if suffix in COLUMNS else None
+    if holds_texts(str(path)):
         return None
-    full = [line.strip(BLANK) for line in read_lines(str(path), "--data") if line.strip(BLANK)]
-    return "CoNLL" if suffix != ".txt" or all(len(line.split()) > 1 for line in full) else None
+    full = [line.strip(BLANK) for line in first_lines(str(path), "--data") if line.strip(BLANK)]
+    return "CoNLL" if all(len(line.split()) > 1 for line in full) else None
 
 
 def first_row(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from sft_lightning.autoconfig.default_study import front_door
+from sft_lightning.cli.main import main
 from tests.data.test_tagged import ROWS, sentence
 from tests.data.text_files import texts, write_jsonl, write_text
 from tests.networks.tiny import tiny_folder, wordpiece
@@ -96,6 +97,18 @@ def test_a_head_that_tags_is_kept_and_asked_about_its_own_tags(
     facts = run.record["metric_info"]
     assert facts["test/entity_f1/PER"] == {"better": "max", "unit": "share"}
     assert facts["test/entity_n/PER"] == {"better": None, "unit": "entities"}
+    again, _ = front_door(str(run.path), data)
+    assert (
+        again["base"]["network"]["class_path"] == "TransformersTokens"
+        and again["select"]["kept"] == "retention/agreement"
+    )
+    new = write_text(tmp_path / "new.txt", "Peter Pan flies, cafe\u0301!\n\nhe (Peter) is here\n")
+    assert main(["predict", "--run", str(run.path), "--data.predict", new]) == 0
+    rows = [json.loads(line) for line in (Path(run.path) / "predictions.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == [1, 3]
+    for row in rows:
+        assert [row["text"][a:b] for a, b in row["spans"]] == row["words"] and len(row["tags"]) == len(row["words"])
+        assert all(row["text"][e["start"] : e["end"]] == e["text"] for e in row["entities"])
     assert run.record["primary"] == {"target": "val/entity_f1", "source": "retention/entity_f1"}
 
 

@@ -351,6 +351,9 @@ def test_columns_in_a_txt_file_are_no_texts(tmp_path: Path) -> None:
         split = data.splits["predict"]
         assert isinstance(split.samples, TaggedRows) and split.samples.sentences.words[0] == ["Ann", "Lee"]
         assert data.present(0, {"tags": ["O"]}, None) == {"tags": ["O"]}
+        assert any("one word a line" in note for note in data.notes)
+    same_length = ready(CoNLL(predict=write(tmp_path, "Ann is here\nBo is there\n", "two.txt")), "predict")
+    assert same_length.present(1, {"tags": ["X"], "probabilities": [1.0]}, None)["text"] == "Bo is there"
     with refused("data.split_words", "new.txt"):
         ready(CoNLL(predict=str(tmp_path / "new.txt"), split_words="whitespace"), "predict")
 

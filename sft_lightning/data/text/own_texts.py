@@ -1,5 +1,6 @@
 """Reads a user's own texts to predict on, and says which characters of them were tagged."""
 
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -8,24 +9,39 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.files import FORMATS, Table, check_text, read_table
 from sft_lightning.data.text.sentences import BLANK, Sentences, read_lines
 from sft_lightning.data.text.split_words import SplitWords, split_words
-from sft_lightning.tasks.schemes import entities
+from sft_lightning.data.text.utf8 import open_text
+from sft_lightning.tasks.schemes import OUTSIDE, entities, is_prefixed
 
 KEY = "data.predict"
+LOOKED_AT = 10_000  # lines
+MANY = 10  # lines: so many texts hardly have the same number of words by chance
+AS_COLUMNS = "a .txt file is read as one word a line; write texts into a column text of a .csv or .jsonl file"
 
 
 def holds_texts(path: str) -> bool:
     """Whether a file holds texts and not tagged words: it is a table, or a .txt file whose lines have no columns.
 
-    Lines have columns if most have a tab, if each is one word, or if all have the same number of words.
+    Lines have columns if most have a tab, if each is one word, or if all have the same number of words and there are many, or
+    their last words are tags of entities.
     """
     suffix = Path(path).suffix.lower()
     if suffix != ".txt":
         return suffix in FORMATS
-    full = [line.strip(BLANK) for line in read_lines(path, KEY) if line.strip(BLANK)]
+    full = [line.strip(BLANK) for line in first_lines(path, KEY) if line.strip(BLANK)]
     if not full or 2 * sum("\t" in line for line in full) > len(full):
         return not full
     counts = {len(line.split()) for line in full}
-    return counts != {1} and (len(counts) > 1 or len(full) == 1)
+    tagged = all(is_prefixed(last) or last == OUTSIDE for last in (line.split()[-1] for line in full))
+    return len(counts) > 1 or (counts != {1} and not tagged and len(full) < MANY)
+
+
+def first_lines(path: str, key: str) -> list[str]:
+    """The first lines of a file, enough to tell its format. Raises UserError if it does not exist."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        return read_lines(path, key)  # which names the nearest
+    with open_text(place, strict=False) as file:
+        return list(islice(file, LOOKED_AT))
 
 
 def read_texts(path: str, column: str | None, how: SplitWords, skip: bool) -> Sentences:

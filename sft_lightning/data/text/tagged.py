@@ -13,7 +13,7 @@ from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.notes import together
-from sft_lightning.data.text.own_texts import holds_texts, how_split, located, read_texts
+from sft_lightning.data.text.own_texts import AS_COLUMNS, holds_texts, how_split, located, read_texts
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
@@ -135,8 +135,10 @@ class TaggedData(TokenData, base=True):
                     raise UserError(
                         f"data.{option}", f"has no effect on {file}, whose words are given", "leave it null"
                     )
-        split = [] if sentences.texts is None else [how_split(self.split_words or "punctuation")]
-        self.notes = [*split, *sentences.notes.lines()]
+        how = [] if sentences.texts is None else [how_split(self.split_words or "punctuation")]
+        if not how and known_suffix(file, ".txt"):
+            how = [AS_COLUMNS]
+        self.notes = [*how, *sentences.notes.lines()]
         return TaggedRows(sentences, None)
 
     def reads_table(self, file: str) -> bool:
