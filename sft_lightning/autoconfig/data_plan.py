@@ -6,7 +6,7 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 
-KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers"}
+KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers", "words": "tagged words"}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 
@@ -25,9 +25,9 @@ class DataPlan:
     """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
-    """'image', 'text' or 'tokens'"""
+    """'image', 'text', 'tokens' or 'words'"""
     task: str
-    """'classification', 'regression' or 'causal_lm'"""
+    """'classification', 'regression', 'causal_lm' or 'token_classification'"""
     block: dict[str, Any]
     """The `data` block of a config"""
     train: int
@@ -36,7 +36,7 @@ class DataPlan:
     """Samples of the data's own validation split; None without one"""
     test: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
-    """Training samples of each class, in class order"""
+    """Training samples of each class, in class order; of tags, words"""
     pixels: int | None = None
     """Shorter side of the largest of some images, in pixels; None if unknown"""
     variance: float = 0.0
@@ -56,6 +56,12 @@ class DataPlan:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
         if self.val is None:
             init["val_fraction"] = round(min(val_share, MOST_VAL / self.train), 4)
+
+    def complete(self, labels: list[str]) -> None:
+        """Names all tags of a source head, some of which may not occur in the data."""
+        if self.kind == "words" and set(self.counts) < set(labels):
+            self.counts = {label: self.counts.get(label, 0) for label in labels}
+            self.block["init_args"]["labels"] = labels
 
     @property
     def labelled(self) -> int:

@@ -1,6 +1,5 @@
 """Makes the default study from a network and data alone, with lines that show what was inferred."""
 
-import re
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
@@ -14,14 +13,12 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = ("classification", "regression", "causal_lm")
+TASKS = ("classification", "regression", "causal_lm", "token_classification")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
 SMALL_IMAGES = 96
 """Pixels. On a CPU, convolutional networks see images up to this size at this size: more pixels cost time and add no detail"""
-GENERAL = ("model", "train", "data", "dataset", "images", "labels", "metadata")
-"""Last parts of a path that are too general for a study's name"""
 LONGEST_TEXT = {False: 128, True: 512}
 """Most tokens of a text, without and with an accelerator"""
 
@@ -65,7 +62,7 @@ def infer_study(
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
         data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
-        task: classification, regression or causal_lm; None to infer it.
+        task: classification, regression, causal_lm or token_classification; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs.
         label_column: Column of labels or values.
         image_column: Column of images or of image files.
@@ -80,10 +77,12 @@ def infer_study(
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
+    from sft_lightning.autoconfig.study_name import name_of
     from sft_lightning.autoconfig.summary import lines_of
 
     net = infer_network(network)
     plan = infer_data(data, net.kinds, net.said, Overrides(task, text_column, label_column, image_column))
+    net = net.on(plan.kind)
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
@@ -182,11 +181,11 @@ def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
 
 
 def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int]) -> int | None:
-    """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit."""
+    """Length to which texts are cut, in tokens: 95 % fit into it; all, if words are tagged. None for the network's limit."""
     if plan.kind == "image" or net.max_length is None or not plan.texts:
         return None
     most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
-    needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
+    needed = ceil(float(np.percentile(lengths, 100 if plan.kind == "words" else 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
 
@@ -204,6 +203,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
             source = infer_data(path, (plan.kind,), net.said, said)  # its columns may have the names of the target's
     except UserError as error:
         raise (error.at("--retention") if error.key == "--data" else error) from None
+    source.complete(net.source_labels)
     if plan.kind != "tokens":
         outputs = 1 if source.task == "regression" else len(source.counts)
         if net.source_outputs is None:
@@ -226,7 +226,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
                     f"{path} has a class '{other}', which the network's own head does not have",
                     "give data of the task it was trained on",
                 )
-            source.block["init_args"]["classes"] = net.source_labels
+            source.block["init_args"]["labels" if plan.kind == "words" else "classes"] = net.source_labels
     source.set_aside(SOURCE_TEST, SOURCE_VAL)
     return source
 
@@ -246,10 +246,10 @@ def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
 def folds_of(plan: "DataPlan") -> int | None:
     """Number of folds for cross-validation if labelled data is scarce; None if the validation split is enough.
 
-    Always None with validation data, and for language models, each of whose samples has many tokens to predict.
+    Always None with validation data, and for language models and tags, where each sample has many tokens to predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.kind == "tokens" or plan.val is not None or not few:
+    if plan.kind in ("tokens", "words") or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None
@@ -257,7 +257,7 @@ def folds_of(plan: "DataPlan") -> int | None:
 
 def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
     """Returns (the rule that chooses settings, the metrics of the tables)."""
-    shown = metrics_of(plan.task)
+    shown = metrics_of(plan)
     within = 0.01
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
@@ -265,7 +265,7 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     values = plan.kind != "tokens" and net.source_gives_values  # agreement and KL mean nothing for values
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
-        kept = f"retention/{metrics_of(source.task)[0]}"
+        kept = f"retention/{metrics_of(source)[0]}"
     report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
     report += ["test/retention/forgetting"] if source is not None else []
     of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
@@ -275,25 +275,12 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     return select, list(dict.fromkeys(report))
 
 
-def metrics_of(task: str) -> list[str]:
+def metrics_of(plan: "DataPlan") -> list[str]:
     """Metrics to show of a task. The first chooses settings: the primary metric, or the loss of a language model.
 
     A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
-    from sft_lightning.tasks import TASKS as KNOWN
+    from sft_lightning.tasks import TaskInfo, make_task
 
-    names = list(KNOWN[task].default_metrics)
-    return ["loss", *names] if task == "causal_lm" else names
-
-
-def name_of(data: str, network: str) -> str:
-    """A study's name from its data and network: `reviews-bert-tiny`."""
-    parts = []
-    for path, most in ((data, 23), (network, 24)):
-        pieces = [p for p in re.split(r"[/\\:]", path) if p not in ("", ".", "..", "~")]
-        pieces = [re.sub(r"\.(csv|tsv|jsonl?|parquet|gguf)$", "", p, flags=re.IGNORECASE) for p in pieces]
-        # A run's id names nothing either.
-        telling = [p for p in pieces if p.lower() not in GENERAL and not re.match(r"\d{8}-\d{6}", p)]
-        last = (telling or pieces or ["study"])[-1]
-        parts.append(re.sub(r"[^A-Za-z0-9._+-]+", "-", last)[:most].strip("-._+") or "study")
-    return "-".join(parts)
+    names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts))).metric_names
+    return ["loss", *names] if plan.task == "causal_lm" else names

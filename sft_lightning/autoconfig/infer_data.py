@@ -6,6 +6,7 @@ import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
+from sft_lightning.autoconfig.infer_tagged import tagged_files, tagged_plan
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.split_names import by_kind
@@ -25,6 +26,13 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
+        if (tagged := tagged_files(where, said)) is not None:
+            fits(kinds, ("words",), network, f"{path} is sentences with a tag for each word")
+            return tagged_plan(*tagged, said)
+        if said.task == "token_classification":
+            raise UserError(
+                "--task", f"{path} has no words with tags", "give columns, CoNLL-U, or lists of tokens and tags"
+            )
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
         if error.key.partition(".")[0] == "data":  # of functions that read data for `fit`, too

@@ -27,9 +27,10 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
             f"{name} is a {kind}, not a text encoder, image classifier or language model",
             "choose another network, or write a study file",
         )
-    head = made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
+    tags_words = made_as.endswith("ForTokenClassification")
+    head = tags_words or made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
     plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
-    plan.source_task = getattr(config, "problem_type", None)
+    plan.source_task, plan.tags_words = getattr(config, "problem_type", None), tags_words
     plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")
     if what == "image":
         plan.blocks = {"image": block("TransformersImage", pretrained=name)}
@@ -42,9 +43,11 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     causal = decodes(kind)
     if gguf is None:
         has_words(name, place)
-    pooling, why = (None, "") if head else ("last", "") if causal else pooling_of(place, kind)
+    pooling, why = (None, "") if head and not tags_words else ("last", "") if causal else pooling_of(place, kind)
     plan.why += f"; {why}" if why else ""
     plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
+    if kind in mapped("TOKEN_CLASSIFICATION") and gguf is None:
+        plan.blocks["words"] = block("TransformersTokens", pretrained=name)
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
         plan.blocks_above = getattr(text, "num_hidden_layers", None)

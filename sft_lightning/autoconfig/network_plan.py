@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from sft_lightning.networks.source_task import source_task_name
@@ -21,7 +21,7 @@ class NetworkPlan:
 
     name: str
     blocks: dict[str, dict[str, Any]]
-    """'image', 'text' or 'tokens' → the `network` block of a config"""
+    """'image', 'text', 'tokens' or 'words' → the `network` block of a config"""
     family: str
     """One of FAMILIES"""
     source_outputs: int | None = None
@@ -30,6 +30,8 @@ class NetworkPlan:
     """The source head's classes; empty if unknown"""
     source_task: str | None = None
     """Name of the source head's task; None if the network's files do not have it. See `source_task_name`"""
+    tags_words: bool = False
+    """Whether the source head tags words; it is then no head for whole texts, and the other way round"""
     batchnorm: bool = False
     max_length: int | None = None
     """Most tokens of a text; None if unknown"""
@@ -48,6 +50,12 @@ class NetworkPlan:
         return (
             self.source_outputs is not None and source_task_name(self.source_task, self.source_outputs) == "regression"
         )
+
+    def on(self, kind: str) -> "NetworkPlan":
+        """The plan for data of one kind: without the source head if that is for another kind."""
+        if self.tags_words == (kind == "words"):
+            return self
+        return replace(self, source_outputs=None, source_labels=[], source_task=None)
 
     @property
     def kinds(self) -> tuple[str, ...]:

@@ -145,6 +145,14 @@ class Console(Callback):
                 f"{plural(accumulate, 'micro-batch', 'es')} × {size // (ranks * accumulate)}), precision {trainer.precision}"
             )
 
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints what is predicted on, and how it was read."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if trainer.is_global_zero and isinstance(data, SFTDataModule) and "predict" in data.splits:
+            self.say(f"data       {data.describe()}")
+            for note in data.notes:
+                self.say(f"           {note}")
+
     def _changed(self, module: TunedModule, change: Change) -> None:
         trainable, factor = module.trainable, module.trainable.lr_factor
         rates = f", at {factor:g} × the learning rates" if factor != 1.0 else ""

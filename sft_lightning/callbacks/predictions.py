@@ -8,6 +8,7 @@ import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.data.base import SFTDataModule
 from sft_lightning.runs.directory import write_atomic
 
 
@@ -16,7 +17,7 @@ class WritePredictions(Callback):
 
     Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
     `probabilities` in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of
-    positions.
+    positions. The data adds what it knows of a sample, such as the places of entities in a text.
 
     Args:
         path: The file to write.
@@ -36,8 +37,10 @@ class WritePredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         index = batch["index"][batch["real"]] if "real" in batch else batch["index"]
+        data, task = getattr(trainer, "datamodule", None), getattr(pl_module, "info", None)
         for number, row in zip(index.tolist(), outputs, strict=True):
-            self._rows.append({"index": number, **row})
+            shown = data.present(number, row, task) if isinstance(data, SFTDataModule) else row
+            self._rows.append({"index": number, **shown})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = self._rows

@@ -179,6 +179,7 @@ class RunRecorder(Callback):
         self._note(trainer, pl_module, testing=True)
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.record.content.get("data", {}).get("skipped", {}).pop("predict", None)  # of an earlier file
         self.note_skipped(trainer)
 
     def data_of(self, trainer: Trainer) -> dict[str, SFTDataModule]:

@@ -33,17 +33,20 @@ def make_parser() -> Parser:
     parser.add_argument("--config", type=Path, help="The study file; see docs/ablations.md.")
     group = parser.add_argument_group("without a study file")
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
-    group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
+    group.add_argument(
+        "--data",
+        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words (CoNLL, CoNLL-U) or folder of images.",
+    )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
         "--budget",
         help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
     )
     for name, text in (
-        ("text_column", "Column of texts; two with a comma are a pair."),
-        ("label_column", "Column of labels."),
+        ("text_column", "Column of texts, or of lists of words; two of texts with a comma are a pair."),
+        ("label_column", "Column of labels, or of lists of tags."),
         ("image_column", "Column of image files."),
-        ("task", "classification, regression or causal_lm."),
+        ("task", "classification, regression, causal_lm or token_classification."),
     ):
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
     group = parser.add_argument_group("how")

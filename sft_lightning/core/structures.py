@@ -88,9 +88,12 @@ class TaskInfo:
     num_outputs: int
     labels: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
+    scheme: str = ""
+    """Scheme of the tags of entities, such as IOB1; empty if the labels tell it"""
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Plain values; the scheme only if it is set."""
+        return {name: value for name, value in asdict(self).items() if name != "scheme" or value}
 
     @staticmethod
     def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
@@ -105,6 +108,8 @@ class TaskInfo:
         lists = all(isinstance(held, list) for held in (info.labels, info.metrics))
         if not isinstance(info.name, str) or not isinstance(info.num_outputs, int) or info.num_outputs < 0 or not lists:
             raise UserError("task", f"name must be text, num_outputs a number, labels and metrics lists, got {value}")
+        if not isinstance(info.scheme, str):
+            raise UserError("task", f"scheme must be text, got {info.scheme!r}")
         return info
 
 

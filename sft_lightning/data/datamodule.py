@@ -45,7 +45,7 @@ class SFTDataModule(Batches, ABC):
         batch_size: Samples per optimizer step, over all micro-batches and ranks.
         eval_batch_size: Samples per rank and batch when not training; default batch_size divided by the number of ranks.
         classes: Keep these classes, by name or number, in this order.
-        shots_per_class: Labelled training samples kept per class.
+        shots_per_class: Labelled training samples kept per class; of sentences, at least as many with each type of entity.
         train_fraction: Share of the training samples kept, stratified.
         subset_seed: Seed of the labelled subset and of its folds, and of nothing else.
         folds: Number of parts of the labelled training set, for cross-validation; null for the ordinary validation split.
@@ -187,7 +187,7 @@ class SFTDataModule(Batches, ABC):
         if loaded.val is None:
             rows, val = partition.set_val_aside(rows, targets)
         self.total_train = len(rows)
-        rows, held_out = partition.draw(rows, targets, classes.names)
+        rows, held_out = partition.draw(rows, targets, classes.names, train.types_in)
         parts = {"train": (train, rows), "val": (train, val if held_out is None else held_out), "test": (train, test)}
         for name, own in (("val", loaded.val), ("test", loaded.test)):
             if own is not None and parts[name][1] is None:
@@ -269,6 +269,10 @@ class SFTDataModule(Batches, ABC):
         return report(self.gather_skipped() if gather else self.skipped)
 
     # ---- saying what it is ----
+
+    def present(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
+        """The prediction for a sample, for predictions.jsonl; a data set may add what it knows, such as places in a text."""
+        return prediction
 
     def fingerprint(self) -> dict[str, str]:
         """Hash of content, rows and targets of each split: equal if and only if the samples are."""

@@ -1,7 +1,7 @@
 """Decides which samples are in which split: the classes kept, the rows set aside, the labelled subset and its folds."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.samples import Samples
 from sft_lightning.data.split import Split
-from sft_lightning.data.subset import cut, folds, share, shots, strata
+from sft_lightning.data.subset import cut, folds, share, shots, shots_of_types, strata
 
 
 @dataclass(frozen=True)
@@ -93,14 +93,21 @@ class Partition:
         return cut(rows, strata(targets, rows), self.val_fraction, "data.val_fraction")
 
     def draw(
-        self, rows: np.ndarray, targets: np.ndarray | None, names: Mapping[int, str]
+        self,
+        rows: np.ndarray,
+        targets: np.ndarray | None,
+        names: Mapping[int, str],
+        types: Callable[[], Sequence[Collection[str]] | None] = lambda: None,
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(rows to train on, the fold held out to validate on or None), both of the labelled subset of `rows`.
 
-        `names` are the classes' labels by number, in the order in which shots are drawn.
+        `names` are the classes' labels by number, in the order in which shots are drawn. `types` returns those
+        in each sample, by row number, if samples have several and no class; shots are then drawn of each type.
         """
         if self.train_fraction is not None and self.train_fraction < 1:
             rows = share(rows, strata(targets, rows), self.train_fraction, self.subset_seed, len(names))
+        elif self.shots_per_class is not None and targets is None and (found := types()) is not None:
+            rows = shots_of_types(rows, found, self.shots_per_class, self.subset_seed)
         elif self.shots_per_class is not None:
             rows = shots(rows, targets, self.shots_per_class, self.subset_seed, names)
         parts = [] if self.folds is None else folds(rows, targets, self.folds, self.subset_seed, names)

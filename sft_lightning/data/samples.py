@@ -52,6 +52,10 @@ class Samples(ABC):
         """A sample as it is stored, for pages: `text`, or `words` (a list); empty for images and the like."""
         return {}
 
+    def types_in(self) -> Sequence[frozenset[str]] | None:
+        """For samples of several types, such as sentences with entities, the types in each row; None for others."""
+        return None
+
     def bad_rows(self) -> dict[int, str]:
         """Rows that loading found unusable, and why; they are in no split."""
         return {}

@@ -4,7 +4,7 @@
 has no classes. All functions but `strata` and `lone` return row numbers, ascending.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -84,6 +84,28 @@ def shots(
             raise UserError("data.shots_per_class", problem, "set it lower, or label more")
         kept.append(rng.permutation(found)[:number])
     return np.sort(np.concatenate(kept))
+
+
+def shots_of_types(rows: np.ndarray, types: Sequence[Collection[str]], number: int, seed: int) -> np.ndarray:
+    """Draws rows until at least `number` of them have each type, greedily; `types` are those in every sample, by row number.
+
+    The rarest type comes first. For each type, those rows count that are drawn already, and the next ones with it are added
+    in an order that only the seed decides. Common types may occur in more rows, beside rare ones.
+    """
+    order = np.random.default_rng(seed).permutation(rows)
+    with_type: dict[str, list[int]] = {}
+    for row in order.tolist():
+        for kind in types[row]:
+            with_type.setdefault(kind, []).append(row)
+    kept: set[int] = set()
+    for kind in sorted(with_type, key=lambda kind: (len(with_type[kind]), kind)):
+        found = with_type[kind]
+        if len(found) < number:
+            problem = f"type '{kind}' is in only {len(found)} of {number} training samples"
+            raise UserError("data.shots_per_class", problem, "set it lower, or label more")
+        missing = number - sum(row in kept for row in found)
+        kept.update([row for row in found if row not in kept][: max(0, missing)])
+    return np.array(sorted(kept), dtype=rows.dtype)
 
 
 def folds(

@@ -130,7 +130,7 @@ class BuiltModule(TunedModule):
         """Makes one set of metrics per stage, so that validation inside fit never mixes with testing."""
         assert self.task is not None
         for stage in ("val", "test"):
-            meters: dict[str, Metric] = {"loss": MeanLoss(), **self.task.make_metrics()}
+            meters: dict[str, Metric] = {"loss": MeanLoss(), **self.task.make_metrics(final=stage == "test")}
             self.meters[f"{stage}_meters"] = nn.ModuleDict(meters)
 
     @abstractmethod

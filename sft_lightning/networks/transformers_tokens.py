@@ -59,7 +59,7 @@ class TransformersTokens(Network):
         from transformers import AutoModelForTokenClassification
 
         model = load_hf(AutoModelForTokenClassification, pretrained, config, self, trust_remote_code)
-        self.head_name = split_head(self, model, keep_source_head is True)
+        self.head_name = split_head(self, model, keep_source_head is True and was_tagger(model))
         if self.source_task is not None:
             self.source_task = replace(self.source_task, name=task.name)
         take_source_head(self, pretrained, keep_source_head)
@@ -96,6 +96,12 @@ class TransformersTokens(Network):
         """Writes a genuine transformers folder with the tokenizer."""
         hf_export(self, self.encoder, folder, self.head_name)
         self.tokenizer.save_pretrained(folder)
+
+
+def was_tagger(model: Any) -> bool:
+    """Whether pretrained weights are a token classifier's, or do not say: a text classifier's layer may have its name."""
+    saved_as = str((getattr(model.config, "architectures", None) or ["ForTokenClassification"])[0])
+    return saved_as.endswith("ForTokenClassification")
 
 
 def by_word(tokenizer: Any) -> Any:

@@ -104,8 +104,10 @@ class Task(ABC):
         assert found is not None
         return found
 
-    def make_metrics(self) -> dict[str, Metric]:
-        """One meter for each metric that is measured."""
+    def make_metrics(self, final: bool = False) -> dict[str, Metric]:
+        """Meters of the metrics that are measured, by name. A meter whose `compute` returns a dict measures several, under
+        the dict's names. A task may measure more in a test (`final`) than in a validation.
+        """
         return {name: self._metric(name).make(self.info) for name in self.metric_names}
 
     def _metric(self, name: str) -> TaskMetric:

@@ -53,7 +53,10 @@ def update_meters(task: Task, meters: dict[str, Metric], output: Output, batch: 
 
 def read_meters(meters: dict[str, Metric]) -> dict[str, float]:
     """The values over all batches and ranks; resets the metrics."""
-    values = {name: float(metric.compute()) for name, metric in meters.items()}
+    values: dict[str, float] = {}
+    for name, metric in meters.items():
+        found = metric.compute()
+        values |= {n: float(v) for n, v in (found.items() if isinstance(found, dict) else ((name, found),))}
     for metric in meters.values():
         metric.reset()
     return values

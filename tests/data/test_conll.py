@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from sft_lightning.data import CoNLL
-from sft_lightning.data.text.conll import TaggedRows
-from sft_lightning.data.text.sentences import COMMENT, RANGE, Sentences
+from sft_lightning.data.text.sentences import COMMENT, RANGE, Columns
+from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks import make_task
 from tests.exactness.tokenizers import bert, fixed_words, gpt2, llama, llama3
 from tests.networks.tiny import byte_bpe, unigram, wordpiece
@@ -28,18 +28,18 @@ def write(folder: Path, text: str, name: str = "train.conll") -> str:
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_sentences_end_at_blank_lines_also_where_these_hold_a_tab(tmp_path: Path, ends: str) -> None:
-    read = Sentences(write(tmp_path, FILE.replace("\n", ends)), "data.train", (0, -1))
+    read = Columns(write(tmp_path, FILE.replace("\n", ends)), "data.train", (0, -1))
     assert list(zip(read.words, read.tags, strict=True)) == READ
     assert read.lines == [4, 7, 12]
 
 
 def test_spaces_may_be_several_and_stand_at_the_end(tmp_path: Path) -> None:
-    read = Sentences(write(tmp_path, "Paris  NNP   B-loc \nis VBZ O\n-DOCSTART-s X O\n"), "data.train", (0, -1))
+    read = Columns(write(tmp_path, "Paris  NNP   B-loc \nis VBZ O\n-DOCSTART-s X O\n"), "data.train", (0, -1))
     assert (read.words, read.tags) == ([["Paris", "is", "-DOCSTART-s"]], [["B-loc", "O", "O"]])
 
 
 def test_what_only_looks_like_the_end_of_a_line_is_part_of_a_word(tmp_path: Path) -> None:
-    read = Sentences(write(tmp_path, "\ufeffa\u2028b\tO\nc\x0b\tO"), "data.train", (0, -1))
+    read = Columns(write(tmp_path, "\ufeffa\u2028b\tO\nc\x0b\tO"), "data.train", (0, -1))
     assert read.words == [["a\u2028b", "c\x0b"]]
 
 
@@ -47,14 +47,14 @@ def test_what_only_looks_like_the_end_of_a_line_is_part_of_a_word(tmp_path: Path
     "text", ["a\tO \nb\t B-X \n", "a \t O\nb\tB-X\n", " a\tO\nb\tB-X  \n", "a\tO\r\r\nb\tB-X\r\r\n"]
 )
 def test_blanks_around_a_cell_and_doubled_line_ends_change_nothing(tmp_path: Path, text: str) -> None:
-    read = Sentences(write(tmp_path, text), "data.train", (0, -1))
+    read = Columns(write(tmp_path, text), "data.train", (0, -1))
     assert (read.words, read.tags) == ([["a", "b"]], [["O", "B-X"]])
 
 
 def test_one_tab_makes_no_comment_of_a_number_sign_and_a_document_mark_within_a_sentence_is_a_word(
     tmp_path: Path,
 ) -> None:
-    read = Sentences(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# = O\n"), "data.train", (0, -1))
+    read = Columns(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# = O\n"), "data.train", (0, -1))
     assert (read.words, read.notes.counts()) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], {})
 
 
@@ -63,7 +63,7 @@ def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path
     lines = [
         row.format(*c) for c in (("1-2", "vamonos", "_"), ("1", "vamos", "V"), ("2", "nos", "P"), ("2.1", "x", "_"))
     ]
-    read = Sentences(write(tmp_path, "# text = vamonos\n" + "\n".join(lines)), "data.train", (1, -1))
+    read = Columns(write(tmp_path, "# text = vamonos\n" + "\n".join(lines)), "data.train", (1, -1))
     assert (read.words, read.tags) == ([["vamos", "nos"]], [["V", "P"]])
     assert read.notes.counts() == {COMMENT: 1, RANGE: 2}
 
@@ -74,7 +74,7 @@ def test_tags_of_which_some_have_a_scheme_are_said_not_to_be_measured_by_entitie
     assert any("entities are not measured: the tag 'other'" in note for note in data.notes), data.notes
 
 
-@pytest.mark.parametrize("option", [{"labels": ["O", "O", "B-x"]}, {"on_bad_sample": "skip"}])
+@pytest.mark.parametrize("option", [{"labels": ["O", "O", "B-x"]}, {"classes": ["O"]}])
 def test_what_would_have_no_effect_or_two_meanings_is_refused(option: dict[str, Any]) -> None:
     with refused(f"data.{next(iter(option))}"):
         CoNLL(train="x", **option)
@@ -82,14 +82,14 @@ def test_what_would_have_no_effect_or_two_meanings_is_refused(option: dict[str, 
 
 def test_a_number_sign_is_a_word_where_it_has_a_tag(tmp_path: Path) -> None:
     file = write(tmp_path, "# O\nParis B-loc\n\n# text = x\nis O\n")
-    read = Sentences(file, "data.train", (0, -1))
+    read = Columns(file, "data.train", (0, -1))
     assert (read.words, read.notes.counts()) == ([["#", "Paris"], ["is"]], {COMMENT: 1})
 
 
 def test_columns_are_those_asked_for(tmp_path: Path) -> None:
     file = write(tmp_path, "1 Paris NNP B-loc\n2 is VBZ O\n")
-    assert Sentences(file, "data.train", (1, 2)).tags == [["NNP", "VBZ"]]
-    assert Sentences(file, "data.train", (1, -1)).words == [["Paris", "is"]]
+    assert Columns(file, "data.train", (1, 2)).tags == [["NNP", "VBZ"]]
+    assert Columns(file, "data.train", (1, -1)).words == [["Paris", "is"]]
 
 
 BAD = {
@@ -104,7 +104,7 @@ BAD = {
 def test_what_cannot_be_read_is_refused_with_its_line(tmp_path: Path, what: str) -> None:
     text, key, *values = BAD[what]
     with refused(key, tmp_path / "train.conll", *values):
-        Sentences(write(tmp_path, text), "data.train", (0, 1))
+        Columns(write(tmp_path, text), "data.train", (0, 1))
 
 
 def ready(tmp_path: Path, labels: list[str] | None = None, **files: str) -> CoNLL:
@@ -141,12 +141,6 @@ def test_classes_are_the_tags_outside_first_and_entities_are_measured(tmp_path: 
     assert plain is not None and make_task(plain).primary.name == "token_accuracy"
 
 
-@pytest.mark.parametrize("option", [{"shots_per_class": 2}, {"classes": ["O"]}])
-def test_options_for_one_class_a_sample_are_refused(option: dict[str, Any]) -> None:
-    with refused(f"data.{next(iter(option))}", "data.train_fraction"):
-        CoNLL(train="x", **option)
-
-
 WORDS = ["How", "many", "questions", "\u200b", "doesn't", "café", "Xylophonist", ".", "answer"]
 FAMILIES = {
     "WordPiece": wordpiece,
@@ -167,7 +161,7 @@ def test_each_word_has_one_item_at_its_first_piece(tmp_path: Path, family: str, 
     from sft_lightning.networks.transformers_tokens import by_word
 
     tokenizer = by_word(FAMILIES[family]())
-    sentences = Sentences(write(tmp_path, "\n".join(f"{w}\t{i}" for i, w in enumerate(WORDS))), "data.train", (0, 1))
+    sentences = Columns(write(tmp_path, "\n".join(f"{w}\t{i}" for i, w in enumerate(WORDS))), "data.train", (0, 1))
     rows = TaggedRows(sentences, [str(i) for i in range(len(WORDS))])
     rows.use(tokenizer, limit)
     x = rows.fetch([0], [], False)

@@ -71,6 +71,18 @@ def tagged(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: write_text(root / f"{split}.conll", text) for split, text in files.items()}
 
 
+def universal(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    row = "{}\t{}\t_\t{}" + "\t_" * 6
+    sentences = ["\n".join([row.format(1, f"word{i}", "NOUN"), row.format(2, "flies", "VERB")]) for i in range(40)]
+    files = {"train": "\n\n".join(sentences) + "\n", "test": "\n\n".join(sentences[:9]) + "\n"}
+    return {split: write_text(root / f"{split}.conllu", text) for split, text in files.items()}
+
+
+def lists(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    said = [{"tokens": [f"word{i}", "Peter", "Pan"], "tags": ["O", "B-PER", "I-PER"]} for i in range(40)]
+    return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -79,6 +91,8 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "TextTable": own_table,
     "Instructions": answers,
     "CoNLL": tagged,
+    "CoNLLU": universal,
+    "TaggedTable": lists,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

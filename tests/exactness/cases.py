@@ -15,10 +15,10 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import CoNLL, Instructions, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.conll import TaggedRows
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.sentences import Sentences
+from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
 from sft_lightning.networks.spec import Spec

@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scipy.special import expit, log_softmax
 from scipy.stats import pearsonr, spearmanr
+from seqeval.metrics import f1_score, precision_score, recall_score
+from seqeval.scheme import IOB2
 from sklearn import metrics as sk
 
 from sft_lightning.callbacks import RetentionMonitor, WritePredictions
@@ -222,7 +224,19 @@ def entity_scores(sentences: list[tuple[np.ndarray, np.ndarray]], tags: Sequence
     said, true = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
     precision, recall = right / max(said, 1), right / max(true, 1)
     f1 = 2 * right / max(said + true, 1)
-    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1}
+    return {"entity_precision": precision, "entity_recall": recall, "entity_f1": f1, **strict_scores(sentences, tags)}
+
+
+def strict_scores(sentences: list[tuple[np.ndarray, np.ndarray]], tags: Sequence[str]) -> dict[str, float]:
+    """seqeval's own, of all sentences at once."""
+    said, true = ([[tags[int(i)] for i in pair[which]] for pair in sentences] for which in (0, 1))
+    scores = {"precision": precision_score, "recall": recall_score, "f1": f1_score}
+    return {
+        f"entity_{name}_strict": float(of(true, said, mode="strict", scheme=IOB2, zero_division=0))
+        if sentences
+        else 0.0
+        for name, of in scores.items()
+    }
 
 
 def hsic(k: np.ndarray, m: np.ndarray) -> float:

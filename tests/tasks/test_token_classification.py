@@ -9,11 +9,13 @@ from sklearn.metrics import accuracy_score
 
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import make_task
+from sft_lightning.tasks.entity_scores import EntityScores
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
-from sft_lightning.tasks.token_classification import EntityScore, entities
+from sft_lightning.tasks.schemes import entities
 from tests.refused import refused
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
+INFO = TaskInfo("token_classification", 5, TAGS)
 
 
 def by_hand(tags: list[str]) -> set[tuple[int, int, str]]:
@@ -57,18 +59,18 @@ def test_entity_scores_count_over_all_sentences_whatever_the_batches() -> None:
     precision, recall = right / sum(map(len, mine)), right / sum(map(len, theirs))
     wanted = {"precision": precision, "recall": recall, "f1": 2 * precision * recall / (precision + recall)}
     for score, value in wanted.items():
-        meter = EntityScore(TAGS, score)
+        meter = EntityScores(INFO, [f"entity_{score}"])
         for start in (0, 1, 17):
             end = {0: 1, 1: 17, 17: 40}[start]
             meter.update(said[start:end], true[start:end])
-        assert float(meter.compute()) == pytest.approx(value), score
+        assert meter.compute() == {f"entity_{score}": pytest.approx(value)}, score
 
 
 def test_an_entity_score_of_nothing_is_zero_and_no_nan() -> None:
     for score in ("precision", "recall", "f1"):
-        meter = EntityScore(TAGS, score)
+        meter = EntityScores(INFO, [f"entity_{score}"], each_type=True)
         meter.update([[0, 0]], [[0, 0]])
-        assert float(meter.compute()) == 0.0, score
+        assert meter.compute() == {f"entity_{score}": 0.0}, score
 
 
 def test_sentences_keep_their_words_among_padding_and_fillers() -> None:
@@ -97,7 +99,7 @@ def test_entities_are_measured_where_the_tags_have_a_scheme_and_words_where_not(
         "mixed": "token_accuracy",
         "no names": "token_accuracy",
     }
-    assert {"entity_precision", "entity_recall", "token_accuracy"} < set(found["entities"].make_metrics())
+    assert found["entities"].metric_names == ["entity_f1", "entity_precision", "entity_recall", "token_accuracy"]
 
 
 SCHEMES = {

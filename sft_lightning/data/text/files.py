@@ -11,6 +11,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number, numbers, shown
 from sft_lightning.data.text.delimited import read_rows
+from sft_lightning.data.text.features import class_names_of
 from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 
 FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
@@ -36,7 +37,7 @@ class Table:
     """File or hub name, for messages"""
     columns: dict[str, list[Any]]
     names: dict[str, list[str]] = field(default_factory=dict)
-    """Class names of integer columns, if the file has them"""
+    """Class names of columns of integers, or of lists of integers, if the file has them"""
     lines: list[int] | None = None
     """Line number of each row; None for files without lines"""
     bad: Bad = None
@@ -238,9 +239,7 @@ def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
         raise UserError("data", problem, "write the file again") from None
     about = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = about.get("info", {}).get("features", {})
-    classes = {
-        n: list(f["names"]) for n, f in features.items() if isinstance(f, dict) and f.get("_type") == "ClassLabel"
-    }
+    classes = {n: names for n, f in features.items() if (names := class_names_of(f)) is not None}
     return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, classes, bad=bad)
 
 
@@ -289,7 +288,8 @@ def hub_tables(
         ) from None
     tables = {}
     for split, data in loaded.items():
-        names = {n: list(f.names) for n, f in data.features.items() if isinstance(f, datasets.ClassLabel)}
+        features = data.features.to_dict()
+        names = {n: found for n, f in features.items() if (found := class_names_of(f)) is not None}
         where = f"{name}{'/' + config if config else ''} {split}"
         columns = {n: list(data[n]) for n in data.column_names}
         tables[str(split)] = Table(where, columns, names, bad={} if skip else None)

@@ -1,41 +1,90 @@
-"""Reads sentences from files in columns (CoNLL): one word a line, a blank line after each sentence."""
+"""Tagged sentences in memory, and the reader of files in columns (CoNLL): one word a line, a blank line after a sentence."""
 
 import re
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.utf8 import not_utf8, open_text
-from sft_lightning.tasks.token_classification import OUTSIDE
 
 BLANK = " \t\r\n"  # characters of lines between sentences; a word may be another space, such as U+00A0
 DOCUMENT = "-DOCSTART-"
 COMMENT, RANGE = "a comment is left out", "a range or an empty node (1-2, 8.1) is left out"
+Span = tuple[int, int]
 
 
 class Sentences:
-    """Reads a file's sentences: words, tags, the line on which each begins, and notes of lines left out.
+    """Sentences of a file: words, tags, the place of each in the file, and notes of what reading left out.
+
+    Args:
+        where: The file.
+        skip: Whether sentences that cannot be used are left out; otherwise the first of them is an error.
+    """
+
+    def __init__(self, where: str, skip: bool = False) -> None:
+        self.where = where
+        self.words: list[list[str]] = []
+        self.tags: list[list[str]] = []
+        self.lines: list[int] = []
+        self.unit = "line"
+        """What `lines` counts: 'line' from 1, or 'row' from 0"""
+        self.notes = Notes()
+        self.bad: dict[int, str] | None = {} if skip else None
+        """Sentences left out, and why; they have one word, and no tag"""
+        self.names: list[str] | None = None
+        """All tags in order, if the file names them"""
+        self.texts: list[str] | None = None
+        """Texts that the words were split from, with `spans`, the words' first character and the one after their last"""
+        self.spans: list[list[Span]] = []
+
+    def __len__(self) -> int:
+        return len(self.words)
+
+    @classmethod
+    def of(cls, words: list[list[str]], where: str) -> "Sentences":
+        """Sentences in memory, without tags."""
+        made = Sentences(where)
+        made.words, made.tags, made.lines = words, [[""] * len(w) for w in words], list(range(1, len(words) + 1))
+        return made
+
+    def add(self, words: list[str], tags: Sequence[str], line: int) -> None:
+        """Adds a sentence that begins at this line (or row)."""
+        self.words.append(words)
+        self.tags.append(list(tags))
+        self.lines.append(line)
+
+    def refuse(self, row: int, error: UserError) -> None:
+        """Leaves a sentence out, or raises."""
+        if self.bad is None:
+            raise error
+        self.bad.setdefault(row, str(error).removeprefix(f"{error.key}: ").removeprefix(self.name(row)).lstrip(": "))
+        self.words[row], self.tags[row] = ["-"], []
+
+    def good(self) -> list[int]:
+        """The rows that can be used."""
+        return [row for row in range(len(self)) if row not in (self.bad or {})]
+
+    def name(self, row: int) -> str:
+        """`train.conll line 7`."""
+        return f"{self.where} {self.unit} {self.lines[row]}"
+
+
+class Columns(Sentences):
+    """Reads a file in columns.
 
     Args:
         path: The file.
         key: The option that names it, for messages.
         columns: Which columns hold word and tag, from 0; negative from the right.
         tagged: Whether there are tags to read.
+        skip: Leave a sentence out if one of its lines cannot be read; otherwise that is an error.
     """
 
-    def __init__(self, path: str, key: str, columns: tuple[int, int], tagged: bool = True) -> None:
-        self.where = path
-        self.words: list[list[str]] = []
-        self.tags: list[list[str]] = []
-        self.lines: list[int] = []
-        self.notes = Notes()
-        place, inside = Path(path).expanduser(), False
-        if not place.is_file():
-            here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
-            raise UserError(key, f"{path} does not exist{nearest(place.name, here)}")
-        lines = read_lines(place)
+    def __init__(self, path: str, key: str, columns: tuple[int, int], tagged: bool = True, skip: bool = False) -> None:
+        super().__init__(path, skip)
+        lines, inside = read_lines(path, key), False
         full = [line for line in lines if line.strip(BLANK)]
         tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
         for number, line in enumerate(lines, 1):
@@ -47,25 +96,23 @@ class Sentences:
             elif is_range(cells):
                 self.notes.add(RANGE, f"{path} line {number}")
             else:
-                word, tag = self._cells(line.rstrip("\r\n"), number, columns, tagged)
                 if not inside:
-                    self.lines.append(number)
-                    self.words.append([])
-                    self.tags.append([])
+                    self.add([], [], number)
                     inside = True
-                self.words[-1].append(word)
-                self.tags[-1].append(tag)
+                self._read(line.rstrip("\r\n"), number, columns, tagged)
         if not self.words:
             raise UserError(key, f"{path} has no sentences", "use another file")
-        self._note_lone_insides()
 
-    @classmethod
-    def of(cls, words: list[list[str]], where: str) -> "Sentences":
-        """Sentences in memory, without tags."""
-        made = cls.__new__(cls)
-        made.where, made.words, made.notes = where, words, Notes()
-        made.tags, made.lines = [[""] * len(w) for w in words], list(range(1, len(words) + 1))
-        return made
+    def _read(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> None:
+        """Adds a line's word to the last sentence, unless that is left out."""
+        row = len(self) - 1
+        try:
+            word, tag = self._cells(line, number, columns, tagged)
+        except UserError as error:
+            self.refuse(row, error)
+        if row not in (self.bad or {}):
+            self.words[row].append(word)
+            self.tags[row].append(tag)
 
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
         cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
@@ -89,19 +136,6 @@ class Sentences:
                 )
         return word, tag
 
-    def _note_lone_insides(self) -> None:
-        """Notes the I- tags without an entity of their type before them."""
-        for row, tags in enumerate(self.tags):
-            for before, tag in pairwise([OUTSIDE, *tags]):
-                if tag.startswith("I-") and before[2:] != tag[2:]:
-                    self.notes.add(
-                        f"the tag {tag} has no tag of its type before it, so it begins an entity", self.name(row)
-                    )
-
-    def name(self, row: int) -> str:
-        """`train.conll line 7`."""
-        return f"{self.where} line {self.lines[row]}"
-
 
 def is_comment(line: str, tabs: bool) -> bool:
     """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
@@ -116,12 +150,16 @@ def is_range(line: str) -> bool:
     return re.match(r"\d+[-.]\d+(\t[^\t]*){9}$", line) is not None
 
 
-def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a UTF-8 file. Raises UserError that names the first wrong byte."""
+def read_lines(path: str, key: str) -> list[str]:
+    """Reads the lines of a UTF-8 file. Raises UserError if it does not exist, and one that names the first wrong byte."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+        raise UserError(key, f"{path} does not exist{nearest(place.name, here)}")
     try:
-        with open_text(path, strict=True) as file:
+        with open_text(place, strict=True) as file:
             return re.split("\r*\n|\r", file.read())
     except UnicodeDecodeError:
-        raise not_utf8(path) from None
+        raise not_utf8(place) from None
     except OSError as error:
-        raise UserError("data", f"{path} cannot be read: {error}") from None
+        raise UserError("data", f"{place} cannot be read: {error}") from None

@@ -1,0 +1,145 @@
+"""Infers a data block from tagged words: columns (CoNLL), CoNLL-U, or tables with lists of words and of tags."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
+from sft_lightning.autoconfig.infer_table import VALIDATIONS, spread
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
+from sft_lightning.data.base import DATA_MODULES
+from sft_lightning.data.text.own_texts import first_lines, holds_texts
+from sft_lightning.data.text.sentences import BLANK
+from sft_lightning.data.text.tagged_rows import TaggedRows
+from sft_lightning.tasks.schemes import types_of
+
+COLUMNS = (".conll", ".conll03", ".iob", ".iob1", ".iob2", ".bio", ".bioes", ".iobes", ".bilou", ".ner", ".pos", ".txt")
+"""Suffixes of files in columns; .txt may also be plain text"""
+UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet")
+WORDS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags")
+"""Names of lists of words, and of lists of tags, the likeliest first"""
+AS = {"CoNLL": "words and tags in columns", "CoNLLU": "CoNLL-U", "TaggedTable": "lists of words and tags"}
+
+
+def tagged_files(where: Path, said: Overrides) -> tuple[str, dict[str, Path]] | None:
+    """(name of the data module, files by split) if a file or folder holds tagged words; None if not."""
+    if said.task not in (None, "token_classification"):
+        return None
+    files = {"train": where} if where.is_file() else split_files(where)
+    if "train" not in files:
+        return None
+    kind = kind_of(files["train"], said)
+    return None if kind is None else (kind, files)
+
+
+def split_files(folder: Path) -> dict[str, Path]:
+    """The files of tagged words in a folder by split: train.conll, dev.conllu, en_ewt-ud-test.conllu. Raises UserError if a
+    split has two.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.suffix.lower() not in (*COLUMNS, UD, *TABLES) or not path.is_file():
+            continue
+        name = re.split(r"[-_.]", path.stem.lower())[-1]
+        split = "val" if name in VALIDATIONS else name
+        if split not in ("train", "val", "test"):
+            continue
+        if split in found and found[split].suffix == path.suffix:
+            raise UserError("--data", f"{folder} has {found[split].name} and {path.name} for {split}", "name one file")
+        found.setdefault(split, path)
+    suffix = found["train"].suffix if "train" in found else ""
+    return {split: path for split, path in found.items() if path.suffix == suffix}
+
+
+def kind_of(path: Path, said: Overrides) -> str | None:
+    """The data module that reads a file of tagged words; None if it holds none."""
+    suffix = path.suffix.lower()
+    if suffix == UD:
+        return "CoNLLU"
+    if suffix in TABLES:
+        return "TaggedTable" if columns_of(first_row(path), said) is not None else None
+    if suffix != ".txt":
+        return "CoNLL" if suffix in COLUMNS else None
+    if holds_texts(str(path)):
+        return None
+    full = [line.strip(BLANK) for line in first_lines(str(path), "--data") if line.strip(BLANK)]
+    return "CoNLL" if all(len(line.split()) > 1 for line in full) else None
+
+
+def first_row(path: Path) -> dict[str, Any]:
+    """The first row of a table; empty if it cannot be read, which the table's own reader will say."""
+    try:
+        if path.suffix.lower() == ".parquet":
+            from pyarrow import parquet  # type: ignore[import-untyped]
+
+            with parquet.ParquetFile(path) as file:
+                wanted = [f.name for f in file.schema_arrow if str(f.type).startswith(("list", "large_list"))]
+                rows = next(file.iter_batches(1, columns=wanted)).to_pylist() if wanted else []
+        elif path.suffix.lower() == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                rows = [json.loads(next(line for line in lines if line.strip()))]
+        else:
+            rows = json.loads(path.read_text(encoding="utf-8"))
+        row = rows[0]
+    except Exception:
+        return {}
+    return row if isinstance(row, dict) else {}
+
+
+def columns_of(row: dict[str, Any], said: Overrides) -> tuple[str, str] | None:
+    """(column of words, column of tags) by a row: lists of equal length, of texts, and of texts or numbers."""
+    lists = {name: value for name, value in row.items() if isinstance(value, list)}
+    words = next(
+        (n for n in (said.text_column, *WORDS) if n in lists and all(isinstance(w, str) for w in lists[n])), None
+    )
+    if words is None:
+        return None
+    likely = [n for n in (said.label_column, *TAGS, *lists) if n in lists and n != words]
+    tags = next((n for n in likely if len(lists[n]) == len(lists[words]) and not any(map(is_nested, lists[n]))), None)
+    return None if tags is None else (words, tags)
+
+
+def is_nested(value: Any) -> bool:
+    """Whether a value cannot be a tag."""
+    return isinstance(value, list | dict)
+
+
+def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
+    """Plans tagged words; reads them as `fit` does, so that errors and counts are those of `fit`."""
+    init: dict[str, Any] = {split: str(file) for split, file in files.items()}
+    how = AS[kind]
+    if kind == "TaggedTable":
+        names = columns_of(first_row(files["train"]), said)
+        assert names is not None
+        init |= {"token_column": names[0], "tag_column": names[1]}
+        how = f"words in column '{names[0]}', tags in column '{names[1]}'"
+    elif kind == "CoNLLU":
+        init |= {} if said.label_column is None else {"tags": said.label_column}
+        how += f", tags {said.label_column or 'upos'}"
+    else:
+        init |= {n: number(v) for n, v in (("word_column", said.text_column), ("tag_column", said.label_column)) if v}
+        how += f", word {init.get('word_column', 0)} and tag {init.get('tag_column', -1)} (-1 is the last)"
+    loaded = DATA_MODULES.find(kind)(**init).load()
+    train = loaded.train
+    assert isinstance(train, TaggedRows)
+    plan = DataPlan("words", "token_classification", {"class_path": kind, "init_args": init}, len(train))
+    counts = Counter(tag for tags in train.sentences.tags for tag in tags)
+    plan.counts = {label: counts[label] for label in loaded.labels}
+    plan.val, plan.test = (None if rows is None else len(rows) for rows in (loaded.val, loaded.test))
+    plan.texts = [" ".join(train.sentences.words[row]) for row in spread(len(train))]
+    types = types_of(loaded.labels)
+    tags = f"{plural(len(types), 'type')} of entities in {train.scheme}: {', '.join(types[:8])}" if train.scheme else ""
+    tags = tags or f"{plural(len(plan.counts), 'tag')}: {', '.join(loaded.labels[:8])}"
+    some = ", …" if len(types if train.scheme else loaded.labels) > 8 else ""
+    plan.lines = [f"{files['train']}: {plan.train:,} sentences ({how}), {tags}{some}", *loaded.notes]
+    return plan
+
+
+def number(column: str) -> int:
+    """The number of a column. Raises UserError if it is not one."""
+    if not re.fullmatch(r"-?\d+", column):
+        raise UserError("--label_column", f"'{column}' is not the number of a column, from 0", "give a number")
+    return int(column)

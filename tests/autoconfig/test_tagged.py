@@ -1,0 +1,123 @@
+"""The front door takes tagged words in each format, says what it took them for, and trains on them; heads that tag are kept."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_lightning.autoconfig.default_study import front_door
+from sft_lightning.cli.main import main
+from tests.data.test_tagged import ROWS, sentence
+from tests.data.text_files import texts, write_jsonl, write_text
+from tests.networks.tiny import tiny_folder, wordpiece
+from tests.refused import refused
+
+OLD = ("O", "B-z", "I-z")
+
+
+def columns(count: int = 40, kind: str = "PER", sep: str = "\t") -> str:
+    return "\n\n".join(f"word{i}{sep}O\nPeter{sep}B-{kind}\nPan{sep}I-{kind}\nflies{sep}O" for i in range(count)) + "\n"
+
+
+def conll_folder(root: Path) -> str:
+    for name, count in (("train", 40), ("dev", 9), ("test", 9)):
+        write_text(root / f"en-{name}.conll", columns(count))
+    return str(root)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Path], str], tuple[str, ...]]] = {
+    "a CoNLL file": ("CoNLL", lambda tmp: write_text(tmp / "a.conll", columns()), ("columns", "IOB2", "PER")),
+    "columns in a .txt": ("CoNLL", lambda tmp: write_text(tmp / "a.txt", columns(sep=" ")), ("IOB2",)),
+    "a folder": ("CoNLL", conll_folder, ("en-train.conll", "9 test samples of its own")),
+    "CoNLL-U": ("CoNLLU", lambda tmp: write_text(tmp / "a.conllu", "\n".join(map(sentence, range(40)))), ("upos", "VERB")),
+    "JSONL": ("TaggedTable", lambda tmp: write_jsonl(tmp / "a.jsonl", ROWS), ("'tokens'", "'tags'")),
+    "JSON": ("TaggedTable", lambda tmp: write_text(tmp / "a.json", json.dumps(ROWS)), ("'tokens'",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", FORMATS)
+def test_each_format_is_recognised_and_said(nets: dict[str, str], tmp_path: Path, what: str) -> None:
+    kind, make, values = FORMATS[what]
+    (tmp_path / "data").mkdir()
+    study, lines = front_door(nets["encoder"], make(tmp_path / "data"))
+    said = "\n".join(lines)
+    assert (study["base"]["data"]["class_path"], study["base"]["network"]["class_path"]) == (kind, "TransformersTokens")
+    assert not [value for value in (*values, "--label_column") if value not in said], said
+    entities = kind != "CoNLLU"
+    assert study["select"]["target"] == ("val/entity_f1" if entities else "val/token_accuracy")
+    assert study["select"]["kept"] == "drift/features_cka"
+
+
+def test_the_user_may_say_otherwise(nets: dict[str, str], tmp_path: Path) -> None:
+    file = write_text(tmp_path / "a.conllu", "\n".join(map(sentence, range(40))))
+    study, _ = front_door(nets["encoder"], file, label_column="xpos")
+    assert study["base"]["data"]["init_args"]["tags"] == "xpos"
+    rows = [{**row, "forms": row["tokens"], "ner": row["tags"]} for row in ROWS]
+    study, _ = front_door(
+        nets["encoder"], write_jsonl(tmp_path / "a.jsonl", rows), text_column="forms", label_column="ner"
+    )
+    init = study["base"]["data"]["init_args"]
+    assert (init["token_column"], init["tag_column"]) == ("forms", "ner")
+    with refused("--label_column", "'ner'"):
+        front_door(nets["encoder"], write_text(tmp_path / "a.conll", columns()), label_column="ner")
+
+
+def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path: Path) -> None:
+    file = write_text(tmp_path / "a.conll", columns())
+    with refused("--data", "a.conll", "test_resnet"):
+        front_door(nets["resnet"], file)
+    with refused("--task", "a.csv"):
+        table = write_text(tmp_path / "a.csv", "text,label\n" + "".join(f'"{t}",x\n' for t in texts(30)))
+        front_door(nets["encoder"], table, task="token_classification")
+    with refused("--data", "a.conll line 2"):
+        front_door(nets["encoder"], write_text(tmp_path / "a.conll", "a\tO\nb\n"))
+
+
+def test_a_head_that_tags_is_kept_and_asked_about_its_own_tags(
+    nets: dict[str, str], tmp_path: Path, fit: Callable[..., Any]
+) -> None:
+    """A tagger tuned to new types: retention is the entity F1 of the old ones, by the head it came with."""
+    old = tiny_folder(tmp_path / "ner", "bert", "tokens", tokenizer=wordpiece(), id2label=dict(enumerate(OLD)))
+    data, source = write_text(tmp_path / "new.conll", columns()), write_text(tmp_path / "old.conll", columns(kind="z"))
+    study, lines = front_door(old, data, source)
+    assert any("kept as the source head" in line for line in lines)
+    assert study["select"]["kept"] == "retention/entity_f1"
+    base = {**study["base"], "test_after_fit": True}
+    base["trainer"] = {**base["trainer"], "val_check_interval": 1}
+    base["trainer"].pop("check_val_every_n_epoch", None)
+    run = fit(base, steps=1)
+    found = run.record["test"].keys()
+    missing = [m for m in study["report"] if not {m, m.removeprefix("test/")} & found]
+    assert not missing, f"reported, and not measured: {missing}"
+    assert {"retention/entity_f1", "retention/forgetting"} <= run.metrics.keys()
+    assert {"test/entity_f1_strict", "test/entity_f1/PER"} <= found
+    assert run.record["test"]["test/entity_n/PER"] > 0
+    facts = run.record["metric_info"]
+    assert facts["test/entity_f1/PER"] == {"better": "max", "unit": "share"}
+    assert facts["test/entity_n/PER"] == {"better": None, "unit": "entities"}
+    again, _ = front_door(str(run.path), data)
+    assert (
+        again["base"]["network"]["class_path"] == "TransformersTokens"
+        and again["select"]["kept"] == "retention/agreement"
+    )
+    new = write_text(tmp_path / "new.txt", "Peter Pan flies, cafe\u0301!\n\nhe (Peter) is here\n")
+    assert main(["predict", "--run", str(run.path), "--data.predict", new]) == 0
+    rows = [json.loads(line) for line in (Path(run.path) / "predictions.jsonl").read_text().splitlines()]
+    assert [row["line"] for row in rows] == [1, 3]
+    for row in rows:
+        assert [row["text"][a:b] for a, b in row["spans"]] == row["words"] and len(row["tags"]) == len(row["words"])
+        assert all(row["text"][e["start"] : e["end"]] == e["text"] for e in row["entities"])
+    assert run.record["primary"] == {"target": "val/entity_f1", "source": "retention/entity_f1"}
+
+
+def test_a_head_for_whole_texts_is_no_source_of_tags(nets: dict[str, str], tmp_path: Path) -> None:
+    from sft_lightning.core.structures import TaskInfo
+    from sft_lightning.networks import TransformersTokens
+
+    study, lines = front_door(nets["bert"], write_text(tmp_path / "a.conll", columns()))
+    assert study["select"]["kept"] == "drift/features_cka" and any("no output layer to keep" in line for line in lines)
+    assert (
+        TransformersTokens(TaskInfo("token_classification", 3, list(OLD)), pretrained=nets["bert"]).source_head is None
+    )
