@@ -43,9 +43,13 @@ Batch = dict[str, Any]
 """One micro-batch.
 
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them, absent for unlabelled data;
-`select`: bool `[B]` or `[B, T]`, present if only some rows or positions are items; N of them are true;
+`select`: bool `[B]`, `[B, T]` or `[B, K, T]`, present if only some rows or positions count; the features have these dimensions;
 `real`: bool `[B]`, present if some samples are fillers, which never count;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
+
+N is the number of positions that `select` marks. It is the number of samples that are not fillers without `select`, and if
+each sample is one item (`Samples.one_item_each`). A sample with up to K rows of input, such as a question with its choices,
+has inputs `[B, K, T]`; rows that it lacks are padding alone.
 """
 
 
@@ -112,7 +116,8 @@ class Items(NamedTuple):
     """The rows on which student and teacher are compared, for an anchor or for the metrics of drift."""
 
     features: Tensor
-    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none"""
+    """`[N, E]`, the last features that depend on pretrained weights alone; E = 0 if there are none. More than N rows if an
+    item has several, such as a question its choices: an item's distance is the sum over its rows"""
     logits: Tensor
     """`[N, C]`"""
     source_logits: Tensor | None

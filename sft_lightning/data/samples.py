@@ -15,6 +15,9 @@ class Samples(ABC):
 
     targets: np.ndarray | None
     """`[rows]` class numbers or values; None if unlabelled or if the target is part of the sample."""
+    one_item_each: bool = False
+    """Whether a sample is one item although `fetch` adds `select`: a question with the choices that it selects. Then there
+    is one target for each sample. Otherwise each position that is selected is an item."""
     skips: bool = False
     """Whether samples that cannot be read are left out; otherwise the first of them ends the run."""
 
@@ -24,7 +27,7 @@ class Samples(ABC):
     @abstractmethod
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """Fetches the network inputs of these rows as one batch, a dict. Samples that consist of items, such as tokens, add
-        `select` (bool `[B, T]`) and `y` (the items' targets).
+        `select` (bool, `[B, T]` or more dimensions) and `y` (the items' targets; `targets` if it is absent).
 
         Raises BadSample with the rows that cannot be read.
         """

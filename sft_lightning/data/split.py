@@ -55,12 +55,16 @@ class Split(Dataset[Batch]):
             batch["real"] = real
         if "select" in x:  # the samples have items of their own, such as tokens
             select, y = x.pop("select"), x.pop("y", None)
+            of_sample = real.view(-1, *[1] * (select.ndim - 1)).expand_as(select)
+            batch["select"] = select & of_sample
+            if not self.samples.one_item_each:
+                batch["count"] = int(batch["select"].sum())
+                if y is not None:
+                    batch["y"] = y[of_sample[select]]
+                return batch
             if y is not None:
-                batch["y"] = y[real[:, None].expand_as(select)[select]]
-            batch["select"] = select & real[:, None]
-            batch["count"] = int(batch["select"].sum())
-            return batch
-        if self.targets is not None:
+                batch["y"] = y[real]
+        if "y" not in batch and self.targets is not None:
             batch["y"] = torch.from_numpy(self.targets[positions][real.numpy()])
         batch["count"] = int(real.sum())
         return batch

@@ -93,7 +93,7 @@ def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) ->
     assert source.task is not None
     if labels == "empirical":
         return batch
-    drawn = source.task.draw(logits, np.random.default_rng(list(batch["rows"])))
+    drawn = source.task.draw(source.task.rows(logits, batch), np.random.default_rng(list(batch["rows"])))
     if drawn is None:
         raise UserError(
             "model.fisher", f"labels cannot be drawn for the task {source.task.info.name}", "use fisher: empirical"

@@ -7,7 +7,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Output
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
@@ -20,11 +20,16 @@ class Frozen(NamedTuple):
     """A split's items in the head's input form."""
 
     x: Tensor
-    """Pretrained features `[N, D]`, in double precision"""
+    """Pretrained features `[R, D]`, in double precision; R = N unless an item has several rows"""
     y: Tensor
-    """Targets `[N]`"""
+    """Targets `[N]`, or `[N, C]` for several labels"""
     select: Tensor | None
-    """Bool `[samples, most items of a sample]`: a row has one true for each item; None if each sample is one item"""
+    """Bool `[samples, most rows of a sample]`: true for each of a sample's rows of `x`; None if each sample has one"""
+
+    @property
+    def batch(self) -> Batch:
+        """All items as one batch, without inputs."""
+        return {"y": self.y, "count": len(self.y), **({} if self.select is None else {"select": self.select})}
 
 
 def features(module: SFTModule, split: str) -> Frozen:
@@ -45,7 +50,7 @@ def features(module: SFTModule, split: str) -> Frozen:
                 output = module.teacher_output(batch)  # equal to the network's, and cached in a study's worker
             parts.append((output.features.to(device).double(), batch["y"].to(device)))
             if "select" in batch:
-                counts.append(batch["select"].sum(1).cpu())
+                counts.append(batch["select"].flatten(1).sum(1).to(device))
     if not sum(len(y) for _, y in parts):
         raise UserError(
             "data",
@@ -53,7 +58,7 @@ def features(module: SFTModule, split: str) -> Frozen:
             "check the splits and trainer.limit_val_batches",
         )
     lengths = torch.cat(counts) if counts else None
-    select = None if lengths is None else torch.arange(int(lengths.max()))[None] < lengths[:, None]
+    select = None if lengths is None else torch.arange(int(lengths.max()), device=device) < lengths[:, None]
     return Frozen(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), select)
 
 
@@ -70,11 +75,10 @@ def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:
 
 
 def measured(task: Task, logits: Tensor, of: Frozen) -> dict[str, float]:
-    """The task's metrics and 'loss' of logits `[N, C]`, for items that every rank has completely."""
+    """The task's metrics and 'loss' of logits `[R, C]`, for items that every rank has completely."""
     meters: dict[str, Metric] = {"loss": MeanLoss(), **task.make_metrics()}
     for meter in meters.values():
         meter.to(logits.device)
         meter.distributed_available_fn = lambda: False
-    batch = {"y": of.y, "count": len(of.y), **({} if of.select is None else {"select": of.select})}
-    update_meters(task, meters, Output(logits, logits), batch)
+    update_meters(task, meters, Output(logits, logits), of.batch)
     return read_meters(meters)

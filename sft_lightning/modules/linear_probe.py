@@ -130,23 +130,27 @@ class LinearProbe(SFTModule):
         """The layer that is best on validation, for unscaled features; puts the details of the search into `found`."""
         assert self.task is not None
         head, given, task = self.head, self.hparams["strengths"], self.task
-        (x, y, _), val = features(self, "train"), features(self, "val")
+        train, val = features(self, "train"), features(self, "val")
+        x, y, batch = train.x, train.y, train.batch
         mean, scale = scaling(x, self.hparams["standardise"])
         if head.bias is None:
             mean = torch.zeros_like(mean)  # without a bias, the layer cannot undo a shift
         x, val_x = (x - mean) / scale, (val.x - mean) / scale
         name, sign = self.chosen_by()
 
+        def loss(logits: Tensor, y: Tensor) -> Tensor:
+            assert isinstance(self.objective, RowTask)
+            return self.objective.row_loss(self.objective.rows(logits, batch), y)
+
         def at(strength: float, start: Linear | None) -> Solution:
             start = start or zeros(head.out_features, x.shape[1], head.bias is not None, x)
-            assert isinstance(self.objective, RowTask)
-            solved = solve(x, y, self.objective.row_loss, start, strength)
+            solved = solve(x, y, loss, start, strength)
             values = measured(task, solved.layer(val_x), val)
             return replace(solved, metric=sign * values[name], val_loss=values["loss"])
 
         found = path(given or STRENGTHS, given is None, at)
         best = best_of(found)
-        self.found = {"by": f"val/{name}", "n": len(x), "val_n": len(val_x), **best.plain(), "at_end": end_of(found)}
+        self.found = {"by": f"val/{name}", "n": len(y), "val_n": len(val.y), **best.plain(), "at_end": end_of(found)}
         if not self.hparams["standardise"] and best.strength:
             self.found["C"] = 1 / (best.strength * float(scale[0]) ** 2)  # scikit-learn's C, for unscaled features
         self.found["tried"] = [{"strength": s.strength, "loss": s.val_loss, name: sign * s.metric} for s in found]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 Array = NDArray[np.float64]
 Loss = Callable[[Tensor, Tensor], Tensor]
-"""Logits `[N, C]` and targets `[N]` → the loss summed over items, a scalar."""
+"""Logits `[R, C]` of all rows and targets `[N, …]` of all items → the loss summed over items, a scalar."""
 
 TOLERANCE = 1e-9  # largest entry of the gradient of the objective per item
 NEARLY = 1e-6  # a gradient that still counts as converged, if rounding ends the line search early
@@ -55,15 +55,15 @@ def solve(x: Tensor, y: Tensor, loss: Loss, start: Linear, strength: float) -> S
     """Minimises Σ loss(W·x + b, y) + (strength/2)·‖W‖² by L-BFGS; the bias is not penalised.
 
     Args:
-        x: Features, `[N, D]` in double precision.
-        y: Targets, `[N]`.
+        x: Features, `[R, D]` in double precision; R = N unless an item has several rows.
+        y: Targets of N items, `[N]`, or `[N, C]` for several labels.
         loss: Summed over items, and convex in the logits.
         start: Layer to start from; affects the time only.
         strength: At least 0. scikit-learn's LogisticRegression has C = 1/strength, its Ridge alpha = strength/2.
     """
     from scipy.optimize import minimize  # type: ignore[import-untyped]
 
-    outputs, width, n = len(start.weight), x.shape[1], len(x)
+    outputs, width, n = len(start.weight), x.shape[1], len(y)
 
     def layer(flat: Array) -> tuple[Tensor, Linear]:
         parameters = torch.from_numpy(flat.copy()).to(x.device).requires_grad_()

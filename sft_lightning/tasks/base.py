@@ -128,6 +128,13 @@ class Task(ABC):
 
     # ---- the meaning of a head's outputs ----
 
+    def rows(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Arranges a head's outputs for a batch in one row for each target: `[N, C]`; unchanged if they are so already.
+
+        The other methods take outputs in this form, except those that take an `Output`.
+        """
+        return logits
+
     def same(self, one: Tensor, other: Tensor) -> Tensor | None:
         """Agreement in [0, 1] of two outputs `[N, C]` for each item: `[N]`. None if outputs are values, which are never
         exactly equal.
@@ -162,20 +169,22 @@ class RowTask(Task):
         return marked
 
     def loss(self, output: Output, batch: Batch) -> Loss:
-        return Loss(self.row_loss(output.logits, batch["y"]), int(batch["count"]))
+        return Loss(self.row_loss(self.rows(output.logits, batch), batch["y"]), int(batch["count"]))
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
-        self.update_rows(metric, output.logits, batch["y"])
+        self.update_rows(metric, self.rows(output.logits, batch), batch["y"])
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
         """The plain dicts of `decode_rows`, or one dict with a list for each key if a sample has several rows."""
-        rows = self.decode_rows(output.logits)
+        rows = self.decode_rows(self.rows(output.logits, batch))
         if self.one_item_per_sample:
             return rows
         return [{key: [row[one] for row in of] for key, one in self.lists.items()} for of in by_sample(rows, batch)]
 
     def items(self, output: Output, batch: Batch) -> Items:
-        return Items(output.pretrained_features, output.logits, output.source_logits, len(output.logits))
+        source = None if output.source_logits is None else self.rows(output.source_logits, batch)
+        logits = self.rows(output.logits, batch)
+        return Items(output.pretrained_features, logits, source, len(logits))
 
     @abstractmethod
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
@@ -203,6 +212,6 @@ def draw_classes(logits: Tensor, random: np.random.Generator) -> Tensor:
 
 def by_sample(rows: list[Any], batch: Batch) -> list[list[Any]]:
     """The rows of a batch that `select` marks, in one list for each sample that is not a filler."""
-    counts = batch["select"].sum(1)
+    counts = batch["select"].flatten(1).sum(1)
     counts = (counts[batch["real"]] if "real" in batch else counts).tolist()
     return [rows[end - count : end] for end, count in zip(accumulate(counts), counts, strict=True)]
