@@ -71,6 +71,23 @@ def tagged(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: write_text(root / f"{split}.conll", text) for split, text in files.items()}
 
 
+def sets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for split, count in (("train", 40), ("test", 9)):
+        said = [{"text": f"{split} {t}", "labels": ["a", "b", "c"][: i % 4]} for i, t in enumerate(texts(count))]
+        write_jsonl(root / f"{split}.jsonl", said)
+    return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
+
+
+def choices(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for split, count in (("train", 40), ("test", 9)):
+        said = [
+            {"question": f"{split} {t}", "choices": [f"a{i}", f"b{i}", f"c{i}"][: 2 + i % 2], "label": i % 2}
+            for i, t in enumerate(texts(count))
+        ]
+        write_jsonl(root / f"{split}.jsonl", said)
+    return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -79,6 +96,8 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "TextTable": own_table,
     "Instructions": answers,
     "CoNLL": tagged,
+    "MultiLabelTable": sets,
+    "MultipleChoice": choices,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

@@ -119,6 +119,7 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
     "token_classification": cross_entropy,
+    "multiple_choice": cross_entropy,
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
     "multi_label": lambda logits, y: float(
         sum(math.log(1 + math.exp(v if t == 0 else -v)) for v, t in zip(logits.flat, y.flat, strict=True))
