@@ -16,8 +16,9 @@ class WritePredictions(Callback):
     """Collects the predictions of all ranks, and writes them sorted by sample.
 
     Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
-    `probabilities` in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of
-    positions. The data adds what it knows of a sample, such as the places of entities in a text.
+    `probabilities` in class order, for sets of labels `labels` and `probabilities` in label order, for multiple choice
+    `choice` (its place, from 0), `probabilities` and `text`, for regression `value`, for language models `tokens` and
+    `probabilities` in the order of positions. The data adds what it knows of a sample, such as the places of entities.
 
     Args:
         path: The file to write.
@@ -50,5 +51,9 @@ class WritePredictions(Callback):
             rows = [row for part in parts for row in part]
         if trainer.is_global_zero:
             rows.sort(key=lambda row: row["index"])
+            data = getattr(trainer, "datamodule", None)
+            if isinstance(data, SFTDataModule):
+                samples = data.splits["predict" if "predict" in data.splits else "test"].samples
+                rows = [samples.completed(row["index"], row) for row in rows]
             write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._rows = []

@@ -44,7 +44,7 @@ class SFTDataModule(Batches, ABC):
     Args:
         batch_size: Samples per optimizer step, over all micro-batches and ranks.
         eval_batch_size: Samples per rank and batch when not training; default batch_size divided by the number of ranks.
-        classes: Keep these classes, by name or number, in this order.
+        classes: Keep these classes, by name or number, in this order; of sets of labels, keep these labels, and all samples.
         shots_per_class: Labelled training samples kept per class; of sentences, at least as many with each type of entity.
         train_fraction: Share of the training samples kept, stratified.
         subset_seed: Seed of the labelled subset and of its folds, and of nothing else.

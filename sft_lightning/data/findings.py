@@ -31,12 +31,13 @@ def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -
     Args:
         splits: Rows, targets and samples by name.
         labels: Names of the classes, in order.
-        by_class: Whether targets are class numbers.
+        by_class: Whether targets are class numbers; sets of labels are recognised by their two dimensions.
     """
+    by_class = by_class or any(split.targets is not None and split.targets.ndim > 1 for split in splits.values())
     found = repeats(splits, by_class)
     if by_class and labels:
         counts = {
-            name: np.bincount(split.targets.astype(np.int64), minlength=len(labels))
+            name: class_counts(split.targets, len(labels))
             for name, split in splits.items()
             if split.targets is not None
         }
@@ -45,6 +46,13 @@ def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -
         total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(len(labels), dtype=np.int64)
         found["look_alike_classes"] = look_alikes(labels, total.tolist())
     return {name: value for name, value in found.items() if value}
+
+
+def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:
+    """Samples of each class, `[C]`, from class numbers `[R]` or sets of labels `[R, C]`."""
+    if targets.ndim > 1:
+        return np.asarray(targets.sum(0, dtype=np.int64))
+    return np.bincount(targets.astype(np.int64), minlength=classes)
 
 
 def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:
@@ -70,6 +78,8 @@ def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:
     if by_class and hashes and all(splits[name].targets is not None for name in hashes):
         both = np.concatenate(list(hashes.values()))
         numbers = np.concatenate([splits[name].targets for name in hashes])
+        if numbers.ndim > 1:  # the number of each set of labels
+            numbers = np.unique(numbers, axis=0, return_inverse=True)[1].reshape(-1)
         order = np.lexsort((numbers, both))
         differ = (both[order][1:] == both[order][:-1]) & (numbers[order][1:] != numbers[order][:-1])
         if differ.any():

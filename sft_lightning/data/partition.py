@@ -28,8 +28,10 @@ class Classes:
         )
 
     def rows(self, samples: Samples) -> np.ndarray:
-        """Row numbers of the samples of these classes, ascending, and of those that loading refused."""
-        if self.numbers is None or samples.targets is None:
+        """Row numbers of the samples of these classes, ascending, and of those that loading refused; all if samples have
+        sets of labels.
+        """
+        if self.numbers is None or samples.targets is None or samples.targets.ndim > 1:
             return np.arange(len(samples))
         refused = [-1] if samples.bad_rows() else []  # a row whose label cannot be used has no class
         return np.flatnonzero(np.isin(samples.targets, [*self.numbers, *refused]))
@@ -39,7 +41,9 @@ class Classes:
         targets = samples.targets
         if targets is not None:
             targets = targets[rows]
-            if self.numbers is not None:
+            if self.numbers is not None and targets.ndim > 1:
+                targets = np.ascontiguousarray(targets[:, self.numbers])
+            elif self.numbers is not None:
                 table = {n: i for i, n in enumerate(self.numbers)}
                 targets = np.array([table[int(t)] for t in targets], dtype=np.int64)
         return Split(samples, rows, targets, train, name)

@@ -60,6 +60,10 @@ class Samples(ABC):
         """Rows that loading found unusable, and why; they are in no split."""
         return {}
 
+    def completed(self, row: int, prediction: dict[str, Any]) -> dict[str, Any]:
+        """Adds to a row's prediction what only the data know, such as the text of the chosen choice."""
+        return prediction
+
     def name(self, row: int) -> str:
         """The row's name in messages."""
         return f"sample {row}"

@@ -13,6 +13,7 @@ from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, InputSpec, InputView, LoadReport, Output, TaskInfo, Texts
+from sft_lightning.core.wording import listed
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes
 from sft_lightning.networks.source_head_file import write_source_head
@@ -41,7 +42,7 @@ class Network(nn.Module):
     is built and pretrained, it hands on.
     """
 
-    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression")
+    tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "multi_label")
     """Names of the tasks the network can be used for."""
     shares_outputs: bool = False
     """True where logits live in the pretrained output space, as in language models: the head is pretrained too."""
@@ -61,7 +62,7 @@ class Network(nn.Module):
         if task.name not in self.tasks:
             raise UserError(
                 "network",
-                f"{type(self).__name__} is for {' and '.join(self.tasks)}, the data's task is {task.name}",
+                f"{type(self).__name__} is for {listed(self.tasks)}, the data's task is {task.name}",
                 "choose another network or other data",
             )
         self.task = task

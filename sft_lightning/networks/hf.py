@@ -190,12 +190,13 @@ def set_module(model: nn.Module, name: str, module: nn.Module) -> None:
     setattr(model.get_submodule(parent), leaf, module)
 
 
-def split_head(network: Network, model: Any, keep_source_head: bool) -> str:
+def split_head(network: Network, model: Any, keep_source_head: bool, num_labels: int | None = None) -> str:
     """Gives the network its new head in place of the model's output layer; the old one is kept if it was pretrained.
 
-    Returns the old layer's name, which `hf_export` needs.
+    `num_labels` is the old layer's number of outputs; default the model configuration's. Returns the old layer's name,
+    which `hf_export` needs.
     """
-    name, old = replace_last_linear(model)
+    name, old = replace_last_linear(model, num_labels)
     filled = not any(n.startswith(f"{name}.") for n in network.fresh)
     network.fresh = {n for n in network.fresh if not n.startswith(f"{name}.")}
     network.report.missing = [n for n in network.report.missing if not n.startswith(f"{name}.")]

@@ -1,29 +1,127 @@
-"""Multi-label classification: each of C labels applies to an item or not, with a logit of its own; for source heads."""
+"""Multi-label classification: each of C labels applies to an item or not, with a logit of its own."""
 
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
+from torchmetrics.utilities import dim_zero_cat
 
 from sft_lightning.anchors import bernoulli_kl
 from sft_lightning.core.metric_info import SHARE
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
 
 
+class SampleF1(Metric):
+    """Mean over items of the F1 of predicted and true labels; 1 for an item that has no label and gets none.
+
+    It equals scikit-learn's `f1_score(average="samples", zero_division=1)`.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    total: Tensor
+    items: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        dtype = torch.float32 if torch.backends.mps.is_available() else torch.float64
+        self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+        self.add_state("items", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
+
+    def update(self, said: Tensor, y: Tensor) -> None:
+        """Adds N items, `[N, C]` of 0 and 1 each."""
+        # Counted here, since torchmetrics' own fails for a batch of one item.
+        right, of = (said * y).sum(1), said.sum(1) + y.sum(1)
+        each = torch.where(of > 0, 2 * right.to(self.total.dtype) / of.clamp(min=1), 1.0)
+        self.total += each.sum()
+        self.items += len(said)
+
+    def compute(self) -> Tensor:
+        return self.total / self.items
+
+
+class MeanAveragePrecision(Metric):
+    """Mean over labels of scikit-learn's average precision, which ranks all items by their logits.
+
+    A label that no item has does not count, since its average precision is undefined; NaN if no item has any label.
+
+    Args:
+        labels: Number of labels C.
+    """
+
+    higher_is_better = True
+    full_state_update = False
+    logits: list[Tensor]
+    y: list[Tensor]
+
+    def __init__(self, labels: int) -> None:
+        super().__init__()
+        self.labels = labels
+        self.add_state("logits", [], dist_reduce_fx="cat")
+        self.add_state("y", [], dist_reduce_fx="cat")
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets all items. Parts are flat and in single precision, so that those of a rank without items fit the others'."""
+        super().reset()
+        for parts in (self.logits, self.y):
+            parts.append(torch.zeros(0, dtype=torch.float32, device=self.device))
+
+    def update(self, logits: Tensor, y: Tensor) -> None:
+        """Adds N items, `[N, C]` each."""
+        self.logits.append(logits.float().reshape(-1))
+        self.y.append(y.float().reshape(-1))
+
+    def compute(self) -> Tensor:
+        logits, y = (dim_zero_cat(part).cpu().numpy().reshape(-1, self.labels) for part in (self.logits, self.y))
+        there = np.flatnonzero(y.any(0))
+        if not len(there) or not np.isfinite(logits).all():
+            return torch.tensor(float("nan"))
+        return torch.tensor(np.mean([average_precision_score(y[:, label], logits[:, label]) for label in there]))
+
+
+def _f1(average: Any) -> TaskMetric:
+    """F1 of torchmetrics, equal to scikit-learn's with `zero_division=0`."""
+    return TaskMetric(
+        "max", SHARE, lambda info: MultilabelF1Score(info.num_outputs, average=average, validate_args=False)
+    )
+
+
 class MultiLabel(RowTask):
-    """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is predicted if its probability σ(logit) is above one half."""
+    """`logits[N, C]`, `y[N, C]` of 0 and 1. A label is predicted if its probability σ(logit) is above one half.
+
+    The loss is the binary cross-entropy in nats, summed over an item's labels, so it grows with C. All metrics but
+    `map` are at the threshold of one half. If they are undefined: a label that no item has and none gets counts 0 in
+    `f1_macro`, an item without labels that gets none counts 1 in `f1_samples`, `f1_micro` without any label is 0, and
+    `map` leaves out labels that no item has. `exact_match` is the share of items whose labels are all right (subset
+    accuracy), `label_accuracy` the share of all single decisions that are right, which rare labels make high.
+    """
 
     name = "multi_label"
     metrics = {
-        "label_accuracy": TaskMetric("max", SHARE, lambda info: MultilabelAccuracy(info.num_outputs, average="micro")),
-        "exact_match": TaskMetric("max", SHARE, lambda info: MultilabelExactMatch(info.num_outputs)),
-        "f1_micro": TaskMetric("max", SHARE, lambda info: MultilabelF1Score(info.num_outputs, average="micro")),
+        "f1_micro": _f1("micro"),
+        "f1_macro": _f1("macro"),
+        "f1_samples": TaskMetric("max", SHARE, lambda _: SampleF1()),
+        "map": TaskMetric("max", SHARE, lambda info: MeanAveragePrecision(info.num_outputs)),
+        "exact_match": TaskMetric(
+            "max", SHARE, lambda info: MultilabelExactMatch(info.num_outputs, validate_args=False)
+        ),
+        "label_accuracy": TaskMetric(
+            "max", SHARE, lambda info: MultilabelAccuracy(info.num_outputs, average="micro", validate_args=False)
+        ),
     }
-    default_metrics = ("label_accuracy", "f1_micro")
+    default_metrics = ("f1_micro", "f1_macro", "f1_samples", "map", "exact_match", "label_accuracy")
     loss_unit = "nats"
+
+    def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
+        super().__init__(info, label_smoothing)
+        self.labels = info.labels or [str(i) for i in range(info.num_outputs)]
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits)
@@ -31,6 +129,9 @@ class MultiLabel(RowTask):
 
     def predict(self, logits: Tensor) -> Tensor:
         return (logits > 0).long()
+
+    def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
+        metric.update(logits if isinstance(metric, MeanAveragePrecision) else self.predict(logits), y.long())
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         """The share of labels on which both agree."""
@@ -44,8 +145,11 @@ class MultiLabel(RowTask):
         return (uniform < logits.detach().double().sigmoid()).long()
 
     def decode_rows(self, logits: Tensor) -> list[dict[str, Any]]:
-        names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
+        """The labels that are predicted, and the probabilities of all labels in their order."""
         return [
-            {"labels": [n for n, v in zip(names, p, strict=True) if v > 0.5], "probabilities": [round(v, 6) for v in p]}
+            {
+                "labels": [name for name, v in zip(self.labels, p, strict=True) if v > 0.5],
+                "probabilities": [round(v, 6) for v in p],
+            }
             for p in logits.float().sigmoid().tolist()
         ]

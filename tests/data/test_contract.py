@@ -83,6 +83,23 @@ def lists(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def sets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for split, count in (("train", 40), ("test", 9)):
+        said = [{"text": f"{split} {t}", "labels": ["a", "b", "c"][: i % 4]} for i, t in enumerate(texts(count))]
+        write_jsonl(root / f"{split}.jsonl", said)
+    return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
+
+
+def choices(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for split, count in (("train", 40), ("test", 9)):
+        said = [
+            {"question": f"{split} {t}", "choices": [f"a{i}", f"b{i}", f"c{i}"][: 2 + i % 2], "label": i % 2}
+            for i, t in enumerate(texts(count))
+        ]
+        write_jsonl(root / f"{split}.jsonl", said)
+    return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -93,6 +110,8 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CoNLL": tagged,
     "CoNLLU": universal,
     "TaggedTable": lists,
+    "MultiLabelTable": sets,
+    "MultipleChoice": choices,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

@@ -163,7 +163,7 @@ def test_minus_one_is_a_class_beside_zero_and_one_and_where_it_is_named(tmp_path
 
 @pytest.mark.parametrize("label", [["a", "b"], {"a": 1}, "['a', 'b']", "[1 0 1]", '{"a": 1}'])
 def test_several_labels_of_a_row_are_refused_as_multi_label(tmp_path: Path, label: Any) -> None:
-    with refused("data", "line 2", repr(label), "data.label_column"):
+    with refused("data", "line 2", repr(label), "MultiLabelTable", "data.label_column"):
         classes(labelled(tmp_path / "a.jsonl", ["a", label, "b"]))
     assert classes(labelled(tmp_path / "b.jsonl", ["[deleted]", "(a)"])) == ["[deleted]", "(a)"]
 

@@ -12,15 +12,25 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import CoNLL, Instructions, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, MultipleChoice, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
+from sft_lightning.data.text.choice_table import Choices
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.multiple_choice import ChoiceRows
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.modules import SFTModule
-from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
+from sft_lightning.networks import (
+    MLP,
+    TransformersChoice,
+    TransformersLM,
+    TransformersText,
+    TransformersTokens,
+    build_network,
+    spec,
+)
 from sft_lightning.networks.spec import Spec
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
@@ -108,6 +118,50 @@ class FewTags(CoNLL):
             sentences.tags = [list(rng.choice(self.labels, size=len(words))) for words in sentences.words]
             parts.append(TaggedRows(sentences, self.labels))
         return Splits(*parts, labels=self.labels)
+
+
+class FewSets(FewTexts):
+    """Random texts with a random set of labels each, also none; nobody has the last label."""
+
+    def __init__(
+        self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("a", "b", "c", "d"), **kwargs: Any
+    ) -> None:
+        super().__init__(sizes, labels, **kwargs)
+        self.task_name = "multi_label"
+
+    def load(self) -> Splits:
+        loaded = super().load()
+        for number, samples in enumerate(loaded.each()):
+            drawn = np.random.default_rng(60 + number).random((len(samples), len(self.labels))) < 0.4
+            samples.targets = (drawn & (np.arange(len(self.labels)) < len(self.labels) - 1)).astype(np.uint8)
+        return loaded
+
+
+MOST_CHOICES = 4
+
+
+class FewChoices(MultipleChoice):
+    """Random questions with two to four random choices each.
+
+    Args:
+        sizes: Questions of each split.
+        **kwargs: As MultipleChoice.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"train": "in memory", "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(80 + number)
+            many = rng.integers(2, MOST_CHOICES + 1, size=count)
+            texts = iter(few_texts(int(many.sum()), seed=90 + number))
+            choices = [Choices([next(texts) for _ in range(k)]) for k in many]
+            right = rng.integers(0, many)
+            parts.append(ChoiceRows(few_texts(count, seed=70 + number), choices, right, Table(f"choices {number}", {})))
+        return Splits(*parts)
 
 
 # ---- cases ----
@@ -206,6 +260,20 @@ CASES: dict[str, Case] = {
         lambda folder: spec(TransformersTokens, pretrained=folder),
         FewTags,
         lambda **settings: FewTags(labels=OLD_TAGS, **settings),
+    ),
+    "sets of labels": Case(
+        "multi_label",
+        _save_tiny("bert", "sequence", problem_type="multi_label_classification"),
+        _text(),
+        FewSets,
+        lambda **settings: FewSets(labels=("old0", "old1", "old2"), **settings),
+    ),
+    "choices": Case(
+        "multiple_choice",
+        _save_tiny("bert", "choices"),
+        lambda folder: spec(TransformersChoice, pretrained=folder),
+        FewChoices,
+        FewChoices,
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),

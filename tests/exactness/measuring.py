@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from scipy.special import expit, log_softmax
@@ -15,13 +16,14 @@ from scipy.stats import pearsonr, spearmanr
 from seqeval.metrics import f1_score, precision_score, recall_score
 from seqeval.scheme import IOB2
 from sklearn import metrics as sk
+from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor, WritePredictions
 from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import Network
 from sft_lightning.tasks import TASKS
-from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
+from tests.exactness.cases import CASES, MOST_CHOICES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
 from tests.tasks.test_token_classification import by_hand
@@ -134,6 +136,14 @@ def nats(logits: np.ndarray, y: np.ndarray) -> float:
     return value
 
 
+def mean_average_precision(logits: np.ndarray, y: np.ndarray) -> float:
+    """Over the labels that an item has."""
+    there = np.flatnonzero(y.any(0))
+    if not len(there):
+        return math.nan
+    return float(sk.average_precision_score(y[:, there], logits[:, there], average="macro"))
+
+
 REFERENCES: dict[str, dict[str, Reference]] = {
     "classification": {
         "loss": nats,
@@ -163,8 +173,12 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
         "exact_match": lambda logits, y: sk.accuracy_score(y, logits > 0),
-        "f1_micro": lambda logits, y: sk.f1_score(y, logits > 0, average="micro"),
+        "f1_micro": lambda logits, y: sk.f1_score(y, logits > 0, average="micro", zero_division=0.0),
+        "f1_macro": lambda logits, y: sk.f1_score(y, logits > 0, average="macro", zero_division=0.0),
+        "f1_samples": lambda logits, y: sk.f1_score(y, logits > 0, average="samples", zero_division=1.0),
+        "map": mean_average_precision,
     },
+    "multiple_choice": {"loss": nats, "accuracy": _said(sk.accuracy_score)},
 }
 """Task to metric to reference: each takes all logits and targets at once."""
 
@@ -190,7 +204,10 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     for position in range(len(data.splits[split])):
         batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
-        parts.append((network(x, batch.get("select")), batch["y"]))
+        output = network(x, batch.get("select"))
+        if data.splits[split].samples.one_item_each:
+            output = output._replace(logits=of_one(output.logits), source_logits=of_one(output.source_logits))
+        parts.append((output, batch["y"]))
         rows += batch["index"].tolist() * len(batch["y"])
     network.train(was)
 
@@ -204,6 +221,11 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
         torch.cat([y for _, y in parts]).double().numpy(),
         rows,
     )
+
+
+def of_one(scores: Tensor | None) -> Tensor | None:
+    """The scores of a question's choices as one row; choices that it lacks are impossible."""
+    return None if scores is None else F.pad(scores.T, (0, MOST_CHOICES - len(scores)), value=-1e30)
 
 
 def reference(task: str, names: list[str], answers: Answers, of_source: bool = False) -> dict[str, float]:
@@ -247,8 +269,8 @@ def hsic(k: np.ndarray, m: np.ndarray) -> float:
     return float((k * m).sum() + k.sum() * m.sum() / ((n - 1) * (n - 2)) - 2 / (n - 2) * k.sum(0) @ m.sum(0))
 
 
-def drift(student: Answers, teacher: Answers, shares_outputs: bool) -> dict[str, float]:
-    """The gauges of drift, in numpy."""
+def drift(student: Answers, teacher: Answers, shares_outputs: bool, of_labels: bool = False) -> dict[str, float]:
+    """The gauges of drift, in numpy; `of_labels`: whether the source head gives a yes or no for each label."""
     centred = [a.features - a.features.mean(0) for a in (student, teacher)]
     one, other = (c @ c.T for c in centred)
     n, features = len(one), [a.features for a in (student, teacher)]
@@ -259,6 +281,14 @@ def drift(student: Answers, teacher: Answers, shares_outputs: bool) -> dict[str,
         values["drift/features_cka_debiased"] = float(hsic(k, m) / own) if n > 3 else math.nan
     mine, theirs = (a.logits if shares_outputs else a.source_logits for a in (student, teacher))
     if mine is not None and theirs is not None:
+        if of_labels:
+            p, q = expit(theirs), expit(mine)
+            kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+            return {
+                **values,
+                "drift/kl": float(kl.sum(1).mean()),
+                "retention/agreement": float(((mine > 0) == (theirs > 0)).mean()),
+            }
         log_s, log_t = log_softmax(mine, axis=1), log_softmax(theirs, axis=1)
         values["drift/kl"] = float((np.exp(log_t) * (log_t - log_s)).sum(1).mean())
         values["retention/agreement"] = float((mine.argmax(1) == theirs.argmax(1)).mean())

@@ -42,6 +42,8 @@ BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
 WITH_METRICS = [how for how in HOW if how != "predict"]
+SAME_TASK = ("tags", "sets of labels", "choices")
+"""Cases whose source head is of the same task"""
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
 
@@ -91,10 +93,11 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     said = answers(case, rows, root, split)
     names = metrics_of(case, samples(case, rows))
     values = {f"{split}/{k}": v for k, v in reference(own.task, names, said["student"]).items()}
-    values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head)
+    of_labels = own.task == "multi_label"
+    values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head, of_labels=of_labels)
     if own.source is None:
         return values
-    of_source, source_task = own.new_head, "classification" if own.new_head and case != "tags" else own.task
+    of_source, source_task = own.new_head, own.task if case in SAME_TASK or not own.new_head else "classification"
     task = make_task(TaskInfo(source_task, 3, list(OLD_TAGS) if source_task == "token_classification" else []))
     now, before = (
         {f"retention/{k}": v for k, v in reference(source_task, task.metric_names, said[who], of_source).items()}
@@ -237,9 +240,10 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
     wanted = [{"index": row, **in_words(case, said.logits[items])} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
+        assert line.pop("text", None) is None or CASES[case].task == "multiple_choice"
         assert line.keys() == want.keys()
         for key, value in want.items():
-            assert line[key] == (value if key in ("label", "tags") else pytest.approx(value, abs=2e-6)), (
+            assert line[key] == (value if key in ("label", "labels", "tags") else pytest.approx(value, abs=2e-6)), (
                 f"{line}, not {want}"
             )
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
@@ -256,9 +260,16 @@ def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
         return {"tokens": likeliest, "probabilities": certain}
     if task == "token_classification":
         return {"tags": [TAGS[i] for i in likeliest], "probabilities": certain}
+    if task == "multiple_choice":
+        there = [p for p, score in zip(probabilities[0].tolist(), logits[0], strict=True) if score > -1e29]
+        return {"choice": likeliest[0], "probabilities": there}
     data = samples(case, 1)
     data.setup()
     assert data.task_info is not None
+    if task == "multi_label":
+        p = 1 / (1 + np.exp(-logits[0]))
+        names = [name for name, one in zip(data.task_info.labels, p, strict=True) if one > 0.5]
+        return {"labels": names, "probabilities": p.tolist()}
     return {"label": data.task_info.labels[likeliest[0]], "probabilities": probabilities[0].tolist()}
 
 

@@ -11,9 +11,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.data.base import Splits
 from sft_lightning.modules import LinearProbe
+from sft_lightning.modules.frozen_features import features
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path
-from sft_lightning.networks import TransformersTokens, spec
-from tests.exactness.cases import FewTags
+from sft_lightning.networks import TransformersText, TransformersTokens, spec
+from tests.exactness.cases import FewSets, FewTags
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 from tests.support import NEW, OLD, FewDigits, NormNet, digits, fit, outputs_on, pretrained_mlp, weights
@@ -73,6 +74,24 @@ def test_for_values_the_head_is_the_ridge_regression_that_scikit_learn_finds(pre
     output, _ = outputs_on(module.network, data, "train")
     assert np.abs(output.logits[:, 0].numpy() - reference.predict(x)).max() < 1e-4
     assert module.found["by"] == "val/mse"
+
+
+def test_for_sets_of_labels_the_head_is_a_logistic_regression_for_each_label(tmp_path: Path) -> None:
+    module = LinearProbe(
+        spec(TransformersText, pretrained=tiny_folder(tmp_path, "bert", "sequence")), strengths=[1.0, 10.0]
+    )
+    data = FewSets(sizes=(60, 21, 9), labels=("a", "b", "c"))
+    fit(module, data, max_epochs=1)
+    solved_on = features(module, "train")
+    x, y = solved_on.x.numpy(), solved_on.y.numpy()
+    x = (x - x.mean(0)) / np.sqrt(x.var(0).mean())
+    assert module.found["by"] == "val/f1_micro"
+    with torch.no_grad():
+        ours = module.network.head(solved_on.x.float()).sigmoid().numpy()
+    for label in (0, 1):
+        reference = LogisticRegression(C=1 / module.found["strength"], tol=1e-10, max_iter=100_000).fit(x, y[:, label])
+        assert np.abs(ours[:, label] - reference.predict_proba(x)[:, 1]).max() < 1e-3, f"label {label}"
+    assert ours[:, 2].max() < 0.01, "a label that nobody has is predicted"
 
 
 def test_what_the_network_knew_is_kept_to_the_bit_and_augmentation_and_dropout_are_off(pretrained_norms: str) -> None:

@@ -25,6 +25,14 @@ def tokens() -> Inputs:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def choices() -> Inputs:
+    """Three questions with up to three choices, of which the last question lacks one."""
+    there = torch.ones(3, 3, dtype=torch.bool)
+    there[2, 2] = False
+    ids = torch.randint(5, 60, (3, 3, 6), generator=torch.Generator().manual_seed(0))
+    return {"input_ids": ids * there[..., None], "attention_mask": there[..., None].expand_as(ids).long()}
+
+
 def of_transformers(kind: str, head: str) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {"pretrained": tiny_folder(folder / kind, kind, head)}
 
@@ -43,6 +51,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersImage": (vit, lambda: images(3, 32)),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
+    "TransformersChoice": (of_transformers("bert", "none"), choices),
     "TransformersLM": (of_transformers("llama", "lm"), tokens),
 }
 """Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
@@ -53,7 +62,8 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     arguments = EXAMPLES[name][0](folder)
     torch.manual_seed(seed)
     task = OWN[name].tasks[0]
-    info = TaskInfo(task, 0) if task == "causal_lm" else TaskInfo(task, 3, ["O", "B-a", "I-a"])
+    outputs = {"causal_lm": 0, "multiple_choice": 1}.get(task, 3)
+    info = TaskInfo(task, outputs, ["O", "B-a", "I-a"] if outputs == 3 else [])
     network: Network = OWN[name](info, **arguments).eval()
     if isinstance(network, LSTM):
         network.tokenizer.fit(SENTENCES)  # as the data do

@@ -12,6 +12,7 @@ from scipy.stats import entropy, pearsonr, spearmanr
 from sklearn import metrics as sk
 from torch import Tensor
 
+from sft_lightning.anchors import DISTANCES
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
@@ -79,20 +80,105 @@ def test_language_model_metrics_weigh_tokens_equally() -> None:
     assert found == pytest.approx({"loss": nats, "perplexity": math.exp(nats), "token_accuracy": accuracy}, rel=1e-4)
 
 
-def test_multi_label_metrics_are_scikit_learns() -> None:
+def sets(what: str) -> tuple[Tensor, Tensor]:
+    """Logits and targets `[61, 4]`, hostile in one way."""
     generator = torch.Generator().manual_seed(0)
     y = torch.randint(0, 2, (61, 4), generator=generator)
+    if what == "a label that nobody has":
+        y[:, 2] = 0
+    if what == "no labels at all":
+        y[:] = 0
+    if what == "sorted by label":
+        y = y[y[:, 0].argsort(stable=True)]
     logits = torch.randn(61, 4, generator=generator) + 1.5 * (2 * y - 1)
-    names = ["label_accuracy", "exact_match", "f1_micro"]
-    found = measured(make_task(TaskInfo("multi_label", 4, metrics=names)), logits, y)
-    said, p = (logits > 0).numpy(), logits.double().sigmoid().numpy()
+    if what == "all are predicted":
+        logits = logits.abs() + 0.1
+    if what == "none is predicted":
+        logits = -logits.abs() - 0.1
+    if what == "ties":
+        logits = logits.round()
+    if what == "probabilities of 1 in single precision":
+        logits = 20 + logits.abs()
+    if what == "logits between 0 and 1":
+        logits = logits.sigmoid()
+    return logits, y.to(torch.uint8)
+
+
+HOSTILE = (
+    *(
+        "plain",
+        "a label that nobody has",
+        "no labels at all",
+        "sorted by label",
+        "all are predicted",
+        "none is predicted",
+    ),
+    *("ties", "probabilities of 1 in single precision", "logits between 0 and 1"),
+)
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_multi_label_metrics_are_scikit_learns_on_all_items(what: str) -> None:
+    logits, y = sets(what)
+    found = measured(make_task(TaskInfo("multi_label", 4)), logits, y)
+    said, p, true = (logits > 0).numpy(), logits.double().sigmoid().numpy(), y.numpy()
+    there = true.any(0)
     expected = {
-        "label_accuracy": sk.accuracy_score(y.ravel(), said.ravel()),
-        "exact_match": sk.accuracy_score(y, said),
-        "f1_micro": sk.f1_score(y, said, average="micro"),
-        "loss": 4 * sk.log_loss(y.ravel(), p.ravel()),
+        "label_accuracy": sk.accuracy_score(true.ravel(), said.ravel()),
+        "exact_match": sk.accuracy_score(true, said),
+        "f1_micro": sk.f1_score(true, said, average="micro", zero_division=0.0),
+        "f1_macro": sk.f1_score(true, said, average="macro", zero_division=0.0),
+        "f1_samples": sk.f1_score(true, said, average="samples", zero_division=1.0),
+        "map": sk.average_precision_score(true[:, there], logits.numpy()[:, there]) if there.any() else math.nan,
+        "loss": 4 * sk.log_loss(true.ravel(), p.ravel(), labels=[0, 1]),
     }
-    assert found == pytest.approx(expected, rel=1e-4)
+    if what == "probabilities of 1 in single precision":
+        expected["loss"] = float(np.where(true, 0, logits.double().numpy()).sum() / 61)
+    assert found == pytest.approx(expected, rel=1e-4, nan_ok=True)
+
+
+def test_a_single_label_of_a_source_head_is_measured_too() -> None:
+    logits, y = sets("plain")
+    found = measured(make_task(TaskInfo("multi_label", 1)), logits[:, :1], y[:, :1])
+    said = (logits[:, 0] > 0).numpy()
+    assert found["f1_micro"] == pytest.approx(sk.f1_score(y[:, 0], said))
+    assert found["exact_match"] == found["label_accuracy"] == pytest.approx(sk.accuracy_score(y[:, 0], said))
+
+
+def test_choices_are_compared_within_their_question_whatever_their_number() -> None:
+    """Three questions with two, none (a filler) and four choices."""
+    task = make_task(TaskInfo("multiple_choice", 1))
+    scores = torch.tensor([0.5, 2.0, 1.0, -1.0, 3.0, 0.0], requires_grad=True)
+    select = torch.tensor([[1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1]]).bool()
+    batch = {"select": select, "real": torch.tensor([True, False, True]), "y": torch.tensor([1, 0]), "count": 2}
+    output = Output(scores[:, None], scores[:, None].detach())
+    loss = task.loss(output, batch)
+    one, other = softmax([0.5, 2.0]), softmax([1.0, -1.0, 3.0, 0.0])
+    assert loss.total.item() == pytest.approx(-math.log(one[1]) - math.log(other[0])) and loss.n == 2
+    loss.total.backward()
+    assert scores.grad is not None
+    assert scores.grad.tolist() == pytest.approx([*(one - [0, 1]), *(other - [1, 0, 0, 0])], abs=1e-6)
+    meters = task.make_metrics()
+    update_meters(task, {"loss": MeanLoss(), **meters}, output, batch)
+    assert read_meters(meters) == {"accuracy": 0.5}
+    rows = task.decode(output, batch)
+    assert [row["choice"] for row in rows] == [1, 2]
+    assert rows[0]["probabilities"] == pytest.approx(one, abs=1e-6)
+    assert rows[1]["probabilities"] == pytest.approx(other, abs=1e-6)
+
+
+def test_distances_of_choices_compare_one_distribution_and_ignore_choices_that_are_not_there() -> None:
+    task = make_task(TaskInfo("multiple_choice", 1))
+    select = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    mine, theirs = torch.tensor([0.5, 2.0, 1.0, -1.0, 3.0]), torch.tensor([1.5, 0.0, 1.0, 2.0, 3.0])
+    items = [task.items(Output(s[:, None], s[:, None], s[:, None]), {"select": select}) for s in (mine, theirs)]
+    assert items[0].n == 2 and len(items[0].features) == 5
+    one, other = (item.source_logits for item in items)
+    assert one is not None and other is not None
+    pairs = [(softmax(a), softmax(b)) for a, b in (([1.5, 0.0], [0.5, 2.0]), ([1.0, 2.0, 3.0], [1.0, -1.0, 3.0]))]
+    assert task.divergence(one, other) == pytest.approx([entropy(p, q) for p, q in pairs], rel=1e-5)
+    assert task.same(one, other).tolist() == [0.0, 1.0]
+    assert DISTANCES["mse"](one, other).tolist() == pytest.approx([5.0, 9.0])
 
 
 def test_what_the_same_answer_and_divergence_are_follows_from_the_task() -> None:
@@ -119,6 +205,7 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
     "token_classification": cross_entropy,
+    "multiple_choice": cross_entropy,
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
     "multi_label": lambda logits, y: float(
         sum(math.log(1 + math.exp(v if t == 0 else -v)) for v, t in zip(logits.flat, y.flat, strict=True))

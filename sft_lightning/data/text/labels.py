@@ -187,8 +187,9 @@ def wrong(value: Any) -> UserError | None:
     """The error of a value that cannot be a label at all; None if it can."""
     if isinstance(value, list | tuple | dict | set) or (isinstance(value, str) and is_list(value)):
         kind = KINDS.get(type(value).__name__, "a list") if not isinstance(value, str) else "a list, written as text"
-        problem = f"label is {kind} ({shown(value)}), and multi-label data is not supported yet"
-        return UserError("label", problem, "give one label a row, or name another column by data.label_column")
+        problem = f"label is {kind} ({shown(value)}), and a sample has one label here"
+        fix = "use MultiLabelTable for texts with sets of labels, or name another column by data.label_column"
+        return UserError("label", problem, fix)
     if isinstance(value, bytes):
         return UserError("label", f"label is bytes ({shown(value)}), not a text or number", "convert it")
     if isinstance(value, float) and number(value) is None:

@@ -78,19 +78,24 @@ class TextTable(TextData):
             tables = {
                 ours: hub[theirs] for ours, theirs in (("train", "train"), ("val", "validation")) if theirs in hub
             }
-            if "test" in hub and not all_unlabelled(hub["test"], self.label_column):
+            if "test" in hub and not self.unlabelled(hub["test"]):
                 tables["test"] = hub["test"]
             elif "test" in hub:  # absent or -1, as in many competitions
                 tables["train"].notes.append(f"{hub['test'].where} has no labels, and is left out")
             return tables
         if self.files["train"] is None:
-            raise UserError("data", "TextTable needs train (a file) or path (a data set on the hub)", "set one of them")
+            needs = f"{type(self).__name__} needs train (a file) or path (a data set on the hub)"
+            raise UserError("data", needs, "set one of them")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
         tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
         for name, table in tables.items():
-            if name != "train" and all_unlabelled(table, self.label_column):
+            if name != "train" and self.unlabelled(table):
                 raise no_labels(name, table, self.label_column)
         return tables
+
+    def unlabelled(self, table: Table) -> bool:
+        """Whether all labels of a table are missing."""
+        return all_unlabelled(table, self.label_column)
 
     def load(self) -> Splits:
         tables = self._tables()
