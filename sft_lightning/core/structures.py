@@ -1,6 +1,6 @@
 """Structures that the packages share: batches, task descriptions, network outputs, and how inputs are prepared."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -45,6 +45,7 @@ Batch = dict[str, Any]
 `x`: dict of network inputs, tensors with B rows; `y`: targets as the task reads them, absent for unlabelled data;
 `select`: bool `[B]` or `[B, T]`, present if only some rows or positions are items; N of them are true;
 `real`: bool `[B]`, present if some samples are fillers, which never count;
+`bytes`: `[B]` int64, the UTF-8 bytes of the text that each sample's items are tokens of, 0 for fillers; present if known;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 """
 
@@ -159,6 +160,8 @@ class InputSpec:
     """in tokens"""
     network: str = ""
     """the network's name, for messages"""
+    why_not_packed: Callable[[], str] | None = None
+    """runs the network to say why it cannot take rows of several samples, empty if it can; None if it never can"""
 
 
 @dataclass(frozen=True)

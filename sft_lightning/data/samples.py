@@ -24,7 +24,7 @@ class Samples(ABC):
     @abstractmethod
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """Fetches the network inputs of these rows as one batch, a dict. Samples that consist of items, such as tokens, add
-        `select` (bool `[B, T]`) and `y` (the items' targets).
+        `select` (bool `[B, T]`) and `y` (the items' targets), and `bytes` (int64 `[B]`) if they know the text behind them.
 
         Raises BadSample with the rows that cannot be read.
         """

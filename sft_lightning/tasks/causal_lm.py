@@ -1,16 +1,19 @@
 """Language modelling: predicts the next token, with cross-entropy in nats; each supervised token is an item."""
 
+from math import log
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from sft_lightning.anchors import kl
+from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
+from sft_lightning.core.structures import Batch, Output
+from sft_lightning.tasks.base import RowTask, TaskMetric, draw_classes
+from sft_lightning.tasks.cross_entropy import summed_cross_entropy
 from sft_lightning.tasks.metrics import MeanLoss
 
 
@@ -21,8 +24,21 @@ class Perplexity(MeanLoss):
         return super().compute().exp()
 
 
+class BitsPerByte(MeanLoss):
+    """The loss summed over all predicted tokens, in bits, over the UTF-8 bytes of their text.
+
+    Unlike the loss per token, it can be compared between tokenizers. An end-of-text token adds bits, but no bytes.
+    """
+
+    def compute(self) -> Tensor:
+        return super().compute() / log(2)
+
+
 class CausalLM(RowTask):
-    """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally."""
+    """`logits[N, V]` at the N positions whose next token `y[N]` is supervised. All metrics weigh tokens equally.
+
+    `bits_per_byte` weighs bytes equally, and needs data with `bytes` (see `Batch`), such as PlainText.
+    """
 
     name = "causal_lm"
     one_item_per_sample = False
@@ -30,12 +46,13 @@ class CausalLM(RowTask):
     metrics = {
         "perplexity": TaskMetric("min", "", lambda _: Perplexity()),
         "token_accuracy": TaskMetric("max", SHARE, lambda info: MulticlassAccuracy(info.num_outputs, average="micro")),
+        "bits_per_byte": TaskMetric("min", "bits", lambda _: BitsPerByte()),
     }
     default_metrics = ("perplexity", "token_accuracy")
     loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_single(logits), y, reduction="sum")
+        return summed_cross_entropy(logits, y)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
@@ -48,6 +65,18 @@ class CausalLM(RowTask):
 
     def draw(self, logits: Tensor, random: np.random.Generator) -> Tensor:
         return draw_classes(logits, random)
+
+    def update(self, metric: Metric, output: Output, batch: Batch) -> None:
+        if not isinstance(metric, BitsPerByte):
+            super().update(metric, output, batch)
+            return
+        if "bytes" not in batch:
+            raise UserError(
+                "metrics",
+                "bits_per_byte needs the bytes of the text behind the predicted tokens, which this data does not count",
+                "use perplexity, or the data module PlainText",
+            )
+        metric.update(self.row_loss(output.logits, batch["y"]), int(batch["bytes"].sum()))
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         if isinstance(metric, Perplexity):
