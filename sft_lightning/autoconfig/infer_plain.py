@@ -57,7 +57,7 @@ def plain_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     plan = planned(init, {split: len(table) for split, table in read.items()}, read["train"].columns["text"])
     other = "lines" if division == "blank_lines" else "blank_lines"
     many = plural(len(read["train"]), "document")
-    plan.lines = [f"{where}: plain text, {many} {SAID[division]} (--data.documents {other} divides it otherwise)"]
+    plan.lines = [f"{where}: plain text, {many} {SAID[division]} (--set data.documents={other} divides it otherwise)"]
     plan.lines += [note for table in read.values() for note in table.notes if "data.documents" not in note]
     return plan
 

@@ -219,6 +219,12 @@ def test_a_row_without_a_text_is_refused_or_left_out_and_counted(tmp_path: Path,
     assert data.skipped_report()["train"]["count"] == 1
 
 
+def test_a_file_with_another_suffix_is_plain_text_if_its_division_is_given(tmp_path: Path) -> None:
+    assert loaded(texts_of(tmp_path, "one\ntwo\nthree", "captions.en", documents="lines")) != []
+    with refused("data.train", "captions.en", "data.documents", ".txt"):
+        texts_of(tmp_path, "one", "captions.en")
+
+
 def test_tables_have_their_own_column(tmp_path: Path) -> None:
     data = texts_of(tmp_path, 'body\n"one, two"\nthree\n', "pages.csv", text_column="body", val_fraction=0.5)
     assert loaded(data) == ["one, two", "three"]

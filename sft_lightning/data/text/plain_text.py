@@ -10,9 +10,10 @@ from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.base import Split, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.documents import Blocks, Documents, start_and_end
-from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.files import FORMATS, Table, hub_tables, read_table
 from sft_lightning.data.text.text_file import Division, read_documents
 
+PLAIN = (".txt", ".text", ".md")
 LONGEST = 1024
 """Tokens of a block, unless data.max_length or the network's limit says otherwise"""
 
@@ -37,7 +38,8 @@ class PlainText(TokenData):
         val: File with the validation documents; default a share of the training documents.
         test: File with the test documents.
         documents: How a .txt file is divided into documents: blank_lines, lines (each is one), or file (it is one); default
-            blank_lines. Line ends CR LF become LF.
+            blank_lines. If it is set, files with other suffixes than those of tables are plain text too. Line ends CR LF
+            become LF.
         text_column: Column of a table with the texts, one document each; default text.
         overlap: Tokens of context that a block repeats from the block before it.
         end_of_text: Whether EOS at the end of each document is predicted.
@@ -79,19 +81,20 @@ class PlainText(TokenData):
         """How the documents were cut"""
         if (path is None) == (train is None):
             raise UserError("data", "PlainText needs one of train (a file) and path (a data set on the hub)", "set one")
-        plain = [f for f in self.files.values() if f is not None and is_plain(f)]
+        plain = [f for f in self.files.values() if f is not None and is_plain(f, documents is not None)]
         tables = path is not None or len(plain) < sum(f is not None for f in self.files.values())
         if documents is not None and not plain:
-            raise UserError("data.documents", "has no effect, because no file is .txt", "leave it out")
+            raise UserError("data.documents", "has no effect, because all files are tables", "leave it out")
         if text_column is not None and not tables:
-            raise UserError("data.text_column", "has no effect, because every file is .txt", "leave it out")
+            raise UserError("data.text_column", "has no effect, because no file is a table", "leave it out")
 
     def load(self) -> Splits:
         tables = self._tables()
         column = self.text_column or "text"
         made = {name: Documents(table, column, "data.text_column", self.end_of_text) for name, table in tables.items()}
         if len(made["train"]) == 1 and "val" not in made:
-            other = ", or set data.documents to lines" if is_plain(self.files["train"] or "") else ""
+            plain = is_plain(self.files["train"] or "", self.documents is not None)
+            other = ", or set data.documents to lines" if plain else ""
             raise UserError(
                 "data.val",
                 f"{tables['train'].where} is 1 document, so that none can be set aside to validate on",
@@ -110,10 +113,13 @@ class PlainText(TokenData):
             return {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
         read = {}
         for name, file in self.files.items():
-            if file is not None and is_plain(file):
+            if file is not None and is_plain(file, self.documents is not None):
                 read[name] = read_documents(file, f"data.{name}", self.documents or "blank_lines", self.skips)
                 read[name].columns = {self.text_column or "text": read[name].columns["text"]}
             elif file is not None:
+                if Path(file).suffix.lower() not in FORMATS and Path(file).expanduser().is_file():
+                    fix = f"use one of {', '.join((*PLAIN, *FORMATS))}, or set data.documents to read it as plain text"
+                    raise UserError(f"data.{name}", f"{file} has an unknown suffix", fix)
                 read[name] = read_table(file, f"data.{name}", self.skips)
         return read
 
@@ -172,6 +178,7 @@ class PlainText(TokenData):
         return "; ".join([super().describe(), *self._said])
 
 
-def is_plain(file: str) -> bool:
-    """Whether a file is read as plain text, and not as a table."""
-    return Path(file).suffix.lower() in (".txt", ".text", ".md")
+def is_plain(file: str, divided: bool = False) -> bool:
+    """Whether a file is read as plain text, and not as a table: by its suffix, or if `data.documents` says how to divide it."""
+    suffix = Path(file).suffix.lower()
+    return suffix in PLAIN or (divided and suffix not in FORMATS)
