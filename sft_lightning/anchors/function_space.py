@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sft_lightning.anchors.by_rows import AT_ONCE, kl_by_rows
+
 
 def mse(student_ND: Tensor, teacher_ND: Tensor) -> Tensor:
     """Squared Euclidean distance ‖s − t‖², summed over D. Zero if and only if equal."""
@@ -23,8 +25,11 @@ def kl(student_ND: Tensor, teacher_ND: Tensor, temperature: float = 1.0) -> Tens
 
     The T² keeps the gradient's size independent of T (Hinton, Vinyals, Dean 2015, section 2). With T=2 on a kept
     source head this is the anchor of Learning without Forgetting (Li and Hoiem 2016, eq. 3) up to the teacher's
-    constant entropy and the factor T², which the paper leaves out.
+    constant entropy and the factor T², which the paper leaves out. Large tensors, such as logits over a vocabulary, are
+    computed a few rows at a time (see `by_rows.py`).
     """
+    if student_ND.numel() > AT_ONCE and student_ND.ndim == 2:
+        return kl_by_rows(student_ND, teacher_ND, temperature)
     mine, theirs = at_least_single(student_ND, teacher_ND)
     student, teacher = F.log_softmax(mine / temperature, dim=-1), F.log_softmax(theirs / temperature, dim=-1)
     return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * temperature**2

@@ -6,7 +6,12 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 
-KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers", "words": "tagged words"}
+KINDS = {
+    "image": "images",
+    "text": "texts with labels",
+    "tokens": "plain text or instructions with answers",
+    "words": "tagged words",
+}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 

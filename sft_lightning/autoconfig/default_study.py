@@ -60,7 +60,7 @@ def infer_study(
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
-        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
+        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
         task: classification, regression, causal_lm or token_classification; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs.
@@ -76,6 +76,7 @@ def infer_study(
     from sft_lightning.autoconfig.data_plan import Overrides
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
+    from sft_lightning.autoconfig.infer_plain import samples_of
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
     from sft_lightning.autoconfig.study_name import name_of
     from sft_lightning.autoconfig.summary import lines_of
@@ -88,8 +89,8 @@ def infer_study(
     gpu, precision = device(accelerator)
     family = "language model" if plan.kind == "tokens" else net.family
     recipe = RECIPES[family]
-    run = length(recipe, plan.labelled, gpu)
     tokens = lengths_of(net, plan)
+    run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)
     base = base_of(net, plan, recipe, run, gpu, tokens)
     if precision is not None and family != "small":
         base["trainer"]["precision"] = precision
@@ -276,11 +277,13 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
 
 
 def metrics_of(plan: "DataPlan") -> list[str]:
-    """Metrics to show of a task. The first chooses settings: the primary metric, or the loss of a language model.
+    """Metrics to show of data. The first chooses settings: the primary metric, or the loss of a language model.
 
     A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
+    from sft_lightning.data.base import DATA_MODULES
     from sft_lightning.tasks import TaskInfo, make_task
 
-    names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts))).metric_names
+    of_data = list(DATA_MODULES[plan.block["class_path"]].metrics)
+    names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts), of_data)).metric_names
     return ["loss", *names] if plan.task == "causal_lm" else names

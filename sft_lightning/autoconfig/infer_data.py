@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
 from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
 from sft_lightning.autoconfig.infer_tagged import tagged_files, tagged_plan
 from sft_lightning.core.errors import UserError, nearest
@@ -33,6 +34,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
             raise UserError(
                 "--task", f"{path} has no words with tags", "give columns, CoNLL-U, or lists of tokens and tags"
             )
+        if (plain := plain_files(where)) is not None:
+            return plain_plan(plain, kinds, network, said)
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
         if error.key.partition(".")[0] == "data":  # of functions that read data for `fit`, too

@@ -7,6 +7,7 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
@@ -71,7 +72,7 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
 
 
 def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """Plans `TextTable`, `HubImages` or `Instructions` data on the files of the splits."""
+    """Plans `TextTable`, `HubImages`, `Instructions` or `PlainText` data on the files of the splits."""
     table, embedded = read_sheet(files["train"])
     table.where = str(files["train"])
     if "image" in kinds:
@@ -80,6 +81,9 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         fits(kinds, ("image",), network, f"{table.where} holds images")
     layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
+    if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:
+        sizes = {split: len(table if split == "train" else read_sheet(file)[0]) for split, file in files.items()}
+        return plain_table_plan(files, table, sizes, column)
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
         return instruction_plan(files, table, layout)
     if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):

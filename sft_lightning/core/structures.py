@@ -1,6 +1,6 @@
 """Structures that the packages share: batches, task descriptions, network outputs, and how inputs are prepared."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -72,6 +72,7 @@ Batch = dict[str, Any]
 `real`: bool `[B]`, present if some samples are fillers, which never count;
 `prompt`: dict of network inputs, tensors with B rows, from which the network is to generate, and `references`: `Texts` with a
 tuple of right texts for each of the B samples; present if texts are generated for this batch;
+`bytes`: `[B]` int64, the UTF-8 bytes of the text that each sample's items are tokens of, 0 for fillers; present if known;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 
 N is the number of positions that `select` marks. It is the number of samples that are not fillers without `select`, and if
@@ -206,6 +207,8 @@ class InputSpec:
     """in tokens"""
     network: str = ""
     """the network's name, for messages"""
+    why_not_packed: Callable[[], str] | None = None
+    """runs the network to say why it cannot take rows of several samples, empty if it can; None if it never can"""
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from sft_lightning.core.registry import discover
 from sft_lightning.data.base import DATA_MODULES, SFTDataModule
-from sft_lightning.data.text import GLUE, IMDB, TREC, AGNews, Instructions, TextTable
+from sft_lightning.data.text import GLUE, IMDB, TREC, AGNews, Instructions, PlainText, TextTable
 from sft_lightning.data.vision import (
     CIFAR10,
     CIFAR100,
@@ -28,6 +28,7 @@ __all__ = [
     "HubImages",
     "ImageFolder",
     "Instructions",
+    "PlainText",
     "SFTDataModule",
     "TextTable",
 ]

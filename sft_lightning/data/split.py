@@ -55,6 +55,8 @@ class Split(Dataset[Batch]):
         real = torch.tensor([k.real for k in keys])
         if not real.all():
             batch["real"] = real
+        if "bytes" in x:
+            batch["bytes"] = x.pop("bytes") * real
         if "select" in x:  # the samples have items of their own, such as tokens
             select, y = x.pop("select"), x.pop("y", None)
             of_sample = real.view(-1, *[1] * (select.ndim - 1)).expand_as(select)

@@ -10,11 +10,26 @@ from sft_lightning.networks.image_fit import check_shape_fits
 
 
 def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
-    """The source task that is measured. Raises UserError if the source head's task or classes are not those of the data."""
-    if network.shares_outputs:
-        return network.task
+    """The source task that is measured. Raises UserError if the source head's task or classes are not those of the data.
+
+    A network that keeps its pretrained outputs, such as a language model, is measured by the source data's own metrics.
+    """
     info, said = data.task_info, network.source_task
     assert info is not None
+    if network.shares_outputs:
+        if info.name != network.task.name:
+            raise UserError(
+                "retention",
+                f"the network's task is {network.task.name}, but the retention data's is {info.name}",
+                "give data of the task that the network was trained for, such as PlainText for a language model",
+            )
+        if network.pretrained is None:
+            raise UserError(
+                "retention",
+                "the network starts from random weights, so that it has nothing to keep",
+                "drop retention, or set network.init_args.pretrained",
+            )
+        return replace(network.task, metrics=info.metrics)
     if network.source_head is None or said is None:
         raise UserError(
             "retention",

@@ -14,6 +14,7 @@ from sft_lightning.networks.base import Network
 from sft_lightning.networks.generation import Generation
 from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf
+from sft_lightning.networks.packed import ROW, encode_packed, why_not_apart
 from sft_lightning.networks.transformers_text import (
     check_vocabulary,
     checkpoint_gradients,
@@ -130,15 +131,28 @@ class TransformersLM(Network):
 
     @property
     def input_spec(self) -> InputSpec:
-        return InputSpec("tokens", tokenizer=self.tokenizer, max_length=self.max_length)
+        return InputSpec(
+            "tokens",
+            tokenizer=self.tokenizer,
+            max_length=self.max_length,
+            why_not_packed=lambda: why_not_apart(self, self.task.num_outputs, self.max_length),
+        )
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
-        """`[B, T, D]`"""
+        """`[B, T, D]`. If `x` has a layout of packed rows, the encoder runs on these."""
         mask = x["attention_mask"]
+        if ROW in x:
+            return encode_packed(x, positions(mask), self._encode_rows, self.tokenizer.pad_token_id or 0)
         inputs: dict[str, Any] = {"input_ids": x["input_ids"], "attention_mask": mask, "use_cache": False}
         if self._takes_positions:
             inputs["position_ids"] = positions(mask)
         hidden: Tensor = self.encoder(**inputs).last_hidden_state
+        return hidden
+
+    def _encode_rows(self, ids: Tensor, at: Tensor) -> Tensor:
+        """`[P, W, D]` of rows that hold several samples, each of which begins at position 0."""
+        inputs = {"position_ids": at} if self._takes_positions else {}
+        hidden: Tensor = self.encoder(input_ids=ids, use_cache=False, **inputs).last_hidden_state
         return hidden
 
     def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:

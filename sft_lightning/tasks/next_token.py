@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
@@ -11,7 +10,8 @@ from torchmetrics.classification import MulticlassAccuracy
 from sft_lightning.anchors import kl
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Output
-from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single, draw_classes
+from sft_lightning.tasks.base import RowTask, Said, TaskMetric, draw_classes
+from sft_lightning.tasks.cross_entropy import summed_cross_entropy
 from sft_lightning.tasks.metrics import MeanLoss
 from sft_lightning.tasks.texts import TEXT_METRICS, TextScore, chrf
 
@@ -39,7 +39,7 @@ class NextToken(RowTask):
     loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        return F.cross_entropy(at_least_single(logits), y, reduction="sum")
+        return summed_cross_entropy(logits, y)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)

@@ -130,8 +130,10 @@ def imagefolder(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: 
 def instruct(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
     rows = [{"instruction": t, "input": "", "output": f"{i} words"} for i, t in enumerate(texts(120))]
     folder = tiny_folder(tmp / "llama", "llama", "lm", max_position_embeddings=512)
+    general = write_text(tmp / "general.txt", "\n\n".join(texts(40)))
     return {
-        "model": {"init_args": {"freeze": {"bottom_layers": 2}}},
+        **({"retention": {"init_args": {"train": general}}} if "lora" in file else {}),
+        "model": {"init_args": {} if "lora" in file else {"freeze": {"bottom_layers": 2}}},
         "network": {"init_args": {"pretrained": folder, "max_length": 256}},
         "data": {"init_args": {"train": write_text(tmp / "rows.json", json.dumps(rows)), "train_fraction": 0.3}},
     }

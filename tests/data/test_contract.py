@@ -32,6 +32,10 @@ def answers(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def pages(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {split: write_text(root / f"{split}.txt", "\n\n".join(texts(40))) for split in ("train", "test")}
+
+
 def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for split, count in (("train", 60), ("test", 24)):
         table(count, seed=len(split)).to_parquet(root / f"{split}.parquet")
@@ -107,6 +111,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "GLUE": glue,
     "TextTable": own_table,
     "Instructions": answers,
+    "PlainText": pages,
     "CoNLL": tagged,
     "CoNLLU": universal,
     "TaggedTable": lists,

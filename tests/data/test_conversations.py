@@ -59,10 +59,20 @@ CHATS: dict[str, list[Message]] = {
         *(user("q"), assistant(None, tool_calls=CALL), {"role": "tool", "content": "7"}, assistant("seven")),
         *(user("r"), assistant("well")),
     ],
+    "a system message and three answers": [
+        *({"role": "system", "content": "Be terse."}, user("q"), assistant("a"), user("r"), assistant("b\nb")),
+        *(user("s"), assistant("c")),
+    ],
+    "a system message, two calls and three answers": [
+        *({"role": "system", "content": "Be terse."}, user("q"), assistant("a"), user("r")),
+        *(assistant("", tool_calls=CALL), {"role": "tool", "content": "7"}),
+        *(assistant("then", tool_calls=CALL), {"role": "tool", "content": "8"}, assistant("fifteen")),
+        *(user("s"), assistant("c")),
+    ],
 }
-NO_CALLS = {"a call", "a call and null"}
+NO_CALLS = {"a call", "a call and null", "a system message, two calls and three answers"}
 REFUSED = {name: NO_CALLS for name in TEMPLATES if name != "qwen 3"} | {"qwen 3": set()}
-REFUSED["gemma"] = NO_CALLS | {"a system message"}
+REFUSED["gemma"] = NO_CALLS | {"a system message", "a system message and three answers"}
 REFUSED["mistral"] = NO_CALLS | {"the assistant first", "two answers in a row", "two questions in a row"}
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import CoNLL, Instructions, MultipleChoice, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, MultipleChoice, PlainText, SFTDataModule
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.choice_table import Choices
 from sft_lightning.data.text.conversation import InstructionRows
+from sft_lightning.data.text.documents import Documents
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.multiple_choice import ChoiceRows
 from sft_lightning.data.text.sentences import Sentences
@@ -92,6 +93,23 @@ class FewAnswers(Instructions):
             said = {"prompt": few_texts(count, seed=20 + number), "completion": few_texts(count, seed=30 + number)}
             parts.append(InstructionRows(Table(f"answers {number}", said)))
         return Splits(*parts)
+
+
+class FewPages(PlainText):
+    """Random documents, each in one block, and rows that several of them share.
+
+    Args:
+        sizes: Documents of each split.
+        **kwargs: As PlainText.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"path": "in memory", "packing": True, "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        texts = [{"text": few_texts(count, seed=60 + number)} for number, count in enumerate(self.sizes)]
+        return Splits(*(Documents(Table("pages", said), "text", "data.text_column", True) for said in texts))
 
 
 TAGS, OLD_TAGS = ("O", "B-x", "I-x", "B-y"), ("O", "B-z", "I-z")
@@ -277,6 +295,7 @@ CASES: dict[str, Case] = {
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+    "packed plain text": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewPages, FewPages, new_head=False),
     "images with adapters": Case(
         "classification",
         _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),

@@ -19,7 +19,8 @@ from sklearn import metrics as sk
 from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor, WritePredictions
-from sft_lightning.data import SFTDataModule
+from sft_lightning.data import PlainText, SFTDataModule
+from sft_lightning.data.text.documents import Blocks
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import Network
 from sft_lightning.tasks import TASKS
@@ -54,8 +55,8 @@ class Seen(Callback):
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
     """All metrics that the task has for this data."""
     names = list(TASKS[CASES[case].task].metrics)
-    two = len(getattr(data, "labels", [])) == 2
-    return [n for n in names if n != "f1" or two]
+    two, counts_bytes = len(getattr(data, "labels", [])) == 2, isinstance(data, PlainText)
+    return [n for n in names if {"f1": two, "bits_per_byte": counts_bytes}.get(n, True)]
 
 
 def samples(case: str, rows: int) -> SFTDataModule:
@@ -192,6 +193,8 @@ class Answers:
     source_logits: np.ndarray | None
     y: np.ndarray
     row_of_item: list[int]
+    bytes: int = 0
+    """UTF-8 bytes of plain text"""
 
 
 @torch.no_grad()
@@ -214,12 +217,15 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     def joined(name: str) -> np.ndarray:
         return torch.cat([getattr(output, name) for output, _ in parts]).double().numpy()
 
+    samples = data.splits[split].samples
+    texts = samples.documents.texts if isinstance(samples, Blocks) else []
     return Answers(
         joined("logits"),
         joined("features"),
         joined("source_logits") if parts[0][0].source_logits is not None else None,
         torch.cat([y for _, y in parts]).double().numpy(),
         rows,
+        sum(len(text.encode()) for text in texts),
     )
 
 
@@ -236,7 +242,11 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
     rows = np.array(answers.row_of_item)
     sentences = [(logits[rows == row].argmax(1), y[rows == row]) for row in dict.fromkeys(answers.row_of_item)]
     of_entities = entity_scores(sentences, OLD_TAGS if of_source else TAGS) if task == "token_classification" else {}
-    return {n: of_entities[n] if n in of_entities else REFERENCES[task][n](logits, y) for n in ("loss", *names)}
+    own = {
+        **of_entities,
+        **({"bits_per_byte": nats(logits, y) * len(y) / math.log(2) / answers.bytes} if answers.bytes else {}),
+    }
+    return {n: own[n] if n in own else REFERENCES[task][n](logits, y) for n in ("loss", *names)}
 
 
 def entity_scores(sentences: list[tuple[np.ndarray, np.ndarray]], tags: Sequence[str]) -> dict[str, float]:

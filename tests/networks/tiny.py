@@ -136,7 +136,7 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
     tokenizer = tokenizer or TOKENIZERS[kind]()
     if kind in ("roberta", "xlm-roberta") and tokenizer.pad_token is None:
         tokenizer.pad_token = "<pad>"
-    settings = {"vocab_size": len(tokenizer), **CONFIGS[kind], **settings}
+    settings = {"vocab_size": len(tokenizer), **CONFIGS.get(kind, {}), **settings}
     if head in ("sequence", "tokens"):
         settings |= {
             "num_labels": labels,

@@ -1,11 +1,16 @@
 """Base classes of text data: tokenising for a network, and texts with one label each."""
 
+from itertools import islice
 from typing import Any, ClassVar
+
+import numpy as np
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.arguments import PositiveInt, check_arguments
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.loaders import training_order
+from sft_lightning.data.text.packing import SAMPLED, padding
 from sft_lightning.data.text.tokens import Ragged, TextRows, Tokens
 from sft_lightning.data.text.unknown import MUCH, unknown_share
 
@@ -31,6 +36,8 @@ class TokenData(SFTDataModule, base=True):
     """
 
     kind: ClassVar[str] = "text"
+    packing: bool = False
+    """Whether samples of a micro-batch share rows"""
 
     def __init__(self, max_length: PositiveInt | None = None, group_by_length: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -56,11 +63,13 @@ class TokenData(SFTDataModule, base=True):
                 f"{spec.network} takes {TAKES.get(spec.kind, spec.kind)}, {type(self).__name__} has {TAKES[self.kind]}",
                 "choose another network or other data",
             )
+        if self.packing:
+            self._check_packing(spec)
         length = self._length(spec)
         view = InputView(max_length=length)
         multiple = 8 if self._on_gpu() else 1
         for samples in self._all_samples():
-            samples.group_by_length = self.group_by_length
+            samples.group_by_length, samples.packing = self.group_by_length, self.packing
             samples.use(tokenizer, length, multiple)
         if not getattr(tokenizer, "fitted", True):
             if "train" not in self.splits:
@@ -79,6 +88,29 @@ class TokenData(SFTDataModule, base=True):
             assert isinstance(split.samples, Tokens)
             self.truncated[name] = float(split.samples.truncated[split.rows].mean())
         return view
+
+    def _check_packing(self, spec: InputSpec) -> None:
+        """Raises UserError for a network that cannot keep the samples of a row apart."""
+        why = spec.why_not_packed() if spec.why_not_packed is not None else "it takes one sample a row"
+        if why:
+            raise UserError(
+                "data.packing",
+                f"the network {spec.network} cannot keep samples in one row apart: {why}",
+                "set it to false, or choose another network",
+            )
+
+    def _padding(self) -> str:
+        """The share of padding in training without and with packing, on the first micro-batches; empty without packing."""
+        split = self.splits.get("train")
+        if not self.packing or self.view is None or split is None:
+            return ""
+        assert isinstance(split.samples, Tokens)
+        _, ranks, accumulate = self._world()
+        order = training_order(split, self.batch_size, 0, ranks, accumulate, self.seed or 0, True)
+        lengths = split.samples.ids.lengths[split.rows]
+        some = ([lengths[key.position] for key in keys] for keys in islice(order, SAMPLED))
+        apart, together = padding(map(np.array, some), self.view.max_length)
+        return f"packing: {together:.1%} of the training tokens are padding, instead of {apart:.1%}"
 
     def _all_samples(self) -> list[Tokens]:
         found = {id(s.samples): s.samples for s in self.splits.values()}
@@ -116,7 +148,7 @@ class TokenData(SFTDataModule, base=True):
         cut = [f"{share:.1%} of {name}" for name, share in self.truncated.items() if share > 0]
         if cut and self.view is not None:
             line += f"; truncated to {self.view.max_length} tokens: {', '.join(cut)}"
-        return line
+        return "; ".join(part for part in (line, self._padding()) if part)
 
 
 class TextData(TokenData, base=True):

@@ -42,6 +42,8 @@ class Instructions(TokenData):
             evenly; testing does it for all samples; 0 for none.
         max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
         group_by_length: Make batches of samples of similar length, to save padding.
+        packing: Whether samples of a micro-batch share rows of up to max_length tokens. Each sees itself alone, so that
+            nothing but the padding changes. Refused for a network that cannot keep the samples of a row apart.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -58,6 +60,7 @@ class Instructions(TokenData):
         generate_samples: NonNegativeInt = 0,
         max_length: int | None = None,
         group_by_length: bool = True,
+        packing: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
@@ -66,6 +69,7 @@ class Instructions(TokenData):
         if generate_samples:
             self.metrics = (*CausalLM.default_metrics, "exact_match", "rougeL")
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
+        self.packing = packing
         self.dropped: dict[str, int] = {}
         """Samples of each split without a supervised token"""
         self._every_row: dict[str, np.ndarray] = {}

@@ -14,6 +14,7 @@ from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.samples import Samples
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.packing import layout
 
 CHUNK = 4096  # texts per call of the tokenizer: enough for its threads, few enough for memory
 
@@ -25,6 +26,13 @@ class Ragged:
         self.lengths = np.array([len(r) for r in rows], dtype=np.int64)
         self.ends = np.cumsum(self.lengths)
         self.flat = np.fromiter((v for r in rows for v in r), dtype=dtype, count=int(self.lengths.sum()))
+
+    @classmethod
+    def cut(cls, flat: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> "Ragged":
+        """Rows `flat[start:end]`, which may overlap and share the array's memory."""
+        made = cls.__new__(cls)
+        made.flat, made.lengths, made.ends = flat, ends - starts, ends
+        return made
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -63,6 +71,8 @@ class Tokens(Samples):
     """
 
     group_by_length = True
+    packing = False
+    """Whether batches say how samples share rows"""
 
     def __init__(self, targets: np.ndarray | None) -> None:
         self.targets = targets
@@ -105,7 +115,10 @@ class Tokens(Samples):
         return max(longest, min(rounded, self.max_length or rounded))
 
     def batch(self, rows: Sequence[int]) -> dict[str, Tensor]:
-        """`input_ids`, `attention_mask` and any `token_type_ids`: `[B, T]`, padded on the tokenizer's side."""
+        """`input_ids`, `attention_mask` and any `token_type_ids`: `[B, T]`, padded on the tokenizer's side.
+
+        With packing, `packed_row` and `packed_start` `[B]` say where a network puts each sample.
+        """
         self.ready()
         left, width = self.left, self.width(rows)
         mask = torch.arange(width)[None] < torch.from_numpy(self.ids.lengths[list(rows)])[:, None]
@@ -116,6 +129,10 @@ class Tokens(Samples):
         }
         if self.types is not None:
             x["token_type_ids"] = self.types.padded(rows, width, 0, left)
+        if self.packing:
+            lengths = self.ids.lengths[list(rows)]
+            row, start = layout(lengths.tolist(), self.max_length or int(lengths.max()))
+            x |= {"packed_row": torch.from_numpy(row), "packed_start": torch.from_numpy(start)}
         return x
 
     def shown(self, row: int) -> dict[str, Any]:
