@@ -13,8 +13,8 @@ from torchmetrics.utilities import dim_zero_cat
 
 from sft_lightning.anchors import bernoulli_kl
 from sft_lightning.core.metric_info import SHARE
-from sft_lightning.core.structures import TaskInfo
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single
+from sft_lightning.core.structures import Batch, Output, TaskInfo
+from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single
 
 
 class SampleF1(Metric):
@@ -132,6 +132,19 @@ class MultiLabel(RowTask):
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         metric.update(logits if isinstance(metric, MeanAveragePrecision) else self.predict(logits), y.long())
+
+    def said(self, output: Output, batch: Batch) -> list[Said]:
+        """The predicted labels; the score is the share of labels that are decided rightly."""
+        names = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
+
+        def listed(row: Tensor) -> str:
+            return ", ".join(n for n, v in zip(names, row.tolist(), strict=True) if v) or "none"
+
+        predicted, y = self.predict(output.logits), batch.get("y")
+        if y is None:
+            return [Said(listed(row)) for row in predicted]
+        right = (predicted == y).double().mean(-1).tolist()
+        return [Said(listed(p), listed(t), score) for p, t, score in zip(predicted, y, right, strict=True)]
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         """The share of labels on which both agree."""

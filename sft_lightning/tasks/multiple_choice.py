@@ -12,7 +12,7 @@ from torchmetrics.classification import BinaryAccuracy
 from sft_lightning.anchors import kl
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import Batch, Items, Output
-from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
+from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single, draw_classes
 
 ABSENT = -1e30
 """Score of a choice that a question lacks: its probability is 0, and it is equal in student and teacher"""
@@ -54,6 +54,13 @@ class MultipleChoice(RowTask):
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         metric.update((self.predict(logits) == y).long(), torch.ones_like(y))  # the number of choices may vary
+
+    def said(self, output: Output, batch: Batch) -> list[Said]:
+        """The place of the chosen choice, from 0."""
+        chosen, y = self.predict(self.rows(output.logits, batch)).tolist(), batch.get("y")
+        if y is None:
+            return [Said(str(c)) for c in chosen]
+        return [Said(str(c), str(t), float(c == t)) for c, t in zip(chosen, y.tolist(), strict=True)]
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         return (one.argmax(-1) == other.argmax(-1)).double()

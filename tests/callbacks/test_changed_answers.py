@@ -8,7 +8,7 @@ import torch
 from lightning import Trainer
 
 import sft_lightning
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.data.text.conll import CoNLL
 from sft_lightning.data.text.instructions import Instructions
 from sft_lightning.evaluation.said import differing
@@ -16,6 +16,7 @@ from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import TransformersLM, TransformersTokens
 from sft_lightning.networks.spec import spec
 from sft_lightning.report.error_analysis import samples_of
+from sft_lightning.tasks import make_task
 from sft_lightning.tasks.base import Said
 from tests.networks.tiny import tiny_folder
 
@@ -90,3 +91,17 @@ def test_tags_that_a_kept_head_says_otherwise_are_listed_beside_their_words(tmp_
         assert entry["words"] == ["Anna", "sees", f"Rome{entry['row']}"] and entry["form"] == "tags"
         assert len(entry["before"]) == len(entry["after"]) == 3 and entry["before"] != entry["after"]
         assert "label" not in entry, "the new task's tags are not the source head's"
+
+
+def test_sets_of_labels_and_choices_are_said_with_the_share_that_is_right() -> None:
+    sets = make_task(TaskInfo("multi_label", 3, ["a", "b", "c"]))
+    logits = torch.tensor([[1.0, -1.0, 2.0], [-1.0, -1.0, -1.0]])
+    batch = {"y": torch.tensor([[1, 1, 1], [0, 0, 0]])}
+    assert sets.said(Output(logits, logits), batch) == [Said("a, c", "a, b, c", 2 / 3), Said("none", "none", 1.0)]
+    assert sets.said(Output(logits, logits), {}) == [Said("a, c"), Said("none")]
+    choices = make_task(TaskInfo("multiple_choice", 1))
+    scores, batch = torch.tensor([[0.1], [0.7], [0.3]]), {"select": torch.tensor([[True, True], [True, False]])}
+    assert choices.said(Output(scores, scores), {**batch, "y": torch.tensor([0, 0])}) == [
+        Said("1", "0", 0.0),
+        Said("0", "0", 1.0),
+    ]
