@@ -25,8 +25,7 @@ class Batches(L.LightningDataModule):
         super().__init__()
         self._compared: int | None = None
         self.generate_samples: int | None = 0
-        """Validation samples for which texts are generated; all for None. Testing and predicting generate for all, unless
-        it is 0"""
+        """Validation samples for which texts are generated; all for None. A test generates for all, unless it is 0"""
         self._resume_at = (0, 0)
 
     def _world(self) -> tuple[int, int, int]:
@@ -61,7 +60,8 @@ class Batches(L.LightningDataModule):
     ) -> DataLoader[Batch]:
         micro = self.eval_batch_size or max(1, self.batch_size // world_size)
         all_or_none = None if self.generate_samples != 0 else 0
-        generated = self.generate_samples if split.name == "val" else 0 if split.name == "train" else all_or_none
+        wanted = {"train": 0, "val": self.generate_samples, "predict": None}
+        generated = wanted.get(split.name, all_or_none)
         order = measuring_order(split, micro, rank, world_size, self._number(split, limit), compared, generated)
         return loader_of(split, order, self.num_workers, self.seed or 0)
 

@@ -71,7 +71,10 @@ class NextToken(RowTask):
         rows = super().decode(output, batch)
         if output.generated is None:
             return rows
-        return [{"text": text, **row} for text, row in zip(of_real(output.generated, batch), rows, strict=True)]
+        return [
+            {"text": text, **(row if any(row.values()) else {})}  # without a target, a text is all that is said
+            for text, row in zip(of_real(output.generated, batch), rows, strict=True)
+        ]
 
     def said(self, output: Output, batch: Batch) -> list[Said] | None:
         """The generated texts, with chrF of each as its score; None if none were generated."""

@@ -19,7 +19,7 @@ ROWS = [{"prompt": f"{n} plus {n} is", "completion": f" {'many ' * (n % 4)}{2 * 
 
 @pytest.fixture(scope="module")
 def llama(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return tiny_folder(tmp_path_factory.mktemp("tiny") / "llama", "llama", "lm")
+    return tiny_folder(tmp_path_factory.mktemp("tiny") / "llama", "llama", "lm", max_position_embeddings=256)
 
 
 def data_of(folder: Path, **settings: Any) -> Instructions:
@@ -117,3 +117,70 @@ def test_a_run_scores_generated_answers_before_at_each_validation_and_in_the_tes
     assert {"before", "final"} <= record["metrics"]["val/exact_match"].keys()
     assert record["metric_info"]["val/rougeL"] == {"better": "max", "unit": "share"}
     assert {"test/exact_match", "test/rougeL", "test/perplexity"} <= record["test"].keys()
+
+
+LAYOUTS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
+    "completions that begin with a space": (
+        [{"prompt": "One plus one is", "completion": " two"}],
+        [{"prompt": "Two plus two is"}, {"prompt": "Two plus one is"}],
+    ),
+    "completions that begin with a word": (
+        [{"prompt": "One plus one?", "completion": "two"}],
+        [{"prompt": "Two plus two?"}],
+    ),
+    "instructions": ([{"instruction": "Add", "input": "1 1", "output": "2"}], [{"instruction": "Add", "input": "2 2"}]),
+    "messages": (
+        [{"messages": [{"role": "user", "content": "Add"}, {"role": "assistant", "content": "2"}]}],
+        [{"messages": [{"role": "user", "content": "Add two"}]}],
+    ),
+    "messages with an answer": (
+        [{"messages": [{"role": "user", "content": "Add"}, {"role": "assistant", "content": "2"}]}],
+        [{"messages": [{"role": "user", "content": "Add two"}, {"role": "assistant", "content": "old"}]}],
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_prompt_to_predict_on_is_written_as_in_training_up_to_its_answer(
+    llama: str, tmp_path: Path, layout: str
+) -> None:
+    train, asked = LAYOUTS[layout]
+    for name, rows in (("train", train * 12), ("asked", asked)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=3).eval()
+    data = Instructions(train=str(tmp_path / "train.jsonl"), predict=str(tmp_path / "asked.jsonl"), seed=0)
+    data.setup("predict")
+    data.settle(network.wanted_input())
+    (batch,) = data.predict_dataloader()
+    prompts = [
+        network.tokenizer.decode(ids[mask.bool()])
+        for ids, mask in zip(batch["prompt"]["input_ids"], batch["prompt"]["attention_mask"], strict=True)
+    ]
+    key = next(iter(asked[0]))
+    answered = [
+        {**row, "completion": train[0].get("completion"), "output": "2"}
+        if key != "messages"
+        else {key: [row[key][0], {"role": "assistant", "content": "2"}]}
+        for row in asked
+    ]
+    (tmp_path / "answered.jsonl").write_text("".join(json.dumps(row) + "\n" for row in answered))
+    trained = Instructions(
+        train=str(tmp_path / "answered.jsonl"), val=str(tmp_path / "answered.jsonl"), generate_samples=9
+    )
+    trained.setup()
+    trained.settle(network.wanted_input())
+    (same,) = trained.val_dataloader()
+    expected = dict(
+        zip(
+            same["rows"], [ids[m.bool()].tolist() for ids, m in zip(*same["prompt"].values(), strict=True)], strict=True
+        )
+    )
+    found = dict(
+        zip(
+            batch["rows"],
+            [ids[m.bool()].tolist() for ids, m in zip(*batch["prompt"].values(), strict=True)],
+            strict=True,
+        )
+    )
+    assert found == expected, f"the prompts are {prompts}"
+    assert batch["count"] == 0 and "y" not in batch

@@ -1,6 +1,7 @@
 """Instructions with answers, to tune language models on: the loss is on the answers alone, including their ends."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,11 +9,12 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, check_arguments
-from sft_lightning.data.base import Splits
+from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import hub_tables, read_table
 from sft_lightning.data.text.notes import together
+from sft_lightning.data.text.prompts import Prompts, leading_space
 from sft_lightning.tasks import CausalLM
 
 
@@ -38,6 +40,7 @@ class Instructions(TokenData):
         train: File with the training samples (.json or .jsonl).
         val: File with the validation samples; default a share of the training samples.
         test: File with the test samples.
+        predict: File with prompts in the same layout, to generate answers for; it needs no answers.
         generate_samples: Validation samples for which the last answer is generated and scored (exact match, ROUGE-L), drawn
             evenly; testing does it for all samples; 0 for none.
         max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
@@ -57,6 +60,7 @@ class Instructions(TokenData):
         train: str | None = None,
         val: str | None = None,
         test: str | None = None,
+        predict: str | None = None,
         generate_samples: NonNegativeInt = 0,
         max_length: int | None = None,
         group_by_length: bool = True,
@@ -69,6 +73,7 @@ class Instructions(TokenData):
         if generate_samples:
             self.metrics = (*CausalLM.default_metrics, "exact_match", "rougeL")
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
+        self.prompts = predict
         self.packing = packing
         self.dropped: dict[str, int] = {}
         """Samples of each split without a supervised token"""
@@ -90,6 +95,16 @@ class Instructions(TokenData):
             tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in self.files.items() if f is not None}
         rows = {name: InstructionRows(table) for name, table in tables.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"))
+
+    def load_for_prediction(self) -> Samples | None:
+        """Reads the file `predict`. Its prompts continue as those of the training file do."""
+        if self.prompts is None:
+            return None
+        table = read_table(self.prompts, "data.predict", self.skips)
+        train, space = self.files["train"], ""
+        if "prompt" in table.columns and train is not None and Path(train).expanduser().is_file():
+            space = leading_space(read_table(train, "data.train", skip=True))
+        return Prompts(table, space)
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
         """Returns 0: the network knows the size of its vocabulary."""
