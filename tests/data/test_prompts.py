@@ -147,7 +147,7 @@ def test_a_prompt_to_predict_on_is_written_as_in_training_up_to_its_answer(
     train, asked = LAYOUTS[layout]
     for name, rows in (("train", train * 12), ("asked", asked)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=3).eval()
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=3, max_length=256).eval()
     data = Instructions(train=str(tmp_path / "train.jsonl"), predict=str(tmp_path / "asked.jsonl"), seed=0)
     data.setup("predict")
     data.settle(network.wanted_input())
@@ -170,17 +170,9 @@ def test_a_prompt_to_predict_on_is_written_as_in_training_up_to_its_answer(
     trained.setup()
     trained.settle(network.wanted_input())
     (same,) = trained.val_dataloader()
-    expected = dict(
-        zip(
-            same["rows"], [ids[m.bool()].tolist() for ids, m in zip(*same["prompt"].values(), strict=True)], strict=True
-        )
-    )
-    found = dict(
-        zip(
-            batch["rows"],
-            [ids[m.bool()].tolist() for ids, m in zip(*batch["prompt"].values(), strict=True)],
-            strict=True,
-        )
+    expected, found = (
+        {row: ids[mask.bool()].tolist() for row, ids, mask in zip(b["rows"], *b["prompt"].values(), strict=True)}
+        for b in (same, batch)
     )
     assert found == expected, f"the prompts are {prompts}"
     assert batch["count"] == 0 and "y" not in batch
