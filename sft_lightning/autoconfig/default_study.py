@@ -182,11 +182,13 @@ def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
 
 
 def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int]) -> int | None:
-    """Length to which texts are cut, in tokens: 95 % fit into it; all, if words are tagged. None for the network's limit."""
-    if plan.kind == "image" or net.max_length is None or not plan.texts:
+    """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit, as for tagged
+    words: one that is cut off has no tag.
+    """
+    if plan.kind in ("image", "words") or net.max_length is None or not plan.texts:
         return None
     most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
-    needed = ceil(float(np.percentile(lengths, 100 if plan.kind == "words" else 95))) if lengths else most
+    needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
 

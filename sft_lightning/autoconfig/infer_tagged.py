@@ -25,33 +25,41 @@ AS = {"CoNLL": "words and tags in columns", "CoNLLU": "CoNLL-U", "TaggedTable": 
 
 
 def tagged_files(where: Path, said: Overrides) -> tuple[str, dict[str, Path]] | None:
-    """(name of the data module, files by split) if a file or folder holds tagged words; None if not."""
+    """(name of the data module, files by split) if a file or folder holds tagged words; None if not. Raises UserError if a
+    split has several files.
+    """
     if said.task not in (None, "token_classification"):
         return None
-    files = {"train": where} if where.is_file() else split_files(where)
-    if "train" not in files:
+    found = {"train": [where]} if where.is_file() else split_files(where)
+    if not found.get("train"):
         return None
-    kind = kind_of(files["train"], said)
-    return None if kind is None else (kind, files)
+    train = found["train"][0]
+    kind = kind_of(train, said)
+    if kind is None:
+        return None
+    files = {split: [p for p in paths if p.suffix == train.suffix] for split, paths in found.items()}
+    for split, paths in files.items():
+        if len(paths) > 1:
+            problem = f"{where} has {paths[0].name} and {paths[1].name} for {split}"
+            raise UserError("--data", problem, "name one file, or keep one")
+    return kind, {split: paths[0] for split, paths in files.items() if paths}
 
 
-def split_files(folder: Path) -> dict[str, Path]:
-    """The files of tagged words in a folder by split: train.conll, dev.conllu, en_ewt-ud-test.conllu. Raises UserError if a
-    split has two.
+def split_files(folder: Path) -> dict[str, list[Path]]:
+    """The files of a folder by split: train.conll, en_ewt-ud-dev.conllu, test-00000-of-00001.parquet. A file named after its
+    split alone comes without others.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         if path.name.startswith(".") or path.suffix.lower() not in (*COLUMNS, UD, *TABLES) or not path.is_file():
             continue
-        name = re.split(r"[-_.]", path.stem.lower())[-1]
+        stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem.lower())
+        name = re.split(r"[-_.]", stem)[-1]
         split = "val" if name in VALIDATIONS else name
-        if split not in ("train", "val", "test"):
-            continue
-        if split in found and found[split].suffix == path.suffix:
-            raise UserError("--data", f"{folder} has {found[split].name} and {path.name} for {split}", "name one file")
-        found.setdefault(split, path)
-    suffix = found["train"].suffix if "train" in found else ""
-    return {split: path for split, path in found.items() if path.suffix == suffix}
+        if split in ("train", "val", "test"):
+            found.setdefault(split, []).append(path)
+    exact = {split: [p for p in paths if p.stem.lower() in (split, *VALIDATIONS)] for split, paths in found.items()}
+    return {split: exact[split] or paths for split, paths in found.items()}
 
 
 def kind_of(path: Path, said: Overrides) -> str | None:
@@ -79,10 +87,10 @@ def first_row(path: Path) -> dict[str, Any]:
                 wanted = [f.name for f in file.schema_arrow if str(f.type).startswith(("list", "large_list"))]
                 rows = next(file.iter_batches(1, columns=wanted)).to_pylist() if wanted else []
         elif path.suffix.lower() == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
+            with path.open(encoding="utf-8-sig") as lines:
                 rows = [json.loads(next(line for line in lines if line.strip()))]
         else:
-            rows = json.loads(path.read_text(encoding="utf-8"))
+            rows = json.loads(path.read_text(encoding="utf-8-sig"))
         row = rows[0]
     except Exception:
         return {}
@@ -120,7 +128,9 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
         init |= {} if said.label_column is None else {"tags": said.label_column}
         how += f", tags {said.label_column or 'upos'}"
     else:
-        init |= {n: number(v) for n, v in (("word_column", said.text_column), ("tag_column", said.label_column)) if v}
+        for option, name in (("text_column", "word_column"), ("label_column", "tag_column")):
+            if (column := getattr(said, option)) is not None:
+                init[name] = number(column, f"--{option}")
         how += f", word {init.get('word_column', 0)} and tag {init.get('tag_column', -1)} (-1 is the last)"
     loaded = DATA_MODULES.find(kind)(**init).load()
     train = loaded.train
@@ -138,8 +148,8 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     return plan
 
 
-def number(column: str) -> int:
+def number(column: str, option: str) -> int:
     """The number of a column. Raises UserError if it is not one."""
     if not re.fullmatch(r"-?\d+", column):
-        raise UserError("--label_column", f"'{column}' is not the number of a column, from 0", "give a number")
+        raise UserError(option, f"'{column}' is not the number of a column, from 0", "give a number")
     return int(column)

@@ -19,7 +19,7 @@ def lines_of(
     init = plan.block["init_args"]
     told = [f"data       {line}" for line in plan.lines]
     flags = {"image": "--label_column, --image_column", "text": "--task, --text_column, --label_column"}
-    flags["words"] = "--text_column (of the words), --label_column (of the tags), and data.scheme in a study file"
+    flags["words"] = "--text_column (of the words), --label_column (of the tags), --set data.scheme=IOB1 and the like"
     if plan.block["class_path"] != "ImageFolder":
         told.append(f"           otherwise: {flags.get(plan.kind, '--task, and --text_column, --label_column')}")
     test = (

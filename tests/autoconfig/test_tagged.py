@@ -10,7 +10,7 @@ import pytest
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.cli.main import main
 from tests.data.test_tagged import ROWS, sentence
-from tests.data.text_files import texts, write_jsonl, write_text
+from tests.data.text_files import texts, write_jsonl, write_parquet, write_text
 from tests.networks.tiny import tiny_folder, wordpiece
 from tests.refused import refused
 
@@ -27,12 +27,20 @@ def conll_folder(root: Path) -> str:
     return str(root)
 
 
+def hub_folder(root: Path) -> str:
+    lists = {name: [row[name] for row in ROWS] for name in ("tokens", "tags")}
+    write_parquet(root / "train-00000-of-00001.parquet", lists)
+    write_parquet(root / "validation-00000-of-00001.parquet", {name: held[:9] for name, held in lists.items()})
+    return str(root)
+
+
 FORMATS: dict[str, tuple[str, Callable[[Path], str], tuple[str, ...]]] = {
     "a CoNLL file": ("CoNLL", lambda tmp: write_text(tmp / "a.conll", columns()), ("columns", "IOB2", "PER")),
     "columns in a .txt": ("CoNLL", lambda tmp: write_text(tmp / "a.txt", columns(sep=" ")), ("IOB2",)),
     "a folder": ("CoNLL", conll_folder, ("en-train.conll", "9 test samples of its own")),
     "CoNLL-U": ("CoNLLU", lambda tmp: write_text(tmp / "a.conllu", "\n".join(map(sentence, range(40)))), ("upos", "VERB")),
     "JSONL": ("TaggedTable", lambda tmp: write_jsonl(tmp / "a.jsonl", ROWS), ("'tokens'", "'tags'")),
+    "parquet as the hub has it": ("TaggedTable", hub_folder, ("'tags'", "9 to validate")),
     "JSON": ("TaggedTable", lambda tmp: write_text(tmp / "a.json", json.dumps(ROWS)), ("'tokens'",)),
 }  # fmt: skip
 
@@ -62,6 +70,17 @@ def test_the_user_may_say_otherwise(nets: dict[str, str], tmp_path: Path) -> Non
     assert (init["token_column"], init["tag_column"]) == ("forms", "ner")
     with refused("--label_column", "'ner'"):
         front_door(nets["encoder"], write_text(tmp_path / "a.conll", columns()), label_column="ner")
+
+
+def test_a_split_with_two_files_is_refused_unless_one_is_named_after_it(nets: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("en-train", "de-train"):
+        write_text(tmp_path / "data" / f"{name}.conll", columns())
+    with refused("--data", "en-train.conll", "de-train.conll"):
+        front_door(nets["encoder"], str(tmp_path / "data"))
+    train = write_text(tmp_path / "data" / "train.conll", columns())
+    study, _ = front_door(nets["encoder"], str(tmp_path / "data"))
+    assert study["base"]["data"]["init_args"]["train"] == train
 
 
 def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path: Path) -> None:

@@ -125,13 +125,14 @@ class TaggedData(TokenData, base=True):
         file = self.files["predict"]
         if file is None:
             return None
-        if holds_texts(file) and not self.reads_table(file):
+        by_column = holds_texts(file) and not self.reads_table(file)
+        if by_column:
             sentences = read_texts(file, self.text_column, self.split_words or "punctuation", self.skips)
         else:
             sentences = self.read("predict", file, tagged=False)
         if sentences.texts is None:
             for option in ("text_column", "split_words"):
-                if getattr(self, option) is not None:
+                if getattr(self, option) is not None and not (option == "text_column" and by_column):
                     raise UserError(
                         f"data.{option}", f"has no effect on {file}, whose words are given", "leave it null"
                     )
