@@ -281,7 +281,7 @@ def metrics_of(plan: "DataPlan") -> list[str]:
 
     A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
-    from sft_lightning.data import DATA_MODULES
+    from sft_lightning.data.base import DATA_MODULES
     from sft_lightning.tasks import TASKS as KNOWN
 
     names = DATA_MODULES[plan.block["class_path"]].metrics or KNOWN[plan.task].default_metrics
