@@ -15,8 +15,9 @@ AT_ONCE = 1 << 22
 """Values that are computed at once, 16 MiB in single precision; smaller tensors take the plain formula"""
 
 
-def pieces(rows: int, columns: int, at_once: int) -> Iterator[slice]:
-    """Slices of rows with about `at_once` values each."""
+def pieces(outputs: Tensor, at_once: int) -> Iterator[slice]:
+    """Slices of the rows of `outputs[N, V]`, with about `at_once` values each."""
+    rows, columns = outputs.shape
     step = max(1, at_once // max(1, columns))
     return (slice(start, start + step) for start in range(0, rows, step))
 
@@ -30,19 +31,19 @@ class KLByRows(torch.autograd.Function):
         ctx.temperature, ctx.at_once = temperature, at_once  # type: ignore[attr-defined]
         dtype = torch.promote_types(student.dtype, torch.float32)
         value = student.new_empty(len(student), dtype=dtype)
-        for some in pieces(*student.shape, at_once):
+        for some in pieces(student, at_once):
             mine, theirs = (log_softmax(logits[some], temperature, dtype) for logits in (student, teacher))
             value[some] = theirs.sub(mine).mul_(theirs.exp_()).sum(-1)
         return value.mul_(temperature**2)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None, None]:
         """∂/∂s = T·(softmax(s/T) − softmax(t/T))."""
         student, teacher = ctx.saved_tensors  # type: ignore[attr-defined]
         temperature, at_once = ctx.temperature, ctx.at_once  # type: ignore[attr-defined]
         gradient = torch.empty_like(student)
-        for some in pieces(*student.shape, at_once):
+        for some in pieces(student, at_once):
             mine, theirs = (log_softmax(logits[some], temperature, outer.dtype).exp_() for logits in (student, teacher))
             gradient[some] = mine.sub_(theirs).mul_(outer[some, None] * temperature)
         return gradient, None, None, None
@@ -55,5 +56,5 @@ def log_softmax(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tenso
 
 def kl_by_rows(student: Tensor, teacher: Tensor, temperature: float, at_once: int = AT_ONCE) -> Tensor:
     """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats for each row of `[N, V]`: `[N]`."""
-    value: Tensor = KLByRows.apply(student, teacher.detach(), temperature, at_once)  # type: ignore[no-untyped-call]
+    value: Tensor = KLByRows.apply(student, teacher.detach(), temperature, at_once)
     return value

@@ -16,18 +16,16 @@ class CrossEntropyByRows(torch.autograd.Function):
         ctx.save_for_backward(logits, y)
         ctx.at_once = at_once  # type: ignore[attr-defined]
         dtype = torch.promote_types(logits.dtype, torch.float32)
-        parts = [
-            F.cross_entropy(logits[some].to(dtype), y[some], reduction="sum") for some in pieces(*logits.shape, at_once)
-        ]
+        parts = [F.cross_entropy(logits[some].to(dtype), y[some], reduction="sum") for some in pieces(logits, at_once)]
         return torch.stack(parts).sum()
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None]:
         """∂/∂logits = softmax(logits) − one-hot(y)."""
         logits, y = ctx.saved_tensors  # type: ignore[attr-defined]
         gradient = torch.empty_like(logits)
-        for some in pieces(*logits.shape, ctx.at_once):  # type: ignore[attr-defined]
+        for some in pieces(logits, ctx.at_once):  # type: ignore[attr-defined]
             part = torch.softmax(logits[some].to(outer.dtype), -1)
             part.scatter_add_(1, y[some, None], part.new_full((len(part), 1), -1.0))
             gradient[some] = part.mul_(outer)
@@ -38,5 +36,5 @@ def summed_cross_entropy(logits: Tensor, y: Tensor, at_once: int = AT_ONCE) -> T
     """−Σ log softmax(`logits[N, V]`)[`y[N]`] in nats, in single precision at least: a scalar."""
     if logits.numel() <= at_once:
         return F.cross_entropy(logits.to(torch.promote_types(logits.dtype, torch.float32)), y, reduction="sum")
-    value: Tensor = CrossEntropyByRows.apply(logits, y, at_once)  # type: ignore[no-untyped-call]
+    value: Tensor = CrossEntropyByRows.apply(logits, y, at_once)
     return value

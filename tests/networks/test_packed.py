@@ -129,6 +129,14 @@ def test_packing_is_refused_where_samples_of_a_row_see_one_another(tmp_path: Pat
     batches_of(network, data_of("pages", pages, False))
 
 
+def test_packing_single_samples_is_refused_as_an_option_without_effect(tmp_path: Path, pages: str) -> None:
+    network = network_of(tmp_path / "model", "llama", {})
+    data = PlainText(train=pages, val=pages, packing=True, batch_size=1)
+    data.setup()
+    with refused("data.packing", "1 sample", "data.batch_size"):
+        settle(data, network)
+
+
 def test_a_network_that_looks_across_its_samples_only_a_little_is_refused(tmp_path: Path) -> None:
     network = network_of(tmp_path / "model", "llama", {})
     assert network.input_spec.why_not_packed() == ""  # type: ignore[misc]
@@ -143,6 +151,15 @@ def test_a_network_that_looks_across_its_samples_only_a_little_is_refused(tmp_pa
 def test_longer_samples_are_placed_first_each_into_the_first_row_with_room() -> None:
     rows, starts = layout([3, 8, 5, 2, 5, 12], 10)
     assert rows.tolist() == [3, 1, 2, 1, 2, 0] and starts.tolist() == [0, 0, 0, 8, 5, 0]
+
+
+def test_samples_have_rows_of_their_own_where_packing_would_add_padding() -> None:
+    rows, starts = layout([6, 3, 3], 6)
+    assert rows.tolist() == [0, 1, 1] and starts.tolist() == [0, 0, 3]
+    rows, starts = layout([6, 5, 6], 11)
+    assert rows.tolist() == [0, 1, 2] and starts.tolist() == [0, 0, 0], (
+        "two rows of 11 hold more padding than three of 6"
+    )
 
 
 def test_layouts_lose_and_overlap_nothing() -> None:

@@ -258,7 +258,8 @@ def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
     for metric in ("loss", *task.metrics):
         known = task.metric_info(metric)
         assert known is not None and known.name == metric
-        assert known.better == ("min" if metric in ("loss", "perplexity", "bits_per_byte", "mse", "mae") else "max")
+        less = ("loss", "perplexity", "bits_per_byte", "mse", "mae")
+        assert known.better == ("min" if metric in less else "max")
     assert task.metric_info("drift") is None
     chosen = make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary
     assert chosen == MetricInfo("f1_macro", "max", "share")

@@ -1,5 +1,6 @@
 """Base classes of text data: tokenising for a network, and texts with one label each."""
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any, ClassVar
 
@@ -52,7 +53,10 @@ class TokenData(SFTDataModule, base=True):
         """Tokenises for a network, and again for a network with another tokenizer."""
         if self.spec is not None and spec.tokenizer is not self.spec.tokenizer:
             self.view = None
-        return super().settle(spec)
+        view = super().settle(spec)
+        assert self.spec is not None
+        self.spec = replace(self.spec, why_not_packed=None)  # which would keep the network in memory
+        return view
 
     def prepare(self, spec: InputSpec) -> InputView:
         """Tokenises every split; a tokenizer that learns its words learns them from the training samples."""
@@ -97,6 +101,13 @@ class TokenData(SFTDataModule, base=True):
                 "data.packing",
                 f"the network {spec.network} cannot keep samples in one row apart: {why}",
                 "set it to false, or choose another network",
+            )
+        _, ranks, accumulate = self._world()
+        if max(self.batch_size // (ranks * accumulate), self.eval_batch_size or self.batch_size // ranks) < 2:
+            raise UserError(
+                "data.packing",
+                "true has no effect with 1 sample per micro-batch",
+                "set data.batch_size higher, or leave it out",
             )
 
     def _padding(self) -> str:

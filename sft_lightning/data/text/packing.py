@@ -17,7 +17,8 @@ def layout(lengths: Sequence[int], capacity: int) -> tuple[np.ndarray, np.ndarra
     """(row, first place in it) of each sample, int64 `[B]`, by first fit in order of decreasing length.
 
     Each sample goes into the first row that has room for it. Samples of equal length keep their order, so that the layout
-    depends on nothing but the lengths.
+    depends on nothing but the lengths. If a row for each sample needs no more padding, as for samples of one length, each
+    gets its own.
 
     Args:
         lengths: Tokens of each sample.
@@ -31,6 +32,8 @@ def layout(lengths: Sequence[int], capacity: int) -> tuple[np.ndarray, np.ndarra
             filled.append(0)
         rows[sample], starts[sample] = row, filled[row]
         filled[row] += length
+    if len(filled) * max(filled) >= len(lengths) * max(lengths):
+        return np.arange(len(lengths)), np.zeros(len(lengths), np.int64)
     return rows, starts
 
 
