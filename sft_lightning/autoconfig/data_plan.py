@@ -6,7 +6,12 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 
-KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers"}
+KINDS = {
+    "image": "images",
+    "text": "texts with labels",
+    "choices": "questions with choices",
+    "tokens": "instructions with answers",
+}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 
@@ -25,9 +30,9 @@ class DataPlan:
     """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
-    """'image', 'text' or 'tokens'"""
+    """'image', 'text', 'choices' or 'tokens'"""
     task: str
-    """'classification', 'regression' or 'causal_lm'"""
+    """'classification', 'regression', 'multi_label', 'multiple_choice' or 'causal_lm'"""
     block: dict[str, Any]
     """The `data` block of a config"""
     train: int

@@ -21,7 +21,7 @@ class NetworkPlan:
 
     name: str
     blocks: dict[str, dict[str, Any]]
-    """'image', 'text' or 'tokens' → the `network` block of a config"""
+    """'image', 'text', 'choices' or 'tokens' → the `network` block of a config"""
     family: str
     """One of FAMILIES"""
     source_outputs: int | None = None
