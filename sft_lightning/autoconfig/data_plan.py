@@ -9,6 +9,7 @@ from sft_lightning.core.errors import UserError
 KINDS = {
     "image": "images",
     "text": "texts with labels",
+    "choices": "questions with choices",
     "tokens": "plain text or instructions with answers",
     "words": "tagged words",
 }
@@ -30,9 +31,9 @@ class DataPlan:
     """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
-    """'image', 'text', 'tokens' or 'words'"""
+    """One of KINDS"""
     task: str
-    """'classification', 'regression', 'causal_lm' or 'token_classification'"""
+    """Name of the task"""
     block: dict[str, Any]
     """The `data` block of a config"""
     train: int

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = ("classification", "regression", "causal_lm", "token_classification")
+TASKS = ("classification", "regression", "multi_label", "multiple_choice", "causal_lm", "token_classification")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
@@ -62,9 +62,9 @@ def infer_study(
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
         data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
-        task: classification, regression, causal_lm or token_classification; None to infer it.
+        task: One of TASKS; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs.
-        label_column: Column of labels or values.
+        label_column: Column of labels or values; of several columns of 0 and 1, their names with commas between.
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
 
@@ -208,7 +208,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
         raise (error.at("--retention") if error.key == "--data" else error) from None
     source.complete(net.source_labels)
     if plan.kind != "tokens":
-        outputs = 1 if source.task == "regression" else len(source.counts)
+        outputs = 1 if source.task in ("regression", "multiple_choice") else len(source.counts)
         if net.source_outputs is None:
             raise UserError(
                 "--retention",

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, numbers, whole
 from sft_lightning.data.text.files import Table
@@ -51,6 +53,11 @@ def listed(columns: Sequence[str]) -> str:
     """`'a', 'b' and 'c'`."""
     quoted = [f"'{c}'" for c in columns]
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]
+
+
+def spread(rows: int) -> list[int]:
+    """Row numbers spread evenly over a table, as files may be sorted."""
+    return [int(row) for row in np.linspace(0, rows - 1, min(rows, LOOKED_AT))]
 
 
 # ---- values ----

@@ -58,13 +58,14 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     class_path = str(ours.get("network") or "")
     short, args = class_path.rpartition(".")[2], dict(ours.get("init_args") or {})
     task, seen = dict(ours.get("task") or {}), dict(ours.get("input") or {})
-    if short in ("TransformersText", "TransformersImage", "TransformersLM", "TransformersTokens"):
+    if short.startswith("Transformers"):
         plan = of_transformers(name, str(source.folder))
         if short == "TransformersTokens":
             plan.blocks = {"words": plan.blocks["words"]}
             plan.source_outputs = task.get("num_outputs") or plan.source_outputs
         if short == "TransformersText":
-            plan.blocks.pop("tokens", None)
+            for kind in ("tokens", "choices"):
+                plan.blocks.pop(kind, None)
             plan.blocks["text"]["init_args"].pop("pooling", None)  # as it was exported
             plan.source_outputs = task.get("num_outputs") or plan.source_outputs
     elif short in ("Timm", "Torchvision"):

@@ -7,7 +7,9 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
+from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
@@ -72,15 +74,20 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
 
 
 def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """Plans `TextTable`, `HubImages`, `Instructions` or `PlainText` data on the files of the splits."""
+    """Plans data on the files of the splits: texts with labels or sets of labels, questions with choices, images,
+    instructions, or plain text.
+    """
     table, embedded = read_sheet(files["train"])
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    if ("choices" in kinds or said.task == "multiple_choice") and (asked := choices_of(table, said)):
+        fits(kinds, ("choices",), network, f"{table.where} holds questions with choices")
+        return choices_plan(files, table, asked)
     layout = layout_of(table)
-    labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
+    labels_wanted = said.label_column is not None or said.task in ("classification", "regression", "multi_label")
     if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:
         sizes = {split: len(table if split == "train" else read_sheet(file)[0]) for split, file in files.items()}
         return plain_table_plan(files, table, sizes, column)
@@ -92,6 +99,9 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         fits(kinds, ("tokens",), network, f"{table.where} is data for a language model (--task causal_lm)")
     if layout is not None and not labels_wanted and not columns.named(table.columns, columns.LABELS):
         fits(kinds, ("tokens",), network, f"{table.where} holds instructions ({', '.join(layout)})")
+    if (labels := sets_of(table, said)) is not None:
+        fits(kinds, ("text",), network, f"{table.where} holds texts with sets of labels")
+        return sets_plan(files, table, labels, said)
     return text_plan(files, table, said)
 
 
@@ -171,7 +181,7 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan
         if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts):
             init[split] = str(file)
     read_as_fit_does(plan, init)
-    plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in spread(len(table))]
+    plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
     plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
     return plan
@@ -214,17 +224,12 @@ def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ..
         "causal_lm",
         {"class_path": "Instructions", "init_args": {split: str(file) for split, file in files.items()}},
         len(table),
-        texts=["\n".join(str(m["content"]) for m in told[row].messages) for row in spread(len(told))],
+        texts=["\n".join(str(m["content"]) for m in told[row].messages) for row in columns.spread(len(told))],
     )
     count_others(plan, files)
     plan.lines = [f"{table.where}: {len(table):,} instructions with answers in columns {columns.listed(layout or ())}"]
     plan.lines += notes.lines()
     return plan
-
-
-def spread(rows: int) -> list[int]:
-    """Row numbers spread evenly over a table, as files may be sorted."""
-    return [int(row) for row in np.linspace(0, rows - 1, min(rows, columns.LOOKED_AT))]
 
 
 # ---- labels ----

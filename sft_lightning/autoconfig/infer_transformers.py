@@ -48,6 +48,10 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
     if kind in mapped("TOKEN_CLASSIFICATION") and gguf is None:
         plan.blocks["words"] = block("TransformersTokens", pretrained=name)
+    if kind in mapped("MULTIPLE_CHOICE") and not head and gguf is None:
+        plan.blocks["choices"] = block("TransformersChoice", pretrained=name)
+    if made_as.endswith("ForMultipleChoice"):  # its one output scores a choice
+        plan.blocks, plan.source_outputs, plan.source_task = {"choices": plan.blocks["choices"]}, 1, "multiple_choice"
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
         plan.blocks_above = getattr(text, "num_hidden_layers", None)

@@ -21,7 +21,7 @@ class NetworkPlan:
 
     name: str
     blocks: dict[str, dict[str, Any]]
-    """'image', 'text', 'tokens' or 'words' → the `network` block of a config"""
+    """One of KINDS → the `network` block of a config"""
     family: str
     """One of FAMILIES"""
     source_outputs: int | None = None

@@ -64,7 +64,9 @@ REFUSED: dict[str, tuple[str, str, list[str]]] = {
     "two columns of one name": ("a.csv", "text,label,label\n" + "a b,x,y\n" * 30, ["a.csv", "2", "'label'"]),
     "several labels": (
         "a.jsonl",
-        "".join(json.dumps({"text": t, "label": ["a", "b"]}) + "\n" for t in texts(30)),
+        "".join(
+            json.dumps({"text": t, "label": "xy"[i % 2] if i else ["a", "b"]}) + "\n" for i, t in enumerate(texts(30))
+        ),
         ["a.jsonl line 1: ", "'label'", "['a', 'b']"],
     ),
     "a label of the test file alone": ("test.csv", "text,label\na b,z\n", ["test.csv", "'z'", "x, y"]),

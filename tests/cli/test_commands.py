@@ -11,6 +11,7 @@ import yaml
 
 from sft_lightning.runs import load
 from tests.cli.conftest import ROOT, Command
+from tests.networks.tiny import tiny_folder
 from tests.refused import check_printed
 
 DISTILL = ("--config", "experiments/digits/distill.yaml", "--wandb", "disabled")
@@ -304,3 +305,53 @@ def test_the_anchors_key_on_needs_no_quotes(command: Command, tmp_path: Path) ->
     shown = command("fit", *DISTILL, "--config", file, "--print_config")
     assert shown.code == 0, shown.err
     assert yaml.safe_load(shown.out)["model"]["init_args"]["on"] == "features"
+
+
+def test_sets_of_labels_and_choices_are_predicted_for_the_users_own_rows_in_their_order(
+    command: Command, tmp_path: Path
+) -> None:
+    labelled = "".join(f"a {'good' * (i % 2)} film {i},{'glad;' * (i % 2)}{'long' * (i % 3 > 0)}\n" for i in range(40))
+    (tmp_path / "train.csv").write_text("text,labels\n" + labelled)
+    network = {"class_path": "LSTM", "init_args": {"hidden": 8, "embedding_dim": 8}}
+    data = {"class_path": "MultiLabelTable", "init_args": {"train": str(tmp_path / "train.csv"), "batch_size": 8}}
+    sets = fitted(command, tmp_path, network, data)
+    (tmp_path / "new.csv").write_text('text\na good long text of words\n""\nshort\n')
+    said = command(
+        "predict", "--run", sets, "--data.init_args.predict", tmp_path / "new.csv", "--data.on_bad_sample", "skip"
+    )
+    assert said.code == 0, said.err
+    rows = predicted(sets)
+    assert [row["index"] for row in rows] == [0, 2], "the empty text is left out"
+    assert all(len(row["probabilities"]) == 2 and set(row["labels"]) <= {"glad", "long"} for row in rows)
+
+    asked = "".join(f"what is {i},one {i},two {i},{'AB'[i % 2]}\n" for i in range(40))
+    (tmp_path / "train.csv").write_text("question,a,b,label\n" + asked)
+    network = {
+        "class_path": "TransformersChoice",
+        "init_args": {"pretrained": tiny_folder(tmp_path / "bert", "bert", "none")},
+    }
+    init = {"train": str(tmp_path / "train.csv"), "choice_columns": ["a", "b"], "batch_size": 8}
+    choices = fitted(command, tmp_path, network, {"class_path": "MultipleChoice", "init_args": init})
+    (tmp_path / "new.csv").write_text("question,a,b\nwhy is it so long that it comes first,x,y\nwhat,no,yes\n")
+    said = command("predict", "--run", choices, "--data.init_args.predict", tmp_path / "new.csv")
+    assert said.code == 0, said.err
+    rows = predicted(choices)
+    assert [row["index"] for row in rows] == [0, 1]
+    for row, texts in zip(rows, (["x", "y"], ["no", "yes"]), strict=True):
+        assert row["text"] == texts[row["choice"]] and row["choice"] == row["probabilities"].index(
+            max(row["probabilities"])
+        )
+        assert sum(row["probabilities"]) == pytest.approx(1, abs=1e-5)
+
+
+def fitted(command: Command, tmp_path: Path, network: dict[str, object], data: dict[str, object]) -> Path:
+    """A run of one epoch."""
+    content = {"model": "PlainSFT", "network": network, "data": data, "trainer": {"max_epochs": 1}}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(content))
+    done = command("fit", "--config", tmp_path / "c.yaml", "--wandb", "disabled")
+    assert done.code == 0, done.err
+    return Path(done.run.path)
+
+
+def predicted(run: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (run / "predictions.jsonl").read_text().splitlines()]

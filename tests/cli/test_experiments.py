@@ -149,7 +149,16 @@ def wnut17(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comma
     return {**bert(file, tmp), "data": {"init_args": files}}
 
 
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct, wnut17)}
+def wnut17_sets(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("val", 10), ("test", 10)):
+        rows = [{"text": t, "labels": ["a", "b", "c"][: i % 4]} for i, t in enumerate(texts(count))]
+        files[split] = write_jsonl(tmp / f"{split}.jsonl", rows)
+    return {**bert(file, tmp), "data": {"init_args": files}}
+
+
+SMALL = (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct, wnut17, wnut17_sets)
+MADE_SMALL = {f.__name__: f for f in SMALL}
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -90,11 +90,47 @@ def instructions(command: Command, tmp: Path) -> dict[str, Any]:
     }
 
 
+def sets_of_labels(command: Command, tmp: Path) -> dict[str, Any]:
+    def rows(names: str, split: str, count: int) -> dict[str, str]:
+        held = [
+            {"text": t, "labels": [n for j, n in enumerate(names) if (i + j) % 3]} for i, t in enumerate(texts(count))
+        ]
+        return {split: write_jsonl(tmp / f"{names}-{split}.jsonl", held)}
+
+    folder = tiny_folder(
+        tmp / "bert", "bert", "sequence", problem_type="multi_label_classification", id2label=dict(enumerate("xyz"))
+    )
+    files, old = ({**rows(names, "train", 40), **rows(names, "test", 9)} for names in ("abcd", "xyz"))
+    return {
+        "network": {"class_path": "TransformersText", "init_args": {"pretrained": folder}},
+        "data": {"class_path": "MultiLabelTable", "init_args": files},
+        "retention": {"class_path": "MultiLabelTable", "init_args": {**old}},
+    }
+
+
+def multiple_choice(command: Command, tmp: Path) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("test", 9)):
+        held = [
+            {"question": t, "choices": [f"{i}", "more", "less"][: 2 + i % 2], "label": i % 2}
+            for i, t in enumerate(texts(count))
+        ]
+        files[split] = write_jsonl(tmp / f"{split}.jsonl", held)
+    network = {
+        "class_path": "TransformersChoice",
+        "init_args": {"pretrained": tiny_folder(tmp / "bert", "bert", "choices")},
+    }
+    data = {"class_path": "MultipleChoice", "init_args": files}
+    return {"network": network, "data": data, "retention": {**data, "init_args": dict(files)}}
+
+
 TASKS = {
     "classification of images": (image_folder, "accuracy"),
     "classification of text": (text_table, "accuracy"),
     "regression": (regression, "mse"),
     "causal language modelling": (instructions, "perplexity"),
+    "sets of labels": (sets_of_labels, "f1_micro"),
+    "multiple choice": (multiple_choice, "accuracy"),
 }
 
 
