@@ -71,6 +71,15 @@ def tagged(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: write_text(root / f"{split}.conll", text) for split, text in files.items()}
 
 
+def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
+    said = [
+        {"question": "Where does he live?", "context": text, "answers": {"text": [a], "answer_start": [at + 1]}}
+        for text, a, at in rows
+    ]
+    return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -79,6 +88,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "TextTable": own_table,
     "Instructions": answers,
     "CoNLL": tagged,
+    "SQuAD": asked,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
 from sft_lightning.tasks import TASKS, make_task
+from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.exactness import figures
 from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
 from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
@@ -37,6 +38,7 @@ from tests.exactness.measuring import (
 from tests.exactness.training import in_one_piece
 from tests.refused import refused
 from tests.support import quiet_trainer, settle
+from tests.tasks import squad_by_hand
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
@@ -94,8 +96,12 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head)
     if own.source is None:
         return values
-    of_source, source_task = own.new_head, "classification" if own.new_head and case != "tags" else own.task
-    task = make_task(TaskInfo(source_task, 3, list(OLD_TAGS) if source_task == "token_classification" else []))
+    of_source, source_task = (
+        own.new_head,
+        "classification" if own.new_head and case not in ("tags", "questions") else own.task,
+    )
+    labels = {"token_classification": list(OLD_TAGS), "extractive_qa": OUTPUTS_OR_NONE}.get(source_task, [])
+    task = make_task(TaskInfo(source_task, len(labels) or 3, labels))
     now, before = (
         {f"retention/{k}": v for k, v in reference(source_task, task.metric_names, said[who], of_source).items()}
         for who in ("student on the source", "teacher on the source")
@@ -235,18 +241,21 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     samples = sorted(set(said.row_of_item))
     assert [line["index"] for line in lines] == samples, "a sample is missing, or comes twice"
     of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
-    wanted = [{"index": row, **in_words(case, said.logits[items])} for row, items in of_sample.items()]
+    wanted = [{"index": row, **in_words(case, said, items)} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
         assert line.keys() == want.keys()
         for key, value in want.items():
-            assert line[key] == (value if key in ("label", "tags") else pytest.approx(value, abs=2e-6)), (
+            assert line[key] == (value if key in ("label", "tags", "answer") else pytest.approx(value, abs=2e-6)), (
                 f"{line}, not {want}"
             )
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
 
-def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
+def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     """A sample's prediction as predictions.jsonl has it, from the logits of its items."""
+    logits = said.logits[items]
+    if CASES[case].task == "extractive_qa":
+        return squad_by_hand.answer(logits[0], said.beside[items[0]], may_be_none=True)
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task

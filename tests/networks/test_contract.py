@@ -43,6 +43,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersImage": (vit, lambda: images(3, 32)),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
+    "TransformersQA": (of_transformers("bert", "qa"), tokens),
     "TransformersLM": (of_transformers("llama", "lm"), tokens),
 }
 """Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
@@ -53,7 +54,8 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     arguments = EXAMPLES[name][0](folder)
     torch.manual_seed(seed)
     task = OWN[name].tasks[0]
-    info = TaskInfo(task, 0) if task == "causal_lm" else TaskInfo(task, 3, ["O", "B-a", "I-a"])
+    info = TaskInfo(task, 3, ["O", "B-a", "I-a"])
+    info = {"causal_lm": TaskInfo(task, 0), "extractive_qa": TaskInfo(task, 2, ["start", "end"])}.get(task, info)
     network: Network = OWN[name](info, **arguments).eval()
     if isinstance(network, LSTM):
         network.tokenizer.fit(SENTENCES)  # as the data do

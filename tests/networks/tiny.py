@@ -128,7 +128,7 @@ TOKENIZERS = {
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
-    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'lm', 'masked' or 'none'; returns the folder."""
+    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'qa', 'lm', 'masked' or 'none'; returns the folder."""
     import transformers as hf
 
     tokenizer = tokenizer or TOKENIZERS[kind]()
@@ -144,6 +144,7 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
     auto = {
         "sequence": hf.AutoModelForSequenceClassification,
         "tokens": hf.AutoModelForTokenClassification,
+        "qa": hf.AutoModelForQuestionAnswering,
         "lm": hf.AutoModelForCausalLM,
         "masked": hf.AutoModelForMaskedLM,
         "none": hf.AutoModel,

@@ -11,7 +11,13 @@ from sft_lightning.data.text.unknown import MUCH, unknown_share
 
 __all__ = ["Ragged", "TextData", "TextRows", "TokenData", "Tokens"]
 
-TAKES = {"image": "images", "text": "texts to classify", "tokens": "texts to continue", "words": "words to tag"}
+TAKES = {
+    "image": "images",
+    "text": "texts to classify",
+    "tokens": "texts to continue",
+    "words": "words to tag",
+    "questions": "questions to answer",
+}
 """Names of the samples for each kind of a network's input"""
 
 
