@@ -6,7 +6,12 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 
-KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers"}
+KINDS = {
+    "image": "images",
+    "text": "texts with labels",
+    "tokens": "instructions with answers",
+    "questions": "questions with contexts",
+}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 
@@ -25,9 +30,9 @@ class DataPlan:
     """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
-    """'image', 'text' or 'tokens'"""
+    """One of KINDS"""
     task: str
-    """'classification', 'regression' or 'causal_lm'"""
+    """'classification', 'regression', 'causal_lm' or 'extractive_qa'"""
     block: dict[str, Any]
     """The `data` block of a config"""
     train: int
@@ -44,6 +49,11 @@ class DataPlan:
     texts: list[str] = field(default_factory=list)
     """Some of the texts or conversations, uncut"""
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network for the task; 0 for language models."""
+        return {"regression": 1, "extractive_qa": 2}.get(self.task, len(self.counts))
 
     def set_aside(self, test_share: float = SHARE, val_share: float = SHARE) -> None:
         """Sets the block's test and validation shares if the data lacks these splits."""

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = ("classification", "regression", "causal_lm")
+TASKS = ("classification", "regression", "causal_lm", "extractive_qa")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
@@ -65,7 +65,7 @@ def infer_study(
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
         data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
-        task: classification, regression or causal_lm; None to infer it.
+        task: classification, regression, causal_lm or extractive_qa; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs.
         label_column: Column of labels or values.
         image_column: Column of images or of image files.
@@ -84,6 +84,7 @@ def infer_study(
 
     net = infer_network(network)
     plan = infer_data(data, net.kinds, net.said, Overrides(task, text_column, label_column, image_column))
+    net.choose(plan.kind)
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
@@ -185,7 +186,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit."""
     if plan.kind == "image" or net.max_length is None or not plan.texts:
         return None
-    most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
+    most = (1 if plan.kind == "text" else 2) * LONGEST_TEXT[gpu]
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
@@ -205,7 +206,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
     except UserError as error:
         raise (error.at("--retention") if error.key == "--data" else error) from None
     if plan.kind != "tokens":
-        outputs = 1 if source.task == "regression" else len(source.counts)
+        outputs = source.outputs
         if net.source_outputs is None:
             raise UserError(
                 "--retention",
@@ -246,10 +247,10 @@ def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
 def folds_of(plan: "DataPlan") -> int | None:
     """Number of folds for cross-validation if labelled data is scarce; None if the validation split is enough.
 
-    Always None with validation data, and for language models, each of whose samples has many tokens to predict.
+    Always None with validation data, for questions, and for language models, each of whose samples has many tokens to predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.kind == "tokens" or plan.val is not None or not few:
+    if plan.kind in ("tokens", "questions") or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None

@@ -7,6 +7,7 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
@@ -78,6 +79,8 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return image_plan(files, table, embedded, said)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    if holds_questions(table, said):
+        return question_plan(files, kinds, network)
     layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):

@@ -48,6 +48,11 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
         plan.blocks_above = getattr(text, "num_hidden_layers", None)
+    if kind in mapped("QUESTION_ANSWERING") and gguf is None:
+        plan.blocks["questions"] = block("TransformersQA", pretrained=name)
+    plan.head_kind = "text" if head else None
+    if made_as.endswith("ForQuestionAnswering"):
+        plan.head_kind, plan.source_outputs, plan.source_task = "questions", 2, "extractive_qa"
     return plan
 
 

@@ -21,9 +21,11 @@ class NetworkPlan:
 
     name: str
     blocks: dict[str, dict[str, Any]]
-    """'image', 'text' or 'tokens' → the `network` block of a config"""
+    """Kind of input, as in `DataPlan` → the `network` block of a config"""
     family: str
     """One of FAMILIES"""
+    head_kind: str | None = None
+    """Kind of input that the source head belongs to; None for all"""
     source_outputs: int | None = None
     """Outputs of the kept source head; None without one"""
     source_labels: list[str] = field(default_factory=list)
@@ -48,6 +50,11 @@ class NetworkPlan:
         return (
             self.source_outputs is not None and source_task_name(self.source_task, self.source_outputs) == "regression"
         )
+
+    def choose(self, kind: str) -> None:
+        """Forgets the source head if it belongs to another kind of input than the data's."""
+        if self.head_kind not in (None, kind):
+            self.source_outputs, self.source_labels, self.source_task = None, [], None
 
     @property
     def kinds(self) -> tuple[str, ...]:

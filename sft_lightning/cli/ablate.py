@@ -43,7 +43,7 @@ def make_parser() -> Parser:
         ("text_column", "Column of texts; two with a comma are a pair."),
         ("label_column", "Column of labels."),
         ("image_column", "Column of image files."),
-        ("task", "classification, regression or causal_lm."),
+        ("task", "classification, regression, causal_lm or extractive_qa."),
     ):
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
     group = parser.add_argument_group("how")

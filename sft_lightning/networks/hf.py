@@ -241,6 +241,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
         vars(config).clear()
         vars(config).update(kept)
         if head_name is not None:
+            assert stood is not None
             set_module(model, head_name, stood)
 
 

@@ -72,7 +72,7 @@ class TransformersQA(Network):
         super().__init__(task, transforms)
         from transformers import AutoModelForQuestionAnswering
 
-        two = {"num_labels": 2} if config is None else {}  # whatever the pretrained head had
+        two: dict[str, Any] = {"num_labels": 2} if config is None else {}  # whatever the pretrained head had
         model = load_hf(AutoModelForQuestionAnswering, pretrained, config, self, trust_remote_code, **two)
         self.head_name = split_head(self, model, keep_source_head is True)
         self.through = Through()

@@ -15,7 +15,7 @@ def compared(said: str, right: Sequence[str]) -> tuple[float, float]:
     """(exact match, F1), each in [0, 1] and the best over the right answers, without case, punctuation and articles."""
     from torchmetrics.functional.text import squad
 
-    found = squad({"prediction_text": said, "id": ""}, {"answers": {"text": list(right)}, "id": ""})  # type: ignore[dict-item]
+    found = squad({"prediction_text": said, "id": ""}, {"answers": {"text": list(right)}, "id": ""})
     return float(found["exact_match"]) / 100, float(found["f1"]) / 100
 
 

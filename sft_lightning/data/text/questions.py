@@ -83,7 +83,7 @@ class QuestionRows(Tokens):
                 counts[start + row] += 1
         self.windows = np.concatenate([[0], counts.cumsum()])
         self.ids, self.types = Ragged(ids), Ragged(types, np.int8) if types else None
-        self.chosen = Ragged(chosen, np.int8)
+        self.chosen = Ragged([may.tolist() for may in chosen], np.int8)
         goals = [self._goals(row) for row in range(len(self))]
         self.goals = np.full((len(self), max(1, int(counts.max())), 2), -1, dtype=np.int64)
         for row, of in enumerate(goals):
@@ -155,7 +155,8 @@ class QuestionRows(Tokens):
 
     def windows_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Number of windows of each of these rows."""
-        return np.diff(self.windows)[np.asarray(rows)]
+        counts: np.ndarray = np.diff(self.windows)
+        return counts[np.asarray(rows)]
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of all windows of each row."""
@@ -191,7 +192,8 @@ class QuestionRows(Tokens):
     # ---- what they are ----
 
     def digest(self) -> bytes:
-        said = zip(self.questions, self.contexts, self.answers or [None] * len(self), strict=True)
+        answers: Sequence[Sequence[Answer] | None] = self.answers or [None] * len(self)
+        said = zip(self.questions, self.contexts, answers, strict=True)
         return sha256(
             repr([(q, c, None if a is None else list(map(tuple, a))) for q, c, a in said]).encode(
                 "utf-8", "surrogatepass"

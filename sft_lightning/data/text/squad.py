@@ -86,9 +86,9 @@ class SQuAD(TokenData):
     def load(self) -> Splits:
         notes, rows = Notes(), {}
         for name, table in self._tables().items():
-            texts = [texts_of(table, column) for column in ("question", "context")]
+            questions, contexts = texts_of(table, "question"), texts_of(table, "context")
             refuse_repeats(table)
-            rows[name] = QuestionRows(*texts, answers_of(table, texts[1], notes), table, self.doc_stride)
+            rows[name] = QuestionRows(questions, contexts, answers_of(table, contexts, notes), table, self.doc_stride)
         lines = notes.lines()
         known = set(rows["train"].plain_contexts)
         for name in rows.keys() - {"train"}:
