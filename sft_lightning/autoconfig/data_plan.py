@@ -12,6 +12,7 @@ KINDS = {
     "choices": "questions with choices",
     "tokens": "plain text or instructions with answers",
     "words": "tagged words",
+    "questions": "questions with contexts",
 }
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
@@ -50,6 +51,11 @@ class DataPlan:
     texts: list[str] = field(default_factory=list)
     """Some of the texts or conversations, uncut"""
     lines: list[str] = field(default_factory=list)
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a network for the task; 0 for language models."""
+        return {"regression": 1, "multiple_choice": 1, "extractive_qa": 2}.get(self.task, len(self.counts))
 
     def set_aside(self, test_share: float = SHARE, val_share: float = SHARE) -> None:
         """Sets the block's test and validation shares if the data lacks these splits."""

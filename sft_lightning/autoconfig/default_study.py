@@ -13,7 +13,10 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = ("classification", "regression", "multi_label", "multiple_choice", "causal_lm", "token_classification")
+TASKS = (
+    *("classification", "regression", "multi_label", "multiple_choice"),
+    *("causal_lm", "token_classification", "extractive_qa"),
+)
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
@@ -187,7 +190,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     """
     if plan.kind in ("image", "words") or net.max_length is None or not plan.texts:
         return None
-    most = (2 if plan.kind == "tokens" else 1) * LONGEST_TEXT[gpu]
+    most = (1 if plan.kind == "text" else 2) * LONGEST_TEXT[gpu]
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
@@ -208,7 +211,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
         raise (error.at("--retention") if error.key == "--data" else error) from None
     source.complete(net.source_labels)
     if plan.kind != "tokens":
-        outputs = 1 if source.task in ("regression", "multiple_choice") else len(source.counts)
+        outputs = source.outputs
         if net.source_outputs is None:
             raise UserError(
                 "--retention",
@@ -249,10 +252,11 @@ def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
 def folds_of(plan: "DataPlan") -> int | None:
     """Number of folds for cross-validation if labelled data is scarce; None if the validation split is enough.
 
-    Always None with validation data, and for language models and tags, where each sample has many tokens to predict.
+    Always None with validation data, for questions, and for language models and tags, where each sample has many tokens to
+    predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.kind in ("tokens", "words") or plan.val is not None or not few:
+    if plan.kind in ("tokens", "words", "questions") or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None

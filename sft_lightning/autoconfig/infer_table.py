@@ -9,6 +9,7 @@ from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
+from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
@@ -86,6 +87,8 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     if ("choices" in kinds or said.task == "multiple_choice") and (asked := choices_of(table, said)):
         fits(kinds, ("choices",), network, f"{table.where} holds questions with choices")
         return choices_plan(files, table, asked)
+    if holds_questions(table, said):
+        return question_plan(files, kinds, network)
     layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression", "multi_label")
     if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:

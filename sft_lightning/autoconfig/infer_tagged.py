@@ -6,8 +6,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
-from sft_lightning.autoconfig.infer_table import VALIDATIONS, spread
+from sft_lightning.autoconfig.infer_table import VALIDATIONS
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.base import DATA_MODULES
@@ -139,7 +140,7 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     counts = Counter(tag for tags in train.sentences.tags for tag in tags)
     plan.counts = {label: counts[label] for label in loaded.labels}
     plan.val, plan.test = (None if rows is None else len(rows) for rows in (loaded.val, loaded.test))
-    plan.texts = [" ".join(train.sentences.words[row]) for row in spread(len(train))]
+    plan.texts = [" ".join(train.sentences.words[row]) for row in columns.spread(len(train))]
     types = types_of(loaded.labels)
     tags = f"{plural(len(types), 'type')} of entities in {train.scheme}: {', '.join(types[:8])}" if train.scheme else ""
     tags = tags or f"{plural(len(plan.counts), 'tag')}: {', '.join(loaded.labels[:8])}"

@@ -30,7 +30,7 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     tags_words = made_as.endswith("ForTokenClassification")
     head = tags_words or made_as.endswith(("ForImageClassification", "ForSequenceClassification"))
     plan = NetworkPlan(name, {}, "transformer", len(config.id2label or {}) if head else None, labels if head else [])
-    plan.source_task, plan.tags_words = getattr(config, "problem_type", None), tags_words
+    plan.source_task = getattr(config, "problem_type", None)
     plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")
     if what == "image":
         plan.blocks = {"image": block("TransformersImage", pretrained=name)}
@@ -52,9 +52,15 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
         plan.blocks["choices"] = block("TransformersChoice", pretrained=name)
     if made_as.endswith("ForMultipleChoice"):  # its one output scores a choice
         plan.blocks, plan.source_outputs, plan.source_task = {"choices": plan.blocks["choices"]}, 1, "multiple_choice"
+        return plan
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
         plan.blocks_above = getattr(text, "num_hidden_layers", None)
+    if kind in mapped("QUESTION_ANSWERING") and gguf is None:
+        plan.blocks["questions"] = block("TransformersQA", pretrained=name)
+    plan.head_kind = "words" if tags_words else "text" if head else None
+    if made_as.endswith("ForQuestionAnswering"):
+        plan.head_kind, plan.source_outputs, plan.source_task = "questions", 2, "extractive_qa"
     return plan
 
 

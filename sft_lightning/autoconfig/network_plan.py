@@ -30,8 +30,8 @@ class NetworkPlan:
     """The source head's classes; empty if unknown"""
     source_task: str | None = None
     """Name of the source head's task; None if the network's files do not have it. See `source_task_name`"""
-    tags_words: bool = False
-    """Whether the source head tags words; it is then no head for whole texts, and the other way round"""
+    head_kind: str | None = None
+    """Kind of input that the source head belongs to; None for all"""
     batchnorm: bool = False
     max_length: int | None = None
     """Most tokens of a text; None if unknown"""
@@ -53,7 +53,7 @@ class NetworkPlan:
 
     def on(self, kind: str) -> "NetworkPlan":
         """The plan for data of one kind: without the source head if that is for another kind."""
-        if self.tags_words == (kind == "words"):
+        if self.head_kind in (None, kind):
             return self
         return replace(self, source_outputs=None, source_labels=[], source_task=None)
 

@@ -46,7 +46,10 @@ def make_parser() -> Parser:
         ("text_column", "Column of texts, or of lists of words; two of texts with a comma are a pair."),
         ("label_column", "Column of labels, or of lists of tags."),
         ("image_column", "Column of image files."),
-        ("task", "classification, regression, causal_lm or token_classification."),
+        (
+            "task",
+            "What is predicted, such as classification or token_classification; default what the data looks like.",
+        ),
     ):
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
     group = parser.add_argument_group("how")

@@ -73,6 +73,7 @@ Batch = dict[str, Any]
 `prompt`: dict of network inputs, tensors with B rows, from which the network is to generate, and `references`: `Texts` with a
 tuple of right texts for each of the B samples; present if texts are generated for this batch;
 `bytes`: `[B]` int64, the UTF-8 bytes of the text that each sample's items are tokens of, 0 for fillers; present if known;
+`beside`: `Texts` with what the task reads on the host about each of the B samples; present in evaluation, if samples have it;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 
 N is the number of positions that `select` marks. It is the number of samples that are not fillers without `select`, and if
@@ -189,8 +190,8 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word) or 'choices'
-    (questions with choices)"""
+    """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word), 'choices'
+    (questions with choices) or 'questions' (questions with a context, in windows)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

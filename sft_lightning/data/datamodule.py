@@ -180,6 +180,7 @@ class SFTDataModule(Batches, ABC):
             subset_seed=self.subset_seed,
             folds=self.folds,
             fold=self.fold,
+            groups=train.groups(),
         )
         rows, val, test = self.usable("train", train, classes.rows(train)), None, None
         if loaded.test is None:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -85,16 +85,31 @@ class Partition:
     subset_seed: int
     folds: int | None
     fold: int | None
+    groups: np.ndarray | None = None
+    """`Samples.groups`: then all of this is done with groups instead of rows, and fractions are of groups"""
 
     def set_test_aside(self, rows: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         """(the rest, rows to test on); None without a `test_fraction`."""
         if self.test_fraction is None:
             return rows, None
-        return cut(rows, strata(targets, rows), self.test_fraction, "data.test_fraction")
+        return self._cut(rows, targets, self.test_fraction, "data.test_fraction")
 
     def set_val_aside(self, rows: np.ndarray, targets: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """(the rest, rows to validate on)"""
-        return cut(rows, strata(targets, rows), self.val_fraction, "data.val_fraction")
+        return self._cut(rows, targets, self.val_fraction, "data.val_fraction")
+
+    def _cut(
+        self, rows: np.ndarray, targets: np.ndarray | None, fraction: float, where: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self.groups is None:
+            return cut(rows, strata(targets, rows), fraction, where)
+        rest, part = cut(np.unique(self.groups[rows]), None, fraction, where)
+        return self._of(rest, rows), self._of(part, rows)
+
+    def _of(self, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows that are in these groups."""
+        assert self.groups is not None
+        return rows[np.isin(self.groups[rows], groups)]
 
     def draw(
         self,
@@ -108,6 +123,10 @@ class Partition:
         `names` are the classes' labels by number, in the order in which shots are drawn. `types` returns those
         in each sample, by row number, if samples have several and no class; shots are then drawn of each type.
         """
+        if self.groups is not None:
+            ungrouped = replace(self, groups=None)
+            kept, held_out = ungrouped.draw(np.unique(self.groups[rows]), None, names)
+            return self._of(kept, rows), None if held_out is None else self._of(held_out, rows)
         if self.train_fraction is not None and self.train_fraction < 1:
             rows = share(rows, strata(targets, rows), self.train_fraction, self.subset_seed, len(names))
         elif self.shots_per_class is not None and targets is None and (found := types()) is not None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from sft_lightning.core.structures import Texts
 from sft_lightning.data.sampler import Key
 
 
@@ -40,6 +41,18 @@ class Samples(ABC):
     def prompts(self, rows: Sequence[int]) -> dict[str, Any]:
         """`prompt` and `references` of these rows, from which a network generates texts (see `Batch`); empty if it does not."""
         return {}
+
+    def beside(self, rows: Sequence[int]) -> Texts | None:
+        """What the task reads on the host about each of these rows, such as the text that an answer is cut from; None for
+        nothing.
+        """
+        return None
+
+    def groups(self) -> np.ndarray | None:
+        """`[rows]` group numbers: rows of one group, such as questions about one text, are never in two splits. None if rows
+        are independent.
+        """
+        return None
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of each row; None if batches are not grouped by length."""

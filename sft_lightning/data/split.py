@@ -50,6 +50,8 @@ class Split(Dataset[Batch]):
         }
         if keys[0].generated:
             batch |= self.samples.prompts([int(row) for row in rows])
+        if not self.train and (beside := self.samples.beside([int(row) for row in rows])) is not None:
+            batch["beside"] = beside
         if bad:
             batch["skipped"] = (self.name, {self.samples.name(row): why for row, why in bad.items()})
         real = torch.tensor([k.real for k in keys])

@@ -159,6 +159,9 @@ class DistillSFT(SFTModule):
             )
         kind = self.hparams["distance"]
         if kind != "kl":
+            if self.on != "features":
+                assert self._compared is not None
+                mine, theirs = self._compared.vectors(mine), self._compared.vectors(theirs)
             each: Tensor = DISTANCES[kind](mine, theirs)
             return each if self.on != "features" or student.weights is None else student.weights * each
         assert self._compared is not None

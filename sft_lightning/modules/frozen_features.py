@@ -3,11 +3,12 @@
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, Output
+from sft_lightning.core.structures import Batch, Output, Texts
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.tasks import Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
@@ -24,12 +25,16 @@ class Frozen(NamedTuple):
     y: Tensor
     """Targets `[N]`, or `[N, C]` for several labels"""
     select: Tensor | None
-    """Bool `[samples, most rows of a sample]`: true for each of a sample's rows of `x`; None if each sample has one"""
+    """Bool, true for each of a sample's rows of `x`: `[samples, most rows of a sample]`, or with one more dimension, as
+    `select` in a batch has, `[samples, K, most rows of one of its K]`; None if each sample has one"""
+    beside: Texts | None = None
+    """As in a batch, of all samples"""
 
     @property
     def batch(self) -> Batch:
         """All items as one batch, without inputs."""
-        return {"y": self.y, "count": len(self.y), **({} if self.select is None else {"select": self.select})}
+        rest = {"select": self.select, "beside": self.beside}
+        return {"y": self.y, "count": len(self.y), **{name: held for name, held in rest.items() if held is not None}}
 
 
 def features(module: SFTModule, split: str) -> Frozen:
@@ -42,6 +47,7 @@ def features(module: SFTModule, split: str) -> Frozen:
     loader = data.training_samples() if split == "train" else data.validation_samples()
     parts: list[tuple[Tensor, Tensor]] = []
     counts: list[Tensor] = []
+    beside: list[Any] = []
     with torch.no_grad(), torch.random.fork_rng(devices=[]):  # iterating over a loader draws a random number
         for raw in loader:
             batch = trainer.strategy.batch_to_device(raw, module.device)
@@ -50,16 +56,21 @@ def features(module: SFTModule, split: str) -> Frozen:
                 output = module.teacher_output(batch)  # equal to the network's, and cached in a study's worker
             parts.append((output.features.to(device).double(), batch["y"].to(device)))
             if "select" in batch:
-                counts.append(batch["select"].flatten(1).sum(1).to(device))
+                counts.append(batch["select"].sum(-1).to(device))
+            beside += batch.get("beside", ())
     if not sum(len(y) for _, y in parts):
         raise UserError(
             "data",
             f"have no {split} samples, which {type(module).__name__} needs",
             "check the splits and trainer.limit_val_batches",
         )
-    lengths = torch.cat(counts) if counts else None
-    select = None if lengths is None else torch.arange(int(lengths.max()), device=device) < lengths[:, None]
-    return Frozen(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), select)
+    select = None
+    if counts:
+        most = max(count.shape[-1] for count in counts)
+        lengths = torch.cat([F.pad(n, (0, most - n.shape[-1])) if n.ndim > 1 else n for n in counts])
+        select = torch.arange(int(lengths.max()), device=device) < lengths[..., None]
+    said = Texts(beside) if beside else None
+    return Frozen(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), select, said)
 
 
 def scaling(x: Tensor, each: bool) -> tuple[Tensor, Tensor]:

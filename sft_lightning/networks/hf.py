@@ -220,7 +220,7 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
     under `sft_lightning` in config.json. With `head_name` None it writes the model unchanged.
     """
     cls, task, config = type(network), network.task, model.config
-    kept = dict(vars(config))
+    kept, stood = dict(vars(config)), None if head_name is None else model.get_submodule(head_name)
     try:
         if head_name is not None:
             set_module(model, head_name, network.head)
@@ -242,7 +242,8 @@ def hf_export(network: Network, model: Any, folder: str, head_name: str | None =
         vars(config).clear()
         vars(config).update(kept)
         if head_name is not None:
-            set_module(model, head_name, nn.Identity())
+            assert stood is not None
+            set_module(model, head_name, stood)
 
 
 # ---- transformers' exceptions as one-line errors ----

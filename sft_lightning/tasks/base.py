@@ -156,6 +156,12 @@ class Task(ABC):
         """
         return logits
 
+    def vectors(self, logits: Tensor) -> Tensor:
+        """Outputs as vectors `[N, C]` of finite numbers, whose distances are mse and cosine; unchanged if they are so
+        already.
+        """
+        return logits
+
     def same(self, one: Tensor, other: Tensor) -> Tensor | None:
         """Agreement in [0, 1] of two outputs `[N, C]` for each item: `[N]`. None if outputs are values, which are never
         exactly equal.

@@ -1,5 +1,6 @@
 """Data on disk that the front door's tests infer from: tables of texts, lists and folders of images."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def pairs(path: Path, rows: int = 60) -> str:
     a = texts(rows)
     rows_ = [{"idx": i, "premise": t, "hypothesis": a[-i], "gold_label": i % 3} for i, t in enumerate(a)]
     return write_jsonl(path, rows_)
+
+
+def questions(path: Path, rows: int = 40) -> str:
+    """SQuAD's JSON, one question about each text."""
+    qas = [
+        {"id": str(i), "question": "What is it?", "answers": [{"text": t[:3], "answer_start": 0}]}
+        for i, t in enumerate(texts(rows))
+    ]
+    paragraphs = [{"context": t, "qas": [qa]} for t, qa in zip(texts(rows), qas, strict=True)]
+    return write_text(path, json.dumps({"data": [{"title": "all", "paragraphs": paragraphs}]}))
 
 
 def scores(path: Path, rows: int = 60) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.config.overrides import merged, nested
-from tests.autoconfig.files import IMAGES, csv_rows, image_list, instructions, pairs, scores
+from tests.autoconfig.files import IMAGES, csv_rows, image_list, instructions, pairs, questions, scores
 from tests.data.text_files import write_text
 
 
@@ -38,6 +38,7 @@ TEXTS: dict[str, tuple[str, Callable[[Path], str]]] = {
     "labelled CSV": ("bert", lambda tmp: csv_rows(tmp / "reviews.csv")),
     "pairs in JSONL": ("encoder", lambda tmp: pairs(tmp / "nli.jsonl")),
     "regression": ("bert", lambda tmp: scores(tmp / "scores.jsonl")),
+    "questions": ("bert", lambda tmp: questions(tmp / "squad.json")),
     "labels for a language model": ("llama", lambda tmp: csv_rows(tmp / "reviews.csv")),
 }
 

@@ -104,6 +104,15 @@ def choices(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
 
 
+def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
+    said = [
+        {"question": "Where does he live?", "context": text, "answers": {"text": [a], "answer_start": [at + 1]}}
+        for text, a, at in rows
+    ]
+    return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -117,6 +126,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "TaggedTable": lists,
     "MultiLabelTable": sets,
     "MultipleChoice": choices,
+    "SQuAD": asked,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

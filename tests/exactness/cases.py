@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import CoNLL, Instructions, MultipleChoice, PlainText, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, MultipleChoice, PlainText, SFTDataModule, SQuAD
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.choice_table import Choices
@@ -20,19 +20,23 @@ from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.documents import Documents
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.multiple_choice import ChoiceRows
+from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.sentences import Sentences
+from sft_lightning.data.text.squad_files import Answer
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
     TransformersChoice,
     TransformersLM,
+    TransformersQA,
     TransformersText,
     TransformersTokens,
     build_network,
     spec,
 )
 from sft_lightning.networks.spec import Spec
+from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
@@ -182,6 +186,41 @@ class FewChoices(MultipleChoice):
         return Splits(*parts)
 
 
+class FewQuestions(SQuAD):
+    """Random texts of one or several windows with random answers, of which a quarter is none.
+
+    Args:
+        sizes: Questions of each split.
+        **kwargs: As SQuAD.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        window = {"max_length": 20, "doc_stride": 4}
+        super().__init__(**{"train": "in memory", "batch_size": 8, "seed": 0, **window, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(70 + number)
+            contexts = [
+                f"{one} {other}"
+                for one, other in zip(few_texts(count, 80 + number), few_texts(count, 90 + number), strict=True)
+            ]
+            questions = [" ".join(rng.choice(WORDS, size=rng.integers(1, 4))) for _ in contexts]
+            answers = [[some_answer(context, rng)] if row % 4 else [] for row, context in enumerate(contexts)]
+            parts.append(QuestionRows(questions, contexts, answers, Table(f"questions {number}", {}), self.doc_stride))
+        return Splits(*parts, labels=OUTPUTS_OR_NONE)
+
+
+def some_answer(context: str, rng: np.random.Generator) -> Answer:
+    """Some words of a text that follow one another."""
+    words = context.split()
+    first = int(rng.integers(len(words)))
+    text = " ".join(words[first : first + int(rng.integers(1, 4))])
+    return Answer(len(" ".join([*words[:first], ""])), text)
+
+
 # ---- cases ----
 
 
@@ -292,6 +331,13 @@ CASES: dict[str, Case] = {
         lambda folder: spec(TransformersChoice, pretrained=folder),
         FewChoices,
         FewChoices,
+    ),
+    "questions": Case(
+        "extractive_qa",
+        _save_tiny("bert", "qa"),
+        lambda folder: spec(TransformersQA, pretrained=folder),
+        FewQuestions,
+        FewQuestions,
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),

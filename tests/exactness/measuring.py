@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from sft_lightning.tasks import TASKS
 from tests.exactness.cases import CASES, MOST_CHOICES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
+from tests.tasks import squad_by_hand
 from tests.tasks.test_token_classification import by_hand
 
 # ---- as the library has it ----
@@ -145,6 +146,10 @@ def mean_average_precision(logits: np.ndarray, y: np.ndarray) -> float:
     return float(sk.average_precision_score(y[:, there], logits[:, there], average="macro"))
 
 
+def _by_question(logits: np.ndarray, y: np.ndarray) -> float:
+    raise NotImplementedError("`squad_by_hand.measure` needs the questions too")
+
+
 REFERENCES: dict[str, dict[str, Reference]] = {
     "classification": {
         "loss": nats,
@@ -170,6 +175,9 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "token_accuracy": _said(sk.accuracy_score),
         "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
     },
+    "extractive_qa": dict.fromkeys(
+        ("loss", "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_accuracy"), _by_question
+    ),
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
@@ -195,6 +203,8 @@ class Answers:
     row_of_item: list[int]
     bytes: int = 0
     """UTF-8 bytes of plain text"""
+    beside: list[Any] = field(default_factory=list)
+    """What the task reads on the host of each item; then the logits of an item are a list of its windows'"""
 
 
 @torch.no_grad()
@@ -204,6 +214,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     network.eval()
     dtype = next(network.parameters()).dtype
     rows: list[int] = []
+    beside: list[Any] = []
     for position in range(len(data.splits[split])):
         batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
@@ -211,10 +222,13 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
         if data.splits[split].samples.one_item_each:
             output = output._replace(logits=of_one(output.logits), source_logits=of_one(output.source_logits))
         parts.append((output, batch["y"]))
+        beside += batch.get("beside", ())
         rows += batch["index"].tolist() * len(batch["y"])
     network.train(was)
 
     def joined(name: str) -> np.ndarray:
+        if beside and name != "features":
+            return in_windows([getattr(output, name).double().numpy() for output, _ in parts], beside)
         return torch.cat([getattr(output, name) for output, _ in parts]).double().numpy()
 
     samples = data.splits[split].samples
@@ -226,6 +240,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
         torch.cat([y for _, y in parts]).double().numpy(),
         rows,
         sum(len(text.encode()) for text in texts),
+        beside,
     )
 
 
@@ -234,11 +249,22 @@ def of_one(scores: Tensor | None) -> Tensor | None:
     return None if scores is None else F.pad(scores.T, (0, MOST_CHOICES - len(scores)), value=-1e30)
 
 
+def in_windows(logits: Sequence[np.ndarray], asked: Sequence[Any]) -> np.ndarray:
+    """`[N]` lists of windows, from each question's scores of all its tokens."""
+    found = np.empty(len(asked), dtype=object)
+    for number, (scores, question) in enumerate(zip(logits, asked, strict=True)):
+        found[number] = np.split(scores, np.cumsum([len(places) for places in question.places])[:-1])
+    return found
+
+
 def reference(task: str, names: list[str], answers: Answers, of_source: bool = False) -> dict[str, float]:
     """The loss and these metrics."""
     logits = answers.source_logits if of_source else answers.logits
     assert logits is not None
     y = answers.y if task == "regression" else answers.y.astype(np.int64)
+    if task == "extractive_qa":
+        values = squad_by_hand.measure(logits, y, answers.beside, may_be_none=True)
+        return {n: values[n] for n in ("loss", *names)}
     rows = np.array(answers.row_of_item)
     sentences = [(logits[rows == row].argmax(1), y[rows == row]) for row in dict.fromkeys(answers.row_of_item)]
     of_entities = entity_scores(sentences, OLD_TAGS if of_source else TAGS) if task == "token_classification" else {}
@@ -290,15 +316,16 @@ def drift(student: Answers, teacher: Answers, shares_outputs: bool, of_labels: b
         own = np.sqrt(np.float64(hsic(k, k)) * np.float64(hsic(m, m)))
         values["drift/features_cka_debiased"] = float(hsic(k, m) / own) if n > 3 else math.nan
     mine, theirs = (a.logits if shares_outputs else a.source_logits for a in (student, teacher))
-    if mine is not None and theirs is not None:
-        if of_labels:
-            p, q = expit(theirs), expit(mine)
-            kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
-            return {
-                **values,
-                "drift/kl": float(kl.sum(1).mean()),
-                "retention/agreement": float(((mine > 0) == (theirs > 0)).mean()),
-            }
+    if mine is not None and theirs is not None and of_labels:
+        p, q = expit(theirs), expit(mine)
+        kl = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+        values["drift/kl"] = float(kl.sum(1).mean())
+        values["retention/agreement"] = float(((mine > 0) == (theirs > 0)).mean())
+    elif mine is not None and theirs is not None and student.beside:
+        pairs = list(zip(mine, theirs, strict=True))
+        values["drift/kl"] = float(np.mean([squad_by_hand.divergence(*pair) for pair in pairs]))
+        values["retention/agreement"] = float(np.mean([squad_by_hand.agreement(*pair) for pair in pairs]))
+    elif mine is not None and theirs is not None:
         log_s, log_t = log_softmax(mine, axis=1), log_softmax(theirs, axis=1)
         values["drift/kl"] = float((np.exp(log_t) * (log_t - log_s)).sum(1).mean())
         values["retention/agreement"] = float((mine.argmax(1) == theirs.argmax(1)).mean())

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import draw
 from sft_lightning.tasks import TASKS, make_task
+from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.exactness import figures
 from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
 from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
@@ -37,12 +38,13 @@ from tests.exactness.measuring import (
 from tests.exactness.training import in_one_piece
 from tests.refused import refused
 from tests.support import quiet_trainer, settle
+from tests.tasks import squad_by_hand
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
 WITH_METRICS = [how for how in HOW if how != "predict"]
-SAME_TASK = ("tags", "sets of labels", "choices")
+SAME_TASK = ("tags", "sets of labels", "choices", "questions")
 """Cases whose source head is of the same task"""
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
@@ -99,9 +101,9 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     if own.source is None:
         return values
     of_source, source_task = own.new_head, own.task if case in SAME_TASK or not own.new_head else "classification"
-    labels = list(OLD_TAGS) if source_task == "token_classification" else []
+    labels = {"token_classification": list(OLD_TAGS), "extractive_qa": OUTPUTS_OR_NONE}.get(source_task, [])
     asked = list(source.metrics) if (source := source_samples(case, rows)) is not None else []
-    task = make_task(TaskInfo(source_task, 3, labels, asked))
+    task = make_task(TaskInfo(source_task, len(labels) or 3, labels, asked))
     now, before = (
         {f"retention/{k}": v for k, v in reference(source_task, task.metric_names, said[who], of_source).items()}
         for who in ("student on the source", "teacher on the source")
@@ -241,19 +243,21 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     samples = sorted(set(said.row_of_item))
     assert [line["index"] for line in lines] == samples, "a sample is missing, or comes twice"
     of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
-    wanted = [{"index": row, **in_words(case, said.logits[items])} for row, items in of_sample.items()]
+    wanted = [{"index": row, **in_words(case, said, items)} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
         assert line.pop("text", None) is None or CASES[case].task == "multiple_choice"
         assert line.keys() == want.keys()
         for key, value in want.items():
-            assert line[key] == (value if key in ("label", "labels", "tags") else pytest.approx(value, abs=2e-6)), (
-                f"{line}, not {want}"
-            )
+            as_said = key in ("label", "labels", "tags", "answer")
+            assert line[key] == (value if as_said else pytest.approx(value, abs=2e-6)), f"{line}, not {want}"
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
 
-def in_words(case: str, logits: np.ndarray) -> dict[str, Any]:
+def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     """A sample's prediction as predictions.jsonl has it, from the logits of its items."""
+    logits = said.logits[items]
+    if CASES[case].task == "extractive_qa":
+        return squad_by_hand.answer(logits[0], said.beside[items[0]], may_be_none=True)
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task

@@ -52,6 +52,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
     "TransformersChoice": (of_transformers("bert", "none"), choices),
+    "TransformersQA": (of_transformers("bert", "qa"), tokens),
     "TransformersLM": (of_transformers("llama", "lm"), tokens),
 }
 """Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
@@ -62,8 +63,11 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     arguments = EXAMPLES[name][0](folder)
     torch.manual_seed(seed)
     task = OWN[name].tasks[0]
-    outputs = {"causal_lm": 0, "multiple_choice": 1}.get(task, 3)
-    info = TaskInfo(task, outputs, ["O", "B-a", "I-a"] if outputs == 3 else [])
+    info = {
+        "causal_lm": TaskInfo(task, 0),
+        "multiple_choice": TaskInfo(task, 1),
+        "extractive_qa": TaskInfo(task, 2, ["start", "end"]),
+    }.get(task, TaskInfo(task, 3, ["O", "B-a", "I-a"]))
     network: Network = OWN[name](info, **arguments).eval()
     if isinstance(network, LSTM):
         network.tokenizer.fit(SENTENCES)  # as the data do

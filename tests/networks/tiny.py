@@ -128,8 +128,8 @@ TOKENIZERS = {
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
-    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'choices', 'lm', 'masked' or 'none'; returns the
-    folder.
+    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'choices', 'qa', 'lm', 'masked' or 'none'; returns
+    the folder.
     """
     import transformers as hf
 
@@ -147,6 +147,7 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
         "sequence": hf.AutoModelForSequenceClassification,
         "tokens": hf.AutoModelForTokenClassification,
         "choices": hf.AutoModelForMultipleChoice,
+        "qa": hf.AutoModelForQuestionAnswering,
         "lm": hf.AutoModelForCausalLM,
         "masked": hf.AutoModelForMaskedLM,
         "none": hf.AutoModel,

@@ -18,6 +18,7 @@ from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from tests.refused import refused
+from tests.tasks import squad_by_hand
 
 RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch
 
@@ -206,6 +207,9 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "causal_lm": cross_entropy,
     "token_classification": cross_entropy,
     "multiple_choice": cross_entropy,
+    "extractive_qa": lambda scores, y: sum(
+        squad_by_hand.loss([window.T for window in of], goals) for of, goals in zip(scores, y, strict=True)
+    ),
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
     "multi_label": lambda logits, y: float(
         sum(math.log(1 + math.exp(v if t == 0 else -v)) for v, t in zip(logits.flat, y.flat, strict=True))
@@ -219,6 +223,9 @@ def test_loss_is_the_sum_over_items_in_whatever_pieces(name: str) -> None:
     logits, y = classes(7)
     logits = logits[:, :width].double().requires_grad_()
     y = torch.nn.functional.one_hot(y, 7) if name == "multi_label" else y
+    if name == "extractive_qa":  # one window of four tokens for each question
+        logits, y = logits[:, None, :4].repeat(1, 2, 1)[:, None], (y % 4).reshape(-1, 1, 1).repeat(1, 1, 2)
+        logits = logits.detach().requires_grad_()
     task = make_task(TaskInfo(name, width))
     whole = task.row_loss(logits, y)
     pieces = sum(task.row_loss(logits[a:b], y[a:b]) for a, b in RAGGED)
@@ -237,6 +244,8 @@ def test_a_batch_without_items_has_zero_loss_and_zero_gradient(name: str, smooth
     logits = torch.randn(5, 3)[torch.zeros(5, dtype=torch.bool)] @ weight
     y = torch.zeros(0) if name == "regression" else torch.zeros(0, dtype=torch.int64)
     y = torch.zeros(0, width) if name == "multi_label" else y
+    if name == "extractive_qa":
+        logits, y = logits.reshape(0, 1, 2, width), torch.zeros(0, 1, 2, dtype=torch.int64)
     loss = task.row_loss(logits, y)
     loss.backward()
     assert loss.item() == 0.0, f"the loss of nothing is {loss.item()}"

@@ -23,6 +23,7 @@ TAKES = {
     "tokens": "texts to continue",
     "words": "words to tag",
     "choices": "questions with choices",
+    "questions": "questions to answer",
 }
 """Names of the samples for each kind of a network's input"""
 

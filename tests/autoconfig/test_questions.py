@@ -1,0 +1,40 @@
+"""The front door recognises questions with contexts, and keeps a question answering head as the source head."""
+
+from pathlib import Path
+
+from sft_lightning.autoconfig.default_study import front_door
+from tests.autoconfig.files import questions
+from tests.data.text_files import texts, write_jsonl
+from tests.networks.tiny import tiny_folder
+from tests.refused import refused
+
+
+def test_squads_json_is_recognised_and_said(nets: dict[str, str], tmp_path: Path) -> None:
+    path = questions(tmp_path / "squad.json")
+    study, lines = front_door(nets["bert"], path)
+    assert study["base"]["network"]["class_path"] == "TransformersQA"
+    assert study["base"]["data"]["class_path"] == "SQuAD"
+    assert study["select"]["target"] == "val/f1"
+    assert any("40 questions about 40 texts" in line and "splits are by text" in line for line in lines)
+    assert study["arms"]["distill"]["set"]["model"]["init_args"]["on"] == "features", (
+        "the head of another task is asked"
+    )
+
+
+def test_a_question_answering_head_is_the_source_head(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"question": "What?", "context": t, "answers": {"text": [t[:3]], "answer_start": [0]}} for t in texts(40)]
+    path = write_jsonl(tmp_path / "asked.jsonl", rows)
+    net = tiny_folder(tmp_path / "net", "bert", "qa")
+    study, lines = front_door(net, path, path)
+    assert study["select"]["kept"] == "retention/f1"
+    assert any("its output layer is kept as the source head" in line for line in lines)
+    assert study["arms"]["distill"]["set"]["model"]["init_args"]["distance"] == "kl"
+
+
+def test_questions_for_images_or_about_one_text_are_refused(nets: dict[str, str], tmp_path: Path) -> None:
+    one = [
+        {"question": f"What {i}?", "context": "a fox", "answers": {"text": ["fox"], "answer_start": [2]}}
+        for i in range(30)
+    ]
+    with refused("--data", "about 1 text", "too few"):
+        front_door(nets["bert"], write_jsonl(tmp_path / "one.jsonl", one))
