@@ -183,7 +183,8 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'text', 'tokens' (text for language modelling) or 'words' (sentences with a tag for each word)"""
+    """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word) or 'pairs'
+    (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None
