@@ -6,7 +6,12 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 
-KINDS = {"image": "images", "text": "texts with labels", "tokens": "instructions with answers"}
+KINDS = {
+    "image": "images",
+    "text": "texts with labels",
+    "tokens": "instructions with answers",
+    "pairs": "pairs of source and target texts",
+}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 
@@ -25,9 +30,9 @@ class DataPlan:
     """A data block and a description of its content. All counts are of usable samples."""
 
     kind: str
-    """'image', 'text' or 'tokens'"""
+    """'image', 'text', 'tokens' or 'pairs'"""
     task: str
-    """'classification', 'regression' or 'causal_lm'"""
+    """'classification', 'regression', 'causal_lm' or 'seq2seq'"""
     block: dict[str, Any]
     """The `data` block of a config"""
     train: int
@@ -56,6 +61,11 @@ class DataPlan:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
         if self.val is None:
             init["val_fraction"] = round(min(val_share, MOST_VAL / self.train), 4)
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether networks keep their output layer for such data, as those that write texts do."""
+        return self.kind in ("tokens", "pairs")
 
     @property
     def labelled(self) -> int:

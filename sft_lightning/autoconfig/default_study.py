@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = ("classification", "regression", "causal_lm")
+TASKS = ("classification", "regression", "causal_lm", "seq2seq")
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
@@ -63,10 +63,10 @@ def infer_study(
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
-        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of train, val, test tables.
+        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet), or a folder of tables or parallel texts.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
-        task: classification, regression or causal_lm; None to infer it.
-        text_column: Column of texts, or two columns with a comma between for pairs.
+        task: classification, regression, causal_lm or seq2seq; None to infer it.
+        text_column: Column of texts, or two columns with a comma between for pairs, source and target.
         label_column: Column of labels or values.
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
@@ -87,7 +87,7 @@ def infer_study(
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
-    family = "language model" if plan.kind == "tokens" else net.family
+    family = "language model" if plan.keeps_outputs else net.family
     recipe = RECIPES[family]
     run = length(recipe, plan.labelled, gpu)
     tokens = lengths_of(net, plan)
@@ -101,7 +101,7 @@ def infer_study(
         source = source_data(retention, net, plan, Overrides(None, text_column, label_column, image_column))
         share_view(source, base["data"], run)
         base["retention"] = source.block
-    last = None if plan.kind != "tokens" else (net.blocks_above or 1) - 1
+    last = None if not plan.keeps_outputs else (net.blocks_above or 1) - 1
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
@@ -204,7 +204,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
             source = infer_data(path, (plan.kind,), net.said, said)  # its columns may have the names of the target's
     except UserError as error:
         raise (error.at("--retention") if error.key == "--data" else error) from None
-    if plan.kind != "tokens":
+    if not plan.keeps_outputs:
         outputs = 1 if source.task == "regression" else len(source.counts)
         if net.source_outputs is None:
             raise UserError(
@@ -249,7 +249,7 @@ def folds_of(plan: "DataPlan") -> int | None:
     Always None with validation data, and for language models, each of whose samples has many tokens to predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.kind == "tokens" or plan.val is not None or not few:
+    if plan.keeps_outputs or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None
@@ -261,8 +261,8 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     within = 0.01
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
-    compared = net.source_outputs is not None or plan.kind == "tokens"
-    values = plan.kind != "tokens" and net.source_gives_values  # agreement and KL mean nothing for values
+    compared = net.source_outputs is not None or plan.keeps_outputs
+    values = not plan.keeps_outputs and net.source_gives_values  # agreement and KL mean nothing for values
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
         kept = f"retention/{metrics_of(source.task)[0]}"
@@ -282,8 +282,8 @@ def metrics_of(task: str) -> list[str]:
     """
     from sft_lightning.tasks import TASKS as KNOWN
 
-    names = list(KNOWN[task].default_metrics)
-    return ["loss", *names] if task == "causal_lm" else names
+    names = [*KNOWN[task].default_metrics, *(["bleu", "chrf"] if task == "seq2seq" else [])]
+    return ["loss", *names] if task in ("causal_lm", "seq2seq") else names
 
 
 def name_of(data: str, network: str) -> str:

@@ -58,7 +58,7 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     class_path = str(ours.get("network") or "")
     short, args = class_path.rpartition(".")[2], dict(ours.get("init_args") or {})
     task, seen = dict(ours.get("task") or {}), dict(ours.get("input") or {})
-    if short in ("TransformersText", "TransformersImage", "TransformersLM"):
+    if short in ("TransformersText", "TransformersImage", "TransformersLM", "TransformersSeq2Seq"):
         plan = of_transformers(name, str(source.folder))
         if short == "TransformersText":
             plan.blocks.pop("tokens", None)

@@ -7,6 +7,7 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
@@ -71,13 +72,18 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
 
 
 def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """Plans `TextTable`, `HubImages` or `Instructions` data on the files of the splits."""
+    """Plans `TextTable`, `HubImages`, `TextPairs` or `Instructions` data on the files of the splits."""
     table, embedded = read_sheet(files["train"])
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    pair = pair_columns(table, said, kinds == ("pairs",)) if "pairs" in kinds else None
+    if pair is not None and said.label_column is None and said.task in (None, "seq2seq"):
+        return pair_plan({split: str(file) for split, file in files.items()}, *pair)
+    if said.task == "seq2seq" or kinds == ("pairs",):
+        raise no_pairs(table, kinds, network)
     layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression")
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):

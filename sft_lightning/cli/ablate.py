@@ -33,17 +33,19 @@ def make_parser() -> Parser:
     parser.add_argument("--config", type=Path, help="The study file; see docs/ablations.md.")
     group = parser.add_argument_group("without a study file")
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
-    group.add_argument("--data", help="What to learn: table (CSV, TSV, JSONL, parquet) or folder of images.")
+    group.add_argument(
+        "--data", help="What to learn: table (CSV, TSV, JSONL, parquet), folder of images or of parallel texts."
+    )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
         "--budget",
         help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
     )
     for name, text in (
-        ("text_column", "Column of texts; two with a comma are a pair."),
+        ("text_column", "Column of texts; two with a comma are a pair, SOURCE,TARGET."),
         ("label_column", "Column of labels."),
         ("image_column", "Column of image files."),
-        ("task", "classification, regression or causal_lm."),
+        ("task", "classification, regression, causal_lm or seq2seq."),
     ):
         group.add_argument(f"--{name}", f"--{name.replace('_', '-')}", help=text)
     group = parser.add_argument_group("how")

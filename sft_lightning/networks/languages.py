@@ -14,7 +14,9 @@ def set_languages(tokenizer: Any, source: str | None, target: str | None) -> int
     if not hasattr(tokenizer, "src_lang"):
         if (useless := next((name for name, code in given.items() if code is not None), None)) is not None:
             raise UserError(
-                f"network.{useless}", f"{type(tokenizer).__name__} has no languages", "leave it out, or use data.source_prefix"
+                f"network.{useless}",
+                f"{type(tokenizer).__name__} has no languages",
+                "leave it out, or use data.source_prefix",
             )
         return None
     if None in given.values():

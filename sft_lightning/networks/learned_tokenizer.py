@@ -83,6 +83,7 @@ class LearnedTokenizer(nn.Module):
             model_input_names=["input_ids", "attention_mask"],
             clean_up_tokenization_spaces=False,
         )
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Tokens of texts, as transformers tokenizers give them."""
         return self._ready()(*args, **kwargs)

@@ -118,7 +118,9 @@ class TransformersSeq2Seq(Network):
                 "network.vocabulary_size", "sizes a tokenizer that is trained", "leave it out, or set tokenizer: train"
             )
         model = load_hf(AutoModelForSeq2SeqLM, pretrained, config, self, trust_remote_code)
-        if getattr(model.config, "decoder_start_token_id", None) is None:  # plain settings of T5, which starts with padding
+        if (
+            getattr(model.config, "decoder_start_token_id", None) is None
+        ):  # plain settings of T5, which starts with padding
             model.config.decoder_start_token_id = model.config.pad_token_id
         self.tokenizer: Any
         if tokenizer == TRAIN:
@@ -133,7 +135,9 @@ class TransformersSeq2Seq(Network):
         positions = getattr(model.config, "max_position_embeddings", None)
         if isinstance(positions, int) and max_new_tokens > positions - 1:
             self.generation.max_new_tokens = positions - 1
-            self.report.notes.append(f"generated texts have at most {positions - 1} tokens, which is all its positions hold")
+            self.report.notes.append(
+                f"generated texts have at most {positions - 1} tokens, which is all its positions hold"
+            )
         self._whole = [model]  # in a list: the same weights must not be registered twice
         self.encoder = EncoderDecoder(model)
         self.head = self._output_layer(model)
@@ -187,7 +191,9 @@ class TransformersSeq2Seq(Network):
         """Target texts, by beam search. Settings that are not this network's are the model's own (first token, length)."""
         model, settings = self._whole[0], self.generation.settings(self.tokenizer)
         if isinstance(self.head, OutputLayer) and self.head.bias is not None:
-            model.final_logits_bias = self.head.bias  # the model is no part of this network, so it stayed where it was built
+            model.final_logits_bias = (
+                self.head.bias
+            )  # the model is no part of this network, so it stayed where it was built
         self._begin(settings)
         made = self.generation.run(model, prompt, settings)
         texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
@@ -209,7 +215,11 @@ class TransformersSeq2Seq(Network):
         """Writes a genuine transformers folder with the tokenizer, whose generation has this network's settings."""
         model = self._whole[0]
         kept = model.generation_config
-        kept.num_beams, kept.max_new_tokens, kept.do_sample = self.generation.num_beams, self.generation.max_new_tokens, False
+        kept.num_beams, kept.max_new_tokens, kept.do_sample = (
+            self.generation.num_beams,
+            self.generation.max_new_tokens,
+            False,
+        )
         kept.max_length = None
         self._begin(kept)
         hf_export(self, model, folder)

@@ -32,6 +32,15 @@ def answers(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def pairs(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("test", 9)):
+        for side in ("en", "de"):
+            write_text(root / f"{split}.{side}", "\n".join(f"{side} {t}" for t in texts(count)))
+        files[split] = [str(root / f"{split}.en"), str(root / f"{split}.de")]
+    return files
+
+
 def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for split, count in (("train", 60), ("test", 24)):
         table(count, seed=len(split)).to_parquet(root / f"{split}.parquet")
@@ -79,6 +88,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "TextTable": own_table,
     "Instructions": answers,
     "CoNLL": tagged,
+    "TextPairs": pairs,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

@@ -12,18 +12,27 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import CoNLL, Instructions, SFTDataModule
+from sft_lightning.data import CoNLL, Instructions, SFTDataModule, TextPairs
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.conll import TaggedRows
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.modules import SFTModule
-from sft_lightning.networks import MLP, TransformersLM, TransformersText, TransformersTokens, build_network, spec
+from sft_lightning.networks import (
+    MLP,
+    TransformersLM,
+    TransformersSeq2Seq,
+    TransformersText,
+    TransformersTokens,
+    build_network,
+    spec,
+)
 from sft_lightning.networks.spec import Spec
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
-from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.networks.tiny import SENTENCES, bart_pieces, tiny_folder
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
@@ -81,6 +90,28 @@ class FewAnswers(Instructions):
         for number, count in enumerate(self.sizes):
             said = {"prompt": few_texts(count, seed=20 + number), "completion": few_texts(count, seed=30 + number)}
             parts.append(InstructionRows(Table(f"answers {number}", said)))
+        return Splits(*parts)
+
+
+class FewPairs(TextPairs):
+    """Random source texts with target texts of other lengths.
+
+    Args:
+        sizes: Rows of each split.
+        **kwargs: As TextPairs.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": 8, "seed": 0, "generate_samples": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            sources, targets = few_texts(count, seed=60 + number), few_texts(count, seed=70 + number)
+            parts.append(
+                PairRows(sources, [(text,) for text in targets], Table(f"pairs {number}", {"source": sources}))
+            )
         return Splits(*parts)
 
 
@@ -147,8 +178,8 @@ def _save_small(network: Spec) -> Callable[[Path], str]:
 
 
 def _save_tiny(kind: str, head: str, **settings: Any) -> Callable[[Path], str]:
-    layers = {"n_layer": 2} if kind == "gpt2" else {"num_hidden_layers": 1}
-    words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2}[kind]
+    layers = {"gpt2": {"n_layer": 2}, "t5": {"num_layers": 1}}.get(kind, {"num_hidden_layers": 1})
+    words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2, "t5": bart_pieces}[kind]
     return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers, **settings)
 
 
@@ -209,6 +240,14 @@ CASES: dict[str, Case] = {
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
+    "pairs": Case(
+        "seq2seq",
+        _save_tiny("t5", "seq2seq", eos_token_id=2),
+        lambda folder: spec(TransformersSeq2Seq, pretrained=folder),
+        FewPairs,
+        FewPairs,
+        new_head=False,
+    ),
     "images with adapters": Case(
         "classification",
         _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),

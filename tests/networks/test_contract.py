@@ -25,6 +25,11 @@ def tokens() -> Inputs:
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
+def pairs() -> Inputs:
+    ids = torch.randint(5, 60, (4, 5), generator=torch.Generator().manual_seed(1))
+    return {**tokens(), "target_ids": ids}
+
+
 def of_transformers(kind: str, head: str) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {"pretrained": tiny_folder(folder / kind, kind, head)}
 
@@ -43,6 +48,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersImage": (vit, lambda: images(3, 32)),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
+    "TransformersSeq2Seq": (of_transformers("t5", "seq2seq"), pairs),
     "TransformersLM": (of_transformers("llama", "lm"), tokens),
 }
 """Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
@@ -53,7 +59,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     arguments = EXAMPLES[name][0](folder)
     torch.manual_seed(seed)
     task = OWN[name].tasks[0]
-    info = TaskInfo(task, 0) if task == "causal_lm" else TaskInfo(task, 3, ["O", "B-a", "I-a"])
+    info = TaskInfo(task, 0) if task in ("causal_lm", "seq2seq") else TaskInfo(task, 3, ["O", "B-a", "I-a"])
     network: Network = OWN[name](info, **arguments).eval()
     if isinstance(network, LSTM):
         network.tokenizer.fit(SENTENCES)  # as the data do

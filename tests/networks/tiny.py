@@ -164,7 +164,7 @@ TOKENIZERS = {
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
-    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'lm', 'seq2seq', 'masked' or 'none'; returns the folder."""
+    """Writes a random model with a head: 'sequence', 'tokens', 'lm', 'seq2seq', 'masked' or 'none'; returns its path."""
     import transformers as hf
 
     tokenizer = tokenizer or TOKENIZERS[kind]()

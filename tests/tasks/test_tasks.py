@@ -118,6 +118,7 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
+    "seq2seq": cross_entropy,
     "token_classification": cross_entropy,
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
     "multi_label": lambda logits, y: float(

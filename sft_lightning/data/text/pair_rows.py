@@ -70,14 +70,16 @@ class PairRows(Tokens):
         cut = np.array([most is not None and len(ids) > most for ids in made], dtype=bool)
         if cut.any():
             rows = np.flatnonzero(cut)
-            for row, ids in zip(rows, self._call([texts[r] for r in rows], most, **how), strict=True):
+            for row, ids in zip(rows, self._call([texts[int(r)] for r in rows], most, **how), strict=True):
                 made[row] = ids
         return Ragged([[*ids, *last] for ids in made]), cut
 
     def _call(self, texts: Sequence[str], most: int | None, as_target: bool = False) -> list[list[int]]:
         limit: dict[str, Any] = {"truncation": True, "max_length": most} if most else {"truncation": False}
         given: dict[str, Any] = {"text_target": list(texts)} if as_target else {"text": list(texts)}
-        found: list[list[int]] = self.tokenizer(**given, **limit, return_attention_mask=False, verbose=False)["input_ids"]
+        found: list[list[int]] = self.tokenizer(**given, **limit, return_attention_mask=False, verbose=False)[
+            "input_ids"
+        ]
         return found
 
     def lengths(self) -> np.ndarray | None:
@@ -98,7 +100,10 @@ class PairRows(Tokens):
 
     def prompts(self, rows: Sequence[int]) -> dict[str, Any]:
         """The source texts, and all their references."""
-        return {"prompt": self.batch(rows), "references": Texts(self.references[r] if self.references else () for r in rows)}
+        return {
+            "prompt": self.batch(rows),
+            "references": Texts(self.references[r] if self.references else () for r in rows),
+        }
 
     def texts_of(self, rows: Sequence[int] | np.ndarray) -> Iterator[str]:
         """Source texts with their prefix, and the target texts that are learned."""

@@ -78,10 +78,14 @@ class TextPairs(TokenData):
         self.cut_targets: dict[str, float] = {}
         """Share of each split's target texts that were cut at max_target_length"""
         if source_column == target_column:
-            raise UserError("data.target_column", f"is '{target_column}', as is data.source_column", "name another column")
+            raise UserError(
+                "data.target_column", f"is '{target_column}', as is data.source_column", "name another column"
+            )
         for option in ("classes", "shots_per_class"):
             if getattr(self, option) is not None:
-                raise UserError(f"data.{option}", "needs classes, and pairs of texts have none", "use data.train_fraction")
+                raise UserError(
+                    f"data.{option}", "needs classes, and pairs of texts have none", "use data.train_fraction"
+                )
 
     def load(self) -> Splits:
         if (self.path is None) == (self.files["train"] is None):
@@ -102,7 +106,9 @@ class TextPairs(TokenData):
         for name, samples in rows.items():
             several = sum(len(texts) > 1 for texts in samples.references or ())
             if several:
-                notes.append(f"{several:,} of {len(samples):,} pairs of {name} have several targets: the first is learned")
+                notes.append(
+                    f"{several:,} of {len(samples):,} pairs of {name} have several targets: the first is learned"
+                )
         return Splits(rows["train"], rows.get("val"), rows.get("test"), [], notes)
 
     def load_for_prediction(self) -> Samples | None:
@@ -180,7 +186,9 @@ def scores(metrics: list[str] | None, generate_samples: int) -> tuple[str, ...]:
     for name in named:
         if name not in Seq2Seq.metrics:
             known = ", ".join(TEXT_METRICS)
-            raise UserError("data.metrics", f"'{name}' is unknown{nearest(name, Seq2Seq.metrics)}", f"use one of {known}")
+            raise UserError(
+                "data.metrics", f"'{name}' is unknown{nearest(name, Seq2Seq.metrics)}", f"use one of {known}"
+            )
         if name in TEXT_METRICS and not generate_samples:
             raise UserError(
                 "data.metrics", f"{name} scores generated texts, and data.generate_samples is 0", "set that higher"
