@@ -13,6 +13,7 @@ KINDS = {
     "tokens": "plain text or instructions with answers",
     "words": "tagged words",
     "questions": "questions with contexts",
+    "pairs": "pairs of source and target texts",
 }
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
@@ -74,6 +75,11 @@ class DataPlan:
         if self.kind == "words" and set(self.counts) < set(labels):
             self.counts = {label: self.counts.get(label, 0) for label in labels}
             self.block["init_args"]["labels"] = labels
+
+    @property
+    def keeps_outputs(self) -> bool:
+        """Whether networks keep their output layer for such data, as those that write texts do."""
+        return self.kind in ("tokens", "pairs")
 
     @property
     def labelled(self) -> int:

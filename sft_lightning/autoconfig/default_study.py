@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 TASKS = (
     *("classification", "regression", "multi_label", "multiple_choice"),
-    *("causal_lm", "token_classification", "extractive_qa"),
+    *("causal_lm", "seq2seq", "token_classification", "extractive_qa"),
 )
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
@@ -63,10 +63,11 @@ def infer_study(
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
-        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these.
+        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these
+            or of parallel texts.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
         task: One of TASKS; None to infer it.
-        text_column: Column of texts, or two columns with a comma between for pairs.
+        text_column: Column of texts, or two columns with a comma between for pairs, source and target.
         label_column: Column of labels or values; of several columns of 0 and 1, their names with commas between.
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
@@ -90,7 +91,7 @@ def infer_study(
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
-    family = "language model" if plan.kind == "tokens" else net.family
+    family = "language model" if plan.keeps_outputs else net.family
     recipe = RECIPES[family]
     tokens = lengths_of(net, plan)
     run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)
@@ -104,7 +105,7 @@ def infer_study(
         source = source_data(retention, net, plan, Overrides(None, text_column, label_column, image_column))
         share_view(source, base["data"], run)
         base["retention"] = source.block
-    last = None if plan.kind != "tokens" else (net.blocks_above or 1) - 1
+    last = None if not plan.keeps_outputs else (net.blocks_above or 1) - 1
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
@@ -210,7 +211,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
     except UserError as error:
         raise (error.at("--retention") if error.key == "--data" else error) from None
     source.complete(net.source_labels)
-    if plan.kind != "tokens":
+    if not plan.keeps_outputs:
         outputs = source.outputs
         if net.source_outputs is None:
             raise UserError(
@@ -256,7 +257,7 @@ def folds_of(plan: "DataPlan") -> int | None:
     predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.kind in ("tokens", "words", "questions") or plan.val is not None or not few:
+    if plan.keeps_outputs or plan.kind in ("words", "questions") or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None
@@ -268,8 +269,8 @@ def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") ->
     within = 0.01
     if plan.task == "regression":
         within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
-    compared = net.source_outputs is not None or plan.kind == "tokens"
-    values = plan.kind != "tokens" and net.source_gives_values  # agreement and KL mean nothing for values
+    compared = net.source_outputs is not None or plan.keeps_outputs
+    values = not plan.keeps_outputs and net.source_gives_values  # agreement and KL mean nothing for values
     kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
     if source is not None:
         kept = f"retention/{metrics_of(source)[0]}"
@@ -292,4 +293,6 @@ def metrics_of(plan: "DataPlan") -> list[str]:
 
     of_data = list(DATA_MODULES[plan.block["class_path"]].metrics)
     names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts), of_data)).metric_names
-    return ["loss", *names] if plan.task == "causal_lm" else names
+    if plan.task == "seq2seq":
+        names += ["bleu", "chrf"]
+    return ["loss", *names] if plan.keeps_outputs else names

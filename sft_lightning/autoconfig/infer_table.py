@@ -8,6 +8,7 @@ import numpy as np
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
+from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
@@ -75,7 +76,7 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
 
 
 def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
-    """Plans data on the files of the splits: texts with labels or sets of labels, questions with choices, images,
+    """Plans data on the files of the splits: texts with labels or sets of labels, questions, pairs, images,
     instructions, or plain text.
     """
     table, embedded = read_sheet(files["train"])
@@ -89,6 +90,11 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return choices_plan(files, table, asked)
     if holds_questions(table, said):
         return question_plan(files, kinds, network)
+    pair = pair_columns(table, said, kinds == ("pairs",)) if "pairs" in kinds else None
+    if pair is not None and said.label_column is None and said.task in (None, "seq2seq"):
+        return pair_plan({split: str(file) for split, file in files.items()}, *pair)
+    if said.task == "seq2seq" or kinds == ("pairs",):
+        raise no_pairs(table, kinds, network)
     layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression", "multi_label")
     if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:

@@ -20,7 +20,8 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     made_as = str((config.architectures or [""])[0])
     labels = [config.id2label[i] for i in sorted(config.id2label or {}, key=int)]
     labels = [] if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
-    what = "image" if takes_images(kind, made_as) else "text" if takes_texts(kind) else None
+    takes = takes_texts(kind) or writes(config)
+    what = "image" if takes_images(kind, made_as) else "text" if takes else None
     if what is None:
         raise UserError(
             "--network",
@@ -40,12 +41,14 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
         plan.image_size = None if size else 224
         return plan
     plan.max_length = longest(place, text, kind)
-    causal = decodes(kind)
+    written = writes(config)
+    causal = decodes(kind) and not written
     if gguf is None:
         has_words(name, place)
     pooling, why = (None, "") if head and not tags_words else ("last", "") if causal else pooling_of(place, kind)
     plan.why += f"; {why}" if why else ""
-    plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
+    if not written or kind in mapped("SEQUENCE_CLASSIFICATION"):
+        plan.blocks = {"text": block("TransformersText", pretrained=name, pooling=pooling)}
     if kind in mapped("TOKEN_CLASSIFICATION") and gguf is None:
         plan.blocks["words"] = block("TransformersTokens", pretrained=name)
     if kind in mapped("MULTIPLE_CHOICE") and not head and gguf is None:
@@ -53,6 +56,9 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     if made_as.endswith("ForMultipleChoice"):  # its one output scores a choice
         plan.blocks, plan.source_outputs, plan.source_task = {"choices": plan.blocks["choices"]}, 1, "multiple_choice"
         return plan
+    if written and not head:
+        plan.blocks["pairs"] = block("TransformersSeq2Seq", pretrained=name)
+        plan.blocks_above = getattr(config, "decoder_layers", None) or getattr(config, "num_decoder_layers", None)
     if causal and not head:
         plan.blocks["tokens"] = block("TransformersLM", pretrained=name)
         plan.blocks_above = getattr(text, "num_hidden_layers", None)
@@ -81,6 +87,13 @@ def takes_images(kind: str, made_as: str) -> bool:
 def takes_texts(kind: str) -> bool:
     """Whether a model type can classify or generate texts."""
     return kind in mapped("SEQUENCE_CLASSIFICATION") or decodes(kind)
+
+
+def writes(config: Any) -> bool:
+    """Whether a configuration is of an encoder-decoder that writes a target text for a source text."""
+    return bool(getattr(config, "is_encoder_decoder", False)) and str(config.model_type) in mapped(
+        "SEQ_TO_SEQ_CAUSAL_LM"
+    )
 
 
 def decodes(kind: str) -> bool:

@@ -20,6 +20,7 @@ def lines_of(
     told = [f"data       {line}" for line in plan.lines]
     flags = {"image": "--label_column, --image_column", "text": "--task, --text_column, --label_column"}
     flags["words"] = "--text_column (of the words), --label_column (of the tags), --set data.scheme=IOB1 and the like"
+    flags["pairs"] = "--text_column SOURCE,TARGET"
     if plan.block["class_path"] != "ImageFolder":
         told.append(f"           otherwise: {flags.get(plan.kind, '--task, and --text_column, --label_column')}")
     test = (
@@ -33,7 +34,7 @@ def lines_of(
         told.append(f"folds      {study['folds']}: labels are few, so settings are chosen by cross-validation")
     class_path = net.blocks[plan.kind]["class_path"]
     head = "its output layer is kept as the source head" if net.source_outputs else "it has no output layer to keep"
-    head = "it keeps its output layer" if plan.kind == "tokens" else head
+    head = "it keeps its output layer" if plan.keeps_outputs else head
     told.append(f"network    {net.name}: {class_path}, {FAMILIES[family]} ({net.why}); {head}")
     shown = init.get("image_size") or init.get("max_length")
     seen = "" if shown is None else f", {shown} {'pixels' if plan.kind == 'image' else 'tokens at most'}"
@@ -49,8 +50,9 @@ def lines_of(
         )
         choice = f"to choose from: {tuned}" if tuned else "solved, its strength chosen on validation"
         told.append(f"arm        {name}: {arm['set']['model']['class_path']}, {choice}")
-    if plan.kind == "tokens":
-        told.append("           last_block replaces the linear probe, as a language model gets no new head")
+    if plan.keeps_outputs:
+        whose = "a language model" if plan.kind == "tokens" else "a network that keeps its output layer"
+        told.append(f"           last_block replaces the linear probe, as {whose} gets no new head")
     if source is not None:
         told += [f"retention  {line}" for line in source.lines]
     else:

@@ -35,7 +35,7 @@ def make_parser() -> Parser:
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
     group.add_argument(
         "--data",
-        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words (CoNLL), plain text or folder of images.",
+        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, or folder of images.",
     )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
@@ -43,7 +43,7 @@ def make_parser() -> Parser:
         help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
     )
     for name, text in (
-        ("text_column", "Column of texts, or of lists of words; two of texts with a comma are a pair."),
+        ("text_column", "Column of texts, or of lists of words; two with a comma are a pair."),
         ("label_column", "Column of labels, or of lists of tags."),
         ("image_column", "Column of image files."),
         (

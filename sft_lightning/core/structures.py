@@ -191,7 +191,7 @@ class InputSpec:
 
     kind: str
     """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word), 'choices'
-    (questions with choices) or 'questions' (questions with a context, in windows)"""
+    (questions with choices), 'questions' (questions with a context, in windows) or 'pairs' (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

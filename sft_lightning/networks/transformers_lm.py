@@ -72,7 +72,7 @@ class TransformersLM(Network):
         self.max_length = token_limit(self.tokenizer, model, max_length)
         self._whole = [model]  # in a list: the same weights must not be registered twice
         self.encoder, self.head = model.base_model, model.get_output_embeddings()
-        self._note_new(model)
+        note_new(self, model)
         self.task = replace(task, num_outputs=int(model.get_output_embeddings().weight.shape[0]))
         text_config = model.config.get_text_config()
         self.cap = getattr(text_config, "final_logit_softcapping", None)
@@ -83,17 +83,6 @@ class TransformersLM(Network):
         self._check(model)
         if gradient_checkpointing:
             checkpoint_gradients(model)
-
-    def _note_new(self, model: Any) -> None:
-        """Renames new tensors as below `encoder.`. With a new output layer, the outputs are not the pretrained ones."""
-        own = {id(t): n for n, t in self.encoder.state_dict(keep_vars=True).items()}
-        new = {n: t for n, t in model.state_dict(keep_vars=True).items() if n in self.fresh}
-        self.fresh = {own[id(t)] for t in new.values() if id(t) in own}
-        if any(t is p for t in new.values() for p in self.head.parameters() if id(p) not in own):
-            self.shares_outputs = False
-            self.report.notes.append(
-                "the output layer is new, because the pretrained weights lack it; outputs cannot be compared with theirs"
-            )
 
     def _load(
         self, pretrained: str | None, config: str | dict[str, Any] | None, dtype: torch.dtype, trust: bool
@@ -186,6 +175,20 @@ class TransformersLM(Network):
         stop_at(model.generation_config, list(self.input_view.ends or ()), self.tokenizer)
         hf_export(self, model, folder)
         self.tokenizer.save_pretrained(folder)
+
+
+def note_new(network: Network, model: Any) -> None:
+    """Renames a language model's new tensors as below `encoder.`. With a new output layer, the outputs are not the pretrained
+    ones.
+    """
+    own = {id(t): n for n, t in network.encoder.state_dict(keep_vars=True).items()}
+    new = {n: t for n, t in model.state_dict(keep_vars=True).items() if n in network.fresh}
+    network.fresh = {own[id(t)] for t in new.values() if id(t) in own}
+    if any(t is p for t in new.values() for p in network.head.parameters() if id(p) not in own):
+        network.shares_outputs = False
+        network.report.notes.append(
+            "the output layer is new, because the pretrained weights lack it; outputs cannot be compared with theirs"
+        )
 
 
 def stop_at(settings: Any, ends: list[int], tokenizer: Any) -> None:

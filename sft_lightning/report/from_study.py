@@ -121,7 +121,7 @@ def _say_what_is_not_compared(study: StudyFiles, points: list[Point], notes: Not
     said = [_said(as_mapping(arm).get("set"), n) for arm in arms.values() for n in ("freeze", "class_path")]
     if not _probes(said):  # the base config may set it, which then shows in the configs of the points
         said = [_said(run.config(), n) for run in runs.values() for n in ("freeze", "class_path")]
-    if tasks and "causal_lm" not in tasks and not _probes(said):
+    if tasks and not tasks & {"causal_lm", "seq2seq"} and not _probes(said):
         what = "no arm is a linear probe, so it is unknown what a new head alone reaches: add an arm such as"
         notes.add(study.path, f"{what} linear_probe: {{set: {{model.class_path: LinearProbe}}}}")
     baseline = str(study.content.get("baseline"))

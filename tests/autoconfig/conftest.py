@@ -40,6 +40,8 @@ def nets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "bert": tiny_folder(root / "bert", "bert", "sequence"),
         "encoder": tiny_folder(root / "encoder", "distilbert", "none"),
         "llama": tiny_folder(root / "llama", "llama", "lm", tokenizer=patient, max_position_embeddings=512),
+        "t5": tiny_folder(root / "t5", "t5", "seq2seq"),
+        "marian": tiny_folder(root / "marian", "marian", "seq2seq"),
         "vit": str(root / "vit"),
         "resnet": f"test_resnet={root}/resnet.pth",
         "mobile": f"torchvision:mobilenet_v3_small={root}/mobile.pth",

@@ -36,6 +36,15 @@ def pages(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: write_text(root / f"{split}.txt", "\n\n".join(texts(40))) for split in ("train", "test")}
 
 
+def pairs(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("test", 9)):
+        for side in ("en", "de"):
+            write_text(root / f"{split}.{side}", "\n".join(f"{side} {t}" for t in texts(count)))
+        files[split] = [str(root / f"{split}.en"), str(root / f"{split}.de")]
+    return files
+
+
 def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for split, count in (("train", 60), ("test", 24)):
         table(count, seed=len(split)).to_parquet(root / f"{split}.parquet")
@@ -127,6 +136,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "MultiLabelTable": sets,
     "MultipleChoice": choices,
     "SQuAD": asked,
+    "TextPairs": pairs,
     "Digits": lambda root, patch: {},
     "ColouredDigits": lambda root, patch: {"colour": "random"},
     "MNIST": mnist,

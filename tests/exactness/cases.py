@@ -12,7 +12,15 @@ import numpy as np
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.data import CoNLL, Instructions, MultipleChoice, PlainText, SFTDataModule, SQuAD
+from sft_lightning.data import (
+    CoNLL,
+    Instructions,
+    MultipleChoice,
+    PlainText,
+    SFTDataModule,
+    SQuAD,
+    TextPairs,
+)
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.choice_table import Choices
@@ -20,6 +28,7 @@ from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.documents import Documents
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.multiple_choice import ChoiceRows
+from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.squad_files import Answer
@@ -30,6 +39,7 @@ from sft_lightning.networks import (
     TransformersChoice,
     TransformersLM,
     TransformersQA,
+    TransformersSeq2Seq,
     TransformersText,
     TransformersTokens,
     build_network,
@@ -38,7 +48,7 @@ from sft_lightning.networks import (
 from sft_lightning.networks.spec import Spec
 from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
-from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.networks.tiny import SENTENCES, bart_pieces, tiny_folder
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
@@ -114,6 +124,28 @@ class FewPages(PlainText):
     def load(self) -> Splits:
         texts = [{"text": few_texts(count, seed=60 + number)} for number, count in enumerate(self.sizes)]
         return Splits(*(Documents(Table("pages", said), "text", "data.text_column", True) for said in texts))
+
+
+class FewPairs(TextPairs):
+    """Random source texts with target texts of other lengths.
+
+    Args:
+        sizes: Rows of each split.
+        **kwargs: As TextPairs.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": 8, "seed": 0, "generate_samples": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            sources, targets = few_texts(count, seed=60 + number), few_texts(count, seed=70 + number)
+            parts.append(
+                PairRows(sources, [(text,) for text in targets], Table(f"pairs {number}", {"source": sources}))
+            )
+        return Splits(*parts)
 
 
 TAGS, OLD_TAGS = ("O", "B-x", "I-x", "B-y"), ("O", "B-z", "I-z")
@@ -258,8 +290,8 @@ def _save_small(network: Spec) -> Callable[[Path], str]:
 
 
 def _save_tiny(kind: str, head: str, **settings: Any) -> Callable[[Path], str]:
-    layers = {"n_layer": 2} if kind == "gpt2" else {"num_hidden_layers": 1}
-    words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2}[kind]
+    layers = {"gpt2": {"n_layer": 2}, "t5": {"num_layers": 1}}.get(kind, {"num_hidden_layers": 1})
+    words = {"bert": fixed_words, "llama": llama3, "gpt2": gpt2, "t5": bart_pieces}[kind]
     return lambda folder: tiny_folder(folder, kind, head, tokenizer=words(), **layers, **settings)
 
 
@@ -342,6 +374,14 @@ CASES: dict[str, Case] = {
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "packed plain text": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewPages, FewPages, new_head=False),
+    "pairs": Case(
+        "seq2seq",
+        _save_tiny("t5", "seq2seq", eos_token_id=2),
+        lambda folder: spec(TransformersSeq2Seq, pretrained=folder),
+        FewPairs,
+        FewPairs,
+        new_head=False,
+    ),
     "images with adapters": Case(
         "classification",
         _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),

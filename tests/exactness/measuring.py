@@ -24,6 +24,8 @@ from sft_lightning.data.text.documents import Blocks
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import Network
 from sft_lightning.tasks import TASKS
+from sft_lightning.tasks.next_token import NextToken
+from sft_lightning.tasks.texts import TEXT_METRICS
 from tests.exactness.cases import CASES, MOST_CHOICES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
@@ -54,10 +56,16 @@ class Seen(Callback):
 
 
 def metrics_of(case: str, data: SFTDataModule) -> list[str]:
-    """All metrics that the task has for this data."""
-    names = list(TASKS[CASES[case].task].metrics)
+    """All metrics that the task has for this data, for which no texts are generated."""
+    names = of_outputs(CASES[case].task)
     two, counts_bytes = len(getattr(data, "labels", [])) == 2, isinstance(data, PlainText)
     return [n for n in names if {"f1": two, "bits_per_byte": counts_bytes}.get(n, True)]
+
+
+def of_outputs(task: str) -> list[str]:
+    """A task's metrics without those of generated texts, which tests/tasks/test_texts.py compares with their libraries."""
+    generated = TEXT_METRICS if issubclass(TASKS[task], NextToken) else ()
+    return [name for name in TASKS[task].metrics if name not in generated]
 
 
 def samples(case: str, rows: int) -> SFTDataModule:
@@ -150,6 +158,11 @@ def _by_question(logits: np.ndarray, y: np.ndarray) -> float:
     raise NotImplementedError("`squad_by_hand.measure` needs the questions too")
 
 
+OF_TOKENS: dict[str, Reference] = {
+    "loss": nats,
+    "perplexity": lambda logits, y: math.exp(nats(logits, y)),
+    "token_accuracy": _said(sk.accuracy_score),
+}
 REFERENCES: dict[str, dict[str, Reference]] = {
     "classification": {
         "loss": nats,
@@ -165,11 +178,8 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "pearson": _correlation(pearsonr),
         "spearman": _correlation(spearmanr),
     },
-    "causal_lm": {
-        "loss": nats,
-        "perplexity": lambda logits, y: math.exp(nats(logits, y)),
-        "token_accuracy": _said(sk.accuracy_score),
-    },
+    "causal_lm": OF_TOKENS,
+    "seq2seq": OF_TOKENS,
     "token_classification": {
         "loss": nats,
         "token_accuracy": _said(sk.accuracy_score),

@@ -33,6 +33,11 @@ def choices() -> Inputs:
     return {"input_ids": ids * there[..., None], "attention_mask": there[..., None].expand_as(ids).long()}
 
 
+def pairs() -> Inputs:
+    ids = torch.randint(5, 60, (4, 5), generator=torch.Generator().manual_seed(1))
+    return {**tokens(), "target_ids": ids}
+
+
 def of_transformers(kind: str, head: str) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {"pretrained": tiny_folder(folder / kind, kind, head)}
 
@@ -53,6 +58,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
     "TransformersChoice": (of_transformers("bert", "none"), choices),
     "TransformersQA": (of_transformers("bert", "qa"), tokens),
+    "TransformersSeq2Seq": (of_transformers("t5", "seq2seq"), pairs),
     "TransformersLM": (of_transformers("llama", "lm"), tokens),
 }
 """Arguments of a small network, given a folder to write pretrained weights into, and inputs for it."""
@@ -65,6 +71,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     task = OWN[name].tasks[0]
     info = {
         "causal_lm": TaskInfo(task, 0),
+        "seq2seq": TaskInfo(task, 0),
         "multiple_choice": TaskInfo(task, 1),
         "extractive_qa": TaskInfo(task, 2, ["start", "end"]),
     }.get(task, TaskInfo(task, 3, ["O", "B-a", "I-a"]))

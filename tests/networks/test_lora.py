@@ -21,6 +21,7 @@ from sft_lightning.networks import (
     Torchvision,
     TransformersImage,
     TransformersLM,
+    TransformersSeq2Seq,
     TransformersText,
     build_network,
     spec,
@@ -73,6 +74,11 @@ CASES: dict[str, tuple[Any, Any, Any]] = {
         words(),
     ),
     "Llama": (lambda f: tiny_folder(f, "llama", "lm"), lambda p: spec(TransformersLM, pretrained=p), words()),
+    "T5, scaled and tied": (
+        lambda f: tiny_folder(f, "t5", "seq2seq"),
+        lambda p: spec(TransformersSeq2Seq, pretrained=p),
+        {**words(), "target_ids": words()["input_ids"][:, :3]},
+    ),
     "ViT of transformers": (
         lambda f: save(
             spec(TransformersImage, config={"model_type": "vit", "image_size": 32, "patch_size": 8, **TINY_VIT}), f
@@ -117,7 +123,13 @@ def built(case: str, folders: dict[str, str], **arguments: Any) -> tuple[Network
     """The network with LoRA, its pretrained copy made before, both in evaluation mode."""
     given = CASES[case][1](folders[case])
     given["init_args"]["transforms"] = [lora(**{"target_modules": TARGETS.get(case, "all-linear"), **arguments})]
-    task = TaskInfo("causal_lm", 0) if given["class_path"].endswith("LM") else TASK
+    task = (
+        TaskInfo("causal_lm", 0)
+        if given["class_path"].endswith("LM")
+        else TaskInfo("seq2seq", 0)
+        if given["class_path"].endswith("Seq2Seq")
+        else TASK
+    )
     network = build_network(given, task)
     teacher = Teacher(network)
     apply_transforms(network)

@@ -95,6 +95,29 @@ def unigram(pad: str | None = "<pad>", template: str | None = None) -> Any:
     return made
 
 
+def t5_pieces() -> Any:
+    """SentencePiece's unigram with </s> last, as in T5 and Marian."""
+    import json
+
+    from transformers import T5Tokenizer
+
+    special = ["<pad>", "</s>", "<unk>"]
+    found = json.loads(unigram().backend_tokenizer.to_str())["model"]["vocab"]
+    words = [(word, 0.0) for word in special] + [(w, s) for w, s in found if w not in (*special, "<s>")]
+    return T5Tokenizer(vocab=words, extra_ids=0, model_max_length=64)
+
+
+def bart_pieces() -> Any:
+    """Byte-level BPE with <s> first and </s> last, as in BART."""
+    from tokenizers import processors
+
+    made = byte_bpe(pad="<pad>")
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> $B </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
+    )
+    return made
+
+
 def asset(package: str) -> Path:
     """Folder of a package that carries weights, installed or in $SFT_ASSETS; the test is skipped without it."""
     found = importlib.util.find_spec(package)
@@ -117,6 +140,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2},
     "llama": {**SMALL, "max_position_embeddings": 64, "num_key_value_heads": 1, "bos_token_id": 1, "eos_token_id": 2},
 }
+HALVES = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 2}
+HALVES |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 24, "decoder_ffn_dim": 24, "max_position_embeddings": 64}
+T5 = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0}
+CONFIGS |= {
+    "t5": {**T5, "pad_token_id": 0, "eos_token_id": 1},
+    "marian": {**HALVES, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1},
+    "bart": {**HALVES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2},
+    "mbart": {**HALVES, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2},
+}
 TOKENIZERS = {
     "bert": wordpiece,
     "distilbert": wordpiece,
@@ -124,12 +156,16 @@ TOKENIZERS = {
     "xlm-roberta": byte_bpe,
     "gpt2": byte_bpe,
     "llama": unigram,
+    "t5": t5_pieces,
+    "marian": t5_pieces,
+    "bart": bart_pieces,
+    "mbart": bart_pieces,
 }
 
 
 def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: Any = None, **settings: Any) -> str:
-    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'choices', 'qa', 'lm', 'masked' or 'none'; returns
-    the folder.
+    """Writes a random model of `kind` with a head: 'sequence', 'tokens', 'choices', 'qa', 'lm', 'seq2seq', 'masked' or
+    'none'; returns the folder.
     """
     import transformers as hf
 
@@ -137,6 +173,8 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
     if kind in ("roberta", "xlm-roberta") and tokenizer.pad_token is None:
         tokenizer.pad_token = "<pad>"
     settings = {"vocab_size": len(tokenizer), **CONFIGS.get(kind, {}), **settings}
+    if kind == "marian":
+        settings["decoder_vocab_size"] = settings["vocab_size"]
     if head in ("sequence", "tokens"):
         settings |= {
             "num_labels": labels,
@@ -149,13 +187,14 @@ def tiny_folder(folder: Path, kind: str, head: str, labels: int = 3, tokenizer: 
         "choices": hf.AutoModelForMultipleChoice,
         "qa": hf.AutoModelForQuestionAnswering,
         "lm": hf.AutoModelForCausalLM,
+        "seq2seq": hf.AutoModelForSeq2SeqLM,
         "masked": hf.AutoModelForMaskedLM,
         "none": hf.AutoModel,
     }[head]
     torch.manual_seed(0)
     model = auto.from_config(hf.AutoConfig.for_model(kind, **settings))
     for parameter in model.parameters():  # large enough that differences show
-        if parameter.ndim > 1:
+        if parameter.ndim > 1 and parameter.requires_grad:
             torch.nn.init.normal_(parameter, std=0.3)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -39,14 +39,34 @@ def on_texts(folder: Path, task: str) -> dict[str, Any]:
     """Texts of uneven length, grouped by length."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
     texts = [" ".join(words[i % 10 :: 1 + i % 3][: 1 + i % 7]) for i in range(30)]
-    if task == "causal_lm":
+    if task == "seq2seq":
+        pairs = [{"source": text, "target": f"{words[i % 10]} {text}"} for i, text in enumerate(texts)]
+        (folder / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+        network = {
+            "class_path": "TransformersSeq2Seq",
+            "init_args": {
+                "pretrained": tiny_folder(folder / "t5", "t5", "seq2seq"),
+                "max_new_tokens": 5,
+                "num_beams": 2,
+            },
+        }
+        data: dict[str, Any] = {
+            "class_path": "TextPairs",
+            "init_args": {
+                "train": str(folder / "pairs.jsonl"),
+                "val_fraction": 0.3,
+                "batch_size": 8,
+                "eval_batch_size": 3,
+            },
+        }
+    elif task == "causal_lm":
         rows = [{"prompt": text, "completion": f"{words[i % 10]} {text}"} for i, text in enumerate(texts)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         network = {
             "class_path": "TransformersLM",
             "init_args": {"pretrained": tiny_folder(folder / "lm", "gpt2", "lm")},
         }
-        data: dict[str, Any] = {
+        data = {
             "class_path": "Instructions",
             "init_args": {"train": str(folder / "rows.jsonl"), "val_fraction": 0.3, "batch_size": 8},
         }
@@ -70,7 +90,7 @@ def on_texts(folder: Path, task: str) -> dict[str, Any]:
     return {
         "model": {
             "class_path": "DistillSFT",
-            "init_args": {"lr": 1e-2, "on": "logits" if task == "causal_lm" else "features"},
+            "init_args": {"lr": 1e-2, "on": "logits" if task in ("causal_lm", "seq2seq") else "features"},
         },
         "network": network,
         "data": data,

@@ -205,6 +205,7 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
+    "seq2seq": cross_entropy,
     "token_classification": cross_entropy,
     "multiple_choice": cross_entropy,
     "extractive_qa": lambda scores, y: sum(

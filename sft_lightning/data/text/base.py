@@ -24,6 +24,7 @@ TAKES = {
     "words": "words to tag",
     "choices": "questions with choices",
     "questions": "questions to answer",
+    "pairs": "texts with target texts",
 }
 """Names of the samples for each kind of a network's input"""
 
@@ -80,9 +81,8 @@ class TokenData(SFTDataModule, base=True):
             if "train" not in self.splits:
                 return view  # a checkpoint will bring the words
             split = self.splits["train"]
-            assert isinstance(split.samples, TextRows)
-            pairs = split.samples.pairs
-            tokenizer.fit(t for r in split.rows for t in (split.samples.texts[r], *(pairs[r : r + 1] if pairs else ())))
+            assert isinstance(split.samples, Tokens)
+            tokenizer.fit(split.samples.texts_of(split.rows))
         for samples in self._all_samples():
             samples.ready()
         if "train" in self.splits:

@@ -1,7 +1,7 @@
 """Texts as token ids: tokenised once, padded to the longest of each batch."""
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import sha256
 from typing import Any
 
@@ -104,6 +104,10 @@ class Tokens(Samples):
     def tokenise(self) -> None:
         """Sets `ids`, `types` and `truncated`, one for each row."""
 
+    def texts_of(self, rows: Sequence[int] | np.ndarray) -> Iterator[str]:
+        """The texts of these rows, from which a tokenizer learns its words."""
+        raise NotImplementedError(f"{type(self).__name__} does not give its texts to a tokenizer")
+
     def lengths(self) -> np.ndarray | None:
         self.ready()  # here, before workers are forked
         return self.ids.lengths if self.group_by_length else None
@@ -190,6 +194,9 @@ class TextRows(Tokens):
         texts, pairs = [self.texts[r] for r in rows], self.pairs and [self.pairs[r] for r in rows]
         cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
         return self.tokenizer(texts, pairs, **cut, return_attention_mask=False, verbose=False)
+
+    def texts_of(self, rows: Sequence[int] | np.ndarray) -> Iterator[str]:
+        return (t for r in rows for t in (self.texts[r], *(self.pairs[r : r + 1] if self.pairs else ())))
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         return self.batch(rows)

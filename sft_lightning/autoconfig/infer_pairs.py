@@ -1,0 +1,119 @@
+"""Infers a data block from pairs of a source and a target text: parallel text files, or a table with a column for each."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.autoconfig import infer_columns as columns
+from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, fits
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
+from sft_lightning.data.text.files import FORMATS, Table
+from sft_lightning.data.text.pair_rows import PairRows
+from sft_lightning.data.text.pairs import TextPairs
+from sft_lightning.data.text.parallel import with_languages
+
+KNOWN = (
+    *(("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "target"), ("input_text", "target_text")),
+    *(("article", "highlights"), ("document", "summary"), ("article", "summary"), ("dialogue", "summary")),
+    *(("text", "summary"), ("source", "translation"), ("en", "de"), ("en", "fr"), ("en", "es")),
+)
+"""Columns of source and target texts that are known as such"""
+SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+FEW_BAD = 0.05
+"""Largest share of pairs without a text that is left out; more are an error"""
+
+
+def parallel_files(folder: Path, said: Overrides) -> dict[str, list[str]]:
+    """Files of each split, [SOURCE, TARGET], of a folder with train.en and train.de; empty if it is none.
+
+    Of two languages, English is the source, or else the first by name, unless `--text_column de,en` says otherwise.
+    """
+    ends = sorted(p.suffix[1:] for p in folder.glob("train.*") if p.is_file() and p.suffix.lower() not in FORMATS)
+    if len(ends) != 2:
+        return {}
+    order = sorted(ends, key=lambda end: (end != "en", end))
+    if said.text_column is not None:
+        order = [part.strip() for part in said.text_column.split(",")]
+        if sorted(order) != ends:
+            raise UserError(
+                "--text_column", f"{folder} has train.{ends[0]} and train.{ends[1]}", f"name {','.join(ends)}"
+            )
+    found = {}
+    for split, names in SPLITS.items():
+        for name in names:
+            files = [folder / f"{name}.{end}" for end in order]
+            if split not in found and all(file.is_file() for file in files):
+                found[split] = [str(file) for file in files]
+    return found
+
+
+def pair_columns(table: Table, said: Overrides, only: bool) -> tuple[str, str] | None:
+    """Columns of source and target texts; None if the table has no such pair.
+
+    Args:
+        table: The table, in which columns of a `translation` may become columns.
+        said: The user's columns, `--text_column SOURCE,TARGET`.
+        only: Whether the network takes nothing but pairs, so that two columns of texts are taken for one.
+    """
+    by_language = with_languages(table)
+    names = list(by_language.columns)
+    if said.text_column is not None and "," in said.text_column and (only or said.task == "seq2seq"):
+        given = [part.strip() for part in said.text_column.split(",")]
+        if len(given) != 2:
+            raise UserError("--text_column", f"names {len(given)} columns", "name two, SOURCE,TARGET")
+        one, other = (columns.check_given(table, name, "text_column") for name in given)
+        return one, other
+    known = {name.lower().strip(): name for name in names}
+    for source, target in KNOWN:
+        if source in known and target in known:
+            return known[source], known[target]
+    texts = [name for name in names if columns.is_text(by_language.columns[name])]
+    return (texts[0], texts[1]) if len(texts) == 2 and (only or said.task == "seq2seq") else None
+
+
+def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
+    """The error for a table without source and target texts, or for a network that does not take them."""
+    fits(kinds, ("pairs",), network, f"{table.where} is data for --task seq2seq")
+    return UserError(
+        "--data",
+        f"{table.where}: of its columns {columns.listed(list(table.columns))}, it is unclear which are source and target",
+        "set --text_column SOURCE,TARGET and --task seq2seq",
+    )
+
+
+def pair_plan(files: dict[str, Any], source: str | None = None, target: str | None = None) -> DataPlan:
+    """Plans `TextPairs` data, read by the class that `fit` uses, so that errors and counts are those of `fit`."""
+    init: dict[str, Any] = dict(files)
+    if (source, target) != (None, None):
+        init |= {"source_column": source, "target_column": target}
+    loaded = TextPairs(**init, on_bad_sample="skip").load()
+    train = loaded.train
+    assert isinstance(train, PairRows)
+    plan = DataPlan(
+        "pairs", "seq2seq", {"class_path": "TextPairs", "init_args": init}, len(train) - len(train.bad_rows())
+    )
+    for split, samples in (("train", train), ("val", loaded.val), ("test", loaded.test)):
+        if samples is None:
+            continue
+        bad = samples.bad_rows()
+        if len(bad) > FEW_BAD * len(samples):
+            row, why = next(iter(bad.items()))
+            raise UserError(
+                "--data",
+                f"{samples.name(row)}: {why.partition(';')[0]}; {len(bad):,} of {len(samples):,} pairs cannot be used",
+                "mend or remove them, or name other columns",
+            )
+        if bad:
+            init["on_bad_sample"] = "skip"
+            plan.lines.append(f"{plural(len(bad), 'pair')} of {split} left out (--data.on_bad_sample skip)")
+        if split != "train":
+            setattr(plan, split, len(samples) - len(bad))
+    rows = np.linspace(0, len(train) - 1, min(len(train), columns.LOOKED_AT))
+    plan.texts = [train.sources[int(row)] for row in rows]
+    where = files["train"] if isinstance(files["train"], str) else files["train"][0]
+    ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
+    plan.lines.insert(0, f"{where}: {plan.train:,} pairs, source texts in {ways[0]}, target texts in {ways[1]}")
+    plan.lines += loaded.notes
+    return plan

@@ -1,0 +1,102 @@
+"""Reads pairs of a source text and its target texts: from two files line by line, or from columns of a table."""
+
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.wording import plural
+from sft_lightning.data.text.cells import missing
+from sft_lightning.data.text.files import REMEDY, Table, check_text
+from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
+
+SOURCE, TARGET = "source", "target"
+FEATURE = "translation"
+"""The hub's column with an object of texts by language"""
+
+
+def lines_of(path: str, key: str, skip: bool) -> list[str]:
+    r"""The lines of a UTF-8 file. Only \n (or \r\n) ends a line, as in `wc -l`; the last line may lack it."""
+    place = Path(path).expanduser()
+    if not place.is_file():
+        here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
+        problem = f"{path} is a folder" if place.is_dir() else f"{path} does not exist{nearest(place.name, here)}"
+        raise UserError(key, problem, "name a file with one text a line")
+    try:
+        with open_text(place, strict=not skip) as file:
+            lines = file.read().split("\n")
+    except UnicodeDecodeError:
+        raise not_utf8(place) from None
+    except OSError as error:
+        raise UserError(key, f"{path} cannot be read: {error}") from None
+    if not lines[-1]:
+        lines.pop()
+    if not lines:
+        raise UserError(key, f"{path} is empty", "use another file")
+    return [line.removesuffix("\r") for line in lines]
+
+
+def parallel_table(source: str, target: str | None, key: str, skip: bool) -> Table:
+    """A table with the lines of two files, or of one. Raises UserError if they have unequal numbers of lines."""
+    columns: dict[str, list[Any]] = {SOURCE: lines_of(source, key, skip)}
+    if target is not None:
+        columns[TARGET] = lines_of(target, key, skip)
+        counts = [len(lines) for lines in columns.values()]
+        if counts[0] != counts[1]:
+            raise UserError(
+                key,
+                f"{source} has {plural(counts[0], 'line')} and {target} has {counts[1]:,}, so they are not pairs",
+                "give files whose lines belong together",
+            )
+    return Table(source, columns, lines=list(range(1, len(columns[SOURCE]) + 1)), bad={} if skip else None)
+
+
+def with_languages(table: Table) -> Table:
+    """Replaces a column `translation` of objects, {en: …, de: …}, by one column for each language."""
+    values = table.columns.get(FEATURE, [])
+    first = next((value for value in values if not missing(value)), None)
+    if not isinstance(first, dict):
+        return table
+    for row, value in enumerate(values):
+        if not isinstance(value, dict):
+            what = "has no value" if missing(value) else "is not an object of texts by language"
+            table.refuse(row, UserError("data", f"{table.name(row)}: column '{FEATURE}' {what}", REMEDY))
+    names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
+    of_language = {name: [v.get(name) if isinstance(v, dict) else None for v in values] for name in names}
+    table.columns = {**{n: c for n, c in table.columns.items() if n != FEATURE}, **of_language}
+    return table
+
+
+def sources_of(table: Table, column: str) -> list[str]:
+    """Source texts; empty in rows that are left out."""
+    made = []
+    for row, value in enumerate(table.column(column, "data.source_column")):
+        problem = wrong(value, f"the {SOURCE} text in column '{column}'", table.name(row), "data.source_column")
+        if problem is not None:
+            table.refuse(row, problem)
+        made.append("" if problem is not None else value)
+    return made
+
+
+def references_of(table: Table, column: str) -> list[tuple[str, ...]]:
+    """Target texts of each row, one or a list of them; none in rows that are left out."""
+    made = []
+    for row, value in enumerate(table.column(column, "data.target_column")):
+        several = list(value) if isinstance(value, list | tuple) else [value]
+        what = f"the {TARGET} text in column '{column}'"
+        found = [wrong(one, what, table.name(row), "data.target_column") for one in several or [None]]
+        problem = next((one for one in found if one is not None), None)
+        if problem is not None:
+            table.refuse(row, problem)
+        made.append(() if problem is not None else tuple(several))
+    return made
+
+
+def wrong(value: Any, what: str, row: str, argument: str) -> UserError | None:
+    """The error of a value that is no text; None for a text."""
+    try:
+        check_text(value, what, row, argument)
+    except UserError as error:
+        return UserError("data", error.problem, REMEDY if "column of texts" not in error.fix else error.fix)
+    if NO_TEXT.search(value):
+        return UserError("data", f"{row}: {what} is not UTF-8", REMEDY)
+    return None

@@ -1,0 +1,74 @@
+"""The front door on pairs of texts: which data it takes for them, in which direction, and that its study trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sft_lightning.autoconfig.default_study import front_door
+from tests.autoconfig.files import csv_rows
+from tests.data.text_files import texts, write_jsonl, write_text
+from tests.refused import refused
+
+
+@pytest.fixture
+def parallel(tmp_path: Path) -> str:
+    (tmp_path / "m").mkdir()
+    for split, count in (("train", 40), ("validation", 10), ("test", 10)):
+        for side in ("de", "en"):
+            write_text(tmp_path / f"m/{split}.{side}", "".join(f"{side} {text}\n" for text in texts(count)))
+    return str(tmp_path / "m")
+
+
+def test_a_folder_of_parallel_files_becomes_a_study_that_trains(
+    nets: dict[str, str], parallel: str, fit: Callable[..., Any]
+) -> None:
+    content, lines = front_door(nets["marian"], parallel, retention=parallel)
+    base = content["base"]
+    assert base["network"]["class_path"] == "TransformersSeq2Seq" and base["data"]["class_path"] == "TextPairs"
+    assert base["data"]["init_args"]["train"] == [f"{parallel}/train.en", f"{parallel}/train.de"]
+    assert {"train", "val", "test"} <= base["data"]["init_args"].keys()
+    assert list(content["arms"]) == ["last_block", "plain", "l2sp", "distill"]
+    assert any("train.en" in line and "train.de" in line and "40 pairs" in line for line in lines), lines
+    assert "--text_column" in "\n".join(lines) and "test/bleu" in content["report"]
+    run = fit(base, steps=1)
+    assert {content["select"]["target"], content["select"]["kept"]} <= run.metrics.keys()
+    other, _ = front_door(nets["marian"], parallel, text_column="de,en")
+    assert other["base"]["data"]["init_args"]["train"] == [f"{parallel}/train.de", f"{parallel}/train.en"]
+    with refused("--text_column", "de,en"):
+        front_door(nets["marian"], parallel, text_column="fr,en")
+    with refused("--data"):
+        front_door(nets["bert"], parallel)
+
+
+def test_a_table_is_taken_for_pairs_where_its_columns_say_so(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"article": text, "highlights": text[:9], "id": i} for i, text in enumerate(texts(40))]
+    data = front_door(nets["t5"], write_jsonl(tmp_path / "news.jsonl", rows))[0]["base"]["data"]["init_args"]
+    assert (data["source_column"], data["target_column"]) == ("article", "highlights")
+    both = [{"translation": {"de": text, "en": text[:9]}} for text in texts(40)]
+    data = front_door(nets["t5"], write_jsonl(tmp_path / "wmt.jsonl", both))[0]["base"]["data"]["init_args"]
+    assert (data["source_column"], data["target_column"]) == ("en", "de")
+    odd = "this\tthat\n" + "".join(f"{text}\t{text}!\n" for text in texts(40))
+    file = write_text(tmp_path / "odd.tsv", odd)
+    assert front_door(nets["marian"], file)[0]["base"]["data"]["init_args"]["source_column"] == "this"
+    data = front_door(nets["t5"], file, task="seq2seq", text_column="that,this")[0]["base"]["data"]["init_args"]
+    assert (data["source_column"], data["target_column"]) == ("that", "this")
+
+
+def test_labelled_texts_stay_labelled_texts_for_a_network_that_takes_both(nets: dict[str, str], tmp_path: Path) -> None:
+    content, _ = front_door(nets["t5"], csv_rows(tmp_path / "reviews.csv"))
+    assert content["base"]["network"]["class_path"] == "TransformersText"
+    with refused("--data", "--text_column"):
+        front_door(nets["marian"], csv_rows(tmp_path / "more.csv"))
+
+
+def test_few_bad_pairs_are_left_out_and_many_are_refused(nets: dict[str, str], tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [{"source": text, "target": text} for text in texts(40)]
+    rows[3]["target"] = None
+    content, lines = front_door(nets["t5"], write_jsonl(tmp_path / "a.jsonl", rows))
+    assert content["base"]["data"]["init_args"]["on_bad_sample"] == "skip" and any("1 pair" in line for line in lines)
+    for row in rows[:9]:
+        row["source"] = ""
+    with refused("--data", "line 1", "9 of 40"):
+        front_door(nets["t5"], write_jsonl(tmp_path / "b.jsonl", rows))
