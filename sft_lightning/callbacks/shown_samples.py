@@ -20,8 +20,8 @@ def table_of(changed: list[dict[str, Any]]) -> Any:
     """The changed samples as a table of W&B, with what was said before and after."""
     import wandb
 
-    columns = [n for n in ("name", "text", "words", "label", "before", "after") if any(n in entry for entry in changed)]
-    columns += [n for n in ("score_before", "score_after") if any(n in entry for entry in changed)]
+    known = ("name", "question", "text", "words", "label", "before", "after", "score_before", "score_after")
+    columns = [n for n in known if any(n in entry for entry in changed)]
     rows = [[" ".join(v) if isinstance(v := entry.get(n), list) else v for n in columns] for entry in changed]
     return wandb.Table(columns=columns, data=rows)
 

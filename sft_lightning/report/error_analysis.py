@@ -103,7 +103,7 @@ def weight_of(entry: dict[str, Any]) -> float:
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a changed sample that the page shows; an image only if it is a small PNG within the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
-    for key in ("on", "name", "label", "before", "after", "text", "words", "form"):
+    for key in ("on", "name", "label", "before", "after", "question", "text", "words", "form"):
         if isinstance(held := entry.get(key), list):  # one text for each word
             shown[key] = [str(one)[:60] for one in held[:MOST_WORDS]]
         elif held is not None:

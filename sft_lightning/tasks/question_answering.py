@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.core.structures import Batch, Items, Output, TaskInfo
-from sft_lightning.tasks.answer_scores import answer_metric, may_be_none
-from sft_lightning.tasks.base import RowTask, at_least_single, draw_classes
+from sft_lightning.tasks.answer_scores import answer_metric, may_be_none, scores
+from sft_lightning.tasks.base import RowTask, Said, at_least_single, draw_classes
 
 LONGEST = 30  # tokens of an answer, as in BERT's and transformers' scripts
 NEVER = float("-inf")
@@ -135,6 +135,17 @@ class ExtractiveQA(RowTask):
                 row = {"answer": "", "score": round(of_none, 6), "start": None, "end": None}
             said.append({**row, **({"null_odds": round(null_odds, 6)} if self.may_be_none else {})})
         return said
+
+    def said(self, output: Output, batch: Batch) -> list[Said] | None:
+        """The best answers, with their F1; None without the contexts from which they are cut."""
+        if "beside" not in batch:
+            return None
+        return [
+            Said(row["answer"], (gold or ("",))[0], scores(row["answer"], gold, self.may_be_none)[1], "answer")
+            if gold or self.may_be_none
+            else Said(row["answer"], form="answer")
+            for row, gold in zip(self.decode(output, batch), (q.answers for q in asked_of(batch)), strict=True)
+        ]
 
     def decode_rows(self, scores: Tensor) -> list[dict[str, Any]]:
         """Window, first and last token of each question's best span, where its text is unknown."""

@@ -225,6 +225,10 @@ class QuestionRows(Tokens):
     def bad_rows(self) -> dict[int, str]:
         return self.table.bad or {}
 
+    def shown(self, row: int) -> dict[str, Any]:
+        """The question, and the text that answers it."""
+        return {"question": self.questions[row], "text": self.contexts[row]}
+
     def name(self, row: int) -> str:
         return self.table.name(row)
 

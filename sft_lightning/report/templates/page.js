@@ -318,7 +318,8 @@
         const right = (v) => (typeof v === "number" ? ` (${Math.round(100 * v)} % right)` : "");
         const parts = [["before", s.before, right(s.score_before)], ["after", s.after, right(s.score_after)], ["true", s.label, ""]];
         return make("article", { className: "sample wide" },
-          s.text && !s.words ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
+          s.question ? make("p", { className: "said", textContent: s.question }) : null,
+          s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
           ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
             make("p", { textContent: `${when}${how}` }), spoken(s, said, when === "after" ? s.before : null)]), name);
       }
