@@ -24,7 +24,7 @@ def test_a_text_file_is_plain_text_and_how_it_is_divided_is_said(nets: dict[str,
     assert study["base"]["network"]["class_path"] == "TransformersLM"
     assert study["study"].startswith("notes-")
     shown = "\n".join(lines)
-    assert all(said in shown for said in ("plain text", "40 documents", "--data.documents")), shown
+    assert all(said in shown for said in ("plain text", "40 documents", "--set data.documents=lines")), shown
     assert "test/bits_per_byte" in study["report"] and study["select"]["target"] == "val/loss"
 
 
