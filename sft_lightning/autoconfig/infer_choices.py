@@ -32,6 +32,7 @@ def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
     taken = [*found.get("choice_columns", []), found.get("choices_column")] if found else []
     free = [c for c in table.columns if c not in taken]
     label = said.label_column or next(iter(columns.named(free, RIGHT)), None)
+    asked: dict[str, str | None]
     if said.text_column is not None:
         texts = columns.texts_of(table, said.text_column, label)
         asked = {"question_column": texts[-1], **({"context_column": texts[0]} if len(texts) > 1 else {})}
