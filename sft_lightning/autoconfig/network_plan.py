@@ -24,8 +24,6 @@ class NetworkPlan:
     """Kind of input, as in `DataPlan` → the `network` block of a config"""
     family: str
     """One of FAMILIES"""
-    head_kind: str | None = None
-    """Kind of input that the source head belongs to; None for all"""
     source_outputs: int | None = None
     """Outputs of the kept source head; None without one"""
     source_labels: list[str] = field(default_factory=list)
@@ -43,6 +41,8 @@ class NetworkPlan:
     blocks_above: int | None = None
     """Number of a language model's blocks"""
     why: str = ""
+    head_kind: str | None = None
+    """Kind of input that the source head belongs to; None for any"""
 
     @property
     def source_gives_values(self) -> bool:

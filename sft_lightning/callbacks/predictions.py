@@ -15,7 +15,8 @@ class WritePredictions(Callback):
     """Collects the predictions of all ranks, and writes them sorted by sample.
 
     Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
-    `probabilities` in class order, for regression `value`, for language models `tokens` and `probabilities` in the order of
+    `probabilities` in class order, for regression `value`, for questions about a text `answer`, its `score` and
+    its characters (`start`, `end`), for language models `tokens` and `probabilities` in the order of
     positions.
 
     Args:

@@ -155,8 +155,8 @@ class QuestionRows(Tokens):
 
     def windows_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Number of windows of each of these rows."""
-        counts: np.ndarray = np.diff(self.windows)
-        return counts[np.asarray(rows)]
+        numbers = np.asarray(rows)
+        return self.windows[numbers + 1] - self.windows[numbers]
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of all windows of each row."""
