@@ -156,7 +156,8 @@ class QuestionRows(Tokens):
     def windows_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Number of windows of each of these rows."""
         numbers = np.asarray(rows)
-        return self.windows[numbers + 1] - self.windows[numbers]
+        counts: np.ndarray = self.windows[numbers + 1] - self.windows[numbers]
+        return counts
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of all windows of each row."""
