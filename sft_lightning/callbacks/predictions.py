@@ -17,8 +17,9 @@ class WritePredictions(Callback):
 
     Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
     `probabilities` in class order, for sets of labels `labels` and `probabilities` in label order, for multiple choice
-    `choice` (its place, from 0), `probabilities` and `text`, for regression `value`, for language models `tokens` and
-    `probabilities` in the order of positions. The data adds what it knows of a sample, such as the places of entities.
+    `choice` (its place, from 0), `probabilities` and `text`, for regression `value`, for questions about a text `answer`, its
+    `score` and its characters (`start`, `end`), for language models `tokens` and `probabilities` in the order of positions, and
+    `text` that was generated. The data adds what it knows of a sample, such as the places of entities.
 
     Args:
         path: The file to write.

@@ -1,6 +1,7 @@
 """Scores of answers that are cut from a text, as SQuAD's official scripts define them, by torchmetrics."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -11,7 +12,8 @@ from sft_lightning.tasks.base import TaskMetric
 from sft_lightning.tasks.metrics import MeanLoss
 
 
-def compared(said: str, right: Sequence[str]) -> tuple[float, float]:
+@lru_cache(1 << 16)  # each of a task's metrics asks the same
+def compared(said: str, right: tuple[str, ...]) -> tuple[float, float]:
     """(exact match, F1), each in [0, 1] and the best over the right answers, without case, punctuation and articles."""
     from torchmetrics.functional.text import squad
 
@@ -21,7 +23,7 @@ def compared(said: str, right: Sequence[str]) -> tuple[float, float]:
 
 def is_nothing(text: str) -> bool:
     """Whether nothing is left of a text without punctuation and articles."""
-    return compared(text, [""])[0] == 1
+    return compared(text, ("",))[0] == 1
 
 
 def scores(said: str, right: Sequence[str], may_be_none: bool) -> tuple[float, float]:
@@ -34,8 +36,8 @@ def scores(said: str, right: Sequence[str], may_be_none: bool) -> tuple[float, f
             is left do not count, and without any, none is right. SQuAD 1 gives F1 = 0 if nothing is left of the answer.
     """
     if may_be_none:
-        return compared(said, [text for text in right if not is_nothing(text)] or [""])
-    exact, f1 = compared(said, right)
+        return compared(said, tuple(text for text in right if not is_nothing(text)) or ("",))
+    exact, f1 = compared(said, tuple(right))
     return exact, 0.0 if is_nothing(said) else f1
 
 

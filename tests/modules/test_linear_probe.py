@@ -13,8 +13,8 @@ from sft_lightning.data.base import Splits
 from sft_lightning.modules import LinearProbe
 from sft_lightning.modules.frozen_features import features
 from sft_lightning.modules.solve import Linear, Solution, best_of, end_of, path
-from sft_lightning.networks import TransformersText, TransformersTokens, spec
-from tests.exactness.cases import FewSets, FewTags
+from sft_lightning.networks import TransformersQA, TransformersText, TransformersTokens, spec
+from tests.exactness.cases import FewQuestions, FewSets, FewTags
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 from tests.support import NEW, OLD, FewDigits, NormNet, digits, fit, outputs_on, pretrained_mlp, weights
@@ -208,3 +208,21 @@ def test_tags_are_chosen_by_entities_of_whole_sentences(tmp_path: Path) -> None:
     (chosen,) = [t for t in module.found["tried"] if t["strength"] == module.found["strength"]]
     assert module.found["by"] == "val/entity_f1" and chosen["entity_f1"] > 0
     assert float(trainer.callback_metrics["val/entity_f1"]) == pytest.approx(chosen["entity_f1"], abs=1e-6)
+
+
+def test_a_probe_of_questions_is_where_their_loss_is_lowest_and_is_chosen_by_answers(tmp_path: Path) -> None:
+    data = FewQuestions(sizes=(30, 21, 5), eval_batch_size=4, group_by_length=False)
+    module = LinearProbe(spec(TransformersQA, pretrained=tiny_folder(tmp_path, "bert", "none")), strengths=[0.1, 1.0])
+    trainer = fit(module, data, max_epochs=1)
+    (chosen,) = [t for t in module.found["tried"] if t["strength"] == module.found["strength"]]
+    assert float(trainer.callback_metrics["val/f1"]) == pytest.approx(chosen["f1"], abs=1e-6)
+    network, task, split = module.network.double().eval(), module.task, data.splits["train"]
+    total, features = torch.zeros((), dtype=torch.float64), []
+    for position in range(len(split)):
+        output = network(split[position]["x"], split[position]["select"])
+        total = total + task.loss(output, split[position]).total
+        features.append(output.features.detach())
+    scale = torch.cat(features).std(0, correction=0).square().mean().sqrt()
+    (gradient,) = torch.autograd.grad(total, network.head.weight)
+    pull = module.found["strength"] * network.head.weight.detach() * scale**2
+    assert float((gradient + pull).norm()) < 1e-4 * float(pull.norm()), "the loss with its penalty has a gradient left"

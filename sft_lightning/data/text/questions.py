@@ -155,9 +155,9 @@ class QuestionRows(Tokens):
 
     def windows_of(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
         """Number of windows of each of these rows."""
-        counts: np.ndarray = np.diff(self.windows)
-        found: np.ndarray = counts[np.asarray(rows)]
-        return found
+        numbers = np.asarray(rows)
+        counts: np.ndarray = self.windows[numbers + 1] - self.windows[numbers]
+        return counts
 
     def lengths(self) -> np.ndarray | None:
         """Tokens of all windows of each row."""
