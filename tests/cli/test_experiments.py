@@ -147,7 +147,21 @@ def wnut17(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comma
     return {**bert(file, tmp), "data": {"init_args": files}}
 
 
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct, wnut17)}
+def multi30k(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("val", 10), ("test", 10)):
+        files[split] = [
+            write_text(tmp / f"{split}.{side}", "\n".join(f"{side} {t}" for t in texts(count))) for side in ("en", "de")
+        ]
+    small = {"data": {"init_args": {**files, "generate_samples": 3}}}
+    if "pretrain" in file:
+        return {**small, "network": {"init_args": {"vocabulary_size": 300}}}
+    source = {"pretrained": tiny_folder(tmp / "t5", "t5", "seq2seq"), "max_new_tokens": 4}
+    return {**small, "network": {"init_args": source}, "retention": small["data"]}
+
+
+TEXTS = (trec, sst2, glue, instruct, wnut17, multi30k)
+MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, *TEXTS)}
 
 
 @pytest.mark.parametrize("file", FILES)
