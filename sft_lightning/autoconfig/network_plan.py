@@ -43,8 +43,6 @@ class NetworkPlan:
     blocks_above: int | None = None
     """Number of a language model's blocks"""
     why: str = ""
-    head_kind: str | None = None
-    """Kind of input that the source head belongs to; None for any"""
 
     @property
     def source_gives_values(self) -> bool:

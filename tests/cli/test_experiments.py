@@ -157,8 +157,32 @@ def wnut17_sets(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: 
     return {**bert(file, tmp), "data": {"init_args": files}}
 
 
-SMALL = (digits, coloured_digits, cifar, trec, sst2, glue, imagefolder, instruct, wnut17, wnut17_sets)
-MADE_SMALL = {f.__name__: f for f in SMALL}
+def multi30k(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    files = {}
+    for split, count in (("train", 40), ("val", 10), ("test", 10)):
+        files[split] = [
+            write_text(tmp / f"{split}.{side}", "\n".join(f"{side} {t}" for t in texts(count))) for side in ("en", "de")
+        ]
+    small = {"data": {"init_args": {**files, "generate_samples": 3}}}
+    if "pretrain" in file:
+        return {**small, "network": {"init_args": {"vocabulary_size": 300}}}
+    source = {"pretrained": tiny_folder(tmp / "t5", "t5", "seq2seq"), "max_new_tokens": 4}
+    return {**small, "network": {"init_args": source}, "retention": small["data"]}
+
+
+def xquad(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    rows = []
+    for text in texts(60):
+        first = text.split()[0]
+        rows.append(
+            {"question": f"where is {first}?", "context": text, "answers": {"text": [first], "answer_start": [0]}}
+        )
+    small = {"train": write_jsonl(tmp / "questions.jsonl", rows), "max_length": 32, "doc_stride": 8}
+    return {**bert(file, tmp), "data": {"init_args": small}}
+
+
+TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
+MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, *TEXTS)}
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,7 +1,7 @@
 """For `--import tests.survival.dying`: the process kills itself at the moment that SFT_TEST_DIE names.
 
 `fsync:7` dies before the 7th sync of a file, which is then under its temporary name; `rename:7` before the 7th rename;
-`renamed:7` after it; `half:3` when half of the 3rd checkpoint is written.
+`renamed:7` after it; `half:3` when half of the 3rd checkpoint is written; `generate:2` before the 2nd batch of generated texts.
 """
 
 import os
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from sft_lightning.networks.generation import Generation
 
 WHAT, _, NUMBER = os.environ.get("SFT_TEST_DIE", "").partition(":")
 LEFT = {WHAT: int(NUMBER or 0)}
@@ -23,7 +25,7 @@ def tick(what: str) -> None:
 
 
 def dying() -> None:
-    fsync, replace, save = os.fsync, Path.replace, torch.save
+    fsync, replace, save, generate = os.fsync, Path.replace, torch.save, Generation.run
 
     def our_fsync(descriptor: Any) -> None:
         tick("fsync")
@@ -42,6 +44,11 @@ def dying() -> None:
             os.truncate(file.name, os.path.getsize(file.name) // 2)
         tick("half")
 
+    def our_generate(self: Generation, *args: Any) -> Any:
+        tick("generate")
+        return generate(self, *args)
+
+    Generation.run = our_generate  # type: ignore[method-assign]
     os.fsync, Path.replace, torch.save = our_fsync, our_replace, our_save  # type: ignore[method-assign, assignment]
 
 

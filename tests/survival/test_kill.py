@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from tests.exactness.figures import note
+from tests.survival.cases import on_texts, write
 from tests.survival.snapshots import difference, outcome
 from tests.survival.zygote import Zygote
 
@@ -116,3 +117,21 @@ def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_been(
     assert found is None, f"killed at {moment}, the run differs: {found}"
     assert not list(run.rglob("*.tmp")), "half-written files are left"
     note("killed while a file is written and resumed: values that differ", 0)
+
+
+def test_a_run_killed_while_it_generates_in_validation_ends_as_if_nothing_had_been(
+    zygote: Zygote, tmp_path: Path
+) -> None:
+    config = on_texts(tmp_path, "seq2seq")
+    config["save_every_n_steps"] = 1
+    file, out = write(config, tmp_path / "config.yaml"), tmp_path / "out"
+    fit = ["fit", "--config", str(file), "--experiment", "x"]
+    assert zygote.run([*fit, "--run_id", "whole"], out, environment(tmp_path)) == 0, out.read_text()
+    dying = ["fit", "--import", "tests.survival.dying", *fit[1:], "--run_id", "killed"]
+    code = zygote.run(dying, out, environment(tmp_path, SFT_TEST_DIE="generate:6"))
+    assert code == -signal.SIGKILL, out.read_text()
+    check_loadable(tmp_path / "runs/x/killed", "while it generated")
+    again = [*fit, "--run_id", "killed", "--ckpt_path", "last"]
+    assert zygote.run(again, out, environment(tmp_path)) == 0, out.read_text()
+    found = difference(outcome(tmp_path / "runs/x/whole"), outcome(tmp_path / "runs/x/killed"))
+    assert found is None, f"the run differs: {found}"
