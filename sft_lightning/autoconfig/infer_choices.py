@@ -27,7 +27,6 @@ def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
     """The arguments of MultipleChoice on columns; None if the table has no questions with choices."""
     if said.task not in (None, "multiple_choice"):
         return None
-    asked: dict[str, Any]
     found = choice_columns(table)
     taken = [*found.get("choice_columns", []), found.get("choices_column")] if found else []
     free = [c for c in table.columns if c not in taken]
