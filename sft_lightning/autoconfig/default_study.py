@@ -91,7 +91,7 @@ def infer_study(
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
-    family = "language model" if plan.keeps_outputs else net.family
+    family = {"tokens": "language model", "pairs": "encoder-decoder"}.get(plan.kind, net.family)
     recipe = RECIPES[family]
     tokens = lengths_of(net, plan)
     run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)

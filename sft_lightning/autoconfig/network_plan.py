@@ -12,6 +12,7 @@ FAMILIES = {
     "convolutional": "a convolutional network",
     "transformer": "a transformer",
     "language model": "a language model",
+    "encoder-decoder": "an encoder-decoder",
 }
 
 

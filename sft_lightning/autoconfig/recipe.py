@@ -82,6 +82,16 @@ RECIPES = {
         batch=8,
         model=TRANSFORMER,
     ),
+    "encoder-decoder": Recipe(
+        lr=(5e-5, 3e-4),
+        l2sp={"how": "decoupled"},
+        strengths=(10.0, 100.0),
+        steps=300,
+        most_steps=600,
+        epochs=(1, 10),
+        batch=16,
+        model=TRANSFORMER,
+    ),
 }
 
 

@@ -63,7 +63,7 @@ class LinearProbe(SFTModule):
         if network.shares_outputs:
             raise UserError(
                 "model",
-                "LinearProbe has no new head to solve for, because a language model keeps its output layer",
+                "LinearProbe has no new head to solve for: a language model, as all that write texts, keeps its output layer",
                 "use PlainSFT with freeze",
             )
         if network.adapters:

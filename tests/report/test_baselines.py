@@ -9,6 +9,7 @@ import yaml
 
 from sft_lightning.autoconfig.recipe import RECIPES, arms
 from sft_lightning.autoconfig.reduced_studies import sizes
+from sft_lightning.data import DATA_MODULES
 from tests.report.conftest import Compare
 from tests.report.written import write_study
 
@@ -38,13 +39,14 @@ def notes(tmp_path: Path, compare: Compare) -> Any:
 @pytest.mark.parametrize("file", STUDIES, ids=lambda f: f.stem)
 def test_a_shipped_study_has_its_baselines(file: Path, notes: Any) -> None:
     content = yaml.safe_load(file.read_text())
-    said = notes(content, baseline=content.get("baseline", "plain"))
+    data = yaml.safe_load((file.parent / content["base"]).read_text())["data"]["class_path"]
+    said = notes(content, DATA_MODULES[data].task_name, baseline=content.get("baseline", "plain"))
     assert said == [], f"{file.name} has a probe and a tuned baseline, and compare says: {said}"
 
 
 @pytest.mark.parametrize("family", RECIPES)
 def test_the_default_study_has_its_baselines_however_small_a_budget_makes_it(family: str, notes: Any) -> None:
-    language = family == "language model"
+    language = family in ("language model", "encoder-decoder")
     whole = {"arms": arms(RECIPES[family], 10, 5 if language else None), "folds": 5}
     said = notes(sizes(whole)[-1].content, "causal_lm" if language else "classification")
     assert said == [], f"the default study of a {family} network is told: {said}"
