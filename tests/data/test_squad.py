@@ -166,7 +166,7 @@ def test_what_cannot_be_learnt_is_counted(tmp_path: Path) -> None:
     others = [article(f"a fox {i}", asked(f"{i}", ("fox", 2))) for i in range(9)]
     val = write(tmp_path / "v.json", article("a cat", asked("v", ("cat", 2))))
     data = settled(byte_bpe(bos=True, pad="<pad>"), train=write(tmp_path / "a.json", *faults, *others), val=val)
-    assert "1 answer of train lie in no window, and train as none" in data.describe()
+    assert "1 answer of train in no window, learnt as none" in data.describe()
     long = "What is " + "very " * 60 + "long?"
     rows = QuestionRows([long], ["a fox"], None, data.splits["train"].samples.table)
     rows.use(wordpiece(), 48)

@@ -89,6 +89,17 @@ def test_other_spellings_of_an_answer_are_read_as_the_text_has_it_and_counted(tm
     assert "white space at the ends of an answer is left out (1 time" in notes
 
 
+def test_questions_without_an_answer_are_counted_in_any_split_and_some_must_have_one(tmp_path: Path) -> None:
+    train = write(tmp_path / "a.json", *(article(f"a fox {i}", asked(f"{i}", ("fox", 2))) for i in range(9)))
+    empty = write(tmp_path / "v.json", *(article(f"a cat {i}", asked(f"v{i}", is_impossible=True)) for i in range(3)))
+    data = SQuAD(train=train, val=empty, seed=0)
+    data.setup()
+    assert data.task_info is not None and data.task_info.labels == ["start or none", "end or none"]
+    assert any("3 of 3 questions of val have no answer" in line for line in data.remarks())
+    with refused("data.train", "no question with an answer"):
+        SQuAD(train=empty, seed=0).setup()
+
+
 def test_tables_and_json_of_the_hubs_form_are_read_alike(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", *(article(f"a fox {i}", asked(f"{i}", ("fox", 2))) for i in range(9)))
     rows = [

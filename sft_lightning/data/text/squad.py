@@ -21,8 +21,9 @@ class SQuAD(TokenData):
 
     Tables (.csv, .tsv, .json, .jsonl, .parquet) have the columns question, context and answers, as `datasets` has
     them (text and answer_start, lists), or answer and answer_start. Splits and fractions are by context: no text is in two
-    splits that are drawn here. Training takes a question's first answer; scores take the best over all of them. If a
-    training question has no answer, none may be the answer to every question.
+    splits that are drawn here. Training takes a question's first answer; scores take the best over all of them. If some
+    question has no answer, none may be said: where its score is above that of the best answer. Answers of more than 30
+    tokens are never said.
 
     Args:
         path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
@@ -96,12 +97,15 @@ class SQuAD(TokenData):
                 lines.append(
                     f"warning: {again:,} of {plural(len(rows[name]), 'question')} of {name} are about texts of train too"
                 )
-        none = [not answers for answers in rows["train"].usable_answers()]
-        if any(none):
-            lines.append(
-                f"{sum(none):,} of {plural(len(none), 'question')} of train have no answer, so that none may be said"
-            )
-        labels = OUTPUTS_OR_NONE if any(none) else OUTPUTS
+        none = {name: sum(not answers for answers in of.usable_answers()) for name, of in rows.items()}
+        if none["train"] == len(rows["train"].usable_answers()):
+            raise UserError("data.train", "has no question with an answer", "add some")
+        for name, count in none.items():
+            if count:
+                lines.append(
+                    f"{count:,} of {plural(len(rows[name]), 'question')} of {name} have no answer, so none may be said"
+                )
+        labels = OUTPUTS_OR_NONE if any(none.values()) else OUTPUTS
         return Splits(rows["train"], rows.get("val"), rows.get("test"), list(labels), lines)
 
     def load_for_prediction(self) -> Samples | None:
@@ -125,9 +129,9 @@ class SQuAD(TokenData):
             if samples.answers is None:
                 continue
             for kind, what in (
-                ("lost", "lie in no window, and train as none"),
-                ("inexact", "begin or end within a token"),
-                ("long", f"have more than {LONGEST} tokens, and are never said"),
+                ("lost", "in no window, learnt as none"),
+                ("inexact", "with an end within a token"),
+                ("long", f"of more than {LONGEST} tokens, never said"),
             ):
                 if count := int(samples.flaws[kind][split.rows].sum()):
                     line += f"; {plural(count, 'answer')} of {name} {what}"
