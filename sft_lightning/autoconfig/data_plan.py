@@ -4,17 +4,9 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import Any
 
+from sft_lightning.autoconfig.kinds import KINDS
 from sft_lightning.core.errors import UserError
 
-KINDS = {
-    "image": "images",
-    "text": "texts with labels",
-    "choices": "questions with choices",
-    "tokens": "plain text or instructions with answers",
-    "words": "tagged words",
-    "questions": "questions with contexts",
-    "pairs": "pairs of source and target texts",
-}
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
 
@@ -55,8 +47,9 @@ class DataPlan:
 
     @property
     def outputs(self) -> int:
-        """Outputs of a network for the task; 0 for language models."""
-        return {"regression": 1, "multiple_choice": 1, "extractive_qa": 2}.get(self.task, len(self.counts))
+        """Outputs of a network for the task; 0 if the network knows."""
+        known = KINDS[self.kind].tasks.get(self.task)
+        return len(self.counts) if known is None else known
 
     def set_aside(self, test_share: float = SHARE, val_share: float = SHARE) -> None:
         """Sets the block's test and validation shares if the data lacks these splits."""
@@ -79,7 +72,7 @@ class DataPlan:
     @property
     def keeps_outputs(self) -> bool:
         """Whether networks keep their output layer for such data, as those that write texts do."""
-        return self.kind in ("tokens", "pairs")
+        return KINDS[self.kind].keeps_outputs
 
     @property
     def labelled(self) -> int:
@@ -101,7 +94,7 @@ class DataPlan:
 def fits(kinds: tuple[str, ...], found: tuple[str, ...], network: str, what: str) -> None:
     """Raises UserError if the network takes no kind of data in `found`; `what` describes the data."""
     if not set(kinds) & set(found):
-        wanted = " or ".join(KINDS[k] for k in kinds)
+        wanted = " or ".join(KINDS[k].says for k in kinds)
         raise UserError(
             "--data", f"{what}, but the network {network} takes {wanted}", "choose another network or other data"
         )

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sft_lightning.autoconfig.kinds import KINDS, TASKS
 from sft_lightning.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,10 +14,6 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.network_plan import NetworkPlan
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
-TASKS = (
-    *("classification", "regression", "multi_label", "multiple_choice"),
-    *("causal_lm", "seq2seq", "token_classification", "extractive_qa"),
-)
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
 SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
 """Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
@@ -91,7 +88,7 @@ def infer_study(
     check_image(net, plan)
     plan.set_aside()
     gpu, precision = device(accelerator)
-    family = {"tokens": "language model", "pairs": "encoder-decoder"}.get(plan.kind, net.family)
+    family = KINDS[plan.kind].family or net.family
     recipe = RECIPES[family]
     tokens = lengths_of(net, plan)
     run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)
@@ -177,11 +174,11 @@ def base_of(
 
 def lengths_of(net: "NetworkPlan", plan: "DataPlan") -> list[int]:
     """Tokens of some texts, with those of a template; empty without texts or a tokenizer of the network."""
-    if plan.kind == "image" or net.max_length is None or not plan.texts or net.family != "transformer":
+    template, times = KINDS[plan.kind].tokens
+    if not times or net.max_length is None or not plan.texts or net.family != "transformer":
         return []
     from sft_lightning.autoconfig.infer_transformers import token_lengths
 
-    template = 64 if plan.kind == "tokens" else 4
     return [n + template for n in token_lengths(net.blocks[plan.kind]["init_args"]["pretrained"], plan.texts)]
 
 
@@ -189,9 +186,10 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit, as for tagged
     words: one that is cut off has no tag.
     """
-    if plan.kind in ("image", "words") or net.max_length is None or not plan.texts:
+    _, times = KINDS[plan.kind].tokens
+    if not times or net.max_length is None or not plan.texts:
         return None
-    most = (1 if plan.kind == "text" else 2) * LONGEST_TEXT[gpu]
+    most = times * LONGEST_TEXT[gpu]
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
@@ -257,7 +255,7 @@ def folds_of(plan: "DataPlan") -> int | None:
     predict.
     """
     few = plan.labelled < SCARCE or (plan.counts and plan.labelled < SCARCE_PER_CLASS * len(plan.counts))
-    if plan.keeps_outputs or plan.kind in ("words", "questions") or plan.val is not None or not few:
+    if not KINDS[plan.kind].one_target or plan.val is not None or not few:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None

@@ -3,6 +3,7 @@
 from typing import Any
 
 from sft_lightning.autoconfig.data_plan import DataPlan
+from sft_lightning.autoconfig.kinds import KINDS
 from sft_lightning.autoconfig.network_plan import FAMILIES, NetworkPlan
 from sft_lightning.autoconfig.recipe import Length
 
@@ -18,11 +19,8 @@ def lines_of(
     """Lines on what was inferred, why, and which options change it."""
     init = plan.block["init_args"]
     told = [f"data       {line}" for line in plan.lines]
-    flags = {"image": "--label_column, --image_column", "text": "--task, --text_column, --label_column"}
-    flags["words"] = "--text_column (of the words), --label_column (of the tags), --set data.scheme=IOB1 and the like"
-    flags["pairs"] = "--text_column SOURCE,TARGET"
     if plan.block["class_path"] != "ImageFolder":
-        told.append(f"           otherwise: {flags.get(plan.kind, '--task, and --text_column, --label_column')}")
+        told.append(f"           otherwise: {KINDS[plan.kind].otherwise}")
     test = (
         f"{plan.test:,} test samples of its own"
         if plan.test is not None
