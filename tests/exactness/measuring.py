@@ -229,7 +229,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
         batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
         output = network(x, batch.get("select"))
-        if data.splits[split].samples.one_item_each:
+        if data.task_name == "multiple_choice":
             output = output._replace(logits=of_one(output.logits), source_logits=of_one(output.source_logits))
         parts.append((output, batch["y"]))
         beside += batch.get("beside", ())

@@ -90,7 +90,7 @@ class Together:
         self.out, self.jobs = out, {job: number for number, job in enumerate(jobs)}
         (out / "jobs.json").write_text(json.dumps(list(jobs)))
         command = [sys.executable, "-m", "tests.exactness.two_processes", str(root), str(out), str(out / "jobs.json")]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=540)
+        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1700)
         assert done.returncode == 0, f"two processes failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
 
     def __call__(self, *job: Any) -> list[Any]:

@@ -58,7 +58,7 @@ def test_a_model_with_code_of_its_own_is_refused(kind: str, command: Command, tm
         "fit", *config(tmp_path, network(kind, pretrained=str(folder)), data_for(kind, tmp_path)), "--wandb", "disabled"
     )
     assert not trap.sprung, "the model's code was run unasked"
-    check_refused(done, "network.pretrained", folder, "trust_remote_code")
+    check_refused(done, "network.init_args.pretrained", folder, "trust_remote_code")
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -77,14 +77,14 @@ def test_a_model_from_the_hub_with_code_is_refused(command: Command, tmp_path: P
     with_code(in_hub(hub, "org/own"), "TransformersImage", trap)
     done = command("fit", *config(tmp_path, network("TransformersImage", pretrained="org/own")), "--wandb", "disabled")
     assert not trap.sprung, "code from the hub was run unasked"
-    check_refused(done, "network.pretrained", "org/own", "trust_remote_code")
+    check_refused(done, "network.init_args.pretrained", "org/own", "trust_remote_code")
 
 
 def test_a_config_alone_cannot_bring_code(command: Command, tmp_path: Path, trap: Trap) -> None:
     folder = with_code(tmp_path / "model", "TransformersImage", trap)
     done = command("fit", *config(tmp_path, network("TransformersImage", config=str(folder))), "--wandb", "disabled")
     assert not trap.sprung, "a config's code was run unasked"
-    check_refused(done, "network.config", "trust_remote_code")
+    check_refused(done, "network.init_args.config", "trust_remote_code")
 
 
 def test_a_tokenizer_cannot_bring_code(command: Command, tmp_path: Path, trap: Trap) -> None:
@@ -121,4 +121,4 @@ def test_code_that_comes_with_data_is_never_run(data: str, command: Command, tmp
     arguments = config(tmp_path, network(net), {"class_path": data, "init_args": {"path": str(folder)}})
     done = command("fit", *arguments, "--wandb", "disabled")
     assert not trap.sprung, "a data set's script was run"
-    check_refused(done, "data.path" if data == "HubImages" else "data", folder)
+    check_refused(done, "data.init_args.path" if data == "HubImages" else "data", folder)
