@@ -1,5 +1,6 @@
 """The training skeleton of all variants. A variant adds one method: the anchor's terms, or the penalty on weights."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightning.fabric.utilities.data import AttributeDict
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 CHECKPOINT_KEY = "sft_lightning"
 TRAINABLE_KEY = "trainable"
+ENDS_KEY = "ends"
+"""Tokens that end the training answers of a language model"""
 AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # largest factor on weights that single precision can take
 
@@ -182,6 +185,8 @@ class SFTModule(MeasuredModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[CHECKPOINT_KEY] = self.checkpoint_metadata()
         checkpoint[TRAINABLE_KEY] = self.trainable.state()
+        if self.network is not None and self.network.input_view.ends is not None:
+            checkpoint[ENDS_KEY] = list(self.network.input_view.ends)
         for key in ("hyper_parameters", "datamodule_hyper_parameters"):
             if key in checkpoint:
                 checkpoint[key] = redaction.without(checkpoint[key])
@@ -190,6 +195,9 @@ class SFTModule(MeasuredModule):
         """Refuses a checkpoint of another variant, with another anchor, or from another pretrained network."""
         check_same(checkpoint.get(CHECKPOINT_KEY), self.checkpoint_metadata())
         self.found = checkpoint[CHECKPOINT_KEY].get("found", {})
+        if self.network is not None and self.network.input_view.ends is None and ENDS_KEY in checkpoint:
+            # Data to predict on has no answers whose ends could be seen.
+            self.network.input_view = replace(self.network.input_view, ends=tuple(checkpoint[ENDS_KEY]))
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.trainable.load(checkpoint.get(TRAINABLE_KEY))
 

@@ -23,7 +23,9 @@ class Generation:
         self.max_new_tokens, self.num_beams = max_new_tokens, num_beams
 
     def settings(self, tokenizer: Any) -> Any:
-        """Transformers' settings. A model's own are not used, as they may draw tokens at random."""
+        """Transformers' settings. For a decoder alone, a model's own are not used: they may draw tokens at random, and a least
+        length would count the padding before a prompt, so that a text would depend on its batch (see `run`).
+        """
         from transformers import GenerationConfig
 
         return GenerationConfig(
@@ -43,5 +45,11 @@ class Generation:
                 "texts cannot be generated with trainer.strategy fsdp2",
                 "set it to 0, or use strategy ddp",
             )
-        generated: Tensor = model.generate(**inputs, generation_config=settings)
+        own = model.generation_config
+        if not model.config.is_encoder_decoder:
+            model.generation_config = type(own)()  # whose values transformers takes for all that `settings` leave open
+        try:
+            generated: Tensor = model.generate(**inputs, generation_config=settings)
+        finally:
+            model.generation_config = own
         return generated

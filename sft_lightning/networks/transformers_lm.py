@@ -1,5 +1,6 @@
 """Any causal language model of transformers: the encoder gives a vector per token, the head is the model's own."""
 
+import warnings
 from dataclasses import replace
 from importlib.util import find_spec
 from inspect import signature
@@ -38,7 +39,7 @@ class TransformersLM(Network):
         max_length: Most tokens the network takes; default what the tokenizer and the positions allow.
         gradient_checkpointing: Recompute activations in the backward pass, to save memory.
         dtype: Data type of the weights; bfloat16 halves the memory, but rounds the optimizer's steps.
-        max_new_tokens: Most tokens of a generated text.
+        max_new_tokens: Most tokens of a generated text; at most half of max_length.
         num_beams: Beams of the search for a generated text; 1 takes the most likely token each time.
         trust_remote_code: Run the Python code that comes with the hub's model; only for models whose code you have read.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
@@ -155,13 +156,21 @@ class TransformersLM(Network):
         return output._replace(logits=logits)
 
     def generate(self, prompt: dict[str, Tensor]) -> list[str]:
-        """Continues prompts, which are padded on the left, up to an end token of the training answers or of the tokenizer."""
-        room = self.generation.max_new_tokens
-        if self.max_length is not None and prompt["input_ids"].shape[1] + room > self.max_length:
-            keep = max(1, self.max_length - room)
-            prompt = {name: values[:, -keep:] for name, values in prompt.items()}
-        model = self._whole[0]
+        """Continues prompts, which are padded on the left, up to an end token of the training answers or of the tokenizer.
+
+        Prompt and text have at most max_length tokens together, and a text at most half of them; a longer prompt loses its
+        beginning, with a warning.
+        """
+        model, width = self._whole[0], prompt["input_ids"].shape[1]
         stop_at(settings := self.generation.settings(self.tokenizer), list(self.input_view.ends or ()), self.tokenizer)
+        if self.max_length is not None:
+            settings.max_new_tokens = min(settings.max_new_tokens, max(1, self.max_length // 2))
+            if width > (keep := max(1, self.max_length - settings.max_new_tokens)):
+                warnings.warn(
+                    f"prompts of more than {keep} tokens lose their beginning, to leave room for {settings.max_new_tokens} new "
+                    "ones: set network.max_length higher, or network.max_new_tokens lower"
+                )
+                prompt = {name: values[:, -keep:] for name, values in prompt.items()}
         made = self.generation.run(model, prompt, settings)[:, prompt["input_ids"].shape[1] :]
         texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         return texts

@@ -7,12 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.drawn import EvenBatches, draw
+from sft_lightning.data.text.conversation import InstructionRows
+from sft_lightning.data.text.files import read_table
 from sft_lightning.data.text.instructions import Instructions
+from sft_lightning.data.text.prompts import Prompts
+from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import TransformersLM
-from tests.networks.tiny import tiny_folder
+from sft_lightning.networks.spec import spec
+from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
+from tests.refused import refused
 
 ROWS = [{"prompt": f"{n} plus {n} is", "completion": f" {'many ' * (n % 4)}{2 * n}"} for n in range(30)]
 
@@ -176,3 +183,97 @@ def test_a_prompt_to_predict_on_is_written_as_in_training_up_to_its_answer(
     )
     assert found == expected, f"the prompts are {prompts}"
     assert batch["count"] == 0 and "y" not in batch
+
+
+def test_the_right_answer_is_what_is_learned_also_where_the_template_writes_thoughts_before_it(tmp_path: Path) -> None:
+    message = {"role": "assistant", "content": "ten", "reasoning_content": "one"}
+    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": [{"role": "user", "content": "hi"}, message]}) + "\n")
+    thinking = (
+        "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{% if m.get('reasoning_content') %}<think>"
+        "{{ m['reasoning_content'] }}</think>{% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    for template, expected in ((thinking, "<think>one</think>ten"), (CHATML, "ten")):
+        rows = InstructionRows(read_table(tmp_path / "a.jsonl"))
+        rows.use(byte_bpe(pad="<pad>", template=template), None)
+        assert rows.prompts([0])["references"][0] == (expected,)
+
+
+@torch.no_grad()
+def test_a_prompt_that_is_too_long_loses_its_beginning_with_a_warning_and_a_short_one_stays(llama: str) -> None:
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_length=16, max_new_tokens=128).eval()
+    whole = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_length=200, max_new_tokens=8).eval()
+    ids = torch.arange(5, 12)[None]
+    short = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    assert network.generate(short) == whole.generate(short), (
+        "half of max_length is for new tokens, the rest for prompts"
+    )
+    long = {name: torch.cat([torch.full_like(values, 9)] * 3 + [values], 1) for name, values in short.items()}
+    long["attention_mask"] = torch.ones_like(long["input_ids"])
+    with pytest.warns(UserWarning, match="lose their beginning"):
+        said = network.generate(long)
+    assert said == whole.generate({name: values[:, -8:] for name, values in long.items()})
+
+
+@torch.no_grad()
+def test_a_models_own_settings_do_not_make_a_text_depend_on_its_batch(llama: str) -> None:
+    network = TransformersLM(TaskInfo("causal_lm", 0), pretrained=llama, max_new_tokens=12).eval()
+    own = network._whole[0].generation_config
+    own.min_length, own.do_sample, own.repetition_penalty = 20, True, 1.7
+    lengths = [3, 9, 14]
+    ids = torch.zeros(3, 14, dtype=torch.int64)
+    for row, length in enumerate(lengths):
+        ids[row, 14 - length :] = torch.arange(5, 5 + length)
+    mask = (torch.arange(14)[None] >= 14 - torch.tensor(lengths)[:, None]).long()
+    together = network.generate({"input_ids": ids, "attention_mask": mask})
+    alone = [
+        network.generate({"input_ids": ids[r : r + 1, 14 - n :], "attention_mask": mask[r : r + 1, 14 - n :]})[0]
+        for r, n in enumerate(lengths)
+    ]
+    assert together == alone
+    assert network._whole[0].generation_config is own and own.min_length == 20, "the model's own settings are kept"
+
+
+ASKED: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
+    "no training file": ({"prompt": "Two plus two is"}, ("data.predict", "asked.jsonl", "data.train")),
+    "no question": ({"messages": [{"role": "assistant", "content": "four"}]}, ("data", "asked.jsonl", "question")),
+    "no message": ({"messages": []}, ("data", "asked.jsonl", "question")),
+}
+
+
+@pytest.mark.parametrize("case", ASKED)
+def test_prompts_that_cannot_be_written_as_in_training_are_refused(llama: str, tmp_path: Path, case: str) -> None:
+    row, (key, *values) = ASKED[case]
+    (tmp_path / "asked.jsonl").write_text(json.dumps(row) + "\n")
+    data = Instructions(train=str(tmp_path / "nowhere.jsonl"), predict=str(tmp_path / "asked.jsonl"))
+    with refused(key, *values):
+        data.setup("predict")
+
+
+def test_prompts_are_read_in_the_layout_of_the_training_file(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text(json.dumps({"instruction": "a", "prompt": "Say", "completion": " b"}) + "\n")
+    (tmp_path / "asked.jsonl").write_text(json.dumps({"instruction": "other", "prompt": "Say it"}) + "\n")
+    data = Instructions(train=str(tmp_path / "train.jsonl"), predict=str(tmp_path / "asked.jsonl"))
+    samples = data.load_for_prediction()
+    assert isinstance(samples, Prompts)
+    assert samples.conversations[0].prompt == "Say it" and samples.conversations[0].messages[-1]["content"] == " ?"
+
+
+def test_predicting_stops_at_the_ends_of_the_answers_that_were_learned(tmp_path: Path) -> None:
+    folder = tiny_folder(tmp_path / "chat", "llama", "lm", tokenizer=byte_bpe(pad="<pad>", template=CHATML))
+    rows = [
+        {"messages": [{"role": "user", "content": f"hi {n}"}, {"role": "assistant", "content": "ten"}]}
+        for n in range(20)
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    file = str(tmp_path / "a.jsonl")
+    settings: dict[str, Any] = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False}
+    module = PlainSFT(spec(TransformersLM, pretrained=folder, max_new_tokens=3))
+    trainer = Trainer(max_steps=1, enable_checkpointing=False, **settings)
+    trainer.fit(module, Instructions(train=file, val=file, batch_size=20, seed=0))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    again = PlainSFT(
+        spec(TransformersLM, pretrained=folder, max_new_tokens=3), task={"name": "causal_lm", "num_outputs": 0}
+    )
+    Trainer(**settings).predict(again, Instructions(train=file, predict=file), ckpt_path=str(tmp_path / "a.ckpt"))
+    assert again.network.input_view.ends == module.network.input_view.ends != (again.network.tokenizer.eos_token_id,)

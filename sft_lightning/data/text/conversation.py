@@ -16,7 +16,7 @@ from sft_lightning.data.text.base import Ragged, Tokens
 from sft_lightning.data.text.chat_template import ChatTemplate, DamagedTemplate, Rendered, render_plainly
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.layouts import conversations
-from sft_lightning.data.text.messages import CALLS, Conversation
+from sft_lightning.data.text.messages import Conversation
 from sft_lightning.data.text.notes import Notes
 
 
@@ -40,7 +40,8 @@ class InstructionRows(Tokens):
         """The token that ends each row's last answer; -1 if there is none"""
         self.before_answer = Ragged([])
         """The tokens before each row's last answer that is learned, from which a model generates"""
-        self.answers: list[str] = []
+        self.answers = Ragged([])
+        """The tokens of that answer"""
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -73,21 +74,21 @@ class InstructionRows(Tokens):
         self.ends = np.array([ids[-1] if shut else -1 for (ids, _), shut in zip(made, closed, strict=True)], np.int64)
         starts = [last_run(marks) for _, marks in made]
         self.before_answer = Ragged([ids[:start] for (ids, _), start in zip(made, starts, strict=True)])
-        self.answers = [self._answer(row, *made[row], starts[row]) for row in range(len(self))]
+        self.answers = Ragged([ids[start:] for (ids, _), start in zip(made, starts, strict=True)])
         self.truncated = np.array([self.max_length is not None and len(ids) > self.max_length for ids, _ in made])
         self.ids = Ragged([ids[: self.max_length] for ids, _ in made])
         self.supervised = Ragged([[0, *marks[1 : self.max_length]] for _, marks in made], np.int8)
 
-    def _answer(self, row: int, ids: list[int], marks: list[int], start: int) -> str:
-        """The last answer that is learned: as the file has it, or as its tokens say if it has more than a text."""
+    def answer(self, row: int) -> str:
+        """The last answer that is learned: as the file has it, or as its tokens say if the template writes more or else, such
+        as thoughts before it.
+        """
         conversation = self.conversations[row]
-        if not conversation.messages or not any(marks):
+        if not conversation.messages or not len(self.answers[row]):
             return ""
-        message = conversation.messages[conversation.learned[-1]]
-        if message.get("content") and not message.get(CALLS):
-            return str(message["content"])
-        text: str = self.tokenizer.decode(ids[start:], skip_special_tokens=True)
-        return text
+        text: str = self.tokenizer.decode(self.answers[row].tolist(), skip_special_tokens=True)
+        content = conversation.messages[conversation.learned[-1]].get("content")
+        return content if isinstance(content, str) and content.strip() == text.strip() else text
 
     def prompts(self, rows: Sequence[int]) -> dict[str, Any]:
         """All that comes before the last answer, padded on the left, and that answer. It begins at the answer's own tokens, so
@@ -99,7 +100,7 @@ class InstructionRows(Tokens):
         ids = self.before_answer.padded(rows, width, self.tokenizer.pad_token_id or 0, left=True)
         mask = (torch.arange(width)[None] < lengths[:, None]).flip(-1).long()
         prompt = {"input_ids": ids, "attention_mask": mask}
-        return {"prompt": prompt, "references": Texts((self.answers[row],) for row in rows)}
+        return {"prompt": prompt, "references": Texts((self.answer(row),) for row in rows)}
 
     def taught_ends(self, rows: np.ndarray) -> list[int]:
         """The tokens that end the answers of these rows, without truncated rows; sorted."""

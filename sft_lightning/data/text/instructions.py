@@ -12,9 +12,9 @@ from sft_lightning.data.arguments import NonNegativeInt, check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
-from sft_lightning.data.text.files import hub_tables, read_table
+from sft_lightning.data.text.files import Table, hub_tables, read_table
 from sft_lightning.data.text.notes import together
-from sft_lightning.data.text.prompts import Prompts, leading_space
+from sft_lightning.data.text.prompts import Prompts
 from sft_lightning.tasks import CausalLM
 
 
@@ -100,11 +100,15 @@ class Instructions(TokenData):
         """Reads the file `predict`. Its prompts continue as those of the training file do."""
         if self.prompts is None:
             return None
-        table = read_table(self.prompts, "data.predict", self.skips)
-        train, space = self.files["train"], ""
-        if "prompt" in table.columns and train is not None and Path(train).expanduser().is_file():
-            space = leading_space(read_table(train, "data.train", skip=True))
-        return Prompts(table, space)
+        return Prompts(read_table(self.prompts, "data.predict", self.skips), self._training_table())
+
+    def _training_table(self) -> Table | None:
+        """The training samples' table; None if the file is not there."""
+        if self.path is not None:
+            return hub_tables(self.path, self.config, skip=True).get("train")
+        file = self.files["train"]
+        there = file is not None and Path(file).expanduser().is_file()
+        return read_table(file, "data.train", skip=True) if file is not None and there else None
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
         """Returns 0: the network knows the size of its vocabulary."""
