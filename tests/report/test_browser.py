@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import pytest
 
 from tests.report.conftest import Compare
 from tests.report.test_page import HOSTILE, hostile
-from tests.report.written import write_study
+from tests.report.written import write_run, write_study
 
 DESKTOP, PHONE, NARROWEST = (1280, 900), (375, 740), (360, 740)
 FIGURES = 13
@@ -254,4 +255,50 @@ def test_hundreds_of_runs_open(
             f"\n308 runs: {size / 1e6:.2f} MB, opened with its first figure in {took:.2f} s (browser's start included)"
         )
     assert it.page.locator("#points-table tbody tr").count() == 308
+    it.check()
+
+
+def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
+    tmp_path: Path, opened: Any, compare: Compare
+) -> None:
+    write_run(tmp_path / "runs" / "a")
+    file = tmp_path / "runs" / "a" / "details.json"
+    details = json.loads(file.read_text())
+    said = {"on": "retention", "score_before": 1.0, "score_after": 0.0, "name": "x"}
+    context = "It was built in 1889. " + "Nobody lives there. " * 20 + "It is 300 metres high."
+    details["changed"] = [
+        {**said, "row": 0, "form": "tags", "words": ["Anna", "sees", "<b>Rome</b>"], "before": ["B-per", "O", "B-loc"]}
+        | {"after": ["O", "O", "O"], "label": ["B-per", "O", "B-loc"]},
+        {
+            **said,
+            "row": 1,
+            "form": "answer",
+            "question": "When?",
+            "text": context,
+            "before": "1889",
+            "after": "300 metres",
+        }
+        | {"label": "1889"},
+        {
+            **said,
+            "row": 2,
+            "form": "text",
+            "text": "a dog",
+            "before": "ein Hund",
+            "after": "ein <i>Haus</i>",
+            "label": "ein Hund",
+        },
+    ]
+    file.write_text(json.dumps(details))
+    compare(tmp_path / "runs", "--html", tmp_path / "page.html")
+    it: Opened = opened(tmp_path / "page.html")
+    it.page.wait_for_selector("#samples .sample.wide", state="attached")
+    samples = it.page.locator("#samples .sample.wide")
+    assert samples.count() == 3
+    marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(3)]
+    assert marked[0] == ["Anna [per]", "<b>Rome</b> [loc]"] * 2, "before and true; nothing is marked after"
+    assert marked[1] == ["1889", "300 metres", "1889"]
+    assert marked[2] == ["<i>Haus</i>"], "the word that is new"
+    question = samples.nth(1).inner_text()
+    assert "When?" in question and "100 % right" in question and "0 % right" in question
     it.check()
