@@ -125,7 +125,7 @@ def test_a_few_unusable_rows_are_left_out_and_said_and_many_are_an_error(nets: d
     rows[3]["labels"] = None
     study, lines = front_door(nets["bert"], write_jsonl(tmp_path / "a.jsonl", rows))
     assert study["base"]["data"]["init_args"]["on_bad_sample"] == "skip"
-    unquoted = "".join(f'"{t}","{("[a, b]", "[c]")[i % 2]}"\n' for i, t in enumerate(texts(60)))
+    unquoted = "".join(f'"{t}","{("[a, b]", "[b, c]")[i % 2]}"\n' for i, t in enumerate(texts(60)))
     with refused("--data", "line 2", "'[a, b]'", "JSON"):
         front_door(nets["bert"], write_text(tmp_path / "a.csv", "text,labels\n" + unquoted))
     assert any("line 4" in line and "1 row" in line for line in lines)
