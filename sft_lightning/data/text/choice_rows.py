@@ -133,6 +133,10 @@ class ChoiceRows(Tokens):
             x[name][there] = values
         return x
 
+    def shown(self, row: int) -> dict[str, Any]:
+        """The question, and its choices in lines of their own."""
+        return {"question": self.questions[row], "text": "\n".join(self.choices[row])}
+
     def digest(self) -> bytes:
         held = list(zip(self.questions, self.choices, strict=True))
         return sha256(repr(held).encode("utf-8", "surrogatepass")).digest()
