@@ -91,13 +91,17 @@ class DataPlan:
         return left
 
 
-def fits(kinds: tuple[str, ...], found: tuple[str, ...], network: str, what: str) -> None:
+def fits(
+    kinds: tuple[str, ...],
+    found: tuple[str, ...],
+    network: str,
+    what: str,
+    fix: str = "choose another network or other data",
+) -> None:
     """Raises UserError if the network takes no kind of data in `found`; `what` describes the data."""
     if not set(kinds) & set(found):
         wanted = " or ".join(KINDS[k].says for k in kinds)
-        raise UserError(
-            "--data", f"{what}, but the network {network} takes {wanted}", "choose another network or other data"
-        )
+        raise UserError("--data", f"{what}, but the network {network} takes {wanted}", fix)
 
 
 def check_classes(where: str, what: str, plan: DataPlan) -> None:

@@ -9,9 +9,10 @@ from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
 from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.cells import missing
+from sft_lightning.data.text.choice_rows import ChoiceRows
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, is_list
-from sft_lightning.data.text.multiple_choice import ChoiceRows, MultipleChoice
+from sft_lightning.data.text.multiple_choice import MultipleChoice
 
 LISTS = ("choices", "options", "endings", "candidates", "alternatives")
 NUMBERED = re.compile(r"(choice|option|ending|answer|alternative|candidate)[ _-]?([0-9]+|[a-h])", re.IGNORECASE)

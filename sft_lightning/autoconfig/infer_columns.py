@@ -55,6 +55,13 @@ def listed(columns: Sequence[str]) -> str:
     return " and ".join([", ".join(quoted[:-1]), quoted[-1]]) if len(quoted) > 1 else quoted[0]
 
 
+def unused(table: Table, used: Sequence[str]) -> list[str]:
+    """A line on the columns that are not used; none if all are."""
+    others = [name for name, values in table.columns.items() if name not in used and any(v is not None for v in values)]
+    more = ", …" if len(others) > 8 else ""
+    return [f"{table.where}: columns not used: {', '.join(others[:8])}{more}"] if others else []
+
+
 def spread(rows: int) -> list[int]:
     """Row numbers spread evenly over a table, as files may be sorted."""
     return [int(row) for row in np.linspace(0, rows - 1, min(rows, LOOKED_AT))]
@@ -87,8 +94,11 @@ def task_of(values: Sequence[Any], given: str | None = None) -> str | None:
 # ---- labels ----
 
 
-def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
-    """Finds the column of labels: the given one, one with a usual name, or the only one with few different values."""
+def label_of(table: Table, given: str | None, taken: Sequence[str], fix: str = "set --label_column") -> str:
+    """Finds the column of labels: the given one, one with a usual name, or the only one with few different values.
+
+    Raises UserError if there is none, with `fix`, or if several could be meant.
+    """
     if given is not None:
         return check_given(table, given, "label_column")
     free = [c for c in table.columns if c not in taken]
@@ -111,7 +121,7 @@ def label_of(table: Table, given: str | None, taken: Sequence[str]) -> str:
         raise UserError(
             "--data",
             f"{table.where} has no column that looks like labels (columns: {', '.join(table.columns)})",
-            "set --label_column",
+            fix,
         )
     raise UserError(
         "--data", f"{table.where}: {listed(candidates)} could each be the labels", "set --label_column to one of them"

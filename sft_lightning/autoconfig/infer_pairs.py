@@ -1,5 +1,6 @@
 """Infers a data block from pairs of a source and a target text: parallel text files, or a table with a column for each."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,27 +51,50 @@ def parallel_files(folder: Path, said: Overrides) -> dict[str, list[str]]:
 
 
 def pair_columns(table: Table, said: Overrides, only: bool) -> tuple[str, str] | None:
-    """Columns of source and target texts; None if the table has no such pair.
+    """Columns of source and target texts; None if the table has no such pair, or if it may have labels.
 
     Args:
         table: The table, in which columns of a `translation` may become columns.
         said: The user's columns, `--text_column SOURCE,TARGET`.
         only: Whether the network takes nothing but pairs, so that two columns of texts are taken for one.
     """
-    by_language = with_languages(table)
-    names = list(by_language.columns)
-    if said.text_column is not None and "," in said.text_column and (only or said.task == "seq2seq"):
-        given = [part.strip() for part in said.text_column.split(",")]
-        if len(given) != 2:
-            raise UserError("--text_column", f"names {len(given)} columns", "name two, SOURCE,TARGET")
-        one, other = (columns.check_given(table, name, "text_column") for name in given)
-        return one, other
+    names, sure = list(with_languages(table).columns), said.task == "seq2seq"
     known = {name.lower().strip(): name for name in names}
-    for source, target in KNOWN:
-        if source in known and target in known:
-            return known[source], known[target]
-    texts = [name for name in names if columns.is_text(by_language.columns[name])]
-    return (texts[0], texts[1]) if len(texts) == 2 and (only or said.task == "seq2seq") else None
+    found = next(((known[one], known[other]) for one, other in KNOWN if one in known and other in known), None)
+    if said.text_column is not None:
+        return given_columns(table, said.text_column, found, only or sure)
+    texts = [name for name in names if columns.is_text(table.columns[name])]
+    if found is not None or len(texts) != 2 or not (only or sure):
+        return found
+    return (texts[0], texts[1]) if sure or not may_have_labels(table, texts) else None
+
+
+def given_columns(table: Table, given: str, found: tuple[str, str] | None, sure: bool) -> tuple[str, str] | None:
+    """The user's columns SOURCE,TARGET in this order; None if they may be texts with labels.
+
+    Args:
+        table: The table.
+        given: What `--text_column` names.
+        found: Columns of source and target texts that are known as such.
+        sure: Whether nothing but pairs can be meant.
+    """
+    parts = [given] if given in table.columns else [part.strip() for part in given.split(",")]
+    named = [columns.check_given(table, part, "text_column") for part in parts]
+    sure = sure or {name.lower().strip() for name in named} in map(set, KNOWN)
+    if not sure and (len(named) > 2 or may_have_labels(table, named)):
+        return None
+    if len(named) == 2 and named[0] != named[1]:
+        return named[0], named[1]
+    if not sure and found is None:
+        return None
+    names = "the same column twice" if len(named) == 2 else plural(len(named), "column")
+    raise UserError("--text_column", f"names {names}", "name two, SOURCE,TARGET")
+
+
+def may_have_labels(table: Table, texts: Sequence[str]) -> bool:
+    """Whether a column beside the texts is named like labels, or has few different values."""
+    others = [name for name in table.columns if name not in texts]
+    return bool(columns.named(others, columns.LABELS)) or any(columns.few_values(table.columns[c]) for c in others)
 
 
 def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
@@ -115,5 +139,6 @@ def pair_plan(files: dict[str, Any], source: str | None = None, target: str | No
     where = files["train"] if isinstance(files["train"], str) else files["train"][0]
     ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
     plan.lines.insert(0, f"{where}: {plan.train:,} pairs, source texts in {ways[0]}, target texts in {ways[1]}")
+    plan.lines[1:1] = columns.unused(train.table, [source, target]) if source and target else []
     plan.lines += loaded.notes
     return plan

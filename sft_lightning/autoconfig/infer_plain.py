@@ -84,7 +84,8 @@ def plain_table_plan(files: dict[str, Path], table: Table, sizes: dict[str, int]
     plan = planned(init, sizes, [str(text) for text in table.texts(column, "--text_column")])
     rows = plural(len(table), "document")
     plan.lines = [
-        f"{table.where}: plain text, {rows} in column '{column}' (a --label_column makes it texts with labels)"
+        f"{table.where}: plain text, {rows} in column '{column}' (a --label_column makes it texts with labels)",
+        *columns.unused(table, [column]),
     ]
     return plan
 

@@ -85,17 +85,20 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return image_plan(files, table, embedded, said)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
-    if ("choices" in kinds or said.task == "multiple_choice") and (asked := choices_of(table, said)):
-        fits(kinds, ("choices",), network, f"{table.where} holds questions with choices")
+    layout = layout_of(table)
+    meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
+    if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
+        of_texts = "choose another network, or set --label_column to take it for texts with labels"
+        what = f"{table.where} holds questions with choices"
+        fits(kinds, ("choices",), network, what, *([of_texts] if "text" in kinds and said.task is None else []))
         return choices_plan(files, table, asked)
     if holds_questions(table, said):
         return question_plan(files, kinds, network)
-    pair = pair_columns(table, said, kinds == ("pairs",)) if "pairs" in kinds else None
-    if pair is not None and said.label_column is None and said.task in (None, "seq2seq"):
+    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
+    if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
         return pair_plan({split: str(file) for split, file in files.items()}, *pair)
     if said.task == "seq2seq" or kinds == ("pairs",):
         raise no_pairs(table, kinds, network)
-    layout = layout_of(table)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression", "multi_label")
     if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:
         sizes = {split: len(table if split == "train" else read_sheet(file)[0]) for split, file in files.items()}
@@ -111,7 +114,19 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     if (labels := sets_of(table, said)) is not None:
         fits(kinds, ("text",), network, f"{table.where} holds texts with sets of labels")
         return sets_plan(files, table, labels, said)
-    return text_plan(files, table, said)
+    fits(kinds, ("text",), network, f"{table.where} is taken for texts with labels")
+    return text_plan(files, table, said, no_labels(table, kinds))
+
+
+def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
+    """What to do about a table without labels: two columns of texts may be meant for what else the network takes."""
+    fixes = ["set --label_column"]
+    if sum(columns.is_text(values) for values in table.columns.values()) > 1:
+        if "pairs" in kinds:
+            fixes.insert(0, "set --task seq2seq and --text_column SOURCE,TARGET")
+        if "tokens" in kinds:
+            fixes.insert(0, "rename the columns of texts and of answers to prompt and completion")
+    return ", or ".join(fixes)
 
 
 def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:
@@ -171,10 +186,10 @@ def largest(images: list[Any]) -> int | None:
     return max(sides, default=None)
 
 
-def text_plan(files: dict[str, Path], table: Table, said: Overrides) -> DataPlan:
-    """Plans a table with a label for each text or pair of texts."""
+def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -> DataPlan:
+    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels."""
     probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
-    label = columns.label_of(table, said.label_column, probable)
+    label = columns.label_of(table, said.label_column, probable, fix)
     texts = probable or columns.texts_of(table, None, label)
     if label in texts:
         raise UserError(

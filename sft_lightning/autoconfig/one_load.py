@@ -15,7 +15,10 @@ def load_as_fit_does(plan: DataPlan, cls: type[SFTDataModule]) -> Splits:
     try:
         loaded = cls(**init).load()
     except UserError as error:
-        loaded = cls(**init, on_bad_sample="skip").load()
+        try:
+            loaded = cls(**init, on_bad_sample="skip").load()
+        except UserError:  # of what is left without the rows, which says less
+            raise error from None
         bad = sum(len(samples.bad_rows()) for samples in loaded.each())
         if not bad or len(loaded.train.bad_rows()) > FEW_BAD * len(loaded.train):
             raise error from None

@@ -61,6 +61,37 @@ def test_labelled_texts_stay_labelled_texts_for_a_network_that_takes_both(nets: 
     assert content["base"]["network"]["class_path"] == "TransformersText"
     with refused("--data", "--text_column"):
         front_door(nets["marian"], csv_rows(tmp_path / "more.csv"))
+    rows = [{"sentence1": text, "sentence2": text[:9], "label": i % 2} for i, text in enumerate(texts(40))]
+    mrpc = write_jsonl(tmp_path / "mrpc.jsonl", rows)
+    with refused("--data", "label", "--text_column"):
+        front_door(nets["marian"], mrpc)
+    content, lines = front_door(nets["marian"], mrpc, text_column="sentence2,sentence1")
+    assert content["base"]["data"]["init_args"]["source_column"] == "sentence2"
+    assert any("columns not used: label" in line for line in lines), lines
+    content, _ = front_door(nets["t5"], mrpc, text_column="sentence1,sentence2")
+    assert content["base"]["data"]["class_path"] == "TextTable"
+
+
+def test_the_columns_that_the_user_names_give_the_direction(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"en": text, "de": f"{text}!", "fr": f"{text}?"} for text in texts(40)]
+    file = write_jsonl(tmp_path / "a.jsonl", rows)
+    for given in ("de,en", "en,fr", "fr, de"):
+        data = front_door(nets["t5"], file, text_column=given)[0]["base"]["data"]["init_args"]
+        assert f"{data['source_column']},{data['target_column']}" == given.replace(" ", "")
+    for wrong in ("nosuch,de", "nosuch"):
+        with refused("--text_column", "'nosuch'", "en, de, fr"):
+            front_door(nets["t5"], file, text_column=wrong)
+    with refused("--text_column", "SOURCE,TARGET"):
+        front_door(nets["t5"], file, text_column="en")
+
+
+@pytest.mark.parametrize(("network", "fix"), [("t5", "--task seq2seq"), ("llama", "prompt and completion")])
+def test_two_texts_without_labels_are_said_to_lack_what_the_network_takes(
+    nets: dict[str, str], tmp_path: Path, network: str, fix: str
+) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"input": text, "response": f"{text}!"} for text in texts(40)])
+    with refused("--data", file, fix, "--label_column"):
+        front_door(nets[network], file)
 
 
 def test_few_bad_pairs_are_left_out_and_many_are_refused(nets: dict[str, str], tmp_path: Path) -> None:

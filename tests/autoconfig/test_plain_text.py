@@ -67,6 +67,7 @@ def test_a_table_of_texts_is_plain_text_unless_a_column_could_be_labels(
     study, lines = front_door(nets["llama"], write_jsonl(tmp_path / "rows.jsonl", rows), **options)
     assert study["base"]["data"]["class_path"] == expected
     assert expected != "PlainText" or "--label_column" in "\n".join(lines)
+    assert ("columns not used" in "\n".join(lines)) == (expected == "PlainText" and bool(keys))
 
 
 def test_what_does_not_fit_plain_text_is_refused(nets: dict[str, str], tmp_path: Path) -> None:

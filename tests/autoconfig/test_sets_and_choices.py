@@ -100,8 +100,24 @@ def test_a_multiple_choice_model_keeps_its_head_and_takes_nothing_else(nets: dic
     assert study["arms"]["distill"]["set"]["model"]["init_args"]["on"] == "source_logits"
     with refused("--data", "TransformersChoice", "questions with choices"):
         front_door(folder, sets(tmp_path, "lists"))
+    labelled = write_jsonl(tmp_path / "b.jsonl", [{"text": t, "label": i % 2} for i, t in enumerate(texts(40))])
+    with refused("--data", labelled, "TransformersChoice", "questions with choices"):
+        front_door(folder, labelled)
     with refused("--data", "questions with choices"):
         front_door(nets["bert"], questions(tmp_path, "lists"), task="multiple_choice")
+
+
+@pytest.mark.parametrize("network", ["bert", "llama", "t5"])
+def test_choices_are_not_taken_for_classes_of_their_question(
+    nets: dict[str, str], tmp_path: Path, network: str
+) -> None:
+    rows = "".join(f"what is {i},a {i},b {i},{'AB'[i % 2]}\n" for i in range(60))
+    file = write_text(tmp_path / "a.csv", "question,A,B,answer\n" + rows)
+    with refused("--data", file, "questions with choices", "--label_column"):
+        front_door(nets[network], file)
+    if network == "bert":
+        study, _ = front_door(nets[network], file, label_column="answer", text_column="question")
+        assert study["base"]["data"]["class_path"] == "TextTable"
 
 
 def test_a_few_unusable_rows_are_left_out_and_said_and_many_are_an_error(nets: dict[str, str], tmp_path: Path) -> None:
@@ -109,6 +125,9 @@ def test_a_few_unusable_rows_are_left_out_and_said_and_many_are_an_error(nets: d
     rows[3]["labels"] = None
     study, lines = front_door(nets["bert"], write_jsonl(tmp_path / "a.jsonl", rows))
     assert study["base"]["data"]["init_args"]["on_bad_sample"] == "skip"
+    unquoted = "".join(f'"{t}","{("[a, b]", "[b, c]")[i % 2]}"\n' for i, t in enumerate(texts(60)))
+    with refused("--data", "line 2", "'[a, b]'", "JSON"):
+        front_door(nets["bert"], write_text(tmp_path / "a.csv", "text,labels\n" + unquoted))
     assert any("line 4" in line and "1 row" in line for line in lines)
     for row in rows[10:20]:
         row["labels"] = None

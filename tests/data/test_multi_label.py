@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sft_lightning.core.structures import InputSpec
@@ -28,6 +29,8 @@ def written(root: Path, how: str) -> dict[str, Any]:
         return {"train": write_parquet(root / "a.parquet", {"text": [f"{i} x" for i in range(24)], "labels": SETS})}
     if how == "JSON in CSV":
         return {"train": csv(root / "a.csv", "labels", ['"' + json.dumps(s).replace('"', '""') + '"' for s in SETS])}
+    if how == "numpy's arrays in CSV":
+        return {"train": csv(root / "a.csv", "labels", [f'"{np.array(s, dtype=object)}"' for s in SETS])}
     if how == "Python's lists in CSV":
         return {"train": csv(root / "a.csv", "labels", [f'"{s}"' for s in SETS])}
     if how == "columns of 0 and 1":
@@ -42,7 +45,7 @@ def written(root: Path, how: str) -> dict[str, Any]:
 
 
 WAYS = ("lists in JSONL", "lists in parquet", "JSON in CSV", "Python's lists in CSV", "semicolons", "bars", "commas")
-MORE_WAYS = ("given", "columns of 0 and 1", "columns that begin alike")
+MORE_WAYS = ("numpy's arrays in CSV", "given", "columns of 0 and 1", "columns that begin alike")
 
 
 def table(**arguments: Any) -> MultiLabelTable:
@@ -130,6 +133,33 @@ def test_a_cell_that_is_neither_0_nor_1_is_named(tmp_path: Path, cell: str) -> N
     with refused("data", "line 3", "'b'", "0 or 1"):
         table(train=file, label_columns=["a", "b"])
     assert table(train=file, label_columns=["a", "b"], on_bad_sample="skip").skipped_report()["train"]["count"] == 8
+
+
+@pytest.mark.parametrize("cell", ["[a, b]", "['a' 'b', 'c']", "['a''b']", "[a; b]"])
+def test_a_list_whose_names_are_not_clear_is_refused(tmp_path: Path, cell: str) -> None:
+    with refused("data", "line 2", "JSON"):
+        table(train=csv(tmp_path / "a.csv", "labels", [f'"{cell}"', '"b"'] * 8))
+
+
+def test_numbers_are_the_names_that_each_file_gives_them(tmp_path: Path) -> None:
+    """Files of the hub may number the same labels in other orders."""
+    train, test = (
+        write_parquet(
+            tmp_path / f"{names[0]}.parquet",
+            {"text": [f"{i} x" for i in range(12)], "labels": [[0], [0, 1]] * 6},
+            {"labels": names},
+        )
+        for names in (["zeta", "alpha"], ["alpha", "zeta"])
+    )
+    data = table(train=train, test=test)
+    assert data.task_info is not None and data.task_info.labels == ["zeta", "alpha"]
+    assert data.splits["train"].samples.targets[0].tolist() == [1, 0]
+    assert data.splits["test"].samples.targets[0].tolist() == [0, 1]
+
+
+def test_a_separator_that_no_cell_has_is_said(tmp_path: Path) -> None:
+    data = table(train=csv(tmp_path / "a.csv", "labels", ["a;b", "b"] * 8), label_separator="|")
+    assert any("'|' (given, but no cell" in note for note in data.notes)
 
 
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sft_lightning.core.structures import InputSpec
@@ -35,6 +36,8 @@ def written(root: Path, how: str) -> dict[str, Any]:
             row["label"] = "ABC"[place]
         elif how == "texts":
             row["label"] = texts[place]
+        elif how == "numpy's":
+            row["choices"] = str(np.array(texts, dtype=object))
         elif how == "the hub's":
             row["label"] = "123"[place]
             row["choices"] = {"text": texts, "label": ["1", "2", "3"][: len(texts)]}
@@ -47,7 +50,7 @@ def questions(**arguments: Any) -> MultipleChoice:
     return data
 
 
-@pytest.mark.parametrize("how", ["lists", "columns", "letters", "texts", "the hub's"])
+@pytest.mark.parametrize("how", ["lists", "columns", "letters", "texts", "numpy's", "the hub's"])
 def test_choices_and_labels_are_the_same_however_they_are_written(tmp_path: Path, how: str) -> None:
     data = questions(**written(tmp_path, how))
     assert data.task_info is not None and data.task_info.num_outputs == 1
@@ -73,6 +76,7 @@ def test_each_choice_is_read_as_the_tokenizer_reads_the_pair(tmp_path: Path, tok
             ids = batch["x"]["input_ids"][at, place][batch["x"]["attention_mask"][at, place].bool()]
             assert ids.tolist() == made(f"what is {row}", choice, truncation=True, max_length=20)["input_ids"]
     assert not batch["x"]["attention_mask"][~batch["select"]].any(), "a choice that is not there has tokens"
+    assert split.samples.shown(4) == {"question": "what is 4", "text": "Paris\nFrance"}, "another sample is shown"
 
 
 def test_long_contexts_are_cut_and_counted_by_question(tmp_path: Path) -> None:
@@ -80,6 +84,30 @@ def test_long_contexts_are_cut_and_counted_by_question(tmp_path: Path) -> None:
     data = questions(train=write_jsonl(tmp_path / "a.jsonl", held), context_column="context")
     data.settle(InputSpec("choices", tokenizer=wordpiece(), max_length=32, network="test"))
     assert data.splits["train"].samples.truncated.tolist() == [bool(i % 2) for i in range(18)]
+
+
+@pytest.mark.parametrize("tokenizer", [wordpiece, byte_bpe, unigram])
+def test_only_the_context_is_cut_and_left_out_where_there_is_no_room(tmp_path: Path, tokenizer: Any) -> None:
+    made = tokenizer()
+    held = [{**row, "context": "long story " * (60 * (i % 2)) + "x"} for i, row in enumerate(rows())]
+    held[3]["question"] = "which film " * 40
+    data = questions(train=write_jsonl(tmp_path / "a.jsonl", held), context_column="context")
+    data.settle(InputSpec("choices", tokenizer=made, max_length=40, network="test"))
+    samples: Any = data.splits["train"].samples
+    assert samples.truncated.tolist() == [bool(i % 2) for i in range(18)]
+    of = [(row, choice) for row, texts in enumerate(CHOICES) for choice in texts]
+    for at, (row, choice) in enumerate(of):
+        asked, ids = held[row]["question"], samples.ids[at].tolist()
+        if row == 3:
+            assert ids == made(asked, choice, truncation=True, max_length=40)["input_ids"]
+        else:
+            read = made(f"{asked} {choice}", add_special_tokens=False)["input_ids"]
+            whole = made(held[row]["context"], f"{asked} {choice}")["input_ids"]
+            assert ids == whole if len(whole) <= 40 else len(ids) == 40 and contains(ids, read)
+
+
+def contains(ids: list[int], part: list[int]) -> bool:
+    return any(ids[at : at + len(part)] == part for at in range(len(ids)))
 
 
 @pytest.mark.parametrize(
@@ -90,6 +118,8 @@ def test_long_contexts_are_cut_and_counted_by_question(tmp_path: Path) -> None:
         ({"choices": ["a", ""]}, ("line 2", "a choice", "empty")),
         ({"choices": None}, ("line 2", "null", "'choices'")),
         ({"choices": "a or b"}, ("line 2", "'a or b'")),
+        ({"choices": "[a, b]"}, ("line 2", "'[a, b]'", "JSON")),
+        ({"choices": "['a' 'b', 'c']"}, ("line 2", "not a list of choices", "JSON")),
         ({"label": 2}, ("line 2", "2 choices", "count from 0")),
         ({"label": -1}, ("line 2", "-1", "2 choices")),
         ({"label": None}, ("line 2", "no label", "null")),
@@ -124,6 +154,14 @@ def test_labels_that_could_be_read_in_two_ways_are_refused(tmp_path: Path) -> No
     with refused("data", "'label'", "data.label_is", "index or text"):
         questions(train=file)
     assert set(questions(train=file, label_is="text").splits["train"].samples.targets.tolist()) == {0}
+
+
+def test_places_none_of_which_is_0_are_said(tmp_path: Path) -> None:
+    held = [{"question": f"q {i}", "choices": ["one", "two", "three"], "label": 1 + i % 2} for i in range(12)]
+    data = questions(train=write_jsonl(tmp_path / "a.jsonl", held))
+    assert any("none of them is 0" in note and "subtract 1" in note for note in data.notes)
+    held[0]["label"] = 0
+    assert not any("is 0" in note for note in questions(train=write_jsonl(tmp_path / "b.jsonl", held)).notes)
 
 
 def test_what_has_no_effect_is_refused(tmp_path: Path) -> None:

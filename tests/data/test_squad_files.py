@@ -24,7 +24,7 @@ from tests.refused import refused
         (lambda q, p: q["answers"].append({"text": "fox", "answer_start": 999}), ("answer_start 999 is outside",)),
         (lambda q, p: q["answers"].append({"text": "fox", "answer_start": -1}), ("answer_start -1 is outside",)),
         (lambda q, p: q["answers"].append({"text": "fox"}), ("no 'answer_start'",)),
-        (lambda q, p: q["answers"].append({"text": " ", "answer_start": 3}), ("no 'text'",)),
+        (lambda q, p: q["answers"].append({"text": " ", "answer_start": 3}), ("'text' of an answer is empty",)),
         (lambda q, p: q["answers"].append("fox"), ("an answer is a text",)),
         (lambda q, p: q.update(answers=None), ("no 'answers'",)),
         (lambda q, p: q.update(answers=7), ("'answers' is a number",)),

@@ -1,8 +1,7 @@
 """Reads questions with choices from a table: choices as columns or as a list, and the right one by place, letter or text."""
 
-import json
-from ast import literal_eval
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +12,7 @@ from sft_lightning.data.text.cells import missing, shown, whole
 from sft_lightning.data.text.files import REMEDY, Table, check_text
 from sft_lightning.data.text.labels import said
 from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.written import written
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 NUMBERS = "a choice that is a number is read as a text"
@@ -71,25 +71,18 @@ def choices_of(cell: Any, columns: Sequence[str] | None, column: str) -> Choices
     if missing(cell):
         raise UserError("data", f"the choices are missing (column '{column}' is {said(cell)})", REMEDY)
     if isinstance(cell, str):
-        cell = written(cell)
+        with suppress(ValueError):  # refused below
+            cell = written(cell)
     if isinstance(cell, dict) and isinstance(cell.get("text"), list):
         keys = cell.get("label")
         if keys is not None and (not isinstance(keys, list) or len(keys) != len(cell["text"])):
             raise UserError("data", f"column '{column}' has other numbers of texts and labels", "mend the row")
         return Choices(list(cell["text"]), None if keys is None else [str(key) for key in keys])
     if not isinstance(cell, list | tuple):
-        raise UserError("data", f"column '{column}' is {shown(cell)}, not a list of choices", "write a list")
+        raise UserError(
+            "data", f"column '{column}' is {shown(cell)}, not a list of choices", "write a list, as JSON does"
+        )
     return Choices(list(cell))
-
-
-def written(text: str) -> Any:
-    """The list or object that a text writes, as JSON or Python do; the text itself if it writes none."""
-    for read in (json.loads, literal_eval):
-        try:
-            return read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-    return text
 
 
 def as_text(value: Any, notes: Notes, where: str) -> str:

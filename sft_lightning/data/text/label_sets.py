@@ -1,11 +1,10 @@
 """Reads sets of labels from a table: a column of lists, of names with a separator between, or columns of 0 and 1.
 
-A list is JSON's, or a list that is written as text (`["a", "b"]`, `['a', 'b']`). In a column of names with a separator, an
-empty cell is the empty set. In a column of lists `[]` is, and null or an empty cell is a missing value.
+A list is JSON's, or a list that is written as text (`["a", "b"]`, `['a', 'b']`, numpy's `['a' 'b']`). In a column of names
+with a separator, an empty cell is the empty set. In a column of lists `[]` is, and null or an empty cell is a missing value.
 """
 
-import ast
-import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,9 +16,11 @@ from sft_lightning.data.text.cells import missing, number, shown, whole
 from sft_lightning.data.text.files import REMEDY, Table
 from sft_lightning.data.text.labels import BOOLEANS, Classes, class_of, is_list, label_order, said
 from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.written import written
 
 SEPARATORS = (";", "|", ",", "\t")
 """Separators that are found; others must be given"""
+BRACKETS = re.compile(r"\[[^\[\]]*\]")
 Labels = list[Any]
 EMPTY_PIECE = "nothing between two separators is left out"
 EMPTY_CELL = "an empty cell is read as no labels"
@@ -79,27 +80,31 @@ def set_of(value: Any, column: str, separator: str | None, lists: bool, notes: N
     if isinstance(value, list | tuple):
         return list(value)
     if isinstance(value, str) and separator is not None:
+        if separator in value and (is_list(value) or BRACKETS.fullmatch(value.strip())):
+            problem = f"column '{column}' has {shown(value)}, a list, but '{separator}' separates labels"
+            raise UserError(
+                "label", problem, "leave out the brackets, or write it as JSON without data.label_separator"
+            )
         pieces = [piece.strip() for piece in value.split(separator)]
         if not all(pieces):
             notes.add(EMPTY_PIECE, where)
         return [piece for piece in pieces if piece]
-    if isinstance(value, str) and is_list(value):
-        return written(value, column)
+    if isinstance(value, str) and (is_list(value) or (lists and BRACKETS.fullmatch(value.strip()))):
+        return list_of(value, column)
     if isinstance(value, dict | set | bytes):
         raise UserError("label", f"labels are {shown(value)}, not a list", "write a list of names")
     return [value]
 
 
-def written(text: str, column: str) -> Labels:
-    """The list that a text writes, as JSON or Python do."""
-    for read in (json.loads, ast.literal_eval):
-        try:
-            value = read(text.strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            continue
-        if isinstance(value, list | tuple):
-            return list(value)
-    fix = "write it as JSON, with commas between, or set data.label_separator"
+def list_of(text: str, column: str) -> Labels:
+    """The list that a text writes, as JSON, Python or numpy do."""
+    try:
+        value = written(text)
+    except ValueError:
+        value = None
+    if isinstance(value, list | tuple):
+        return list(value)
+    fix = "write it as JSON, with quotes around names and commas between"
     raise UserError("label", f"column '{column}' has {shown(text)}, which is not a list of labels", fix)
 
 
@@ -123,7 +128,9 @@ def label_names(sets: Sequence[Labels | None]) -> list[str]:
     return sorted(names, key=label_order)
 
 
-def set_targets(table: Table, sets: Sequence[Labels | None], names: Sequence[str], given: bool) -> np.ndarray:
+def set_targets(
+    table: Table, sets: Sequence[Labels | None], names: Sequence[str], given: bool, own: Sequence[str] | None = None
+) -> np.ndarray:
     """Whether each label applies to each row: uint8 `[rows, C]`. Raises UserError, or leaves the row out, for an unknown label.
 
     Args:
@@ -131,11 +138,12 @@ def set_targets(table: Table, sets: Sequence[Labels | None], names: Sequence[str
         sets: The labels of each row.
         names: All labels, in order.
         given: Whether the names were given in order, so that a number may mean a place.
+        own: The names that the table's own numbers stand for; None if its file gives none.
     """
     known, found = Classes(names, given), np.zeros((len(table), len(names)), dtype=np.uint8)
     for row, labels in enumerate(sets):
         try:
-            numbers = [class_of(label, known, None, "labels") for label in labels or ()]
+            numbers = [class_of(label, known, own, "labels") for label in labels or ()]
             if len(set(numbers)) < len(numbers):
                 raise UserError("label", f"two of the labels {shown(labels)} are one", "write each label once")
         except UserError as error:

@@ -17,6 +17,7 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, number, shown, whole
 from sft_lightning.data.text.files import KINDS, REMEDY, Table
+from sft_lightning.data.text.written import is_unquoted
 
 UNLABELLED = "-1"
 """Marks a row without a label if classes are counted from 0, as on the hub"""
@@ -200,10 +201,10 @@ def wrong(value: Any) -> UserError | None:
 
 
 def is_list(text: str) -> bool:
-    """Whether a text is a list or an object as Python, numpy or JSON write them; `[deleted]` is a name."""
+    """Whether a text is a list or an object as Python, numpy or JSON write them, or `[a, b]`; `[deleted]` is a name."""
     if not LISTED.fullmatch(text):
         return False
-    if re.fullmatch(r"\s*\[[\s\d.+-]*\]\s*", text):  # numpy's, without commas
+    if re.fullmatch(r"\s*\[[\s\d.+-]*\]\s*", text) or is_unquoted(text):  # numpy's, without commas
         return True
     try:
         return isinstance(ast.literal_eval(text.strip()), list | tuple | dict | set)

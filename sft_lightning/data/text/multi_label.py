@@ -47,7 +47,8 @@ class MultiLabelTable(TextTable):
         label_separator: What stands between the labels of a cell; default the one of ; | , and tab that the training
             file uses.
         label_columns: Columns of 0 and 1, one for each label; a name that ends in * stands for all columns that begin so.
-        labels: All labels in order; default those of the training samples, sorted.
+        labels: All labels in order; default the names the file gives, else those of the
+            training samples, sorted.
         max_length: Most tokens of a sample, special ones included; longer samples are truncated; default the network's.
         group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
@@ -129,12 +130,13 @@ class MultiLabelTable(TextTable):
             sets: dict[str, list[Labels | None]] = {
                 split: read_sets(table, self.label_column, separator, notes) for split, table in tables.items()
             }
-            names = [str(name) for name in self.labels or label_names(sets["train"])]
+            listed = self.labels or train.names.get(self.label_column)
+            names = [str(name) for name in listed or label_names(sets["train"])]
             found = {
-                split: set_targets(table, sets[split], names, self.labels is not None)
+                split: set_targets(table, sets[split], names, listed is not None, table.names.get(self.label_column))
                 for split, table in tables.items()
             }
-            train.notes.append(self._said(separator, sets["train"]))
+            train.notes.append(self._said(separator, sets["train"], train))
         if len(names) < 2:
             only = f"1 label ({names[0]})" if names else "no labels"
             raise UserError(
@@ -146,10 +148,12 @@ class MultiLabelTable(TextTable):
         said = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
         return Splits(rows["train"], rows.get("val"), rows.get("test"), names, [*said, *notes.lines()])
 
-    def _said(self, separator: str | None, sets: list[Labels | None]) -> str:
+    def _said(self, separator: str | None, sets: list[Labels | None], train: Table) -> str:
         """How the column of labels was read."""
         if separator is not None:
             how = "given" if self.label_separator else "found; data.label_separator sets another"
+            if not any(isinstance(v, str) and separator in v for v in train.columns[self.label_column]):
+                how += f", but no cell of {train.where} has it"
             return f"labels in column '{self.label_column}' are separated by '{separator}' ({how})"
         if any(labels is not None and len(labels) != 1 for labels in sets):
             return f"labels in column '{self.label_column}' are lists"

@@ -1,106 +1,28 @@
 """Your own questions with choices, one of which is right, from files or the hub."""
 
 from collections import Counter
-from collections.abc import Sequence
-from hashlib import sha256
 from typing import Any, Literal
 
 import numpy as np
-import torch
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
-from sft_lightning.data.findings import content
-from sft_lightning.data.sampler import Key
-from sft_lightning.data.text.base import TextRows, TokenData, Tokens
-from sft_lightning.data.text.choice_table import MEANS, Choices, find_reader, read_choices, right_ones
+from sft_lightning.data.text.base import TokenData
+from sft_lightning.data.text.choice_rows import ChoiceRows
+from sft_lightning.data.text.choice_table import MEANS, find_reader, read_choices, right_ones
 from sft_lightning.data.text.files import Table, hub_tables, read_table
 from sft_lightning.data.text.labels import all_unlabelled
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.table import no_labels
 
 
-class ChoiceRows(Tokens):
-    """Questions with their choices: each choice is one row of input, read together with its question.
-
-    Args:
-        questions: One for each sample.
-        choices: The choices of each sample; none in samples that are left out.
-        targets: The place of the right choice; None for unlabelled samples.
-        table: The table that holds them, to name rows.
-    """
-
-    one_item_each = True
-
-    def __init__(
-        self, questions: Sequence[str], choices: Sequence[Choices], targets: np.ndarray | None, table: Table
-    ) -> None:
-        super().__init__(targets)
-        self.questions, self.choices, self.table = list(questions), [c.texts for c in choices], table
-        self.counts = np.array([len(texts) for texts in self.choices], dtype=np.int64)
-        self.ends = np.cumsum(self.counts)
-        asked = [q for q, texts in zip(self.questions, self.choices, strict=True) for _ in texts]
-        self.pairs = TextRows(asked, [text for texts in self.choices for text in texts])
-
-    def __len__(self) -> int:
-        return len(self.questions)
-
-    def tokenise(self) -> None:
-        """As pairs (question, choice), truncated from the longer text's end; `ids` and `types` have a row for each choice."""
-        self.pairs.use(self.tokenizer, self.max_length, self.multiple)
-        self.pairs.tokenise()
-        self.ids, self.types = self.pairs.ids, self.pairs.types
-        of_choice = np.repeat(np.arange(len(self)), self.counts)
-        self.truncated = np.bincount(of_choice[self.pairs.truncated], minlength=len(self)) > 0
-
-    def lengths(self) -> np.ndarray | None:
-        """Tokens of each sample's longest choice."""
-        if super().lengths() is None:
-            return None
-        longest = np.zeros(len(self), dtype=np.int64)
-        np.maximum.at(longest, np.repeat(np.arange(len(self)), self.counts), self.ids.lengths)
-        return longest
-
-    def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
-        """Inputs `[B, K, T]` for up to K choices, and `select[B, K]`, the choices that there are; others are padding."""
-        self.ready()
-        flat = self.batch([int(at) for row in rows for at in range(self.ends[row] - self.counts[row], self.ends[row])])
-        counts = torch.from_numpy(self.counts[list(rows)])
-        there = torch.arange(int(counts.max()))[None] < counts[:, None]
-        x: dict[str, Any] = {"select": there}
-        for name, values in flat.items():
-            fill = (self.tokenizer.pad_token_id or 0) if name == "input_ids" else 0
-            x[name] = values.new_full((*there.shape, values.shape[1]), fill)
-            x[name][there] = values
-        return x
-
-    def digest(self) -> bytes:
-        held = list(zip(self.questions, self.choices, strict=True))
-        return sha256(repr(held).encode("utf-8", "surrogatepass")).digest()
-
-    def contents(self) -> np.ndarray:
-        every = ([question, *texts] for question, texts in zip(self.questions, self.choices, strict=True))
-        made = (content(*(text.encode("utf-8", "surrogatepass") for text in texts)) for texts in every)
-        return np.fromiter(made, dtype=np.uint64, count=len(self))
-
-    def bad_rows(self) -> dict[int, str]:
-        return self.table.bad or {}
-
-    def name(self, row: int) -> str:
-        return self.table.name(row)
-
-    def completed(self, row: int, prediction: dict[str, Any]) -> dict[str, Any]:
-        """Adds the text of the chosen choice."""
-        return {**prediction, "text": self.choices[row][prediction["choice"]]}
-
-
 class MultipleChoice(TokenData):
     """Questions with two or more choices, one of which is right, from files or the hub.
 
-    Questions may have different numbers of choices. A choice is read together with its question, and with the context before
-    it if there is one.
+    Questions may have different numbers of choices. A choice is read together with its question, as the pair (question,
+    choice). With a context, the pair is (context, question and choice), and if that is too long only the context is truncated.
 
     Args:
         path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
@@ -115,8 +37,8 @@ class MultipleChoice(TokenData):
         choice_columns: Columns with one choice each, in order, in place of a list.
         label_column: Column that names the right choice.
         label_is: How labels name a choice: its place from 0, its letter from A, or its text; auto takes what fits.
-        max_length: Most tokens of a question with a choice, special ones included; longer ones are truncated; default the
-            network's.
+        max_length: Most tokens of a question with a choice and any context, special ones included; longer ones are truncated;
+            default the network's.
         group_by_length: Make batches of samples of similar length, to save padding.
         **kwargs: Subset, split, batches; see Digits.
     """
@@ -197,16 +119,19 @@ class MultipleChoice(TokenData):
         tables, notes, how = self._tables(), Notes(), str(self.label_is)
         rows, said = dict[str, ChoiceRows](), list[str]()
         for name, table in tables.items():
-            questions = self._questions_of(table)
+            asked = self._asked_of(table)
             choices = read_choices(table, self.choice_columns, self.choices_column, notes)
-            if how == "auto":  # the training file comes first
+            guessed = how == "auto"
+            if guessed:  # the training file comes first
                 found = find_reader(table, self.label_column, choices)
                 said.append(
                     f"labels in column '{self.label_column}' are read as {MEANS[found]} (data.label_is {found})"
                 )
                 how = found
             targets = right_ones(table, self.label_column, choices, how)
-            rows[name] = ChoiceRows(questions, choices, targets, table)
+            if guessed and how == "index" and not (targets == 0).any():
+                said[-1] += "; none of them is 0: if they count from 1, subtract 1 from each"
+            rows[name] = ChoiceRows(asked[0], choices, targets, table, asked[1])
         said += dict.fromkeys(note for table in tables.values() for note in table.notes)
         return Splits(rows["train"], rows.get("val"), rows.get("test"), [], [*said, *notes.lines()])
 
@@ -216,17 +141,16 @@ class MultipleChoice(TokenData):
         if file is None:
             return None
         table = read_table(file, "data.predict", self.skips)
-        questions = self._questions_of(table)
-        return ChoiceRows(
-            questions, read_choices(table, self.choice_columns, self.choices_column, Notes()), None, table
-        )
+        questions, contexts = self._asked_of(table)
+        choices = read_choices(table, self.choice_columns, self.choices_column, Notes())
+        return ChoiceRows(questions, choices, None, table, contexts)
 
-    def _questions_of(self, table: Table) -> list[str]:
+    def _asked_of(self, table: Table) -> tuple[list[str], list[str] | None]:
+        """(questions, contexts or None)"""
         questions = table.texts(self.question_column, "data.question_column")
         if self.context_column is None:
-            return questions
-        contexts = table.texts(self.context_column, "data.context_column")
-        return [f"{context} {question}" for context, question in zip(contexts, questions, strict=True)]
+            return questions, None
+        return questions, table.texts(self.context_column, "data.context_column")
 
     def describe(self) -> str:
         """Adds the numbers of choices, and the share of the most frequent place of the right one in validation."""

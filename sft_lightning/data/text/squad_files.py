@@ -11,6 +11,7 @@ from unicodedata import normalize
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number
 from sft_lightning.data.text.files import KINDS, Bad, Table, check_text, once, read_table
+from sft_lightning.data.text.labels import said
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.utf8 import open_text
 
@@ -200,7 +201,9 @@ def text_and_start(one: Any, where: str) -> tuple[str, int]:
         raise UserError("data", f"{where}: an answer is {kind_of(one)}, not an object with text and answer_start", MEND)
     for key in ("text", "answer_start"):
         if missing(one.get(key)):
-            raise UserError("data", f"{where}: an answer has no '{key}'{nearest(key, one)}", MEND)
+            lacks = f"an answer has no '{key}'{nearest(key, one)}"
+            lacks = f"'{key}' of an answer is {said(one[key])}" if key in one else lacks
+            raise UserError("data", f"{where}: {lacks}", MEND)
     check_text(one["text"], "an answer", where, "data")
     start = number(one["answer_start"])
     if start is None or start != int(start):
