@@ -6,6 +6,7 @@ from typing import Any
 
 from sft_lightning.autoconfig.kinds import KINDS
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 
 MOST_TEST, MOST_VAL, SHARE, LEAST = 5000, 1000, 0.2, 10
 
@@ -18,6 +19,8 @@ class Overrides:
     text_column: str | None = None
     label_column: str | None = None
     image_column: str | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the data module, as `--set data.NAME=VALUE` gives them"""
 
 
 @dataclass
@@ -51,13 +54,21 @@ class DataPlan:
         known = KINDS[self.kind].tasks.get(self.task)
         return len(self.counts) if known is None else known
 
-    def set_aside(self, test_share: float = SHARE, val_share: float = SHARE) -> None:
+    @property
+    def where(self) -> str:
+        """The training file or folder."""
+        init = self.block["init_args"]
+        found = init.get("train") or init.get("data_files", {}).get("train") or init.get("root") or "the data"
+        return found if isinstance(found, str) else ", ".join(found)
+
+    def set_aside(self, test_share: float = SHARE, val_share: float = SHARE, option: str = "--data") -> None:
         """Sets the block's test and validation shares if the data lacks these splits."""
         init = self.block["init_args"]
         if self.train < LEAST:
-            raise UserError(
-                "--data", f"{self.train} samples are too few to train, validate and test", f"label at least {LEAST}"
-            )
+            ends = ", in which blank lines end sentences," if self.kind == "words" else ""
+            problem = f"{self.where}, read as {KINDS[self.kind].says},{ends} has {plural(self.train, 'sample')}"
+            fix = f"label at least {LEAST}, or set --task if it is something else"
+            raise UserError(option, f"{problem}, too few to train, validate and test", fix)
         if self.test is None:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
         if self.val is None:

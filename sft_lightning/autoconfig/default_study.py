@@ -55,6 +55,7 @@ def infer_study(
     label_column: str | None = None,
     image_column: str | None = None,
     accelerator: str = "auto",
+    settings: dict[str, Any] | None = None,
 ) -> Inferred:
     """Makes the default study.
 
@@ -68,6 +69,7 @@ def infer_study(
         label_column: Column of labels or values; of several columns of 0 and 1, their names with commas between.
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
+        settings: Arguments of the data module that the user will set, so that the data are read with them.
 
     Raises:
         UserError: a file cannot be read, or a column or task is ambiguous.
@@ -83,7 +85,8 @@ def infer_study(
     from sft_lightning.autoconfig.summary import lines_of
 
     net = infer_network(network)
-    plan = infer_data(data, net.kinds, net.said, Overrides(task, text_column, label_column, image_column))
+    said = Overrides(task, text_column, label_column, image_column, dict(settings or {}))
+    plan = infer_data(data, net.kinds, net.said, said)
     net = net.on(plan.kind)
     check_image(net, plan)
     plan.set_aside()
@@ -232,7 +235,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
                     "give data of the task it was trained on",
                 )
             source.block["init_args"]["labels" if plan.kind == "words" else "classes"] = net.source_labels
-    source.set_aside(SOURCE_TEST, SOURCE_VAL)
+    source.set_aside(SOURCE_TEST, SOURCE_VAL, "--retention")
     return source
 
 

@@ -70,7 +70,7 @@ def choice_columns(table: Table) -> dict[str, Any]:
     return {}
 
 
-def choices_plan(files: dict[str, Path], table: Table, init: dict[str, Any]) -> DataPlan:
+def choices_plan(files: dict[str, Path], table: Table, init: dict[str, Any], said: Overrides) -> DataPlan:
     """Plans `MultipleChoice` data; `init` are its arguments on columns."""
     plan = DataPlan("choices", "multiple_choice", {"class_path": "MultipleChoice", "init_args": init}, 0)
     for split, file in files.items():
@@ -79,7 +79,7 @@ def choices_plan(files: dict[str, Path], table: Table, init: dict[str, Any]) -> 
             plan.lines.append(f"{file} has no labels: left out, to {use} a share of train")
         else:
             init[split] = str(file)
-    samples = load_as_fit_does(plan, MultipleChoice).train
+    samples = load_as_fit_does(plan, MultipleChoice, said).train
     assert isinstance(samples, ChoiceRows)
     there = [row for row in columns.spread(len(samples)) if samples.choices[row]]
     plan.texts = [f"{samples.questions[row]} {max(samples.choices[row], key=len)}" for row in there]

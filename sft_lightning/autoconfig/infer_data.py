@@ -31,8 +31,9 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         if where.is_dir() and (parallel := parallel_files(where, said)):
             fits(kinds, ("pairs",), network, f"{path} has parallel text files")
             return pair_plan(parallel)
-        if (tagged := tagged_files(where, said)) is not None:
-            fits(kinds, ("words",), network, f"{path} is sentences with a tag for each word")
+        if (tagged := tagged_files(where, kinds, said)) is not None:
+            other = " (--task causal_lm reads it as plain text)" if "tokens" in kinds and where.suffix == ".txt" else ""
+            fits(kinds, ("words",), network, f"{path} is sentences with a tag for each word{other}")
             return tagged_plan(*tagged, said)
         if said.task == "token_classification":
             raise UserError(
@@ -42,7 +43,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
             return plain_plan(plain, kinds, network, said)
         return table_plan(files_of(where), kinds, network, said)
     except UserError as error:
-        if error.key.partition(".")[0] == "data":  # of functions that read data for `fit`, too
+        start, _, name = error.key.partition(".")
+        if start == "data" and name not in said.settings:  # of functions that read data for `fit`, too
             raise error.at("--data") from None
         raise
 

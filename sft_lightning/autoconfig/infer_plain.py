@@ -39,7 +39,8 @@ def plain_files(path: Path) -> dict[str, Path] | None:
 def plain_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
     """Plans `PlainText` on text files: documents are separated by blank lines, or are lines if there are few blank ones."""
     where = str(files["train"])
-    fits(kinds, ("tokens",), network, f"{where} is plain text without labels")
+    other = " (--task token_classification reads words and tags in columns)" if "words" in kinds else ""
+    fits(kinds, ("tokens",), network, f"{where} is plain text without labels{other}")
     for flag, value in (("text_column", said.text_column), ("label_column", said.label_column)):
         if value is not None:
             raise UserError(f"--{flag}", f"{where} is plain text, which has no columns", "leave it out")

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, fits
+from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.files import Table
@@ -28,13 +30,13 @@ def holds_questions(table: Table, said: Overrides) -> bool:
     return {"question", "context"} <= names and ("answers" in names or {"answer", "answer_start"} <= names)
 
 
-def question_plan(files: Mapping[str, Path], kinds: tuple[str, ...], network: str) -> DataPlan:
+def question_plan(files: Mapping[str, Path], kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
     """Plans `SQuAD` data on the files of the splits. Raises UserError for the errors of `fit`."""
     where = str(files["train"])
     fits(kinds, ("questions",), network, f"{where} holds questions with answers in a context")
-    init = {split: str(file) for split, file in files.items()}
-    loaded = SQuAD(**init).load()  # type: ignore[arg-type]
-    train = loaded.train
+    init: dict[str, Any] = {split: str(file) for split, file in files.items()}
+    plan = DataPlan("questions", TASK, {"class_path": "SQuAD", "init_args": init}, 0)
+    train = load_as_fit_does(plan, SQuAD, said).train
     assert isinstance(train, QuestionRows)
     contexts = len(set(train.plain_contexts))
     if contexts < 3:
@@ -43,13 +45,10 @@ def question_plan(files: Mapping[str, Path], kinds: tuple[str, ...], network: st
             f"{where} has questions about {plural(contexts, 'text')}, too few to train, validate and test on different ones",
             "add questions about other texts",
         )
-    plan = DataPlan("questions", TASK, {"class_path": "SQuAD", "init_args": init}, len(train))
-    for split, samples in (("val", loaded.val), ("test", loaded.test)):
-        setattr(plan, split, None if samples is None else len(samples))
     rows = range(0, len(train), max(1, len(train) // SEEN))
     plan.texts = [f"{train.questions[row]} {train.contexts[row]}" for row in rows]
-    plan.lines = [
-        f"{where}: {len(train):,} questions about {contexts:,} texts, with answers from them (SQuAD); splits are by text",
-        *loaded.notes,
-    ]
+    plan.lines.insert(
+        0,
+        f"{where}: {plan.train:,} questions about {contexts:,} texts, with answers from them (SQuAD); splits are by text",
+    )
     return plan

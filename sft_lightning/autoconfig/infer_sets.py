@@ -7,7 +7,7 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, classes_said
-from sft_lightning.autoconfig.one_load import load_as_fit_does
+from sft_lightning.autoconfig.one_load import load_as_fit_does, settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table, read_table
@@ -81,14 +81,14 @@ def sets_plan(files: dict[str, Path], table: Table, labels: dict[str, Any], said
     init: dict[str, Any] = {"text_column": texts[0], **labels}
     init |= {"pair_column": texts[1]} if len(texts) > 1 else {}
     plan = DataPlan("text", "multi_label", {"class_path": "MultiLabelTable", "init_args": init}, 0)
-    reader = MultiLabelTable(**init)
+    reader = MultiLabelTable(**init | settings_of(MultiLabelTable, said))
     for split, file in files.items():
         if split != "train" and reader.unlabelled(read_table(file, "--data")):
             use = "test on" if split == "test" else "validate on"
             plan.lines.append(f"{file} has no labels: left out, to {use} a share of train")
         else:
             init[split] = str(file)
-    loaded = load_as_fit_does(plan, MultiLabelTable)
+    loaded = load_as_fit_does(plan, MultiLabelTable, said)
     targets = loaded.train.targets
     assert targets is not None
     used = np.delete(targets, list(loaded.train.bad_rows()), axis=0)

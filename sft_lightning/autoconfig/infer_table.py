@@ -91,9 +91,9 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         of_texts = "choose another network, or set --label_column to take it for texts with labels"
         what = f"{table.where} holds questions with choices"
         fits(kinds, ("choices",), network, what, *([of_texts] if "text" in kinds and said.task is None else []))
-        return choices_plan(files, table, asked)
+        return choices_plan(files, table, asked, said)
     if holds_questions(table, said):
-        return question_plan(files, kinds, network)
+        return question_plan(files, kinds, network, said)
     unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
     if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
         return pair_plan({split: str(file) for split, file in files.items()}, *pair)
@@ -104,7 +104,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         sizes = {split: len(table if split == "train" else read_sheet(file)[0]) for split, file in files.items()}
         return plain_table_plan(files, table, sizes, column)
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
-        return instruction_plan(files, table, layout)
+        return instruction_plan(files, table, layout, said)
     if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
         raise no_layout(table)
     if said.task == "causal_lm":
@@ -239,8 +239,12 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
         check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
 
 
-def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None) -> DataPlan:
+def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None, said: Overrides) -> DataPlan:
     """Plans prompts with answers, or conversations."""
+    for flag, value in (("text_column", said.text_column), ("label_column", said.label_column)):
+        if value is not None and layout is not None:
+            problem = f"has no effect: {table.where} holds instructions in columns {columns.listed(layout)}"
+            raise UserError(f"--{flag}", problem, "leave it out, or set --task")
     notes = Notes()
     told = conversations(table, notes)  # raises UserError if columns are missing
     plan = DataPlan(

@@ -9,23 +9,26 @@ from typing import Any
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
 from sft_lightning.autoconfig.infer_table import VALIDATIONS
-from sft_lightning.core.errors import UserError
+from sft_lightning.autoconfig.one_load import load_as_fit_does
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.base import DATA_MODULES
 from sft_lightning.data.text.own_texts import first_lines, holds_texts
-from sft_lightning.data.text.sentences import BLANK
+from sft_lightning.data.text.sentences import BLANK, is_comment
 from sft_lightning.data.text.tagged_rows import TaggedRows
-from sft_lightning.tasks.schemes import types_of
+from sft_lightning.tasks.schemes import OUTSIDE, is_prefixed, types_of
 
 COLUMNS = (".conll", ".conll03", ".iob", ".iob1", ".iob2", ".bio", ".bioes", ".iobes", ".bilou", ".ner", ".pos", ".txt")
 """Suffixes of files in columns; .txt may also be plain text"""
+OCCURRENCES = 10
+"""A tag occurs so often in a .txt file, on average, if it is not one of a known scheme"""
 UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet")
 WORDS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags")
 """Names of lists of words, and of lists of tags, the likeliest first"""
 AS = {"CoNLL": "words and tags in columns", "CoNLLU": "CoNLL-U", "TaggedTable": "lists of words and tags"}
 
 
-def tagged_files(where: Path, said: Overrides) -> tuple[str, dict[str, Path]] | None:
+def tagged_files(where: Path, kinds: tuple[str, ...], said: Overrides) -> tuple[str, dict[str, Path]] | None:
     """(name of the data module, files by split) if a file or folder holds tagged words; None if not. Raises UserError if a
     split has several files.
     """
@@ -35,7 +38,7 @@ def tagged_files(where: Path, said: Overrides) -> tuple[str, dict[str, Path]] | 
     if not found.get("train"):
         return None
     train = found["train"][0]
-    kind = kind_of(train, said)
+    kind = kind_of(train, kinds, said)
     if kind is None:
         return None
     files = {split: [p for p in paths if p.suffix == train.suffix] for split, paths in found.items()}
@@ -63,19 +66,33 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     return {split: exact[split] or paths for split, paths in found.items()}
 
 
-def kind_of(path: Path, said: Overrides) -> str | None:
+def kind_of(path: Path, kinds: tuple[str, ...], said: Overrides) -> str | None:
     """The data module that reads a file of tagged words; None if it holds none."""
     suffix = path.suffix.lower()
     if suffix == UD:
         return "CoNLLU"
     if suffix in TABLES:
-        return "TaggedTable" if columns_of(first_row(path), said) is not None else None
+        return "TaggedTable" if columns_of(first_row(path), said, path) is not None else None
     if suffix != ".txt":
         return "CoNLL" if suffix in COLUMNS else None
+    return "CoNLL" if has_tags(path, kinds, said) else None
+
+
+def has_tags(path: Path, kinds: tuple[str, ...], said: Overrides) -> bool:
+    """Whether a .txt file is words and tags in columns, and not plain text whose lines have equally many words.
+
+    Tags of entities say so. Others must be few, unless the network takes nothing else, or the user names the task.
+    """
     if holds_texts(str(path)):
-        return None
+        return False
     full = [line.strip(BLANK) for line in first_lines(str(path), "--data") if line.strip(BLANK)]
-    return "CoNLL" if all(len(line.split()) > 1 for line in full) else None
+    if not all(len(line.split()) > 1 for line in full):
+        return False
+    tags = [line.split("\t" if "\t" in line else None)[-1].strip() for line in full if not is_comment(line, tabs=True)]
+    if all(is_prefixed(tag) or tag == OUTSIDE for tag in tags):
+        return True
+    few = "words" in kinds and len(set(tags)) * OCCURRENCES <= len(tags)
+    return few or kinds == ("words",) or said.task is not None
 
 
 def first_row(path: Path) -> dict[str, Any]:
@@ -98,15 +115,25 @@ def first_row(path: Path) -> dict[str, Any]:
     return row if isinstance(row, dict) else {}
 
 
-def columns_of(row: dict[str, Any], said: Overrides) -> tuple[str, str] | None:
-    """(column of words, column of tags) by a row: lists of equal length, of texts, and of texts or numbers."""
+def columns_of(row: dict[str, Any], said: Overrides, where: Path) -> tuple[str, str] | None:
+    """(column of words, column of tags) by a row: lists of equal length, of texts, and of texts or numbers.
+
+    None if a column that the user names is no such list. Raises UserError if the row has lists, but lacks that column.
+    """
+    for flag, name in (("text_column", said.text_column), ("label_column", said.label_column)):
+        if name in (None, *row) or columns_of(row, Overrides(), where) is None:
+            continue
+        if not name.endswith("*") and not any(part.strip() in row for part in name.split(",")):
+            here = ", ".join(row)
+            raise UserError(f"--{flag}", f"{where} has no column '{name}'{nearest(name, row)}", f"use one of {here}")
+        return None
     lists = {name: value for name, value in row.items() if isinstance(value, list)}
-    words = next(
-        (n for n in (said.text_column, *WORDS) if n in lists and all(isinstance(w, str) for w in lists[n])), None
-    )
+    of_words = WORDS if said.text_column is None else (said.text_column,)
+    words = next((n for n in of_words if n in lists and all(isinstance(w, str) for w in lists[n])), None)
     if words is None:
         return None
-    likely = [n for n in (said.label_column, *TAGS, *lists) if n in lists and n != words]
+    of_tags = (*TAGS, *lists) if said.label_column is None else (said.label_column,)
+    likely = [n for n in of_tags if n in lists and n != words]
     tags = next((n for n in likely if len(lists[n]) == len(lists[words]) and not any(map(is_nested, lists[n]))), None)
     return None if tags is None else (words, tags)
 
@@ -121,11 +148,14 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
     how = AS[kind]
     if kind == "TaggedTable":
-        names = columns_of(first_row(files["train"]), said)
+        names = columns_of(first_row(files["train"]), said, files["train"])
         assert names is not None
         init |= {"token_column": names[0], "tag_column": names[1]}
         how = f"words in column '{names[0]}', tags in column '{names[1]}'"
     elif kind == "CoNLLU":
+        if said.text_column is not None:
+            problem = f"has no effect: {files['train']} is CoNLL-U, which has one column of words"
+            raise UserError("--text_column", problem, "leave it out")
         init |= {} if said.label_column is None else {"tags": said.label_column}
         how += f", tags {said.label_column or 'upos'}"
     else:
@@ -133,19 +163,18 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
             if (column := getattr(said, option)) is not None:
                 init[name] = number(column, f"--{option}")
         how += f", word {init.get('word_column', 0)} and tag {init.get('tag_column', -1)} (-1 is the last)"
-    loaded = DATA_MODULES.find(kind)(**init).load()
+    plan = DataPlan("words", "token_classification", {"class_path": kind, "init_args": init}, 0)
+    loaded = load_as_fit_does(plan, DATA_MODULES.find(kind), said)
     train = loaded.train
     assert isinstance(train, TaggedRows)
-    plan = DataPlan("words", "token_classification", {"class_path": kind, "init_args": init}, len(train))
     counts = Counter(tag for tags in train.sentences.tags for tag in tags)
     plan.counts = {label: counts[label] for label in loaded.labels}
-    plan.val, plan.test = (None if rows is None else len(rows) for rows in (loaded.val, loaded.test))
     plan.texts = [" ".join(train.sentences.words[row]) for row in columns.spread(len(train))]
     types = types_of(loaded.labels)
     tags = f"{plural(len(types), 'type')} of entities in {train.scheme}: {', '.join(types[:8])}" if train.scheme else ""
     tags = tags or f"{plural(len(plan.counts), 'tag')}: {', '.join(loaded.labels[:8])}"
     some = ", …" if len(types if train.scheme else loaded.labels) > 8 else ""
-    plan.lines = [f"{files['train']}: {plan.train:,} sentences ({how}), {tags}{some}", *loaded.notes]
+    plan.lines.insert(0, f"{files['train']}: {plan.train:,} sentences ({how}), {tags}{some}")
     return plan
 
 

@@ -49,7 +49,7 @@ KINDS = {
     "words": Kind(
         "tagged words",
         {"token_classification": None},
-        "--text_column (of the words), --label_column (of the tags), --set data.scheme=IOB1 and the like",
+        "--text_column (of the words, but of CoNLL-U), --label_column (of the tags), --set data.scheme=IOB1 and the like",
         one_target=False,
     ),
     "questions": Kind("questions with contexts", {"extractive_qa": 2}, one_target=False, tokens=(4, 2)),

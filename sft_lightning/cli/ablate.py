@@ -143,7 +143,11 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
-    found = infer_study(given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], **named)
+    of_data = {k: v for k, v in settings(given).items() if k.startswith("data.")}
+    read = {key.removeprefix("data.").removeprefix("init_args."): value for key, value in of_data.items()}
+    found = infer_study(
+        given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], settings=read, **named
+    )
     if not given.quiet:
         print("\n".join(found.lines), flush=True)
     content = with_options(found.study, given, MOST_SEEDS if budget_s else found.study.get("seeds", 3))
@@ -153,23 +157,29 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
 
 def with_options(content: dict[str, Any], given: argparse.Namespace, seeds: Any) -> dict[str, Any]:
     """Returns the study's content with the changes that the command line makes."""
-    changed = dict(content.get("set") or {})
-    for option in given.set:
-        key, is_given, text = option.partition("=")
-        if not is_given or not key:
-            raise UserError("--set", f"must be KEY=VALUE, got '{option}'", "write it as in data.batch_size=32")
-        try:
-            changed[key] = None if text == "None" else plain_yaml.load(text)
-        except plain_yaml.DoubledKey as error:
-            raise UserError("--set", f"{key}: {error.said}", error.fix) from None
-        except yaml.YAMLError:
-            raise UserError("--set", f"the value of '{option}' is not valid YAML", "quote it") from None
+    changed = {**(content.get("set") or {}), **settings(given)}
     result = {**content, "seeds": given.seeds or seeds, **({"set": changed} if changed else {})}
     if given.seeds and isinstance(content.get("report_seeds"), int):
         result["report_seeds"] = given.seeds
     if given.seeds and isinstance(content.get("tune_seeds"), int):
         result["tune_seeds"] = min(content["tune_seeds"], given.seeds)
     return result
+
+
+def settings(given: argparse.Namespace) -> dict[str, Any]:
+    """The values of `--set KEY=VALUE`."""
+    found: dict[str, Any] = {}
+    for option in given.set:
+        key, is_given, text = option.partition("=")
+        if not is_given or not key:
+            raise UserError("--set", f"must be KEY=VALUE, got '{option}'", "write it as in data.batch_size=32")
+        try:
+            found[key] = None if text == "None" else plain_yaml.load(text)
+        except plain_yaml.DoubledKey as error:
+            raise UserError("--set", f"{key}: {error.said}", error.fix) from None
+        except yaml.YAMLError:
+            raise UserError("--set", f"the value of '{option}' is not valid YAML", "quote it") from None
+    return found
 
 
 def run_study(sizes: "list[Sized]", given: argparse.Namespace, budget_s: float | None) -> int:

@@ -38,3 +38,14 @@ def test_questions_for_images_or_about_one_text_are_refused(nets: dict[str, str]
     ]
     with refused("--data", "about 1 text", "too few"):
         front_door(nets["bert"], write_jsonl(tmp_path / "one.jsonl", one))
+
+
+def test_a_few_bad_questions_are_left_out_and_said(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = [
+        {"question": "What?", "context": f"{t} fox", "answers": {"text": ["fox"], "answer_start": [len(t) + 1]}}
+        for t in texts(40)
+    ]
+    rows[3]["answers"] = {"text": ["cat"], "answer_start": [0]}
+    study, lines = front_door(nets["bert"], write_jsonl(tmp_path / "asked.jsonl", rows))
+    assert study["base"]["data"]["init_args"]["on_bad_sample"] == "skip"
+    assert any("39 questions" in line for line in lines) and any("'cat' is not at its offset" in line for line in lines)

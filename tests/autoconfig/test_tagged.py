@@ -68,6 +68,11 @@ def test_the_user_may_say_otherwise(nets: dict[str, str], tmp_path: Path) -> Non
     )
     init = study["base"]["data"]["init_args"]
     assert (init["token_column"], init["tag_column"]) == ("forms", "ner")
+    for flag in ("text_column", "label_column"):
+        with refused(f"--{flag}", "a.jsonl has no column 'toks'", "'tokens'" if flag == "text_column" else ""):
+            front_door(nets["encoder"], write_jsonl(tmp_path / "a.jsonl", rows), **{flag: "toks"})
+    with refused("--text_column", "no effect", "CoNLL-U"):
+        front_door(nets["encoder"], file, text_column="lemma")
     with refused("--label_column", "'ner'"):
         front_door(nets["encoder"], write_text(tmp_path / "a.conll", columns()), label_column="ner")
 
@@ -92,6 +97,40 @@ def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path
         front_door(nets["encoder"], table, task="token_classification")
     with refused("--data", "a.conll line 2"):
         front_door(nets["encoder"], write_text(tmp_path / "a.conll", "a\tO\nb\n"))
+
+
+def test_lines_of_equally_many_words_are_tags_only_if_these_are_few_or_of_a_scheme(
+    nets: dict[str, str], tmp_path: Path
+) -> None:
+    poem = write_text(tmp_path / "poem.txt", "\n\n".join(f"a rose blooms here{i}" for i in range(40)))
+    study, _ = front_door(nets["llama"], poem, poem)
+    assert [study["base"][name]["class_path"] for name in ("data", "retention")] == ["PlainText"] * 2
+    with refused("--data", "poem.txt is plain text", "--task token_classification"):
+        front_door(nets["encoder"], poem)
+    front_door(nets["encoder"], poem, task="token_classification")
+    parts = write_text(tmp_path / "pos.txt", "\n\n".join(f"a{i} DET\nrose{i} NOUN" for i in range(40)))
+    assert front_door(nets["encoder"], parts)[0]["base"]["data"]["class_path"] == "CoNLL"
+    with refused("--data", "labels.txt, read as tagged words", "blank lines", "1 sample", "--task"):
+        front_door(nets["encoder"], write_text(tmp_path / "labels.txt", "".join(f"a {i}\tb\n" for i in range(40))))
+
+
+def test_a_few_bad_sentences_are_left_out_and_settings_count_before_reading(
+    nets: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study, lines = front_door(nets["encoder"], write_text(tmp_path / "a.conll", columns() + "\nbad\n"))
+    assert study["base"]["data"]["init_args"]["on_bad_sample"] == "skip"
+    assert any("1 row that cannot be used" in line for line in lines), "\n".join(lines)
+    half = write_jsonl(tmp_path / "half.jsonl", [row | {"tags": row["tags"][i % 2 :]} for i, row in enumerate(ROWS)])
+    with refused("--data", "half.jsonl line 2", "2 tags"):
+        front_door(nets["encoder"], half)
+    command = ["ablate", "--network", nets["encoder"], "--data", half, "--dry-run"]
+    assert main([*command, "--set", "data.on_bad_sample=skip"]) == 0
+    assert "15 rows that cannot be used are left out" in capsys.readouterr().out
+    numbers = write_jsonl(tmp_path / "ints.jsonl", [{"tokens": ["a", "b"], "tags": [i % 2, 0]} for i in range(40)])
+    with refused("--data", "set data.labels"):
+        front_door(nets["encoder"], numbers)
+    study, _ = front_door(nets["encoder"], numbers, settings={"labels": ["O", "B-X"]})
+    assert study["base"]["data"]["init_args"]["labels"] == ["O", "B-X"]
 
 
 def test_a_head_that_tags_is_kept_and_asked_about_its_own_tags(

@@ -54,7 +54,7 @@ def test_blanks_around_a_cell_and_doubled_line_ends_change_nothing(tmp_path: Pat
 def test_one_tab_makes_no_comment_of_a_number_sign_and_a_document_mark_within_a_sentence_is_a_word(
     tmp_path: Path,
 ) -> None:
-    read = Columns(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# = O\n"), "data.train", (0, -1))
+    read = Columns(write(tmp_path, "# O\nb O\n-DOCSTART- O\n\nc\tO\n\n# O\n"), "data.train", (0, -1))
     assert (read.words, read.notes.counts()) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], {})
 
 
@@ -174,3 +174,14 @@ def test_each_word_has_one_item_at_its_first_piece(tmp_path: Path, family: str, 
     places = x["select"][0].nonzero()[:, 0].tolist()
     for number, place in enumerate(places):
         assert whole.word_ids()[place] == number and (place == 0 or whole.word_ids()[place - 1] != number)
+
+
+@pytest.mark.parametrize("bad", ["call NN B-NP", "call NN B-NP O 1", "call\tO"])
+def test_a_line_with_a_column_too_few_or_too_many_is_refused_or_left_out(tmp_path: Path, bad: str) -> None:
+    path = write(tmp_path, f"-DOCSTART- -X- O\n\nEU NNP B-NP  B-ORG\n\nnow\tRB\tO\tO\n\na DT O O\n{bad}\n")
+    found = len(bad.split())
+    with refused("data", f"{path} line 8", f"has {found} columns", "line 3 has 4"):
+        Columns(path, "data.train", (0, -1))
+    read = Columns(path, "data.train", (0, -1), skip=True)
+    assert (len(read), len(read.good())) == (3, 2)
+    assert len(Columns(path, "data.predict", (0, -1), tagged=False).good()) == 3, "words alone are read"

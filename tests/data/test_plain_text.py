@@ -174,6 +174,12 @@ def test_a_text_file_is_divided_as_asked(tmp_path: Path, division: Any, expected
     assert data.splits["train"].samples.name(0).endswith("line 2")
 
 
+def test_carriage_returns_alone_end_lines_and_are_said(tmp_path: Path) -> None:
+    data = texts_of(tmp_path, "one\rtwo\r\rthree\r\rfour")
+    assert loaded(data) == ["one\ntwo", "three", "four"]
+    assert any("5 line ends CR read as LF" in note for note in data.notes), data.notes
+
+
 def test_a_whole_file_is_one_document_and_needs_other_documents_to_validate_on(tmp_path: Path) -> None:
     with refused("data.val", "pages.txt", "lines"):
         texts_of(tmp_path, "one\n\ntwo\n", documents="file")

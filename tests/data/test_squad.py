@@ -195,3 +195,15 @@ def test_without_a_limit_there_is_one_window_and_no_stride(tmp_path: Path) -> No
     data.setup()
     with refused("data.doc_stride", "has no effect"):
         data.settle(InputSpec("questions", tokenizer=wordpiece()))
+
+
+@pytest.mark.parametrize("split", ["train", "val", "predict"])
+def test_a_context_without_a_token_is_refused_or_left_out_of_its_split(tmp_path: Path, split: str) -> None:
+    good = [article(f"a fox {i}", asked(f"{i}", ("fox", 2))) for i in range(9)]
+    empty = article("\u200b", asked("empty"))
+    files = {name: write(tmp_path / f"{name}.json", *good, *([empty] * (name == split))) for name in {"train", split}}
+    with refused("data", f"{split}.json question empty", "no token"):
+        settled(wordpiece(), **files)
+    data = settled(wordpiece(), **files, on_bad_sample="skip")
+    assert sum(map(len, data.skipped.values())) == 1
+    assert sum(len(data.splits[name]) for name in data.splits) == (18 if split == "val" else 9)

@@ -29,6 +29,10 @@ from tests.refused import refused
         (lambda q, p: q.update(answers=None), ("no 'answers'",)),
         (lambda q, p: q.update(answers=7), ("'answers' is a number",)),
         (lambda q, p: q.update(is_impossible=True), ("is_impossible, but has 1 answers",)),
+        (lambda q, p: q.update(is_impossible="TRUE"), ("is_impossible, but has 1 answers",)),
+        (lambda q, p: q.update(answers=[], is_impossible="0"), ("has no answers, but is not is_impossible",)),
+        (lambda q, p: q.update(is_impossible="perhaps"), ("is_impossible is 'perhaps'",)),
+        (lambda q, p: q.update(answers={"text": 1.5, "answer_start": [0]}), ("an answer holds a number (1.5)",)),
         (lambda q, p: q.update(answers=[], is_impossible=False), ("has no answers, but is not is_impossible",)),
         (lambda q, p: q.update(question=" "), ("'question' is empty",)),
         (lambda q, p: q.pop("question"), ("'question' has no value",)),
@@ -120,3 +124,10 @@ def test_tables_and_json_of_the_hubs_form_are_read_alike(tmp_path: Path) -> None
         data.setup()
         prints.add(data.fingerprint()["train"])
     assert len(prints) == 1
+
+
+def test_one_answer_may_stand_without_lists(tmp_path: Path) -> None:
+    bare = {**asked("a"), "answers": {"text": "quick", "answer_start": 4.0}}
+    rows = SQuAD(train=write(tmp_path / "a.json", article("The quick fox.", bare))).load().train
+    assert isinstance(rows, QuestionRows) and rows.answers is not None
+    assert [tuple(one) for one in rows.answers[0]] == [(4, "quick")]

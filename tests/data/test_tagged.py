@@ -102,6 +102,7 @@ def test_bad_conllu_is_refused_with_its_line(tmp_path: Path) -> None:
         ("1\tone\ttwo", "line 1", "3"),
         (conllu(" ", "X"), "line 1", "word"),
         ("x" + conllu("a", "X"), "x1"),
+        (conllu("a", "X") + "\n" + conllu("b", "X"), "line 2", "the ID 1 after 1", "blank line"),
     ):
         with refused("data", *values):
             CoNLLU(train=write(tmp_path, text, "train.conllu")).load()
@@ -194,6 +195,14 @@ def test_a_bad_line_leaves_its_sentence_out_and_an_unknown_tag_too(tmp_path: Pat
     data = ready(CoNLL(**files, on_bad_sample="skip", seed=0))
     report = data.skipped_report(gather=False)
     assert {name: entry["count"] for name, entry in report.items()} == {split: 1}, report
+
+
+def test_white_space_around_a_tag_is_left_out_and_counted(tmp_path: Path) -> None:
+    loaded = TaggedTable(
+        train=write_jsonl(tmp_path / "a.jsonl", [{"tokens": ["a", "b"], "tags": ["B-X", " B-X"]}])
+    ).load()
+    assert loaded.labels == ["B-X"]
+    assert any("white space around a tag" in note for note in loaded.notes), loaded.notes
 
 
 # ---- labelled subsets ----

@@ -73,7 +73,7 @@ class CoNLLU(TaggedData):
 
 def read_conllu(path: str, key: str, tags: str | None, skip: bool = False) -> Sentences:
     """Reads the words of a file and the tags that `tags` names; no tags if it is None."""
-    found, inside, lacking = Sentences(path, skip), False, 0
+    found, inside, lacking, last = Sentences(path, skip), False, 0, 0
     for number, line in enumerate(read_lines(path, key), 1):
         if not line.strip(BLANK):
             inside = False
@@ -82,13 +82,19 @@ def read_conllu(path: str, key: str, tags: str | None, skip: bool = False) -> Se
             continue
         if not inside:
             found.add([], [], number)
-            inside = True
+            inside, last = True, 0
         row = len(found) - 1
         try:
             cells = cells_of(line, f"{path} line {number}")
             if not cells[0].isdecimal():
                 found.notes.add(RANGES if "-" in cells[0] else EMPTY, f"{path} line {number}")
                 continue
+            if int(cells[0]) <= last:
+                problem = (
+                    f"{path} line {number} has the ID {cells[0]} after {last}, without a blank line between sentences"
+                )
+                raise UserError("data", problem, "add the blank line, or number the words")
+            last = int(cells[0])
             tag = tag_of(cells, tags) if tags is not None else ""
         except UserError as error:
             found.refuse(row, error)

@@ -56,6 +56,9 @@ class QuestionRows(Tokens):
         self.flaws = {kind: np.zeros(0, dtype=bool) for kind in FLAWS}
         """Which rows' first answers lie in no window, begin or end within a token, or are longer than what is said"""
 
+        self.silent = np.zeros(0, dtype=bool)
+        """Which rows' contexts have no token that may answer, as a lone zero-width space"""
+
     def __len__(self) -> int:
         return len(self.questions)
 
@@ -84,6 +87,8 @@ class QuestionRows(Tokens):
         self.windows = np.concatenate([[0], counts.cumsum()])
         self.ids, self.types = Ragged(ids), Ragged(types, np.int8) if types else None
         self.chosen = Ragged([may.tolist() for may in chosen], np.int8)
+        several = np.array([may.sum() > 1 for may in chosen], dtype=bool)
+        self.silent = ~np.logical_or.reduceat(several, self.windows[:-1])
         goals = [self._goals(row) for row in range(len(self))]
         self.goals = np.full((len(self), max(1, int(counts.max())), 2), -1, dtype=np.int64)
         for row, of in enumerate(goals):

@@ -85,6 +85,8 @@ class Columns(Sentences):
     def __init__(self, path: str, key: str, columns: tuple[int, int], tagged: bool = True, skip: bool = False) -> None:
         super().__init__(path, skip)
         lines, inside = read_lines(path, key), False
+        self.first: tuple[int, int] | None = None
+        """(number, columns) of the first line with a word, which the others must have too"""
         full = [line for line in lines if line.strip(BLANK)]
         tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
         for number, line in enumerate(lines, 1):
@@ -129,6 +131,13 @@ class Columns(Sentences):
                 f"{self.where} line {number} has {plural(len(cells), 'column')}, so column {asked} is missing",
                 "mend the line, or set data.word_column and data.tag_column",
             ) from None
+        self.first = self.first or (number, len(cells))
+        if len(cells) != self.first[1] and (tagged or columns[0] != 0):
+            raise UserError(
+                "data",
+                f"{self.where} line {number} has {plural(len(cells), 'column')}, but line {self.first[0]} has {self.first[1]}",
+                "mend the line, or set data.on_bad_sample skip",
+            )
         for what, value in (("word", word), *([("tag", tag)] if tagged else [])):
             if not value.strip(BLANK):
                 raise UserError(

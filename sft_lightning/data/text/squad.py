@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+import numpy as np
+
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split import Split
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.files import Table, hub_tables
 from sft_lightning.data.text.notes import Notes
@@ -107,6 +111,24 @@ class SQuAD(TokenData):
                 )
         labels = OUTPUTS_OR_NONE if any(none.values()) else OUTPUTS
         return Splits(rows["train"], rows.get("val"), rows.get("test"), list(labels), lines)
+
+    def prepare(self, spec: InputSpec) -> InputView:
+        """Makes the windows. A question whose context has no token is refused, or left out of its split."""
+        view = super().prepare(spec)
+        for name, split in self.splits.items():
+            samples = split.samples
+            assert isinstance(samples, QuestionRows)
+            silent = samples.silent[split.rows] if len(samples.silent) else np.zeros(len(split), dtype=bool)
+            if not silent.any():
+                continue
+            rows, why = split.rows[silent].tolist(), "the tokenizer makes no token of the context"
+            if not self.skips or silent.all():
+                problem = f"{samples.name(rows[0])}: {why} {samples.contexts[rows[0]]!r:.40}"
+                raise UserError("data", problem, "remove it, or set data.on_bad_sample skip")
+            self.note_skipped(name, {samples.name(row): why for row in rows}, of_all_ranks=True)
+            self.splits[name] = Split(samples, split.rows[~silent], None, split.train, name)
+            self.total_train -= len(rows) if name == "train" else 0
+        return view
 
     def load_for_prediction(self) -> Samples | None:
         """Reads the file `predict` without its answers."""

@@ -11,6 +11,7 @@ from unicodedata import normalize
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, number
 from sft_lightning.data.text.files import KINDS, Bad, Table, check_text, once, read_table
+from sft_lightning.data.text.label_sets import indicator
 from sft_lightning.data.text.labels import said
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.utf8 import open_text
@@ -179,7 +180,7 @@ def given(table: Table, row: int) -> list[tuple[str, int]]:
             raise UserError("data", f"{where}: 'answers' is no JSON ({error})", MEND) from None
     if isinstance(value, dict):  # as `datasets` has them: lists of texts and of offsets
         texts, starts = value.get("text"), value.get("answer_start")
-        texts, starts = ([v] if isinstance(v, str | int) else list(v if v is not None else ()) for v in (texts, starts))
+        texts, starts = (list(v) if isinstance(v, list | tuple) else [] if v is None else [v] for v in (texts, starts))
         if len(texts) != len(starts):
             raise UserError("data", f"{where}: {len(texts)} texts of answers, but {len(starts)} offsets", MEND)
         value = [{"text": t, "answer_start": s} for t, s in zip(texts, starts, strict=True)]
@@ -187,10 +188,13 @@ def given(table: Table, row: int) -> list[tuple[str, int]]:
         raise UserError("data", f"{where} has no 'answers'", MEND)
     if not isinstance(value, list):
         raise UserError("data", f"{where}: 'answers' is {kind_of(value)}, not a list", MEND)
-    impossible = table.columns["is_impossible"][row] if "is_impossible" in table.columns else None
-    if impossible in (True, "true", "True", 1) and value:
+    said = table.columns["is_impossible"][row] if "is_impossible" in table.columns else None
+    impossible = indicator(said)
+    if impossible is None and not missing(said):
+        raise UserError("data", f"{where}: is_impossible is {said!r:.40}, not true or false", MEND)
+    if impossible == 1 and value:
         raise UserError("data", f"{where} is_impossible, but has {len(value)} answers", MEND)
-    if impossible in (False, "false", "False", 0) and impossible is not None and not value:
+    if impossible == 0 and not value:
         raise UserError("data", f"{where} has no answers, but is not is_impossible", MEND)
     return [text_and_start(one, where) for one in value]
 

@@ -5,6 +5,7 @@ from typing import Any
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.own_texts import check_words
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
@@ -109,13 +110,15 @@ class TaggedTable(TaggedData):
                     raise UserError("data", f"{where}: column '{self.token_column}' has no value", "remove the row")
                 found.words[row] = check_words(said, self.token_column, where)
                 found.tags[row] = (
-                    self._tags(marked, len(said), names or self.labels, where) if tagged else [""] * len(said)
+                    self._tags(marked, len(said), names or self.labels, where, found.notes)
+                    if tagged
+                    else [""] * len(said)
                 )
             except UserError as error:
                 found.refuse(row, error)
         return found
 
-    def _tags(self, tags: Any, words: int, names: list[str] | None, where: str) -> list[str]:
+    def _tags(self, tags: Any, words: int, names: list[str] | None, where: str, notes: Notes) -> list[str]:
         """The names of a row's tags. Raises UserError unless each word has a tag, and each number a name."""
         if not isinstance(tags, list):
             kind = "no value" if missing(tags) else f"{tags!r:.40}, not a list of tags"
@@ -123,11 +126,13 @@ class TaggedTable(TaggedData):
         if len(tags) != words:
             problem = f"{where} has {len(tags)} tags for {words} words"
             raise UserError("data", problem, "write one tag for each word")
-        return [self._name(tag, at, names, where) for at, tag in enumerate(tags)]
+        return [self._name(tag, at, names, where, notes) for at, tag in enumerate(tags)]
 
-    def _name(self, tag: Any, at: int, names: list[str] | None, where: str) -> str:
+    def _name(self, tag: Any, at: int, names: list[str] | None, where: str, notes: Notes) -> str:
         if isinstance(tag, str) and tag.strip():
-            return tag
+            if tag != tag.strip():
+                notes.add("white space around a tag is left out", where)
+            return tag.strip()
         if isinstance(tag, int | float) and not isinstance(tag, bool) and float(tag).is_integer():
             if names is None:
                 problem = f"{where}: tag {at} is the number {tag:g}, and the file does not name the tags"

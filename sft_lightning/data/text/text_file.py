@@ -15,7 +15,7 @@ SAID = {"blank_lines": "separated by blank lines", "lines": "one a line", "file"
 def read_documents(path: str, key: str, division: Division, skip: bool = False) -> Table:
     """Reads a UTF-8 file, with or without a byte order mark, as a table with a column `text`.
 
-    Line ends CR LF become LF. With `skip`, documents that are not UTF-8 are left out.
+    Line ends CR LF become LF, as do those of a file that has CR alone. With `skip`, documents that are not UTF-8 are left out.
 
     Args:
         path: The file.
@@ -43,14 +43,15 @@ def read_documents(path: str, key: str, division: Division, skip: bool = False) 
             f"{path} line {line} has a NUL character, so it is binary, or UTF-16 without a byte order mark",
             "give a file of plain text in UTF-8",
         )
-    returns = text.count("\r\n")
-    documents, lines = divided(text.replace("\r\n", "\n"), division)
+    end, named = ("\r\n", "CR LF") if "\n" in text else ("\r", "CR")
+    returns = text.count(end)
+    documents, lines = divided(text.replace(end, "\n"), division)
     if not documents:
         raise UserError(key, f"{path} has no text", "use another file")
     bad: Bad = {row: "not UTF-8" for row, one in enumerate(documents) if NO_TEXT.search(one)} if skip else None
     notes = [f"{path} has {plural(len(documents), 'document')}, {SAID[division]} (data.documents)"]
     if returns:
-        notes.append(f"{path}: {plural(returns, 'line end')} CR LF read as LF")
+        notes.append(f"{path}: {plural(returns, 'line end')} {named} read as LF")
     return Table(path, {"text": documents}, lines=lines, bad=bad, notes=notes)
 
 
