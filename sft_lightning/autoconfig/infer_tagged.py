@@ -121,7 +121,7 @@ def columns_of(row: dict[str, Any], said: Overrides, where: Path) -> tuple[str, 
     None if a column that the user names is no such list. Raises UserError if the row has lists, but lacks that column.
     """
     for flag, name in (("text_column", said.text_column), ("label_column", said.label_column)):
-        if name in (None, *row) or columns_of(row, Overrides(), where) is None:
+        if name is None or name in row or columns_of(row, Overrides(), where) is None:
             continue
         if not name.endswith("*") and not any(part.strip() in row for part in name.split(",")):
             here = ", ".join(row)
