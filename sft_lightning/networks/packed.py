@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from sft_lightning.sharding.tensors import is_sharded
+
 if TYPE_CHECKING:
     from sft_lightning.networks.base import Network
 
@@ -52,6 +54,8 @@ def why_not_apart(network: "Network", vocabulary: int, most: int | None) -> str:
         vocabulary: Number of its tokens.
         most: Most tokens that it takes; None for any number.
     """
+    if any(map(is_sharded, network.parameters())):
+        return "this cannot be tried with trainer.strategy fsdp2"  # running it now would fix the precision of its parts
     device = next(network.parameters()).device
     modes = {m: m.training for m in network.modules()}
     network.eval()

@@ -373,7 +373,15 @@ CASES: dict[str, Case] = {
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
-    "packed plain text": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewPages, FewPages, new_head=False),
+    "packed plain text": Case(
+        "causal_lm",
+        _save_tiny("llama", "lm"),
+        _language,
+        FewPages,
+        FewPages,
+        new_head=False,
+        refused_in_parts=tuple(VARIANTS),
+    ),
     "pairs": Case(
         "seq2seq",
         _save_tiny("t5", "seq2seq", eos_token_id=2),

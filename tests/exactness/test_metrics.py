@@ -19,7 +19,7 @@ from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.exactness import figures
 from tests.exactness.cases import CASES, OLD_TAGS, TAGS, make
-from tests.exactness.jobs import HOW, LIMITED, SHARDED, SIZES, every, marked, measured
+from tests.exactness.jobs import CASES_IN_PARTS, HOW, LIMITED, SHARDED, SIZES, every, marked, measured
 from tests.exactness.jobs import PARTS as IN_PARTS
 from tests.exactness.measuring import (
     REFERENCES,
@@ -229,7 +229,7 @@ def test_a_sharded_network_measures_the_same(together: Any, root: Path, case: st
 
 
 @pytest.mark.slow
-@EVERY_CASE
+@pytest.mark.parametrize("case", CASES_IN_PARTS)
 @pytest.mark.parametrize("rows", SIZES)
 @pytest.mark.parametrize("how", WITH_METRICS)
 def test_any_sharded_network_measures_the_same(together: Any, root: Path, case: str, rows: int, how: str) -> None:
