@@ -238,9 +238,8 @@ def is_reference(scheduler: Scheduler, choice: Choice) -> bool:
 def leaves_the_encoder(record: dict[str, Any]) -> bool:
     """Whether a run trained only its new head."""
     parameters = record["parameters"]
-    frozen = parameters.get("trainable") == parameters.get("head") and bool(
-        (record.get("pretrained") or {}).get("name")
-    )
+    new = parameters.get("new", parameters.get("head"))  # a head may be pretrained, as a language model's is
+    frozen = bool(new) and parameters.get("trainable") == new and bool((record.get("pretrained") or {}).get("name"))
     return record.get("variant") == "LinearProbe" or frozen
 
 

@@ -47,6 +47,9 @@ def test_an_arm_that_trains_its_head_alone_is_a_reference() -> None:
     base = {"variant": "PlainSFT", "pretrained": {"name": "x"}}
     assert leaves_the_encoder({**base, "parameters": {"trainable": 10, "head": 10}})
     assert not leaves_the_encoder({**base, "parameters": {"trainable": 30, "head": 10}})
+    assert not leaves_the_encoder({**base, "parameters": {"trainable": 10, "head": 10, "new": 0}}), (
+        "a language model's head is pretrained: training it alone keeps nothing by construction"
+    )
     assert leaves_the_encoder({**base, "variant": "LinearProbe", "parameters": {"trainable": 10, "head": 10}})
     assert not leaves_the_encoder({**base, "pretrained": {"name": None}, "parameters": {"trainable": 1, "head": 1}})
 
