@@ -1,6 +1,7 @@
 """What holds for every network: a new one is tried by being registered, and needs one line in EXAMPLES."""
 
 from collections.abc import Callable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -151,3 +152,16 @@ def test_a_new_head_depends_on_the_seed_and_nothing_pretrained_does(name: str, t
     assert not differ & one.shared_parameters().keys(), "the seed changes pretrained weights"
     if not one.shares_outputs:
         assert any(n.startswith("head.") for n in differ)
+
+
+@torch.no_grad()
+def test_a_network_read_from_a_file_computes_what_its_copy_does_to_the_bit(tmp_path: Path) -> None:
+    """A file's tensors begin anywhere, and a layer of one output is rounded otherwise there."""
+    folder = tiny_folder(tmp_path / "bert", "bert", "choices")
+    network = OWN["TransformersChoice"](TaskInfo("multiple_choice", 1), pretrained=folder).eval()
+    copied = deepcopy(network)
+    for seed in range(20):
+        torch.manual_seed(seed)
+        ids = torch.randint(5, 60, (4, 3, 9))
+        x = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+        assert torch.equal(network(x).source_logits, copied(x).source_logits)
