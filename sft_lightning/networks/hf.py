@@ -24,7 +24,6 @@ from sft_lightning.networks.source_task import PROBLEMS
 from sft_lightning.networks.tensors import tensor_names
 from sft_lightning.networks.weights import OURS, Source, read_state_dict, resolve, tensors_alone
 
-ALIGNMENT = 64  # bytes; where torch's own memory begins
 Config = str | dict[str, Any] | None
 """A transformers configuration: a folder or hub name, or `{'model_type': 'vit', 'hidden_size': 64, ...}`."""
 
@@ -107,19 +106,7 @@ def load_hf(
     network.report.missing = [n for n in own if n in missing]
     network.report.unexpected = sorted(info["unexpected_keys"])
     network.fresh = {n for n in tensor_names(model) if n in missing}
-    align(model)
     return model.eval()
-
-
-def align(model: nn.Module) -> None:
-    """Moves tensors that lie in a file's memory to addresses as of any other tensor.
-
-    There they begin anywhere, and products with them may be rounded otherwise than with a copy: at step 0, student and
-    teacher would differ in the last bit.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.data_ptr() % ALIGNMENT:
-            tensor.data = tensor.data.clone()
 
 
 def quieten() -> None:
