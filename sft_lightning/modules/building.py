@@ -14,7 +14,7 @@ from sft_lightning.modules.trainable import Change, TrainableSet
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import build_network
-from sft_lightning.networks.tensors import align, weights_hash
+from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.networks.transforms import apply_transforms, without_transforms
 from sft_lightning.sharding.split import shard, share_statistics
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
@@ -106,7 +106,6 @@ class BuiltModule(TunedModule):
                 "network.pretrained", f"{type(self).__name__} needs a pretrained network", "set it, or use PlainSFT"
             )
         if network.pretrained is not None:
-            align(network)
             self._teacher.append(Teacher(network, without_transforms(self.hparams["network"])))
         apply_transforms(network)
         self.trainable = TrainableSet(network)

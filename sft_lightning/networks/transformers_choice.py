@@ -11,6 +11,7 @@ from sft_lightning.networks.base import Network
 from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf, split_head
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.tensors import align
 from sft_lightning.networks.transformers_text import (
     check_vocabulary,
     checkpoint_gradients,
@@ -56,6 +57,7 @@ class TransformersChoice(Network):
         from transformers import AutoModelForMultipleChoice
 
         model = load_hf(AutoModelForMultipleChoice, pretrained, config, self, trust_remote_code)
+        align(model)  # a layer of one output, which scores choices, is rounded by where its weight lies
         self.head_name = split_head(self, model, keep_source_head is True, num_labels=1)
         if self.source_task is not None:
             self.source_task = replace(self.source_task, name=task.name)

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import LSTM, NETWORKS, Network
-from sft_lightning.networks.tensors import align
 from tests.networks.tiny import SENTENCES, tiny_folder
 
 OWN = {name: cls for name, cls in NETWORKS.items() if cls.__module__.startswith("sft_lightning.")}
@@ -156,11 +155,10 @@ def test_a_new_head_depends_on_the_seed_and_nothing_pretrained_does(name: str, t
 
 
 @torch.no_grad()
-def test_a_network_read_from_a_file_computes_what_its_copy_does_to_the_bit_once_aligned(tmp_path: Path) -> None:
-    """A file's tensors begin anywhere, and a layer of one output is rounded otherwise there. Modules align before they copy."""
+def test_a_network_read_from_a_file_scores_choices_as_its_copy_does_to_the_bit(tmp_path: Path) -> None:
+    """A file's tensors begin anywhere, and a layer of one output is rounded otherwise there."""
     folder = tiny_folder(tmp_path / "bert", "bert", "choices")
     network = OWN["TransformersChoice"](TaskInfo("multiple_choice", 1), pretrained=folder).eval()
-    align(network)
     copied = deepcopy(network)
     for seed in range(20):
         torch.manual_seed(seed)
