@@ -110,7 +110,7 @@ def first_row(path: Path) -> dict[str, Any]:
         else:
             rows = json.loads(path.read_text(encoding="utf-8-sig"))
         row = rows[0]
-    except Exception:
+    except Exception:  # of json, pyarrow or the file system: whatever it is, the reader of tables says it better
         return {}
     return row if isinstance(row, dict) else {}
 

@@ -39,10 +39,8 @@ class WritePredictions(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         index = batch["index"][batch["real"]] if "real" in batch else batch["index"]
-        data, task = getattr(trainer, "datamodule", None), getattr(pl_module, "info", None)
         for number, row in zip(index.tolist(), outputs, strict=True):
-            shown = data.present(number, row, task) if isinstance(data, SFTDataModule) else row
-            self._rows.append({"index": number, **shown})
+            self._rows.append({"index": number, **row})
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = self._rows
@@ -55,6 +53,7 @@ class WritePredictions(Callback):
             data = getattr(trainer, "datamodule", None)
             if isinstance(data, SFTDataModule):
                 samples = data.splits["predict" if "predict" in data.splits else "test"].samples
-                rows = [samples.completed(row["index"], row) for row in rows]
+                task = getattr(pl_module, "info", None)
+                rows = [{"index": at, **samples.completed(at, row, task)} for row in rows for at in [row.pop("index")]]
             write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         self._rows = []

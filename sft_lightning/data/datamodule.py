@@ -271,10 +271,6 @@ class SFTDataModule(Batches, ABC):
 
     # ---- saying what it is ----
 
-    def present(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
-        """The prediction for a sample, for predictions.jsonl; a data set may add what it knows, such as places in a text."""
-        return prediction
-
     def fingerprint(self) -> dict[str, str]:
         """Hash of content, rows and targets of each split: equal if and only if the samples are."""
         return fingerprints(self.splits)["fingerprint"]

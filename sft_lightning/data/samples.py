@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.core.structures import Texts
+from sft_lightning.core.structures import TaskInfo, Texts
 from sft_lightning.data.sampler import Key
 
 
@@ -74,8 +74,8 @@ class Samples(ABC):
         """Rows that loading found unusable, and why; they are in no split."""
         return {}
 
-    def completed(self, row: int, prediction: dict[str, Any]) -> dict[str, Any]:
-        """Adds to a row's prediction what only the data know, such as the text of the chosen choice."""
+    def completed(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
+        """Adds to a row's prediction what only the data know, such as the text of the chosen choice, or places in a text."""
         return prediction
 
     def name(self, row: int) -> str:

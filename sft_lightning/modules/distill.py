@@ -36,9 +36,9 @@ class DistillSFT(SFTModule):
             pretrained one (language models); auto takes logits for language models, else source_logits if there are
             some, else features.
         distance: mse is ‖·‖² summed over dimensions, kl the divergence from teacher to student with the T² factor,
-            cosine 1 − cos. Of features of choices it is the sum over a question's choices. For a multi-label source
-            head kl is summed over labels, and for choices it compares one distribution; a source head of values (regression,
-            rerankers, reward models) cannot use kl, nor cosine if it has one output.
+            cosine 1 − cos. An item with several rows of features, such as a question's choices or tokens, counts with
+            their mean. For a multi-label source head kl is summed over labels, and for choices it compares one distribution;
+            a source head of values (regression, rerankers, reward models) cannot use kl, nor cosine if it has one output.
         temperature: T of kl.
         train_source_head: Train the kept source head too, towards its former outputs, as LwF does; for on source_logits.
         **kwargs: How training is done; see PlainSFT.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,12 @@ def test_texts_are_split_at_punctuation_and_places_lead_back_to_the_text(text: s
 TEXTS = ["Ann Lee lives in cafe\u0301 ﬁne Oslo.", "No one here", "Bo"]
 
 
+def completed(data: Any, *args: Any) -> dict[str, Any]:
+    """What the data add to a prediction: row, prediction, task."""
+    found: dict[str, Any] = data.splits["predict"].samples.completed(*args)
+    return found
+
+
 @pytest.mark.parametrize("suffix", ["txt", "csv", "jsonl"])
 def test_predictions_on_texts_have_words_and_entities_by_character(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"new.{suffix}"
@@ -49,14 +56,14 @@ def test_predictions_on_texts_have_words_and_entities_by_character(tmp_path: Pat
     assert any("white space and punctuation" in note for note in data.remarks())
     tags = ["B-PER", "I-PER", "O", "O", "B-LOC", "I-LOC", "I-LOC", "O"]
     prediction = {"tags": tags, "probabilities": [0.5] * 8}
-    shown = data.present(0, prediction, info_of(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
+    shown = completed(data, 0, prediction, info_of(["O", "B-PER", "I-PER", "B-LOC", "I-LOC"]))
     assert shown["line"] == {"txt": 1, "csv": 2, "jsonl": 1}[suffix]
     assert shown["words"] == ["Ann", "Lee", "lives", "in", "cafe\u0301", "ﬁne", "Oslo", "."]
     person, place = shown["entities"]
     assert person == {"type": "PER", "start": 0, "end": 7, "text": "Ann Lee", "probability": 0.25}
     assert place["text"] == TEXTS[0][place["start"] : place["end"]] == "cafe\u0301 ﬁne Oslo"
     assert "untagged" not in shown
-    cut = data.present(0, {"tags": tags[:5], "probabilities": [0.5] * 5}, info_of(["NOUN"]))
+    cut = completed(data, 0, {"tags": tags[:5], "probabilities": [0.5] * 5}, info_of(["NOUN"]))
     assert [TEXTS[0][a:b] for a, b in cut["untagged"]] == ["ﬁne", "Oslo", "."] and "entities" not in cut
 
 
@@ -65,10 +72,10 @@ def test_columns_in_a_txt_file_are_no_texts(tmp_path: Path) -> None:
         data = ready(CoNLL(predict=write(tmp_path, text, "new.txt")), "predict")
         split = data.splits["predict"]
         assert isinstance(split.samples, TaggedRows) and split.samples.sentences.words[0] == ["Ann", "Lee"]
-        assert data.present(0, {"tags": ["O"]}, None) == {"tags": ["O"]}
+        assert completed(data, 0, {"tags": ["O"]}, None) == {"tags": ["O"]}
         assert any("one word a line" in note for note in data.notes)
     same_length = ready(CoNLL(predict=write(tmp_path, "Ann is here\nBo is there\n", "two.txt")), "predict")
-    assert same_length.present(1, {"tags": ["X"], "probabilities": [1.0]}, None)["text"] == "Bo is there"
+    assert completed(same_length, 1, {"tags": ["X"], "probabilities": [1.0]}, None)["text"] == "Bo is there"
     with refused("data.split_words", "new.txt"):
         ready(CoNLL(predict=str(tmp_path / "new.txt"), split_words="whitespace"), "predict")
 
@@ -81,7 +88,7 @@ def test_a_text_that_cannot_be_read_is_refused_with_its_line_or_left_out_and_cou
         ready(CoNLL(predict=file), "predict")
     data = ready(CoNLL(predict=file, on_bad_sample="skip"), "predict")
     assert data.splits["predict"].rows.tolist() == [0, 4] and data.skipped_report(gather=False)["predict"]["count"] == 3
-    shown = data.present(4, {"tags": ["O"], "probabilities": [1.0]}, None)
+    shown = completed(data, 4, {"tags": ["O"], "probabilities": [1.0]}, None)
     assert (shown["text"], shown["line"]) == ("Bo", 5)
     with refused("data", "'words'", "text", "data.text_column"):
         ready(CoNLL(predict=file, text_column="words"), "predict")

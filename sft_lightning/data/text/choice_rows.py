@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.text.base import TextRows, Tokens
@@ -152,6 +153,6 @@ class ChoiceRows(Tokens):
     def name(self, row: int) -> str:
         return self.table.name(row)
 
-    def completed(self, row: int, prediction: dict[str, Any]) -> dict[str, Any]:
+    def completed(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
         """Adds the text of the chosen choice."""
         return {**prediction, "text": self.choices[row][prediction["choice"]]}

@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.structures import TaskInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.notes import together
-from sft_lightning.data.text.own_texts import AS_COLUMNS, holds_texts, how_split, located, read_texts
+from sft_lightning.data.text.own_texts import AS_COLUMNS, holds_texts, how_split, read_texts
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
@@ -145,16 +144,6 @@ class TaggedData(TokenData, base=True):
     def reads_table(self, file: str) -> bool:
         """Whether a table to predict on is in the data's own format."""
         return False
-
-    def present(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
-        """Adds the places of words and entities in the text, if the words were split from one, and the line it is on."""
-        split = self.splits.get("predict")
-        if split is None or not isinstance(split.samples, TaggedRows) or split.samples.sentences.texts is None:
-            return prediction
-        of = split.samples.sentences
-        assert of.texts is not None
-        in_scheme = bool(task is not None and scheme_of(task.labels))
-        return {of.unit: of.lines[row], **located(of.texts[row], of.spans[row], prediction, in_scheme)}
 
     # ---- saying what it is ----
 

@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.findings import content
 from sft_lightning.data.sampler import Key
+from sft_lightning.data.text.own_texts import located
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.tokens import CHUNK, Ragged, Tokens
-from sft_lightning.tasks.schemes import OUTSIDE, type_of
+from sft_lightning.tasks.schemes import OUTSIDE, scheme_of, type_of
 
 
 class TaggedRows(Tokens):
@@ -107,6 +109,14 @@ class TaggedRows(Tokens):
 
     def bad_rows(self) -> dict[int, str]:
         return self.sentences.bad or {}
+
+    def completed(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
+        """Adds the places of words and entities in the text, if the words were split from one, and the line it is on."""
+        of = self.sentences
+        if of.texts is None:
+            return prediction
+        in_scheme = bool(task is not None and scheme_of(task.labels))
+        return {of.unit: of.lines[row], **located(of.texts[row], of.spans[row], prediction, in_scheme)}
 
     def shown(self, row: int) -> dict[str, Any]:
         return {"words": self.sentences.words[row]}
