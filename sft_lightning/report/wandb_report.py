@@ -4,6 +4,7 @@ It uses W&B's workspaces library (extra `[wandb-report]`), which needs a server,
 The panels are empty until the runs are on that server; `wandb sync` sends runs that were recorded offline.
 """
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -24,6 +25,7 @@ from sft_lightning.report.theme import colours
 STEP = "trainer/global_step"
 FORGETTING = "retention/forgetting"
 LONGEST_TITLE = 128  # characters that the library accepts
+PATIENCE = 20.0  # seconds for the server's first answer, and for the end of W&B's own process
 
 
 def write_report(paths: list[Path], entity: str | None, project: str, title: str | None = None) -> str:
@@ -47,6 +49,7 @@ def send(comparison: Comparison, summary: list[Row], entity: str | None, project
     import wandb
 
     with said_in_one_line(wandb):
+        first_answer(wandb.setup().settings.base_url)
         entity = entity or wandb.Api().default_entity
         if not entity:
             raise UserError("--wandb-report", "your W&B account has no default entity", "give ENTITY/PROJECT")
@@ -89,8 +92,26 @@ def said_in_one_line(wandb: Any) -> Iterator[None]:
             "log in by `wandb login` or WANDB_API_KEY, name the server in WANDB_BASE_URL, or use --html, which needs neither",
         ) from None
     finally:
-        with suppress(Exception):
-            wandb.teardown()
+        # W&B waits without limit for its process, which may still be asking a server that does not answer.
+        ending = threading.Thread(target=torn_down, args=(wandb,), daemon=True)
+        ending.start()
+        ending.join(PATIENCE)
+
+
+def torn_down(wandb: Any) -> None:
+    """Ends W&B's process and waits for it."""
+    with suppress(Exception):
+        wandb.teardown()
+
+
+def first_answer(url: str) -> None:
+    """Raises an error if no server answers at `url`: W&B's own requests are repeated for minutes before they fail."""
+    import requests
+
+    try:
+        requests.head(url, timeout=PATIENCE)
+    except requests.RequestException as error:
+        raise ConnectionError(f"no answer from {url} ({type(error).__name__})") from None
 
 
 def parse_target(given: str) -> tuple[str | None, str]:

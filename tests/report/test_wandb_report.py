@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from sft_lightning.report import wandb_report
 from sft_lightning.report.wandb_report import parse_target, write_report
 from tests.refused import refused
 from tests.report.written import ARMS, write_run
@@ -211,7 +212,10 @@ def test_without_the_library_the_extra_is_named(study: Path, monkeypatch: pytest
     not_written(study, "pip install 'sft-lightning[wandb-report]'")
 
 
-def test_without_a_key_it_says_how_to_log_in(study: Path) -> None:
+def test_without_a_key_it_says_how_to_log_in(
+    study: Path, logged_in: ReportServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
     not_written(study, "not logged in", "WANDB_API_KEY", "--html")
 
 
@@ -225,15 +229,30 @@ def test_a_project_that_is_not_there_is_named(study: Path, logged_in: ReportServ
     assert not logged_in.views
 
 
-def test_without_a_server_it_says_so(study: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import wandb
-
-    monkeypatch.setattr(wandb.Api, "_HTTP_TIMEOUT", 2)  # seconds; W&B's own setting is read when it is imported
-    with socket.socket() as free:  # a port that stays ours, and on which nothing listens
+@pytest.mark.parametrize("listens", [False, True], ids=["nothing listens", "it never answers"])
+def test_without_a_server_it_says_so(study: Path, monkeypatch: pytest.MonkeyPatch, listens: bool) -> None:
+    monkeypatch.setattr(wandb_report, "PATIENCE", 1.0)
+    with socket.socket() as free:  # a port that stays ours
         free.bind(("127.0.0.1", 0))
+        if listens:
+            free.listen()
         monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{free.getsockname()[1]}")
         monkeypatch.setenv("WANDB_API_KEY", KEY)
-        not_written(study, "WANDB_BASE_URL", "--html")
+        not_written(study, "no answer from http://127.0.0.1", "WANDB_BASE_URL", "--html")
+
+
+def test_a_process_of_wandb_that_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stuck:
+        @staticmethod
+        def teardown() -> None:
+            released.wait(60)
+
+    released = threading.Event()
+    monkeypatch.setattr(wandb_report, "PATIENCE", 0.1)
+    with refused("--wandb-report", "the service is busy"), wandb_report.said_in_one_line(Stuck):
+        raise TimeoutError("the service is busy")
+    assert not released.is_set()
+    released.set()
 
 
 def test_the_target_is_a_project_with_or_without_its_entity() -> None:
