@@ -125,14 +125,18 @@ ARGUMENTS: dict[str, Refused | None] = {
     "num_sanity_val_steps": Refused(
         "every run is measured before training in any case", "set 0", when=differs(None, 0)
     ),
-    "log_every_n_steps": None,
+    "log_every_n_steps": Refused(
+        "must not be negative", "set 1 to log each step", when=lambda value: value is not None and value < 0
+    ),
     "enable_checkpointing": Refused(
         "every run needs last.ckpt and best.ckpt", "leave it out", when=differs(None, True)
     ),
     "enable_progress_bar": None,
     "enable_model_summary": None,
     "accumulate_grad_batches": None,
-    "gradient_clip_val": None,
+    "gradient_clip_val": Refused(
+        "must not be negative", "leave it out to clip nothing", when=lambda value: value is not None and value < 0
+    ),
     "gradient_clip_algorithm": None,
     "deterministic": None,
     "benchmark": None,

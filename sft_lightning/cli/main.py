@@ -112,7 +112,7 @@ def command() -> int:
     job = allocation()
     if job is not None:
         watch_the_clock(job)
-        watch_the_signal(sys.argv[1:])
+    watch_the_signal(sys.argv[1:])
     code = last_word(main(), sys.argv[1:])
     signal.signal(PREEMPT, signal.SIG_IGN)  # Python removes handlers when it exits, and the signal would kill it
     return code

@@ -19,7 +19,7 @@ from typing import Any
 
 from sft_lightning.cluster.allocation import Allocation, allocation, ends, int_or_default, scontrol
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.signals import PREEMPT, SIGNALS
+from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
 
 LEAD, LEAD_VARIABLE = 120.0, "SFT_STOP_BEFORE_S"
 """Seconds before the job's end at which a run stops by itself: enough for a step and a save"""
@@ -80,10 +80,11 @@ def is_first(job: Allocation) -> bool:
 
 
 def watch_the_signal(arguments: list[str]) -> None:
-    """Ends this rank if it gets SIGUSR1 but cannot react to it.
+    """Ends this process if it gets SIGTERM, SIGUSR1 or Ctrl-C but cannot react to it.
 
-    This happens if the same signal ended another rank during its imports: this one would wait for it in a system call for
-    half an hour. Once training has begun, ranks agree on when to stop (see callbacks/checkpoints.py).
+    Python's handlers run between two calls, and a rank that waits for another one does so in one call of half an hour: for
+    a node that has not come, or for a rank that the same signal ended during its imports. Once training has begun, ranks
+    agree on when to stop (see callbacks/checkpoints.py).
 
     Args:
         arguments: Arguments of the command line, which name the run.
@@ -91,15 +92,22 @@ def watch_the_signal(arguments: list[str]) -> None:
     heard, rings = os.pipe()
     os.set_blocking(rings, False)
     signal.set_wakeup_fd(rings, warn_on_full_buffer=False)  # written to at once, even if the main thread is blocked
+    os.register_at_fork(after_in_child=_deaf)
     threading.Thread(target=_unstick, args=(heard, arguments), daemon=True, name="signal").start()
 
 
+def _deaf() -> None:
+    with suppress(ValueError):  # forked by a thread, in which Python allows no change
+        signal.set_wakeup_fd(-1)
+
+
 def _unstick(heard: int, arguments: list[str]) -> None:
-    while os.read(heard, 1)[0] != PREEMPT:
-        continue
-    time.sleep(GRACE)
-    if SIGNALS.asked is None and not SIGNALS.waits:
-        leave(PREEMPTED, arguments)
+    while True:
+        signum = os.read(heard, 1)[0]
+        if signum in HANDLED:
+            time.sleep(GRACE)
+            if SIGNALS.asked is None and not SIGNALS.waits:
+                leave(128 + signum, arguments)
 
 
 # ---- what then ----

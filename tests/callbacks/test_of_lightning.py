@@ -75,6 +75,8 @@ ARGUMENT_FLAGS = {
     "reload_dataloaders_every_n_epochs": "1",
     "check_val_every_n_epoch": "0",
     "val_check_interval": "00:00:01:00",
+    "log_every_n_steps": "-3",
+    "gradient_clip_val": "-1",
 }
 
 

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -126,3 +127,54 @@ def test_a_signal_to_one_of_two_processes_stops_both(tmp_path: Path) -> None:
     stopped = load(path)
     assert stopped.status == "interrupted"
     assert torch.load(stopped.files.last, weights_only=True)["global_step"] == stopped.record["steps"]
+
+
+@pytest.mark.slow
+def test_a_run_that_waits_for_another_node_ends_when_it_is_asked_to(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torchrun = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": 2, "RANK": 0, "LOCAL_RANK": 0}
+    nodes = ("--trainer.strategy", "ddp", "--trainer.devices", "1", "--trainer.num_nodes", "2")
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "sft_lightning",
+            *FIT,
+            *DISABLED,
+            "--run_id",
+            "alone",
+            "--trainer.accelerator",
+            "cpu",
+            *nodes,
+        ],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            **{k: str(v) for k, v in torchrun.items()},
+            **{"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "one"},
+            **{"OMP_NUM_THREADS": "1", "SFT_RUNS_DIR": str(tmp_path / "runs")},
+        },
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 200
+        while not listening(port):
+            assert process.poll() is None, f"it ended before: {process.communicate()}"
+            assert time.monotonic() < until, "it never waited"
+            time.sleep(0.1)
+        time.sleep(2)  # it has begun to wait
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143, err
+    assert "Traceback" not in err, err
+
+
+def listening(port: int) -> bool:
+    """Whether a process of this machine listens on a port."""
+    with socket.socket() as asking:
+        return asking.connect_ex(("127.0.0.1", port)) == 0

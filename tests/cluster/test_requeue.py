@@ -483,9 +483,8 @@ system.pthread_mutex_lock(lock)  # for ever, and no signal wakes it
 """
 
 
-def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_all_the_same(
-    outside: pytest.MonkeyPatch, scontrol: StandIn
-) -> None:
+def stuck_until(signum: signal.Signals) -> tuple[int, str]:
+    """Exit code and output of a process that hangs in a system call and gets a signal."""
     process = subprocess.Popen(
         [sys.executable, "-c", STUCK], cwd=ROOT, env={**os.environ, **ONE}, stdout=subprocess.PIPE, text=True
     )
@@ -496,13 +495,29 @@ def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_al
         while not states.endswith("SSSSS"):  # it sleeps, and not only for a moment
             states += Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0]
             time.sleep(0.02)
-        process.send_signal(signal.SIGUSR1)
+        process.send_signal(signum)
         said, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == PREEMPTED, f"it ended with {process.returncode}"
+    return process.returncode, said
+
+
+def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_all_the_same(
+    outside: pytest.MonkeyPatch, scontrol: StandIn
+) -> None:
+    code, said = stuck_until(signal.SIGUSR1)
+    assert code == PREEMPTED, f"it ended with {code}"
     assert scontrol.asked == ["requeue 7"]
     assert "saved; job 7 is requeued" in said
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_hangs_in_the_system_ends_when_it_is_asked_to(
+    outside: pytest.MonkeyPatch, scontrol: StandIn, asked: signal.Signals
+) -> None:
+    code, _ = stuck_until(asked)
+    assert code == 128 + asked, f"it ended with {code}"
+    assert not scontrol.asked, "nobody took its node away"
 
 
 HUNG = """
