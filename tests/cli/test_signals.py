@@ -153,8 +153,11 @@ def test_a_run_that_waits_for_another_node_ends_when_it_is_asked_to(tmp_path: Pa
         env={
             **os.environ,
             **{k: str(v) for k, v in torchrun.items()},
-            **{"GROUP_RANK": "0", "LOCAL_WORLD_SIZE": "1", "TORCHELASTIC_RUN_ID": "one"},
-            **{"OMP_NUM_THREADS": "1", "SFT_RUNS_DIR": str(tmp_path / "runs")},
+            "GROUP_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+            "TORCHELASTIC_RUN_ID": "one",
+            "OMP_NUM_THREADS": "1",
+            "SFT_RUNS_DIR": str(tmp_path / "runs"),
         },
         stderr=subprocess.PIPE,
         text=True,
