@@ -278,6 +278,8 @@ class Case:
     refused: dict[str, tuple[str, ...]] = field(default_factory=dict)
     refused_in_parts: tuple[str, ...] = ()
     """Variants that the library refuses here with parameters in parts (fsdp2)."""
+    shifts: tuple[str, ...] = ()
+    """Parameters that add the same to all scores of a softmax: the loss does not depend on them, only a penalty may."""
 
 
 def _save_small(network: Spec) -> Callable[[Path], str]:
@@ -363,6 +365,7 @@ CASES: dict[str, Case] = {
         lambda folder: spec(TransformersChoice, pretrained=folder),
         FewChoices,
         FewChoices,
+        shifts=("head.bias",),
     ),
     "questions": Case(
         "extractive_qa",
@@ -370,6 +373,7 @@ CASES: dict[str, Case] = {
         lambda folder: spec(TransformersQA, pretrained=folder),
         FewQuestions,
         FewQuestions,
+        shifts=("head.bias",),
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),

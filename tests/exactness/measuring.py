@@ -189,7 +189,7 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         ("loss", "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_accuracy"), _by_question
     ),
     "multi_label": {  # all labels of all items
-        "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel()) * y.shape[1],
+        "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel(), labels=[0, 1]) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
         "exact_match": lambda logits, y: sk.accuracy_score(y, logits > 0),
         "f1_micro": lambda logits, y: sk.f1_score(y, logits > 0, average="micro", zero_division=0.0),

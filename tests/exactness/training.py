@@ -186,13 +186,14 @@ def length(tensors: Iterable[Tensor]) -> float:
     return float(torch.stack([t.double().norm() for t in tensors]).norm())
 
 
-def error(found: Tensors, expected: Tensors) -> tuple[float, str]:
-    """Largest difference of a tensor relative to its length, and which it is."""
+def error(found: Tensors, expected: Tensors, shifts: tuple[str, ...] = ()) -> tuple[float, str]:
+    """Largest difference of a tensor relative to its length, and which it is; that of `shifts` relative to all (see Case)."""
     assert found.keys() == expected.keys(), f"other tensors: {found.keys() ^ expected.keys()}"
     whole, worst, rounded = length(expected.values()), (0.0, "none"), rounding(expected)
     for name, value in expected.items():
         difference = float((found[name].double() - value.double()).norm())
-        measure = whole if name.endswith(NO_GRADIENT) or name in rounded else float(value.double().norm())
+        of_all = name.endswith((*NO_GRADIENT, *shifts)) or name in rounded
+        measure = whole if of_all else float(value.double().norm())
         assert difference == difference, f"{name} is not a number"
         if difference:
             worst = max(worst, (difference / measure if measure else float("inf"), name))
