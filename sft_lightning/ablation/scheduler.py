@@ -225,7 +225,8 @@ class Scheduler:
                         fits.append((order.index(point.seed), point))
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
-        return [j for j in jobs if j not in self.under_way]
+        busy = {point for _, point in self.under_way}  # a point that is fitted again has weights before that fit ends
+        return [(job, point) for job, point in jobs if point not in busy]
 
     def to_time(self, point: str) -> bool:
         """Whether a fit's first steps are still to be timed. A quick fit is timed twice, as a process's first fit is slow."""

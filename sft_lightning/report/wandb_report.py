@@ -4,6 +4,7 @@ It uses W&B's workspaces library (extra `[wandb-report]`), which needs a server,
 The panels are empty until the runs are on that server; `wandb sync` sends runs that were recorded offline.
 """
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ def send(comparison: Comparison, summary: list[Row], entity: str | None, project
     import wandb
 
     with said_in_one_line(wandb):
-        first_answer(wandb.setup().settings.base_url)
+        first_answer(os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url)
         entity = entity or wandb.Api().default_entity
         if not entity:
             raise UserError("--wandb-report", "your W&B account has no default entity", "give ENTITY/PROJECT")

@@ -180,3 +180,21 @@ class TestADryRunsTable:
         assert "1 seed (the budget says how many more);" in said(study, capsys)
         found = said(study, capsys, open_size=True)
         assert "1 seed (the budget says how many more, and how large the grids are);" in found
+
+
+# ---- the jobs that are due ----
+
+
+def test_a_point_is_not_tested_while_it_is_fitted_again(scheduler):
+    """Its weights were removed; the checkpoint that the new fit writes meanwhile is no finished one."""
+    found = scheduler(arms={"plain": {"tune": {"model.lr": [0.001]}}}, seeds=1)
+    (point,) = found.all_points()
+    ends(found, point, fit=1.0)
+    assert found.jobs() == [("fit", point.id)]
+    found.under_way.add(("fit", point.id))
+    run = found.folder.run(point.id)
+    run.best.parent.mkdir()
+    run.best.touch()
+    assert found.jobs() == []
+    found.ended("fit", point.id)
+    assert found.jobs() == [("test", point.id)]
