@@ -2,6 +2,7 @@
 
 import logging
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,18 @@ def _pretrain(network: dict[str, Any], folder: Path) -> str:
     assert module.network is not None
     module.network.save_pretrained(str(folder))
     return str(folder)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks all but each n-th case of a test that is marked `one_in(n)` as slow."""
+    cases: Counter[str] = Counter()
+    for item in items:
+        chosen = item.get_closest_marker("one_in")
+        if chosen is not None:
+            name = item.nodeid.partition("[")[0]
+            if cases[name] % chosen.args[0]:
+                item.add_marker(pytest.mark.slow)
+            cases[name] += 1
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

@@ -322,6 +322,7 @@ class States(Callback):
     on_test_end = on_validation_end
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("split", ["test", "val"])
 @pytest.mark.parametrize("with_source", [True, False], ids=["retention data", "none"])
 def test_metrics_weights_and_random_numbers_are_the_same_bits_without_it(

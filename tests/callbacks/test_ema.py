@@ -85,6 +85,7 @@ def test_batchnorm_statistics_are_the_students(pretrained_norms: str) -> None:
     assert not torch.equal(weights(module)["encoder.1.weight"], recorder.weights[-1]["encoder.1.weight"])
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("saving", ["after validation", "at the end of the epoch", "at the end of training"])
 @pytest.mark.parametrize("variant", ["plain", "l2sp-decoupled"])
 def test_a_checkpoint_holds_the_average_and_resumes_from_the_raw_weights(

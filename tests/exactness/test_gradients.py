@@ -188,6 +188,7 @@ def test_sharding_changes_nothing_in_single_precision(together: Any, root: Path,
 # ---- batches by length ----
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("grouped", [True, False])
 @pytest.mark.parametrize("case", [c for c in CASES if "images" not in c])
 def test_grouping_by_length_keeps_the_global_batch(root: Path, case: str, grouped: bool) -> None:

@@ -24,6 +24,7 @@ def checkpoints(pretrained: str, tmp_path_factory: pytest.TempPathFactory) -> di
     return {v: saved(make(v, pretrained, lr=1e-2), folder / f"{v}.ckpt") for v in VARIANTS}
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_load_from_checkpoint_rebuilds_the_module_without_data(checkpoints: Any, variant: str) -> None:
     cls = VARIANTS[variant][0]
@@ -36,6 +37,7 @@ def test_load_from_checkpoint_rebuilds_the_module_without_data(checkpoints: Any,
     assert {k: module.hparams[k] for k in VARIANTS[variant][1]} == VARIANTS[variant][1]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(pretrained: str, checkpoints: Any, variant: str) -> None:
     whole, resumed = make(variant, pretrained, lr=1e-2), make(variant, pretrained, lr=1e-2)

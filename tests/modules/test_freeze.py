@@ -76,6 +76,7 @@ def test_the_source_head_never_moves_and_is_not_trained(pretrained: str) -> None
     assert not any("source_head" in n for g in trainer.optimizers[0].param_groups for n in g["names"])
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_batchnorm_statistics_stand_still_where_asked_while_weights_train(pretrained_norms: str, variant: str) -> None:
     recorder = Recorder()

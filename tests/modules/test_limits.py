@@ -127,6 +127,7 @@ def test_with_batchnorm_the_anchor_starts_at_zero_if_its_statistics_stand_still(
     assert recorder.logged[2]["train/loss_anchor"] > 0.0
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(
     ("gauge", "strengths"),
     [

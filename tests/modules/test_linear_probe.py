@@ -40,6 +40,7 @@ def solved(folder: str, data: Any, **settings: Any) -> tuple[LinearProbe, np.nda
     return module, output.features.double().numpy(), y.numpy()
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("classes", [NEW, [8, 3]], ids=["five classes", "two classes"])
 @pytest.mark.parametrize("standardise", [False, True])
 def test_the_head_is_the_logistic_regression_that_scikit_learn_finds(

@@ -102,6 +102,7 @@ def test_label_smoothing_is_in_the_loss(pretrained: str) -> None:
     assert_same_training(recorder, train_plainly(recorder, smoothed, partial(torch.optim.SGD, lr=0.1)))
 
 
+@pytest.mark.one_in(4)
 @pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("variant", ["plain", "distill-logits-kl", "l2sp-loss"])
 def test_every_precision_trains(pretrained: str, variant: str, precision: str) -> None:

@@ -50,6 +50,7 @@ def check(name: str, side: int, folder: Path) -> None:
     assert len(network.layers()) > 3
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize(("name", "side"), SMALLEST)
 def test_one_pass_gives_logits_features_and_what_the_original_model_says(name: str, side: int, tmp_path: Path) -> None:
     check(name, side, tmp_path)

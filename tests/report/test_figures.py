@@ -50,6 +50,7 @@ def test_a_study_has_every_figure(of_study: tuple[Comparison, Sets]) -> None:
     assert {f.id for f in catalogue(all_data(sets), sets.amount())} == ALL
 
 
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_each_figure_is_a_valid_specification_with_marks_for_its_rows(
     of_study: tuple[Comparison, Sets], name: str
