@@ -185,6 +185,7 @@ TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
 MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, *TEXTS)}
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("file", FILES)
 def test_runs_made_small(file: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = MADE_SMALL[Path(file).parent.name](file, tmp_path, monkeypatch, command)

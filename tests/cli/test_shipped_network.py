@@ -16,6 +16,7 @@ SHIPPED = {
 }
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_shipped_network_is_rebuilt_from_its_yaml(name: str, command: Command) -> None:
     done = command("fit", "--config", SHIPPED[name], "--wandb", "disabled")

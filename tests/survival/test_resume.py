@@ -80,6 +80,7 @@ def test_cut_off_at_any_moment(tmp_path: Path, variant: str, settings: str) -> N
     check_cut_off(on_digits(variant, **SETTINGS[settings]), tmp_path, 0, settings)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("task", ["classification", "regression", "causal_lm", "seq2seq"])
 def test_cut_off_with_every_task_on_texts(tmp_path: Path, task: str) -> None:
     check_cut_off(on_texts(tmp_path, task), tmp_path, 0, f"{task} on texts")
