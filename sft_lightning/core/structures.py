@@ -116,7 +116,10 @@ class TaskInfo:
 
 
 class Output(NamedTuple):
-    """The result of one encoder pass. N items, C outputs, D and E features, S source outputs."""
+    """The result of one encoder pass. N items, C outputs, D and E features, S source outputs.
+
+    For pixels, tensors are maps of R images: `[R, h, w, C]` and so on, at the network's own resolution.
+    """
 
     logits: Tensor
     """`[N, C]`"""
@@ -167,6 +170,9 @@ class Items(NamedTuple):
     """Number of items"""
     weights: Tensor | None = None
     """`[M]` weights of the rows of `features`: an item's distance is the weighted sum over its rows; None for weights of 1"""
+    output_weights: Tensor | None = None
+    """`[K]` weights of the rows of `logits` and `source_logits`, if these are K places of maps instead of N items; None for
+    weights of 1"""
 
 
 class View(Protocol):
@@ -190,8 +196,9 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word), 'choices'
-    (questions with choices), 'questions' (questions with a context, in windows) or 'pairs' (texts with target texts)"""
+    """'image', 'masks' (images with a mask each), 'text', 'tokens' (text for language modelling), 'words' (sentences with a
+    tag for each word), 'choices' (questions with choices), 'questions' (questions with a context, in windows) or 'pairs'
+    (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

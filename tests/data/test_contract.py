@@ -9,7 +9,7 @@ import pytest
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_mnist
+from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
 
 OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
 
@@ -113,6 +113,11 @@ def choices(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
 
 
+def masks(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_masks(root, 12)
+    return {"root": str(root)}
+
+
 def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
     said = [
@@ -145,6 +150,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CIFAR100": cifar(True),
     "ImageFolder": folder,
     "HubImages": parquet,
+    "MaskFolder": masks,
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)

@@ -52,6 +52,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "MLP": (lambda folder: {"in_features": 64, "hidden": [8, 8]}, lambda: images(1, 8)),
     "LeNet": (lambda folder: {"image_size": 16}, lambda: images(3, 16)),
     "LSTM": (lambda folder: {"embedding_dim": 8, "hidden": 8, "vocabulary_size": 60}, tokens),
+    "UNet": (lambda folder: {"channels": 3, "widths": [4, 6]}, lambda: images(3, 9)),
     "Timm": (lambda folder: {"name": "test_resnet"}, lambda: images(3, 32)),
     "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
     "TransformersImage": (vit, lambda: images(3, 32)),
