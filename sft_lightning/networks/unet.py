@@ -66,7 +66,7 @@ class _UNet(nn.Module):
         maps: list[Tensor] = []
         for level in self.levels:
             maps.append(level(F.max_pool2d(maps[-1], 2, ceil_mode=True) if maps else image))
-        pixels: Tensor = self.decoder(maps).permute(0, 2, 3, 1)
+        pixels: Tensor = self.decoder(maps).permute(0, 2, 3, 1).contiguous()
         return pixels
 
 

@@ -54,6 +54,7 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "LSTM": (lambda folder: {"embedding_dim": 8, "hidden": 8, "vocabulary_size": 60}, tokens),
     "UNet": (lambda folder: {"channels": 3, "widths": [4, 6]}, lambda: images(3, 9)),
     "Timm": (lambda folder: {"name": "test_resnet"}, lambda: images(3, 32)),
+    "TimmSegmentation": (lambda folder: {"name": "test_resnet", "width": 8}, lambda: images(3, 32)),
     "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
     "TransformersImage": (vit, lambda: images(3, 32)),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),

@@ -129,7 +129,7 @@ def rule_of_values(
     if labels is None and (count > MOST_CLASSES or (gaps > len(classes) and count > 3)):
         raise UserError(
             "data",
-            f"the training masks have the values {spelled(np.array(classes), False)}, not 0 to {max(1, len(classes) - 1)}",
+            f"the training masks have {spelled(np.array(classes), False)}, not 0 to {max(1, len(classes) - 1)}",
             "name the classes' values in data.init_args.mask_values",
         )
     if beyond and unknown != "ignore":
