@@ -109,7 +109,7 @@ def infer_study(
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
-        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values),
+        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values, KINDS[plan.kind].probed),
         "seeds": recipe.seeds,
         "baseline": "plain",
     }
@@ -162,7 +162,7 @@ def base_of(
         init["image_size"] = SMALL_IMAGES
     if net.image_size is not None and plan.kind == "image":
         init["image_size"] = net.image_size
-    if gpu and plan.kind == "image":
+    if gpu and plan.kind in ("image", "masks"):
         init["num_workers"] = 4
     if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
         init["max_length"] = tokens
