@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from sft_lightning.core.structures import InputSpec
-from sft_lightning.data import MaskFolder
+from sft_lightning.data import Cityscapes, MaskFolder, OxfordPet, VOCSegmentation
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.masks import UNLABELLED
 from tests.data.vision_files import squares, write_masks
@@ -201,3 +201,29 @@ def test_values_that_are_no_classes_are_refused(tmp_path: Path) -> None:
         ready(tmp_path / "images")
     with refused("network", "does not segment"):
         ready(tmp_path, InputSpec("image", network="Timm"), mask_values={"a": 0, "b": 128, "c": 200})
+
+
+def test_the_layouts_of_known_data_sets_have_their_classes_and_unlabelled_pixels(tmp_path: Path) -> None:
+    from tests.data import test_contract as known
+
+    patch = pytest.MonkeyPatch()
+    streets = Cityscapes(**known.streets(tmp_path / "streets", patch), batch_size=4)
+    streets.setup()
+    assert streets.task_info.labels[:1] == ["road"] and len(streets.task_info.labels) == 19
+    assert streets.splits.keys() == {"train", "val"} and len(streets.splits["val"]) == 8
+    assert pairs(streets)[1].unique().tolist() == [0, 13, UNLABELLED], "ids that are not evaluated have no label"
+    voc = VOCSegmentation(**known.voc(tmp_path / "voc", patch), batch_size=4)
+    voc.setup()
+    assert voc.task_info.labels[15] == "person" and len(voc.splits["val"]) == 4
+    assert pairs(voc)[1].unique().tolist() == [0, 15, UNLABELLED]
+    pet = known.pets(tmp_path / "pet", patch)
+    for border, classes, values in (("class", 3, [0, 1, 2]), ("unlabelled", 2, [0, 1, UNLABELLED])):
+        data = OxfordPet(**pet, border=border, batch_size=4)
+        data.setup()
+        assert data.task_info.num_outputs == classes and pairs(data, "test")[1].unique().tolist() == values
+    with refused("data.train_set", "trian.txt", "'train'"):
+        VOCSegmentation(str(tmp_path / "voc"), train_set="trian").setup()
+    with refused("data.root", "JPEGImages"):
+        VOCSegmentation(str(tmp_path)).setup()
+    with refused("data.labels", "no effect"):
+        Cityscapes(str(tmp_path), labels=["a", "b"])
