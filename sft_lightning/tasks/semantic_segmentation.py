@@ -10,11 +10,14 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.anchors import kl
+from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Task, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, RegionScores
 
+FAR = 1e-7
+"""How far a probability stays from 1 in the focal loss's factor"""
 COMPARED = 256
 """Largest number of places of an image at which student and teacher are compared in an evaluation"""
 
@@ -33,6 +36,11 @@ class SemanticSegmentation(Task):
     place of the map that it lies in. An evaluation compares at most COMPARED places of an image, drawn evenly among those
     with labelled pixels, from an offset that depends on the image's row number alone.
 
+    With `weights` w of the classes, a pixel counts as w_y pixels: L = Σ w_y·(1 − p_y)^γ·(−log p_y) / Σ w_y, where the
+    denominator is summed over the whole optimizer step (in an evaluation, over the split), so that neither accumulation nor
+    ranks change it. An anchor's mean over items has the same weights. γ is `focal`: 0 for cross-entropy, 2 for the focal loss
+    of Lin et al. 2017. The loss of validation and test has both too.
+
     All metrics are of one confusion matrix over the whole split. A test also measures each class: `iou/CLASS`, with
     `pixels/CLASS` true pixels.
     """
@@ -43,6 +51,11 @@ class SemanticSegmentation(Task):
     metrics = {name: TaskMetric("max", SHARE, score(name)) for name in SCORES}
     default_metrics = SCORES
     loss_unit = "nats"
+
+    def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
+        super().__init__(info, label_smoothing)
+        if info.focal and label_smoothing:
+            raise UserError("model.label_smoothing", "does not work with a focal loss", "leave it at 0")
 
     @classmethod
     def metric_info(cls, name: str) -> MetricInfo | None:
@@ -63,7 +76,9 @@ class SemanticSegmentation(Task):
         return batch.get("real")
 
     def loss(self, output: Output, batch: Batch) -> Loss:
-        return Loss(self.row_loss(self.rows(output.logits, batch), batch["y"]), int(batch["count"]))
+        y = batch["y"]
+        total = self.row_loss(self.rows(output.logits, batch), y)
+        return Loss(total, float(self.weights(y).sum()) if self.info.weights else int(batch["count"]))
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
         metric.update(self.predict(self.rows(output.logits, batch)), batch["y"])
@@ -77,8 +92,20 @@ class SemanticSegmentation(Task):
         return maps.flatten(0, 2) if int(batch["count"]) == select.numel() else maps[select]
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
-        """Cross-entropy of `logits[N, C]` and `y[N]` summed over pixels, in nats: a scalar."""
-        return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
+        """Cross-entropy or focal loss of `logits[N, C]` and `y[N]`, times weights, summed over pixels, in nats: a scalar."""
+        logits = at_least_single(logits)
+        weights = logits.new_tensor(self.info.weights) if self.info.weights else None
+        if not self.info.focal:
+            return F.cross_entropy(logits, y, weights, reduction="sum", label_smoothing=self.label_smoothing)
+        each = F.cross_entropy(logits, y, reduction="none")
+        easy = (-each).exp().clamp(max=1 - FAR)  # the gradient of a power of 0 may be infinite
+        each = (1 - easy) ** self.info.focal * each
+        return each.sum() if weights is None else (weights[y] * each).sum()
+
+    def weights(self, y: Tensor) -> Tensor:
+        """The weights of the classes `y`, in double precision if the device supports it."""
+        dtype = torch.float32 if y.device.type == "mps" else torch.float64
+        return torch.tensor(self.info.weights, dtype=dtype, device=y.device)[y]
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
@@ -100,7 +127,10 @@ class SemanticSegmentation(Task):
         if output.logits.ndim == 2:
             return Items(output.pretrained_features, output.logits, output.source_logits, len(output.logits))
         select, features, source = labelled(batch), output.pretrained_features, output.source_logits
-        below, above = places(select, features, batch), places(select, output.logits, batch)
+        pixels = select.float()
+        if self.info.weights and "y" in batch:
+            pixels = pixels.masked_scatter(select, self.weights(batch["y"]).float())
+        below, above = places(pixels, features, batch), places(pixels, output.logits, batch)
         return Items(
             below.of(features),
             above.of(output.logits),
@@ -154,12 +184,12 @@ class Places:
         return every if self.at is None else every[self.at]
 
 
-def places(select: Tensor, maps: Tensor, batch: Batch) -> Places:
-    """The places of `maps[R, h, w, D]` in which pixels lie that `select[R, H, W]` marks: all in training, some of each image
-    in an evaluation.
+def places(pixels: Tensor, maps: Tensor, batch: Batch) -> Places:
+    """The places of `maps[R, h, w, D]` in which pixels of a weight in `pixels[R, H, W]` lie: all in training, some of each
+    image in an evaluation.
     """
-    number, height, width = maps.shape[:3] if maps.ndim == 4 else (len(select), *select.shape[1:])
-    counts = pixels_in(select, height, width).flatten(1)
+    number, height, width = maps.shape[:3] if maps.ndim == 4 else (len(pixels), *pixels.shape[1:])
+    counts = pixels_in(pixels, height, width).flatten(1)
     if not batch.get("train", False):
         counts = some_of(counts, numbers(batch, number))
     weights = counts.flatten().to(maps.dtype)
@@ -176,16 +206,15 @@ def numbers(batch: Batch, images: int) -> list[int]:
     return [row for row, counts in zip(rows, real, strict=True) if counts]
 
 
-def pixels_in(select: Tensor, height: int, width: int) -> Tensor:
-    """`[R, height, width]`: the marked pixels of `select[R, H, W]` in each place of a map; pixel i lies in ⌊i · h / H⌋."""
-    marked = select.float()
-    if tuple(marked.shape[1:]) == (height, width):
-        return marked
+def pixels_in(pixels: Tensor, height: int, width: int) -> Tensor:
+    """`[R, height, width]`: the sum of `pixels[R, H, W]` in each place of a map; pixel i lies in ⌊i · h / H⌋."""
+    if tuple(pixels.shape[1:]) == (height, width):
+        return pixels
     down, across = (
-        F.one_hot(torch.arange(pixels, device=select.device) * places // pixels, places).float()
-        for pixels, places in zip(marked.shape[1:], (height, width), strict=True)
+        F.one_hot(torch.arange(side, device=pixels.device) * places // side, places).to(pixels.dtype)
+        for side, places in zip(pixels.shape[1:], (height, width), strict=True)
     )
-    return down.T @ marked @ across
+    return down.T @ pixels @ across
 
 
 def some_of(counts: Tensor, rows: list[int]) -> Tensor:

@@ -227,3 +227,14 @@ def test_the_layouts_of_known_data_sets_have_their_classes_and_unlabelled_pixels
         VOCSegmentation(str(tmp_path)).setup()
     with refused("data.labels", "no effect"):
         Cityscapes(str(tmp_path), labels=["a", "b"])
+
+
+def test_balanced_weights_give_each_class_the_same_share_of_the_training_pixels(tmp_path: Path) -> None:
+    write_masks(tmp_path, 12)
+    data = ready(tmp_path, class_weights="balanced", focal_gamma=2.0)
+    mask = pairs(data)[1]
+    shares = [float((mask == number).float().mean()) * w for number, w in enumerate(data.task_info.weights)]
+    assert shares == pytest.approx([0.5, 0.5]) and data.task_info.focal == 2.0
+    assert "weights" not in ready(tmp_path).task_info.to_dict()
+    with refused("data.class_weights", "2 numbers"):
+        ready(tmp_path, class_weights=[1.0])

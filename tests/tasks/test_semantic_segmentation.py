@@ -105,7 +105,7 @@ def test_each_labelled_pixel_counts_with_the_place_of_the_map_that_it_lies_in() 
     counts = torch.zeros(2, 4, 3)
     for image, down, across in select.nonzero().tolist():
         counts[image, down * 4 // 9, across * 3 // 7] += 1
-    assert torch.equal(pixels_in(select, 4, 3), counts)
+    assert torch.equal(pixels_in(select.float(), 4, 3), counts)
     maps, features = torch.randn(2, 4, 3, 5), torch.randn(2, 2, 2, 8)
     items = task().items(
         Output(maps, maps, maps, features), {"select": select, "count": int(select.sum()), "train": True}
@@ -138,3 +138,33 @@ def test_an_evaluation_compares_some_places_evenly_whatever_the_batch() -> None:
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
     with refused("metrics", "'mIoU'", "miou"):
         make_task(TaskInfo("semantic_segmentation", 3, metrics=["mIoU"])).make_metrics()
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_weights_count_pixels_and_the_denominator_is_their_sum_over_all_batches(gamma: float) -> None:
+    maps, masks = images("plain")
+    weights = [0.5, 3.0, 1.0, 0.0]
+    of = make_task(TaskInfo("semantic_segmentation", 4, weights=weights, focal=gamma))
+    logits, y = maps[masks >= 0].double(), masks[masks >= 0]
+    p = logits.softmax(-1)[torch.arange(len(y)), y]
+    w = torch.tensor(weights).double()[y]
+    expected = float((w * (1 - p) ** gamma * -p.log()).sum() / w.sum())
+    if not gamma:
+        assert expected == pytest.approx(float(F.cross_entropy(logits, y, torch.tensor(weights).double())))
+    for cuts in ([5], [1, 4], [1, 1, 1, 1, 1]):
+        meter = MeanLoss()
+        for some, labels in zip(maps.split(cuts), masks.split(cuts), strict=True):
+            update_meters(of, {"loss": meter}, Output(some, some), batch_of(labels))
+        assert float(meter.compute()) == pytest.approx(expected, rel=1e-6)
+    items = of.items(Output(maps, maps, maps), batch_of(masks, train=True))
+    assert items.output_weights is not None
+    assert float(items.output_weights.sum()) == pytest.approx(float(w.sum()), rel=1e-6)
+
+
+def test_a_pixel_that_is_surely_right_has_a_finite_focal_gradient() -> None:
+    of = make_task(TaskInfo("semantic_segmentation", 2, focal=0.5))
+    logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
+    of.row_loss(logits, torch.tensor([0, 0])).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[1].abs().max() > 0.9
+    with refused("model.label_smoothing", "focal"):
+        make_task(TaskInfo("semantic_segmentation", 2, focal=2.0), 0.1)

@@ -9,6 +9,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.arguments import Range, check_arguments
+from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import LARGEST_SIDE, ImageData
 from sft_lightning.data.vision.encoded import DAMAGE
@@ -16,6 +17,7 @@ from sft_lightning.data.vision.image_folder import folder
 from sft_lightning.data.vision.masked import Masked, MaskedFiles
 from sft_lightning.data.vision.masks import (
     MOST_CLASSES,
+    UNLABELLED,
     MaskRule,
     UnknownValue,
     raw_values,
@@ -43,6 +45,9 @@ class SegmentationData(ImageData, base=True):
             must then be equal.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
         crop_padding: Largest shift of crop, in pixels, each way.
+        class_weights: Weight of each class's pixels in the loss, in class order, or balanced: weights that give every class
+            that occurs in the training masks the same share, and pixels a mean weight of 1; default 1 each.
+        focal_gamma: Exponent γ of the focal loss, which weighs pixels down that are right already; 0 for cross-entropy.
         predict_root: Folder of images without masks, for predict.
         overlays: Also draw predicted masks over their images.
         **kwargs: Subset, split, batches; see Digits.
@@ -59,6 +64,8 @@ class SegmentationData(ImageData, base=True):
         image_size: Annotated[int, Range(1, LARGEST_SIDE)] | None = None,
         augment: list[Literal["crop", "flip", "flip_vertical"]] | None = None,
         crop_padding: Annotated[int, Range(0, LARGEST_SIDE)] = 4,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        focal_gamma: Annotated[float, Range(0)] = 0.0,
         predict_root: str | None = None,
         overlays: bool = False,
         **kwargs: Any,
@@ -67,7 +74,9 @@ class SegmentationData(ImageData, base=True):
         super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
         self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
         self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
-        self.overlays = overlays
+        self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise UserError("data.class_weights", f"must be a list of numbers, or balanced, got '{class_weights}'")
         if labels is not None and mask_values is not None:
             raise UserError("data.labels", "has no effect, because mask_values names the classes", "leave it out")
         if labels is not None and (len(labels) > MOST_CLASSES or len(set(labels)) < len(labels)):
@@ -76,6 +85,36 @@ class SegmentationData(ImageData, base=True):
             raise UserError(
                 "data.classes", "does not work with masks, which have a class for each pixel", "leave it out"
             )
+
+    def _share_out(self, loaded: Splits) -> None:
+        super()._share_out(loaded)
+        assert self.task_info is not None
+        self.task_info = replace(self.task_info, weights=self.weights(), focal=float(self.focal_gamma))
+
+    def weights(self) -> list[float]:
+        """Each class's weight in the loss; empty for 1 each."""
+        assert self.task_info is not None
+        given, classes = self.class_weights, self.task_info.num_outputs
+        if given is None:
+            return []
+        if not isinstance(given, str):
+            if len(given) != classes or not all(0 <= w < float("inf") for w in given) or not any(given):
+                raise UserError(
+                    "data.class_weights",
+                    f"must be {classes} numbers of at least 0, not all 0, one for each class, got {given!r:.80}",
+                )
+            return [float(w) for w in given]
+        pixels, train = np.zeros(classes), self.splits["train"]
+        assert isinstance(train.samples, Masked)
+        for row in train.rows.tolist():
+            try:
+                mask = train.samples.mask(row).numpy()
+            except BadSample:
+                continue  # fetching the sample will raise the error, or skip it
+            pixels += np.bincount(mask[mask != UNLABELLED], minlength=classes)
+        there = pixels > 0
+        balanced = np.where(there, pixels.sum() / (max(1, there.sum()) * np.maximum(pixels, 1)), 1.0)
+        return [float(w) for w in balanced]
 
     def load_for_prediction(self) -> MaskedFiles | None:
         if self.predict_root is None:
