@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.modules import DistillSFT
+from sft_lightning.modules import DistillSFT, LinearProbe
 from sft_lightning.modules.freeze import frozen_names
 from sft_lightning.networks import TimmSegmentation, spec
 from tests.networks.vision import images, shaken
@@ -62,5 +62,8 @@ def test_a_second_tuning_is_anchored_to_the_classes_of_the_first(tmp_path: Path)
     assert module.network.source_labels == ["a", "b", "c"] and not module.network.fresh
     with refused("network.pretrained", "decoder"):
         TimmSegmentation(CELLS, "test_resnet", width=16, pretrained=str(tmp_path))
+    probe = LinearProbe(module.hparams["network"], task=TaskInfo("semantic_segmentation", 2).to_dict())
+    with refused("model", "LinearProbe", "semantic_segmentation", "freeze"):
+        probe.configure_model()
     with refused("network.width", "0"):
         TimmSegmentation(CELLS, "test_resnet", width=0)

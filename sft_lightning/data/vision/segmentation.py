@@ -25,6 +25,7 @@ from sft_lightning.data.vision.masks import (
     rule_of_values,
 )
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
+from sft_lightning.tasks.semantic_segmentation import COMPARED
 
 Pairs = list[tuple[Path, Path | None]]
 """Images with their masks"""
@@ -175,4 +176,5 @@ class SegmentationData(ImageData, base=True):
     def describe(self) -> str:
         size = self.view.size if self.view is not None else None
         seen = f"whole images at {size[0]}×{size[1]}" if size else ""
-        return "; ".join(part for part in (super().describe(), seen) if part)
+        places = f"networks are compared at up to {COMPARED} places with labels of each" if "val" in self.splits else ""
+        return "; ".join(part for part in (super().describe(), seen, places) if part)
