@@ -11,6 +11,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.vision.mask_folder import MaskFolder, layout_of
 from sft_lightning.data.vision.masked import MaskedFiles
 from sft_lightning.data.vision.segmentation import SegmentationData
+from sft_lightning.data.vision.voc import VOCSegmentation, voc_in
 
 TASK = "semantic_segmentation"
 LARGEST, SEEN = 256, 200
@@ -21,7 +22,7 @@ def has_masks(where: Path, said: Overrides) -> bool:
     """Whether a folder has images beside masks, or the user says how both are named."""
     if said.task == TASK or {"images", "masks"} & said.settings.keys():
         return True
-    return said.task is None and layout_of(where) is not None
+    return said.task is None and (voc_in(where) is not None or layout_of(where) is not None)
 
 
 def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
@@ -30,8 +31,9 @@ def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
     fits(kinds, ("masks",), network, f"{path} is images with masks", fix)
     of_masks = signature(SegmentationData.__init__).parameters
     init: dict[str, Any] = {"root": path} | {n: value for n, value in said.settings.items() if n in of_masks}
-    plan = DataPlan("masks", TASK, {"class_path": "MaskFolder", "init_args": init}, 0)
-    loaded = load_as_fit_does(plan, MaskFolder, said)
+    cls = VOCSegmentation if voc_in(Path(path).expanduser()) is not None else MaskFolder
+    plan = DataPlan("masks", TASK, {"class_path": cls.__name__, "init_args": init}, 0)
+    loaded = load_as_fit_does(plan, cls, said)
     train = loaded.train
     assert isinstance(train, MaskedFiles)
     held = [kinds for row, kinds in enumerate(train.types_in()) if row not in train.refused]

@@ -192,7 +192,7 @@ def places(pixels: Tensor, maps: Tensor, batch: Batch) -> Places:
     counts = pixels_in(pixels, height, width).flatten(1)
     if not batch.get("train", False):
         counts = some_of(counts, numbers(batch, number))
-    weights = counts.flatten().to(maps.dtype)
+    weights = counts.flatten().to(torch.promote_types(maps.dtype, torch.float32))  # exact counts
     if bool((weights > 0).all()):
         return Places(None, weights)
     at = weights.nonzero()[:, 0]

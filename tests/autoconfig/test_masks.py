@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from sft_lightning.autoconfig.default_study import front_door
@@ -51,6 +52,11 @@ def test_a_network_that_does_not_segment_is_refused_unless_folders_are_classes(
     write_masks(tmp_path / "cells", 20)
     with refused("--data", "images with masks", "takes images", "--task classification"):
         front_door(nets["vit"], str(tmp_path / "cells"))
+    from tests.data.test_contract import voc
+
+    voc(tmp_path / "voc", pytest.MonkeyPatch())
+    study, lines = front_door(nets["resnet"], str(tmp_path / "voc"))
+    assert study["base"]["data"]["class_path"] == "VOCSegmentation" and any("21 classes" in line for line in lines)
     study, _ = front_door(nets["vit"], str(tmp_path / "cells"), task="classification")
     assert study["base"]["data"]["class_path"] == "ImageFolder"
     with refused("--data", "images with masks"):

@@ -45,9 +45,8 @@ class VOCSegmentation(SegmentationData):
 
     def load(self) -> Splits:
         top = folder(self.root, "root")
-        inside = ("", "VOCdevkit/VOC2012", "VOC2012", "VOCdevkit/VOC2007", "VOC2007")
-        root = next((top / name for name in inside if (top / name / IMAGES).is_dir()), None)
-        if root is None or not (root / MASKS).is_dir() or not (root / LISTS).is_dir():
+        root = voc_in(top)
+        if root is None:
             raise UserError(
                 "data.root", f"{top} does not hold {IMAGES}, {MASKS} and {LISTS}", "set it to the folder with these"
             )
@@ -64,6 +63,12 @@ class VOCSegmentation(SegmentationData):
         if name not in images:
             raise UserError("data", f"{LISTS}/{where}.txt names {name}, but {IMAGES} has no such image", "add it")
         return images[name], masks.get(name)
+
+
+def voc_in(top: Path) -> Path | None:
+    """The folder with images, masks and lists in or below `top`; None if there is none."""
+    inside = ("", "VOCdevkit/VOC2012", "VOC2012", "VOCdevkit/VOC2007", "VOC2007")
+    return next((top / n for n in inside if all((top / n / part).is_dir() for part in (IMAGES, MASKS, LISTS))), None)
 
 
 def names_in(lists: Path, name: str, argument: str) -> list[str]:
