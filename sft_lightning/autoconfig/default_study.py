@@ -156,8 +156,7 @@ def base_of(
     model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
     if net.batchnorm:
         model["freeze_batchnorm_stats"] = True
-    if plan.kind == "masks":
-        model.setdefault("head_lr_factor", 10.0)  # a new decoder has many layers, and the rates are for pretrained ones
+    model |= {"head_lr_factor": 10.0} if plan.kind == "masks" else {}  # a new decoder is random, in many layers
     init = plan.block["init_args"]
     init["batch_size"] = run.batch_size
     if not gpu and net.any_size and plan.pixels is not None and plan.pixels <= SMALL_IMAGES:

@@ -13,7 +13,7 @@ from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
-from sft_lightning.tasks.base import Task, TaskMetric, at_least_single, draw_classes
+from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, RegionScores
 
 FAR = 1e-7
@@ -121,6 +121,25 @@ class SemanticSegmentation(Task):
             pixels = np.bincount(mask.ravel(), minlength=classes)
             found.append({"mask": mask.astype(np.uint8 if classes <= 256 else np.int32), "pixels": pixels.tolist()})
         return found
+
+    def said(self, output: Output, batch: Batch) -> list[Said]:
+        """The share of each class among an image's labelled pixels; its score is the share of pixels that are right."""
+        select = labelled(batch)
+        counts = select.flatten(1).sum(1).tolist()
+        said = torch.split(self.predict(self.rows(output.logits, batch)), counts)
+        if "y" not in batch:
+            return [Said(self.shares(of)) for of in said]
+        pairs = zip(said, torch.split(batch["y"], counts), strict=True)
+        return [
+            Said(self.shares(a), self.shares(y), float((a == y).double().mean()) if len(y) else None) for a, y in pairs
+        ]
+
+    def shares(self, classes: Tensor) -> str:
+        """`cell 75 %, membrane 25 %`: the classes of some pixels, the most frequent first."""
+        labels = self.info.labels or [str(i) for i in range(self.info.num_outputs)]
+        found = torch.bincount(classes, minlength=len(labels)).double() / max(1, len(classes))
+        most = sorted(zip(found.tolist(), labels, strict=True), key=lambda pair: -pair[0])
+        return ", ".join(f"{label} {share:.0%}".replace("%", " %") for share, label in most if share) or "nothing"
 
     def items(self, output: Output, batch: Batch) -> Items:
         """The places of the maps that labelled pixels lie in, weighted with their number."""

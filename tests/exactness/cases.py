@@ -355,7 +355,7 @@ def _lora() -> Spec:
 def _save_masks(folder: Path) -> str:
     torch.manual_seed(0)
     info = TaskInfo("semantic_segmentation", 3, ["old0", "old1", "old2"])
-    build_network(spec(UNet, channels=1, widths=(4, 6)), info).save_pretrained(str(folder))
+    build_network(spec(UNet, channels=1, widths=(8, 16)), info).save_pretrained(str(folder))
     return str(folder)
 
 
@@ -426,7 +426,7 @@ CASES: dict[str, Case] = {
     "images with masks": Case(
         "semantic_segmentation",
         _save_masks,
-        lambda folder: spec(UNet, channels=1, widths=(4, 6), pretrained=folder),
+        lambda folder: spec(UNet, channels=1, widths=(8, 16), pretrained=folder),
         FewMasks,
         lambda **settings: FewMasks(labels=("old0", "old1", "old2"), **settings),
     ),

@@ -168,3 +168,11 @@ def test_a_pixel_that_is_surely_right_has_a_finite_focal_gradient() -> None:
     assert logits.grad is not None and logits.grad.isfinite().all() and logits.grad[1].abs().max() > 0.9
     with refused("model.label_smoothing", "focal"):
         make_task(TaskInfo("semantic_segmentation", 2, focal=2.0), 0.1)
+
+
+def test_what_is_said_of_an_image_is_its_classes_with_the_share_of_pixels_that_are_right() -> None:
+    gold = torch.tensor([[[0, 0], [1, -1]]])
+    maps = F.one_hot(torch.tensor([[[0, 2], [1, 2]]]), 4).float()
+    (found,) = task().said(Output(maps, maps), batch_of(gold))
+    assert found.right == "sky 67 %, road 33 %" and found.score == pytest.approx(2 / 3)
+    assert found.said == "sky 33 %, road 33 %, car 33 %"
