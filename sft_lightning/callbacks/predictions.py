@@ -11,6 +11,9 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning.data.base import Samples, SFTDataModule
 from sft_lightning.runs.directory import write_atomic
 
+FILED = {"mask": "masks", "overlay": "overlays"}
+"""Values of a line that name files, and the folders of these files"""
+
 
 class WritePredictions(Callback):
     """Collects the predictions of all ranks, and writes them sorted by sample.
@@ -29,6 +32,12 @@ class WritePredictions(Callback):
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self._rows: list[dict[str, Any]] = []
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Removes the files that an earlier prediction names, so that none is left without its line."""
+        if trainer.is_global_zero:
+            remove_filed(self.path)
+        trainer.strategy.barrier()
 
     def on_predict_batch_end(
         self,
@@ -68,3 +77,18 @@ def samples_of(trainer: Trainer) -> Samples | None:
         if isinstance(data, SFTDataModule)
         else None
     )
+
+
+def remove_filed(path: Path) -> None:
+    """Removes the files of FILED that the lines of an earlier `predictions.jsonl` name."""
+    if not path.is_file():
+        return
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        for key, folder in FILED.items():
+            name = str(row.get(key, "")) if isinstance(row, dict) else ""
+            if name.startswith(f"{folder}/") and "/" not in name.removeprefix(f"{folder}/"):
+                (path.parent / name).unlink(missing_ok=True)

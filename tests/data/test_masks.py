@@ -238,3 +238,21 @@ def test_balanced_weights_give_each_class_the_same_share_of_the_training_pixels(
     assert "weights" not in ready(tmp_path).task_info.to_dict()
     with refused("data.class_weights", "2 numbers"):
         ready(tmp_path, class_weights=[1.0])
+
+
+def test_a_labelled_subset_has_each_class_in_so_many_images(tmp_path: Path) -> None:
+    write_masks(tmp_path, 16, values=(0, 1, 2))
+    data = ready(tmp_path, shots_per_class=2)
+    mask = pairs(data)[1]
+    assert len(mask) < 12 and all(int((mask == number).flatten(1).any(1).sum()) >= 2 for number in range(3))
+
+
+def test_images_of_several_sizes_need_one_for_the_network(tmp_path: Path) -> None:
+    write_masks(tmp_path, 8)
+    for name in ("images", "masks"):
+        file = tmp_path / name / "3.png"
+        Image.open(file).resize((20, 20), Image.Resampling.NEAREST).save(file)
+    data = ready(tmp_path)
+    with refused("data", "20×20", "image_size"):
+        _ = [split[i] for split in data.splits.values() for i in range(len(split))]
+        pairs(data)
