@@ -96,8 +96,7 @@ class Pyramid(nn.Module):
             raise UserError(
                 "network.name", f"timm's {name} does not give maps of several layers", "choose another model"
             )
-        side = cfg["input_size"][-1] if cfg.get("fixed_input_size") else 64
-        maps = tried(model, side)
+        maps = tried(model, cfg["input_size"][-1], bool(cfg.get("fixed_input_size")))
         if any(one.ndim != 4 for one in maps):
             raise UserError(
                 "network.name", f"timm's {name} does not give maps of several layers", "choose another model"
@@ -145,11 +144,18 @@ class Single(nn.Module):
 
 
 @torch.no_grad()
-def tried(model: Any, side: int) -> list[Tensor]:
-    """The maps of one blank image, to learn their channels and sizes."""
+def tried(model: Any, own: int, fixed: bool) -> list[Tensor]:
+    """The maps of one blank image, to learn their channels and sizes: of 64 pixels, or of its `own` size if 64 are too few."""
     training = model.training
-    maps: list[Tensor] = model.eval().forward_intermediates(
-        torch.zeros(1, 3, side, side), intermediates_only=True, output_fmt="NCHW"
-    )
-    model.train(training)
-    return maps
+    model.eval()
+
+    def maps(side: int) -> list[Tensor]:
+        image = torch.zeros(1, 3, side, side)
+        return list(model.forward_intermediates(image, intermediates_only=True, output_fmt="NCHW"))
+
+    try:
+        return maps(own if fixed else 64)
+    except RuntimeError:
+        return maps(own)
+    finally:
+        model.train(training)
