@@ -66,7 +66,7 @@ class TransformersSegmentation(TransformersImage):
         filled = not any(n.startswith(f"{name}.") for n in self.fresh)
         self.fresh = {n for n in self.fresh if not n.startswith(f"{name}.")}
         self.report.missing = [n for n in self.report.missing if not n.startswith(f"{name}.")]
-        set_module(model, name, nn.Identity())
+        set_module(model, name, Through())
         self.head = fresh_linear(old.in_channels, self.task.num_outputs, bias=old.bias is not None)
         if self.pretrained is not None and keep and filled:
             self.keep_source_head(linear_of(old), labels_of(model), "semantic_segmentation")
@@ -109,6 +109,12 @@ class TransformersSegmentation(TransformersImage):
         }
         values = {name: value for name, value in processor.items() if value is not None}
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(values, indent=2) + "\n")
+
+
+class Through(nn.Identity):
+    """The identity in a 1×1 convolution's place; MobileNet asks for that one's sizes."""
+
+    kernel_size = stride = dilation = (1, 1)
 
 
 def without_auxiliary_head(model: Any) -> None:

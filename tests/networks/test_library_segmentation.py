@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torchvision import models
-from transformers import AutoModelForSemanticSegmentation, BeitConfig, SegformerConfig, UperNetConfig
+from transformers import AutoModelForSemanticSegmentation, BeitConfig, MobileNetV2Config, SegformerConfig, UperNetConfig
 
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import TorchvisionSegmentation, TransformersSegmentation
@@ -44,6 +44,7 @@ CONFIGS = {
     "segformer": SegformerConfig(
         hidden_sizes=[8] * 4, depths=[1] * 4, num_attention_heads=[1] * 4, decoder_hidden_size=8, num_labels=7
     ),
+    "mobilenet": MobileNetV2Config(image_size=64, depth_multiplier=0.1, num_labels=7),
     "beit": BeitConfig(
         image_size=64, patch_size=16, hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=24,
         out_indices=[1, 2, 3, 4], num_labels=7, pool_scales=[1, 2],
