@@ -75,7 +75,10 @@ class DataPlan:
             init["val_fraction"] = round(min(val_share, MOST_VAL / self.train), 4)
 
     def complete(self, labels: list[str]) -> None:
-        """Names all tags of a source head, some of which may not occur in the data."""
+        """Names all tags of a source head, some of which may not occur in the data, or the classes of masks by its names."""
+        if self.kind == "masks" and len(labels) == len(self.counts) and all(name.isdigit() for name in self.counts):
+            self.counts = dict(zip(labels, self.counts.values(), strict=True))
+            self.block["init_args"]["labels"] = labels
         if self.kind == "words" and set(self.counts) < set(labels):
             self.counts = {label: self.counts.get(label, 0) for label in labels}
             self.block["init_args"]["labels"] = labels

@@ -109,7 +109,7 @@ def infer_study(
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
-        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values),
+        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values, KINDS[plan.kind].probed),
         "seeds": recipe.seeds,
         "baseline": "plain",
     }
@@ -156,13 +156,14 @@ def base_of(
     model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
     if net.batchnorm:
         model["freeze_batchnorm_stats"] = True
+    model |= {"head_lr_factor": 10.0} if plan.kind == "masks" else {}  # a new decoder is random, in many layers
     init = plan.block["init_args"]
     init["batch_size"] = run.batch_size
     if not gpu and net.any_size and plan.pixels is not None and plan.pixels <= SMALL_IMAGES:
         init["image_size"] = SMALL_IMAGES
     if net.image_size is not None and plan.kind == "image":
         init["image_size"] = net.image_size
-    if gpu and plan.kind == "image":
+    if gpu and plan.kind in ("image", "masks"):
         init["num_workers"] = 4
     if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
         init["max_length"] = tokens

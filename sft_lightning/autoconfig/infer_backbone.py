@@ -35,12 +35,10 @@ def of_timm(model: str, name: str, pretrained: str | None = None, match: str | N
     batchnorm = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in skeleton.modules())
     attention = any("attention" in type(m).__name__.lower() for m in skeleton.modules())
     family = "transformer" if attention and not batchnorm else "convolutional"
-    plan = NetworkPlan(
-        name,
-        {"image": block("Timm", name=model, pretrained=pretrained or True, match=match)},
-        family,
-        batchnorm=batchnorm,
-    )
+    given = {"name": model, "pretrained": pretrained or True, "match": match}
+    plan = NetworkPlan(name, {"image": block("Timm", **given)}, family, batchnorm=batchnorm, head_kind="image")
+    if hasattr(skeleton, "forward_intermediates"):
+        plan.blocks["masks"] = block("TimmSegmentation", **given)
     plan.source_outputs = int(skeleton.num_classes) if classifier_name(skeleton) is not None else None
     plan.any_size = batchnorm and cfg is not None and not cfg.fixed_input_size
     plan.why = f"timm's {model}"
@@ -53,6 +51,8 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
     from torch import nn
     from torchvision import models
 
+    if model in models.list_models(module=models.segmentation):
+        return segments_of_torchvision(model, name, pretrained)
     names = models.list_models(module=models)
     if model not in names:
         raise UserError("--network", f"torchvision has no classification model '{model}'{nearest(model, names)}")
@@ -78,6 +78,21 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
     return plan
 
 
+def segments_of_torchvision(model: str, name: str, pretrained: str | None) -> NetworkPlan:
+    """Plans a segmentation network of torchvision's, with its own weights or those of a folder or file."""
+    from torchvision import models
+
+    from sft_lightning.networks.torchvision_segmentation import CLASSES
+
+    weights = models.get_model_weights(model)
+    if pretrained is None:
+        fetched(name, weights.DEFAULT.url)
+    given = block("TorchvisionSegmentation", name=model, pretrained=pretrained or "DEFAULT")
+    plan = NetworkPlan(name, {"masks": given}, "convolutional", CLASSES, batchnorm=True)
+    plan.why = f"torchvision's {model}"
+    return plan
+
+
 def of_file(architecture: str, file: str) -> NetworkPlan:
     """Plans ARCHITECTURE=FILE: the file is a state dict with the library's names or, for timm, in its order."""
     import timm
@@ -98,7 +113,10 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
             own = set(timm.create_model(model, pretrained=False).state_dict())
         theirs = set(unprefixed(read_state_dict(source.file), [own], file, []))
         return of_timm(model, model, file, "order" if len(own & theirs) * 2 < len(own) else None)
-    if library != "timm" and model in models.list_models(module=models):
+    if library != "timm" and model in (
+        *models.list_models(module=models),
+        *models.list_models(module=models.segmentation),
+    ):
         return of_torchvision(model, model, file)
     known = [*timm.list_models(), *models.list_models(module=models)]
     raise UserError("--network", f"neither timm nor torchvision has '{model}'{nearest(model, known)}")

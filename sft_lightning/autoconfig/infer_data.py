@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
 from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
@@ -25,6 +26,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
         raise UserError("--data", f"{path} does not exist{nearest(where.name, here)}")
     try:
+        if where.is_dir() and has_masks(where, said):
+            return masks_plan(path, kinds, network, said)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)

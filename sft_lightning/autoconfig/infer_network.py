@@ -58,7 +58,12 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     class_path = str(ours.get("network") or "")
     short, args = class_path.rpartition(".")[2], dict(ours.get("init_args") or {})
     task, seen = dict(ours.get("task") or {}), dict(ours.get("input") or {})
-    if short.startswith("Transformers"):
+    if task.get("name") == "semantic_segmentation" and short != "TransformersSegmentation":
+        known = class_path.startswith("sft_lightning.")
+        segments = {"masks": block(short if known else class_path, **args, pretrained=name)}
+        family = "small" if short == "UNet" else "convolutional"
+        plan = NetworkPlan(name, segments, family, task.get("num_outputs"), batchnorm=short != "UNet")
+    elif short.startswith("Transformers"):
         plan = of_transformers(name, str(source.folder))
         if short == "TransformersTokens":
             plan.blocks = {"words": plan.blocks["words"]}
@@ -71,6 +76,7 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     elif short in ("Timm", "Torchvision"):
         make = of_timm if short == "Timm" else of_torchvision
         plan = make(str(args.get("name")), name, name)
+        plan.blocks.pop("masks", None)  # they load timm's names, or their own exports
         plan.blocks["image"]["init_args"] |= {"image_size": s} if (s := args.get("image_size")) else {}
         plan.image_size = None if seen.get("size") else plan.image_size
         plan.source_outputs = task.get("num_outputs")
@@ -97,7 +103,7 @@ def of_hub(name: str) -> NetworkPlan:
     owner, slash, model = name.rpartition("/")
     if timm.is_model(model) and (not slash or owner == "timm"):
         return of_timm(model, name, name if slash else None)
-    if not slash and name in models.list_models(module=models):
+    if not slash and name in (*models.list_models(module=models), *models.list_models(module=models.segmentation)):
         return of_torchvision(name, name)
     try:
         plan = of_transformers(name, name)

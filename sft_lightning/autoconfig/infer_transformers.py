@@ -21,6 +21,11 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     labels = [config.id2label[i] for i in sorted(config.id2label or {}, key=int)]
     labels = [] if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
     takes = takes_texts(kind) or writes(config)
+    if made_as.endswith("ForSemanticSegmentation"):
+        segments = {"masks": block("TransformersSegmentation", pretrained=name)}
+        plan = NetworkPlan(name, segments, "transformer", len(config.id2label), labels, "semantic_segmentation")
+        plan.why = f"model_type {kind}, saved as {made_as}"
+        return plan
     what = "image" if takes_images(kind, made_as) else "text" if takes else None
     if what is None:
         raise UserError(

@@ -20,6 +20,8 @@ class Kind:
     """Whether networks keep their output layer, as those that write texts do"""
     one_target: bool = True
     """Whether a sample has one target, and goes to any fold: few labels are cross-validated"""
+    probed: bool = True
+    """Whether a new head can be solved for on frozen features; otherwise it is trained on them"""
     tokens: tuple[int, int] = field(default=(0, 0))
     """(tokens of a template around a text, length to which texts may be cut, as a multiple of that for texts to classify); a
     multiple of 0 never cuts"""
@@ -27,6 +29,13 @@ class Kind:
 
 KINDS = {
     "image": Kind("images", {"classification": None}, "--label_column, --image_column"),
+    "masks": Kind(
+        "images with masks",
+        {"semantic_segmentation": None},
+        "--set data.images=PATTERN and data.masks=PATTERN, data.labels, data.mask_values, data.ignore_index",
+        one_target=False,
+        probed=False,
+    ),
     "text": Kind("texts with labels", {"classification": None, "regression": 1, "multi_label": None}, tokens=(4, 1)),
     "choices": Kind("questions with choices", {"multiple_choice": 1}, tokens=(4, 2)),
     "tokens": Kind(

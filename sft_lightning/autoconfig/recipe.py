@@ -130,7 +130,11 @@ def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
 
 
 def arms(
-    recipe: Recipe, source_outputs: int | None, last_block: int | None, source_gives_values: bool = False
+    recipe: Recipe,
+    source_outputs: int | None,
+    last_block: int | None,
+    source_gives_values: bool = False,
+    probed: bool = True,
 ) -> dict[str, dict[str, Any]]:
     """The default arms. The linear probe is solved in closed form and chooses its strength itself.
 
@@ -141,10 +145,13 @@ def arms(
         source_outputs: Outputs of the kept source head; None without one.
         last_block: Index of a language model's last block; None for networks with a new head.
         source_gives_values: Whether the source head outputs values, not probabilities.
+        probed: Whether the linear probe solves the task; otherwise the new layers are trained on frozen ones.
     """
     on, strengths = anchor(source_outputs, last_block is not None, source_gives_values)
     lr, made = list(recipe.lr), {}
-    if last_block is None:
+    if last_block is None and not probed:
+        made["frozen"] = arm("PlainSFT", {"freeze": "all-but-head"}, {"model.lr": lr})
+    elif last_block is None:
         made["linear_probe"] = arm("LinearProbe", {}, {})
     else:
         freeze = [rf"^(?!encoder\.(\w+\.)?\w+\.{last_block}\.)"]

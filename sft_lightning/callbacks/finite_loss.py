@@ -27,7 +27,7 @@ class FiniteLoss(Callback):
 
     def __init__(self) -> None:
         self._rows: list[int] = []
-        self._steps: list[tuple[int, Tensor, Tensor, int, list[int]]] = []
+        self._steps: list[tuple[int, Tensor, Tensor, float, list[int]]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._rows, self._steps = [], []
@@ -75,7 +75,7 @@ class FiniteLoss(Callback):
         if all(good):
             return
         step, sums, local, items, rows = steps[good.index(False)]
-        task, anchor = (float(v) / max(items, 1) for v in sums)
+        task, anchor = (float(v) / (items or 1) for v in sums)
         mine = rows if not bool(local.isfinite().all()) else []
         if trainer.world_size > 1:
             parts: list[Any] = [None] * trainer.world_size

@@ -82,6 +82,10 @@ has inputs `[B, K, T]`; rows that it lacks are padding alone.
 """
 
 
+OPTIONAL = ("scheme", "weights", "focal")
+"""Entries of a task's plain values that are there only if they are set"""
+
+
 @dataclass(frozen=True)
 class TaskInfo:
     """Describes what is predicted, as plain values. Checkpoints and exports contain it, so that they work without data."""
@@ -92,10 +96,14 @@ class TaskInfo:
     metrics: list[str] = field(default_factory=list)
     scheme: str = ""
     """Scheme of the tags of entities, such as IOB1; empty if the labels tell it"""
+    weights: list[float] = field(default_factory=list)
+    """Weight of each class in the loss, for tasks that support it; empty for 1"""
+    focal: float = 0.0
+    """Exponent γ of the focal loss, for tasks that support it"""
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; the scheme only if it is set."""
-        return {name: value for name, value in asdict(self).items() if name != "scheme" or value}
+        """Plain values; the scheme and the settings of the loss only if they are set."""
+        return {name: value for name, value in asdict(self).items() if name not in OPTIONAL or value}
 
     @staticmethod
     def of(value: "TaskInfo | Mapping[str, Any]") -> "TaskInfo":
@@ -112,11 +120,16 @@ class TaskInfo:
             raise UserError("task", f"name must be text, num_outputs a number, labels and metrics lists, got {value}")
         if not isinstance(info.scheme, str):
             raise UserError("task", f"scheme must be text, got {info.scheme!r}")
+        if not isinstance(info.weights, list) or not isinstance(info.focal, int | float):
+            raise UserError("task", f"weights must be a list and focal a number, got {value}")
         return info
 
 
 class Output(NamedTuple):
-    """The result of one encoder pass. N items, C outputs, D and E features, S source outputs."""
+    """The result of one encoder pass. N items, C outputs, D and E features, S source outputs.
+
+    For pixels, tensors are maps of R images: `[R, h, w, C]` and so on, at the network's own resolution.
+    """
 
     logits: Tensor
     """`[N, C]`"""
@@ -149,8 +162,8 @@ class Loss(NamedTuple):
 
     total: Tensor
     """Sum over items: a scalar with gradient, 0 without items"""
-    n: int
-    """Number of items"""
+    n: float
+    """Number of items, or the sum of their weights if items have weights"""
 
 
 class Items(NamedTuple):
@@ -167,6 +180,9 @@ class Items(NamedTuple):
     """Number of items"""
     weights: Tensor | None = None
     """`[M]` weights of the rows of `features`: an item's distance is the weighted sum over its rows; None for weights of 1"""
+    output_weights: Tensor | None = None
+    """`[K]` weights of the rows of `logits` and `source_logits`, if these are K places of maps instead of N items; None for
+    weights of 1"""
 
 
 class View(Protocol):
@@ -190,8 +206,9 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word), 'choices'
-    (questions with choices), 'questions' (questions with a context, in windows) or 'pairs' (texts with target texts)"""
+    """'image', 'masks' (images with a mask each), 'text', 'tokens' (text for language modelling), 'words' (sentences with a
+    tag for each word), 'choices' (questions with choices), 'questions' (questions with a context, in windows) or 'pairs'
+    (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -76,6 +77,10 @@ class Samples(ABC):
 
     def completed(self, row: int, prediction: dict[str, Any], task: TaskInfo | None) -> dict[str, Any]:
         """Adds to a row's prediction what only the data know, such as the text of the chosen choice, or places in a text."""
+        return prediction
+
+    def filed(self, row: int, prediction: dict[str, Any], folder: Path, task: TaskInfo | None) -> dict[str, Any]:
+        """Writes what is no text, such as a mask, to files below `folder`, and names them in the prediction instead."""
         return prediction
 
     def name(self, row: int) -> str:

@@ -57,7 +57,7 @@ def check_source(network: Network, data: SFTDataModule) -> TaskInfo:
             f"the source head's classes are {labels}, but the retention data's are {info.labels}",
             "give data with the same classes in the same order",
         )
-    return info
+    return replace(info, weights=[], focal=0.0)  # what is kept does not depend on how the new task weighs
 
 
 def settle_source(network: Network, pretrained: Network | None, data: SFTDataModule) -> InputView:

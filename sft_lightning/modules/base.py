@@ -117,8 +117,8 @@ class SFTModule(MeasuredModule):
         self.objective: Task  # for training, with label smoothing
         self.meters = nn.ModuleDict()
         self._sums: Tensor | None = None  # task's loss and anchor of the optimizer step so far, on the device
-        self._items = 0
-        self.stepped: tuple[Tensor, Tensor, int] | None = None
+        self._items: float = 0
+        self.stepped: tuple[Tensor, Tensor, float] | None = None
         """(task's loss and anchor summed over the last optimizer step, the same for this rank alone, number of items)"""
         self.select_by: str | None = None
         """The metric that chooses best.ckpt; None for the task's first"""

@@ -163,11 +163,13 @@ class DistillSFT(SFTModule):
                 assert self._compared is not None
                 mine, theirs = self._compared.vectors(mine), self._compared.vectors(theirs)
             each: Tensor = DISTANCES[kind](mine, theirs)
-            return each if self.on != "features" or student.weights is None else student.weights * each
-        assert self._compared is not None
-        divergence = self._compared.divergence(mine, theirs, self.hparams["temperature"])
-        assert divergence is not None
-        return divergence
+        else:
+            assert self._compared is not None
+            divergence = self._compared.divergence(mine, theirs, self.hparams["temperature"])
+            assert divergence is not None
+            each = divergence
+        weights = student.weights if self.on == "features" else student.output_weights
+        return each if weights is None else weights * each
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """λ·Σ D over the micro-batch's items."""

@@ -72,7 +72,7 @@ def at_start(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
     output = source.output(teacher.network, output)
     loss, count = source.task.loss(output, labelled(source, batch, output.logits, labels))
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    return dict(zip(weights, gradients, strict=True)), count
+    return dict(zip(weights, gradients, strict=True)), int(count)
 
 
 def by_parts(module: SFTModule, teacher: Teacher, source: "SourceData", batch: Batch, labels: str) -> Scores:
@@ -85,7 +85,7 @@ def by_parts(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
     loss.backward()  # type: ignore[no-untyped-call]
     gradients: dict[str, Tensor | None] = {n: p.grad for n, p in network.shared_parameters().items()}
     network.zero_grad()
-    return gradients, count
+    return gradients, int(count)  # items of a source task have no weights
 
 
 def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) -> Batch:

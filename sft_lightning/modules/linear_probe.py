@@ -173,7 +173,7 @@ class LinearProbe(SFTModule):
         self._sums = torch.zeros(2, device=self.device)
         return torch.stack([(p * 0.0).sum() for p in self.head.parameters()]).sum()
 
-    def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
+    def _log_step(self, sums: Tensor, count: float, optimizer: Optimizer) -> None:
         loss = self.found["loss"]
         values = {"train/loss": loss, "train/loss_task": loss, "train/items": float(self.found["n"])}
         self.log_dict(values, on_step=True, on_epoch=False, logger=False)

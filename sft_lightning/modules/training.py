@@ -21,7 +21,7 @@ class TrainingModule(Objective):
     """A module that trains: optimizer and schedule, the loss of a step, and its logged values."""
 
     _sums: Tensor | None
-    _items: int
+    _items: float
     _held_steps: int
     _alone: frozenset[str]
 
@@ -119,7 +119,7 @@ class TrainingModule(Objective):
         count = self._items
         if self.trainer.world_size > 1:
             reduced = self.all_reduce_sum(torch.cat([sums, sums.new_tensor([float(count)])]))
-            sums, count = reduced[:2], int(reduced[2])
+            sums, count = reduced[:2], float(reduced[2])
         if count not in (0, self.expected_items):
             grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
             torch._foreach_mul_([local(g) for g in grads], self.expected_items / count)
@@ -135,8 +135,8 @@ class TrainingModule(Objective):
         reduced: Tensor = self.trainer.strategy.reduce(tensor.to(self.device).clone(), reduce_op="sum")
         return reduced
 
-    def _log_step(self, sums: Tensor, count: int, optimizer: Optimizer) -> None:
-        task, anchor = (float(v) / max(count, 1) for v in sums)
+    def _log_step(self, sums: Tensor, count: float, optimizer: Optimizer) -> None:
+        task, anchor = (float(v) / (count or 1) for v in sums)
         penalty, first = self.penalty_value(), optimizer.param_groups[0]
         base = first.get("initial_lr", first["lr"])
         if penalty is not None:

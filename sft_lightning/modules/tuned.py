@@ -29,7 +29,7 @@ class TunedModule(L.LightningModule):
     """The task for metrics, without label smoothing"""
     trainable: TrainableSet
     """Which parameters are trained now"""
-    stepped: tuple[Tensor, Tensor, int] | None
+    stepped: tuple[Tensor, Tensor, float] | None
     """(task's loss and anchor summed over the last optimizer step, the same for this rank alone, number of items)"""
     select_by: str | None
     """The metric that chooses best.ckpt; None for the task's first"""

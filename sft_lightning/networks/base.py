@@ -211,11 +211,17 @@ class Network(nn.Module):
             self._below_new = inputs[0]
 
     def _encode_watching(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Features, and what enters the first new layer, with as many dimensions; `[B, 0]` where there is no such vector."""
+        """Features, and what enters the first new layer, with as many dimensions; `[B, 0]` where there is no such vector. A map
+        may have another height and width than the features.
+        """
         self.watch_new_layers()
         self._watching = True
         features = self.encode(x)
         below, self._below_new, self._watching = self._below_new, None, False
+        if (
+            below is not None and below.ndim == features.ndim == 4
+        ):  # maps of convolutions: channels are last in features
+            return features, below.permute(0, 2, 3, 1)
         if below is None or below.shape[:-1] != features.shape[:-1]:
             below = features.new_empty(*features.shape[:-1], 0)
         return features, below

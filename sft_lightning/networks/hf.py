@@ -215,15 +215,18 @@ def labels_of(model: Any) -> list[str]:
 # ---- export ----
 
 
-def hf_export(network: Network, model: Any, folder: str, head_name: str | None = None) -> None:
+def hf_export(
+    network: Network, model: Any, folder: str, head_name: str | None = None, head: nn.Module | None = None
+) -> None:
     """Writes a genuine transformers folder: the new head in the old one's place, the task's labels, and our own entries
-    under `sft_lightning` in config.json. With `head_name` None it writes the model unchanged.
+    under `sft_lightning` in config.json. With `head_name` None it writes the model unchanged. `head` is the new head in the
+    form that the model has it; default the network's own.
     """
     cls, task, config = type(network), network.task, model.config
     kept, stood = dict(vars(config)), None if head_name is None else model.get_submodule(head_name)
     try:
         if head_name is not None:
-            set_module(model, head_name, network.head)
+            set_module(model, head_name, head or network.head)
             labels = task.labels or [f"LABEL_{i}" for i in range(task.num_outputs)]
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: i for i, label in enumerate(labels)}

@@ -26,8 +26,8 @@ class MeanLoss(Metric):
         self.add_state("total", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
         self.add_state("items", torch.zeros((), dtype=dtype), dist_reduce_fx="sum")
 
-    def update(self, total: Tensor, items: int) -> None:
-        """Adds the loss `total` of `items` items."""
+    def update(self, total: Tensor, items: float) -> None:
+        """Adds the loss `total` of `items` items, or of items whose weights sum to that."""
         self.total += total
         self.items += items
 

@@ -10,7 +10,7 @@ import yaml
 
 from tests.cli.conftest import ROOT, Command
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder
+from tests.data.vision_files import table, write_cifar, write_folder, write_masks
 from tests.networks.tiny import tiny_folder
 
 OTHERS = ("ablations", "sweeps")  # folders of files that are no experiments: `ablate` and `wandb sweep` read them
@@ -120,6 +120,14 @@ def glue(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command
     return {**bert(file, tmp), "data": {"init_args": {"root": str(tmp / "glue")}}}
 
 
+def membrane(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    write_masks(tmp / "membrane", 16, side=32)
+    return {
+        "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
+        "data": {"init_args": {"root": str(tmp / "membrane"), "image_size": 64}},
+    }
+
+
 def imagefolder(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
     write_folder(tmp / "images", {"dog": 20, "elk": 20})
     net = {"name": "test_resnet", "pretrained": state_dict(tmp, "test_resnet")}
@@ -182,7 +190,7 @@ def xquad(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comman
 
 
 TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, *TEXTS)}
+MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, *TEXTS)}
 
 
 @pytest.mark.one_in(2)

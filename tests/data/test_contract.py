@@ -9,7 +9,7 @@ import pytest
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_mnist
+from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
 
 OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
 
@@ -113,6 +113,40 @@ def choices(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: str(root / f"{split}.jsonl") for split in ("train", "test")}
 
 
+def masks(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_masks(root, 12)
+    return {"root": str(root)}
+
+
+def voc(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_masks(root / "VOC2012", 24, "JPEGImages", "SegmentationClass", values=(0, 15, 255))
+    (root / "VOC2012/ImageSets/Segmentation").mkdir(parents=True)
+    for name, numbers in (("train", range(20)), ("val", range(20, 24))):
+        lines = "".join(f"{i}\n" for i in numbers)
+        write_text(root / f"VOC2012/ImageSets/Segmentation/{name}.txt", lines)
+    return {"root": str(root)}
+
+
+def streets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    for seed, split in enumerate(("train", "val", "test")):
+        write_masks(root / "flat" / split, 8, values=(4, 7, 26), seed=seed)
+        for kind, folder, ending in (("images", "leftImg8bit", ""), ("masks", "gtFine", "_labelIds")):
+            for file in sorted((root / "flat" / split / kind).iterdir()):
+                place = root / folder / split / "ulm" / f"ulm_{file.stem}_{folder}{ending}.png"
+                place.parent.mkdir(parents=True, exist_ok=True)
+                file.rename(place)
+    return {"root": str(root)}
+
+
+def pets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_masks(root, 24, "images", "annotations/trimaps", values=(2, 1, 3))
+    for file in sorted((root / "images").iterdir()):
+        file.rename(file.with_suffix(".jpg"))
+    for name, numbers in (("trainval", range(20)), ("test", range(20, 24))):
+        write_text(root / f"annotations/{name}.txt", "".join(f"{i} 1 1 1\n" for i in numbers))
+    return {"root": str(root)}
+
+
 def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
     said = [
@@ -145,6 +179,10 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CIFAR100": cifar(True),
     "ImageFolder": folder,
     "HubImages": parquet,
+    "MaskFolder": masks,
+    "VOCSegmentation": voc,
+    "Cityscapes": streets,
+    "OxfordPet": pets,
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)

@@ -101,3 +101,38 @@ def png(image: np.ndarray) -> bytes:
     stream = io.BytesIO()
     Image.fromarray(image).save(stream, "PNG")
     return stream.getvalue()
+
+
+# ---- images and masks ----
+
+
+def squares(count: int, side: int = 12, classes: int = 2, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 images `[count, side, side, 3]` with a lighter square of each class but the first, and masks of class numbers."""
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 60, (count, side, side, 3))
+    masks = np.zeros((count, side, side), dtype=np.uint8)
+    for image, mask in zip(images, masks, strict=True):
+        for number in range(1, classes):
+            top, left = rng.integers(0, side - side // 3, 2)
+            place = np.s_[top : top + side // 3, left : left + side // 3]
+            image[place] += 190 * number // (classes - 1)
+            mask[place] = number
+    return images.astype(np.uint8), masks
+
+
+def write_masks(
+    root: Path,
+    count: int,
+    images: str = "images",
+    masks: str = "masks",
+    values: Any = (0, 255),
+    ending: str = "",
+    **kwargs: Any,
+) -> None:
+    """`root/images/0.png` and `root/masks/0.png` and so on; `values` are the masks' values by class."""
+    pixels, numbers = squares(count, classes=len(values), **kwargs)
+    for name, folder in ((images, root / images), (masks, root / masks)):
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            array = pixels[i] if name == images else np.array(values, dtype=np.uint8)[numbers[i]]
+            Image.fromarray(array).save(folder / f"{i}{'' if name == images else ending}.png")

@@ -33,6 +33,10 @@ from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.squad_files import Answer
 from sft_lightning.data.text.tagged_rows import TaggedRows
+from sft_lightning.data.vision.base import ArrayImages
+from sft_lightning.data.vision.masked import Masked
+from sft_lightning.data.vision.masks import UNLABELLED
+from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
@@ -42,6 +46,7 @@ from sft_lightning.networks import (
     TransformersSeq2Seq,
     TransformersText,
     TransformersTokens,
+    UNet,
     build_network,
     spec,
 )
@@ -253,6 +258,46 @@ def some_answer(context: str, rng: np.random.Generator) -> Answer:
     return Answer(len(" ".join([*words[:first], ""])), text)
 
 
+class MaskedArrays(Masked, ArrayImages):
+    """Images and masks in memory."""
+
+    def __init__(self, images: torch.Tensor, masks: torch.Tensor) -> None:
+        ArrayImages.__init__(self, images, np.zeros(len(images)))
+        self.targets, self.stored = None, masks
+
+    def mask(self, row: int) -> torch.Tensor:
+        return self.stored[row]
+
+
+class FewMasks(SegmentationData):
+    """Random images with random masks, in which the share of labelled pixels differs widely; nobody has the last class.
+
+    Args:
+        sizes: Images of each split.
+        labels: Classes.
+        **kwargs: As SegmentationData.
+    """
+
+    mean, std = (0.5,), (0.25,)
+
+    def __init__(
+        self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("a", "b", "c", "d"), **kwargs: Any
+    ) -> None:
+        super().__init__(**{"labels": list(labels), "batch_size": 8, "seed": 0, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(100 + number)
+            images = rng.integers(0, 256, (count, 1, 6, 6), dtype=np.uint8)
+            masks = rng.integers(0, len(self.labels) - 1, (count, 6, 6), dtype=np.uint8)
+            masks[rng.random(masks.shape) < rng.random((count, 1, 1)) * 0.9] = UNLABELLED
+            masks[:, 0, 0] = 0  # each image has a label
+            parts.append(MaskedArrays(torch.from_numpy(images), torch.from_numpy(masks)))
+        return Splits(*parts, labels=list(self.labels))
+
+
 # ---- cases ----
 
 
@@ -307,6 +352,13 @@ def _language(folder: str) -> Spec:
 
 def _lora() -> Spec:
     return {"class_path": "LoRA", "init_args": {"r": 2, "alpha": 4.0}}
+
+
+def _save_masks(folder: Path) -> str:
+    torch.manual_seed(0)
+    info = TaskInfo("semantic_segmentation", 3, ["old0", "old1", "old2"])
+    build_network(spec(UNet, channels=1, widths=(8, 16)), info).save_pretrained(str(folder))
+    return str(folder)
 
 
 def _old_texts(**settings: Any) -> FewTexts:
@@ -374,6 +426,13 @@ CASES: dict[str, Case] = {
         FewQuestions,
         FewQuestions,
         shifts=("head.bias",),
+    ),
+    "images with masks": Case(
+        "semantic_segmentation",
+        _save_masks,
+        lambda folder: spec(UNet, channels=1, widths=(8, 16), pretrained=folder),
+        FewMasks,
+        lambda **settings: FewMasks(labels=("old0", "old1", "old2"), **settings),
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),

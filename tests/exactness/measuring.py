@@ -198,6 +198,12 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "map": mean_average_precision,
     },
     "multiple_choice": {"loss": nats, "accuracy": _said(sk.accuracy_score)},
+    "semantic_segmentation": {  # scikit-learn's means are over the classes that are true or predicted
+        "loss": nats,
+        "miou": _said(sk.jaccard_score, average="macro", zero_division=0.0),
+        "dice": _said(sk.f1_score, average="macro", zero_division=0.0),
+        "pixel_accuracy": _said(sk.accuracy_score),
+    },
 }
 """Task to metric to reference: each takes all logits and targets at once."""
 

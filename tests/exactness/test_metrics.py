@@ -45,7 +45,7 @@ BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
 WITH_METRICS = [how for how in HOW if how != "predict"]
-SAME_TASK = ("tags", "sets of labels", "choices", "questions")
+SAME_TASK = ("tags", "sets of labels", "choices", "questions", "images with masks")
 """Cases whose source head is of the same task"""
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
@@ -247,9 +247,10 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     wanted = [{"index": row, **in_words(case, said, items)} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
         assert line.pop("text", None) is None or CASES[case].task == "multiple_choice"
+        assert sum(line.pop("pixels", [36])) == 36, "a pixel has no class, or two"
         assert line.keys() == want.keys()
         for key, value in want.items():
-            as_said = key in ("label", "labels", "tags", "answer")
+            as_said = key in ("label", "labels", "tags", "answer", "mask")
             assert line[key] == (value if as_said else pytest.approx(value, abs=2e-6)), f"{line}, not {want}"
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
@@ -266,6 +267,8 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
         return {"value": logits[0, 0]}
     if task in ("causal_lm", "seq2seq"):
         return {"tokens": likeliest, "probabilities": certain}
+    if task == "semantic_segmentation":  # of all pixels, also those without a label
+        return {"mask": f"masks/{said.row_of_item[items[0]]:06d}-sample_{said.row_of_item[items[0]]}.png"}
     if task == "token_classification":
         return {"tags": [TAGS[i] for i in likeliest], "probabilities": certain}
     if task == "multiple_choice":

@@ -48,12 +48,21 @@ def vit(folder: Path) -> dict[str, Any]:
     return {"config": {"model_type": "vit", **sizes, "image_size": 32, "patch_size": 8}}
 
 
+def segformer(folder: Path) -> dict[str, Any]:
+    sizes = {"hidden_sizes": [8] * 4, "depths": [1] * 4, "num_attention_heads": [1] * 4, "decoder_hidden_size": 8}
+    return {"config": {"model_type": "segformer", **sizes}}
+
+
 EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]]] = {
     "MLP": (lambda folder: {"in_features": 64, "hidden": [8, 8]}, lambda: images(1, 8)),
     "LeNet": (lambda folder: {"image_size": 16}, lambda: images(3, 16)),
     "LSTM": (lambda folder: {"embedding_dim": 8, "hidden": 8, "vocabulary_size": 60}, tokens),
+    "UNet": (lambda folder: {"channels": 3, "widths": [4, 6]}, lambda: images(3, 9)),
     "Timm": (lambda folder: {"name": "test_resnet"}, lambda: images(3, 32)),
+    "TimmSegmentation": (lambda folder: {"name": "test_resnet", "width": 8}, lambda: images(3, 32)),
     "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
+    "TorchvisionSegmentation": (lambda folder: {"name": "lraspp_mobilenet_v3_large"}, lambda: images(3, 40)),
+    "TransformersSegmentation": (segformer, lambda: images(3, 32)),
     "TransformersImage": (vit, lambda: images(3, 32)),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),

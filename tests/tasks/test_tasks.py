@@ -208,6 +208,7 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "seq2seq": cross_entropy,
     "token_classification": cross_entropy,
     "multiple_choice": cross_entropy,
+    "semantic_segmentation": cross_entropy,
     "extractive_qa": lambda scores, y: sum(
         squad_by_hand.loss([window.T for window in of], goals) for of, goals in zip(scores, y, strict=True)
     ),

@@ -19,6 +19,7 @@ __all__ = ["Ragged", "TextData", "TextRows", "TokenData", "Tokens"]
 
 TAKES = {
     "image": "images",
+    "masks": "images to segment",
     "text": "texts to classify",
     "tokens": "texts to continue",
     "words": "words to tag",

@@ -1,0 +1,67 @@
+"""Infers a data block from folders of images and masks."""
+
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, fits
+from sft_lightning.autoconfig.one_load import load_as_fit_does
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
+from sft_lightning.data.vision.mask_folder import MaskFolder, layout_of
+from sft_lightning.data.vision.masked import MaskedFiles
+from sft_lightning.data.vision.segmentation import SegmentationData
+from sft_lightning.data.vision.voc import VOCSegmentation, voc_in
+
+TASK = "semantic_segmentation"
+LARGEST, SEEN = 256, 200
+"""Pixels of a side that larger images are resized to; number of images whose sizes are looked at"""
+
+
+def has_masks(where: Path, said: Overrides) -> bool:
+    """Whether a folder has images beside masks, or the user says how both are named."""
+    if said.task == TASK or {"images", "masks"} & said.settings.keys():
+        return True
+    return said.task is None and (voc_in(where) is not None or layout_of(where) is not None)
+
+
+def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
+    """Plans `MaskFolder` data. Raises UserError for the errors of `fit`."""
+    fix = "choose a network that segments, or --task classification if these folders are classes"
+    fits(kinds, ("masks",), network, f"{path} is images with masks", fix)
+    of_masks = signature(SegmentationData.__init__).parameters
+    init: dict[str, Any] = {"root": path} | {n: value for n, value in said.settings.items() if n in of_masks}
+    cls = VOCSegmentation if voc_in(Path(path).expanduser()) is not None else MaskFolder
+    plan = DataPlan("masks", TASK, {"class_path": cls.__name__, "init_args": init}, 0)
+    loaded = load_as_fit_does(plan, cls, said)
+    train = loaded.train
+    assert isinstance(train, MaskedFiles)
+    held = [kinds for row, kinds in enumerate(train.types_in()) if row not in train.refused]
+    plan.counts = {label: sum(label in kinds for kinds in held) for label in loaded.labels}
+    check_classes(path, "its masks", plan)
+    found = ", ".join(f"{label} in {count:,}" for label, count in list(plan.counts.items())[:8])
+    more = ", …" if len(plan.counts) > 8 else ""
+    plan.lines.insert(
+        0, f"{path}: {plural(plan.train, 'image')} with masks of {len(plan.counts)} classes ({found}{more})"
+    )
+    sizes = sizes_of(train)
+    if "image_size" not in init and (len(sizes) > 1 or max(max(sizes)) > LARGEST):
+        init["image_size"] = min(LARGEST, max(max(size) for size in sizes))
+        most = "×".join(map(str, max(sizes)))
+        plan.lines.append(
+            f"images (up to {most}) are resized to {init['image_size']}×{init['image_size']}: --set data.image_size=N"
+        )
+    return plan
+
+
+def sizes_of(samples: MaskedFiles) -> set[tuple[int, int]]:
+    """Height and width of some images. Raises UserError if none can be read."""
+    found = set()
+    for row in range(0, len(samples), max(1, len(samples) // SEEN)):
+        try:
+            found.add(samples.size_of(row))
+        except (OSError, ValueError, SyntaxError):
+            continue  # reading the sample will raise the error, or skip it
+    if not found:
+        raise UserError("--data", f"no image of {samples.root} can be read", "replace them")
+    return found

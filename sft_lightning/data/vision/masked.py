@@ -1,0 +1,224 @@
+"""Images with a mask each: fitted and moved together, so that a mask always lies on its image."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms.v2 import functional as v2
+
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.data.bad_samples import BadSample, printable
+from sft_lightning.data.sampler import Key
+from sft_lightning.data.vision.augment import hashed_uniform
+from sft_lightning.data.vision.encoded import DAMAGE, EncodedImages
+from sft_lightning.data.vision.image_folder import FileImages
+from sft_lightning.data.vision.images import Images, shared_bytes
+from sft_lightning.data.vision.masks import UNLABELLED, MaskRule, UnknownValue, raw_values
+from sft_lightning.data.vision.palette import overlay_of, palette_image
+
+MOVES = ("crop", "flip", "flip_vertical")
+
+
+class Masked(Images):
+    """Images that have a mask of their size each, uint8 `[H, W]` of class numbers, UNLABELLED where there is no label.
+
+    The whole image is resized, never cropped, so that every pixel of the mask counts: the image bilinear, the mask to the
+    nearest. Training moves image and mask together, by numbers that depend on (seed, epoch, row) alone.
+    """
+
+    has_masks = True
+    moves: Sequence[str] = ()
+    """What training varies, of MOVES"""
+    padding = 0
+    """Largest shift of `crop`, in pixels"""
+    overlays = False
+    """Whether predictions are also drawn over their images"""
+    _kept_masks: Tensor | None = None
+    _have_masks: Tensor | None = None
+
+    @abstractmethod
+    def mask(self, row: int) -> Tensor:
+        """The mask as stored: uint8 `[H, W]`. Raises BadSample."""
+
+    def resized(self, image: Tensor) -> Tensor:
+        """The whole image at the network's size."""
+        if self.size is None or tuple(image.shape[-2:]) == self.size:
+            return image
+        resized: Tensor = v2.resize(image, list(self.size), antialias=True)
+        return resized
+
+    def fit(self, size: tuple[int, int] | None, channels: int | None, own_view: Any = None) -> None:
+        if size != self.size:
+            self._kept_masks = None
+        super().fit(size, channels, None)  # a view that crops would lose pixels of the mask
+
+    def keep(self) -> None:
+        super().keep()
+        if self._kept is not None and self._kept_masks is None and self.has_masks:
+            shape = (len(self), *self._kept.shape[-2:])
+            self._kept_masks, self._have_masks = shared_bytes(shape), shared_bytes((len(self),))
+
+    def mask_view(self, row: int, size: tuple[int, int]) -> Tensor:
+        """The mask at the size of its image's view."""
+        mask = self.mask(row)
+        if self.size is None or tuple(mask.shape) == self.size:
+            return mask
+        resized: Tensor = v2.resize(tv_tensors.Mask(mask[None]), list(size))[0]
+        return resized.as_subclass(Tensor)
+
+    def masks(self, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
+        """`[B, H, W]`; kept in memory once read, if the images are. Raises BadSample for all that cannot be read."""
+        kept, have, found, bad = self._kept_masks, self._have_masks, [], dict[int, str]()
+        for row in rows:
+            if kept is not None and have is not None and have[row]:
+                found.append(kept[row])
+                continue
+            try:
+                mask = self.mask_view(row, size)
+                if tuple(mask.shape) != size:
+                    raise self.bad(row, self.sizes_differ(mask.shape, size))
+            except BadSample as error:
+                if not self.skips:
+                    raise
+                bad |= error.rows
+                continue
+            if kept is not None and have is not None:
+                kept[row], have[row] = mask, 1
+            found.append(mask)
+        if bad:
+            raise BadSample.of(self, bad)
+        return torch.stack(found)
+
+    def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
+        """`image` uint8; with masks `select`, the labelled pixels `[B, H, W]`, and `y`, their classes `[N]` in that order."""
+        images = self.views(rows)
+        if not self.has_masks:
+            return {"image": images}
+        masks = self.masks(rows, (images.shape[-2], images.shape[-1]))
+        if train and self.moves:
+            images, masks = self.moved(images, masks, rows, keys[0].epoch)
+        select = masks != UNLABELLED
+        return {"image": images, "select": select, "y": masks[select].long()}
+
+    def moved(self, images: Tensor, masks: Tensor, rows: Sequence[int], epoch: int) -> tuple[Tensor, Tensor]:
+        """Images and masks moved together. What `crop` uncovers is black, and has no label."""
+        streams = {number: hashed_uniform(self.seed, epoch, np.asarray(rows), number) for number in (0, 1, 2, 4)}
+        made = []
+        for at, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            pair: Any = tv_tensors.Image(image), tv_tensors.Mask(mask[None])
+            if "flip" in self.moves and streams[2][at] < 0.5:
+                pair = [v2.horizontal_flip(one) for one in pair]
+            if "flip_vertical" in self.moves and streams[4][at] < 0.5:
+                pair = [v2.vertical_flip(one) for one in pair]
+            if "crop" in self.moves and self.padding:
+                top, left = (int(streams[s][at] * (2 * self.padding + 1)) for s in (0, 1))
+                fills, border = (0, UNLABELLED), [self.padding] * 4
+                padded = [v2.pad(one, border, fill=fill) for one, fill in zip(pair, fills, strict=True)]
+                pair = [v2.crop(one, top, left, *image.shape[-2:]) for one in padded]
+            made.append([one.as_subclass(Tensor) for one in pair])
+        return torch.stack([image for image, _ in made]), torch.stack([mask[0] for _, mask in made])
+
+    def bad(self, row: int, why: str) -> BadSample:
+        """The exception for a row that cannot be used."""
+        return BadSample.of(self, {row: why})
+
+    def sizes_differ(self, mask: Sequence[int], image: Sequence[int]) -> str:
+        """Says that a mask has another size than its image."""
+        return f"its mask has {'×'.join(map(str, mask))} pixels, the image {'×'.join(map(str, image))}"
+
+    def filed(self, row: int, prediction: dict[str, Any], folder: Path, task: TaskInfo | None) -> dict[str, Any]:
+        """Writes the predicted mask at its image's own size, as PNG with a palette, and the overlay if it is wanted."""
+        image = self.read(row)
+        size = (image.shape[-1], image.shape[-2])
+        mask = palette_image(prediction.pop("mask")).resize(size, Image.Resampling.NEAREST)
+        stem = f"{row:06d}-{Path(printable(self.name(row))).stem}".replace(" ", "_")
+        (folder / "masks").mkdir(parents=True, exist_ok=True)
+        mask.save(folder / "masks" / f"{stem}.png")
+        written = {"mask": f"masks/{stem}.png"}
+        if self.overlays:
+            (folder / "overlays").mkdir(parents=True, exist_ok=True)
+            overlay_of(image, mask).save(folder / "overlays" / f"{stem}.png")
+            written["overlay"] = f"overlays/{stem}.png"
+        return {**written, **prediction}
+
+
+class MaskedFiles(Masked, FileImages):
+    """Image files with a mask file each.
+
+    Args:
+        root: Folder that names are given below.
+        paths: The images.
+        masks: The mask of each image, None for an image that lacks one; None for images to predict on.
+        rule: The classes of masks' values.
+    """
+
+    def __init__(self, root: Path, paths: list[Path], masks: list[Path | None] | None, rule: MaskRule | None) -> None:
+        FileImages.__init__(self, root, paths, None)
+        self.files, self.rule, self.has_masks = masks, rule, masks is not None
+        self.refused: dict[int, str] = {}
+        """Rows that loading found unusable, and why"""
+
+    def bad_rows(self) -> dict[int, str]:
+        return self.refused
+
+    def mask(self, row: int) -> Tensor:
+        assert self.files is not None and self.rule is not None
+        file = self.files[row]
+        if file is None:
+            raise self.bad(row, "it has no mask")
+        try:
+            with file.open("rb") as stream:
+                raw = raw_values(stream, self.rule.colours)
+            mask = torch.from_numpy(self.rule.classes(raw))
+        except UnknownValue as error:
+            raise self.bad(row, str(error)) from None
+        except DAMAGE as error:
+            wrong = self.damaged(row, error)
+            if not isinstance(wrong, BadSample):
+                raise wrong from None
+            raise self.bad(row, f"its mask {printable(file.name)}: {wrong.rows[row]}") from None
+        if self.size is not None:  # views have the network's size, so that only the files' own sizes can differ
+            image = self.size_of(row)
+            if tuple(mask.shape) != image:
+                raise self.bad(row, self.sizes_differ(mask.shape, image))
+        return mask
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Height and width of an upright image, without decoding its pixels."""
+        with self.open(row) as stream, Image.open(stream) as image:
+            width, height = image.size
+            return (width, height) if image.getexif().get(0x0112, 1) > 4 else (height, width)
+
+    def types_in(self) -> list[frozenset[str]]:
+        """The classes in each image's mask; none where it cannot be read."""
+        assert self.rule is not None
+        found = []
+        for row in range(len(self)):
+            try:
+                numbers = np.unique(self.mask(row).numpy()).tolist()
+            except BadSample:
+                numbers = []
+            found.append(frozenset(self.rule.labels[n] for n in numbers if n != UNLABELLED))
+        return found
+
+    def digest(self) -> bytes:
+        """Hash of images, masks and the classes of masks' values."""
+        if self._of_pairs is None:
+            digest = sha256(EncodedImages.digest(self))
+            for file in self.files or ():
+                try:
+                    digest.update(b"none" if file is None else sha256(file.read_bytes()).digest())
+                except OSError:
+                    digest.update(b"unreadable")
+            digest.update(repr(self.rule).encode())
+            self._of_pairs = digest.digest()
+        return self._of_pairs
+
+    _of_pairs: bytes | None = None

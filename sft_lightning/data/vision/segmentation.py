@@ -1,0 +1,180 @@
+"""Semantic segmentation: images with a mask each, as a data module."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import InputSpec, InputView
+from sft_lightning.data.arguments import Range, check_arguments
+from sft_lightning.data.bad_samples import BadSample
+from sft_lightning.data.base import Splits
+from sft_lightning.data.vision.base import LARGEST_SIDE, ImageData
+from sft_lightning.data.vision.encoded import DAMAGE
+from sft_lightning.data.vision.image_folder import folder
+from sft_lightning.data.vision.masked import Masked, MaskedFiles
+from sft_lightning.data.vision.masks import (
+    MOST_CLASSES,
+    UNLABELLED,
+    MaskRule,
+    UnknownValue,
+    raw_values,
+    rule_of_table,
+    rule_of_values,
+)
+from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
+from sft_lightning.tasks.semantic_segmentation import COMPARED
+
+Pairs = list[tuple[Path, Path | None]]
+"""Images with their masks"""
+
+
+class SegmentationData(ImageData, base=True):
+    """Images with a mask each, whose values are the classes of the image's pixels.
+
+    Whole images are resized, bilinear, and masks with them, to the nearest; metrics are of this size. Nothing is cropped.
+
+    Args:
+        labels: Names of the classes, in the order of the masks' values; default their numbers.
+        mask_values: Each class's value in masks, as `{background: 0, cell: 128}`, or its colour, as `{road: '#804080'}`;
+            default values from 0 on, or 0 and 255 for two classes.
+        ignore_index: Value of pixels without a label; default 255, unless masks have 0 and 255 alone.
+        unknown_values: What a value is that no class has: an error (of the sample; see on_bad_sample), or no label.
+        image_size: Height and width the network sees, in pixels; default the network's own, else that of the images, which
+            must then be equal.
+        augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
+        crop_padding: Largest shift of crop, in pixels, each way.
+        class_weights: Weight of each class's pixels in the loss, in class order, or balanced: weights that give every class
+            that occurs in the training masks the same share, and pixels a mean weight of 1; default 1 each.
+        focal_gamma: Exponent γ of the focal loss, which weighs pixels down that are right already; 0 for cross-entropy.
+        predict_root: Folder of images without masks, for predict.
+        overlays: Also draw predicted masks over their images.
+        **kwargs: Subset, split, batches; see Digits.
+    """
+
+    task_name = "semantic_segmentation"
+
+    def __init__(
+        self,
+        labels: list[str] | None = None,
+        mask_values: dict[str, Any] | None = None,
+        ignore_index: int | None = None,
+        unknown_values: Literal["fail", "ignore"] = "fail",
+        image_size: Annotated[int, Range(1, LARGEST_SIDE)] | None = None,
+        augment: list[Literal["crop", "flip", "flip_vertical"]] | None = None,
+        crop_padding: Annotated[int, Range(0, LARGEST_SIDE)] = 4,
+        class_weights: list[float] | Literal["balanced"] | None = None,
+        focal_gamma: Annotated[float, Range(0)] = 0.0,
+        predict_root: str | None = None,
+        overlays: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        check_arguments(SegmentationData.__init__, locals())
+        super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
+        self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
+        self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
+        self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
+        if isinstance(class_weights, str) and class_weights != "balanced":
+            raise UserError("data.class_weights", f"must be a list of numbers, or balanced, got '{class_weights}'")
+        if labels is not None and mask_values is not None:
+            raise UserError("data.labels", "has no effect, because mask_values names the classes", "leave it out")
+        if labels is not None and (len(labels) > MOST_CLASSES or len(set(labels)) < len(labels)):
+            raise UserError("data.labels", f"must be at most {MOST_CLASSES} different names, got {labels!r:.80}")
+        if self.classes is not None:
+            raise UserError(
+                "data.classes", "does not work with masks, which have a class for each pixel", "leave it out"
+            )
+
+    def _share_out(self, loaded: Splits) -> None:
+        super()._share_out(loaded)
+        assert self.task_info is not None
+        self.task_info = replace(self.task_info, weights=self.weights(), focal=float(self.focal_gamma))
+
+    def weights(self) -> list[float]:
+        """Each class's weight in the loss; empty for 1 each."""
+        assert self.task_info is not None
+        given, classes = self.class_weights, self.task_info.num_outputs
+        if given is None:
+            return []
+        if not isinstance(given, str):
+            if len(given) != classes or not all(0 <= w < float("inf") for w in given) or not any(given):
+                raise UserError(
+                    "data.class_weights",
+                    f"must be {classes} numbers of at least 0, not all 0, one for each class, got {given!r:.80}",
+                )
+            return [float(w) for w in given]
+        pixels, train = np.zeros(classes), self.splits["train"]
+        assert isinstance(train.samples, Masked)
+        for row in train.rows.tolist():
+            try:
+                mask = train.samples.mask(row).numpy()
+            except BadSample:
+                continue  # fetching the sample will raise the error, or skip it
+            pixels += np.bincount(mask[mask != UNLABELLED], minlength=classes)
+        there = pixels > 0
+        balanced = np.where(there, pixels.sum() / (max(1, there.sum()) * np.maximum(pixels, 1)), 1.0)
+        return [float(w) for w in balanced]
+
+    def load_for_prediction(self) -> MaskedFiles | None:
+        if self.predict_root is None:
+            return None
+        root, left_out = folder(self.predict_root, "predict_root"), LeftOut()
+        if not (paths := images_below(root, left_out)):
+            raise UserError("data.predict_root", f"{root} has no images ({', '.join(SUFFIXES)})", "use another folder")
+        samples = MaskedFiles(root, paths, None, None)
+        samples.notes = left_out.lines()
+        return samples
+
+    def masked(self, root: Path, pairs: dict[str, Pairs], notes: list[str]) -> Splits:
+        """The samples of the splits `train`, and `val` and `test` if they are there."""
+        files = [mask for _, mask in pairs["train"] if mask is not None]
+        rule = self.rule(files)
+        found = {}
+        for split, of in pairs.items():
+            samples = MaskedFiles(root, [image for image, _ in of], [mask for _, mask in of], rule)
+            samples.refused = {row: "it has no mask" for row, (_, mask) in enumerate(of) if mask is None}
+            if samples.refused and not self.skips:
+                row = next(iter(samples.refused))
+                raise samples.bad(row, samples.refused[row]).at("data")
+            found[split] = samples
+        said = [*notes, rule.note] if rule.note else notes
+        return Splits(found["train"], found.get("val"), found.get("test"), rule.labels, said)
+
+    def rule(self, masks: list[Path]) -> MaskRule:
+        """The classes of masks' values: as the user names them, or by the values that training masks have."""
+        if self.mask_values is not None:
+            return rule_of_table(self.mask_values, self.ignore_index, self.unknown_values)
+        values: set[int] = set()
+        for mask in masks:
+            try:
+                with mask.open("rb") as stream:
+                    values |= set(np.unique(raw_values(stream, colours=False)).tolist())
+            except UnknownValue as error:
+                if not self.skips:
+                    fix = "name the classes' colours in data.init_args.mask_values, such as {road: '#804080'}"
+                    raise UserError("data", f"{mask}: {error}", fix) from None
+            except DAMAGE:
+                continue  # reading the sample will raise the error, or skip it
+        return rule_of_values(values, self.labels, self.ignore_index, self.unknown_values)
+
+    def prepare(self, spec: InputSpec) -> InputView:
+        """Sets size, channels and normalisation: the network's if it has them, else the data's."""
+        if spec.kind != "masks":
+            raise UserError(
+                "network",
+                f"{spec.network} does not segment images, and {type(self).__name__} has images with masks",
+                "choose another network or other data",
+            )
+        for split in self.splits.values():
+            samples = split.samples
+            assert isinstance(samples, Masked)
+            samples.moves, samples.padding, samples.overlays = self.moves, self.crop_padding, self.overlays
+        return super().prepare(replace(spec, kind="image", view=None))
+
+    def describe(self) -> str:
+        size = self.view.size if self.view is not None else None
+        seen = f"whole images at {size[0]}×{size[1]}" if size else ""
+        places = f"networks are compared at up to {COMPARED} places with labels of each" if "val" in self.splits else ""
+        return "; ".join(part for part in (super().describe(), seen, places) if part)
