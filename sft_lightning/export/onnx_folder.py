@@ -35,20 +35,22 @@ class Graph(nn.Module):
 
     def __init__(self, network: Network, names: list[str], source: bool) -> None:
         super().__init__()
-        self.network, self.names, self.source = network, names, source
+        # The tracer makes a sub-class of each module's class, which must not be registered as another network.
+        self._network, self.names, self.source = [network], names, source
+        self.encoder, self.head, self.source_head = network.encoder, network.head, network.source_head
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """`logits`, and `source_logits` if asked for."""
         features = self.features(dict(zip(self.names, tensors, strict=True)))
-        logits: Tensor = self.network.head(features)
+        logits: Tensor = self.head(features)
         if not self.source:
             return (logits,)
-        assert self.network.source_head is not None
-        return logits, self.network.source_head(features)
+        assert self.source_head is not None
+        return logits, self.source_head(features)
 
     def features(self, x: dict[str, Tensor]) -> Tensor:
         """The input of the heads."""
-        network: Any = self.network
+        network: Any = self._network[0]
         found: Tensor
         if network.input_spec.kind == "choices":
             found = network.encoder(**{name: value[:, None] for name, value in x.items()}).logits
@@ -70,7 +72,7 @@ class OnnxFolder(Format):
         if (
             missing := next((n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None), None)
         ) is not None:
-            return f"the package {missing} is not installed (pip install 'sft-lightning[export]')"
+            return f"the package {missing} is not installed (pip install 'sft-lightning[onnx]')"
         if network.shares_outputs:
             return f"{network.name} generates texts token by token, which one graph cannot do; use transformers"
         kind = network.input_spec.kind
@@ -182,6 +184,11 @@ def silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
+MEANING = {
+    "words": "Each token has a row of outputs; the first piece of each word has the word's tag.\n",
+    "choices": "`predict(question, choice)` gives one choice's score; softmax over a question's choices.\n",
+    "questions": "`predict(question, context)` gives each token's score to be the answer's start, and its end.\n",
+}
 IMAGE = """import json
 import numpy as np
 import onnxruntime
