@@ -16,7 +16,7 @@ class Format(ABC):
     """A kind of folder that another library loads. The folder holds everything that this library needs."""
 
     name: ClassVar[str]
-    """As on the command line, and in `elsewhere.LIBRARIES`"""
+    """As on the command line, and in `elsewhere/libraries.py`"""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

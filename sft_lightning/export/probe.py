@@ -73,7 +73,7 @@ class Probe:
         return list(torch.split(torch.from_numpy(values), [s[0] for s in sizes]))
 
     def write(self, folder: Path) -> None:
-        """Writes inputs for `elsewhere.py`; no answers."""
+        """Writes inputs for `elsewhere/`; no answers."""
         arrays: dict[str, np.ndarray] = {"number": np.array(len(self.batches))}
         for number, batch in enumerate(self.batches):
             held = {**batch["x"], **({"select": batch["select"]} if "select" in batch else {})}
