@@ -158,8 +158,11 @@ class OnnxFolder:
         image = image.convert(about["mode"])
         if about["resize"] is not None and list(image.size[::-1]) != about["crop"]:
             width, height = image.size
-            size = about["resize"]
-            if isinstance(size, int):
+            size, crop = about["resize"], about["crop"]
+            if size == "cover":
+                scale = max(crop[0] / height, crop[1] / width)
+                size = max(crop[0], round(height * scale)), max(crop[1], round(width * scale))
+            elif isinstance(size, int):
                 long = int(size * max(width, height) / min(width, height))
                 size = (size, long) if height <= width else (long, size)
             image = image.resize((size[1], size[0]), getattr(Image.Resampling, about["resample"].upper()))

@@ -150,10 +150,10 @@ def describe(path: Path, tuned: Tuned, heads: tuple[str, ...]) -> None:
         channels = view.shape[0] if view.shape is not None else network.input_spec.channels or 3
         crop = list(view.shape[1:] if view.shape is not None else view.size or ())
         seen = view.view if view.view is not None and "resize" in view.view else None
-        shorter = {"resize": max(crop), "crop": crop, "resample": "bilinear"} if view.size is not None else None
+        covered = {"resize": "cover", "crop": crop, "resample": "bilinear"} if view.size is not None else None
         about = {
             "mode": "RGB" if channels == 3 else "L",
-            **(seen or shorter or {"resize": None, "crop": crop, "resample": None}),
+            **(seen or covered or {"resize": None, "crop": crop, "resample": None}),
             "channels": "BGR" if view.reverse_channels else "RGB",
             "mean": list(view.mean or [0.0] * channels),
             "std": list(view.std or [1.0] * channels),
@@ -199,7 +199,8 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
 mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
 
 
-def predict(image):  # of the size about["crop"]; about["resize"] says how others are resized first
+def predict(image):  # of the size about["crop"]; others are first resized to about["resize"] (the shorter side, height and
+    # width, or "cover": the least size that covers the crop), and cropped in the centre
     pixels = np.asarray(image.convert(about["mode"]), dtype=np.float32)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     pixels = pixels[::-1] if about["channels"] == "BGR" else pixels

@@ -103,7 +103,12 @@ def of_raw(case: Case, found: dict[str, np.ndarray]) -> dict[str, Any]:
         std = np.array(case.mean_std[1]).reshape(1, -1, 1, 1)
         levels = float((np.abs(found["pixels"] - ours) * std * 255).max())
         if levels > LEVELS:
-            raise differs(case, f"prepares images differently, by up to {levels:.1f} of 255 levels")
+            raise differs(
+                case,
+                f"prepares images differently, by up to {levels:.1f} of 255 levels, because the run's data resized them in "
+                "their own way",
+                "choose onnx or safetensors, or fit with images of the network's size",
+            )
         note, strict = {"levels": round(levels, 3)}, levels < 0.01
     heads = {}
     for head in case.heads:
@@ -178,9 +183,9 @@ def bound(case: Case, scale: float) -> float:
     return (COARSE if case.coarse else TOLERANCE) * max(1.0, scale)
 
 
-def differs(case: Case, how: str) -> UserError:
+def differs(case: Case, how: str, fix: str = "choose another format") -> UserError:
     """The error for an export that answers differently."""
-    return UserError("--format", f"{case.format}: the export {how}; nothing was written", "choose another format")
+    return UserError("--format", f"{case.format}: the export {how}; nothing was written", fix)
 
 
 def lines(content: dict[str, Any]) -> list[str]:

@@ -10,6 +10,7 @@ import yaml
 from sft_lightning.cli.main import main
 from tests.data import test_contract
 from tests.data.text_files import texts, write_jsonl
+from tests.data.vision_files import write_folder
 from tests.networks.test_contract import of_transformers, vit
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
 
@@ -72,6 +73,12 @@ def chats(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
+    write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
+    return {"root": str(root / "photos")}
+
+
 def llama(folder: Path) -> dict[str, Any]:
     template = byte_bpe(pad="<pad>", template=CHATML)
     return {"pretrained": tiny_folder(folder / "llama", "llama", "lm", tokenizer=template), "max_new_tokens": 12}
@@ -80,6 +87,7 @@ def llama(folder: Path) -> dict[str, Any]:
 OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
     "values": ("TextTable", values),
     "chats": ("Instructions", chats),
+    "photos": ("ImageFolder", photos),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
 MLP = {"in_features": 64, "hidden": [128, 64], "pretrained": "builtin:digits-0-4"}
@@ -92,6 +100,8 @@ CASES = {
     "classification-timm": CaseOf("Digits", "Timm", backbone("Timm")("test_resnet"), "timm"),
     "classification-torchvision": CaseOf("Digits", "Torchvision", backbone("Torchvision")("mnasnet0_5"), "safetensors"),
     "classification-vit": CaseOf("Digits", "TransformersImage", started_vit, "transformers"),
+    "classification-timm-photos": CaseOf("photos", "Timm", backbone("Timm")("test_resnet"), "onnx"),
+    "classification-vit-photos": CaseOf("photos", "TransformersImage", started_vit, "transformers"),
     "classification-bert": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "transformers"),
     "classification-gpt2": CaseOf("TextTable", "TransformersText", of_transformers("gpt2", "sequence"), "transformers"),
     "classification-pooled": CaseOf(

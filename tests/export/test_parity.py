@@ -15,6 +15,7 @@ import torch
 from sft_lightning import elsewhere
 from sft_lightning.export.parity import TOLERANCE, Case, compare, lines
 from sft_lightning.export.tuned import Tuned
+from sft_lightning.export.writing import export_run
 from sft_lightning.networks import NETWORKS
 from sft_lightning.tasks import TASKS
 from tests.export.cases import CASES
@@ -59,6 +60,16 @@ def test_each_task_and_each_network_family_has_a_case() -> None:
     assert {case.network for case in CASES.values()} >= own
     families = {task for name in own for task in NETWORKS[name].tasks}
     assert families <= set(TASKS)
+
+
+@pytest.mark.slow
+def test_timm_is_refused_where_it_cannot_resize_images_as_the_run_did(
+    tuned: Callable[[str], Tuned], tmp_path: Path, rest: dict[str, Case]
+) -> None:
+    """It rounds the longer side down, and the data round it to the nearest pixel: images are shifted against each other."""
+    with refused("--format", "of 255 levels", "onnx"):
+        export_run(tuned("classification-timm-photos").run.path, tmp_path / "timm", "timm")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.fixture
