@@ -116,3 +116,19 @@ def test_wrong_input_is_one_line(tmp_path: Path, garden: Path, capsys: pytest.Ca
     ):
         assert main(["runs", *arguments]) == 2
         check_printed(capsys.readouterr().err, key, told)
+
+
+def test_a_cleaned_run_can_still_be_tested_with_the_same_result(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = ["fit", "--config", "experiments/digits/distill.yaml", "--wandb", "disabled", "--runs_dir", str(tmp_path)]
+    assert main([*start, "--trainer.max_epochs", "4", "--trainer.check_val_every_n_epoch", "2", "--run_id", "one"]) == 0
+    (run,) = tmp_path.glob("*/one")
+    before = json.loads((run / "run.json").read_text())["test"]
+    (run / "checkpoints" / "epoch-1.ckpt").write_bytes(b"another one")
+    if (run / "checkpoints" / "last.ckpt").samefile(run / "checkpoints" / "best.ckpt"):
+        (run / "checkpoints" / "last.ckpt").unlink()  # as where another checkpoint is the best, and the last is removed
+    assert main(["runs", "clean", str(tmp_path), "--yes"]) == 0
+    assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
+    assert main(["test", "--run", str(run)]) == 0
+    assert json.loads((run / "run.json").read_text())["test"] == before

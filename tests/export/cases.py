@@ -84,6 +84,13 @@ def llama(folder: Path) -> dict[str, Any]:
     return {"pretrained": tiny_folder(folder / "llama", "llama", "lm", tokenizer=template), "max_new_tokens": 12}
 
 
+def lora(folder: Path) -> dict[str, Any]:
+    return {
+        **of_transformers("bert", "sequence")(folder),
+        "transforms": [{"class_path": "LoRA", "init_args": {"r": 2}}],
+    }
+
+
 OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
     "values": ("TextTable", values),
     "chats": ("Instructions", chats),
@@ -103,6 +110,7 @@ CASES = {
     "classification-timm-photos": CaseOf("photos", "Timm", backbone("Timm")("test_resnet"), "onnx"),
     "classification-vit-photos": CaseOf("photos", "TransformersImage", started_vit, "transformers"),
     "classification-bert": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "transformers"),
+    "classification-lora": CaseOf("TextTable", "TransformersText", lora, "transformers"),
     "classification-gpt2": CaseOf("TextTable", "TransformersText", of_transformers("gpt2", "sequence"), "transformers"),
     "classification-pooled": CaseOf(
         "TextTable",
@@ -129,6 +137,9 @@ CASES = {
     "choices-bert": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "transformers"),
     "questions-bert": CaseOf("SQuAD", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
     "lm-llama": CaseOf("chats", "TransformersLM", llama, "transformers", "new"),
+    "lm-bfloat16": CaseOf(
+        "chats", "TransformersLM", lambda f: {**llama(f), "dtype": "bfloat16"}, "transformers", "new"
+    ),
     "seq2seq-t5": CaseOf("TextPairs", "TransformersSeq2Seq", of_transformers("t5", "seq2seq"), "transformers", "new"),
 }
 """Name: a task on a network family, with the format that it is exported in"""

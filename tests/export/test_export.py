@@ -19,7 +19,7 @@ from sft_lightning.export.tuned import Tuned
 from tests.refused import check_printed, refused
 
 ROOT = Path(__file__).parents[2]
-BERT, TIMM, MLP = "classification-bert", "classification-timm", "classification-mlp"
+BERT, TIMM, MLP, LORA = (f"classification-{name}" for name in ("bert", "timm", "mlp", "lora"))
 
 
 @pytest.fixture
@@ -230,3 +230,18 @@ def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
     run = load(ROOT / "tests" / "compat" / "before" / "digits-distill" / "before")
     said = list(card.forgotten(replace(tuned(MLP), run=run)))
     assert said == ["Change of recall of the source classes that lost most (test): 4 -0.022 (n = 45).\n"]
+
+
+def test_an_adapter_is_merged_and_written_alone_too_unless_asked_otherwise(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    whole, merged = exported(LORA, tmp_path / "a"), exported(LORA, tmp_path / "b", "--merge-adapters")
+    assert (whole / "adapter" / "adapter_model.safetensors").is_file() and not (merged / "adapter").exists()
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, merged))
+    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    assert not any("lora" in name for name in one)
+    started = load_file(next((tuned(LORA).run.path.parents[2] / LORA).glob("bert/model.safetensors")))
+    moved = [n for n in one if n in started and n.endswith("query.weight") and not torch.equal(one[n], started[n])]
+    assert moved, "the adapter is not in the weights"
