@@ -174,7 +174,12 @@ def pop_option(arguments: list[str], name: str) -> str | None:
 def existing_run(path: str, what: str) -> RunDirectory:
     """Returns a run directory; raises UserError if it lacks files that are needed."""
     run = RunDirectory(Path(path).expanduser())
-    for needed in (run.config, *([] if what == "resume" else [run.record, run.last])):
+    measured = run.best if run.best.is_file() else run.last
+    if what == "resume" and run.best.is_file() and not run.last.exists() and not run.last.is_symlink():
+        raise UserError(
+            "--resume", f"{path} has no last.ckpt any more: runs clean removed it", "begin another run from its model/"
+        )
+    for needed in (run.config, *([] if what == "resume" else [run.record, measured])):
         if not needed.is_file():
             raise UserError(
                 f"--{what}", f"{path} is not a usable run, because it has no {needed.relative_to(run.path)}"

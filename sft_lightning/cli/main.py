@@ -20,12 +20,16 @@ COMMANDS = {
     "study": "Show the state of a study: its points and, on Slurm, their jobs.",
     "submit": "Submit a fit as a Slurm job that comes back after preemption.",
     "compare": "Compare runs and studies: what was learned, what was kept, at what cost.",
+    "runs": "List runs, show one, or remove what may go.",
+    "export": "Write a run's model for other libraries, and show that it answers there as it does here.",
 }
 ELSEWHERE = {
     "ablate": "sft_lightning.cli.ablate",
     "study": "sft_lightning.cli.study",
     "submit": "sft_lightning.cli.submit",
     "compare": "sft_lightning.cli.compare",
+    "runs": "sft_lightning.cli.runs",
+    "export": "sft_lightning.cli.export",
 }
 """Commands that Trainer does not have: the modules whose `main` runs them."""
 

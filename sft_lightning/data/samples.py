@@ -67,6 +67,13 @@ class Samples(ABC):
         """A sample as it is stored, for pages: `text`, or `words` (a list); empty for images and the like."""
         return {}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        """A sample as a user has it, before any preparation, to try an export on: `text` and `pair`, `words`, `question` and
+        `context`, `first` and `second` (the two texts of each choice) or `image` (uint8 `[C, H, W]`). Empty if an export
+        alone cannot prepare it as the data do.
+        """
+        return {}
+
     def types_in(self) -> Sequence[frozenset[str]] | None:
         """For samples of several types, such as sentences with entities, the types in each row; None for others."""
         return None

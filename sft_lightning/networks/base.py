@@ -44,6 +44,8 @@ class Network(nn.Module):
 
     tasks: ClassVar[tuple[str, ...]] = ("classification", "regression", "multi_label")
     """Names of the tasks the network can be used for."""
+    library: ClassVar[str] = ""
+    """The library in whose own format the network can be exported: 'transformers' or 'timm'; empty for none"""
     shares_outputs: bool = False
     """True where logits live in the pretrained output space, as in language models: the head is pretrained too."""
 

@@ -32,6 +32,8 @@ class Timm(Backbone):
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
+    library = "timm"
+
     def __init__(
         self,
         task: TaskInfo,

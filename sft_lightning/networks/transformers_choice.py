@@ -39,6 +39,7 @@ class TransformersChoice(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("multiple_choice",)
+    library = "transformers"
 
     def __init__(
         self,

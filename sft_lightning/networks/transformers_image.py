@@ -36,6 +36,8 @@ class TransformersImage(Network):
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
+    library = "transformers"
+
     def __init__(
         self,
         task: TaskInfo,

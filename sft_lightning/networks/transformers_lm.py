@@ -46,6 +46,7 @@ class TransformersLM(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("causal_lm",)
+    library = "transformers"
     shares_outputs = True
 
     def __init__(

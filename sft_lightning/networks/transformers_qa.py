@@ -55,6 +55,7 @@ class TransformersQA(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("extractive_qa",)
+    library = "transformers"
 
     def __init__(
         self,

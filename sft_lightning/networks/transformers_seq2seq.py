@@ -88,6 +88,7 @@ class TransformersSeq2Seq(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("seq2seq",)
+    library = "transformers"
     shares_outputs = True
 
     def __init__(

@@ -43,6 +43,8 @@ class TransformersText(Network):
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
+    library = "transformers"
+
     def __init__(
         self,
         task: TaskInfo,

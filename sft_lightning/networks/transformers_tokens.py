@@ -41,6 +41,7 @@ class TransformersTokens(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("token_classification",)
+    library = "transformers"
 
     def __init__(
         self,

@@ -138,6 +138,14 @@ class ChoiceRows(Tokens):
         """The question, and its choices in lines of their own."""
         return {"question": self.questions[row], "text": "\n".join(self.choices[row])}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        """Empty if a context was truncated, since plain tokenizers cut question and choice too."""
+        if isinstance(self.pairs, AfterContext) and self.truncated[row]:
+            return {}
+        rows = slice(int(self.ends[row] - self.counts[row]), int(self.ends[row]))
+        assert self.pairs.pairs is not None
+        return {"first": self.pairs.texts[rows], "second": self.pairs.pairs[rows]}
+
     def digest(self) -> bytes:
         held = list(zip(self.questions, self.choices, strict=True))
         return sha256(repr(held).encode("utf-8", "surrogatepass")).digest()

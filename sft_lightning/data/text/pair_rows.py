@@ -123,5 +123,8 @@ class PairRows(Tokens):
     def bad_rows(self) -> dict[int, str]:
         return self.table.bad or {}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        return {"text": self.prefix + self.sources[row]}
+
     def name(self, row: int) -> str:
         return self.table.name(row)

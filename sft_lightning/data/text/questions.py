@@ -234,6 +234,13 @@ class QuestionRows(Tokens):
         """The question, and the text that answers it."""
         return {"question": self.questions[row], "text": self.contexts[row]}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        """Empty if a part is blank, or if the question was cut to leave room for its context."""
+        question, context = self.questions[row], self.contexts[row]
+        if self.truncated[row] or not question or not context:
+            return {}
+        return {"question": question, "context": context, "stride": self.stride}
+
     def name(self, row: int) -> str:
         return self.table.name(row)
 

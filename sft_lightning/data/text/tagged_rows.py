@@ -121,6 +121,12 @@ class TaggedRows(Tokens):
     def shown(self, row: int) -> dict[str, Any]:
         return {"words": self.sentences.words[row]}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        """Empty if a word has no token of its own, since a plain tokenizer leaves it out."""
+        words = self.sentences.words[row]
+        there = {word for word in self._call([words], None).word_ids(0) if word is not None}
+        return {"words": words} if len(there) == len(words) else {}
+
     def name(self, row: int) -> str:
         return self.sentences.name(row)
 

@@ -205,6 +205,9 @@ class TextRows(Tokens):
         """The text, or both of a pair, in lines of their own."""
         return {"text": "\n".join(texts[row] for texts in (self.texts, self.pairs) if texts is not None)}
 
+    def raw(self, row: int) -> dict[str, Any]:
+        return {"text": self.texts[row], **({"pair": self.pairs[row]} if self.pairs is not None else {})}
+
     def digest(self) -> bytes:
         digest = sha256()
         for text in [*self.texts, *(self.pairs or [])]:

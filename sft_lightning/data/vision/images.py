@@ -132,6 +132,9 @@ class Images(Samples):
                 "set data.init_args.image_size",
             )
 
+    def raw(self, row: int) -> dict[str, Any]:
+        return {"image": self.read(row)}
+
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         images = self.views(rows)
         if train and self.randaugment is not None:

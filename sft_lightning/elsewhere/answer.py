@@ -1,0 +1,77 @@
+"""Answers jobs from export folders alone: `main(JOBS.json)`, called by `export/parity.py` in a fresh process.
+
+One process does all jobs of the file, because imports take longest. A job has `library`, `folder`, `inputs` (a folder, see
+`inputs.py`), `kind` of the samples, `heads`, and `limit` on generated tokens. Answers are written to `inputs`, as
+`answers.npz` and `answers.json`.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.elsewhere.inputs import Arrays, Inputs, prepared, rows_of
+from sft_lightning.elsewhere.libraries import LIBRARIES, OnnxFolder, OwnFolder, TransformersFolder
+
+
+def swap_source(held: Any, folder: Path) -> None:
+    """Puts the kept source head in the output layer's place, as the folder's README says."""
+    from safetensors.torch import load_file
+    from torch import nn
+
+    about = json.loads((folder / "source_head.json").read_text(encoding="utf-8"))
+    layer, kept = held.layer(about["layer"]), load_file(folder / "source_head.safetensors")
+    layer.weight = nn.Parameter(
+        kept["weight"].clone()
+    )  # aligned in memory, as the run's own is: the last bits depend on it
+    layer.bias = nn.Parameter(kept["bias"].clone()) if "bias" in kept else None
+
+
+def answer(job: dict[str, Any]) -> None:
+    """Does one job."""
+    folder, inputs, kind = Path(job["folder"]), Inputs(Path(job["inputs"])), job["kind"]
+    held: Any = LIBRARIES[job["library"]](folder, kind)
+    found: Arrays = {}
+    said: dict[str, Any] = {"labels": held.labels, "version": held.version}
+    prompt = {n.removeprefix("prompt."): v for n, v in inputs.arrays.items() if n.startswith("prompt.")}
+    if prompt and hasattr(held, "texts"):
+        said["texts"] = held.texts(prompt, job["limit"])
+    if kind in ("tokens", "pairs") and isinstance(held, TransformersFolder) and all("text" in s for s in inputs.raw):
+        assert held.tokenizer is not None
+        said["ids"] = held.tokenizer([s["text"] for s in inputs.raw])["input_ids"]
+    for head in job["heads"]:
+        if isinstance(held, OwnFolder):
+            found[f"{head}.prepared"] = np.concatenate([held.rows(b, head == "source") for b in inputs.batches()])
+            continue
+        run = held.run
+        if head == "source" and isinstance(held, OnnxFolder):
+            run = held.source
+        elif head == "source":
+            swap_source(held, folder)
+        found[f"{head}.prepared"] = np.concatenate([rows_of(run, b) for b in inputs.batches()])
+        if not inputs.raw or kind in ("tokens", "pairs"):
+            continue
+        if kind == "image":
+            samples = [held.pixels(inputs.image(sample)) for sample in inputs.raw]
+            found["pixels"] = np.concatenate([s["image"] for s in samples])
+        else:
+            samples = [prepared(kind, sample, held.tokenizer) for sample in inputs.raw if sample]
+        found[f"{head}.raw"] = np.concatenate([rows_of(run, sample) for sample in samples])
+    np.savez(inputs.folder / "answers.npz", **found)  # type: ignore[arg-type]
+    (inputs.folder / "answers.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main(path: str) -> None:
+    """Does all jobs of a file, one after the other. A job that fails leaves its error in `answers.json`."""
+    import torch
+
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    with torch.no_grad():
+        for job in json.loads(Path(path).read_text(encoding="utf-8")):
+            try:
+                answer(job)
+            except Exception as error:  # whatever the library raises: the folder cannot be used there
+                why = f"{type(error).__name__}: {error}"
+                Path(job["inputs"], "answers.json").write_text(json.dumps({"error": why}) + "\n", encoding="utf-8")

@@ -1,0 +1,45 @@
+"""Loads a whole network, with its heads, from a folder that a run or an export wrote."""
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import InputView, TaskInfo
+from sft_lightning.networks.base import NETWORKS, Network
+from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.source_head_file import WEIGHTS
+from sft_lightning.networks.weights import resolve
+
+
+def load_export(folder: str | Path, **more: Any) -> Network:
+    """Loads a network in evaluation mode: encoder, new head, and the source head if the folder has one.
+
+    `network.init_args.pretrained` reads the same folder for another task, and starts a new head.
+
+    Args:
+        folder: A run's `model/`, or an export in our own or transformers' format.
+        more: Arguments of the network beside those in the folder, such as max_new_tokens.
+
+    Raises:
+        UserError: The folder is damaged, or holds no network of this package.
+    """
+    source = resolve(str(folder))
+    ours = source.ours
+    if not ours.get("network") or not ours.get("task"):
+        raise UserError(folder, "has no network of sft_lightning", "choose a run's model/ or an export")
+    cls, task = NETWORKS.load(str(ours["network"]), Network), TaskInfo.of(ours["task"])
+    arguments: dict[str, Any] = {**(ours.get("init_args") or {}), **more, "pretrained": str(folder)}
+    network = cls(task, **arguments)
+    network.input_view = InputView.of(ours.get("input"))
+    if not network.shares_outputs:
+        kept = network.source_head
+        if not isinstance(kept, nn.Linear) or not isinstance(network.head, nn.Linear):
+            raise UserError(folder, f"has no output layer that {network.name} can load", "export the run again")
+        network.head.load_state_dict(kept.state_dict())
+        network.source_head, network.source_task, network.source_labels = None, None, []
+        if source.folder is not None and (source.folder / WEIGHTS).is_file():
+            take_source_head(network, str(folder), "source")
+    network.pretrained = None
+    return network.requires_grad_(False).eval()

@@ -1,0 +1,174 @@
+"""Small finished runs of each task on each network family, made by `fit`."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+
+from sft_lightning.cli.main import main
+from tests.data import test_contract
+from tests.data.text_files import texts, write_jsonl
+from tests.data.vision_files import write_folder
+from tests.networks.test_contract import of_transformers, vit
+from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
+
+Arguments = Callable[[Path], dict[str, Any]]
+
+
+class CaseOf(NamedTuple):
+    """A task on a network family."""
+
+    data: str
+    network: str
+    arguments: Arguments
+    format: str
+    heads: str = "both"
+    data_arguments: dict[str, Any] = {}
+    retention: bool = False
+
+
+def backbone(name: str) -> Callable[[str], Arguments]:
+    """An export of a pretrained network of our own, to start from."""
+
+    def write(model: str) -> Arguments:
+        def made(folder: Path) -> dict[str, Any]:
+            from sft_lightning.core.structures import TaskInfo
+            from sft_lightning.networks import build_network
+
+            given = {"name": model, "image_size": 32}
+            task = TaskInfo("classification", 3, ["a", "b", "c"])
+            build_network({"class_path": name, "init_args": given}, task).save_pretrained(str(folder / "old"))
+            return {**given, "pretrained": str(folder / "old")}
+
+        return made
+
+    return write
+
+
+def started_vit(folder: Path) -> dict[str, Any]:
+    from sft_lightning.core.structures import TaskInfo
+    from sft_lightning.networks import build_network
+
+    spec = {"class_path": "TransformersImage", "init_args": vit(folder)}
+    build_network(spec, TaskInfo("classification", 3, ["a", "b", "c"])).save_pretrained(str(folder / "old"))
+    return {"pretrained": str(folder / "old")}
+
+
+def values(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Texts with a value each."""
+    for split, count in (("train", 40), ("test", 9)):
+        rows = [{"text": f"{split} {t}", "label": i / 7 + 0.05} for i, t in enumerate(texts(count))]
+        write_jsonl(root / f"{split}.jsonl", rows)
+    return {"train": str(root / "train.jsonl"), "test": str(root / "test.jsonl"), "task": "regression"}
+
+
+def chats(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Short conversations, for a chat template."""
+    rows = [
+        [{"role": "user", "content": f"{i} and?"}, {"role": "assistant", "content": f"{i + 1}."}] for i in range(24)
+    ]
+    said = [{"messages": messages} for messages in rows]
+    return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
+def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
+    write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
+    return {"root": str(root / "photos")}
+
+
+def llama(folder: Path) -> dict[str, Any]:
+    template = byte_bpe(pad="<pad>", template=CHATML)
+    return {"pretrained": tiny_folder(folder / "llama", "llama", "lm", tokenizer=template), "max_new_tokens": 12}
+
+
+def lora(folder: Path) -> dict[str, Any]:
+    return {
+        **of_transformers("bert", "sequence")(folder),
+        "transforms": [{"class_path": "LoRA", "init_args": {"r": 2}}],
+    }
+
+
+OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
+    "values": ("TextTable", values),
+    "chats": ("Instructions", chats),
+    "photos": ("ImageFolder", photos),
+}
+"""Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
+MLP = {"in_features": 64, "hidden": [128, 64], "pretrained": "builtin:digits-0-4"}
+CASES = {
+    "classification-mlp": CaseOf("Digits", "MLP", lambda _: MLP, "safetensors", retention=True),
+    "classification-mlp-onnx": CaseOf("Digits", "MLP", lambda _: MLP, "onnx", retention=True),
+    "classification-lenet": CaseOf(
+        "Digits", "LeNet", lambda _: {"channels": 1, "image_size": 16}, "safetensors", "new"
+    ),
+    "classification-timm": CaseOf("Digits", "Timm", backbone("Timm")("test_resnet"), "timm"),
+    "classification-torchvision": CaseOf("Digits", "Torchvision", backbone("Torchvision")("mnasnet0_5"), "safetensors"),
+    "classification-vit": CaseOf("Digits", "TransformersImage", started_vit, "transformers"),
+    "classification-timm-photos": CaseOf("photos", "Timm", backbone("Timm")("test_resnet"), "onnx"),
+    "classification-vit-photos": CaseOf("photos", "TransformersImage", started_vit, "transformers"),
+    "classification-bert": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "transformers"),
+    "classification-lora": CaseOf("TextTable", "TransformersText", lora, "transformers"),
+    "classification-gpt2": CaseOf("TextTable", "TransformersText", of_transformers("gpt2", "sequence"), "transformers"),
+    "classification-pooled": CaseOf(
+        "TextTable",
+        "TransformersText",
+        lambda f: {**of_transformers("bert", "none")(f), "pooling": "mean"},
+        "safetensors",
+        "new",
+    ),
+    "classification-lstm": CaseOf(
+        "TextTable", "LSTM", lambda _: {"embedding_dim": 8, "hidden": 8, "vocabulary_size": 60}, "safetensors", "new"
+    ),
+    "regression-roberta": CaseOf("values", "TransformersText", of_transformers("roberta", "sequence"), "transformers"),
+    "multi-label-distilbert": CaseOf(
+        "MultiLabelTable", "TransformersText", of_transformers("distilbert", "sequence"), "transformers"
+    ),
+    "classification-timm-onnx": CaseOf("Digits", "Timm", backbone("Timm")("test_resnet"), "onnx"),
+    "classification-torchvision-onnx": CaseOf("Digits", "Torchvision", backbone("Torchvision")("mnasnet0_5"), "onnx"),
+    "classification-vit-onnx": CaseOf("Digits", "TransformersImage", started_vit, "onnx"),
+    "classification-bert-onnx": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "onnx"),
+    "tokens-bert-onnx": CaseOf("CoNLL", "TransformersTokens", of_transformers("distilbert", "tokens"), "onnx"),
+    "choices-bert-onnx": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "onnx"),
+    "questions-bert-onnx": CaseOf("SQuAD", "TransformersQA", of_transformers("bert", "qa"), "onnx"),
+    "tokens-bert": CaseOf("CoNLL", "TransformersTokens", of_transformers("bert", "tokens"), "transformers"),
+    "choices-bert": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "transformers"),
+    "questions-bert": CaseOf("SQuAD", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
+    "lm-llama": CaseOf("chats", "TransformersLM", llama, "transformers", "new"),
+    "lm-bfloat16": CaseOf(
+        "chats", "TransformersLM", lambda f: {**llama(f), "dtype": "bfloat16"}, "transformers", "new"
+    ),
+    "seq2seq-t5": CaseOf("TextPairs", "TransformersSeq2Seq", of_transformers("t5", "seq2seq"), "transformers", "new"),
+}
+"""Name: a task on a network family, with the format that it is exported in"""
+
+
+def make_run(name: str, root: Path, *more: object, patch: pytest.MonkeyPatch | None = None) -> Path:
+    """Fits a case for one step; returns the run's directory."""
+    case, folder = CASES[name], root / name
+    folder.mkdir(parents=True)
+    data, write = OWN.get(case.data) or (case.data, test_contract.EXAMPLES[case.data])
+    given: dict[str, Any] = write(folder, patch)  # type: ignore[arg-type]
+    extra = {"classes": [5, 6, 7, 8, 9]} if case.data == "Digits" else {}
+    small = {"batch_size": 8, "val_fraction": 0.25}
+    config: dict[str, Any] = {
+        "trainer": {"accelerator": "cpu", "max_steps": 1},
+        "model": {"class_path": "PlainSFT", "init_args": {"lr": 0.01}},
+        "network": {"class_path": case.network, "init_args": case.arguments(folder)},
+        "data": {
+            "class_path": data,
+            "init_args": {**small, **given, **extra, **case.data_arguments},
+        },
+        "experiment": name,
+        "wandb": "disabled",
+        "quiet": True,
+        "test_after_fit": False,
+    }
+    if case.retention:
+        config["retention"] = {"class_path": "Digits", "init_args": {"classes": [0, 1, 2, 3, 4]}}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    code = main(["fit", "--config", str(folder / "config.yaml"), "--runs_dir", str(root / "runs"), "--run_id", "one"])
+    assert code == 0
+    return root / "runs" / name / "one"

@@ -1,0 +1,247 @@
+"""`export` as a user types it: the folder, its README, what it refuses, and what it leaves behind."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sft_lightning.cli.main import main
+from sft_lightning.core.errors import UserError
+from sft_lightning.export import FORMATS, card, load_export, writing
+from sft_lightning.export.parity import Case, compare
+from sft_lightning.export.study_place import place_of
+from sft_lightning.export.tuned import Tuned
+from tests.refused import check_printed, refused
+
+ROOT = Path(__file__).parents[2]
+BERT, TIMM, MLP, LORA = (f"classification-{name}" for name in ("bert", "timm", "mlp", "lora"))
+
+
+@pytest.fixture
+def parity_done(few: dict[str, Case], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons with the results of the fresh process that other tests started: another process would take seconds."""
+    found = {case.format: compare(case) for case in few.values()}
+    monkeypatch.setattr(writing, "compared", lambda tuned, made, *_: {"format": made.name, **found[made.name]})
+
+
+@pytest.fixture
+def exported(
+    tuned: Callable[[str], Tuned], parity_done: None, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Path]:
+    """`exported(name, …)`: the folder that `export` of a case's run makes."""
+
+    def export(name: str, to: Path, *options: object) -> Path:
+        code = main(["export", str(tuned(name).run.path), "--to", str(to), *map(str, options)])
+        assert code == 0, capsys.readouterr().err
+        return to
+
+    return export
+
+
+def code_of(folder: Path) -> list[str]:
+    """The Python blocks of a README, in order."""
+    return re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+
+
+@torch.no_grad()
+def test_the_readme_alone_repeats_a_prediction_of_both_heads_of_a_text(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = exported(BERT, tmp_path / "bert")
+    monkeypatch.chdir(folder)
+    assert not any("sft_lightning" in block for block in code_of(folder))
+    here: dict[str, Any] = {}
+    load, swap = code_of(folder)
+    exec(load, here)
+    text, network = "Is this one of 3 texts?", tuned(BERT).network
+    made = network.tokenizer([text], return_tensors="pt")  # type: ignore[operator]
+    x = {name: made[name] for name in ("input_ids", "attention_mask", "token_type_ids")}
+    ours = network(x)
+    np.testing.assert_allclose(here["predict"](text), ours.logits[0], atol=1e-5)
+    exec(swap, here)
+    np.testing.assert_allclose(here["predict"](text), ours.source_logits[0], atol=1e-5)
+    assert here["model"].config.id2label == {0: "old0", 1: "old1", 2: "old2"}
+
+
+@torch.no_grad()
+def test_a_pipeline_says_the_runs_labels(tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path) -> None:
+    from transformers import pipeline
+
+    said = pipeline("text-classification", model=str(exported(BERT, tmp_path / "bert")))(["A text."], top_k=None)[0]
+    assert {row["label"] for row in said} == set(tuned(BERT).network.task.labels)
+
+
+@torch.no_grad()
+def test_the_readme_of_a_timm_folder_repeats_a_prediction_of_an_image(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    folder = exported(TIMM, tmp_path / "timm")
+    monkeypatch.chdir(folder)
+    here: dict[str, Any] = {}
+    for block in code_of(folder)[:1]:
+        exec(block, here)
+    run = tuned(TIMM)
+    batch = run.data.receive(run.data.splits["val"][0])
+    pixels = run.data.splits["val"].samples.raw(int(batch["index"][0]))["image"]
+    ours = run.network(batch["x"]).logits[0]
+    np.testing.assert_allclose(here["predict"](Image.fromarray(pixels[0].numpy())), ours, atol=1e-5)
+
+
+def test_the_card_is_valid_for_the_hub_and_says_what_was_learned_and_kept(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path
+) -> None:
+    from huggingface_hub import ModelCard
+
+    folder = exported(MLP, tmp_path / "mlp")
+    page, record = (folder / "README.md").read_text(), tuned(MLP).run.record
+    held = ModelCard.load(folder / "README.md").data
+    results = {result.metric_name: result for result in held.eval_results}
+    assert set(results) == {"accuracy (learned)", "accuracy (kept)"}
+    for name, metric, n in (("learned", "val/accuracy", "val"), ("kept", "retention/accuracy", "retention")):
+        result = results[f"accuracy ({name})"]
+        assert result.metric_value == pytest.approx(record["metrics"][metric]["best"], abs=1e-6)
+        assert result.dataset_args == {"n": record["n"][n]}
+    for told in (
+        record["data"]["fingerprint"]["val"],
+        record["retention"]["fingerprint"]["val"],
+        "majority share",
+        "given by hand",
+        "One seed",
+        "fit --config",
+        "not tested",
+    ):
+        assert told in page, f"the card does not say '{told}'"
+    assert (folder / "training_config.yaml").is_file()
+
+
+@torch.no_grad()
+def test_our_own_folder_loads_both_heads_to_the_bit(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path
+) -> None:
+    network, ours = load_export(exported(MLP, tmp_path / "mlp")), tuned(MLP).network
+    x = {"image": torch.rand(3, 1, 8, 8)}
+    for one, other in zip(network(x)[:3], ours(x)[:3], strict=True):
+        assert torch.equal(one, other)
+    assert network.source_labels == ours.source_labels == ["0", "1", "2", "3", "4"]
+
+
+def test_one_head_alone_leaves_no_file_of_the_source_head(exported: Any, tmp_path: Path) -> None:
+    folder = exported(BERT, tmp_path / "new", "--heads", "new")
+    assert not list(folder.glob("source_head*"))
+    assert len(code_of(folder)) == 1
+
+
+def test_export_says_how_its_answers_compare(exported: Any, tmp_path: Path, tuned: Any, capsys: Any) -> None:
+    exported(BERT, tmp_path / "bert", "--heads", "both")
+    out = capsys.readouterr().out
+    for told in ("export  ", "both heads", "new head: largest difference", "100% of decisions equal", "fresh process"):
+        assert told in out
+    assert json.loads((tmp_path / "bert" / "parity.json").read_text())["format"] == "transformers"
+
+
+def test_an_export_that_answers_otherwise_leaves_no_folder(
+    tuned: Callable[[str], Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(*_: object) -> None:
+        raise UserError("--format", "timm: the export decides 1 of 64 samples differently")
+
+    monkeypatch.setattr(writing, "compared", wrong)
+    assert main(["export", str(tuned(TIMM).run.path), "--to", str(tmp_path / "made" / "timm")]) == 2
+    check_printed(capsys.readouterr().err, "--format", "1 of 64 samples")
+    assert not list((tmp_path / "made").iterdir()), "something half-written is left"
+
+
+def test_what_cannot_be_exported_is_refused_with_the_reason(
+    tuned: Callable[[str], Tuned], tmp_path: Path, root: Path
+) -> None:
+    run = tuned(MLP).run.path
+    with refused("--format", "did you mean 'timm'"):
+        writing.export_run(run, tmp_path / "a", "tim")
+    for name in ("timm", "transformers"):
+        with refused("--format", "MLP is not a network of"):
+            writing.export_run(run, tmp_path / "a", name)
+    with refused("--merge-adapters", "no effect"):
+        writing.export_run(run, tmp_path / "a", merge_adapters=True)
+    (tmp_path / "there").mkdir()
+    with refused("--to", "exists already"):
+        writing.export_run(run, tmp_path / "there")
+    with refused(tmp_path, "is not a run directory"):
+        writing.export_run(tmp_path, tmp_path / "a")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_an_unfinished_run_and_one_without_weights_are_refused(tuned: Any, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(tuned(MLP).run.path, copy)
+    shutil.rmtree(copy / "model")
+    with refused(copy, "keep_weights", "config.yaml"):
+        writing.export_run(copy)
+    record = json.loads((copy / "run.json").read_text())
+    (copy / "run.json").write_text(json.dumps({**record, "status": "interrupted"}))
+    with refused(copy, "interrupted", "--resume"):
+        writing.export_run(copy)
+
+
+def test_a_model_folder_with_other_weights_than_the_checkpoint_is_refused(tuned: Any, tmp_path: Path) -> None:
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / "run"
+    shutil.copytree(tuned(MLP).run.path, copy)
+    file = copy / "model" / "model.safetensors"
+    state = load_file(file)
+    state["head.bias"] = state["head.bias"] + 1e-3
+    save_file(state, file, metadata={"format": "pt"})
+    with refused(copy / "model", "head.bias"):
+        writing.export_run(copy)
+
+
+def test_the_help_names_every_format(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["export", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in FORMATS)
+
+
+def test_a_run_of_a_study_says_its_arm_how_it_was_chosen_and_the_spread_over_seeds() -> None:
+    place = place_of(ROOT / "tests" / "compat" / "before" / "small-study" / "b99bbfae0524")
+    assert place is not None and (place.study, place.arm) == ("small-study", "plain")
+    assert place.setting == {"shots_per_class": "4", "lr": "0.01"}
+    assert place.why.startswith("of 1 settings within 0.01")
+    assert place.spread("test/accuracy") == "0.6295 ± 0.0694 (mean ± standard deviation of 2 seeds)"
+    assert place.spread("no/metric") == ""
+    assert place_of(ROOT / "tests" / "compat" / "before" / "digits-plain" / "before") is None
+
+
+def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
+    from dataclasses import replace
+
+    from sft_lightning.runs.load import load
+
+    run = load(ROOT / "tests" / "compat" / "before" / "digits-distill" / "before")
+    said = list(card.forgotten(replace(tuned(MLP), run=run)))
+    assert said == ["Change of recall of the source classes that lost most (test): 4 -0.022 (n = 45).\n"]
+
+
+def test_an_adapter_is_merged_and_written_alone_too_unless_asked_otherwise(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path
+) -> None:
+    from safetensors.torch import load_file
+
+    whole, merged = exported(LORA, tmp_path / "a"), exported(LORA, tmp_path / "b", "--merge-adapters")
+    assert (whole / "adapter" / "adapter_model.safetensors").is_file() and not (merged / "adapter").exists()
+    one, other = (load_file(folder / "model.safetensors") for folder in (whole, merged))
+    assert one.keys() == other.keys() and all(torch.equal(one[n], other[n]) for n in one)
+    assert not any("lora" in name for name in one)
+    started = load_file(next((tuned(LORA).run.path.parents[2] / LORA).glob("bert/model.safetensors")))
+    moved = [n for n in one if n in started and n.endswith("query.weight") and not torch.equal(one[n], started[n])]
+    assert moved, "the adapter is not in the weights"
