@@ -8,6 +8,7 @@ import pytest
 
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
+from tests.data.audio_files import write_metadata
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_mnist
 
@@ -122,6 +123,16 @@ def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def sounds(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_metadata(root)
+    return {"root": str(root)}
+
+
+def listed_sounds(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_metadata(root)
+    return {split: str(root / split / "metadata.csv") for split in ("train", "test")}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -145,6 +156,8 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CIFAR100": cifar(True),
     "ImageFolder": folder,
     "HubImages": parquet,
+    "AudioFolder": sounds,
+    "AudioTable": listed_sounds,
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)
