@@ -98,6 +98,10 @@ def find_extractor(network: Network, model: Any, trust: bool) -> Extractor:
         settings["num_mel_bins" if "num_mel_bins" in signature(kind).parameters else "feature_size"] = mels
     if isinstance(getattr(config, "max_length", None), int) and "max_length" in signature(kind).parameters:
         settings["max_length"] = config.max_length
+    if (positions := getattr(config, "max_source_positions", None)) is not None and "chunk_length" in signature(
+        kind
+    ).parameters:
+        settings["chunk_length"] = positions // 50  # Whisper's, of 20 ms
     if hasattr(config, "feat_extract_norm"):  # a norm over time would count padding, so these models take no mask
         settings |= {"do_normalize": True, "return_attention_mask": config.feat_extract_norm == "layer"}
     return Extractor(kind(**settings), least)
@@ -112,6 +116,13 @@ def fewest_samples(model: Any) -> int | None:
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         samples = (samples - 1) * stride + kernel
     return int(samples)
+
+
+def drop_mask(model: Any) -> None:
+    """Removes the vector that SpecAugment puts in place of frames, which would get no gradient, since SpecAugment is off."""
+    base = model.base_model
+    if isinstance(getattr(base, "masked_spec_embed", None), torch.nn.Parameter):
+        del base.masked_spec_embed
 
 
 def calm(model: Any) -> list[str]:

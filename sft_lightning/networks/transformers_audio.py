@@ -6,7 +6,7 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
-from sft_lightning.networks.audio_extractor import MASK, by_length, calm, load_extractor, padding_shows
+from sft_lightning.networks.audio_extractor import MASK, by_length, calm, drop_mask, load_extractor, padding_shows
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.heads import set_dropout
 from sft_lightning.networks.hf import hf_export, load_hf, split_head
@@ -51,7 +51,7 @@ class TransformersAudio(Network):
         super().__init__(task, transforms)
         from transformers import AutoModelForAudioClassification
 
-        model = load_hf(AutoModelForAudioClassification, pretrained, config, self, trust_remote_code)
+        model = load_hf(AutoModelForAudioClassification, pretrained, config, self, trust_remote_code, trim=drop_mask)
         self.head_name = split_head(self, model, keep_source_head is True)
         take_source_head(self, pretrained, keep_source_head)
         set_dropout(model, dropout)

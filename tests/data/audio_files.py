@@ -1,6 +1,7 @@
 """Writes small data sets of sounds in their own formats: beeps whose pitch tells the class."""
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,3 +49,15 @@ def write_metadata(root: Path, classes: int = 3, sizes: Sequence[int] = (36, 12)
             rows.append((name, label, speaker))
         with (root / split / "metadata.csv").open("w", newline="") as file:
             csv.writer(file).writerows([("file_name", "label", "speaker"), *rows])
+
+
+def write_transcripts(root: Path, count: int, column: str = "text") -> str:
+    """A JSONL manifest of sounds with one to three words each; returns its name."""
+    words, rows = ["one", "two", "three", "four", "five"], []
+    for number in range(count):
+        seconds = 0.4 + 0.05 * (number % 5)
+        write_sound(root / f"{number}.wav", beep(200.0 + 10 * number, seconds, seed=number))
+        text = " ".join(words[number % 5 :][: 1 + number % 3])
+        rows.append({"audio_filepath": f"{number}.wav", column: text, "duration": seconds})
+    (root / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(root / "manifest.jsonl")

@@ -8,7 +8,7 @@ import pytest
 
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
-from tests.data.audio_files import write_metadata
+from tests.data.audio_files import write_metadata, write_transcripts
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_mnist
 
@@ -133,6 +133,10 @@ def listed_sounds(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {split: str(root / split / "metadata.csv") for split in ("train", "test")}
 
 
+def speech(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"train": write_transcripts(root / "train", 40), "test": write_transcripts(root / "test", 9)}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -158,6 +162,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "HubImages": parquet,
     "AudioFolder": sounds,
     "AudioTable": listed_sounds,
+    "Speech": speech,
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)

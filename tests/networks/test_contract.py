@@ -12,7 +12,7 @@ from torch import Tensor
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import LSTM, NETWORKS, Network
 from tests.networks.tiny import SENTENCES, tiny_folder
-from tests.networks.tiny_audio import tiny_wav2vec2
+from tests.networks.tiny_audio import tiny_ctc, tiny_wav2vec2, tiny_whisper
 
 OWN = {name: cls for name, cls in NETWORKS.items() if cls.__module__.startswith("sft_lightning.")}
 Inputs = dict[str, Tensor]
@@ -58,6 +58,12 @@ def waveforms() -> Inputs:
     return {"input_values": x["sound"], "attention_mask": mask.long(), "sound_lengths": x["sound_lengths"]}
 
 
+def transcribed() -> Inputs:
+    """Spectrograms of a second, with target tokens."""
+    ids = torch.randint(5, 60, (4, 5), generator=torch.Generator().manual_seed(1))
+    return {"input_features": torch.randn(4, 8, 100, generator=torch.Generator().manual_seed(0)), "target_ids": ids}
+
+
 def wav2vec2(folder: Path) -> dict[str, Any]:
     return {"config": tiny_wav2vec2()}
 
@@ -76,6 +82,8 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TransformersImage": (vit, lambda: images(3, 32)),
     "MelCNN": (lambda folder: {"sample_rate": 8000, "mels": 8, "channels": [4, 6], "hidden": 8}, sounds),
     "TransformersAudio": (wav2vec2, waveforms),
+    "TransformersCTC": (lambda folder: {"pretrained": tiny_ctc(folder / "ctc")}, waveforms),
+    "TransformersSpeech": (lambda folder: {"pretrained": tiny_whisper(folder / "whisper")}, transcribed),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
     "TransformersChoice": (of_transformers("bert", "none"), choices),
@@ -94,6 +102,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     info = {
         "causal_lm": TaskInfo(task, 0),
         "seq2seq": TaskInfo(task, 0),
+        "ctc": TaskInfo(task, 0),
         "multiple_choice": TaskInfo(task, 1),
         "extractive_qa": TaskInfo(task, 2, ["start", "end"]),
     }.get(task, TaskInfo(task, 3, ["O", "B-a", "I-a"]))

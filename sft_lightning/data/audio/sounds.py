@@ -128,6 +128,9 @@ class Sounds(Samples):
         bad: dict[int, str] = {}
         sounds: list[np.ndarray] = []
         for row in rows:
+            if why := self.unusable(row):
+                bad[row] = why
+                continue
             try:
                 sounds.append(self.sound(row))
             except BadSample as error:
@@ -139,6 +142,10 @@ class Sounds(Samples):
         if self.spec is not None and self.spec.extract is not None:
             return self.spec.extract(sounds)
         return padded(sounds)
+
+    def unusable(self, row: int) -> str:
+        """Why a row that can be read cannot be used; empty if it can."""
+        return ""
 
     # ---- what a run says of them ----
 
