@@ -27,6 +27,7 @@ class Kind:
 
 KINDS = {
     "image": Kind("images", {"classification": None}, "--label_column, --image_column"),
+    "audio": Kind("sounds with labels", {"classification": None}, "--label_column"),
     "text": Kind("texts with labels", {"classification": None, "regression": 1, "multi_label": None}, tokens=(4, 1)),
     "choices": Kind("questions with choices", {"multiple_choice": 1}, tokens=(4, 2)),
     "tokens": Kind(
