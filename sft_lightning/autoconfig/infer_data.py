@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.infer_audio import sound_folder, sound_plan
 from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
@@ -31,6 +32,9 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
+        if where.is_dir() and sound_folder(where):
+            fits(kinds, ("audio",), network, f"{path} is a folder of sounds")
+            return sound_plan(path, said)
         if where.is_dir() and (parallel := parallel_files(where, said)):
             fits(kinds, ("pairs",), network, f"{path} has parallel text files")
             return pair_plan(parallel)

@@ -82,7 +82,7 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
         plan.source_outputs = task.get("num_outputs")
     else:
         known = class_path.startswith("sft_lightning.")
-        kind = "text" if short == "LSTM" else "image"
+        kind = {"LSTM": "text", "MelCNN": "audio"}.get(short, "image")
         plan = NetworkPlan(name, {kind: block(short if known else class_path, **args, pretrained=name)}, "small")
         plan.source_outputs, plan.max_length = task.get("num_outputs"), args.get("max_length")
         if short == "MLP":

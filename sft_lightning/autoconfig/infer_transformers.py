@@ -20,6 +20,8 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     made_as = str((config.architectures or [""])[0])
     labels = [config.id2label[i] for i in sorted(config.id2label or {}, key=int)]
     labels = [] if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
+    if kind in mapped("AUDIO_CLASSIFICATION"):
+        return of_sounds(name, kind, made_as, labels)
     takes = takes_texts(kind) or writes(config)
     if made_as.endswith("ForSemanticSegmentation"):
         segments = {"masks": block("TransformersSegmentation", pretrained=name)}
@@ -72,6 +74,15 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     plan.head_kind = "words" if tags_words else "text" if head else None
     if made_as.endswith("ForQuestionAnswering"):
         plan.head_kind, plan.source_outputs, plan.source_task = "questions", 2, "extractive_qa"
+    return plan
+
+
+def of_sounds(name: str, kind: str, made_as: str, labels: list[str]) -> NetworkPlan:
+    """Plans a model of sounds as a classifier; its output layer is a source head if it was one already."""
+    plan = NetworkPlan(name, {"audio": block("TransformersAudio", pretrained=name)}, "transformer")
+    if made_as.endswith(("ForSequenceClassification", "ForAudioClassification")):
+        plan.source_outputs, plan.source_labels = len(labels) or None, labels
+    plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")
     return plan
 
 

@@ -36,6 +36,7 @@ KINDS = {
         one_target=False,
         probed=False,
     ),
+    "audio": Kind("sounds with labels", {"classification": None}, "--label_column"),
     "text": Kind("texts with labels", {"classification": None, "regression": 1, "multi_label": None}, tokens=(4, 1)),
     "choices": Kind("questions with choices", {"multiple_choice": 1}, tokens=(4, 2)),
     "tokens": Kind(

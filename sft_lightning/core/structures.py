@@ -1,6 +1,6 @@
 """Structures that the packages share: batches, task descriptions, network outputs, and how inputs are prepared."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -206,9 +206,9 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'masks' (images with a mask each), 'text', 'tokens' (text for language modelling), 'words' (sentences with a
-    tag for each word), 'choices' (questions with choices), 'questions' (questions with a context, in windows) or 'pairs'
-    (texts with target texts)"""
+    """'image', 'masks' (images with a mask each), 'audio', 'speech' (sounds with transcripts), 'text', 'tokens' (text for
+    language modelling), 'words' (sentences with a tag for each word), 'choices' (questions with choices), 'questions'
+    (questions with a context, in windows) or 'pairs' (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None
@@ -225,6 +225,14 @@ class InputSpec:
     """in tokens"""
     network: str = ""
     """the network's name, for messages"""
+    sample_rate: int | None = None
+    """of sounds, in samples per second"""
+    max_seconds: float | None = None
+    """seconds of a sound that the network takes; None for no limit"""
+    extract: Callable[[Sequence[Any]], dict[str, Tensor]] | None = None
+    """makes the network's inputs, B rows, of B sounds `[T]` at `sample_rate`; None for waveforms padded with zeros"""
+    frames: Callable[[Tensor], Tensor] | None = None
+    """number of frames, int64 `[B]`, that the network makes of sounds of so many samples; None if it is not asked"""
     why_not_packed: Callable[[], str] | None = None
     """runs the network to say why it cannot take rows of several samples, empty if it can; None if it never can"""
 
@@ -248,11 +256,15 @@ class InputView:
     """whether the data's `image_size` set the size"""
     max_length: int | None = None
     """number of tokens at which samples are truncated"""
+    sample_rate: int | None = None
+    """of sounds, in samples per second; None for other samples"""
     ends: tuple[int, ...] | None = None
     """tokens that end the training answers of a language model; None if there were no answers"""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry about inputs for config.json of an export; empty for texts."""
+        if self.sample_rate is not None:
+            return {"sample_rate": self.sample_rate}
         if self.mean is None and self.std is None and self.size is None:
             return {}
         lists = {"mean": self.mean, "std": self.std, "size": self.size}
@@ -275,7 +287,8 @@ class InputView:
                 "network.pretrained",
                 f"sft_lightning.input of config.json: mean, std and size must be lists, got {values!r:.80}",
             ) from None
-        return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")))
+        rate = values.get("sample_rate")
+        return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")), sample_rate=rate)
 
 
 @dataclass

@@ -13,7 +13,8 @@ from sft_lightning.core.structures import Batch, Output
 from sft_lightning.tasks.base import RowTask, Said, TaskMetric, draw_classes
 from sft_lightning.tasks.cross_entropy import summed_cross_entropy
 from sft_lightning.tasks.metrics import MeanLoss
-from sft_lightning.tasks.texts import TEXT_METRICS, TextScore, chrf
+from sft_lightning.tasks.text_score import TextScore
+from sft_lightning.tasks.texts import TEXT_METRICS, chrf
 
 
 class Perplexity(MeanLoss):

@@ -8,7 +8,10 @@ import pytest
 import torch
 import yaml
 
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.networks import MelCNN
 from tests.cli.conftest import ROOT, Command
+from tests.data.audio_files import write_metadata
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_masks
 from tests.networks.tiny import tiny_folder
@@ -189,8 +192,26 @@ def xquad(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comman
     return {**bert(file, tmp), "data": {"init_args": small}}
 
 
+def fsdd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    write_metadata(tmp / "sounds", classes=10, sizes=(60, 30))
+    sounds: dict[str, Any] = {"root": str(tmp / "sounds"), "val_fraction": 0.34, "batch_size": 10}
+    if Path(file).stem == "speakers":
+        sounds["only"] = {"speaker": ["a", "b"]}
+    if "pretrain" in file:
+        return {"data": {"init_args": sounds}}
+    made = body("experiments/fsdd/pretrain.yaml")["network"]["init_args"]
+    labels = [str(number) for number in range(10 if "speakers" in file else 5)]
+    network = MelCNN(TaskInfo("classification", len(labels), labels), **made)
+    network.save_pretrained(str(tmp / "source"))
+    return {
+        "network": {"init_args": {"pretrained": str(tmp / "source")}},
+        "data": {"init_args": {**sounds, "shots_per_class": 2}},
+        "retention": {"init_args": sounds},
+    }
+
+
 TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, *TEXTS)}
+MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, fsdd, *TEXTS)}
 
 
 @pytest.mark.one_in(2)

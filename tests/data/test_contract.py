@@ -8,6 +8,7 @@ import pytest
 
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
+from tests.data.audio_files import write_metadata, write_transcripts
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
 
@@ -156,6 +157,20 @@ def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def sounds(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_metadata(root)
+    return {"root": str(root)}
+
+
+def listed_sounds(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    write_metadata(root)
+    return {split: str(root / split / "metadata.csv") for split in ("train", "test")}
+
+
+def speech(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"train": write_transcripts(root / "train", 40), "test": write_transcripts(root / "test", 9)}
+
+
 EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AGNews": lambda root, patch: rows(root, 4),
     "IMDB": lambda root, patch: rows(root, 2),
@@ -183,6 +198,9 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "VOCSegmentation": voc,
     "Cityscapes": streets,
     "OxfordPet": pets,
+    "AudioFolder": sounds,
+    "AudioTable": listed_sounds,
+    "Speech": speech,
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)

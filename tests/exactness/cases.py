@@ -5,7 +5,9 @@ A new task belongs into CASES, a new variant into VARIANTS of tests/support.py; 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,10 @@ from sft_lightning.data import (
     SQuAD,
     TextPairs,
 )
+from sft_lightning.data.audio.audio_table import AudioTable
+from sft_lightning.data.audio.sounds import Sounds
+from sft_lightning.data.audio.speech import Speech
+from sft_lightning.data.audio.transcribed import Transcribed
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.choice_table import Choices
@@ -40,7 +46,9 @@ from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
+    MelCNN,
     TransformersChoice,
+    TransformersCTC,
     TransformersLM,
     TransformersQA,
     TransformersSeq2Seq,
@@ -52,12 +60,15 @@ from sft_lightning.networks import (
 )
 from sft_lightning.networks.spec import Spec
 from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
+from tests.data.audio_files import RATE, beep, write_sound
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, bart_pieces, tiny_folder
+from tests.networks.tiny_audio import MASKED, tiny_ctc
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
 WORDS = " ".join(SENTENCES[:6]).split()
+MELS = {"sample_rate": RATE, "mels": 8, "channels": [4, 6], "hidden": 8}
 
 
 # ---- texts in memory, of lengths that differ widely ----
@@ -250,6 +261,63 @@ class FewQuestions(SQuAD):
         return Splits(*parts, labels=OUTPUTS_OR_NONE)
 
 
+class FewSounds(AudioTable):
+    """Random sounds of lengths that differ widely, written to a folder, with a class each.
+
+    Args:
+        sizes: Rows of each split.
+        labels: Classes.
+        **kwargs: As AudioTable.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("low", "high"), **kwargs: Any) -> None:
+        super().__init__(**{"batch_size": 8, "seed": 0, "group_by_length": False, **kwargs})
+        self.sizes, self.labels = sizes, list(labels)
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            paths = [few_sounds() / f"{(17 * number + row) % FEW}.wav" for row in range(count)]
+            drawn = np.random.default_rng(10 + number).permutation(np.arange(count) % len(self.labels))
+            parts.append(Sounds(paths, drawn.astype(np.int64), few_sounds()))
+        return Splits(*parts, labels=self.labels)
+
+
+class FewTranscripts(Speech):
+    """The same sounds, with one to three random letters each.
+
+    Args:
+        sizes: Rows of each split.
+        **kwargs: As Speech.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(**{"task": "ctc", "batch_size": 8, "seed": 0, "group_by_length": False, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts = []
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(20 + number)
+            paths = [few_sounds() / f"{(17 * number + row) % FEW}.wav" for row in range(count)]
+            texts = [" ".join(rng.choice(list("abc"), size=rng.integers(1, 3))) for _ in paths]
+            parts.append(Transcribed(paths, texts, few_sounds(), "ctc"))
+        return Splits(*parts)
+
+
+FEW = 40
+
+
+@cache
+def few_sounds() -> Path:
+    """A folder of FEW sounds of 0.06 to 0.4 s."""
+    folder = Path(mkdtemp(prefix="sounds"))
+    for number in range(FEW):
+        seconds = float(np.random.default_rng(number).uniform(0.06, 0.4))
+        write_sound(folder / f"{number}.wav", beep(200.0 + 20 * number, seconds, seed=number))
+    return folder
+
+
 def some_answer(context: str, rng: np.random.Generator) -> Answer:
     """Some words of a text that follow one another."""
     words = context.split()
@@ -384,6 +452,21 @@ CASES: dict[str, Case] = {
         lambda **settings: FewDigits(digits=NEW, **settings),
         lambda **settings: FewDigits(digits=OLD, **settings),
         settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+    ),
+    "sounds": Case(
+        "classification",
+        _save_small(spec(MelCNN, **MELS)),
+        lambda folder: spec(MelCNN, **MELS, pretrained=folder),
+        FewSounds,
+        lambda **settings: FewSounds(labels=[str(n) for n in OLD], **settings),
+    ),
+    "transcripts": Case(
+        "ctc",
+        lambda folder: tiny_ctc(folder, **MASKED),
+        lambda folder: spec(TransformersCTC, pretrained=folder),
+        FewTranscripts,
+        FewTranscripts,
+        new_head=False,
     ),
     "texts": Case("classification", _save_tiny("bert", "sequence"), _text(), FewTexts, _old_texts),
     "texts without a source head": Case(

@@ -29,8 +29,8 @@ from sft_lightning.tasks.texts import TEXT_METRICS
 from tests.exactness.cases import CASES, MOST_CHOICES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
-from tests.tasks import squad_by_hand
-from tests.tasks.test_token_classification import by_hand
+from tests.tasks import ctc_by_hand, squad_by_hand
+from tests.tasks.test_token_classification import by_hand as entities_by_hand
 
 # ---- as the library has it ----
 
@@ -155,7 +155,7 @@ def mean_average_precision(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def _by_question(logits: np.ndarray, y: np.ndarray) -> float:
-    raise NotImplementedError("`squad_by_hand.measure` needs the questions too")
+    raise NotImplementedError("`squad_by_hand` and `ctc_by_hand` need the questions, or the transcripts, too")
 
 
 OF_TOKENS: dict[str, Reference] = {
@@ -188,6 +188,7 @@ REFERENCES: dict[str, dict[str, Reference]] = {
     "extractive_qa": dict.fromkeys(
         ("loss", "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_accuracy"), _by_question
     ),
+    "ctc": dict.fromkeys(("loss", "wer", "cer", "wer_plain", "cer_plain"), _by_question),
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel(), labels=[0, 1]) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
@@ -243,6 +244,8 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     network.train(was)
 
     def joined(name: str) -> np.ndarray:
+        if data.task_name == "ctc" and name != "features":
+            return in_sounds([getattr(output, name).double().numpy() for output, _ in parts])
         if beside and name != "features":
             return in_windows([getattr(output, name).double().numpy() for output, _ in parts], beside)
         return torch.cat([getattr(output, name) for output, _ in parts]).double().numpy()
@@ -265,6 +268,13 @@ def of_one(scores: Tensor | None) -> Tensor | None:
     return None if scores is None else F.pad(scores.T, (0, MOST_CHOICES - len(scores)), value=-1e30)
 
 
+def in_sounds(logits: Sequence[np.ndarray]) -> np.ndarray:
+    """`[N]` each sound's logits of its frames."""
+    found = np.empty(len(logits), dtype=object)
+    found[:] = list(logits)
+    return found
+
+
 def in_windows(logits: Sequence[np.ndarray], asked: Sequence[Any]) -> np.ndarray:
     """`[N]` lists of windows, from each question's scores of all its tokens."""
     found = np.empty(len(asked), dtype=object)
@@ -281,6 +291,9 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
     if task == "extractive_qa":
         values = squad_by_hand.measure(logits, y, answers.beside, may_be_none=True)
         return {n: values[n] for n in ("loss", *names)}
+    if task == "ctc":
+        values = ctc_by_hand.measure(logits, y, answers.beside)
+        return {n: values[n] for n in ("loss", *names)}
     rows = np.array(answers.row_of_item)
     sentences = [(logits[rows == row].argmax(1), y[rows == row]) for row in dict.fromkeys(answers.row_of_item)]
     of_entities = entity_scores(sentences, OLD_TAGS if of_source else TAGS) if task == "token_classification" else {}
@@ -293,7 +306,7 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
 
 def entity_scores(sentences: list[tuple[np.ndarray, np.ndarray]], tags: Sequence[str]) -> dict[str, float]:
     """Micro-averages over sentences, each as (said, true) numbers of its words."""
-    pairs = [[by_hand([tags[i] for i in numbers]) for numbers in sentence] for sentence in sentences]
+    pairs = [[entities_by_hand([tags[i] for i in numbers]) for numbers in sentence] for sentence in sentences]
     right = sum(len(mine & theirs) for mine, theirs in pairs)
     said, true = (sum(len(pair[i]) for pair in pairs) for i in (0, 1))
     precision, recall = right / max(said, 1), right / max(true, 1)
@@ -339,8 +352,9 @@ def drift(student: Answers, teacher: Answers, shares_outputs: bool, of_labels: b
         values["retention/agreement"] = float(((mine > 0) == (theirs > 0)).mean())
     elif mine is not None and theirs is not None and student.beside:
         pairs = list(zip(mine, theirs, strict=True))
-        values["drift/kl"] = float(np.mean([squad_by_hand.divergence(*pair) for pair in pairs]))
-        values["retention/agreement"] = float(np.mean([squad_by_hand.agreement(*pair) for pair in pairs]))
+        by_hand = ctc_by_hand if isinstance(student.beside[0], str) else squad_by_hand
+        values["drift/kl"] = float(np.mean([by_hand.divergence(*pair) for pair in pairs]))
+        values["retention/agreement"] = float(np.mean([by_hand.agreement(*pair) for pair in pairs]))
     elif mine is not None and theirs is not None:
         log_s, log_t = log_softmax(mine, axis=1), log_softmax(theirs, axis=1)
         values["drift/kl"] = float((np.exp(log_t) * (log_t - log_s)).sum(1).mean())

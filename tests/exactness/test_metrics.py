@@ -39,7 +39,7 @@ from tests.exactness.measuring import (
 from tests.exactness.training import in_one_piece
 from tests.refused import refused
 from tests.support import quiet_trainer, settle
-from tests.tasks import squad_by_hand
+from tests.tasks import ctc_by_hand, squad_by_hand
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
@@ -246,11 +246,12 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
     wanted = [{"index": row, **in_words(case, said, items)} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
-        assert line.pop("text", None) is None or CASES[case].task == "multiple_choice"
+        by_data = {"sounds": "file", "transcripts": "file", "choices": "text"}.get(case)
+        assert by_data is None or line.pop(by_data) is not None
         assert sum(line.pop("pixels", [36])) == 36, "a pixel has no class, or two"
         assert line.keys() == want.keys()
         for key, value in want.items():
-            as_said = key in ("label", "labels", "tags", "answer", "mask")
+            as_said = key in ("text", "label", "labels", "tags", "answer", "mask")
             assert line[key] == (value if as_said else pytest.approx(value, abs=2e-6)), f"{line}, not {want}"
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 
@@ -260,6 +261,8 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     logits = said.logits[items]
     if CASES[case].task == "extractive_qa":
         return squad_by_hand.answer(logits[0], said.beside[items[0]], may_be_none=True)
+    if CASES[case].task == "ctc":
+        return ctc_by_hand.answer(logits[0])
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task

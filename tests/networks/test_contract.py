@@ -12,6 +12,7 @@ from torch import Tensor
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import LSTM, NETWORKS, Network
 from tests.networks.tiny import SENTENCES, tiny_folder
+from tests.networks.tiny_audio import tiny_ctc, tiny_wav2vec2, tiny_whisper
 
 OWN = {name: cls for name, cls in NETWORKS.items() if cls.__module__.startswith("sft_lightning.")}
 Inputs = dict[str, Tensor]
@@ -43,6 +44,30 @@ def of_transformers(kind: str, head: str) -> Callable[[Path], dict[str, Any]]:
     return lambda folder: {"pretrained": tiny_folder(folder / kind, kind, head)}
 
 
+def sounds() -> Inputs:
+    """Four sounds of different lengths, in samples."""
+    lengths = torch.tensor([3000, 1500, 2200, 3000])
+    sound = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)) * 0.1
+    return {"sound": sound * (torch.arange(3000) < lengths[:, None]), "sound_lengths": lengths}
+
+
+def waveforms() -> Inputs:
+    """The same, as wav2vec2's feature extractor gives them."""
+    x = sounds()
+    mask = torch.arange(3000) < x["sound_lengths"][:, None]
+    return {"input_values": x["sound"], "attention_mask": mask.long(), "sound_lengths": x["sound_lengths"]}
+
+
+def transcribed() -> Inputs:
+    """Spectrograms of a second, with target tokens."""
+    ids = torch.randint(5, 60, (4, 5), generator=torch.Generator().manual_seed(1))
+    return {"input_features": torch.randn(4, 8, 100, generator=torch.Generator().manual_seed(0)), "target_ids": ids}
+
+
+def wav2vec2(folder: Path) -> dict[str, Any]:
+    return {"config": tiny_wav2vec2()}
+
+
 def vit(folder: Path) -> dict[str, Any]:
     sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     return {"config": {"model_type": "vit", **sizes, "image_size": 32, "patch_size": 8}}
@@ -64,6 +89,10 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "TorchvisionSegmentation": (lambda folder: {"name": "lraspp_mobilenet_v3_large"}, lambda: images(3, 40)),
     "TransformersSegmentation": (segformer, lambda: images(3, 32)),
     "TransformersImage": (vit, lambda: images(3, 32)),
+    "MelCNN": (lambda folder: {"sample_rate": 8000, "mels": 8, "channels": [4, 6], "hidden": 8}, sounds),
+    "TransformersAudio": (wav2vec2, waveforms),
+    "TransformersCTC": (lambda folder: {"pretrained": tiny_ctc(folder / "ctc")}, waveforms),
+    "TransformersSpeech": (lambda folder: {"pretrained": tiny_whisper(folder / "whisper")}, transcribed),
     "TransformersText": (of_transformers("bert", "sequence"), tokens),
     "TransformersTokens": (of_transformers("bert", "none"), tokens),
     "TransformersChoice": (of_transformers("bert", "none"), choices),
@@ -82,6 +111,7 @@ def build(name: str, folder: Path, seed: int = 0) -> Network:
     info = {
         "causal_lm": TaskInfo(task, 0),
         "seq2seq": TaskInfo(task, 0),
+        "ctc": TaskInfo(task, 0),
         "multiple_choice": TaskInfo(task, 1),
         "extractive_qa": TaskInfo(task, 2, ["start", "end"]),
     }.get(task, TaskInfo(task, 3, ["O", "B-a", "I-a"]))

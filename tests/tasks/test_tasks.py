@@ -18,7 +18,7 @@ from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.tasks import TASKS, make_task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from tests.refused import refused
-from tests.tasks import squad_by_hand
+from tests.tasks import ctc_by_hand, squad_by_hand
 
 RAGGED = [(0, 16), (16, 17), (17, 17), (17, 40), (40, 61)]  # one item, none, and a short last batch
 
@@ -202,6 +202,10 @@ def cross_entropy(logits: np.ndarray, y: np.ndarray) -> float:
     return float(sum(math.log(sum(math.exp(v) for v in row)) - row[k] for row, k in zip(logits, y, strict=True)))
 
 
+def in_frames(scores: np.ndarray, y: np.ndarray) -> float:
+    return sum(ctc_by_hand.loss(of, goal) for of, goal in zip(scores, y, strict=True))
+
+
 LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "classification": cross_entropy,
     "causal_lm": cross_entropy,
@@ -212,6 +216,7 @@ LOSSES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "extractive_qa": lambda scores, y: sum(
         squad_by_hand.loss([window.T for window in of], goals) for of, goals in zip(scores, y, strict=True)
     ),
+    "ctc": in_frames,
     "regression": lambda logits, y: float(sum((row[0] - t) ** 2 for row, t in zip(logits, y, strict=True))),
     "multi_label": lambda logits, y: float(
         sum(math.log(1 + math.exp(v if t == 0 else -v)) for v, t in zip(logits.flat, y.flat, strict=True))
@@ -228,6 +233,9 @@ def test_loss_is_the_sum_over_items_in_whatever_pieces(name: str) -> None:
     if name == "extractive_qa":  # one window of four tokens for each question
         logits, y = logits[:, None, :4].repeat(1, 2, 1)[:, None], (y % 4).reshape(-1, 1, 1).repeat(1, 1, 2)
         logits = logits.detach().requires_grad_()
+    if name == "ctc":  # five frames for each sound
+        logits = torch.cat([logits[:, None].detach() * scale for scale in (1, 0, -1, 2, 0.5)], 1).requires_grad_()
+        y = torch.stack([y, y - 1, -torch.ones_like(y)], 1).where(y[:, None] > 1, torch.tensor([[1, 1, -1]]))
     task = make_task(TaskInfo(name, width))
     whole = task.row_loss(logits, y)
     pieces = sum(task.row_loss(logits[a:b], y[a:b]) for a, b in RAGGED)
@@ -248,6 +256,8 @@ def test_a_batch_without_items_has_zero_loss_and_zero_gradient(name: str, smooth
     y = torch.zeros(0, width) if name == "multi_label" else y
     if name == "extractive_qa":
         logits, y = logits.reshape(0, 1, 2, width), torch.zeros(0, 1, 2, dtype=torch.int64)
+    if name == "ctc":
+        logits, y = logits.reshape(0, 1, width), torch.zeros(0, 1, dtype=torch.int64)
     loss = task.row_loss(logits, y)
     loss.backward()
     assert loss.item() == 0.0, f"the loss of nothing is {loss.item()}"
@@ -269,7 +279,7 @@ def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
     for metric in ("loss", *task.metrics):
         known = task.metric_info(metric)
         assert known is not None and known.name == metric
-        less = ("loss", "perplexity", "bits_per_byte", "mse", "mae")
+        less = ("loss", "perplexity", "bits_per_byte", "mse", "mae", "wer", "cer", "wer_plain", "cer_plain")
         assert known.better == ("min" if metric in less else "max")
     assert task.metric_info("drift") is None
     chosen = make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary

@@ -58,13 +58,20 @@ class _Ignored:
 
 
 def theirs() -> dict[str, float]:
+    import jiwer
     import sacrebleu
     from rouge_score.rouge_scorer import RougeScorer
 
     streams = [[r[k] if k < len(r) else None for r in REFERENCES] for k in range(2)]
     kinds = ["rouge1", "rouge2", "rougeL", "rougeLsum"]
     scored = [RougeScorer(kinds).score_multi(list(r), g) for g, r in zip(GENERATED, REFERENCES, strict=True)]
+    first, plain = [right[0] for right in REFERENCES], jiwer.Compose([jiwer.ToLowerCase(), jiwer.RemovePunctuation()])
+    without = [[plain(text) for text in texts] for texts in (first, GENERATED)]
     return {
+        "wer": jiwer.wer(first, GENERATED),
+        "cer": jiwer.cer([" ".join(t.split()) for t in first], [" ".join(t.split()) for t in GENERATED]),
+        "wer_plain": jiwer.wer(*without),
+        "cer_plain": jiwer.cer(*([" ".join(t.split()) for t in texts] for texts in without)),
         "bleu": sacrebleu.BLEU().corpus_score(GENERATED, streams).score,
         "chrf": sacrebleu.CHRF().corpus_score(GENERATED, streams).score,
         **{kind: sum(s[kind].fmeasure for s in scored) / len(scored) for kind in kinds},

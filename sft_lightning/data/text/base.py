@@ -20,6 +20,8 @@ __all__ = ["Ragged", "TextData", "TextRows", "TokenData", "Tokens"]
 TAKES = {
     "image": "images",
     "masks": "images to segment",
+    "audio": "sounds to classify",
+    "speech": "speech to write down",
     "text": "texts to classify",
     "tokens": "texts to continue",
     "words": "words to tag",

@@ -5,7 +5,16 @@ from pathlib import Path
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.split_names import by_kind, split_of, splits_of_one
-from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, folders_in, holds_images, images_below, is_hidden, some
+from sft_lightning.data.vision.walk import (
+    IMAGES,
+    LeftOut,
+    Wanted,
+    folders_in,
+    holds_images,
+    images_below,
+    is_hidden,
+    some,
+)
 
 LAYOUT = "put class folders into train, val and test, or give class folders alone"
 
@@ -23,13 +32,14 @@ class Layout:
     """What was guessed"""
 
 
-def layout_of(root: Path) -> Layout:
+def layout_of(root: Path, wanted: Wanted = IMAGES) -> Layout:
     """Distinguishes split folders from class folders. Raises UserError, with their names, if that is ambiguous."""
-    layout, left_out = Layout({}, False), LeftOut()
+    layout, left_out = Layout({}, False), LeftOut(wanted)
+    layout.left_out = LeftOut(wanted)
     below = folders_in(root, left_out)
     splits = by_kind(below)
     alike = [name for names in splits.values() for name in names]
-    others = [name for name, path in below.items() if name not in alike and holds_images(path)]
+    others = [name for name, path in below.items() if name not in alike and holds_images(path, wanted)]
     if not alike:
         if same := splits_of_one(below):
             raise UserError(
@@ -52,7 +62,7 @@ def layout_of(root: Path) -> Layout:
             LAYOUT,
         )
     train = below[splits["train"][0]]
-    classes = [name for name, path in folders_in(train, LeftOut()).items() if holds_images(path)]
+    classes = [name for name, path in folders_in(train, LeftOut()).items() if holds_images(path, wanted)]
     if others and (not classes or set(classes) & set(others)):
         raise UserError(
             "data",
@@ -74,30 +84,38 @@ def classes_in(root: Path, left_out: LeftOut | None = None) -> list[str]:
     if len(out.broken) > before:
         raise UserError("data", f"{out.broken[before]} is a broken link", "mend or remove it")
     if not names:
-        raise UserError("data", f"{root} has no class folders", "make one folder per class, with that class's images")
+        raise UserError(
+            "data", f"{root} has no class folders", f"make one folder per class, with that class's {out.wanted.one}s"
+        )
     if all(map(split_of, names)):
         raise UserError("data", f"{root} holds {some(names)}, which look like splits, not like classes", LAYOUT)
     return names
 
 
 def class_images(root: Path, classes: list[str], left_out: LeftOut) -> dict[str, list[Path]]:
-    """Images of each class folder below `root`, in the folders' order; each must be one of `classes`."""
-    found = {}
+    """Images (or the files that `left_out` wants) of each class folder below `root`, in the folders' order. Each folder must
+    be one of `classes`.
+    """
+    found, wanted = {}, left_out.wanted
     for name in classes_in(root, left_out):
         if name not in classes:
             problem = f"{root} has a class '{name}' that is not in train{nearest(name, classes)}"
             raise UserError("data", problem, "rename or remove it")
         found[name] = images_below(root / name, left_out)
         if not found[name]:
-            problem = f"class folder {root / name} has no images ({', '.join(SUFFIXES)})"
-            raise UserError("data", problem, "add images or remove it")
-        if within := [n for n, p in folders_in(root / name, LeftOut()).items() if split_of(n) and holds_images(p)]:
+            problem = f"class folder {root / name} has no {wanted.one}s ({', '.join(wanted.suffixes)})"
+            raise UserError("data", problem, f"add {wanted.one}s or remove it")
+        if within := [
+            n for n, p in folders_in(root / name, LeftOut()).items() if split_of(n) and holds_images(p, wanted)
+        ]:
             raise UserError(
                 "data",
                 f"class folder {root / name} holds {some(within)}, which {looks(within)} like a split",
                 "put the split folders around the class folders",
             )
-    if loose := sum(p.is_file() and p.suffix.lower() in SUFFIXES and not is_hidden(p.name) for p in root.iterdir()):
+    if loose := sum(
+        p.is_file() and p.suffix.lower() in wanted.suffixes and not is_hidden(p.name) for p in root.iterdir()
+    ):
         left_out.loose[root.name] += loose
     return found
 

@@ -1,4 +1,4 @@
-"""Finds the image files below a folder: follows links, and leaves out and counts hidden folders and files."""
+"""Finds the image files, or others, below a folder: follows links, and leaves out and counts hidden folders and files."""
 
 import os
 from collections import Counter
@@ -10,6 +10,22 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The kind of files that a walk looks for.
+
+    Args:
+        one: Its name in messages, as of one file.
+        suffixes: Ends of the files' names, in lower case.
+    """
+
+    one: str
+    suffixes: tuple[str, ...]
+
+
+IMAGES = Wanted("image", SUFFIXES)
 SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "__pycache__", "thumbs.db", "desktop.ini")
 """Names, in lower case, of copies, previews and notes that systems make"""
 
@@ -18,31 +34,37 @@ SYSTEM = ("__macosx", "@eadir", "$recycle.bin", "system volume information", "__
 class LeftOut:
     """Files and folders that a walk left out, for the notes."""
 
+    wanted: Wanted = IMAGES
+
     hidden: Counter[str] = field(default_factory=Counter)
-    """Images by the hidden folder (or the hidden file's own name) that they are in"""
+    """Files by the hidden folder (or the hidden file's own name) that they are in"""
     loops: list[str] = field(default_factory=list)
     """Links to a folder that they are in"""
     broken: list[str] = field(default_factory=list)
-    """Broken links that are not named like images"""
+    """Broken links that are not named like those wanted"""
     loose: Counter[str] = field(default_factory=Counter)
-    """Images that are in no class folder, by the folder that they are in"""
+    """Files that are in no class folder, by the folder that they are in"""
 
     def lines(self) -> list[str]:
         """One line for each kind; empty if nothing was left out."""
         said = []
         if count := sum(self.hidden.values()):
-            said.append(f"left out {plural(count, 'hidden image')} ({some(list(self.hidden))})")
+            said.append(f"left out {plural(count, f'hidden {self.wanted.one}')} ({some(list(self.hidden))})")
         if self.loops:
             said.append(f"did not follow {plural(len(self.loops), 'link')} to a folder around it ({some(self.loops)})")
         if self.broken:
             said.append(f"left out {plural(len(self.broken), 'broken link')} ({some(self.broken)})")
         if count := sum(self.loose.values()):
-            said.append(f"left out {plural(count, 'image')} beside the class folders ({some(list(self.loose))})")
+            said.append(
+                f"left out {plural(count, self.wanted.one)} beside the class folders ({some(list(self.loose))})"
+            )
         return said
 
 
 def images_below(root: Path, left_out: LeftOut | None = None) -> list[Path]:
-    """Image files at any depth, sorted by path. Folders that are links are entered, unless they lead back to themselves."""
+    """Image files (or those that `left_out` wants) at any depth, sorted by path. Folders that are links are entered, unless
+    they lead back to themselves.
+    """
     found: list[Path] = []
     around = {place for top in (root.absolute(), root.resolve()) for place in (top, *top.parents)}
     walk(root, tuple(map(identity, around)), found, left_out if left_out is not None else LeftOut(), None)
@@ -50,7 +72,7 @@ def images_below(root: Path, left_out: LeftOut | None = None) -> list[Path]:
 
 
 def walk(folder: Path, above: tuple[tuple[int, int], ...], found: list[Path], out: LeftOut, hidden: str | None) -> None:
-    """Adds a folder's images to `found`, or, below a hidden folder, to the count of what is left out."""
+    """Adds a folder's files to `found`, or, below a hidden folder, to the count of what is left out."""
     with opened(folder) as entries:
         for entry in entries:
             path = folder / entry.name
@@ -61,9 +83,9 @@ def walk(folder: Path, above: tuple[tuple[int, int], ...], found: list[Path], ou
                     out.loops.append(str(path))
                     continue
                 walk(path, (*above, me), found, out, within)
-                if within is None and entry.name.lower().endswith(SUFFIXES) and len(found) == before:
+                if within is None and entry.name.lower().endswith(out.wanted.suffixes) and len(found) == before:
                     found.append(path)  # a folder named like an image: reading it will raise the error
-            elif not entry.name.lower().endswith(SUFFIXES):
+            elif not entry.name.lower().endswith(out.wanted.suffixes):
                 if entry.is_symlink() and within is None and not path.exists():
                     out.broken.append(str(path))
             elif within is not None:
@@ -80,11 +102,11 @@ def opened(folder: Path) -> Any:
         raise UserError("data", f"folder {folder} cannot be read: {error.strerror}", "change its permissions") from None
 
 
-def holds_images(folder: Path) -> bool:
-    """Whether there is a visible image at any depth; looks no further than the first."""
+def holds_images(folder: Path, wanted: Wanted = IMAGES) -> bool:
+    """Whether there is a visible image (or another file wanted) at any depth; looks no further than the first."""
     seen = {identity(folder)}
     for here, folders, files in os.walk(folder, followlinks=True):
-        if any(name.lower().endswith(SUFFIXES) and not is_hidden(name) for name in files):
+        if any(name.lower().endswith(wanted.suffixes) and not is_hidden(name) for name in files):
             return True
         new = {name: identity(Path(here, name)) for name in folders if not is_hidden(name)}
         folders[:] = [name for name, me in new.items() if me not in seen]

@@ -1,0 +1,1 @@
+"""Sounds: classes of sounds, and speech with transcripts."""

@@ -1,0 +1,126 @@
+"""Sounds that a table lists: one row for each file, with its label and whatever else is known of it."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.data.audio.sounds import Sounds
+from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.labels import class_names, class_numbers
+from sft_lightning.data.vision.paths import real
+
+FILE_COLUMNS = ("file_name", "file", "audio_filepath", "path", "audio", "filename")
+Only = Mapping[str, Sequence[Any]]
+"""Values to keep, by column"""
+
+
+def file_column_of(table: Table, named: str | None) -> str:
+    """The column with the files: the one named, else the first of FILE_COLUMNS that the table has."""
+    if named is not None:
+        table.column(named, "data.file_column")
+        return named
+    found = next((name for name in FILE_COLUMNS if name in table.columns), None)
+    if found is None:
+        here = ", ".join(table.columns)
+        raise UserError(
+            "data", f"{table.where} has no column {' or '.join(FILE_COLUMNS)}, only {here}", "set data.file_column"
+        )
+    return found
+
+
+def kept_rows(table: Table, only: Only | None) -> Table:
+    """The rows whose columns have the values of `only`. Raises UserError if a value, or every row, is missing."""
+    rows = list(range(len(table)))
+    for column, values in (only or {}).items():
+        wanted = {str(value) for value in values}
+        held = [str(value) for value in table.column(column, "data.only")]
+        rows = [row for row in rows if held[row] in wanted]
+        if unknown := sorted(wanted - set(held)):
+            raise UserError(
+                "data.only",
+                f"{table.where}: column '{column}' has no '{unknown[0]}'{nearest(unknown[0], sorted(set(held)))}",
+                f"use values of {', '.join(sorted(set(held))[:8])}",
+            )
+    if not rows:
+        raise UserError("data.only", f"keeps no row of {table.where}", "name other values")
+    if len(rows) == len(table):
+        return table
+    said = "; ".join(f"{column}: {', '.join(map(str, values))}" for column, values in (only or {}).items())
+    kept = chosen(table, rows)
+    kept.notes = [*table.notes, f"{table.where}: {len(rows):,} of {len(table):,} rows are kept ({said})"]
+    return kept
+
+
+def chosen(table: Table, rows: Sequence[int]) -> Table:
+    """Some rows of a table."""
+    return replace(
+        table,
+        columns={name: [values[row] for row in rows] for name, values in table.columns.items()},
+        lines=None if table.lines is None else [table.lines[row] for row in rows],
+        bad=None if table.bad is None else {at: table.bad[row] for at, row in enumerate(rows) if row in table.bad},
+    )
+
+
+def files_of(table: Table, column: str, folder: Path) -> list[Path]:
+    """The file of each row, which must lie below `folder`; an empty path in rows that are left out."""
+    top, found = os.path.join(os.path.realpath(folder), ""), []
+    for row, name in enumerate(table.texts(column, "data.file_column")):
+        place = real(os.path.join(folder, os.path.expanduser(name))) if name else ""
+        if name and not place.startswith(top):
+            problem = f"{table.name(row)}: the sound {name!r} lies outside the folder {folder}"
+            raise UserError("data", problem, "move it there, or set data.audio_root to the folder of the sounds")
+        found.append(folder / name if name else Path())
+    return found
+
+
+def groups_of(table: Table, column: str | None) -> np.ndarray | None:
+    """`[rows]` group numbers of a column's values; None without a column."""
+    if column is None:
+        return None
+    numbers: dict[str, int] = {}
+    values = table.column(column, "data.group_column")
+    return np.array([numbers.setdefault(str(value), len(numbers)) for value in values], dtype=np.int64)
+
+
+class Listed:
+    """How tables that list sounds are read.
+
+    Args:
+        file_column, label_column, group_column: Names of columns; None for defaults.
+        only: Rows to keep.
+        labels: Classes in order; None for those of the training table.
+    """
+
+    def __init__(
+        self,
+        file_column: str | None = None,
+        label_column: str | None = None,
+        group_column: str | None = None,
+        only: Only | None = None,
+        labels: Sequence[str] | None = None,
+    ) -> None:
+        self.file_column, self.label_column, self.group_column = file_column, label_column or "label", group_column
+        self.only, self.labels = only, labels
+
+    def sounds(self, table: Table, folder: Path, classes: Sequence[str] | None) -> Sounds:
+        """The sounds of a table, with their classes if these are given."""
+        paths = files_of(table, file_column_of(table, self.file_column), folder)
+        numbered = self.labels is not None or self.label_column in table.names
+        targets = None if classes is None else class_numbers(table, self.label_column, classes, numbered)
+        return Sounds(paths, targets, folder, table.bad, groups_of(table, self.group_column))
+
+    def splits(
+        self, tables: Mapping[str, Table], folder: Mapping[str, Path]
+    ) -> tuple[dict[str, Sounds], list[str], list[str]]:
+        """(the sounds of each split, the classes, notes)."""
+        kept = {split: kept_rows(table, self.only) for split, table in tables.items()}
+        train = kept["train"]
+        files_of(train, file_column_of(train, self.file_column), folder["train"])  # a row left out names no class
+        classes = class_names(train, self.label_column, self.labels)
+        found = {split: self.sounds(table, folder[split], classes) for split, table in kept.items()}
+        return found, classes, list(dict.fromkeys(note for table in kept.values() for note in table.notes))

@@ -1,0 +1,78 @@
+"""Finds the metadata files of a folder of sounds, as audiofolder of datasets lays them out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
+from sft_lightning.data.audio.listed import FILE_COLUMNS, chosen
+from sft_lightning.data.audio.reading import SOUNDS
+from sft_lightning.data.audio.sounds import Sounds
+from sft_lightning.data.split_names import by_kind, split_of
+from sft_lightning.data.text.files import Table, read_table
+from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below
+
+NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+
+
+@dataclass
+class Metadata:
+    """Tables that list the sounds of each split, and the folders that they are relative to."""
+
+    tables: dict[str, Table]
+    folders: dict[str, Path]
+
+    def unlisted(self, found: dict[str, Sounds]) -> list[str]:
+        """A note of the sounds in these folders that no table lists; empty if there are none."""
+        listed = {path for sounds in found.values() for path in sounds.paths}
+        here = {path for place in set(self.folders.values()) for path in images_below(place, LeftOut(SOUNDS))}
+        more = len(here - listed)
+        return [f"left out {plural(more, 'sound')} that the metadata does not list"] if more else []
+
+
+def metadata_of(root: Path, skip: bool) -> Metadata | None:
+    """The metadata in split folders of `root`, or in `root` itself; None if there is none.
+
+    In `root` itself, files that all lie in folders named as splits (`train/a.wav`) belong to these splits.
+    """
+    own = metadata_file(root)
+    below = {name: path for name, path in folders_in(root, LeftOut(SOUNDS)).items() if metadata_file(path) is not None}
+    if own is not None:
+        return by_first_folder(read_table(own, "data.root", skip), root)
+    if not below:
+        return None
+    kinds = by_kind(below)
+    for kind, names in kinds.items():
+        if len(names) > 1:
+            problem = f"{root}: the folders {', '.join(names)} all look like the {kind} split"
+            raise UserError("data", problem, "merge or rename them")
+    if "train" not in kinds:
+        raise UserError("data", f"{root} has {', '.join(below)} with metadata, but no train", "name a folder train")
+    folders = {kind: below[names[0]] for kind, names in kinds.items()}
+    tables = {}
+    for kind, place in folders.items():
+        file = metadata_file(place)
+        assert file is not None
+        tables[kind] = read_table(file, "data.root", skip)
+    return Metadata(tables, folders)
+
+
+def metadata_file(folder: Path) -> Path | None:
+    """The metadata file in a folder, or None. Raises UserError if there are several."""
+    found = [folder / name for name in NAMES if (folder / name).is_file()]
+    if len(found) > 1:
+        raise UserError("data", f"{folder} has {found[0].name} and {found[1].name}", "keep one")
+    return found[0] if found else None
+
+
+def by_first_folder(table: Table, root: Path) -> Metadata:
+    """The rows of one table by the split that their file's first folder names; one split if any names none."""
+    column = next((name for name in FILE_COLUMNS if name in table.columns), None)
+    names = [str(value) for value in table.columns[column]] if column is not None else []
+    kinds = [split_of(name.partition("/")[0]) if "/" in name else None for name in names]
+    if not names or None in kinds or "train" not in kinds:
+        return Metadata({"train": table}, {"train": root})
+    tables = {}
+    for kind in dict.fromkeys(kinds):
+        tables[str(kind)] = chosen(table, [row for row, one in enumerate(kinds) if one == kind])
+    return Metadata(tables, dict.fromkeys(tables, root))
