@@ -199,9 +199,20 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
 mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
 
 
-def predict(image):  # of the size about["crop"]; others are first resized to about["resize"] (the shorter side, height and
-    # width, or "cover": the least size that covers the crop), and cropped in the centre
-    pixels = np.asarray(image.convert(about["mode"]), dtype=np.float32)
+def predict(image):
+    image, size = image.convert(about["mode"]), about["resize"]
+    height, width = about["crop"]
+    if size is not None and image.size != (width, height):
+        if size == "cover":  # the least size that covers the crop
+            scale = max(height / image.height, width / image.width)
+            size = max(height, round(image.height * scale)), max(width, round(image.width * scale))
+        elif isinstance(size, int):  # the shorter side
+            long = int(size * max(image.size) / min(image.size))
+            size = (size, long) if image.height <= image.width else (long, size)
+        image = image.resize((size[1], size[0]), getattr(Image.Resampling, about["resample"].upper()))
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        image = image.crop((left, top, left + width, top + height))
+    pixels = np.asarray(image, dtype=np.float32)
     pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     pixels = pixels[::-1] if about["channels"] == "BGR" else pixels
     inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}

@@ -1,0 +1,61 @@
+"""What a folder's README says to type gives the run's own answers, for each kind of input and format."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sft_lightning.export.formats import FORMATS
+from sft_lightning.export.tuned import Tuned
+from tests.export.cases import CASES
+from tests.export.conftest import write
+
+TRIED = ("classification-vit", "tokens-bert", "choices-bert", "questions-bert", "lm-llama", "seq2seq-t5")
+TRIED += ("classification-mlp", "classification-pooled", "classification-vit-onnx", "classification-bert-onnx")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TRIED)
+@torch.no_grad()
+def test_the_snippet_gives_the_runs_answers(
+    name: str, tuned: Callable[[str], Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = write(name, tuned(name), tmp_path)
+    usage = FORMATS[CASES[name].format]().usage(tuned(name), case.heads)
+    monkeypatch.chdir(case.folder)
+    here: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", usage, re.DOTALL)[0], here)
+    predict, probe = here["predict"], case.probe
+    sample, ours = probe.raw[0], probe.new[0].numpy()
+    if probe.kind == "image":
+        pixels = sample["image"]
+        given = pixels if case.format == "safetensors" else image(pixels)
+        np.testing.assert_allclose(predict(given), ours[0], atol=1e-5)
+    elif probe.kind == "text":
+        np.testing.assert_allclose(predict(sample["text"]), ours[0], atol=1e-5)
+    elif probe.kind == "words":
+        found = np.array(predict(sample["words"]))
+        np.testing.assert_allclose(found, ours[: len(found)], atol=1e-5)
+    elif probe.kind == "choices":
+        found = np.array(predict(sample["first"][0], sample["second"]))
+        np.testing.assert_allclose(found, ours[: len(found), 0], atol=1e-5)
+    elif probe.kind == "questions":
+        assert predict(sample["question"], sample["context"]) == probe.decisions("new", probe.new)[0]["answer"]
+    elif probe.kind == "tokens":
+        asked = [{"role": "user", "content": "3 and?"}]
+        prompt = here["tokenizer"].apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+        ids = tuned(name).network.tokenizer([prompt], return_tensors="pt", add_special_tokens=False)  # type: ignore[operator]
+        assert predict(asked) == tuned(name).network.generate(dict(ids))[0]
+    else:
+        assert predict(sample["text"]).startswith(probe.texts[0])  # which has fewer tokens
+
+
+def image(pixels: torch.Tensor) -> Any:
+    """A grey image, as Pillow opens it in colour."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[0].numpy()).convert("RGB")
