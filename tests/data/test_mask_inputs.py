@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
+from sft_lightning.data import VOCSegmentation
+from tests.data.test_contract import voc
 from tests.data.test_masks import pairs, ready
 from tests.data.vision_files import squares, write_masks
 from tests.refused import refused
@@ -173,3 +175,11 @@ def test_masks_may_lie_beside_their_images(tmp_path: Path) -> None:
     assert len(image) == 3 and torch.equal(image.float().mean(1) > 120, mask == 1)
     with refused("data.masks", "img_0.png"):
         ready(tmp_path, images="{name}.png", masks="{name}.png")
+
+
+def test_two_files_of_one_name_are_refused_in_vocs_layout_too(tmp_path: Path) -> None:
+    voc(tmp_path, pytest.MonkeyPatch())
+    file = next(p for p in sorted(tmp_path.rglob("*.png")) if p.parent.name == "SegmentationClass")
+    Image.open(file).save(file.with_suffix(".bmp"))
+    with refused("data", f"{file.stem}.bmp", f"{file.stem}.png"):
+        VOCSegmentation(str(tmp_path)).setup()

@@ -78,6 +78,13 @@ def raw_values(file: BinaryIO, colours: bool) -> np.ndarray:
         return np.asarray(image).astype(np.int64) // scale
 
 
+def values_in(raw: np.ndarray) -> set[int]:
+    """The values that occur in a mask."""
+    if raw.size and raw.min() >= 0 and raw.max() < 1 << 16:  # counting is much faster than sorting
+        return set(np.flatnonzero(np.bincount(raw.ravel())).tolist())
+    return set(np.unique(raw).tolist())
+
+
 def scale_of(image: Image.Image) -> int:
     """What Pillow will multiply the values of an image with that is not decoded yet."""
     for *_, stored in getattr(image, "tile", ()):

@@ -23,6 +23,7 @@ from sft_lightning.data.vision.masks import (
     raw_values,
     rule_of_table,
     rule_of_values,
+    values_in,
     with_note,
 )
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
@@ -154,7 +155,7 @@ class SegmentationData(ImageData, base=True):
         for mask in masks:
             try:
                 with mask.open("rb") as stream:
-                    found = set(np.unique(raw_values(stream, colours=False)).tolist())
+                    found = values_in(raw_values(stream, colours=False))
                 values, both = values | found, both or found >= {1, 255}
             except UnknownValue as error:
                 if not self.skips:
@@ -179,7 +180,7 @@ class SegmentationData(ImageData, base=True):
             looked += 1
             try:
                 with mask.open("rb") as stream:
-                    values |= set(np.unique(raw_values(stream, rule.colours)).tolist())
+                    values |= values_in(raw_values(stream, rule.colours))
             except DAMAGE:
                 continue  # reading the sample will raise the error, or skip it
         return with_note(rule, values, looked == len(masks))
