@@ -146,6 +146,8 @@ def _kind(written: str) -> str:
     if match is None:
         return "something else"
     name = match[1].rpartition(".")[2]
+    if name in LISTS and (match[2] or "").removeprefix("typing.").startswith("Literal["):
+        return f"a list of {_kind(match[2])}"
     if name in LISTS:
         return f"a list of {SEVERAL[match[2]]}" if match[2] in SEVERAL else "a list"
     return KINDS.get(name, f"class_path and init_args of a {name}")

@@ -78,6 +78,7 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--mode", type=Literal["fast", "slow"], default="fast")
     parser.add_argument("--either", type=int | Literal["auto"] | list[str], default=1)
     parser.add_argument("--numbers", type=list[int] | None, default=None)
+    parser.add_argument("--choices", type=list[Literal["fast", "slow"]] | None, default=None)
     parser.add_argument("--mapping", type=dict, default={})
     parser.add_class_arguments(Group, "group")
     parser.add_subclass_arguments(Part, "piece", required=True)
@@ -110,6 +111,10 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
     "a value of none of several types": (
         [WHEEL, "--either=null"],
         ("either", "a whole number", "auto", "a list of texts", "null"),
+    ),
+    "a list with a choice that does not exist": (
+        [WHEEL, "--choices=[fats]"],
+        ("choices", "a list of fast, slow", "['fats']"),
     ),
     "a list of the wrong items": ([WHEEL, "--numbers=[a]"], ("numbers", "a list of whole numbers", "['a']")),
     "a number for a mapping": ([WHEEL, "--mapping=3"], ("mapping", "mapping", "3")),

@@ -54,13 +54,13 @@ class Cityscapes(SegmentationData):
         self.root = root
 
     def load(self) -> Splits:
-        root, left_out = folder(self.root, "root"), LeftOut()
+        root, left_out, notes = folder(self.root, "root"), LeftOut(), list[str]()
         images, masks = "leftImg8bit/{split}/{name}_leftImg8bit.png", "gtFine/{split}/{name}_gtFine_labelIds.png"
         try:
-            found = by_pattern(root, images, masks, left_out)
+            found = by_pattern(root, images, masks, left_out, notes)
         except UserError as error:
             raise error.at("data.root") from None
-        notes = left_out.lines()
+        notes += left_out.lines()
         splits = {name: files for name, files in found.items() if name != "test"}
         return self.masked(
             root, {name: paired(root, *files, notes, self.skips) for name, files in splits.items()}, notes

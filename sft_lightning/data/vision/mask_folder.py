@@ -1,6 +1,7 @@
 """Images and masks in folders: `images/` and `masks/` and the like, in split folders or not, or by any naming rule."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,12 @@ class MaskFolder(SegmentationData):
             raise UserError("data.images", "images and masks are one naming rule, and one is missing", "give both")
 
     def load(self) -> Splits:
-        root, left_out = folder(self.root, "root"), LeftOut()
+        root, left_out, notes = folder(self.root, "root"), LeftOut(), list[str]()
         if self.images is not None and self.masks is not None:
-            found = by_pattern(root, self.images, self.masks, left_out)
+            found = by_pattern(root, self.images, self.masks, left_out, notes)
         else:
-            found = by_layout(root, left_out)
-        notes = left_out.lines()
+            found = by_layout(root, left_out, notes)
+        notes += left_out.lines()
         pairs = {split: paired(root, images, masks, notes, self.skips) for split, (images, masks) in found.items()}
         return self.masked(root, pairs, notes)
 
@@ -93,9 +94,9 @@ def paired(root: Path, images: dict[str, Path], masks: dict[str, Path], notes: l
     return [(images[name], masks.get(name)) for name in sorted(images)]
 
 
-def by_layout(root: Path, left_out: LeftOut) -> dict[str, Files]:
+def by_layout(root: Path, left_out: LeftOut, notes: list[str]) -> dict[str, Files]:
     """Images and masks of each split, by the folders' names. Raises UserError if there are none, or several ways."""
-    layout = layout_of(root)
+    layout = layout_of(root, notes)
     if layout is None:
         raise UserError("data", f"{root} has no folder of images beside one of masks", FIX)
     found = {}
@@ -106,26 +107,48 @@ def by_layout(root: Path, left_out: LeftOut) -> dict[str, Files]:
     return found
 
 
-def layout_of(root: Path) -> dict[str, tuple[Path, Path]] | None:
-    """The folders of images and of masks of each split (`train` if there are no splits); None if they are not there."""
-    below = folders_in(root, LeftOut())
+def layout_of(root: Path, notes: list[str] | None = None) -> dict[str, tuple[Path, Path]] | None:
+    """The folders of images and of masks of each split (`train` if there are no splits); None if they are not there.
+
+    What is left out is added to `notes`.
+    """
+    below, said, splits = folders_in(root, LeftOut()), notes if notes is not None else [], {}
     pair = pair_in(root, below)
+    of_splits = {name: below[name] for names in by_kind(below).values() for name in names}
     if pair is not None:
-        inside = [{split_of(n): path for n, path in folders_in(one, LeftOut()).items() if split_of(n)} for one in pair]
-        if not inside[0]:
+        images, masks = (split_folders(one) for one in pair)
+        said += [f"left out {name}, beside {pair[0].name}" for name, path in of_splits.items() if holds_images(path)]
+        if not images:
             return {"train": pair}
-        splits = {str(kind): (inside[0][kind], inside[1][kind]) for kind in inside[0] if kind in inside[1]}
+        splits = {kind: (images[kind], masks[kind]) for kind in images if kind in masks}
+        if not splits:
+            raise UserError("data", f"{pair[0]} has {some(sorted(images))}, which {pair[1]} has not", FIX)
+        said += [f"left out {path}, which has no masks" for kind, path in images.items() if kind not in masks]
+        loose = [p for p in images_below(pair[0]) if not any(p.is_relative_to(path) for path in images.values())]
+        if loose:
+            said.append(f"left out {plural(len(loose), 'image')} beside the split folders ({printable(str(loose[0]))})")
     else:
-        splits = {}
         for kind, names in by_kind(below).items():
-            inner = pair_in(below[names[0]], folders_in(below[names[0]], LeftOut()))
-            if inner is not None and len(names) > 1:
-                raise UserError("data", f"{root}: {some(names)} all look like the {kind} split", "merge or rename them")
-            if inner is not None:
-                splits[kind] = inner
+            inner = {n: pair for n in names if (pair := pair_in(below[n], folders_in(below[n], LeftOut())))}
+            if len(inner) > 1:
+                raise UserError(
+                    "data", f"{root}: {some(list(inner))} all look like the {kind} split", "merge or rename them"
+                )
+            if inner:
+                splits[kind] = next(iter(inner.values()))
+            said += [f"left out {below[n]}, which has no images beside masks" for n in names if n not in inner]
     if splits and "train" not in splits:
         raise UserError("data", f"{root} has {', '.join(splits)}, but no train", "name a folder train")
     return {kind: splits[kind] for kind in ("train", "val", "test") if kind in splits} or None
+
+
+def split_folders(root: Path) -> dict[str, Path]:
+    """The folders below that are named as splits. Raises UserError for two of one split."""
+    below = folders_in(root, LeftOut())
+    for kind, names in by_kind(below).items():
+        if len(names) > 1:
+            raise UserError("data", f"{root}: {some(names)} all look like the {kind} split", "merge or rename them")
+    return {kind: below[names[0]] for kind, names in by_kind(below).items()}
 
 
 def pair_in(root: Path, below: dict[str, Path]) -> tuple[Path, Path] | None:
@@ -168,11 +191,12 @@ def matched(images: dict[str, Path], masks: dict[str, Path], where: Path) -> Fil
 # ---- patterns ----
 
 
-def by_pattern(root: Path, images: str, masks: str, left_out: LeftOut) -> dict[str, Files]:
+def by_pattern(root: Path, images: str, masks: str, left_out: LeftOut, notes: list[str]) -> dict[str, Files]:
     """Images and masks of each split, by patterns of their paths below `root`."""
     every = {path.relative_to(root).as_posix(): path for path in images_below(root, left_out)}
-    found: dict[str, Files] = {}
-    for which, (key, pattern) in enumerate((("images", images), ("masks", masks))):
+    found: tuple[dict[tuple[str, str], Path], ...] = ({}, {})  # by split and name
+    of_no_split: Counter[str] = Counter()
+    for files, (key, pattern) in zip(found, (("images", images), ("masks", masks)), strict=True):
         matches = {path: m for name, path in every.items() if (m := expression(key, pattern).fullmatch(name))}
         if not matches:
             some_path = f"; a path there is {next(iter(every))}" if every else ", which has no images"
@@ -180,11 +204,37 @@ def by_pattern(root: Path, images: str, masks: str, left_out: LeftOut) -> dict[s
         for path, match in matches.items():
             parts = match.groupdict()
             kind = "train" if "split" not in parts else split_of(parts["split"])
-            if kind is not None:
-                found.setdefault(kind, ({}, {}))[which][parts["name"]] = path
-    if "train" not in found or not found["train"][0]:
+            if kind is None:
+                of_no_split[parts["split"]] += key == "images"
+                continue
+            other = files.setdefault((kind, parts["name"]), path)
+            if other != path:
+                raise UserError(
+                    f"data.{key}", f"{other} and {path} are {parts['name']} of {kind} both", "remove or rename one"
+                )
+    part(*found)
+    if count := sum(of_no_split.values()):
+        notes.append(f"left out {plural(count, 'image')} in folders that are no split ({some(list(of_no_split))})")
+    splits: dict[str, Files] = {}
+    for which, files in enumerate(found):
+        for (kind, name), path in files.items():
+            splits.setdefault(kind, ({}, {}))[which][name] = path
+    if "train" not in splits or not splits["train"][0]:
         raise UserError("data.images", f"'{images}' finds no training images below {root}", "name a folder train")
-    return {kind: found[kind] for kind in ("train", "val", "test") if kind in found}
+    return {kind: splits[kind] for kind in ("train", "val", "test") if kind in splits}
+
+
+def part(images: dict[tuple[str, str], Path], masks: dict[tuple[str, str], Path]) -> None:
+    """Takes files that both patterns fit out of the kind in which they have no partner: `a_mask.png` is no image, if it is
+    the mask of `a.png`.
+    """
+    as_masks = {path: name for name, path in masks.items()}
+    for image, path in list(images.items()):
+        mask = as_masks.get(path)
+        if mask == image:
+            raise UserError("data.masks", f"finds {path}, which is an image by data.images", FIX)
+        if mask is not None and (mask in images) != (image in masks):
+            del (images if mask in images else masks)[image if mask in images else mask]
 
 
 def expression(key: str, pattern: str) -> re.Pattern[str]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
@@ -24,6 +24,7 @@ from sft_lightning.data.vision.masks import UNLABELLED, MaskRule, UnknownValue, 
 from sft_lightning.data.vision.palette import overlay_of, palette_image
 
 MOVES = ("crop", "flip", "flip_vertical")
+ORIENTATION = 0x0112  # EXIF's tag
 
 
 class Masked(Images):
@@ -70,8 +71,9 @@ class Masked(Images):
         mask = self.mask(row)
         if self.size is None or tuple(mask.shape) == self.size:
             return mask
-        resized: Tensor = v2.resize(tv_tensors.Mask(mask[None]), list(size))[0]
-        return resized.as_subclass(Tensor)
+        # NEAREST takes the upper left pixel of those that become one, so that a mask would not lie on its image
+        resized: Tensor = v2.resize(mask[None], list(size), interpolation=v2.InterpolationMode.NEAREST_EXACT)[0]
+        return resized
 
     def masks(self, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
         """`[B, H, W]`; kept in memory once read, if the images are. Raises BadSample for all that cannot be read."""
@@ -191,10 +193,11 @@ class MaskedFiles(Masked, FileImages):
         return mask
 
     def size_of(self, row: int) -> tuple[int, int]:
-        """Height and width of an upright image, without decoding its pixels."""
+        """Height and width of an upright image; its pixels are decoded only if it may have to be turned."""
         with self.open(row) as stream, Image.open(stream) as image:
-            width, height = image.size
-            return (width, height) if image.getexif().get(0x0112, 1) > 4 else (height, width)
+            turned = image.getexif().get(ORIENTATION, 1) != 1
+            width, height = (ImageOps.exif_transpose(image) if turned else image).size  # Pillow turns TIFF on its own
+            return height, width
 
     def types_in(self) -> list[frozenset[str]]:
         """The classes in each image's mask; none where it cannot be read."""

@@ -1,12 +1,12 @@
 """Reads masks: images whose pixels are the classes of another image's pixels, in any of the usual codings.
 
-- Palettes: the index. Grey of 8 or 16 bits and 1 bit: the value. Colour whose channels are equal: the value of one.
+- Palettes: the index. Grey of 1 to 16 bits: the value. Colour whose channels are equal: the value of one.
 - Other colours: by a table of the classes' colours alone.
-- A mask is turned upright as its image is (EXIF); nothing else changes its pixels.
+- A mask is turned upright by its own EXIF orientation, as its image is by its own: one without is taken to be upright.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -17,6 +17,10 @@ from sft_lightning.core.errors import UserError
 UNLABELLED = 255
 """The class number of pixels without a label"""
 MOST_CLASSES = 255
+SMOOTHED = 250
+"""Highest value from which masks without names of classes are taken for smoothed masks of 0 and 255"""
+FEW_BITS = {"L;2": 85, "L;4": 17}
+"""What Pillow multiplies the values of grey of 2 and 4 bits with"""
 Values = Mapping[str, int | str | Sequence[int]]
 """Each class's value in masks: a number, or a colour as '#rrggbb', a colour's name or [red, green, blue]"""
 FIX = "name the values in data.init_args.mask_values, or set data.init_args.unknown_values ignore"
@@ -59,6 +63,7 @@ class MaskRule:
 def raw_values(file: BinaryIO, colours: bool) -> np.ndarray:
     """Values `[H, W]` int64 of a mask. Raises ValueError for colours where values are expected."""
     with Image.open(file) as opened:
+        scale = scale_of(opened)  # not known once pixels are decoded
         image = ImageOps.exif_transpose(opened)
         if colours:
             red, green, blue = np.moveaxis(np.asarray(image.convert("RGB")).astype(np.int64), -1, 0)
@@ -70,7 +75,21 @@ def raw_values(file: BinaryIO, colours: bool) -> np.ndarray:
             return channels[..., 0].astype(np.int64)
         if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
             raise UnknownValue(f"its mask has pixels of type {image.mode}, not palette, grey or colour")
-        return np.asarray(image).astype(np.int64)
+        return np.asarray(image).astype(np.int64) // scale
+
+
+def values_in(raw: np.ndarray) -> set[int]:
+    """The values that occur in a mask."""
+    if raw.size and raw.min() >= 0 and raw.max() < 1 << 16:  # counting is much faster than sorting
+        return set(np.flatnonzero(np.bincount(raw.ravel())).tolist())
+    return set(np.unique(raw).tolist())
+
+
+def scale_of(image: Image.Image) -> int:
+    """What Pillow will multiply the values of an image with that is not decoded yet."""
+    for *_, stored in getattr(image, "tile", ()):
+        return FEW_BITS.get(str(stored[0] if isinstance(stored, tuple) and stored else stored), 1)
+    return 1
 
 
 # ---- finding the rule ----
@@ -88,6 +107,10 @@ def rule_of_table(table: Values, ignore_index: int | None, unknown: str) -> Mask
         if code in values:
             raise UserError(key, f"{list(table)[values[code]]} and {label} have the same value {value}")
         values[code] = number
+    if colours and ignore_index is not None:
+        raise UserError(
+            "data.ignore_index", "has no effect on masks in colour", "leave it out, or set data.unknown_values ignore"
+        )
     ignore = 255 if ignore_index is None and not colours else ignore_index
     if ignore is not None and ignore_index is not None and ignore in values:
         raise UserError("data.ignore_index", f"{ignore} is the value of {list(table)[values[ignore]]} in mask_values")
@@ -138,16 +161,50 @@ def rule_of_values(
             f"names {count} classes, but the training masks have {spelled(np.array(beyond), False)} too",
             FIX,
         )
-    if count < 2:
+    if labels is None and ignore in values and classes and classes[-1] >= SMOOTHED:
         raise UserError(
             "data",
-            f"the training masks have one class (value {', '.join(map(str, classes)) or 'none'})",
-            "use masks of 2",
+            f"the training masks have {len(values)} values up to 255, as masks that were smoothed, or saved as JPEG, have",
+            "save masks as PNG and resize them to the nearest, or name the classes in data.labels",
         )
+    here = [v for v in classes if 0 <= v < count]
+    if len(here) < 2:
+        raise one_class([str(v) for v in here], values, False)
     told = f"masks have values {classes[0]} to {classes[-1]}" if classes else "masks have no labels"
     note = f"{told}, as class numbers" + (f"; {ignore} is unlabelled" if ignore in values else "")
-    table = {v: v for v in range(count)} | {ignore: UNLABELLED}
-    return MaskRule(named(labels, count), table, ignores_others=unknown == "ignore", note=note)
+    table, names = {v: v for v in range(count)} | {ignore: UNLABELLED}, named(labels, count)
+    if nobody := [names[v] for v in range(count) if v not in classes and v != ignore]:
+        note += f"; {nowhere(nobody)}"
+    return MaskRule(names, table, ignores_others=unknown == "ignore", note=note)
+
+
+def one_class(here: Sequence[str], found: Iterable[int], colours: bool) -> UserError:
+    """The error of masks whose values are fewer than two classes."""
+    values = np.array(sorted(found))
+    told = f", and {spelled(values, colours)}" if len(values) else ""
+    return UserError(
+        "data",
+        f"the training masks have one class ({', '.join(here) or 'none'}){told}",
+        "use masks of 2, or name other values in data.init_args.mask_values",
+    )
+
+
+def nowhere(labels: Sequence[str]) -> str:
+    """Says that no mask has some classes."""
+    more = f" and {len(labels) - 4} more" if len(labels) > 4 else ""
+    return f"no training mask has {', '.join(labels[:4])}{more}"
+
+
+def with_note(rule: MaskRule, found: Collection[int], every: bool) -> MaskRule:
+    """The rule of a table, with a note of classes that have none of the values found; `every` if all masks were looked at.
+    Raises UserError if fewer than two have one.
+    """
+    numbers = {rule.values[value] for value in found if value in rule.values}
+    here = [label for number, label in enumerate(rule.labels) if number in numbers]
+    if len(here) < 2:
+        raise one_class(here, found, rule.colours)
+    nobody = [label for label in rule.labels if label not in here]
+    return replace(rule, note=nowhere(nobody)) if nobody and every else rule
 
 
 def named(labels: Sequence[str] | None, count: int) -> list[str]:

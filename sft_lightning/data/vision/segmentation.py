@@ -23,12 +23,16 @@ from sft_lightning.data.vision.masks import (
     raw_values,
     rule_of_table,
     rule_of_values,
+    values_in,
+    with_note,
 )
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
 from sft_lightning.tasks.semantic_segmentation import COMPARED
 
 Pairs = list[tuple[Path, Path | None]]
 """Images with their masks"""
+LOOKED_AT = 200
+"""Training masks in which the values of a table are looked for"""
 
 
 class SegmentationData(ImageData, base=True):
@@ -145,19 +149,41 @@ class SegmentationData(ImageData, base=True):
     def rule(self, masks: list[Path]) -> MaskRule:
         """The classes of masks' values: as the user names them, or by the values that training masks have."""
         if self.mask_values is not None:
-            return rule_of_table(self.mask_values, self.ignore_index, self.unknown_values)
+            return self.rule_of_table(masks, self.mask_values)
         values: set[int] = set()
+        both = False
         for mask in masks:
             try:
                 with mask.open("rb") as stream:
-                    values |= set(np.unique(raw_values(stream, colours=False)).tolist())
+                    found = values_in(raw_values(stream, colours=False))
+                values, both = values | found, both or found >= {1, 255}
             except UnknownValue as error:
                 if not self.skips:
                     fix = "name the classes' colours in data.init_args.mask_values, such as {road: '#804080'}"
                     raise UserError("data", f"{mask}: {error}", fix) from None
             except DAMAGE:
                 continue  # reading the sample will raise the error, or skip it
+        if values == {0, 1, 255} and not both and self.ignore_index is None:
+            raise UserError(
+                "data",
+                "some training masks have 1 and others 255, but none has both: 255 may be the same class as 1",
+                "save all in one way, or set data.ignore_index 255 if 255 has no label",
+            )
         return rule_of_values(values, self.labels, self.ignore_index, self.unknown_values)
+
+    def rule_of_table(self, masks: list[Path], table: dict[str, Any]) -> MaskRule:
+        """The rule of `mask_values`, checked with LOOKED_AT masks, or more if these have one class."""
+        rule, values, looked = rule_of_table(table, self.ignore_index, self.unknown_values), set[int](), 0
+        for mask in masks:
+            if looked >= LOOKED_AT and len({rule.values[v] for v in values & rule.values.keys()} - {UNLABELLED}) > 1:
+                break
+            looked += 1
+            try:
+                with mask.open("rb") as stream:
+                    values |= values_in(raw_values(stream, rule.colours))
+            except DAMAGE:
+                continue  # reading the sample will raise the error, or skip it
+        return with_note(rule, values, looked == len(masks))
 
     def prepare(self, spec: InputSpec) -> InputView:
         """Sets size, channels and normalisation: the network's if it has them, else the data's."""

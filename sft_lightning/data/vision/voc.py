@@ -6,8 +6,9 @@ from typing import Any
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.image_folder import folder
+from sft_lightning.data.vision.mask_folder import named_below
 from sft_lightning.data.vision.segmentation import Pairs, SegmentationData
-from sft_lightning.data.vision.walk import SUFFIXES
+from sft_lightning.data.vision.walk import LeftOut
 
 LABELS = (
     *("background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow"),
@@ -50,13 +51,13 @@ class VOCSegmentation(SegmentationData):
             raise UserError(
                 "data.root", f"{top} does not hold {IMAGES}, {MASKS} and {LISTS}", "set it to the folder with these"
             )
-        images = {p.stem: p for p in (root / IMAGES).iterdir() if p.suffix.lower() in SUFFIXES}
-        masks = {p.stem: p for p in (root / MASKS).iterdir() if p.suffix.lower() in SUFFIXES}
+        left_out = LeftOut()
+        images, masks = (named_below(root / name, left_out) for name in (IMAGES, MASKS))
         pairs: dict[str, Pairs] = {}
         for split, name in (("train", self.train_set), ("val", self.val_set), ("test", self.test_set)):
             if name is not None:
                 pairs[split] = [self.pair(n, images, masks, name) for n in names_in(root / LISTS, name, f"{split}_set")]
-        return self.masked(root, pairs, [])
+        return self.masked(root, pairs, left_out.lines())
 
     def pair(self, name: str, images: dict[str, Path], masks: dict[str, Path], where: str) -> tuple[Path, Path | None]:
         """An image that a list names, and its mask if it has one. Raises UserError for an image that is not there."""
