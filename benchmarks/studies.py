@@ -17,6 +17,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.core.wording import plural
 from sft_lightning.runs.status import is_finished
 
 ROOT = Path(__file__).parents[1]
@@ -155,7 +156,7 @@ def section(held: dict[str, Any]) -> str:
     about, points = held["about"], held["points"]
     packages = ", ".join(f"{k} {v}" for k, v in about["packages"].items())
     minutes, fresh = held["work_s"] / 60, held.get("report_seeds")
-    seeds = f"{len(held['seeds'])} seeds" + (
+    seeds = plural(len(held["seeds"]), "seed") + (
         f" that chose and {len(fresh)} fresh ones that were tested" if fresh else ""
     )
     lines = [f"## {held['study']}", ""]

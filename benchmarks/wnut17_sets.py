@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import accuracy_score, f1_score
 
-from sft_lightning.data.text.sentences import Sentences
+from sft_lightning.data.text.sentences import Columns
 
 
 def types_of(tags: list[str]) -> list[str]:
@@ -28,7 +28,7 @@ def write(source: Path, target: Path) -> dict[str, list[list[str]]]:
     target.mkdir(parents=True, exist_ok=True)
     found = {}
     for split in ("train", "validation", "test"):
-        sentences = Sentences(str(source / f"{split}.conll"), "data", (0, -1))
+        sentences = Columns(str(source / f"{split}.conll"), "data", (0, -1))
         sets = [types_of(tags) for tags in sentences.tags]
         rows = [{"text": " ".join(words), "labels": s} for words, s in zip(sentences.words, sets, strict=True)]
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
