@@ -25,6 +25,10 @@ PIPELINES = {
     ("questions", "extractive_qa"): "question-answering",
     ("tokens", "causal_lm"): "text-generation",
     ("pairs", "seq2seq"): "translation",
+    ("masks", "semantic_segmentation"): "image-segmentation",
+    ("audio", "classification"): "audio-classification",
+    ("speech", "seq2seq"): "automatic-speech-recognition",
+    ("speech", "ctc"): "automatic-speech-recognition",
 }
 """The hub's names of tasks, by kind of input and task"""
 LIBRARIES = {"transformers": "transformers", "timm": "timm", "onnx": "onnxruntime"}

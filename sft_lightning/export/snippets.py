@@ -11,7 +11,7 @@ from torch import nn
 
 about, kept = json.load(open("source_head.json")), load_file("source_head.safetensors")
 layer = model.get_submodule(about["layer"])
-layer.weight = nn.Parameter(kept["weight"])
+layer.weight = nn.Parameter(kept["weight"].reshape(-1, *layer.weight.shape[1:]))
 layer.bias = nn.Parameter(kept["bias"]) if "bias" in kept else None
 {labels}# predict(…) now gives the source task's outputs, whose labels are about["labels"]
 ```

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.elsewhere.libraries import NAMED
 from sft_lightning.export.folder_files import ADAPTER, add_adapter, limit_length, name_layer
 from sft_lightning.export.formats import SOURCE, Format
+from sft_lightning.export.probe import kind_of
 from sft_lightning.export.snippets import source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
@@ -20,6 +22,10 @@ AUTO = {
     "questions": "AutoModelForQuestionAnswering",
     "tokens": "AutoModelForCausalLM",
     "pairs": "AutoModelForSeq2SeqLM",
+    "masks": "AutoModelForSemanticSegmentation",
+    "audio": "AutoModelForAudioClassification",
+    "ctc": "AutoModelForCTC",
+    "speech": "AutoModelForSpeechSeq2Seq",
 }
 
 
@@ -31,7 +37,7 @@ class TransformersFolder(Format):
     def why_not(self, network: Network) -> str:
         if network.library != "transformers":
             return f"{network.name} is not a network of transformers"
-        if (kind := network.input_spec.kind) not in AUTO:
+        if (kind := kind_of(network)) not in AUTO:
             return f"inputs of kind {kind} are not supported yet"
         if not network.shares_outputs and getattr(network, "head_name", None) is None:
             pooling = getattr(network, "pooling", "its own")
@@ -41,7 +47,7 @@ class TransformersFolder(Format):
     def write(self, tuned: Tuned, folder: Path, heads: tuple[str, ...], adapters: bool) -> None:
         network: Any = tuned.network
         network.save_pretrained(str(folder))
-        if network.shares_outputs and network.task.name != "seq2seq":
+        if kind_of(network) == "tokens":
             settings = network.generation.settings(network.tokenizer)
             stop_at(settings, list(network.input_view.ends or ()), network.tokenizer)
             settings.save_pretrained(folder)
@@ -56,10 +62,10 @@ class TransformersFolder(Format):
             add_adapter(tuned, folder)
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
-        kind = tuned.network.input_spec.kind
+        kind = kind_of(tuned.network)
         said = f"```python\n{SNIPPETS[kind].format(auto=AUTO[kind])}```\n"
         if SOURCE in heads:
-            said += source_head_in("config.id2label" if kind in ("image", "text", "words") else "")
+            said += source_head_in("config.id2label" if kind in NAMED else "")
         return said
 
 
@@ -140,6 +146,56 @@ def predict(prompt):  # a text, or messages such as [{{"role": "user", "content"
 def predict(text):
     made = model.generate(**tokenizer(text, truncation=True, return_tensors="pt"))[0]
     return tokenizer.decode(made, skip_special_tokens=True)
+""",
+    "masks": """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, {auto}
+
+model, processor = {auto}.from_pretrained("."), AutoImageProcessor.from_pretrained(".")
+
+
+def predict(image):  # [C, h, w]; enlarge it to the image's size, bilinear, and take each pixel's largest output
+    inputs = processor(images=image.convert("RGB"), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return logits.tolist()
+""",
+    "audio": """import torch
+from transformers import AutoFeatureExtractor, {auto}
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return logits.tolist()
+""",
+    "ctc": """import torch
+from transformers import AutoFeatureExtractor, {auto}, AutoTokenizer
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return tokenizer.decode(logits.argmax(-1))
+""",
+    "speech": """import torch
+from transformers import AutoFeatureExtractor, {auto}, AutoTokenizer
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    made = model.generate(inputs["input_features"])[0]
+    return tokenizer.decode(made, skip_special_tokens=True).strip()
 """,
 }
 """How to load the folder and predict, by kind of input"""
