@@ -7,6 +7,7 @@ One process does all jobs of the file, because imports take longest. A job has `
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +51,8 @@ def facts_of(held: Any, folder: Path) -> dict[str, Any]:
 def answer(job: dict[str, Any]) -> None:
     """Does one job."""
     folder, inputs, kind = Path(job["folder"]), Inputs(Path(job["inputs"])), job["kind"]
+    if job.get("modules"):
+        sys.path.append(job["modules"])
     held: Any = LIBRARIES[job["library"]](folder, kind)
     found: Arrays = {}
     said: dict[str, Any] = {"labels": held.labels, "version": held.version, **facts_of(held, folder)}

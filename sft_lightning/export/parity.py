@@ -45,6 +45,8 @@ class Case:
     source_labels: list[str] = field(default_factory=list)
     tokenizer: dict[str, Any] = field(default_factory=dict)
     """The run's settings that must be the same there: padding_side, chat_template, and max_length if texts are cut"""
+    modules: str | None = None
+    """Where the user's own module lies that has the network's class; a folder of our own format needs it"""
     coarse: bool = False
     """Whether the export's weights are in half precision"""
 
@@ -53,7 +55,7 @@ class Case:
         self.probe.write(self.inputs)
         paths = {"folder": str(self.folder), "inputs": str(self.inputs)}
         about = {"library": self.format, "kind": self.probe.kind, "heads": list(self.heads), "limit": self.probe.limit}
-        return {**about, **paths}
+        return {**about, **paths, "modules": self.modules}
 
 
 def answer_elsewhere(cases: list[Case]) -> None:

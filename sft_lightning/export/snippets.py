@@ -1,5 +1,9 @@
 """Parts of READMEs that several formats share."""
 
+NONE = """    if scores[0].sum() > scores[a, 0] + scores[b, 1]:  # the first token stands for no answer
+        return ""
+"""
+"""Lines for networks that may say that a context has no answer"""
 SWAP = """
 `source_head.safetensors` is the pretrained output layer, which the run kept beside the new one, and `source_head.json` its
 labels. It belongs on the same features, so it works in the place of the model's own output layer:

@@ -8,11 +8,12 @@ from sft_lightning.elsewhere.libraries import NAMED
 from sft_lightning.export.folder_files import ADAPTER, add_adapter, limit_length, name_layer
 from sft_lightning.export.formats import SOURCE, Format
 from sft_lightning.export.probe import kind_of
-from sft_lightning.export.snippets import source_head_in
+from sft_lightning.export.snippets import NONE, source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS
 from sft_lightning.networks.transformers_lm import stop_at
+from sft_lightning.tasks.answer_scores import may_be_none
 
 AUTO = {
     "image": "AutoModelForImageClassification",
@@ -63,7 +64,8 @@ class TransformersFolder(Format):
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         kind = kind_of(tuned.network)
-        said = f"```python\n{SNIPPETS[kind].format(auto=AUTO[kind])}```\n"
+        none = NONE if kind == "questions" and may_be_none(tuned.network.task) else ""
+        said = f"```python\n{SNIPPETS[kind].format(auto=AUTO[kind], none=none)}```\n"
         if SOURCE in heads:
             said += source_head_in("config.id2label" if kind in NAMED else "")
         return said
@@ -126,9 +128,10 @@ def predict(question, context):  # of the first window; longer contexts need sev
     with torch.no_grad():
         output = model(**inputs)
     may = [at for at, part in enumerate(inputs.sequence_ids(0)) if part == 1]
+    scores = torch.stack([output.start_logits[0], output.end_logits[0]], -1)
     spans = [(a, b) for a in may for b in may if a <= b < a + 30]
-    a, b = max(spans, key=lambda s: float(output.start_logits[0, s[0]] + output.end_logits[0, s[1]]))
-    return context[places[a][0] : places[b][1]].strip()
+    a, b = max(spans, key=lambda s: float(scores[s[0], 0] + scores[s[1], 1]))
+{none}    return context[places[a][0] : places[b][1]].strip()
 """,
     "tokens": LOAD
     + """

@@ -16,8 +16,10 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.export.card import write_card
 from sft_lightning.export.folder_files import ADAPTER
 from sft_lightning.export.formats import FORMATS, NEW, SOURCE, Format, default_format
+from sft_lightning.export.own_folder import own_module
 from sft_lightning.export.parity import Case, answer_elsewhere, compare
 from sft_lightning.export.probe import kind_of, take_probe
+from sft_lightning.export.rebuilt import check_rebuilt
 from sft_lightning.export.tuned import Tuned, open_run
 from sft_lightning.networks.base import Network
 
@@ -95,6 +97,7 @@ def compared(tuned: Tuned, made: Format, folder: Path, heads: tuple[str, ...]) -
     """Compares a folder's answers with the run's; returns the content of parity.json."""
     with TemporaryDirectory() as scratch:
         case = case_of(tuned, made, folder, heads, Path(scratch))
+        check_rebuilt(tuned, case.probe)
         answer_elsewhere([case])
         return {"format": made.name, **compare(case)}
 
@@ -111,7 +114,9 @@ def case_of(
     probe = take_probe(tuned, heads, most)
     tokenizer = settings_of(tuned.network) if made.name != "safetensors" else {}
     source = list(tuned.network.source_labels)
-    return Case(made.name, folder, probe, heads, inputs, labels, normalised, source, tokenizer, coarse)
+    module = own_module(tuned.network) if made.name == "safetensors" else None
+    place = None if module is None else str(module[1])
+    return Case(made.name, folder, probe, heads, inputs, labels, normalised, source, tokenizer, place, coarse)
 
 
 def settings_of(network: Network) -> dict[str, Any]:

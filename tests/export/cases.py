@@ -89,6 +89,18 @@ def chats(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
 
 
+def unanswered(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Questions of which every other one has no answer in its context."""
+    made = []
+    for i in range(40):
+        text, answer = f"Peter{i} lives in town {i}.", f"town {i}"
+        answers = (
+            {"text": [answer], "answer_start": [text.index(answer)]} if i % 2 else {"text": [], "answer_start": []}
+        )
+        made.append({"question": "Where does he live?", "context": text, "answers": answers})
+    return {"train": write_jsonl(root / "train.jsonl", made), "test": write_jsonl(root / "test.jsonl", made[:9])}
+
+
 def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
     write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
@@ -110,6 +122,7 @@ def lora(folder: Path) -> dict[str, Any]:
 OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
     "values": ("TextTable", values),
     "chats": ("Instructions", chats),
+    "unanswered": ("SQuAD", unanswered),
     "photos": ("ImageFolder", photos),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
@@ -152,6 +165,7 @@ CASES = {
     "tokens-bert": CaseOf("CoNLL", "TransformersTokens", of_transformers("bert", "tokens"), "transformers"),
     "choices-bert": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "transformers"),
     "questions-bert": CaseOf("SQuAD", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
+    "questions-none": CaseOf("unanswered", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
     "lm-llama": CaseOf("chats", "TransformersLM", llama, "transformers", "new"),
     "lm-bfloat16": CaseOf(
         "chats", "TransformersLM", lambda f: {**llama(f), "dtype": "bfloat16"}, "transformers", "new"
