@@ -28,7 +28,6 @@ def rebuilt(tuned: Tuned) -> Network | None:
     try:
         network = build_network(tuned.config["network"], tuned.data.task_info)
         apply_transforms(network)
-        network.settle(tuned.network.input_view)
         network.load_state_dict(state)
     except (UserError, RuntimeError, KeyError):
         return None
@@ -41,12 +40,21 @@ def check_rebuilt(tuned: Tuned, probe: Probe) -> bool:
     network = rebuilt(tuned)
     if network is None:
         return False
+    for what, there, own in (
+        ("labels", tuned.network.task.labels, network.task.labels),
+        ("labels of the source head", tuned.network.source_labels, network.source_labels),
+    ):
+        if there != own and (what != "labels of the source head" or probe.source):
+            raise UserError(
+                tuned.run.files.model, f"has other {what} than the run: {there!r:.60}, not {own!r:.60}", "fit again"
+            )
     batch, whole = probe.batches[0], all(p.dtype == torch.float32 for p in tuned.network.parameters())
+    network.settle(tuned.network.input_view)
     said: Output = (network.float() if whole else network)(batch["x"], tuned.task.select(batch))
-    for head, ours in (("new", said.logits), ("source", said.source_logits)):
-        if not probe.of(head) or ours is None:
+    for head, logits in (("new", said.logits), ("source", said.source_logits)):
+        if not probe.of(head) or logits is None:
             continue
-        theirs, ours = probe.of(head)[0], ours.float()
+        theirs, ours = probe.of(head)[0], logits.float()
         allowed = (CLOSE if whole else COARSE) * max(1.0, float(ours.abs().max()))
         if theirs.shape != ours.shape or not torch.allclose(theirs, ours, rtol=0, atol=allowed, equal_nan=True):
             raise UserError(

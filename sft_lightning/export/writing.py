@@ -149,5 +149,9 @@ def half_written(folder: Path) -> Iterator[Path]:
                 file.chmod(0o644)
         refuse_existing(folder)
         temporary.rename(folder)
+    except OSError as error:
+        raise UserError(
+            "--to", f"{folder} cannot be written: {error.strerror or error}", "choose another folder"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

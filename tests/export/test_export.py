@@ -284,3 +284,41 @@ def test_a_network_of_the_users_own_module_is_exported_unless_its_folder_lacks_a
         with refused(run / "model", "best.ckpt", "Scaled.export_config"):
             writing.export_run(run)
         assert not list((run / "export").iterdir())
+
+
+def test_a_model_folder_with_other_labels_than_the_run_is_refused(tuned: Any, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(tuned(MLP).run.path, copy)
+    for file, told, change in (
+        ("source_head.json", "labels of the source head", lambda held: held["labels"].reverse()),
+        ("config.json", "other labels", lambda held: held["sft_lightning"]["task"]["labels"].reverse()),
+    ):
+        before = (copy / "model" / file).read_text()
+        held = json.loads(before)
+        change(held)
+        (copy / "model" / file).write_text(json.dumps(held))
+        with refused(copy / "model", told):
+            writing.export_run(copy)
+        (copy / "model" / file).write_text(before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tuned: Any, parity_done: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_card", full)
+    with refused("--to", "No space left on device"):
+        writing.export_run(tuned(MLP).run.path, tmp_path / "made")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_leaves_out_numbers_whose_n_the_run_does_not_say(tuned: Any) -> None:
+    from dataclasses import replace
+
+    one = tuned(MLP)
+    bare = replace(one, run=replace(one.run, record={**one.run.record, "n": {"retention": 9}}))
+    assert [(row["what"], row["n"]) for row in card.columns(bare, None)] == [("kept", 9)]
