@@ -11,9 +11,9 @@ from rich.table import Table
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError, escape_controls
 from sft_lightning.core.wording import plural
-from sft_lightning.report.garden import FACTS, UNKNOWN, Line, kept, ordered, runs_in, shown
+from sft_lightning.report.garden import FACTS, UNKNOWN, Line, block, kept, ordered, runs_in, shown
 from sft_lightning.report.read import Notes
-from sft_lightning.runs.cleaning import Spare, remove, size_of, spare_of
+from sft_lightning.runs.cleaning import Spare, remove, size_of, spare_of, within
 from sft_lightning.runs.load import load
 
 
@@ -103,12 +103,12 @@ def show(path: Path) -> None:
     """Prints what is known of one run."""
     run = load(path)
     record = run.record
-    times, data, kept_data = (record.get(name) or {} for name in ("times", "data", "retention"))
+    times, data, kept_data = (block(record, name) for name in ("times", "data", "retention"))
     facts = {
         "run": run.path,
         "status": run.status + (f": {record['reason']}" if record.get("reason") else ""),
         "variant": f"{record.get('variant')} on {record.get('network')}, seed {record.get('seed')}",
-        "from": (record.get("pretrained") or {}).get("name") or "random weights",
+        "from": block(record, "pretrained").get("name") or "random weights",
         "data": data.get("description"),
         "source": kept_data.get("description"),
         "started": f"{times.get('started', UNKNOWN)}, ended {times.get('ended', UNKNOWN)}",
@@ -119,10 +119,10 @@ def show(path: Path) -> None:
     for name, value in facts.items():
         if value:
             print(escape_controls(f"{name:<9}{value}"))
-    made, numbers = Table(), record.get("n") or {}
+    made, numbers = Table(), block(record, "n")
     for name in ("metric", "before", "best", "final", "test", "n"):
         made.add_column(name)
-    test = record.get("test") or {}
+    test = block(record, "test")
     for name, entry in record["metrics"].items():
         tested = test.get(name.replace("val/", "test/", 1))
         values = [number(entry.get(which)) for which in ("before", "best", "final")] + [number(tested)]
@@ -138,12 +138,19 @@ def number(value: Any) -> str:
 
 def clean(lines: list[Line], folder: Path, yes: bool) -> None:
     """Shows what may go, asks, and removes it."""
+    by_place = {line.path.resolve(): line for line in lines}
+    places = within(folder, list(by_place))
+    if len(places) < len(by_place):
+        print(
+            f"{plural(len(by_place) - len(places), 'run')} outside of {folder}, to which links lead: stay as they are"
+        )
     found: list[tuple[Spare, Path]] = [
-        (s, line.path) for line in lines for s in spare_of(line.path, line.record, line.study)
+        (s, place) for place in places for s in spare_of(place, by_place[place].record, by_place[place].study)
     ]
     for spare, _ in found:
         print(escape_controls(f"{spare.path}  {spare.why}, {spare.bytes / 1e6:.1f} MB"))
     total = sum(spare.bytes for spare, _ in found)
+    lines = [by_place[place] for place in places]
     points = sum(line.study and line.record.get("status") == "failed" for line in lines)
     if points:
         print(f"{plural(points, 'failed point')} of studies stay: ablate runs them again, or remove the study")

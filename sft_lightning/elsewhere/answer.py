@@ -7,6 +7,7 @@ One process does all jobs of the file, because imports take longest. A job has `
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +25,37 @@ def swap_source(held: Any, folder: Path) -> None:
     about = json.loads((folder / "source_head.json").read_text(encoding="utf-8"))
     layer, kept = held.layer(about["layer"]), load_file(folder / "source_head.safetensors")
     layer.weight = nn.Parameter(
-        kept["weight"].clone()
+        kept["weight"].clone().reshape(-1, *layer.weight.shape[1:])
     )  # aligned in memory, as the run's own is: the last bits depend on it
     layer.bias = nn.Parameter(kept["bias"].clone()) if "bias" in kept else None
+
+
+def facts_of(held: Any, folder: Path) -> dict[str, Any]:
+    """What few samples do not show: the source head's labels, and the tokenizer's settings."""
+    said: dict[str, Any] = {}
+    if isinstance(held, OnnxFolder):
+        said["source_labels"] = json.loads(held.about_all.get("source_labels", "null"))
+    elif isinstance(held, OwnFolder):
+        said["source_labels"] = held.network.source_labels
+    elif (folder / "source_head.json").is_file():
+        said["source_labels"] = json.loads((folder / "source_head.json").read_text(encoding="utf-8"))["labels"]
+    if (tokenizer := getattr(held, "tokenizer", None)) is not None:
+        said["tokenizer"] = {
+            "max_length": tokenizer.model_max_length,
+            "padding_side": tokenizer.padding_side,
+            "chat_template": getattr(tokenizer, "chat_template", None),
+        }
+    return said
 
 
 def answer(job: dict[str, Any]) -> None:
     """Does one job."""
     folder, inputs, kind = Path(job["folder"]), Inputs(Path(job["inputs"])), job["kind"]
+    if job.get("modules"):
+        sys.path.append(job["modules"])
     held: Any = LIBRARIES[job["library"]](folder, kind)
     found: Arrays = {}
-    said: dict[str, Any] = {"labels": held.labels, "version": held.version}
+    said: dict[str, Any] = {"labels": held.labels, "version": held.version, **facts_of(held, folder)}
     prompt = {n.removeprefix("prompt."): v for n, v in inputs.arrays.items() if n.startswith("prompt.")}
     if prompt and hasattr(held, "texts"):
         said["texts"] = held.texts(prompt, job["limit"])
@@ -51,14 +72,17 @@ def answer(job: dict[str, Any]) -> None:
         elif head == "source":
             swap_source(held, folder)
         found[f"{head}.prepared"] = np.concatenate([rows_of(run, b) for b in inputs.batches()])
-        if not inputs.raw or kind in ("tokens", "pairs"):
+        if not any(inputs.raw) or kind in ("tokens", "pairs", "speech"):
             continue
-        if kind == "image":
+        if kind in ("audio", "ctc"):
+            samples = [held.sound(inputs.sound(sample)) for sample in inputs.raw if sample]
+        elif kind in ("image", "masks"):
             samples = [held.pixels(inputs.image(sample)) for sample in inputs.raw]
             found["pixels"] = np.concatenate([s["image"] for s in samples])
         else:
             samples = [prepared(kind, sample, held.tokenizer) for sample in inputs.raw if sample]
-        found[f"{head}.raw"] = np.concatenate([rows_of(run, sample) for sample in samples])
+        rows = [rows_of(run, sample) for sample in samples]
+        found[f"{head}.raw"] = np.concatenate([row[0] for row in rows] if kind == "ctc" else rows)
     np.savez(inputs.folder / "answers.npz", **found)  # type: ignore[arg-type]
     (inputs.folder / "answers.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
 

@@ -36,6 +36,11 @@ class Inputs:
         pixels = np.load(self.folder / sample["image"])
         return Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
 
+    def sound(self, sample: dict[str, Any]) -> np.ndarray:
+        """A sample's sound at the network's rate."""
+        found: np.ndarray = np.load(self.folder / sample["sound"])
+        return found
+
 
 Run = Callable[[Arrays], np.ndarray]
 """Runs a network with one of its heads on one batch's inputs"""

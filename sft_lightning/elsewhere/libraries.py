@@ -16,6 +16,10 @@ def out(logits: Any) -> np.ndarray:
     return found
 
 
+NAMED = ("image", "text", "words", "masks", "audio")
+"""Kinds of samples whose networks have one named output for each class or value"""
+
+
 class TransformersFolder:
     """A folder that transformers loads, with its Auto classes.
 
@@ -35,13 +39,21 @@ class TransformersFolder:
             "questions": hf.AutoModelForQuestionAnswering,
             "tokens": hf.AutoModelForCausalLM,
             "pairs": hf.AutoModelForSeq2SeqLM,
+            "masks": hf.AutoModelForSemanticSegmentation,
+            "audio": hf.AutoModelForAudioClassification,
+            "ctc": hf.AutoModelForCTC,
+            "speech": hf.AutoModelForSpeechSeq2Seq,
         }[kind]
         self.kind = kind
         self.model = auto.from_pretrained(folder).eval()
-        self.processor = hf.AutoImageProcessor.from_pretrained(folder) if kind == "image" else None
-        self.tokenizer = None if kind == "image" else hf.AutoTokenizer.from_pretrained(folder)
+        self.processor: Any = None
+        if kind in ("image", "masks"):
+            self.processor = hf.AutoImageProcessor.from_pretrained(folder)
+        elif kind in ("audio", "ctc", "speech"):
+            self.processor = hf.AutoFeatureExtractor.from_pretrained(folder)
+        self.tokenizer = None if kind in ("image", "masks", "audio") else hf.AutoTokenizer.from_pretrained(folder)
         names = self.model.config.id2label or {}
-        self.labels = [names[i] for i in sorted(names, key=int)] if kind in ("image", "text", "words") else None
+        self.labels = [names[i] for i in sorted(names, key=int)] if kind in NAMED else None
         self.version = f"transformers {hf.__version__}"
         self.takes = signature(self.model.forward).parameters
 
@@ -53,14 +65,38 @@ class TransformersFolder:
         """An image as the folder's processor prepares it."""
         if getattr(self.model.config, "num_channels", 3) == 3:
             image = image.convert("RGB")
-        assert self.processor is not None
         return {"image": self.processor(images=image, return_tensors="np")["pixel_values"]}
+
+    def sound(self, sound: np.ndarray) -> Arrays:
+        """A sound as the folder's feature extractor prepares it."""
+        made = self.processor(sound, sampling_rate=self.processor.sampling_rate, return_tensors="np")
+        return {**{name: made[name] for name in made}, "sound_lengths": np.array([len(sound)])}
+
+    def hear(self, t: dict[str, Any]) -> np.ndarray:
+        """Logits of sounds. Waveforms are fed one at a time, without padding, as a user does."""
+        import torch
+
+        name, lengths = self.model.main_input_name, t["sound_lengths"].tolist()
+        if t[name].ndim > 2:
+            masked = "attention_mask" in t and getattr(self.processor, "return_attention_mask", False)
+            return out(self.model(**{n: t[n] for n in (name, *(["attention_mask"] if masked else []))}).logits)
+        rows = [self.model(**{name: t[name][i : i + 1, :n]}).logits[0] for i, n in enumerate(lengths)]
+        return out(torch.nn.utils.rnn.pad_sequence(rows, batch_first=True))
 
     def run(self, x: Arrays) -> np.ndarray:
         """Logits of the model's own forward pass; start and end in one array for questions."""
         import torch
 
         t = {name: torch.from_numpy(value) for name, value in x.items()}
+        if self.kind == "masks":
+            return out(self.model(pixel_values=t["image"]).logits.permute(0, 2, 3, 1))
+        if self.kind in ("audio", "ctc"):
+            return self.hear(t)
+        if self.kind == "speech":
+            target = t["target_ids"]
+            start = torch.full_like(target[:, :1], self.model.config.decoder_start_token_id)
+            given = {"decoder_input_ids": torch.cat([start, target[:, :-1]], 1)}
+            return out(self.model(input_features=t["input_features"], **given).logits)
         if self.kind == "image":
             size, image = getattr(self.model.config, "image_size", None), t["image"]
             built = size if isinstance(size, (list, tuple)) else (size, size)
@@ -84,8 +120,12 @@ class TransformersFolder:
             return out(torch.stack([made.start_logits, made.end_logits], -1))
         return out(made.logits)
 
-    def texts(self, prompt: Arrays, limit: int) -> list[str]:
-        """Texts that the folder's own generation settings give, at most `limit` tokens long."""
+    def texts(self, prompt: Arrays, limit: int) -> list[str] | None:
+        """Texts that the folder's own generation settings give, at most `limit` tokens long; None for speech, for which
+        transformers has rules of its own.
+        """
+        if self.kind == "speech":
+            return None
         import torch
 
         t = {name: torch.from_numpy(value) for name, value in prompt.items() if name != "token_type_ids"}
@@ -139,9 +179,9 @@ class OnnxFolder:
         import onnxruntime  # type: ignore[import-untyped]
 
         self.session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
-        about = self.session.get_modelmeta().custom_metadata_map
-        self.about: dict[str, Any] = json.loads(about["preprocessing"])
-        self.labels: list[str] | None = json.loads(about["labels"])
+        self.about_all: dict[str, str] = self.session.get_modelmeta().custom_metadata_map
+        self.about: dict[str, Any] = json.loads(self.about_all["preprocessing"])
+        self.labels: list[str] | None = json.loads(self.about_all["labels"])
         self.tokenizer: Any = None
         if kind != "image":
             from transformers import AutoTokenizer

@@ -25,6 +25,10 @@ PIPELINES = {
     ("questions", "extractive_qa"): "question-answering",
     ("tokens", "causal_lm"): "text-generation",
     ("pairs", "seq2seq"): "translation",
+    ("masks", "semantic_segmentation"): "image-segmentation",
+    ("audio", "classification"): "audio-classification",
+    ("speech", "seq2seq"): "automatic-speech-recognition",
+    ("speech", "ctc"): "automatic-speech-recognition",
 }
 """The hub's names of tasks, by kind of input and task"""
 LIBRARIES = {"transformers": "transformers", "timm": "timm", "onnx": "onnxruntime"}
@@ -94,12 +98,14 @@ def columns(tuned: Tuned, place: StudyPlace | None) -> Iterator[dict[str, Any]]:
         entry = metrics.get(f"{prefix}/{metric}")
         if entry is None:
             continue
+        if numbers.get(counted[0]) is None:
+            continue  # a number without its n says nothing
         given = (tuned.config.get(block) or {}).get("class_path", "")
         about = {"what": what, "metric": metric, "data": str(given).rpartition(".")[2], "before": entry.get("before")}
         value = entry.get("best", entry.get("final"))
         yield {**about, "split": "validation", "n": numbers.get(counted[0]), "value": number(value), "spread": ""}
         name = f"{prefix}/{metric}" if what == "kept" else tested
-        if name in test:
+        if name in test and numbers.get(counted[1]) is not None:
             spread = place.spread(tested) if place is not None else ""
             row = {**about, "split": "test", "n": numbers.get(counted[1]), "value": number(test[name])}
             yield {**row, "before": None, "spread": spread}

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from sft_lightning.core.errors import UserError
 from sft_lightning.export.folder_files import limit_length
 from sft_lightning.export.formats import SOURCE, Format
+from sft_lightning.export.snippets import NONE
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
+from sft_lightning.tasks.answer_scores import may_be_none
 
 OPSET = 20
 KINDS = ("image", "text", "words", "choices", "questions")
@@ -116,7 +118,10 @@ class OnnxFolder(Format):
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         kind = tuned.network.input_spec.kind
-        snippet = IMAGE if kind == "image" else TEXT.format(names=", ".join(f'"{n}"' for n in example(tuned.network)))
+        snippet = SNIPPETS[kind]
+        if kind != "image":
+            names = ", ".join(f'"{n}"' for n in example(tuned.network))
+            snippet = snippet.format(names=names, none=NONE if may_be_none(tuned.network.task) else "")
         said = f"```python\n{snippet}```\n\nThe graph has opset {OPSET}, and any batch size"
         said += ".\n" if kind == "image" else " and length.\n"
         if SOURCE in heads:
@@ -184,11 +189,6 @@ def silence() -> Iterator[None]:
             logger.setLevel(level)
 
 
-MEANING = {
-    "words": "Each token has a row of outputs; the first piece of each word has the word's tag.\n",
-    "choices": "`predict(question, choice)` gives one choice's score; softmax over a question's choices.\n",
-    "questions": "`predict(question, context)` gives each token's score to be the answer's start, and its end.\n",
-}
 IMAGE = """import json
 import numpy as np
 import onnxruntime
@@ -218,14 +218,51 @@ def predict(image):
     inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
     return session.run(["logits"], inputs)[0][0].tolist()
 """
-TEXT = """import onnxruntime
+LOAD = """import onnxruntime
 from transformers import AutoTokenizer
 
 session, tokenizer = onnxruntime.InferenceSession("model.onnx"), AutoTokenizer.from_pretrained(".")
 
 
-def predict(text, pair=None):
-    made = tokenizer([text], *([[pair]] if pair else []), truncation=True, return_tensors="np")
-    inputs = {{name: made[name] for name in ({names},)}}
-    return session.run(["logits"], inputs)[0][0].tolist()
 """
+RUN = """    inputs = {{name: made[name] for name in ({names},)}}
+    logits = session.run(["logits"], inputs)[0]
+"""
+SNIPPETS = {
+    "image": IMAGE,
+    "text": LOAD
+    + """def predict(text, pair=None):
+    made = tokenizer([text], *([[pair]] if pair else []), truncation=True, return_tensors="np")
+"""
+    + RUN
+    + """    return logits[0].tolist()
+""",
+    "words": LOAD
+    + """def predict(words):
+    made = tokenizer(words, is_split_into_words=True, truncation=True, return_tensors="np")
+"""
+    + RUN
+    + """    of = made.word_ids()
+    first = [at for at, word in enumerate(of) if word is not None and word not in of[:at]]
+    return logits[0][first].tolist()  # the first piece of each word has the word's tag
+""",
+    "choices": LOAD
+    + """def predict(question, choices):  # one score each; softmax over a question's choices
+    made = tokenizer([question] * len(choices), choices, truncation=True, padding=True, return_tensors="np")
+"""
+    + RUN
+    + """    return logits[:, 0].tolist()
+""",
+    "questions": LOAD
+    + """def predict(question, context):  # of the first window; longer contexts need several
+    made = tokenizer(question, context, truncation="only_second", return_offsets_mapping=True, return_tensors="np")
+"""
+    + RUN
+    + """    scores, places = logits[0], made["offset_mapping"][0].tolist()
+    may = [at for at, part in enumerate(made.sequence_ids(0)) if part == 1]
+    spans = [(a, b) for a in may for b in may if a <= b < a + 30]
+    a, b = max(spans, key=lambda s: float(scores[s[0], 0] + scores[s[1], 1]))
+{none}    return context[places[a][0] : places[b][1]].strip()
+""",
+}
+"""How to load the folder and predict, by kind of input"""

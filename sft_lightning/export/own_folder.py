@@ -1,5 +1,6 @@
 """Loads a whole network, with its heads, from a folder that a run or an export wrote."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,16 @@ from sft_lightning.networks.base import NETWORKS, Network
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.source_head_file import WEIGHTS
 from sft_lightning.networks.weights import resolve
+
+
+def own_module(network: Network) -> tuple[str, Path] | None:
+    """The user's module that has a network's class, and the folder to import it from; None for networks of this package."""
+    top = type(network).__module__.partition(".")[0]
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if top == "sft_lightning" or file is None:
+        return None
+    place = Path(file).resolve().parent
+    return top, place.parent if hasattr(sys.modules[top], "__path__") else place
 
 
 def load_export(folder: str | Path, **more: Any) -> Network:

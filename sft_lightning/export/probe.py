@@ -12,10 +12,11 @@ from torch import Tensor
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.split import Split
 from sft_lightning.export.tuned import Tuned
+from sft_lightning.networks.base import Network
 from sft_lightning.networks.packed import ROW, START
 from sft_lightning.tasks import Task, make_task
 
-SAMPLES = {"tokens": 8, "pairs": 16}
+SAMPLES = {"tokens": 8, "pairs": 16, "masks": 16, "audio": 16, "speech": 8, "ctc": 8}
 """Validation samples that are compared, by kind of input; others have MOST"""
 MOST = 64
 GENERATED = 4
@@ -28,7 +29,7 @@ class Probe:
     """N validation samples, drawn evenly, with the run's answers in the order of `batches`."""
 
     kind: str
-    """Kind of the network's input, see `InputSpec`"""
+    """Kind of the network's input, see `InputSpec`; 'ctc' for speech that is written frame by frame"""
     task: Task
     source_task: Task | None
     batches: list[Batch]
@@ -56,14 +57,17 @@ class Probe:
         return self.new if head == "new" else self.source
 
     def decisions(self, head: str, logits: list[Tensor]) -> list[Any]:
-        """What outputs decide for each sample: its prediction without probabilities and scores."""
+        """What outputs decide for each sample: its prediction without probabilities and scores. For masks, for each pixel."""
         task = self.task if head == "new" else self.source_task
         assert task is not None
-        return [
-            settled(row)
+        rows = [
+            row
             for batch, found in zip(self.batches, logits, strict=True)
             for row in task.decode(Output(found, found), batch)
         ]
+        if self.kind == "masks":
+            return [pixel for row in rows for pixel in row["mask"].ravel().tolist()]
+        return [settled(row) for row in rows]
 
     def split(self, values: np.ndarray, head: str) -> list[Tensor] | None:
         """Cuts outputs of all items into batches; None if their shape is another one."""
@@ -76,15 +80,16 @@ class Probe:
         """Writes inputs for `elsewhere/`; no answers."""
         arrays: dict[str, np.ndarray] = {"number": np.array(len(self.batches))}
         for number, batch in enumerate(self.batches):
-            held = {**batch["x"], **({"select": batch["select"]} if "select" in batch else {})}
+            select = self.task.select(batch)
+            held = {**batch["x"], **({} if select is None else {"select": select})}
             arrays |= {f"{number}.{name}": value.numpy() for name, value in held.items()}
         arrays |= {f"prompt.{name}": value.numpy() for name, value in self.prompt.items()}
         np.savez(folder / "batches.npz", **arrays)  # type: ignore[arg-type]
         written = []
         for number, sample in enumerate(self.raw):
-            if "image" in sample:
-                np.save(folder / f"{number}.npy", sample["image"].numpy())
-                sample = {"image": f"{number}.npy"}
+            for name in sample.keys() & {"image", "sound"}:
+                np.save(folder / f"{number}.npy", sample[name].numpy())
+                sample = {name: f"{number}.npy"}
             written.append(sample)
         (folder / "raw.json").write_text(json.dumps(written, ensure_ascii=False), encoding="utf-8")
 
@@ -109,7 +114,7 @@ def take_probe(tuned: Tuned, heads: tuple[str, ...], most: int | None = None) ->
         most: Number of samples; by default that of the kind of input.
     """
     network, data = tuned.network.float() if single(tuned) else tuned.network, tuned.data
-    kind = network.input_spec.kind
+    kind = kind_of(network)
     split = data.splits["val"]
     number = min(len(split), most or SAMPLES.get(kind, MOST))
     at = np.linspace(0, len(split) - 1, number).round().astype(np.int64)
@@ -133,6 +138,11 @@ def take_probe(tuned: Tuned, heads: tuple[str, ...], most: int | None = None) ->
     probe.raw = [drawn.samples.raw(row) for row in rows]
     generate(probe, tuned, rows[:GENERATED])
     return probe
+
+
+def kind_of(network: Network) -> str:
+    """The kind of input, which for speech does not say how texts are written."""
+    return "ctc" if network.task.name == "ctc" else network.input_spec.kind
 
 
 def single(tuned: Tuned) -> bool:

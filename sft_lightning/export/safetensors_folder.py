@@ -5,6 +5,7 @@ from pathlib import Path
 
 from sft_lightning.export.folder_files import ADAPTER, add_adapter
 from sft_lightning.export.formats import SOURCE, Format
+from sft_lightning.export.own_folder import own_module
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS
@@ -31,7 +32,12 @@ class SafetensorsFolder(Format):
         source = "`output.source_logits` are those of the source head, whose labels are `network.source_labels`.\n"
         kind = tuned.network.input_spec.kind
         snippet = SNIPPET + (IMAGES if kind == "image" else TEXTS if kind == "text" else "")
-        more = "`network(inputs)` takes what `network.input_spec` describes, and its `logits` are the new head's.\n"
+        module = own_module(tuned.network)
+        needs = f"The network's class is in the module `{module[0]}`, which must be importable.\n\n" if module else ""
+        more = (
+            needs
+            + "`network(inputs)` takes what `network.input_spec` describes, and its `logits` are the new head's.\n"
+        )
         return f"```python\n{snippet}```\n\n{more}" + (source if SOURCE in heads else "")
 
 
@@ -55,7 +61,8 @@ IMAGES = """
 
 def predict(pixels):  # uint8 [C, H, W] of the network's size
     seen = network.input_view
-    mean, std = (torch.tensor(values)[:, None, None] for values in (seen.mean, seen.std))
-    output = network({"image": ((pixels / 255 - mean) / std)[None]})
+    mean, std = (torch.tensor(values)[:, None, None] for values in (seen.mean or [0.0], seen.std or [1.0]))
+    image = (pixels.flip(0) if seen.reverse_channels else pixels) / 255
+    output = network({"image": ((image - mean) / std)[None]})
     return output.logits[0].tolist()
 """

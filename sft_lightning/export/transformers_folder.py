@@ -4,13 +4,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.elsewhere.libraries import NAMED
 from sft_lightning.export.folder_files import ADAPTER, add_adapter, limit_length, name_layer
 from sft_lightning.export.formats import SOURCE, Format
-from sft_lightning.export.snippets import source_head_in
+from sft_lightning.export.probe import kind_of
+from sft_lightning.export.snippets import NONE, source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS
 from sft_lightning.networks.transformers_lm import stop_at
+from sft_lightning.tasks.answer_scores import may_be_none
 
 AUTO = {
     "image": "AutoModelForImageClassification",
@@ -20,6 +23,10 @@ AUTO = {
     "questions": "AutoModelForQuestionAnswering",
     "tokens": "AutoModelForCausalLM",
     "pairs": "AutoModelForSeq2SeqLM",
+    "masks": "AutoModelForSemanticSegmentation",
+    "audio": "AutoModelForAudioClassification",
+    "ctc": "AutoModelForCTC",
+    "speech": "AutoModelForSpeechSeq2Seq",
 }
 
 
@@ -31,7 +38,7 @@ class TransformersFolder(Format):
     def why_not(self, network: Network) -> str:
         if network.library != "transformers":
             return f"{network.name} is not a network of transformers"
-        if (kind := network.input_spec.kind) not in AUTO:
+        if (kind := kind_of(network)) not in AUTO:
             return f"inputs of kind {kind} are not supported yet"
         if not network.shares_outputs and getattr(network, "head_name", None) is None:
             pooling = getattr(network, "pooling", "its own")
@@ -41,7 +48,7 @@ class TransformersFolder(Format):
     def write(self, tuned: Tuned, folder: Path, heads: tuple[str, ...], adapters: bool) -> None:
         network: Any = tuned.network
         network.save_pretrained(str(folder))
-        if network.shares_outputs and network.task.name != "seq2seq":
+        if kind_of(network) == "tokens":
             settings = network.generation.settings(network.tokenizer)
             stop_at(settings, list(network.input_view.ends or ()), network.tokenizer)
             settings.save_pretrained(folder)
@@ -56,10 +63,11 @@ class TransformersFolder(Format):
             add_adapter(tuned, folder)
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
-        kind = tuned.network.input_spec.kind
-        said = f"```python\n{SNIPPETS[kind].format(auto=AUTO[kind])}```\n"
+        kind = kind_of(tuned.network)
+        none = NONE if kind == "questions" and may_be_none(tuned.network.task) else ""
+        said = f"```python\n{SNIPPETS[kind].format(auto=AUTO[kind], none=none)}```\n"
         if SOURCE in heads:
-            said += source_head_in("config.id2label" if kind in ("image", "text", "words") else "")
+            said += source_head_in("config.id2label" if kind in NAMED else "")
         return said
 
 
@@ -120,9 +128,10 @@ def predict(question, context):  # of the first window; longer contexts need sev
     with torch.no_grad():
         output = model(**inputs)
     may = [at for at, part in enumerate(inputs.sequence_ids(0)) if part == 1]
+    scores = torch.stack([output.start_logits[0], output.end_logits[0]], -1)
     spans = [(a, b) for a in may for b in may if a <= b < a + 30]
-    a, b = max(spans, key=lambda s: float(output.start_logits[0, s[0]] + output.end_logits[0, s[1]]))
-    return context[places[a][0] : places[b][1]].strip()
+    a, b = max(spans, key=lambda s: float(scores[s[0], 0] + scores[s[1], 1]))
+{none}    return context[places[a][0] : places[b][1]].strip()
 """,
     "tokens": LOAD
     + """
@@ -140,6 +149,56 @@ def predict(prompt):  # a text, or messages such as [{{"role": "user", "content"
 def predict(text):
     made = model.generate(**tokenizer(text, truncation=True, return_tensors="pt"))[0]
     return tokenizer.decode(made, skip_special_tokens=True)
+""",
+    "masks": """import torch
+from PIL import Image
+from transformers import AutoImageProcessor, {auto}
+
+model, processor = {auto}.from_pretrained("."), AutoImageProcessor.from_pretrained(".")
+
+
+def predict(image):  # [C, h, w]; enlarge it to the image's size, bilinear, and take each pixel's largest output
+    inputs = processor(images=image.convert("RGB"), return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return logits.tolist()
+""",
+    "audio": """import torch
+from transformers import AutoFeatureExtractor, {auto}
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return logits.tolist()
+""",
+    "ctc": """import torch
+from transformers import AutoFeatureExtractor, {auto}, AutoTokenizer
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**inputs).logits[0]
+    return tokenizer.decode(logits.argmax(-1))
+""",
+    "speech": """import torch
+from transformers import AutoFeatureExtractor, {auto}, AutoTokenizer
+
+model, extractor = {auto}.from_pretrained("."), AutoFeatureExtractor.from_pretrained(".")
+tokenizer = AutoTokenizer.from_pretrained(".")
+
+
+def predict(sound):  # float32 [T], one channel, of extractor.sampling_rate
+    inputs = extractor(sound, sampling_rate=extractor.sampling_rate, return_tensors="pt")
+    made = model.generate(inputs["input_features"])[0]
+    return tokenizer.decode(made, skip_special_tokens=True).strip()
 """,
 }
 """How to load the folder and predict, by kind of input"""

@@ -16,9 +16,12 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.export.card import write_card
 from sft_lightning.export.folder_files import ADAPTER
 from sft_lightning.export.formats import FORMATS, NEW, SOURCE, Format, default_format
+from sft_lightning.export.own_folder import own_module
 from sft_lightning.export.parity import Case, answer_elsewhere, compare
-from sft_lightning.export.probe import take_probe
+from sft_lightning.export.probe import kind_of, take_probe
+from sft_lightning.export.rebuilt import check_rebuilt
 from sft_lightning.export.tuned import Tuned, open_run
+from sft_lightning.networks.base import Network
 
 PARITY = "parity.json"
 
@@ -94,6 +97,7 @@ def compared(tuned: Tuned, made: Format, folder: Path, heads: tuple[str, ...]) -
     """Compares a folder's answers with the run's; returns the content of parity.json."""
     with TemporaryDirectory() as scratch:
         case = case_of(tuned, made, folder, heads, Path(scratch))
+        check_rebuilt(tuned, case.probe)
         answer_elsewhere([case])
         return {"format": made.name, **compare(case)}
 
@@ -105,9 +109,23 @@ def case_of(
     view, task = tuned.network.input_view, tuned.network.task
     normalised = (view.mean, view.std) if view.mean is not None and view.std is not None else None
     coarse = any(p.dtype in (torch.bfloat16, torch.float16) for p in tuned.network.parameters())
-    labels = [] if tuned.network.input_spec.kind in ("choices", "questions", "tokens", "pairs") else task.labels
+    unnamed = ("choices", "questions", "tokens", "pairs", "speech", "ctc")
+    labels = [] if kind_of(tuned.network) in unnamed else task.labels
     probe = take_probe(tuned, heads, most)
-    return Case(made.name, folder, probe, heads, inputs, labels, normalised, coarse)
+    tokenizer = settings_of(tuned.network) if made.name != "safetensors" else {}
+    source = list(tuned.network.source_labels)
+    module = own_module(tuned.network) if made.name == "safetensors" else None
+    place = None if module is None else str(module[1])
+    return Case(made.name, folder, probe, heads, inputs, labels, normalised, source, tokenizer, place, coarse)
+
+
+def settings_of(network: Network) -> dict[str, Any]:
+    """The tokenizer's settings that answers depend on, as the run had them; empty without a tokenizer of transformers."""
+    tokenizer, most = getattr(network, "tokenizer", None), network.input_view.max_length
+    if not hasattr(tokenizer, "save_pretrained"):
+        return {}
+    found = {name: getattr(tokenizer, name, None) for name in ("padding_side", "chat_template")}
+    return {**found, "max_length": most} if most is not None else found
 
 
 def refuse_existing(folder: Path) -> None:
@@ -131,5 +149,9 @@ def half_written(folder: Path) -> Iterator[Path]:
                 file.chmod(0o644)
         refuse_existing(folder)
         temporary.rename(folder)
+    except OSError as error:
+        raise UserError(
+            "--to", f"{folder} cannot be written: {error.strerror or error}", "choose another folder"
+        ) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

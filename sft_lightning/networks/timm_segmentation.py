@@ -35,6 +35,7 @@ class TimmSegmentation(Timm):
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
+    library = ""  # timm has no class for masks
     tasks = ("semantic_segmentation",)
 
     def __init__(

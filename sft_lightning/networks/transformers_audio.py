@@ -36,6 +36,7 @@ class TransformersAudio(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("classification",)
+    library = "transformers"
 
     def __init__(
         self,

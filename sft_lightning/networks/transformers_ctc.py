@@ -35,6 +35,7 @@ class TransformersCTC(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("ctc",)
+    library = "transformers"
     shares_outputs = True
 
     def __init__(

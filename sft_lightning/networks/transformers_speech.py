@@ -61,6 +61,7 @@ class TransformersSpeech(Network):
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("seq2seq",)
+    library = "transformers"
     shares_outputs = True
 
     def __init__(

@@ -29,13 +29,18 @@ class Line:
         entry = self.record["metrics"].get(name)
         if isinstance(entry, dict):
             return number_or_none(entry.get("best", entry.get("final")))
-        return number_or_none((self.record.get("test") or {}).get(name))
+        return number_or_none(block(self.record, "test").get(name))
 
     @property
     def primary(self) -> dict[str, str]:
         """Names of the primary metrics of 'target' and 'source'."""
-        held = self.record.get("primary")
-        return {k: str(v) for k, v in held.items()} if isinstance(held, dict) else {}
+        return {k: str(v) for k, v in block(self.record, "primary").items()}
+
+
+def block(record: dict[str, Any], name: str) -> dict[str, Any]:
+    """A part of run.json; empty if it is missing or damaged."""
+    held = record.get(name)
+    return held if isinstance(held, dict) else {}
 
 
 def runs_in(folder: Path, notes: Notes) -> list[Line]:
@@ -48,7 +53,7 @@ def runs_in(folder: Path, notes: Notes) -> list[Line]:
         children = sorted(p for p in place.iterdir() if (p / "run.json").is_file()) if study else [place]
         for path in children:
             if (run := read_run(path, notes)) is not None:
-                times = run.record.get("times") or {}
+                times = block(run.record, "times")
                 values = {**run.record, "started": str(times.get("started") or "")}
                 facts = {name: str(values.get(name) or UNKNOWN) for name in FACTS}
                 found.append(Line(path, facts, run.record, study or is_study(path.parent)))
@@ -79,10 +84,10 @@ def ordered(lines: list[Line], by: str) -> list[Line]:
     """Sorts by a fact, or by a metric: the better value first where it is known which is better. Runs without it are last."""
     if by in FACTS:
         return sorted(lines, key=lambda line: (line.facts[by] == UNKNOWN, line.facts[by], str(line.path)))
-    names = {name for line in lines for name in (*line.record["metrics"], *(line.record.get("test") or {}))}
+    names = {name for line in lines for name in (*line.record["metrics"], *block(line.record, "test"))}
     if by not in names:
         raise UserError("--sort", f"no run has the metric '{by}'{nearest(by, names)}", f"or use {', '.join(FACTS)}")
-    better = {(line.record.get("metric_info") or {}).get(by, {}).get("better") for line in lines} - {None}
+    better = {block(block(line.record, "metric_info"), by).get("better") for line in lines} - {None}
     sign = 1.0 if better == {"min"} else -1.0
 
     def place(line: Line) -> tuple[bool, float, str]:

@@ -1,6 +1,7 @@
 """What may be removed from finished and failed runs, and its removal."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ class Spare:
 def spare_of(path: Path, record: dict[str, Any], study: bool) -> list[Spare]:
     """What may go of one run: all of it if it failed; of a finished run, the checkpoints that were not chosen.
 
+    A failed run stays if a model was exported from it before. Checkpoints that lie elsewhere, behind a link, stay.
     best.ckpt stays, with which `validate`, `test` and `predict` work. A run that was interrupted keeps everything, because it
     can be resumed, and failed points of a study stay, because the study counts them.
     """
     run = RunDirectory(path)
     if record.get("status") == FAILED and not study:
-        return [Spare(path, "failed", size_of(path))]
-    if not is_finished(record.get("status")) or not run.best.is_file():
+        exported = any(path.glob("export/*/parity.json"))
+        return [] if exported else [Spare(path, "failed", size_of(path))]
+    if run.checkpoints.is_symlink() or not is_finished(record.get("status")) or not run.best.is_file():
         return []
     chosen = run.best.stat()
     found = []
@@ -39,6 +42,12 @@ def spare_of(path: Path, record: dict[str, Any], study: bool) -> list[Spare]:
             continue
         found.append(Spare(file, "not chosen", held.st_size if held.st_nlink == 1 else 0))
     return found
+
+
+def within(folder: Path, runs: Sequence[Path]) -> list[Path]:
+    """The real places of runs, each once, without those that links lead to outside of a folder."""
+    places = dict.fromkeys(run.resolve() for run in runs)
+    return [place for place in places if place.is_relative_to(folder.resolve())]
 
 
 def size_of(folder: Path) -> int:

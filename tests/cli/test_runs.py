@@ -132,3 +132,46 @@ def test_a_cleaned_run_can_still_be_tested_with_the_same_result(
     assert [file.name for file in (run / "checkpoints").iterdir()] == ["best.ckpt"]
     assert main(["test", "--run", str(run)]) == 0
     assert json.loads((run / "run.json").read_text())["test"] == before
+
+
+def test_clean_removes_nothing_outside_of_the_folder(
+    garden: Path, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = tmp_path_factory.mktemp("out side")
+    shutil.move(garden / "digits-plain", outside / "digits-plain")
+    (garden / "linked").symlink_to(outside / "digits-plain")
+    kept = outside / "checkpoints"
+    shutil.rmtree(garden / "digits-lwf" / "before" / "checkpoints", ignore_errors=True)
+    kept.mkdir()
+    for name in ("best", "last"):
+        (kept / f"{name}.ckpt").write_text(name)
+    (garden / "digits-lwf" / "before" / "checkpoints").symlink_to(kept)
+    assert main(["runs", "clean", str(garden), "--yes"]) == 0
+    out = capsys.readouterr().out
+    assert "2 runs outside of" in out and "nothing may go" in out
+    assert (outside / "digits-plain" / "broken" / "run.json").is_file()
+    assert sorted(file.name for file in kept.iterdir()) == ["best.ckpt", "last.ckpt"]
+
+
+def test_clean_counts_a_run_once_to_which_a_link_leads_and_keeps_one_with_an_export(
+    garden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (garden / "again").symlink_to(garden / "digits-plain")
+    broken = garden / "digits-plain" / "broken"
+    shutil.copytree(broken, garden / "digits-plain" / "exported")
+    (garden / "digits-plain" / "exported" / "export" / "timm").mkdir(parents=True)
+    (garden / "digits-plain" / "exported" / "export" / "timm" / "parity.json").write_text("{}")
+    assert main(["runs", "clean", str(garden), "--yes"]) == 0
+    assert "removed 1 item" in capsys.readouterr().out
+    assert not broken.exists() and (garden / "digits-plain" / "exported").exists()
+
+
+def test_a_damaged_record_is_listed_without_what_is_damaged_and_is_not_shown(
+    garden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = garden / "digits-plain" / "before"
+    change(run, times=[1], n=[2], primary=["a"], test=[1], metric_info=[3], data=4, retention="5", pretrained=[6])
+    assert main(["runs", "list", str(garden), "--sort", "val/accuracy"]) == 0
+    assert "digits-plain/before" in capsys.readouterr().out
+    assert main(["runs", "show", str(run)]) == 2
+    check_printed(capsys.readouterr().err, "run.json", "must be an object")

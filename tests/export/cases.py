@@ -11,8 +11,9 @@ from sft_lightning.cli.main import main
 from tests.data import test_contract
 from tests.data.text_files import texts, write_jsonl
 from tests.data.vision_files import write_folder
-from tests.networks.test_contract import of_transformers, vit
+from tests.networks.test_contract import of_transformers, segformer, vit
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
+from tests.networks.tiny_audio import MASKED, tiny_ast, tiny_ctc, tiny_wav2vec2, tiny_whisper
 
 Arguments = Callable[[Path], dict[str, Any]]
 
@@ -56,6 +57,21 @@ def started_vit(folder: Path) -> dict[str, Any]:
     return {"pretrained": str(folder / "old")}
 
 
+def started(name: str, arguments: dict[str, Any], task: str = "classification") -> Arguments:
+    """A network of ours that starts from an export of one with random weights, and so keeps a source head."""
+
+    def made(folder: Path) -> dict[str, Any]:
+        from sft_lightning.core.structures import TaskInfo
+        from sft_lightning.networks import build_network
+
+        task_info = TaskInfo(task, 3, ["a", "b", "c"])
+        build_network({"class_path": name, "init_args": arguments}, task_info).save_pretrained(str(folder / "old"))
+        rest = {n: v for n, v in arguments.items() if n != "config"}
+        return {**rest, "pretrained": str(folder / "old")}
+
+    return made
+
+
 def values(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     """Texts with a value each."""
     for split, count in (("train", 40), ("test", 9)):
@@ -71,6 +87,18 @@ def chats(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     ]
     said = [{"messages": messages} for messages in rows]
     return {"train": write_jsonl(root / "train.jsonl", said), "test": write_jsonl(root / "test.jsonl", said[:9])}
+
+
+def unanswered(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Questions of which every other one has no answer in its context."""
+    made = []
+    for i in range(40):
+        text, answer = f"Peter{i} lives in town {i}.", f"town {i}"
+        answers = (
+            {"text": [answer], "answer_start": [text.index(answer)]} if i % 2 else {"text": [], "answer_start": []}
+        )
+        made.append({"question": "Where does he live?", "context": text, "answers": answers})
+    return {"train": write_jsonl(root / "train.jsonl", made), "test": write_jsonl(root / "test.jsonl", made[:9])}
 
 
 def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
@@ -94,6 +122,7 @@ def lora(folder: Path) -> dict[str, Any]:
 OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
     "values": ("TextTable", values),
     "chats": ("Instructions", chats),
+    "unanswered": ("SQuAD", unanswered),
     "photos": ("ImageFolder", photos),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
@@ -136,9 +165,64 @@ CASES = {
     "tokens-bert": CaseOf("CoNLL", "TransformersTokens", of_transformers("bert", "tokens"), "transformers"),
     "choices-bert": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "transformers"),
     "questions-bert": CaseOf("SQuAD", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
+    "questions-none": CaseOf("unanswered", "TransformersQA", of_transformers("bert", "qa"), "transformers"),
     "lm-llama": CaseOf("chats", "TransformersLM", llama, "transformers", "new"),
     "lm-bfloat16": CaseOf(
         "chats", "TransformersLM", lambda f: {**llama(f), "dtype": "bfloat16"}, "transformers", "new"
+    ),
+    "masks-unet": CaseOf(
+        "MaskFolder",
+        "UNet",
+        started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
+        "safetensors",
+        data_arguments={"val_fraction": 0.5},
+    ),
+    "masks-timm": CaseOf(
+        "MaskFolder",
+        "TimmSegmentation",
+        lambda _: {"name": "test_resnet", "width": 8},
+        "safetensors",
+        "new",
+        {"val_fraction": 0.5},
+    ),
+    "masks-torchvision": CaseOf(
+        "MaskFolder",
+        "TorchvisionSegmentation",
+        lambda _: {"name": "lraspp_mobilenet_v3_large"},
+        "safetensors",
+        "new",
+        {"image_size": 40, "val_fraction": 0.5},
+    ),
+    "masks-segformer": CaseOf(
+        "MaskFolder",
+        "TransformersSegmentation",
+        started("TransformersSegmentation", segformer(Path()), "semantic_segmentation"),
+        "transformers",
+        data_arguments={"image_size": 32, "val_fraction": 0.5},
+    ),
+    "audio-mel": CaseOf(
+        "AudioFolder",
+        "MelCNN",
+        started("MelCNN", {"sample_rate": 8000, "mels": 8, "channels": [4, 6], "hidden": 8}),
+        "safetensors",
+    ),
+    "audio-wav2vec2": CaseOf(
+        "AudioFolder", "TransformersAudio", started("TransformersAudio", {"config": tiny_wav2vec2()}), "transformers"
+    ),
+    "audio-masked": CaseOf(
+        "AudioFolder", "TransformersAudio", lambda _: {"config": tiny_wav2vec2(**MASKED)}, "transformers", "new"
+    ),
+    "audio-ast": CaseOf("AudioFolder", "TransformersAudio", lambda _: {"config": tiny_ast()}, "transformers", "new"),
+    "speech-ctc": CaseOf(
+        "Speech",
+        "TransformersCTC",
+        lambda f: {"pretrained": tiny_ctc(f / "ctc")},
+        "transformers",
+        "new",
+        {"task": "ctc"},
+    ),
+    "speech-whisper": CaseOf(
+        "Speech", "TransformersSpeech", lambda f: {"pretrained": tiny_whisper(f / "whisper")}, "transformers", "new"
     ),
     "seq2seq-t5": CaseOf("TextPairs", "TransformersSeq2Seq", of_transformers("t5", "seq2seq"), "transformers", "new"),
 }

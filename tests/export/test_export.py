@@ -16,6 +16,8 @@ from sft_lightning.export import FORMATS, card, load_export, writing
 from sft_lightning.export.parity import Case, compare
 from sft_lightning.export.study_place import place_of
 from sft_lightning.export.tuned import Tuned
+from tests.export import cases
+from tests.export.cases import CaseOf
 from tests.refused import check_printed, refused
 
 ROOT = Path(__file__).parents[2]
@@ -245,3 +247,78 @@ def test_an_adapter_is_merged_and_written_alone_too_unless_asked_otherwise(
     started = load_file(next((tuned(LORA).run.path.parents[2] / LORA).glob("bert/model.safetensors")))
     moved = [n for n in one if n in started and n.endswith("query.weight") and not torch.equal(one[n], started[n])]
     assert moved, "the adapter is not in the weights"
+
+
+OWN = """from torch import nn
+from sft_lightning.networks import MLP
+
+class Scaled(MLP):
+    def __init__(self, task, scale: float = 1.0, pretrained: str | None = None):
+        super().__init__(task, in_features=64, hidden=[8], pretrained=pretrained)
+        self.scale = scale
+    def encode(self, x):
+        return super().encode(x) * self.scale
+    def export_config(self):
+        return {RETURNED}
+"""
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_network_of_the_users_own_module_is_exported_unless_its_folder_lacks_an_argument(
+    kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both sides of a comparison come from that folder, so the run's own network with best.ckpt must be asked too."""
+    name = f"own_network_{kept}"
+    (tmp_path / f"{name}.py").write_text(OWN.replace("RETURNED", '"scale": self.scale' if kept else ""))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(
+        cases, "CASES", {name: CaseOf("Digits", f"{name}.Scaled", lambda _: {"scale": 3.0}, "safetensors")}
+    )
+    run = cases.make_run(name, tmp_path)
+    if kept:
+        made = writing.export_run(run)
+        assert made.parity["heads"]["new"]["largest_difference"] == 0.0
+        assert f"module `{name}`" in (made.folder / "README.md").read_text()
+    else:
+        with refused(run / "model", "best.ckpt", "Scaled.export_config"):
+            writing.export_run(run)
+        assert not list((run / "export").iterdir())
+
+
+def test_a_model_folder_with_other_labels_than_the_run_is_refused(tuned: Any, tmp_path: Path) -> None:
+    import shutil
+
+    copy = tmp_path / "run"
+    shutil.copytree(tuned(MLP).run.path, copy)
+    for file, told, change in (
+        ("source_head.json", "labels of the source head", lambda held: held["labels"].reverse()),
+        ("config.json", "other labels", lambda held: held["sft_lightning"]["task"]["labels"].reverse()),
+    ):
+        before = (copy / "model" / file).read_text()
+        held = json.loads(before)
+        change(held)
+        (copy / "model" / file).write_text(json.dumps(held))
+        with refused(copy / "model", told):
+            writing.export_run(copy)
+        (copy / "model" / file).write_text(before)
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    tuned: Any, parity_done: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(writing, "write_card", full)
+    with refused("--to", "No space left on device"):
+        writing.export_run(tuned(MLP).run.path, tmp_path / "made")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_leaves_out_numbers_whose_n_the_run_does_not_say(tuned: Any) -> None:
+    from dataclasses import replace
+
+    one = tuned(MLP)
+    bare = replace(one, run=replace(one.run, record={**one.run.record, "n": {"retention": 9}}))
+    assert [(row["what"], row["n"]) for row in card.columns(bare, None)] == [("kept", 9)]

@@ -35,7 +35,7 @@ def check(content: dict[str, Any], case: Case) -> None:
             assert found["largest_difference"] <= tolerance * max(1.0, found["largest_output"])
             assert found["equal_decisions"] == 1.0 or (case.probe.kind == "choices" and found["ties"] == 1)
             assert found["n"] == case.probe.n >= 6
-    plain = case.format != "safetensors" and case.probe.kind not in ("tokens", "pairs")
+    plain = case.format != "safetensors" and case.probe.kind not in ("tokens", "pairs", "speech")
     assert ("raw" in content) == plain, "samples as a user has them were not tried"
     assert bool(content.get("generated")) == (case.probe.kind in ("tokens", "pairs"))
 
@@ -135,6 +135,39 @@ def test_other_labels_are_refused(spoilt: Callable[..., Case]) -> None:
 
     with refused("--format", "labels"):
         compare(spoilt(rename))
+
+
+@pytest.mark.parametrize("name", ["source.prepared", "new.prepared", "new.raw"])
+def test_outputs_that_are_no_numbers_are_refused(name: str, spoilt: Callable[..., Case]) -> None:
+    def lose(said: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        arrays[name][0] = np.nan
+
+    with refused("--format", "other outputs", "inf"):
+        compare(spoilt(lose))
+
+
+def test_pixels_that_are_no_numbers_are_refused(spoilt: Callable[..., Case]) -> None:
+    def lose(said: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+        arrays["pixels"][0] = np.nan
+
+    with refused("--format", "of 255 levels"):
+        compare(spoilt(lose, "classification-timm"))
+
+
+FACTS: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "labels that are lost": ("no labels", lambda said: said.update(labels=None)),
+    "the source head's labels": ("source head", lambda said: said["source_labels"].reverse()),
+    "the length at which texts are cut": ("max_length", lambda said: said["tokenizer"].update(max_length=7)),
+    "the side of padding": ("padding_side", lambda said: said["tokenizer"].update(padding_side="left")),
+    "the chat template": ("chat_template", lambda said: said["tokenizer"].update(chat_template="{{ messages }}")),
+}
+
+
+@pytest.mark.parametrize("fact", FACTS)
+def test_what_few_samples_do_not_show_is_compared_too(fact: str, spoilt: Callable[..., Case]) -> None:
+    told, change = FACTS[fact]
+    with refused("--format", told):
+        compare(spoilt(lambda said, arrays: change(said)))
 
 
 def test_another_decision_is_refused_even_where_outputs_may_differ(spoilt: Callable[..., Case]) -> None:

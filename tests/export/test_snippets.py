@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image as PIL
 
 from sft_lightning.export.formats import FORMATS
 from sft_lightning.export.tuned import Tuned
@@ -15,7 +16,22 @@ from tests.export.cases import CASES
 from tests.export.conftest import write
 
 TRIED = ("classification-vit", "tokens-bert", "choices-bert", "questions-bert", "lm-llama", "seq2seq-t5")
-TRIED += ("classification-mlp", "classification-pooled", "classification-vit-onnx", "classification-bert-onnx")
+TRIED += (
+    "tokens-bert-onnx",
+    "choices-bert-onnx",
+    "questions-bert-onnx",
+    "masks-segformer",
+    "audio-wav2vec2",
+    "speech-ctc",
+)
+TRIED += (
+    "speech-whisper",
+    "questions-none",
+    "classification-mlp",
+    "classification-pooled",
+    "classification-vit-onnx",
+    "classification-bert-onnx",
+)
 
 
 @pytest.mark.slow
@@ -31,7 +47,16 @@ def test_the_snippet_gives_the_runs_answers(
     exec(re.findall(r"```python\n(.*?)```", usage, re.DOTALL)[0], here)
     predict, probe = here["predict"], case.probe
     sample, ours = probe.raw[0], probe.new[0].numpy()
-    if probe.kind == "image":
+    if probe.kind == "masks":
+        pixels = PIL.fromarray(sample["image"].permute(1, 2, 0).numpy())
+        np.testing.assert_allclose(np.moveaxis(predict(pixels), 0, -1), ours[0], atol=1e-5)
+    elif probe.kind == "audio":
+        np.testing.assert_allclose(predict(sample["sound"].numpy()), ours[0], atol=1e-5)
+    elif probe.kind == "ctc":
+        assert predict(sample["sound"].numpy()) == probe.decisions("new", probe.new)[0]["text"]
+    elif probe.kind == "speech":
+        assert isinstance(predict(sample["sound"].numpy()), str)  # written by rules of its own
+    elif probe.kind == "image":
         pixels = sample["image"]
         given = pixels if case.format == "safetensors" else image(pixels)
         np.testing.assert_allclose(predict(given), ours[0], atol=1e-5)

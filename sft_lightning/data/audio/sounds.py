@@ -149,6 +149,11 @@ class Sounds(Samples):
 
     # ---- what a run says of them ----
 
+    def raw(self, row: int) -> dict[str, Any]:
+        """Empty if the sound is shorter than the network takes, since the data then make it longer."""
+        values, extract = self.sound(row), None if self.spec is None else self.spec.extract
+        return {} if len(values) < getattr(extract, "least", 0) else {"sound": torch.from_numpy(values.copy())}
+
     def groups(self) -> np.ndarray | None:
         return self._groups
 
