@@ -22,11 +22,13 @@ from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.data.text.tokens import TextRows, Tokens
-from sft_lightning.data.vision.encoded import EncodedImages
+from sft_lightning.data.vision.encoded import DAMAGE, EncodedImages
 from sft_lightning.networks.base import Network
 
 MOST_TOKENS = 1 << 14
 """Tokens of a batch, padding included, if the network takes no more in one text"""
+FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+"""Images that are read; Pillow starts another program for some others"""
 MOST_PIXELS = 50_000_000
 """Pixels of an image, as it comes and as it is resized"""
 
@@ -241,10 +243,11 @@ class ImageReader(Reader):
     def check_pixels(self, item: Item) -> None:
         """Raises UserError for an image that is too large, or becomes so when its shorter side is resized."""
         try:
-            with Image.open(BytesIO(item.image or b"")) as image:
+            with Image.open(BytesIO(item.image or b""), formats=FORMATS) as image:
                 width, height = image.size
-        except Exception:  # reading it says what is wrong
-            return
+        except DAMAGE:
+            problem = f"{item.name} is damaged, too large, or not an image of {', '.join(FORMATS)}"
+            raise UserError("data", problem) from None
         short, long = min(width, height), max(width, height)
         wanted = float(max(getattr(self.own_view, "resize", 0), *self.size)) if self.size and short else 0.0
         resized = wanted**2 * long / short if short else inf

@@ -16,6 +16,8 @@ from sft_lightning.data.text.own_texts import check_words
 from sft_lightning.serve.items import Item
 
 JSON, FORM = "application/json", "multipart/form-data"
+LONGEST = 300
+"""Characters of a sentence, which may quote a request"""
 Head = Literal["new", "source", "both"]
 
 
@@ -23,8 +25,8 @@ class Refused(Exception):
     """A request that is not answered: the status of the response, and one sentence."""
 
     def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
+        self.status, self.why = status, one_line(why)[:LONGEST]
+        super().__init__(self.why)
 
 
 class Sample(BaseModel):

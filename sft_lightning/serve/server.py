@@ -1,5 +1,6 @@
 """Runs the service on a socket until a signal asks it to stop."""
 
+import logging
 import signal
 import socket
 import threading
@@ -58,6 +59,7 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
         UserError: The address is taken, or the model cannot be served.
     """
     bound = listen(host, port)
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else bad forms fill the log
     shown = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
     def load() -> Model:

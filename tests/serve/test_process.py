@@ -80,7 +80,7 @@ def test_200_requests_at_once_with_bad_ones_among_them(tmp_path: Path) -> None:
             else:
                 assert response.status_code in (200, 422), response.text
         said = client.get("/metrics").text
-        batches = float(next(l for l in said.splitlines() if l.startswith("sft_batch_size_count")).split()[1])
+        batches = float(next(line for line in said.splitlines() if line.startswith("sft_batch_size_count")).split()[1])
         assert batches < 150, "no two requests shared a batch"
         # What is in flight at SIGTERM is answered.
         late: list[Any] = []
@@ -101,24 +101,15 @@ def test_ctrl_c_ends_it_normally_and_broken_clients_do_no_harm(tmp_path: Path) -
     with started(run, "--timeout_s", 3) as (process, address):
         host, port = address.removeprefix("http://").split(":")
         open_ones = []
-        for sent in (
-            b"",
-            b"POST /pre",
-            b"\x00\xff\r\n\r\n",
-            b"POST /predict HTTP/1.1\r\ncontent-length: 900\r\n\r\n{",
-            b"GET / HTTP/9\r\n\r\n",
-        ):
+        half = b"POST /predict HTTP/1.1\r\ncontent-type: application/json\r\nhost: x\r\ncontent-length: 900\r\n\r\n{"
+        for sent in (b"", b"POST /pre", b"\x00\xff\r\n\r\n", half, b"GET / HTTP/9\r\n\r\n"):
             held = socket.create_connection((host, int(port)))
             held.sendall(sent)
             open_ones.append(held)
         slow = socket.create_connection((host, int(port)))
-        slow.sendall(
-            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"
-        )
+        slow.sendall(half)
         gone = socket.create_connection((host, int(port)))
-        gone.sendall(
-            b"POST /predict HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 900\r\n\r\n{"
-        )
+        gone.sendall(half)
         gone.close()
         assert b" 504 " in slow.recv(4096)
         assert httpx.get(f"{address}/ready").status_code == 200
@@ -133,7 +124,8 @@ def test_ctrl_c_ends_it_normally_and_broken_clients_do_no_harm(tmp_path: Path) -
 
 def refused(capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
     capfd.readouterr()
-    assert main(["serve", *map(str, arguments)]) == 2
+    with ThreadPoolExecutor(1) as other:  # the browser of other tests keeps the main thread's event loop
+        assert other.submit(main, ["serve", *map(str, arguments)]).result() == 2
     said = capfd.readouterr().err
     assert said.count("\n") == 1 and said.startswith("sft-lightning: error: ")
     return said
