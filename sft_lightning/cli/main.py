@@ -22,6 +22,7 @@ COMMANDS = {
     "compare": "Compare runs and studies: what was learned, what was kept, at what cost.",
     "runs": "List runs, show one, or remove what may go.",
     "export": "Write a run's model for other libraries, and show that it answers there as it does here.",
+    "serve": "Answer over HTTP with the model of a run or an export.",
 }
 ELSEWHERE = {
     "ablate": "sft_lightning.cli.ablate",
@@ -30,6 +31,7 @@ ELSEWHERE = {
     "compare": "sft_lightning.cli.compare",
     "runs": "sft_lightning.cli.runs",
     "export": "sft_lightning.cli.export",
+    "serve": "sft_lightning.cli.serve",
 }
 """Commands that Trainer does not have: the modules whose `main` runs them."""
 

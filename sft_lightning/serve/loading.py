@@ -1,0 +1,105 @@
+"""Loads what is served: the network of a run or an export, and how its data prepared samples."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sft_lightning.core import plain_yaml
+from sft_lightning.core.errors import UserError
+from sft_lightning.export.card import CONFIG
+from sft_lightning.export.own_folder import load_export
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.weights import resolve
+from sft_lightning.runs.directory import RunDirectory
+from sft_lightning.runs.load import load
+from sft_lightning.runs.status import is_finished
+
+OWN = "sft_lightning."
+"""Where the classes of networks come from that are served; others would be code that a folder names"""
+SERVED = {
+    "text": ("classification", "regression", "multi_label"),
+    "words": ("token_classification",),
+    "image": ("classification", "regression", "multi_label"),
+}
+"""Tasks that are served, by kind of the network's input"""
+
+
+def load_served(place: str | Path) -> tuple[Network, dict[str, Any]]:
+    """Loads a network with its heads, and the arguments of the data that it was tuned on.
+
+    The arguments are empty for an export without training_config.yaml. No code comes from the folder.
+
+    Args:
+        place: A finished run, its `model/`, or an export that `load_export` loads.
+
+    Raises:
+        UserError: The run is unfinished or has lost its weights, the folder is damaged or names other code, or the task is
+            not served.
+    """
+    place = Path(place).expanduser()
+    if not place.is_dir():
+        raise UserError(place, "is not a folder", "name a run or an export")
+    if (place / "run.json").is_file():
+        check_run(place)
+    check_folder(place)
+    network = load_export(place)
+    kind, task = network.input_spec.kind, network.task.name
+    if task not in SERVED.get(kind, ()):
+        served = "; ".join(f"{', '.join(tasks)} of {name}" for name, tasks in SERVED.items())
+        raise UserError(place, f"has a network for {task} of {kind}, which is not served", f"serve one for {served}")
+    return network, data_arguments(place)
+
+
+def check_run(place: Path) -> None:
+    """Raises UserError for a run that is unfinished, or has no weights any more."""
+    run = load(place)
+    if not is_finished(run.status):
+        raise UserError(place, f"is not finished, its status is {run.status}", f"finish it by fit --resume {place}")
+    if not (run.files.model / "config.json").is_file():
+        raise UserError(
+            place,
+            "has no model/ any more: keep_weights or runs clean removed its weights, or it was a trial run",
+            "repeat it by fit --config of its config.yaml, or serve the study's chosen run",
+        )
+
+
+def check_folder(place: Path) -> None:
+    """Raises UserError if loading the folder would run code that does not belong to this package."""
+    ours = resolve(str(place)).ours
+    network = str(ours.get("network") or "")
+    if not network:
+        raise UserError(
+            place, "has no network of sft_lightning", "choose a run, or an export to transformers or safetensors"
+        )
+    if not network.startswith(OWN):
+        raise UserError(
+            place, f"names the class {network}, and only networks of sft_lightning are served", "use it from Python"
+        )
+    named = ours.get("init_args") or {}
+    if named.get("trust_remote_code") or names_class(named):
+        raise UserError(place, "asks to run other code (trust_remote_code or class_path)", "use it from Python")
+
+
+def names_class(value: Any) -> bool:
+    """Whether a value holds a `class_path`, at any depth."""
+    if isinstance(value, Mapping):
+        return "class_path" in value or any(names_class(held) for held in value.values())
+    return isinstance(value, list) and any(names_class(held) for held in value)
+
+
+def data_arguments(place: Path) -> dict[str, Any]:
+    """`init_args` of the data, with its `class_path`, from the run's or the export's own config; empty without one."""
+    files = [RunDirectory(place).config, place / CONFIG]
+    if (place.parent / "run.json").is_file():
+        files.append(RunDirectory(place.parent).config)
+    for file in files:
+        if not file.is_file():
+            continue
+        try:
+            block = dict(plain_yaml.load_file(file)).get("data") or {}
+            return {**dict(block.get("init_args") or {}), "class_path": str(block.get("class_path"))}
+        except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
+            raise UserError(file, f"cannot be read: {error}", "replace it, or remove it") from None
+    return {}
