@@ -112,7 +112,7 @@ def fewest_samples(model: Any) -> int | None:
     kernels, strides = getattr(model.config, "conv_kernel", None), getattr(model.config, "conv_stride", None)
     if not kernels or not strides:
         return None
-    samples = 1
+    samples = int(getattr(model.config, "squeeze_factor", 1))  # frames that SEW makes one of
     for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
         samples = (samples - 1) * stride + kernel
     return int(samples)

@@ -61,8 +61,12 @@ class CharacterWriter:
         return ids if most is None else ids[:most]
 
     def unknown(self, text: str) -> set[str]:
-        unknown = self.tokenizer.unk_token_id
-        return {c for c in set(text) if unknown in self.tokenizer(c, add_special_tokens=False)["input_ids"]}
+        unknown, delimiter = self.tokenizer.unk_token_id, getattr(self.tokenizer, "word_delimiter_token", None)
+        return {
+            c
+            for c in set(text)
+            if c == delimiter or unknown in self.tokenizer(c, add_special_tokens=False)["input_ids"]
+        }
 
     def labels(self, outputs: int, blank: int) -> list[str]:
         """The text that each of a network's outputs writes: a space for the word delimiter, nothing for the blank."""

@@ -11,8 +11,9 @@ from sft_lightning.tasks.text_score import Pair, TextScore
 def rates(words: bool, plain: bool) -> Callable[[Sequence[Pair]], float]:
     """The rate over all pairs together: edits over words (or characters) of all references, which may exceed 1.
 
-    White space at both ends, and more than one space between words, has no effect. With `plain`, letter case and
-    punctuation have none either. A text is compared with its first reference.
+    White space at both ends has no effect, and more than one space between words none on words: these are jiwer's own
+    defaults. With `plain`, letter case, punctuation and further spaces have none either. A text is compared with its
+    first reference.
     """
 
     def score(pairs: Sequence[Pair]) -> float:
@@ -22,7 +23,9 @@ def rates(words: bool, plain: bool) -> Callable[[Sequence[Pair]], float]:
         steps: list[Any] = []
         if plain:
             steps = [jiwer.ToLowerCase(), jiwer.RemovePunctuation()]  # type: ignore[no-untyped-call]
-        steps += [jiwer.RemoveMultipleSpaces(), jiwer.Strip()]
+        if words or plain:
+            steps.append(jiwer.RemoveMultipleSpaces())
+        steps.append(jiwer.Strip())
         last = jiwer.ReduceToListOfListOfWords() if words else jiwer.ReduceToListOfListOfChars()
         how = jiwer.Compose([*steps, last])
         found = (jiwer.wer if words else jiwer.cer)(references, texts, how, how)

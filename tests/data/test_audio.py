@@ -58,10 +58,28 @@ def test_a_sound_is_cut_at_its_beginning_in_seconds_whatever_its_rate(tmp_path: 
     assert len(read_sound(path, 8000, 0.1)) == 800
     np.testing.assert_allclose(read_sound(path, 8000, 0.1)[:700], read_sound(path, 8000)[:700], atol=1e-4)
 
+    for seconds in (0.33329, 0.33336):  # parts of a sample of its own rate are whole ones of a higher rate
+        assert len(read_sound(path, 48000, seconds)) == round(48000 * seconds)
+    assert len(read_sound(write_sound(tmp_path / "one.wav", np.ones(1, dtype=np.float32), 48000), RATE)) == 1
+
+
+def test_an_mp3_that_ends_early_is_unreadable_and_a_stream_of_unknown_length_is_read(tmp_path: Path) -> None:
+    values = beep(440, 2.0, 16000)
+    whole = write_sound(tmp_path / "a.mp3", values, 16000).read_bytes()
+    assert abs(len(read_sound(tmp_path / "a.mp3", 16000)) - len(values)) <= 2304
+    (tmp_path / "half.mp3").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(Unreadable, match="ends after"):
+        read_sound(tmp_path / "half.mp3", 16000)
+    stream = bytearray(write_sound(tmp_path / "a.wav", values, 16000).read_bytes())
+    stream[4:8] = stream[40:44] = b"\xff" * 4
+    (tmp_path / "a.wav").write_bytes(stream)
+    assert len(read_sound(tmp_path / "a.wav", 16000)) == len(values)
+
 
 def broken(tmp_path: Path) -> dict[str, Path]:
     good = write_sound(tmp_path / "good.wav", beep(440, 0.1)).read_bytes()
-    made = {name: tmp_path / f"{name}.wav" for name in ("empty", "text", "header", "silent", "nan")}
+    made = {name: tmp_path / f"{name}.wav" for name in ("empty", "text", "header", "half", "silent", "nan")}
+    made["half"].write_bytes(good[: len(good) // 2])
     made["empty"].write_bytes(b"")
     made["text"].write_text("not a sound")
     made["header"].write_bytes(good[:20])
@@ -70,13 +88,13 @@ def broken(tmp_path: Path) -> dict[str, Path]:
     return made | {"absent": tmp_path / "absent.wav", "folder": tmp_path}
 
 
-@pytest.mark.parametrize("what", ["empty", "text", "header", "silent", "nan", "absent", "folder"])
+@pytest.mark.parametrize("what", ["empty", "text", "header", "half", "silent", "nan", "absent", "folder"])
 def test_what_is_no_sound_is_unreadable(tmp_path: Path, what: str) -> None:
     with pytest.raises(Unreadable):
         read_sound(broken(tmp_path)[what], RATE)
 
 
-@pytest.mark.parametrize("what", ["empty", "text", "silent"])
+@pytest.mark.parametrize("what", ["empty", "text", "half", "silent"])
 def test_a_broken_file_is_refused_before_training_or_left_out_and_counted(tmp_path: Path, what: str) -> None:
     write_classes(tmp_path / "data", ["low", "high"])
     bad = tmp_path / "data/low/bad.wav"
@@ -143,19 +161,48 @@ def test_metadata_in_split_folders_or_in_one_table_with_splits_by_folder(tmp_pat
     for data in (one, two):
         assert data.task_info.labels == ["0", "1", "2"]
         assert len(data.splits["test"]) == 12 and len(data.splits["train"]) == 27
+    for before in ("./", f"{tmp_path}/"):  # the same files, written otherwise, in a column of another name
+        (tmp_path / "metadata.csv").write_text("\n".join(["sound,label,speaker", *(before + row for row in rows)]))
+        other = ready(folder(tmp_path, file_column="sound"))
+        assert {name: len(split) for name, split in other.splits.items()} == {"train": 27, "val": 9, "test": 12}
+        assert other.splits["test"].samples.key(0) == one.splits["test"].samples.key(0)
+    (tmp_path / "metadata.csv").write_text("\n".join(["file_name,label,speaker", *rows]))
     (tmp_path / "train/extra.wav").write_bytes((tmp_path / "train/0_a_0.wav").read_bytes())
     assert "left out 1 sound that the metadata does not list" in " ".join(ready(folder(tmp_path)).remarks())
+
+
+def test_a_split_without_metadata_beside_one_with_it_is_counted_and_steps_up_and_down_are_not(tmp_path: Path) -> None:
+    write_metadata(tmp_path)
+    (tmp_path / "test/metadata.csv").unlink()
+    assert "left out 12 sounds that the metadata does not list" in " ".join(ready(folder(tmp_path)).remarks())
+    table = tmp_path / "train/metadata.csv"
+    lines = table.read_text().splitlines()
+    table.write_text("\n".join([lines[0], *(f"../train/{line}" for line in lines[1:])]))
+    data = ready(folder(tmp_path / "train"))
+    assert not [line for line in data.remarks() if "does not list" in line]
+    assert data.splits["train"].samples.key(0) == "0_a_0.wav"
 
 
 def test_speech_commands_lists_decide_the_splits_and_background_noise_is_left_out(tmp_path: Path) -> None:
     write_classes(tmp_path, ["go", "stop", "_background_noise_"], each=8)
     (tmp_path / "validation_list.txt").write_text("go/0.wav\nstop/1.wav\n")
-    (tmp_path / "testing_list.txt").write_text("go/2.wav\nstop/3.wav\nstop/99.wav\n")
+    (tmp_path / "testing_list.txt").write_text("\ufeffgo/2.wav\r\n./stop/3.wav\r\nstop/99.wav\r\n", encoding="utf-8")
+    write_sound(tmp_path / "loose.wav", beep(300, 0.1))
     data = ready(folder(tmp_path))
     assert data.task_info.labels == ["go", "stop"]
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 12, "val": 2, "test": 2}
     said = " ".join(data.remarks())
     assert "_background_noise_" in said and "1 of 3 sounds that testing_list.txt lists" in said
+    assert "left out 1 sound beside the class folders" in said
+    (tmp_path / "testing_list.txt").write_text("go/2.wav\nstop/1.wav\n")
+    with refused("data", "stop/1.wav is in validation_list.txt and in testing_list.txt"):
+        folder(tmp_path).setup()
+
+
+def test_a_folder_of_sounds_without_classes_is_told_to_add_sounds(tmp_path: Path) -> None:
+    write_sound(tmp_path / "a.wav", beep(300, 0.1))
+    with refused("data", "no class folders", "that class's sounds"):
+        folder(tmp_path).setup()
 
 
 def test_some_classes_and_some_speakers_of_a_table(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sft_lightning.data.audio.speech import Speech
 from sft_lightning.networks import Network, build_network, spec
 from sft_lightning.tasks import make_task
 from sft_lightning.tasks.ctc import CTC
+from sft_lightning.tasks.error_rates import ERROR_RATES
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from tests.data.audio_files import beep, write_sound, write_transcripts
 from tests.networks.tiny_audio import LETTERS, MASKED, tiny_ctc, tiny_whisper
@@ -64,6 +65,29 @@ def test_librispeech_an_audiofolder_and_a_manifest_are_read_alike(tmp_path: Path
     assert one.splits["train"].samples.transcripts == two.splits["train"].samples.transcripts
     assert one.fingerprint() == two.fingerprint()
 
+    write_sound(tmp_path / "folder/extra.wav", beep(300, 0.3))
+    audiofolder = Speech(root=str(tmp_path / "folder"), seed=0)
+    audiofolder.setup()
+    assert "left out 1 sound that the metadata does not list" in " ".join(audiofolder.remarks())
+
+
+def test_error_rates_of_hostile_texts_are_jiwers(tmp_path: Path) -> None:
+    pairs = [
+        ("a  b", "a b"),
+        (" A b", "a b"),
+        ("", "a b c"),
+        ("a b", ""),
+        ("Hello, world!", "hello world"),
+        ("x\ty", "x y"),
+    ]
+    for chosen in (pairs, pairs[::-1], pairs[:1]):
+        said, right = map(list, zip(*chosen, strict=True))
+        for name, theirs in (("wer", jiwer.wer), ("cer", jiwer.cer)):
+            meter = ERROR_RATES[name].make(None)  # type: ignore[arg-type]
+            for text, one in zip(said, right, strict=True):
+                meter.update([text], [(one,)])
+            assert float(meter.compute()) == pytest.approx(theirs(right, said))
+
 
 def test_what_has_no_effect_and_parts_of_sounds_are_refused(tmp_path: Path) -> None:
     manifest = write_transcripts(tmp_path, 4)
@@ -91,6 +115,9 @@ def test_characters_that_a_network_cannot_write_are_refused_or_dropped_and_count
     samples = data.splits["train"].samples
     row = samples.transcripts.index("one, é")
     assert "".join(LETTERS[i] for i in samples.target_ids[row]) == "one|"
+    Path(manifest).write_text(text.replace('"One, é"', '"one|two"'))  # the mark between words writes a space
+    with refused("data", "cannot write", "'|' in 1"):
+        settled(folders, "ctc", train=manifest)
 
 
 def test_a_transcript_longer_than_its_frames_is_refused_or_left_out_and_counted(
@@ -126,9 +153,8 @@ def test_error_rates_are_jiwers_over_the_whole_split_whatever_the_batches(
             said += [row["text"] for row in own.decode(output, batch)]
             right += [data.splits["val"].samples.transcripts[row] for row in batch["rows"]]
         values = read_meters(meters)
-        assert values["wer"] == pytest.approx(jiwer.wer(right, said)) and values["cer"] == pytest.approx(
-            jiwer.cer(right, [" ".join(text.split()) for text in said])
-        )
+        assert values["wer"] == pytest.approx(jiwer.wer(right, said))
+        assert values["cer"] == pytest.approx(jiwer.cer(right, said))
         found.append(values)
     assert found[0] == pytest.approx(found[1], rel=1e-5)
 

@@ -1,6 +1,7 @@
 """A folder of sounds with one label each: a folder for each class, a metadata file, or the lists of Speech Commands."""
 
 from pathlib import Path
+from posixpath import normpath
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.image_folder import folder
 from sft_lightning.data.vision.layout import class_images, classes_in, layout_of
-from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below
+from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below, is_hidden
 
 LISTS = {"val": "validation_list.txt", "test": "testing_list.txt"}
 """Files of Speech Commands that list the sounds of a split; all others are to train on"""
@@ -67,7 +68,7 @@ class AudioFolder(AudioData):
 
     def load(self) -> Splits:
         root = folder(self.root, "root")
-        if (metadata := metadata_of(root, self.skips)) is not None:
+        if (metadata := metadata_of(root, self.skips, self.of_metadata["file_column"])) is not None:
             return self._listed(metadata)
         for name, value in self.of_metadata.items():
             if value is not None:
@@ -75,7 +76,7 @@ class AudioFolder(AudioData):
         if any((root / name).is_file() for name in LISTS.values()):
             return speech_commands(root)
         layout = layout_of(root, SOUNDS)
-        classes = classes_in(layout.splits["train"])
+        classes = classes_in(layout.splits["train"], LeftOut(SOUNDS))
         found = {split: by_folder(place, classes, layout.left_out) for split, place in layout.splits.items()}
         names = [printable(name) for name in classes]
         notes = [*layout.notes, *layout.left_out.lines()]
@@ -107,12 +108,16 @@ def speech_commands(root: Path) -> Splits:
     if not classes:
         raise UserError("data", f"{root} has no class folders", "make one folder per class, with that class's sounds")
     of_split = {split: read_list(root / name) for split, name in LISTS.items() if (root / name).is_file()}
+    if twice := sorted(set.intersection(*of_split.values()) if len(of_split) > 1 else ()):
+        problem = f"{root}: {twice[0]} is in {' and in '.join(LISTS.values())} ({len(twice):,} such)"
+        raise UserError("data", problem, "remove it from one")
     rows: dict[str, list[tuple[Path, int]]] = {"train": [], **{split: [] for split in of_split}}
     for number, name in enumerate(classes):
         for path in images_below(every[name], left_out):
             key = path.relative_to(root).as_posix()
             split = next((split for split, listed in of_split.items() if key in listed), "train")
             rows[split].append((path, number))
+    left_out.loose[root.name] += sum(is_sound(path) for path in root.iterdir())
     notes = left_out.lines()
     if aside:
         notes.append(f"left out {plural(len(aside), 'folder')} that begin with _ ({', '.join(aside)})")
@@ -126,9 +131,14 @@ def speech_commands(root: Path) -> Splits:
     return Splits(found["train"], found.get("val"), found.get("test"), [printable(name) for name in classes], notes)
 
 
+def is_sound(path: Path) -> bool:
+    """Whether it is a visible file with the suffix of a sound."""
+    return path.suffix.lower() in SOUNDS.suffixes and not is_hidden(path.name) and path.is_file()
+
+
 def read_list(path: Path) -> set[str]:
-    """The paths in a list, one a line."""
+    """The paths in a list, one a line, below its folder."""
     try:
-        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+        return {normpath(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()}
     except (OSError, UnicodeDecodeError) as error:
         raise UserError("data", f"{path} cannot be read: {error}", "replace it") from None

@@ -74,8 +74,14 @@ def files_of(table: Table, column: str, folder: Path) -> list[Path]:
         if name and not place.startswith(top):
             problem = f"{table.name(row)}: the sound {name!r} lies outside the folder {folder}"
             raise UserError("data", problem, "move it there, or set data.audio_root to the folder of the sounds")
-        found.append(folder / name if name else Path())
+        inside = below(folder, name) if name else ""
+        found.append(folder / (os.path.expanduser(name) if inside.startswith("..") else inside) if name else Path())
     return found
+
+
+def below(root: Path, name: str) -> str:
+    """A file's path below `root`, which may be written from there, with steps such as `./`, or whole."""
+    return os.path.relpath(root / os.path.expanduser(name), root)
 
 
 def groups_of(table: Table, column: str | None) -> np.ndarray | None:

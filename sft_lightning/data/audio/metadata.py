@@ -1,11 +1,12 @@
 """Finds the metadata files of a folder of sounds, as audiofolder of datasets lays them out."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
-from sft_lightning.data.audio.listed import FILE_COLUMNS, chosen
+from sft_lightning.data.audio.listed import FILE_COLUMNS, below, chosen
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.audio.sounds import Sounds
 from sft_lightning.data.split_names import by_kind, split_of
@@ -21,40 +22,42 @@ class Metadata:
 
     tables: dict[str, Table]
     folders: dict[str, Path]
+    root: Path
 
-    def unlisted(self, found: dict[str, Sounds]) -> list[str]:
-        """A note of the sounds in these folders that no table lists; empty if there are none."""
+    def unlisted(self, found: Mapping[str, Sounds]) -> list[str]:
+        """A note of the sounds below the root that no table lists; empty if there are none."""
         listed = {path for sounds in found.values() for path in sounds.paths}
-        here = {path for place in set(self.folders.values()) for path in images_below(place, LeftOut(SOUNDS))}
+        here = set(images_below(self.root, LeftOut(SOUNDS)))
         more = len(here - listed)
         return [f"left out {plural(more, 'sound')} that the metadata does not list"] if more else []
 
 
-def metadata_of(root: Path, skip: bool) -> Metadata | None:
+def metadata_of(root: Path, skip: bool, file_column: str | None = None) -> Metadata | None:
     """The metadata in split folders of `root`, or in `root` itself; None if there is none.
 
-    In `root` itself, files that all lie in folders named as splits (`train/a.wav`) belong to these splits.
+    In `root` itself, files (of `file_column`, or of the first known column) that all lie in folders named as splits
+    (`train/a.wav`) belong to these splits.
     """
     own = metadata_file(root)
-    below = {name: path for name, path in folders_in(root, LeftOut(SOUNDS)).items() if metadata_file(path) is not None}
+    inner = {name: path for name, path in folders_in(root, LeftOut(SOUNDS)).items() if metadata_file(path) is not None}
     if own is not None:
-        return by_first_folder(read_table(own, "data.root", skip), root)
-    if not below:
+        return by_first_folder(read_table(own, "data.root", skip), root, file_column)
+    if not inner:
         return None
-    kinds = by_kind(below)
+    kinds = by_kind(inner)
     for kind, names in kinds.items():
         if len(names) > 1:
             problem = f"{root}: the folders {', '.join(names)} all look like the {kind} split"
             raise UserError("data", problem, "merge or rename them")
     if "train" not in kinds:
-        raise UserError("data", f"{root} has {', '.join(below)} with metadata, but no train", "name a folder train")
-    folders = {kind: below[names[0]] for kind, names in kinds.items()}
+        raise UserError("data", f"{root} has {', '.join(inner)} with metadata, but no train", "name a folder train")
+    folders = {kind: inner[names[0]] for kind, names in kinds.items()}
     tables = {}
     for kind, place in folders.items():
         file = metadata_file(place)
         assert file is not None
         tables[kind] = read_table(file, "data.root", skip)
-    return Metadata(tables, folders)
+    return Metadata(tables, folders, root)
 
 
 def metadata_file(folder: Path) -> Path | None:
@@ -65,14 +68,14 @@ def metadata_file(folder: Path) -> Path | None:
     return found[0] if found else None
 
 
-def by_first_folder(table: Table, root: Path) -> Metadata:
+def by_first_folder(table: Table, root: Path, file_column: str | None = None) -> Metadata:
     """The rows of one table by the split that their file's first folder names; one split if any names none."""
-    column = next((name for name in FILE_COLUMNS if name in table.columns), None)
-    names = [str(value) for value in table.columns[column]] if column is not None else []
+    column = next((name for name in (file_column, *FILE_COLUMNS) if name in table.columns), None)
+    names = [] if column is None else [below(root, str(value)) for value in table.columns[column]]
     kinds = [split_of(name.partition("/")[0]) if "/" in name else None for name in names]
     if not names or None in kinds or "train" not in kinds:
-        return Metadata({"train": table}, {"train": root})
+        return Metadata({"train": table}, {"train": root}, root)
     tables = {}
     for kind in dict.fromkeys(kinds):
         tables[str(kind)] = chosen(table, [row for row, one in enumerate(kinds) if one == kind])
-    return Metadata(tables, dict.fromkeys(tables, root))
+    return Metadata(tables, dict.fromkeys(tables, root), root)

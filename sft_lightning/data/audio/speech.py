@@ -11,7 +11,7 @@ from sft_lightning.data.arguments import NonNegativeInt, Range, check_arguments
 from sft_lightning.data.audio.base import AudioData
 from sft_lightning.data.audio.librispeech import librispeech_tables
 from sft_lightning.data.audio.listed import file_column_of, files_of, groups_of, kept_rows
-from sft_lightning.data.audio.metadata import metadata_of
+from sft_lightning.data.audio.metadata import Metadata, metadata_of
 from sft_lightning.data.audio.one_place import sounds_at
 from sft_lightning.data.audio.transcribed import SpeechTask, Transcribed
 from sft_lightning.data.base import Samples, Splits
@@ -89,10 +89,13 @@ class Speech(AudioData):
     def load(self) -> Splits:
         if (self.root is None) == (self.files["train"] is None):
             raise UserError("data", "Speech needs one of root (a folder) and train (a table)", "set one of them")
-        tables, folders = self._tables() if self.root is None else self._folder(folder(self.root, "root"))
+        metadata = None if self.root is None else self._folder(folder(self.root, "root"))
+        tables, folders = self._tables() if metadata is None else (metadata.tables, metadata.folders)
         kept = {split: kept_rows(table, self.only) for split, table in tables.items()}
         found = {split: self._rows(table, folders[split]) for split, table in kept.items()}
         notes = list(dict.fromkeys(note for table in kept.values() for note in table.notes))
+        if metadata is not None and self.only is None:
+            notes += metadata.unlisted(found)
         if self.letter_case != "keep":
             notes.append(f"transcripts are turned into {self.letter_case} case")
         return Splits(found["train"], found.get("val"), found.get("test"), [], notes)
@@ -103,13 +106,13 @@ class Speech(AudioData):
         tables = {split: read_table(file, f"data.{split}", self.skips) for split, file in named.items()}
         return tables, {split: root or file.parent for split, file in named.items()}
 
-    def _folder(self, root: Path) -> tuple[dict[str, Table], dict[str, Path]]:
+    def _folder(self, root: Path) -> Metadata:
         if self.audio_root is not None:
             raise UserError("data.audio_root", "has no effect with data.root", "leave it out")
-        if (metadata := metadata_of(root, self.skips)) is not None:
-            return metadata.tables, metadata.folders
+        if (metadata := metadata_of(root, self.skips, self.columns[0])) is not None:
+            return metadata
         if (tables := librispeech_tables(root, self.skips)) is not None:
-            return tables, dict.fromkeys(tables, root)
+            return Metadata(tables, dict.fromkeys(tables, root), root)
         problem = f"{root} has neither a metadata file with transcripts nor LibriSpeech's .trans.txt files"
         raise UserError("data.root", problem, "add metadata.csv with the columns file_name and transcription")
 
