@@ -174,4 +174,4 @@ def test_a_damaged_record_is_listed_without_what_is_damaged_and_is_not_shown(
     assert main(["runs", "list", str(garden), "--sort", "val/accuracy"]) == 0
     assert "digits-plain/before" in capsys.readouterr().out
     assert main(["runs", "show", str(run)]) == 2
-    check_printed(capsys.readouterr().err, "run.json", "must be an object")
+    check_printed(capsys.readouterr().err, run / "run.json", "must be an object")
