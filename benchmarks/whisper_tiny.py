@@ -2,6 +2,13 @@
 
 Command: python benchmarks/whisper_tiny.py FOLDER_OF_MODEL_BIN NEW_FOLDER
 The weights are the released ones, rounded to 16 bits.
+Result: features and texts of TransformersSpeech are those of transformers' WhisperFeatureExtractor and generate, in the four
+  features and the one text compared; digits of three speakers, one after another, give "1 2 3 4 5 6 7 8 9".
+  On 30 FSDD test sounds (the first of each digit by george, lucas and theo), against lower-case words: WER 1.067 (0.800 without
+  case and punctuation), CER 0.883. Most errors are digits ("7.") or words that sound alike ("to", "for.") for words.
+  Tuned for 10 steps on 30 training sounds (each digit by george, jackson and lucas; lr 1e-4, seed 0): WER 0.033, CER 0.025.
+  Validation was two of the test sounds, and the last step was kept.
+Cost: 1.9 min of one core, 10 min of wall time beside other work
 """
 
 import json

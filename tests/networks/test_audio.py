@@ -36,6 +36,9 @@ NETWORKS = {
     "wav2vec2 with a norm over time": lambda: of_transformers(tiny_wav2vec2()),
     "wav2vec2 with a mask": lambda: of_transformers(tiny_wav2vec2(**MASKED)),
     "AST": lambda: of_transformers(tiny_ast()),
+    "SEW, which makes one of two frames": lambda: of_transformers(
+        {**tiny_wav2vec2(), "model_type": "sew", "squeeze_factor": 2}
+    ),
 }
 
 
