@@ -27,7 +27,7 @@ from sft_lightning.networks.base import Network
 
 MOST_TOKENS = 1 << 14
 """Tokens of a batch, padding included, if the network takes no more in one text"""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Images that are read; Pillow starts another program for some others"""
 MOST_PIXELS = 50_000_000
 """Pixels of an image, as it comes and as it is resized"""
@@ -253,7 +253,6 @@ class ImageReader(Reader):
 
     def check_pixels(self, item: Item) -> None:
         """Raises UserError for an image that is too large, or becomes so when its shorter side is resized."""
-        Image.init()  # else Pillow knows the most common formats alone
         try:
             with Image.open(BytesIO(item.image or b""), formats=FORMATS) as image:
                 width, height = image.size
