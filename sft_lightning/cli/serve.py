@@ -28,7 +28,10 @@ def make_parser() -> Parser:
         help="milliseconds that a sample waits for others; default 5",
     )
     parser.add_argument(
-        "--max_bytes", type=int, metavar="N", help="most bytes of a request; default 1 MiB for texts, 16 MiB for images"
+        "--max_bytes",
+        type=int,
+        metavar="N",
+        help="most bytes of a request; default 1 MiB for texts, 128 KiB to tag, 16 MiB for images",
     )
     parser.add_argument("--timeout_s", type=float, default=30.0, metavar="N", help="seconds for a request; default 30")
     parser.add_argument(

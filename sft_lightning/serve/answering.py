@@ -43,12 +43,12 @@ class Model:
         """Answers one sample. Raises UserError if that fails, or if outputs are not numbers."""
         try:
             answer = self.answer([self.reader.example()])[0]
-        except RuntimeError as error:
-            if self.reader.kind == "image" and getattr(self.reader, "size", None) is None:
+            if isinstance(answer, UserError):
+                raise answer
+        except (RuntimeError, UserError) as error:
+            if self.reader.unsized:
                 return  # only images of one size fit, and the folder does not say which
             raise UserError("model", f"cannot answer one sample: {error}") from None
-        if isinstance(answer, UserError):
-            raise answer
         if not finite(answer):
             raise UserError("model", "answers are not finite numbers", "serve another run")
 
@@ -61,8 +61,11 @@ class Model:
         for part in self.reader.batches(items):
             if isinstance(part, tuple):
                 found[part[0]] = part[1]
-            else:
+                continue
+            try:
                 found |= self.ask(part, source)
+            except UserError as error:  # of the network, about the form of inputs that all of these have
+                found |= dict.fromkeys(part.at, error)
         return [found[number] for number in range(len(items))]
 
     def ask(self, part: Prepared, source: bool) -> dict[int, Answer | UserError]:

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sft_lightning.core.errors import UserError
+from sft_lightning.core.errors import UserError, one_line
 from sft_lightning.serve.answering import Answer
 from sft_lightning.serve.items import Item
 
@@ -68,6 +68,7 @@ class Batcher:
         self.settled = threading.Event()
         """Set once the model is loaded, or cannot be"""
         self._queue: deque[Waiting] = deque()
+        self._reported = False
         self._changed, self._stopping = threading.Condition(), False
         self._thread = threading.Thread(target=self._work, name="serve", daemon=True)
 
@@ -141,9 +142,7 @@ class Batcher:
                 for one in batch:
                     self._answer(model, [one])
                 return
-            print(
-                f"serve   an item could not be answered: {''.join(traceback.format_exception(error))}", file=sys.stderr
-            )
+            self._report(error)
             batch[0].done.set_exception(error if isinstance(error, Exception) else RuntimeError(str(error)))
             return
         for one, answer in zip(batch, found, strict=True):
@@ -151,3 +150,11 @@ class Batcher:
                 one.done.set_exception(answer)
             else:
                 one.done.set_result(answer)
+
+    def _report(self, error: BaseException) -> None:
+        """Says why an item could not be answered: the first time with the traceback, else in one line."""
+        lines = (
+            [f"{type(error).__name__}: {one_line(str(error))}"] if self._reported else traceback.format_exception(error)
+        )
+        self._reported = True
+        print(f"serve   an item could not be answered: {''.join(lines).rstrip()}", file=sys.stderr)

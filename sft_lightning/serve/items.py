@@ -27,10 +27,12 @@ from sft_lightning.networks.base import Network
 
 MOST_TOKENS = 1 << 14
 """Tokens of a batch, padding included, if the network takes no more in one text"""
-FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 """Images that are read; Pillow starts another program for some others"""
 MOST_PIXELS = 50_000_000
 """Pixels of an image, as it comes and as it is resized"""
+MOST_SEEN = 8_000_000
+"""Pixels of a batch as the network sees it, and of an image that is not resized"""
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ class Reader(ABC):
     kind: ClassVar[str]
     takes: ClassVar[str]
     """Name of the field of a request"""
+    unsized: bool = False
+    """Whether samples keep a size of their own that the network may refuse"""
 
     @abstractmethod
     def check(self, item: Item) -> None:
@@ -212,6 +216,7 @@ class ImageReader(Reader):
                 "model", "the view of config.json and that of the network's own files differ", "export again"
             )
         self.size, self.own_view = view.size, spec.view if view.view is not None else None
+        self.unsized = view.size is None
         self.channels = spec.channels or len(view.mean)
         self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) * 255 for v in (view.mean, view.std))
         self.reverse, self.spec = view.reverse_channels, spec
@@ -233,12 +238,18 @@ class ImageReader(Reader):
                 yield number, UserError("data", f"{item.name} cannot be read: {next(iter(error.rows.values()))}")
             except UserError as error:
                 yield number, error
-        for same in shapes.values():
-            image = torch.stack([pixels for _, pixels in same])
-            image = image.flip(1) if self.reverse else image
-            at = [number for number, _ in same]
-            x = {"image": (image.to(torch.float32) - self.mean) / self.std}
-            yield Prepared(at, {"x": x, "index": torch.tensor(at), "count": len(at)})
+        for shape, same in shapes.items():
+            most = max(1, MOST_SEEN // (shape[-2] * shape[-1]))
+            for start in range(0, len(same), most):
+                yield self.prepared(same[start : start + most])
+
+    def prepared(self, seen: Sequence[tuple[int, Tensor]]) -> Prepared:
+        """One batch of images of one shape."""
+        image = torch.stack([pixels for _, pixels in seen])
+        image = image.flip(1) if self.reverse else image
+        at = [number for number, _ in seen]
+        x = {"image": (image.to(torch.float32) - self.mean) / self.std}
+        return Prepared(at, {"x": x, "index": torch.tensor(at), "count": len(at)})
 
     def check_pixels(self, item: Item) -> None:
         """Raises UserError for an image that is too large, or becomes so when its shorter side is resized."""
@@ -251,9 +262,10 @@ class ImageReader(Reader):
         short, long = min(width, height), max(width, height)
         wanted = float(max(getattr(self.own_view, "resize", 0), *self.size)) if self.size and short else 0.0
         resized = wanted**2 * long / short if short else inf
-        if max(width * height, resized) > MOST_PIXELS:
+        most = MOST_SEEN if self.unsized else MOST_PIXELS
+        if max(width * height, resized) > most:
             counted = ", counted after its shorter side is resized" if resized > width * height else ""
-            problem = f"{item.name} has {width}×{height} pixels, and at most {MOST_PIXELS:,} are served{counted}"
+            problem = f"{item.name} has {width}×{height} pixels, and at most {most:,} are served{counted}"
             raise UserError("data", problem)
 
     def example(self) -> Item:

@@ -4,11 +4,13 @@ import logging
 import signal
 import socket
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
+from PIL import Image
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.serve.answering import Model
@@ -60,6 +62,7 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
     """
     bound = listen(host, port)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else bad forms fill the log
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the service has a limit of its own
     shown = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
     def load() -> Model:

@@ -66,6 +66,8 @@ def test_images_of_any_size_and_mode_get_the_answers_of_predict(name: str, serve
     root.mkdir()
     for number, (mode, size) in enumerate((("RGB", (90, 40)), ("L", (40, 90)), ("RGBA", (33, 33)), ("P", (200, 10)))):
         Image.effect_noise(size, 90).convert("RGB").convert(mode).save(root / f"{number}.png")
+    for suffix in ("jpg", "webp", "gif", "tiff", "bmp", "ppm"):
+        Image.effect_noise((60, 45), 90).convert("RGB").save(root / f"5.{suffix}")
     files = sorted(root.iterdir())
     expected = one.predicted("predict_root", root)
     as_json = one.answers(images=[encoded(file) for file in files], head="both")
