@@ -120,5 +120,7 @@ def command() -> int:
         watch_the_clock(job)
     watch_the_signal(sys.argv[1:])
     code = last_word(main(), sys.argv[1:])
-    signal.signal(PREEMPT, signal.SIG_IGN)  # Python removes handlers when it exits, and the signal would kill it
+    # Python removes handlers when it exits, and a signal would kill it. A service that has stopped may be asked again.
+    for signum in (PREEMPT, *((signal.SIGTERM, signal.SIGINT) if sys.argv[1:2] == ["serve"] else ())):
+        signal.signal(signum, signal.SIG_IGN)
     return code

@@ -100,7 +100,8 @@ class TextReader(Reader):
     def __init__(self, network: Network, arguments: Mapping[str, Any], device: torch.device) -> None:
         spec = network.input_spec
         self.tokenizer = spec.tokenizer
-        limits = (spec.max_length, arguments.get("max_length"), getattr(spec.tokenizer, "model_max_length", None))
+        of_tokenizer = None if arguments else getattr(spec.tokenizer, "model_max_length", None)
+        limits = (spec.max_length, arguments.get("max_length"), of_tokenizer)  # an export limits its tokenizer
         known = [int(limit) for limit in limits if limit and limit < 10**9]
         self.max_length = min(known) if known else None
         self.most_tokens = max(MOST_TOKENS, self.max_length or 0)

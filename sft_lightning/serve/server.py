@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
-from PIL import Image
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.serve.answering import Model
@@ -20,7 +19,16 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Server(uvicorn.Server):
-    """A server that ends normally after a signal: uvicorn's own raises the signal again."""
+    """A server that ends normally after a signal: uvicorn's own raises the signal again.
+
+    Args:
+        config: Its settings.
+        said: Printed once signals are handled.
+    """
+
+    def __init__(self, config: uvicorn.Config, said: str = "") -> None:
+        super().__init__(config)
+        self.said = said
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -29,6 +37,7 @@ class Server(uvicorn.Server):
             return
         before = {number: signal.signal(number, self.handle_exit) for number in STOPS}
         try:
+            print(self.said, flush=True)
             yield
         finally:
             for number, handler in before.items():
@@ -62,7 +71,7 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
     """
     bound = listen(host, port)
     logging.getLogger("python_multipart").setLevel(logging.ERROR)  # else bad forms fill the log
-    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # the service has a limit of its own
+    warnings.filterwarnings("ignore", module="PIL")  # likewise damaged images; the service limits their size itself
     shown = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
     def load() -> Model:
@@ -80,12 +89,12 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
         timeout_keep_alive=5,
         timeout_graceful_shutdown=int(limits.timeout_s) + 5,
     )
-    server = Server(config)
+    server = Server(config, f"serve   {shown} loads {place}")
     watch = threading.Thread(target=announce, args=(service, place, shown), daemon=True)
-    print(f"serve   {shown} loads {place}", flush=True)
     watch.start()
     with bound:
         server.run(sockets=[bound])
+    service.batcher.stop()
     if service.batcher.error is not None:
         raise service.batcher.error
     print("serve   stopped", flush=True)

@@ -4,11 +4,15 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
+import yaml
 from PIL import Image
 
+from sft_lightning.serve.answering import Model
+from sft_lightning.serve.items import Item
 from tests.serve.conftest import TEXTS, Served, encoded
 
 Serve = Callable[[str], Served]
@@ -45,9 +49,7 @@ TEXT_CASES = [
 @pytest.mark.parametrize("name", TEXT_CASES)
 def test_texts_get_the_answers_of_predict_alone_and_together(name: str, served: Serve, tmp_path: Path) -> None:
     one = served(name)
-    file = tmp_path / "new.jsonl"
-    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
-    expected = one.predicted("predict", file)
+    expected = one.predicted("predict", lines_of(tmp_path / "new.jsonl"))
     together = one.answers(texts=TEXTS)
     with ThreadPoolExecutor(8) as pool:
         alone = list(pool.map(lambda text: one.answers(texts=[text])[0], TEXTS))
@@ -103,11 +105,35 @@ def test_places_of_entities_are_places_in_the_text_and_lists_of_words_are_tagged
     assert len(said[1]["new"]["tags"]) == 2 and "spans" not in said[1]["new"]
 
 
+def test_texts_are_cut_where_the_run_cut_them(served: Serve, tmp_path: Path) -> None:
+    one = served("classification-bert")
+    run = tmp_path / "run"
+    copytree(one.run, run)
+    about = run / "model/tokenizer_config.json"
+    about.write_text(
+        json.dumps({**json.loads(about.read_text()), "model_max_length": 9})
+    )  # less than the network takes
+    items = [Item("one", text) for text in TEXTS]
+    assert Model.load(run).answer(items) == one.model.answer(items)
+    config = run / "config.yaml"
+    held = yaml.safe_load(config.read_text())
+    held["data"]["init_args"]["max_length"] = 12
+    config.write_text(yaml.safe_dump(held))
+    expected = Served(run, one.client, one.service).predicted("predict", lines_of(tmp_path / "new.jsonl"))
+    short = Model.load(run).answer(items)
+    assert all(same(a["new"], said) for a, said in zip(short, expected, strict=True))  # type: ignore[index]
+    assert short[0]["truncated"]  # type: ignore[index]
+
+
+def lines_of(file: Path) -> Path:
+    """A file with TEXTS."""
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS))
+    return file
+
+
 @pytest.mark.slow  # export tries the folder in a fresh process
 def test_an_export_is_served_as_the_run_is(served: Serve, tmp_path: Path) -> None:
     from sft_lightning.export import export_run
-    from sft_lightning.serve.answering import Model
-    from sft_lightning.serve.items import Item
 
     one = served("classification-bert")
     made = export_run(one.run, tmp_path / "out", "safetensors", "new")

@@ -89,6 +89,7 @@ def test_200_requests_at_once_with_bad_ones_among_them(tmp_path: Path) -> None:
         until(lambda: "sft_waiting 0.0" not in client.get("/metrics").text, "a long request waits")
         process.send_signal(signal.SIGTERM)
         thread.join()
+        process.send_signal(signal.SIGTERM)  # asked again while it ends
         out, err = process.communicate(timeout=60)
         assert late[0].status_code == 200 and len(late[0].json()["answers"]) == len(TEXTS) * 60
         assert process.returncode == 0 and not err, err
