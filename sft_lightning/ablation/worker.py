@@ -15,7 +15,7 @@ from typing import Any
 from sft_lightning.ablation.study_dir import KILLED, STOPPED, StudyDir
 from sft_lightning.cluster.requeue import WITHIN
 from sft_lightning.core import cache
-from sft_lightning.core.signals import HANDLED, PREEMPT, SIGNALS
+from sft_lightning.core.signals import PREEMPT, SIGNALS
 
 Main = Callable[[list[str]], int]
 SAID = re.compile(r"^sft-lightning: error: (.*)$", re.MULTILINE)
@@ -67,8 +67,7 @@ def as_function(main: Main, arguments: list[str]) -> int:
 def as_command(arguments: list[str]) -> int:
     """Runs a command in its own process; returns its exit code. It passes signals on. The command does not requeue the job."""
     came: list[int] = []
-    handlers = {s: signal.signal(s, lambda signum, _: came.append(signum)) for s in HANDLED}
-    try:
+    with SIGNALS.given_to(lambda signum, _: came.append(signum)):
         command = [sys.executable, "-m", "sft_lightning", *arguments]
         child = subprocess.Popen(command, env={**os.environ, WITHIN: "1"})
         while (code := waited(child)) is None:
@@ -77,9 +76,6 @@ def as_command(arguments: list[str]) -> int:
                 if signum != signal.SIGINT:
                     child.send_signal(signum)
             came.clear()
-    finally:
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
     return code if code >= 0 else 128 - code
 
 

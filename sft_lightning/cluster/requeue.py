@@ -105,8 +105,9 @@ def _unstick(heard: int, arguments: list[str]) -> None:
     while True:
         signum = os.read(heard, 1)[0]
         if signum in HANDLED:
+            came = time.monotonic() - 1.0  # the handler may have been quicker than this thread
             time.sleep(GRACE)
-            if SIGNALS.asked is None and not SIGNALS.waits:
+            if SIGNALS.reacted < came and SIGNALS.asked is None and not SIGNALS.waits:
                 leave(128 + signum, arguments)
 
 

@@ -8,6 +8,8 @@ cluster/requeue.py).
 
 import signal
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
@@ -39,6 +41,7 @@ class Signals:
         self.asked: int | None = None
         self.waits = False
         self.since = 0.0  # when the command began, seconds since 1970
+        self.reacted = float("-inf")  # when a handler last ran, by time.monotonic()
         self._before: dict[int, Any] = {}
 
     @property
@@ -65,7 +68,27 @@ class Signals:
             signal.signal(signum, handler)
         self._before = {}
 
+    @contextmanager
+    def given_to(
+        self, handler: Callable[[int, FrameType | None], Any], signums: Iterable[int] = HANDLED
+    ) -> Iterator[None]:
+        """Context in which another handler receives signals and reacts in its own time: nothing ends the process meanwhile."""
+
+        def run(signum: int, frame: FrameType | None) -> None:
+            self.reacted = time.monotonic()
+            handler(signum, frame)
+
+        waited, self.waits = self.waits, True
+        before = {signum: signal.signal(signum, run) for signum in signums}
+        try:
+            yield
+        finally:
+            for signum, held in before.items():
+                signal.signal(signum, held)
+            self.waits = waited
+
     def _handle(self, signum: int, frame: FrameType | None) -> None:
+        self.reacted = time.monotonic()
         again = self.asked is not None
         self.asked = self.asked or signum
         if not self.waits or (again and signum == signal.SIGINT):

@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
@@ -79,21 +80,30 @@ def trained_as_published(settings: Mapping[str, Any]) -> bool:
     return optimizer_class(settings["optimizer"]) is torch.optim.SGD and bool(momentum) and plainly
 
 
+def is_number(value: Any) -> bool:
+    """Whether it is a number, not true or false."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
 def make_optimizer(name: str, groups: list[dict[str, Any]], arguments: dict[str, Any] | None) -> Optimizer:
     """Builds the optimizer with exactly these arguments: lr and weight_decay from the groups, the rest from
     `arguments`, and nothing from another optimizer's defaults.
     """
     cls, arguments = optimizer_class(name), dict(arguments or {})
-    known = list(signature(cls).parameters)
+    parameters = signature(cls).parameters
+    known = list(parameters)
     for reserved in ("lr", "weight_decay", "params"):
         if reserved in arguments:
             fix = "leave it out" if reserved == "params" else f"set model.init_args.{reserved}"
             raise UserError("model.optimizer_args", f"must not have '{reserved}'", fix)
-    for argument in arguments:
+    for argument, value in arguments.items():
         if argument not in known:
             raise UserError(
                 "model.optimizer_args", f"{cls.__name__} has no argument '{argument}'{nearest(argument, known)}"
             )
+        if is_number(parameters[argument].default) and not is_number(value) and not isinstance(value, Tensor):
+            said = "null" if value is None else repr(value)
+            raise UserError("model.optimizer_args", f"{cls.__name__}'s {argument} must be a number, got {said:.40}")
     if "weight_decay" not in known:
         if any(g["weight_decay"] for g in groups):
             raise UserError("model.weight_decay", f"{cls.__name__} has no weight decay", "set it to 0")

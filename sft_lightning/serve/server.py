@@ -12,6 +12,7 @@ from pathlib import Path
 import uvicorn
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.signals import SIGNALS
 from sft_lightning.serve.answering import Model
 from sft_lightning.serve.app import Limits, Service
 
@@ -35,13 +36,9 @@ class Server(uvicorn.Server):
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self.handle_exit) for number in STOPS}
-        try:
+        with SIGNALS.given_to(self.handle_exit, STOPS):
             print(self.said, flush=True)
             yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
 
 
 def listen(host: str, port: int) -> socket.socket:

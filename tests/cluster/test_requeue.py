@@ -511,6 +511,40 @@ def test_a_process_that_hangs_in_the_system_before_training_asks_to_come_back_al
     assert "saved; job 7 is requeued" in said
 
 
+SLOW = """
+import signal, sys, time
+from sft_lightning.cluster import requeue
+from sft_lightning.core.signals import SIGNALS
+
+requeue.GRACE = 0.2
+SIGNALS.install()
+requeue.watch_the_signal(["fit"])
+came = []
+with SIGNALS.given_to(lambda signum, _: came.append(signum)):
+    print("begun", flush=True)
+    while not came:
+        time.sleep(0.01)
+    time.sleep(1.0)  # saves, or waits for a command that does
+print("ended", flush=True)
+sys.exit(5)
+"""
+
+
+def test_what_reacts_to_a_signal_in_its_own_time_is_not_cut_off(outside: pytest.MonkeyPatch, scontrol: StandIn) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW], cwd=ROOT, env={**os.environ, **ONE}, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(signal.SIGUSR1)
+        said, _ = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (5, "ended\n"), "it was ended, and its job requeued, before it had saved"
+    assert not scontrol.asked
+
+
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
 def test_a_process_that_hangs_in_the_system_ends_when_it_is_asked_to(
     outside: pytest.MonkeyPatch, scontrol: StandIn, asked: signal.Signals

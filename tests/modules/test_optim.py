@@ -131,6 +131,8 @@ def test_arguments_of_one_optimizer_do_not_leak_into_another() -> None:
         ("AdamW", {"weight_decay": 0.1}, "optimizer_args", ["'weight_decay'", "model.init_args.weight_decay"]),
         ("AdamW", {"lr": 0.1}, "optimizer_args", ["'lr'", "model.init_args.lr"]),
         ("AdamW", {"params": []}, "optimizer_args", ["'params'"]),
+        ("SGD", {"momentum": None}, "optimizer_args", ["SGD's momentum", "must be a number, got null"]),
+        ("SGD", {"momentum": "much"}, "optimizer_args", ["SGD's momentum", "'much'"]),
         ("LBFGS", {}, "weight_decay", ["LBFGS", "0"]),
     ],
 )
