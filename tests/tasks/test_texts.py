@@ -69,7 +69,7 @@ def theirs() -> dict[str, float]:
     without = [[plain(text) for text in texts] for texts in (first, GENERATED)]
     return {
         "wer": jiwer.wer(first, GENERATED),
-        "cer": jiwer.cer([" ".join(t.split()) for t in first], [" ".join(t.split()) for t in GENERATED]),
+        "cer": jiwer.cer(first, GENERATED),
         "wer_plain": jiwer.wer(*without),
         "cer_plain": jiwer.cer(*([" ".join(t.split()) for t in texts] for texts in without)),
         "bleu": sacrebleu.BLEU().corpus_score(GENERATED, streams).score,
