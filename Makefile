@@ -14,7 +14,7 @@ setup: ## the environment alone: .venv with the locked requirements
 quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
-half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz
+half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz tests/report
 
 test: setup ## set up, then the tests, in two halves side by side
 	@log=$$(mktemp); $(py) -m pytest -q -m "not slow" $(half) > $$log 2>&1 & first=$$!; \
