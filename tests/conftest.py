@@ -1,8 +1,11 @@
 """Fixtures for all tests: one thread, and one pretrained net for the whole session."""
 
 import logging
+import os
+import shutil
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,17 @@ import pytest
 import torch
 
 from tests.exactness import figures
+
+FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+"""Of Chromium, for a machine without a screen"""
 
 torch.set_num_threads(1)
 for name in ("lightning.pytorch", "lightning.fabric"):
@@ -45,6 +59,20 @@ def _pretrain(network: dict[str, Any], folder: Path) -> str:
     assert module.network is not None
     module.network.save_pretrained(str(folder))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """A headless Chromium, driven by playwright; the test is skipped where the system has none."""
+    sync_api = pytest.importorskip("playwright.sync_api")
+    names = [os.environ.get("SFT_CHROMIUM", "chromium"), "chromium-browser", "google-chrome"]
+    found = next((path for name in names if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("no Chromium on this system: scripts/setup-browser installs it")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

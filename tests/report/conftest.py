@@ -1,26 +1,13 @@
 """`compare` in this process, a study on disk, and its page; a browser where the system has one."""
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from sft_lightning.cli.compare import main
 from tests.report.written import write_study
-
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 
 
 @dataclass
@@ -64,17 +51,3 @@ def page_file(study: Path) -> Path:
     path = study.parent / "report.html"
     assert main([str(study), "--html", str(path), "--format", "csv"]) == 0
     return path
-
-
-@pytest.fixture(scope="session")
-def chromium() -> Iterator[Any]:
-    """A headless Chromium, driven by playwright; the test is skipped where the system has none."""
-    sync_api = pytest.importorskip("playwright.sync_api")
-    names = [os.environ.get("SFT_CHROMIUM", "chromium"), "chromium-browser", "google-chrome"]
-    found = next((path for name in names if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("no Chromium on this system: scripts/setup-browser installs it")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield browser
-        browser.close()

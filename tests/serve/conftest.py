@@ -15,7 +15,6 @@ from sft_lightning.cli.main import main
 from sft_lightning.serve.answering import Model
 from sft_lightning.serve.app import Limits, Service
 from tests.export.cases import make_run
-from tests.report.conftest import chromium  # noqa: F401  a fixture
 from tests.serve.waiting import until
 
 TEXTS = [
