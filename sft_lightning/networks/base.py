@@ -220,9 +220,7 @@ class Network(nn.Module):
         self._watching = True
         features = self.encode(x)
         below, self._below_new, self._watching = self._below_new, None, False
-        if (
-            below is not None and below.ndim == features.ndim == 4
-        ):  # maps of convolutions: channels are last in features
+        if below is not None and below.ndim == features.ndim == 4:  # the channels of maps are last in features alone
             return features, below.permute(0, 2, 3, 1)
         if below is None or below.shape[:-1] != features.shape[:-1]:
             below = features.new_empty(*features.shape[:-1], 0)

@@ -1,13 +1,9 @@
 """Image classification networks of torchvision, by name."""
 
-import pickle
 import re
-from pathlib import Path
 from types import MethodType
 from typing import Any, Literal
-from urllib.error import URLError
 
-import torch
 from torch import nn
 
 from sft_lightning.core.errors import UserError, nearest
@@ -15,8 +11,9 @@ from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, classes_of, named_as, read_weights
 from sft_lightning.networks.image_view import ImageView
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.torchvision_weights import library_weights
 from sft_lightning.networks.transforms import Transform
-from sft_lightning.networks.weights import Source, resolve, tensors_alone
+from sft_lightning.networks.weights import Source, resolve
 
 FIXED = {"vit": "image_size", "maxvit": "input_size"}  # families built for one size, and the argument that sets it
 TWICE_NORMALISED = ("googlenet", "inception_v3")
@@ -117,22 +114,8 @@ class Torchvision(Backbone):
 
     def from_library(self, weights: Any, pretrained: str, keep: bool) -> None:
         """Builds the network with torchvision's own weights, from its cache or its server."""
-        try:
-            with tensors_alone():
-                model = self.build(weights=weights)
-        except pickle.UnpicklingError:
-            raise UserError(
-                "network.pretrained",
-                f"{Path(torch.hub.get_dir()) / 'checkpoints' / Path(weights.url).name} is damaged, or holds pickled code, "
-                "which is never run",
-                "remove it, so that it is downloaded again",
-            ) from None
-        except URLError as error:
-            raise UserError(
-                "network.pretrained",
-                f"{pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}",
-                "check the connection, or give a file",
-            ) from None
+        with library_weights(weights, pretrained, self.model_name):
+            model = self.build(weights=weights)
         self.note(Source(pretrained, hub=weights.url))
         self.report.loaded = len(model.state_dict())
         self.take_apart(model, keep, list(weights.meta.get("categories") or []))

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from typing import Any, Literal
-from urllib.error import URLError
 
 import torch
 import torch.nn.functional as F
@@ -14,8 +13,9 @@ from sft_lightning.networks.backbone import Backbone, is_ours, read_weights
 from sft_lightning.networks.heads import fresh_linear, set_dropout
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_head import take_source_head
+from sft_lightning.networks.torchvision_weights import library_weights
 from sft_lightning.networks.transforms import Transform
-from sft_lightning.networks.weights import Source, fill, resolve, tensors_alone
+from sft_lightning.networks.weights import Source, fill, resolve
 
 CLASSES = 21
 """Classes of torchvision's own weights: COCO's images with Pascal VOC's classes"""
@@ -99,15 +99,8 @@ class TorchvisionSegmentation(Backbone):
 
     def from_library(self, weights: Any, pretrained: str, keep: bool) -> None:
         """Builds the network with torchvision's own weights, from its cache or its server."""
-        try:
-            with tensors_alone():
-                model = self.build(CLASSES, weights)
-        except URLError as error:
-            raise UserError(
-                "network.pretrained",
-                f"{pretrained} of {self.model_name} cannot be downloaded from {weights.url}: {error.reason}",
-                "check the connection, or give a file",
-            ) from None
+        with library_weights(weights, pretrained, self.model_name):
+            model = self.build(CLASSES, weights)
         self.note(Source(pretrained, hub=weights.url))
         self.report.loaded = len(model.state_dict())
         self.take_apart(model, keep, list(weights.meta.get("categories") or []))

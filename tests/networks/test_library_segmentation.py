@@ -1,5 +1,6 @@
 """Segmentation networks of torchvision and transformers: the kept source head says what the library's model says."""
 
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -75,3 +76,13 @@ def test_a_model_of_transformers_says_what_it_said_and_its_export_is_one(kind: s
     with torch.no_grad():
         torch.testing.assert_close(again(pixel_values=x).logits.permute(0, 2, 3, 1), said.logits, rtol=1e-5, atol=1e-6)
     assert again.config.id2label == {0: "a", 1: "b", 2: "c"}
+
+
+def test_pickled_code_in_torchs_cache_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = models.get_model_weights("lraspp_mobilenet_v3_large")["DEFAULT"]
+    cached = tmp_path / "torch/hub/checkpoints" / Path(weights.url).name
+    cached.parent.mkdir(parents=True)
+    torch.save(Fraction(1, 2), cached)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    with refused("network.pretrained", cached.name, "never run"):
+        TorchvisionSegmentation(CELLS, "lraspp_mobilenet_v3_large", pretrained="DEFAULT")
