@@ -70,9 +70,9 @@ class Samples(ABC):
     def raw(self, row: int) -> dict[str, Any]:
         """A sample as a user has it, before any preparation, to try an export on.
 
-        It has `text` and `pair`, `words`, `question` and `context`, `first` and `second` (the two texts of each choice), `image`
-        (uint8 `[C, H, W]`) or `sound` (float32 `[T]`, at the network's rate). It is empty if an export alone cannot prepare a
-        sample as the data do.
+        It has `text` and `pair`, `words`, `question` and `context`, `first` and `second` (the two texts of each choice),
+        `image` (uint8 `[C, H, W]`) or `sound` (float32 `[T]`, at the network's rate). It is empty if an export alone cannot
+        prepare a sample as the data do.
         """
         return {}
 
