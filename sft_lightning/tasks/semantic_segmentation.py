@@ -41,8 +41,8 @@ class SemanticSegmentation(Task):
     ranks change it. An anchor's mean over items has the same weights. γ is `focal`: 0 for cross-entropy, 2 for the focal loss
     of Lin et al. 2017. The loss of validation and test has both too.
 
-    All metrics are of one confusion matrix over the whole split. A test also measures each class: `iou/CLASS`, with
-    `pixels/CLASS` true pixels.
+    All metrics are of one confusion matrix over the whole split, at the network's input size, to which masks are resized. A
+    test also measures each class: `iou/CLASS`, with `pixels/CLASS` true pixels.
     """
 
     name = "semantic_segmentation"
