@@ -462,7 +462,7 @@ CASES: dict[str, Case] = {
     ),
     "transcripts": Case(
         "ctc",
-        lambda folder: tiny_ctc(folder, **MASKED),
+        lambda folder: tiny_ctc(folder, num_hidden_layers=1, **MASKED),
         lambda folder: spec(TransformersCTC, pretrained=folder),
         FewTranscripts,
         FewTranscripts,
