@@ -9,6 +9,7 @@ from sft_lightning.cluster.allocation import allocation
 from sft_lightning.cluster.requeue import hold, last_word, watch_the_clock, watch_the_signal
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.interpreter import imported
 from sft_lightning.core.signals import PREEMPT, SIGNALS, Interrupted
 
 COMMANDS = {
@@ -96,10 +97,13 @@ def dispatch(command: str, arguments: list[str]) -> int:
         if command in ELSEWHERE:
             from importlib import import_module
 
-            code: int = import_module(ELSEWHERE[command]).main(arguments[1:])
+            elsewhere = import_module(ELSEWHERE[command])
+            imported()
+            code: int = elsewhere.main(arguments[1:])
             return code
         from sft_lightning.cli.fit import run
 
+        imported()
         return run(arguments)
     except UserError as error:
         print(f"sft-lightning: error: {error}", file=sys.stderr)
