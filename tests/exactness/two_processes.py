@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 Job = tuple[Any, ...]
 
@@ -76,11 +77,14 @@ def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> No
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
     os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank)}
     for number, (name, *arguments) in enumerate(jobs):
+        # Groups of its own for each job: those of all jobs together would be a thousand threads that wait for messages.
+        store = distributed.FileStore(str(Path(out) / f"{number}.store"), 2)
+        distributed.init_process_group("gloo", store=store, rank=rank, world_size=2)
         try:
             torch.save(DO[name](Path(root), *arguments), Path(out) / f"{number}-{rank}.pt")
         except Exception as error:
             raise RuntimeError(f"rank {rank}, job {name} {arguments}") from error
-    torch.distributed.destroy_process_group()
+        distributed.destroy_process_group()
 
 
 class Together:
