@@ -14,12 +14,14 @@ setup: ## the environment alone: .venv with the locked requirements
 quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
-half := tests/survival tests/cli tests/cluster tests/runs tests/fuzz tests/report
+commands := tests/survival tests/cli tests/cluster tests/runs tests/fuzz
+studies := tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config
+quick := $(py) -m pytest -q -m "not slow"
 
-test: setup ## set up, then the tests, in two halves side by side
-	@log=$$(mktemp); $(py) -m pytest -q -m "not slow" $(half) > $$log 2>&1 & first=$$!; \
-	$(py) -m pytest -q -m "not slow" $(half:%=--ignore=%); second=$$?; \
-	wait $$first; first=$$?; cat $$log; rm $$log; exit $$((first | second))
+test: setup ## set up, then the tests, in three parts side by side: some of each wait for processes
+	@logs=$$(mktemp -d); $(quick) $(commands) > $$logs/1 2>&1 & first=$$!; $(quick) $(studies) > $$logs/2 2>&1 & second=$$!; \
+	$(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%); code=$$?; \
+	wait $$first || code=1; wait $$second || code=1; cat $$logs/1 $$logs/2; rm -r $$logs; exit $$code
 
 test-all: setup ## every test, the slow ones with real weights too
 	@$(py) -m pytest -q

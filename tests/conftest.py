@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from tests.exactness import figures
+from tests.survival.zygote import Zygote
 
 FLAGS = [
     "--headless",
@@ -59,6 +60,14 @@ def _pretrain(network: dict[str, Any], folder: Path) -> str:
     assert module.network is not None
     module.network.save_pretrained(str(folder))
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def zygote() -> Iterator[Zygote]:
+    """A process that has imported everything, to fork others from."""
+    made = Zygote()
+    yield made
+    made.close()
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ import yaml
 
 from sft_lightning.cli.main import main
 from tests.refused import check_printed
-from tests.survival.zygote import Zygote
 
 ROOT = Path(__file__).resolve().parents[2]
 DIGITS = {"val_fraction": 0.25, "batch_size": 20}
@@ -67,13 +66,6 @@ def study(tmp_path_factory):
     file = write(place / "small.yaml")
     assert ablate(file, place / "runs") == 0
     return file, place / "runs", place / "runs" / "small"
-
-
-@pytest.fixture(scope="module")
-def zygote():
-    held = Zygote()
-    yield held
-    held.close()
 
 
 class TestAFinishedStudy:

@@ -19,7 +19,6 @@ import yaml
 from sft_lightning.runs import Run, load
 from tests.cluster.conftest import ROOT, Slurm
 from tests.exactness.figures import note
-from tests.survival.conftest import zygote  # noqa: F401  a fixture
 from tests.survival.snapshots import difference, outcome
 from tests.survival.test_ranks import launch
 from tests.survival.zygote import Zygote
@@ -133,7 +132,7 @@ def jobs(slurm: Slurm, folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
+def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What an undisturbed fit here, without Slurm, comes to."""
     folder = tmp_path_factory.mktemp("whole")
     pid = zygote.spawn([*FIT, *HERE, "--run_id", "whole"], folder / "out", {"SFT_RUNS_DIR": str(folder / "runs")})
@@ -141,7 +140,7 @@ def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return outcome(folder / "runs/x/whole")
 
 
-def of_two(zygote: Zygote, folder: Path, strategy: str) -> dict[str, Any]:  # noqa: F811
+def of_two(zygote: Zygote, folder: Path, strategy: str) -> dict[str, Any]:
     """The same with two processes."""
     two = ("--trainer.strategy", strategy, "--trainer.devices", 2, "--run_id", "whole")
     codes = [zygote.wait(pid, PATIENCE) for pid in launch(zygote, folder, *FIT, *HERE, *two)]
@@ -150,7 +149,7 @@ def of_two(zygote: Zygote, folder: Path, strategy: str) -> dict[str, Any]:  # no
 
 
 @pytest.fixture(scope="module")
-def whole_of_two(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:  # noqa: F811
+def whole_of_two(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return of_two(zygote, tmp_path_factory.mktemp("whole_of_two"), "ddp")
 
 
@@ -216,7 +215,7 @@ def test_a_network_in_parts_on_two_nodes_preempted_is_the_undisturbed_one(
     slurm: Slurm,
     jobs: dict[str, str],
     folder: Path,
-    zygote: Zygote,  # noqa: F811
+    zygote: Zygote,
     tmp_path: Path,
 ) -> None:
     whole = of_two(zygote, tmp_path, "fsdp2")

@@ -30,7 +30,6 @@ from sft_lightning.cluster.requeue import (
 from tests.cluster.conftest import ROOT, StandIn
 from tests.cluster.environments import BATCH, ONE, STEP
 from tests.cluster.test_allocation import given
-from tests.survival.conftest import zygote  # noqa: F401  a fixture
 from tests.survival.snapshots import difference, outcome
 from tests.survival.zygote import Zygote
 
@@ -415,7 +414,7 @@ FIT = (
 def test_a_fit_that_is_preempted_again_and_again_ends_as_if_nothing_had_been(
     outside: pytest.MonkeyPatch,
     scontrol: StandIn,
-    zygote: Zygote,  # noqa: F811
+    zygote: Zygote,
     tmp_path: Path,
 ) -> None:
     """The stand-in for scancel signals the process that calls it, after a while."""

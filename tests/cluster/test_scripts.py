@@ -19,7 +19,6 @@ from sklearn.datasets import load_digits
 from sft_lightning.cli.main import main
 from sft_lightning.runs import load
 from tests.cluster.conftest import ROOT, Slurm
-from tests.survival.conftest import zygote  # noqa: F401  a fixture
 from tests.survival.test_ranks import launch
 from tests.survival.zygote import Zygote
 
@@ -175,7 +174,7 @@ def test_a_run_submitted_to_two_nodes_is_the_one_of_two_processes_here(
     jobs: dict[str, str],
     folder: Path,
     images: Path,
-    zygote: Zygote,  # noqa: F811
+    zygote: Zygote,
 ) -> None:
     completed(slurm, jobs["staged"])
     there = load(folder / "runs/e/staged")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from tests.survival.zygote import Zygote
+
 
 @pytest.fixture(scope="session")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,8 +23,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Results:
     """What two processes did: one launch for what `make test` compares, another for the rest, each at its first question."""
 
-    def __init__(self, root: Path, place: Callable[[str], Path]) -> None:
-        self._root, self._place, self._launched = root, place, dict[str, Any]()
+    def __init__(self, root: Path, place: Callable[[str], Path], zygote: Zygote) -> None:
+        self._root, self._place, self._zygote, self._launched = root, place, zygote, dict[str, Any]()
 
     def __call__(self, *job: Any) -> list[Any]:
         from tests.exactness.jobs import FAST, SLOW
@@ -31,7 +33,7 @@ class Results:
         name, jobs = ("fast", FAST) if job in FAST else ("slow", SLOW)
         if name not in self._launched:
             try:
-                self._launched[name] = Together(self._root, self._place(f"two_processes_{name}"), jobs)
+                self._launched[name] = Together(self._root, self._place(f"two_processes_{name}"), jobs, self._zygote)
             except Exception as error:  # once: each test that asks fails with the same reason
                 self._launched[name] = error
         if isinstance(self._launched[name], Exception):
@@ -40,6 +42,6 @@ class Results:
 
 
 @pytest.fixture(scope="session")
-def together(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Results:
+def together(root: Path, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Results:
     """Results of two processes: `together("train", case, variant, kind, accumulate)` for both ranks."""
-    return Results(root, tmp_path_factory.mktemp)
+    return Results(root, tmp_path_factory.mktemp, zygote)

@@ -1,14 +1,12 @@
-"""Run as `python -m tests.exactness.two_processes ROOT OUT JOBS`: trains and measures on two gloo processes.
+"""Trains and measures on two gloo processes.
 
-JOBS is a JSON list of lists, a function of DO with its arguments; job n of rank r is left in OUT/n-r.pt.
+`both` takes the name of a JSON list of lists, each a function of DO with its arguments; job n of rank r is left in OUT/n-r.pt.
 """
 
 import json
 import logging
 import os
 import socket
-import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import distributed
+
+from tests.survival.zygote import Zygote
 
 Job = tuple[Any, ...]
 
@@ -90,23 +90,24 @@ def work(rank: int, port: int, root: str, out: str, jobs: list[list[Any]]) -> No
 class Together:
     """What two processes did: the results of a job on both ranks."""
 
-    def __init__(self, root: Path, out: Path, jobs: Sequence[Job]) -> None:
+    def __init__(self, root: Path, out: Path, jobs: Sequence[Job], zygote: Zygote) -> None:
         self.out, self.jobs = out, {job: number for number, job in enumerate(jobs)}
         (out / "jobs.json").write_text(json.dumps(list(jobs)))
-        command = [sys.executable, "-m", "tests.exactness.two_processes", str(root), str(out), str(out / "jobs.json")]
-        done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=1700)
-        assert done.returncode == 0, f"two processes failed:\n{done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        pid = zygote.call(f"{__name__}:both", [root, out, out / "jobs.json"], out / "said")
+        code = zygote.wait(pid, timeout=1700)
+        assert code == 0, f"two processes failed, exit code {code}:\n{(out / 'said').read_text()[-8000:]}"
 
     def __call__(self, *job: Any) -> list[Any]:
         return [torch.load(self.out / f"{self.jobs[job]}-{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
-if __name__ == "__main__":
+def both(root: str, out: str, jobs: str) -> None:
+    """All jobs, on two processes."""
     import tests.exactness.measuring
     import tests.exactness.training  # noqa: F401  before the fork, so that it is paid once
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        number = free.getsockname()[1]
-    todo = json.loads(Path(sys.argv[3]).read_text())
-    torch.multiprocessing.start_processes(work, (number, *sys.argv[1:3], todo), nprocs=2, start_method="fork")
+        port = free.getsockname()[1]
+    todo = json.loads(Path(jobs).read_text())
+    torch.multiprocessing.start_processes(work, (port, root, out, todo), nprocs=2, start_method="fork")

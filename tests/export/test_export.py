@@ -263,7 +263,7 @@ class Scaled(MLP):
 """
 
 
-@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("kept", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_network_of_the_users_own_module_is_exported_unless_its_folder_lacks_an_argument(
     kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

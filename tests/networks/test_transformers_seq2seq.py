@@ -195,6 +195,7 @@ def test_a_learned_tokenizer_writes_any_text_and_reads_it_back() -> None:
     assert max(max(row) for row in ids) < 300
 
 
+@pytest.mark.slow
 def test_each_process_learns_the_same_pieces() -> None:
     command = (
         "from sft_lightning.networks.learned_tokenizer import LearnedTokenizer as L; from tests.networks.tiny import SENTENCES;"

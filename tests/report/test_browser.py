@@ -73,8 +73,19 @@ def opened(chromium: Any) -> Iterator[Any]:
         context.close()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [DESKTOP, PHONE, NARROWEST], ids=["desktop", "phone", "narrowest"])
+@pytest.mark.one_in(2)
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [
+        pytest.param(size, scheme, id=f"{name}-{scheme}")
+        for size, name, schemes in (
+            (DESKTOP, "desktop", ("light", "dark")),
+            (PHONE, "phone", ("dark", "light")),
+            (NARROWEST, "narrowest", ("light", "dark")),
+        )
+        for scheme in schemes
+    ],
+)
 def test_every_figure_is_drawn_and_nothing_is_wider_than_the_screen(
     page_file: Path, opened: Any, size: tuple[int, int], scheme: str
 ) -> None:
@@ -239,6 +250,7 @@ def test_reduced_motion_is_respected(page_file: Path, opened: Any) -> None:
     assert it.page.evaluate("getComputedStyle(document.documentElement).scrollBehavior") == "auto"
 
 
+@pytest.mark.slow
 def test_hundreds_of_runs_open(
     tmp_path: Path, opened: Any, compare: Compare, capsys: pytest.CaptureFixture[str]
 ) -> None:

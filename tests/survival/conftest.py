@@ -1,17 +1,5 @@
-"""One process to fork others from, for all tests that kill."""
-
-from collections.abc import Iterator
-
-import pytest
+"""The command line's fixture, for tests that kill."""
 
 from tests.cli.conftest import command
-from tests.survival.zygote import Zygote
 
-__all__ = ["command", "zygote"]
-
-
-@pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    made = Zygote()
-    yield made
-    made.close()
+__all__ = ["command"]

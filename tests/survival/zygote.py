@@ -1,4 +1,4 @@
-"""Processes that run the command line without paying for imports: forked from one that has imported everything.
+"""Processes that run the command line, or a function, without paying for imports: forked from one that has them.
 
 Run as `python -m tests.survival.zygote`, it reads requests as JSON lines and answers each with one line. A forked
 process is a real one: it can be killed, and it ends with the command's exit code.
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,10 @@ class Zygote:
         """The exit code, negative for a signal; the process is killed where it takes longer than `timeout` seconds."""
         return int(self._ask(wait=pid, timeout=timeout))
 
+    def call(self, function: str, arguments: Sequence[object], out: Path) -> int:
+        """Begins `module:function` with text arguments, its output into the file `out`; returns the process's number."""
+        return int(self._ask(spawn=[str(a) for a in arguments], out=str(out), env={}, function=function))
+
     def run(self, arguments: Sequence[object], out: Path, env: Mapping[str, str] | None = None) -> int:
         return self.wait(self.spawn(arguments, out, env))
 
@@ -60,7 +65,7 @@ class Zygote:
         self._server.wait(30)
 
 
-def child(arguments: list[str], out: str, env: dict[str, str]) -> None:
+def child(arguments: list[str], out: str, env: dict[str, str], function: str | None) -> None:
     code = 1
     try:
         descriptor = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -69,10 +74,13 @@ def child(arguments: list[str], out: str, env: dict[str, str]) -> None:
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.environ.update(env)
-        sys.argv = ["sft_lightning", *arguments]
-        from sft_lightning.cli.main import command
-
-        code = command()
+        if function is None:
+            sys.argv = ["sft_lightning", *arguments]
+            code = import_module("sft_lightning.cli.main").command()
+        else:
+            module, _, name = function.partition(":")
+            getattr(import_module(module), name)(*arguments)
+            code = 0
     except BaseException:
         import traceback
 
@@ -112,7 +120,7 @@ def serve() -> None:
             continue
         pid = os.fork()
         if not pid:
-            child(request["spawn"], request["out"], request["env"])
+            child(request["spawn"], request["out"], request["env"], request.get("function"))
         print(pid, file=answers)
 
 
