@@ -143,11 +143,11 @@ def opened(part: Path, same: str, counts: Counts) -> TextIO:
     """The unfinished file, after its last whole row; begun anew if it is of another model, other samples or another head."""
     kept = 0
     if part.is_file():
-        with part.open("rb") as file:
-            head = file.readline()
-            if loaded(head) == {"predicts": same}:
-                kept = len(head)
-                for line in file:
+        with part.open("rb") as written:
+            first = written.readline()
+            if loaded(first) == {"predicts": same}:
+                kept = len(first)
+                for line in written:
                     row = loaded(line)
                     if row is None or not line.endswith(b"\n"):
                         break

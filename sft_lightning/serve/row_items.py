@@ -26,6 +26,7 @@ from sft_lightning.serve.text_items import TextReader
 class RowReader(TextReader):
     """Samples with named parts, read as the rows of a table."""
 
+    fields: ClassVar[tuple[str, ...]]
     needed: ClassVar[tuple[str, ...]]
     """Fields that hold a text in every sample"""
 

@@ -26,7 +26,7 @@ class TextReader(Reader):
     """Texts and pairs of texts, tokenised as for the run."""
 
     kind, takes = "text", "texts"
-    fields = ("text", "pair")
+    fields: ClassVar[tuple[str, ...]] = ("text", "pair")
     generates: ClassVar[bool] = False
     """Whether the network writes texts"""
 
