@@ -30,6 +30,11 @@ def make_parser() -> Parser:
         action="store_true",
         help="leave out adapter/, the adapter alone; the weights include it in any case",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="with --format onnx, also write model.int8.onnx, with int8 weights, and measure what it loses",
+    )
     return parser
 
 
@@ -41,7 +46,7 @@ def main(arguments: list[str]) -> int:
     from sft_lightning.export.parity import lines
 
     quieten()
-    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters)
+    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters, given.int8)
     heads = "both heads" if len(made.heads) > 1 else "the new head"
     print(f"export  {made.folder} ({made.format}, {heads}, {made.bytes / 1e6:.1f} MB)")
     for line in lines(made.parity):

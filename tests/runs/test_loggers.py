@@ -77,7 +77,11 @@ def test_a_csv_logger_gets_every_metric_under_its_own_name(tmp_path: Path) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("logger", "package", "read"),
-    [("CSVLogger", "csv", of_csv), ("TensorBoardLogger", "tensorboard", of_tensorboard), ("MLFlowLogger", "mlflow", of_mlflow)],
+    [
+        ("CSVLogger", "csv", of_csv),
+        ("TensorBoardLogger", "tensorboard", of_tensorboard),
+        ("MLFlowLogger", "mlflow", of_mlflow),
+    ],
 )
 def test_a_logger_beside_wandb_is_resumed_and_the_run_is_compared(
     logger: str, package: str, read: Read, tmp_path: Path, capsys: pytest.CaptureFixture[str]
