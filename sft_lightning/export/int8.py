@@ -28,7 +28,7 @@ def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, An
     """Writes `model.int8.onnx` beside `model.onnx`, and what it loses also into its metadata. Returns the entry of
     parity.json: bytes of both files, and for each head the metric, its values with both graphs, and n.
     """
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
     quantise(folder / FILE, folder / INT8)
     found: dict[str, Any] = {"bytes": {name: (folder / name).stat().st_size for name in (FILE, INT8)}, "heads": {}}
@@ -56,7 +56,7 @@ def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, An
 def quantise(given: Path, made: Path) -> None:
     """Quantises weights; activations are quantised as they come. Convolutions are only run with unsigned weights."""
     import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization import QuantType, quantize_dynamic  # type: ignore[import-untyped]
 
     convolves = any(node.op_type == "Conv" for node in onnx.load(str(given)).graph.node)
     with silence():
