@@ -26,7 +26,7 @@ from sft_lightning.serve.requests import FORM, JSON, Answers, Asked, Problem, Re
 PAGE = Path(__file__).with_name("page.html")
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data: blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data: blob:; media-src blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
