@@ -92,6 +92,7 @@ class Model:
             if head == "source" and not source:
                 continue
             logits = (output.logits if head == "new" else output.source_logits).cpu()
+            logits = logits.float() if self.half else logits
             said = task.decode(output._replace(logits=logits, features=output.features.cpu()), batch)
             for number, row in enumerate(said):
                 answers[number][head] = part.finish(number, row, task.info)

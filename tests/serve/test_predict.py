@@ -155,6 +155,17 @@ def test_where_memory_is_short_batches_become_smaller_and_answers_stay(
     assert same(model.answer(items), expected) and len(set(sizes)) > 1
 
 
+def test_half_precision_decides_alike(served: Serve) -> None:
+    from sft_lightning.serve.items import Item
+
+    run, items = served("classification-bert").run, [Item(str(n), text) for n, text in enumerate(TEXTS)]
+    whole, half = (Model.load(run, half).answer(items) for half in (False, True))
+    for one, other in zip(whole, half, strict=True):
+        assert isinstance(one, dict) and isinstance(other, dict)
+        assert other["new"]["probabilities"] == pytest.approx(one["new"]["probabilities"], abs=2e-2)
+    assert whole != half
+
+
 def test_a_name_that_is_neither_a_folder_nor_on_the_hub(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", "nobody/nothing"]) == 2
     assert "nobody/nothing: is neither a folder nor a model that the hub gives" in capsys.readouterr().err
