@@ -10,7 +10,7 @@ def check_push(name: str) -> None:
     """Raises UserError for a name or a machine that cannot push, before anything is exported."""
     from huggingface_hub import constants, get_token
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(name)
