@@ -1,5 +1,6 @@
 """`predict MODEL`: answers a user's own samples with the model of a run, an export, or a hub."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,10 +73,20 @@ def main(arguments: list[str]) -> int:
         )
     if "pair_column" in named:
         model.reader.pairs = True  # type: ignore[attr-defined]
-    inputs = read_inputs(given.input, model.reader, {**data, **named})
+    model.warm()
+    inputs = read_inputs(given.input, model.reader, {**data, **named, "given": [*named]})
     for note in inputs.notes:
         print(f"predict  note: {note}", file=sys.stderr)
-    counts = predict(model, place, inputs, given.head, output)
+    try:
+        counts = predict(model, place, inputs, given.head, output)
+    except BrokenPipeError:  # what reads standard output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise UserError(
+            "--output", f"{output} cannot be written: {why}", "make room, then run the command again"
+        ) from None
     heads = "both heads" if given.head == "both" else f"the {given.head} head"
     more = f", {counts.unreadable:,} unreadable (the first: {counts.first})" if counts.unreadable else ""
     where = f", in {output}" if output is not None else ""

@@ -11,6 +11,7 @@ from typing import Any
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.audio.listed import FILE_COLUMNS
 from sft_lightning.data.audio.reading import SOUNDS
+from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import FORMATS, Table, check_text, read_table
 from sft_lightning.data.text.own_texts import check_words, column_of
@@ -72,7 +73,7 @@ def read_inputs(place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inp
             return of_files([Path(line) for line in named], [{"file": n} for n in named], reader.takes, place)
         if path.suffix.lower() in FORMATS:
             return of_listed(read_table(path, KEY, skip=True), path.parent, reader, arguments)
-        return of_files([path], [{"file": path.name}], reader.takes, place)
+        return of_files([path], [{"file": printable(path.name)}], reader.takes, place)
     if path.is_dir():
         raise UserError(KEY, f"{place} is a folder, and the model takes texts", "name a file")
     if lines:
@@ -107,7 +108,7 @@ def of_folder(root: Path, takes: str) -> Inputs:
     paths = images_below(root, out)
     if not paths:
         raise UserError(KEY, f"{root} has no {takes} ({', '.join(wanted.suffixes)})", "use another folder")
-    made = of_files(paths, [{"file": p.relative_to(root).as_posix()} for p in paths], takes, str(root))
+    made = of_files(paths, [{"file": printable(p.relative_to(root).as_posix())} for p in paths], takes, str(root))
     made.notes = out.lines()
     return made
 
@@ -188,6 +189,8 @@ def object_of(line: str) -> dict[str, Any] | None:
 
 def of_table(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
     """The rows of a table; columns are those that the run's data had."""
+    for option in arguments.get("given") or ():
+        table.column(str(arguments[option]), f"--{option}")
     make = {"text": texts_in, "words": words_in, "pairs": sources_in}.get(reader.kind, fields_in)(
         table, reader, arguments
     )
@@ -205,7 +208,7 @@ Make = Callable[[int], Item]
 
 
 def text_column(table: Table, named: str | None) -> str:
-    """The column with texts: the one named if it is there, else `text`, else the only column of texts."""
+    """The column with texts: the one of the run's data if it is there, else `text`, else the only column of texts."""
     return column_of(table, named if named in table.columns else None)
 
 

@@ -8,15 +8,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
 from sft_lightning import __version__
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.runs.directory import write_atomic
-from sft_lightning.serve.answering import Answer, Model
+from sft_lightning.serve.answering import Answer, Model, finite
 from sft_lightning.serve.files import Inputs, digest_of, facts
 from sft_lightning.serve.items import Item
+
+try:
+    import fcntl
+except ImportError:  # Windows: no lock
+    fcntl = None  # type: ignore[assignment]
 
 SUFFIXES = (".jsonl", ".csv")
 CHUNK = {"texts": 256, "images": 32, "sounds": 32}
@@ -111,6 +116,8 @@ def row_of(number: int, label: Mapping[str, Any], answer: Answer | UserError, he
     about: Row = {"index": number, **label}
     if isinstance(answer, UserError):
         return {**about, "error": answer.problem or str(answer)}
+    if not finite(answer):
+        return {**about, "error": "the answer is not a finite number"}
     said = {name: answer[name] for name in ("new", "source")} if head == "both" else dict(answer[head])
     return {**about, **said, **({"truncated": True} if answer.get("truncated") else {})}
 
@@ -129,7 +136,7 @@ def resumed(model: Model, inputs: Inputs, head: str, output: Path, same: str) ->
         for row in rows(model, inputs, head, counts.resumed):
             counts.add(row)
             with_files(row, output)
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.write(line_of(row))
             file.flush()
             if time.monotonic() - told > EVERY_S:
                 told, done = time.monotonic(), counts.answered + counts.unreadable
@@ -139,29 +146,41 @@ def resumed(model: Model, inputs: Inputs, head: str, output: Path, same: str) ->
     return counts
 
 
-def opened(part: Path, same: str, counts: Counts) -> TextIO:
-    """The unfinished file, after its last whole row; begun anew if it is of another model, other samples or another head."""
-    kept = 0
-    if part.is_file():
-        with part.open("rb") as written:
-            first = written.readline()
-            if loaded(first) == {"predicts": same}:
-                kept = len(first)
-                for line in written:
-                    row = loaded(line)
-                    if row is None or not line.endswith(b"\n"):
-                        break
-                    counts.add(row)
-                    kept += len(line)
-            else:
-                print(f"predict  begins anew: {part} is of another model, input or head", file=sys.stderr)
-    file = part.open("r+" if kept else "w", encoding="utf-8", newline="\n")
-    if kept:
-        file.seek(kept)
-        file.truncate()
-    else:
-        file.write(json.dumps({"predicts": same}) + "\n")
+def opened(part: Path, same: str, counts: Counts) -> BinaryIO:
+    """The unfinished file, after its last whole row; begun anew if it is of another model, other samples or another head.
+
+    Raises UserError if another process writes it.
+    """
+    file = part.open("a+b")
+    try:
+        if fcntl is not None:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        file.close()
+        raise UserError("--output", f"another process writes {part}", "wait, or name another file") from None
+    except OSError:
+        pass  # a file system without locks
+    file.seek(0)
+    first, kept = file.readline(), 0
+    if loaded(first) == {"predicts": same}:
+        kept = len(first)
+        for line in file:
+            row = loaded(line)
+            if row is None or not line.endswith(b"\n"):
+                break
+            counts.add(row)
+            kept += len(line)
+    elif first:
+        print(f"predict  begins anew: {part} is of another model, input or head", file=sys.stderr)
+    file.truncate(kept)
+    if not kept:
+        file.write(line_of({"predicts": same}))
     return file
+
+
+def line_of(row: Row) -> bytes:
+    """A row as one line of JSON."""
+    return (json.dumps(row, ensure_ascii=False) + "\n").encode()
 
 
 def loaded(line: bytes) -> Row | None:
