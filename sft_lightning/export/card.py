@@ -231,6 +231,8 @@ def limits(tuned: Tuned, place: StudyPlace | None) -> Iterator[str]:
         yield "- What it kept was measured on one source data set; other knowledge may be lost."
     if not record.get("test"):
         yield "- It was not tested on a test split; validation also chose the checkpoint."
+    if place is not None and place.unfinished:
+        yield f"- Its study had not ended: {place.unfinished}, so that choices and spread may change."
     if place is None or len(place.rows) < 2:
         yield "- One seed: the spread over seeds is unknown."
     yield "- The weights' license is that of the pretrained network and the data; it is not stated here.\n"
