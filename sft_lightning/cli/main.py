@@ -97,6 +97,7 @@ def dispatch(command: str, arguments: list[str]) -> int:
         if command == "predict" and arguments[1:2] and not arguments[1].startswith("-"):
             from sft_lightning.cli.predict import main as predict
 
+            imported()
             return predict(arguments[1:])
         if command in ELSEWHERE:
             from importlib import import_module
