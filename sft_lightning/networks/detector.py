@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from sft_lightning.core.structures import InputSpec, Output, Reader, TaskInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart
-from sft_lightning.networks.source_head_file import write_source_head
+from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS, read_about, write_source_head
 from sft_lightning.networks.tensors import layers_of
+from sft_lightning.networks.weights import read_state_dict
 
 NAME = "object_detection"
 
@@ -105,8 +107,16 @@ class Detector(Network, base=True):
     def save_beside(self, folder: str) -> None:
         super().save_beside(folder)
         if self.source_head is not None and self.source_task is not None:
-            head: Any = self.source_head
-            write_source_head(head, self.source_task, self.source_labels, folder)
+            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+
+    def load_source_head(self, folder: Path) -> None:
+        """Loads the last layers that an export kept."""
+        about = read_about(folder / ABOUT)
+        head = self.head_of(int(about["num_outputs"]))
+        head.load_state_dict(read_state_dict(folder / WEIGHTS))
+        boxes = deepcopy(self.head.state_dict())
+        self.keep_source_head(head, list(about["labels"]))
+        self.head.load_state_dict(boxes)  # which are trained, and start from no other head's
 
     def take_scheme(self) -> None:
         """Notes in the task how class outputs are probabilities."""
