@@ -75,17 +75,22 @@ def write_coco(root: Path, train: int = 24, val: int = 6, ids: Sequence[int] = (
     return root
 
 
-def write_voc(root: Path, train: int = 24, val: int = 6, first: int = 1) -> Path:
+def write_voc(
+    root: Path, train: int = 24, val: int = 6, first: int = 1, test: int = 0, names: Sequence[str] = LABELS
+) -> Path:
     """`JPEGImages`, `Annotations` and `ImageSets/Main`; corners count from `first`."""
-    boxes = write_images(root / "JPEGImages", train + val)
+    called = dict(zip(LABELS, names, strict=True))
+    boxes = [[(*box[:4], called[box[4]]) for box in of] for of in write_images(root / "JPEGImages", train + val + test)]
     (root / "Annotations").mkdir(exist_ok=True)
     (root / "ImageSets" / "Main").mkdir(parents=True, exist_ok=True)
     for number, of in enumerate(boxes):
         objects = "".join(voc_object(box, first) for box in of)
         size = "<size><width>64</width><height>48</height><depth>3</depth></size>"
         (root / "Annotations" / f"{number}.xml").write_text(f"<annotation>{size}{objects}</annotation>")
-    for split, numbers in (("train", range(train)), ("val", range(train, train + val))):
-        (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in numbers))
+    every = {"train": range(train), "val": range(train, train + val), "test": range(train + val, train + val + test)}
+    for split, numbers in every.items():
+        if numbers:
+            (root / "ImageSets" / "Main" / f"{split}.txt").write_text("".join(f"{n}\n" for n in numbers))
     return root
 
 
