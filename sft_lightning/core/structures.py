@@ -131,8 +131,13 @@ class Reader(Protocol):
     image, which are boxes that may hold an object; C: classes; S: pixels of the images' sides.
     """
 
+    def places(self, features: Tensor) -> Tensor:
+        """The places `[R, Q, D]` of features `[R, P, D]` at which student and teacher are compared."""
+
     def rows(self, logits: Tensor) -> Tensor:
-        """`[R, A, K + 4]`: a candidate's K class outputs, the first C of which are the classes', and those of its box."""
+        """`[R, A, K + 4]` of the candidates at these places: K class outputs, the first C of which are the classes', and those
+        of the box, or of a box for each class.
+        """
 
     def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         """`[R]`, each image's loss, given its boxes `[M, 4]` (left, top, right, bottom, in [0, S]) and their classes `[M]`."""

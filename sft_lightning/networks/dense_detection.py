@@ -141,6 +141,9 @@ class DenseReader:
         self.model, self.side, self.each, self.kind = model, side, head.each, head.kind
         self.sides = sides_of(places, head.levels)
 
+    def places(self, features: Tensor) -> Tensor:
+        return features
+
     def rows(self, logits: Tensor) -> Tensor:
         images, places, width = logits.shape
         return logits.reshape(images, places * self.each, width // self.each)

@@ -84,16 +84,16 @@ class Detector(Network, base=True):
         self.source_head = head.requires_grad_(False).eval()
         self.source_labels = labels
         self.source_task = TaskInfo(NAME, len(labels), labels, scheme=self.scheme)
-        self.start_boxes(head)
-        classes = plural(len(labels), "class", "es")
-        self.report.notes.append(f"the source head has {classes}; the new head's box layers start from its")
+        started = "; the new head's box layers start from its" if self.start_boxes(head) else ""
+        self.report.notes.append(f"the source head has {plural(len(labels), 'class', 'es')}{started}")
 
-    def start_boxes(self, head: nn.Module) -> None:
-        """Copies the box layers of the pretrained head into the new one."""
+    def start_boxes(self, head: nn.Module) -> bool:
+        """Copies the box layers of the pretrained head into the new one. Returns whether it could."""
         for name in ("boxes", "centred"):
             new, old = getattr(self.head, name, None), getattr(head, name, None)
             if new is not None and old is not None:
                 new.load_state_dict(deepcopy(old.state_dict()))
+        return True
 
     def keep_source_linear(self, state: Mapping[str, Tensor], labels: list[str], task: str | None = None) -> None:
         """Keeps the head whose tensors stand below `head.` in a state dict with our names, if it is whole."""

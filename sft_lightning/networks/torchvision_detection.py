@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.structures import InputSpec, TaskInfo
+from sft_lightning.core.structures import InputSpec, LoadReport, TaskInfo
 from sft_lightning.networks.backbone import Backbone, is_ours, read_weights
 from sft_lightning.networks.detector import DenseDetector
 from sft_lightning.networks.names import unprefixed
@@ -21,59 +21,51 @@ KINDS = {
     "retinanet_resnet50_fpn_v2": "retinanet",
     "ssdlite320_mobilenet_v3_large": "ssd",
 }
-"""The kind of each architecture. Others of torchvision's sample candidates at random (Faster R-CNN), or have other maps"""
+"""The kind of each architecture. Faster R-CNN is `FasterRCNN`, and the maps of SSD300 do not halve"""
 CLASSIFIER = "head.classification_head."
 
 
-class TorchvisionDetection(DenseDetector, Backbone):
-    """FCOS, RetinaNet or SSDLite of torchvision without their last convolutions, and new ones for the data's classes.
+class FromTorchvision:
+    """What detectors of torchvision share: where weights come from, and how the model is taken apart."""
 
-    The last convolutions, of classes and of boxes, are kept as the source head, and the new ones of boxes start from them.
-    BatchNorm of a pretrained ResNet stays as it is, as in torchvision's own tuning. Losses are torchvision's, of each image
-    by itself (see ObjectDetection). Images are whole, in a square: torchvision's own evaluation keeps their shape.
+    background = 0
+    """1 if the model has an output of no object"""
+    task: TaskInfo
+    pretrained: str | None
+    report: LoadReport
+    head: nn.Module
+    note: Any
+    check_ours: Any
+    fill_ours: Any
+    keep_source_head: Any
+    take_model: Any
+    head_of: Any
 
-    Args:
-        task: What is predicted; given by the module.
-        name: torchvision's name: fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2 or
-            ssdlite320_mobilenet_v3_large.
-        pretrained: Where weights come from: a name of torchvision's weights (`DEFAULT`), a run directory, an export folder, a
-            state dict file with torchvision's names; null for random ones.
-        score_threshold: Lowest score of a detection.
-        dropout: Must be 0: these networks have no dropout.
-        image_size: Height and width of the images that the network sees, in pixels; default 320 for SSDLite, else the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
-        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
-    """
+    def options(self) -> dict[str, Any]:
+        """Arguments of torchvision's builder."""
+        raise NotImplementedError
 
-    def __init__(
-        self,
-        task: TaskInfo,
-        name: str,
-        pretrained: str | None = None,
-        score_threshold: float = 0.05,
-        dropout: float = 0.0,
-        image_size: int | None = None,
-        keep_source_head: bool = True,
-        transforms: list[Transform] | None = None,
+    def outputs_of(self, state: Mapping[str, Tensor]) -> int:
+        """Number of classes of a state dict with torchvision's names."""
+        raise NotImplementedError
+
+    def start(
+        self, name: str, pretrained: str | None, threshold: float, dropout: float, size: int | None, keep: bool
     ) -> None:
-        super().__init__(task, transforms)
+        """Builds encoder and heads, and fills them."""
         from torchvision import models
 
-        if name not in KINDS:
-            raise UserError("network.name", f"must be {', '.join(KINDS)}, got '{name}'{nearest(name, KINDS)}")
-        if not 0 <= score_threshold < 1:
-            raise UserError("network.score_threshold", f"must be in [0, 1), got {score_threshold}")
+        if not 0 <= threshold < 1:
+            raise UserError("network.score_threshold", f"must be in [0, 1), got {threshold}")
         if dropout:
             raise UserError("network.dropout", f"has no effect on {name}, which has no dropout", "leave it out")
-        self.model_name, self.image_size, self.score_threshold = name, image_size, score_threshold
-        self.kind = KINDS[name]
-        self.own_spec = InputSpec("boxes", size=(320, 320) if self.kind == "ssd" else None)
+        self.model_name, self.image_size, self.score_threshold = name, size, threshold
         weights = models.get_model_weights(name).__members__
         self.pretrained = pretrained
         if pretrained is None:
-            self.head = self.take_model(self.whole(task.num_outputs))
+            self.head = self.take_model(self.whole(self.task.num_outputs))
         elif pretrained in weights:
-            self.from_library(weights[pretrained], pretrained, keep_source_head)
+            self.from_library(weights[pretrained], pretrained, keep)
         else:
             source = resolve(pretrained)
             if source.hub is not None:
@@ -82,9 +74,7 @@ class TorchvisionDetection(DenseDetector, Backbone):
                     f"{name} has no weights '{pretrained}', and there is no such folder or file"
                     f"{nearest(pretrained, weights)}; it has {', '.join(weights) or 'no weights'}",
                 )
-            self.from_tensors(source, keep_source_head)
-
-    # ---- where weights come from ----
+            self.from_tensors(source, keep)
 
     def whole(self, classes: int, weights: Any = None) -> nn.Module:
         """Torchvision's model; its backbone is never filled by itself, and all of it may be trained."""
@@ -94,13 +84,11 @@ class TorchvisionDetection(DenseDetector, Backbone):
         model: nn.Module = models.get_model(
             self.model_name,
             weights_backbone=None,
-            num_classes=classes + (self.kind == "ssd"),
-            trainable_backbone_layers=6 if self.kind == "ssd" else 5,
-            score_thresh=self.score_threshold,
-            detections_per_img=100,
+            num_classes=classes + self.background,
+            **self.options(),
             **given,
         )
-        if self.pretrained is not None and self.kind != "ssd":
+        if self.pretrained is not None and not self.model_name.startswith("ssd"):
             freeze_norms(model)
         return model
 
@@ -108,10 +96,10 @@ class TorchvisionDetection(DenseDetector, Backbone):
         """Builds the network with torchvision's own weights, from its cache or its server."""
         categories = list(weights.meta["categories"])
         with library_weights(weights, pretrained, self.model_name):
-            model = self.whole(len(categories) - (self.kind == "ssd"), weights)
+            model = self.whole(len(categories) - self.background, weights)
         self.note(Source(pretrained, hub=weights.url))
         self.report.loaded = len(model.state_dict())
-        self.take_pretrained(model, categories[self.kind == "ssd" :], keep)
+        self.take_pretrained(model, categories[self.background :], keep)
 
     def from_tensors(self, source: Source, keep: bool) -> None:
         """Builds the network from a file or a folder: with our names, or with torchvision's."""
@@ -143,17 +131,64 @@ class TorchvisionDetection(DenseDetector, Backbone):
         if keep:
             self.keep_source_head(old, labels)
 
+    def export_config(self) -> dict[str, Any]:
+        return {"name": self.model_name, "image_size": self.image_size, "score_threshold": self.score_threshold}
+
+
+class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
+    """FCOS, RetinaNet or SSDLite of torchvision without their last convolutions, and new ones for the data's classes.
+
+    The last convolutions, of classes and of boxes, are kept as the source head, and the new ones of boxes start from them.
+    BatchNorm of a pretrained ResNet stays as it is, as in torchvision's own tuning. Losses are torchvision's, of each image
+    by itself (see ObjectDetection). Images are whole, in a square: torchvision's own evaluation keeps their shape.
+
+    Args:
+        task: What is predicted; given by the module.
+        name: torchvision's name: fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2 or
+            ssdlite320_mobilenet_v3_large.
+        pretrained: Where weights come from: a name of torchvision's weights (`DEFAULT`), a run directory, an export folder, a
+            state dict file with torchvision's names; null for random ones.
+        score_threshold: Lowest score of a detection.
+        dropout: Must be 0: these networks have no dropout.
+        image_size: Height and width of the images that the network sees, in pixels; default 320 for SSDLite, else the data's.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
+    """
+
+    def __init__(
+        self,
+        task: TaskInfo,
+        name: str,
+        pretrained: str | None = None,
+        score_threshold: float = 0.05,
+        dropout: float = 0.0,
+        image_size: int | None = None,
+        keep_source_head: bool = True,
+        transforms: list[Transform] | None = None,
+    ) -> None:
+        super().__init__(task, transforms)
+        if name not in KINDS:
+            raise UserError("network.name", f"must be {', '.join(KINDS)}, got '{name}'{nearest(name, KINDS)}")
+        self.kind = KINDS[name]
+        self.background = int(self.kind == "ssd")
+        self.own_spec = InputSpec("boxes", size=(320, 320) if self.kind == "ssd" else None)
+        self.start(name, pretrained, score_threshold, dropout, image_size, keep_source_head)
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of torchvision's builder."""
+        return {
+            "trainable_backbone_layers": 6 if self.kind == "ssd" else 5,
+            "score_thresh": self.score_threshold,
+            "detections_per_img": 100,
+        }
+
     def outputs_of(self, state: Mapping[str, Tensor]) -> int:
-        """Number of classes of a state dict with torchvision's names."""
         head = self.whole(1).head.classification_head.state_dict()  # type: ignore[union-attr]
         last = [n for n, v in head.items() if v.ndim == 4][-1]
         if CLASSIFIER + last not in state:
             raise UserError("network.pretrained", f"lacks {CLASSIFIER}{last}", f"give weights of {self.model_name}")
-        ones = 1 + (self.kind == "ssd")
-        return int(state[CLASSIFIER + last].shape[0]) * ones // int(head[last].shape[0]) - (self.kind == "ssd")
-
-    def export_config(self) -> dict[str, Any]:
-        return {"name": self.model_name, "image_size": self.image_size, "score_threshold": self.score_threshold}
+        ones = 1 + self.background
+        return int(state[CLASSIFIER + last].shape[0]) * ones // int(head[last].shape[0]) - self.background
 
 
 def freeze_norms(model: nn.Module) -> None:

@@ -177,6 +177,9 @@ class QueryReader:
     def __init__(self, sizes: Tensor, config: Any, threshold: float) -> None:
         self.sizes, self.config, self.threshold = sizes, config, threshold
 
+    def places(self, features: Tensor) -> Tensor:
+        return features
+
     def rows(self, logits: Tensor) -> Tensor:
         return logits
 

@@ -115,12 +115,11 @@ class ObjectDetection(Task):
 
     def items(self, output: Output, batch: Batch) -> Items:
         """The places of the images: all in training, some of each image in an evaluation."""
-        count, features, logits, source = (
-            int(batch["count"]),
-            output.pretrained_features,
-            output.logits,
-            output.source_logits,
-        )
+        assert output.reader is not None
+        count, logits, source = int(batch["count"]), output.logits, output.source_logits
+        features = output.pretrained_features
+        if output.below_new is None:
+            features = output.reader.places(features)
         if not count:  # a batch whose images do not count
             features, logits, source = features[:0], logits[:0], None if source is None else source[:0]
         rows = None if batch.get("train", False) else numbers(batch)
@@ -143,9 +142,10 @@ class ObjectDetection(Task):
         return self.info.num_outputs + (self.info.scheme == SOFTMAX) + 4
 
     def parts(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Class outputs `[N, K]` and box outputs `[N, 4]`."""
+        """Class outputs `[N, K]` and box outputs `[N, 4]`, or `[N, 4·C]` if each class has a box."""
         rows = at_least_single(rows)
-        return rows[:, :-4], rows[:, -4:]
+        begin = self.info.num_outputs + 1 if self.info.scheme == SOFTMAX else rows.shape[1] - 4
+        return rows[:, :begin], rows[:, begin:]
 
     def probable(self, rows: Tensor) -> Tensor:
         """`[N, C]`, each class's probability."""
@@ -165,8 +165,12 @@ class ObjectDetection(Task):
         (mine, my_box), (theirs, their_box) = self.parts(student), self.parts(teacher.detach())
         compare = kl if self.info.scheme == SOFTMAX else bernoulli_kl
         there = self.probable(teacher.detach())
-        object_ = there.sum(-1) if self.info.scheme == SOFTMAX else there.max(-1).values
-        return compare(mine, theirs, temperature) + object_ * 0.5 * (my_box - their_box).square().sum(-1)
+        if my_box.shape[1] == 4:
+            there = (there.sum(-1) if self.info.scheme == SOFTMAX else there.max(-1).values)[:, None]
+        moved = (my_box - their_box).square()
+        moved = moved.reshape(len(moved), moved.shape[1] // 4, 4).sum(-1)
+        each: Tensor = compare(mine, theirs, temperature) + 0.5 * (there * moved).sum(-1)
+        return each
 
 
 def targets(y: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

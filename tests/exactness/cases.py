@@ -394,7 +394,7 @@ class FewBoxes(DetectionData):
     """
 
     def __init__(self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("a", "b", "c"), **kwargs: Any) -> None:
-        super().__init__(**{"labels": list(labels), "batch_size": 8, "seed": 0, "image_size": 64, **kwargs})
+        super().__init__(**{"labels": list(labels), "batch_size": 8, "seed": 0, "image_size": 32, **kwargs})
         self.sizes = sizes
 
     def load(self) -> Splits:

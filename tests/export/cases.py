@@ -216,6 +216,14 @@ CASES = {
         "new",
         {"image_size": 64},
     ),
+    "boxes-faster-rcnn": CaseOf(
+        "CocoDetection",
+        "FasterRCNN",
+        lambda _: {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8},
+        "safetensors",
+        "new",
+        {"image_size": 64},
+    ),
     "boxes-detr": CaseOf(
         "YOLOFolder",
         "TransformersDetection",

@@ -91,6 +91,10 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
         lambda: images(3, 64),
     ),
     "TorchvisionDetection": (lambda folder: {"name": "ssdlite320_mobilenet_v3_large"}, lambda: images(3, 64)),
+    "FasterRCNN": (
+        lambda folder: {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8},
+        lambda: images(3, 64),
+    ),
     "TransformersDetection": (lambda folder: {"config": tiny_detr()}, lambda: images(3, 64)),
     "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
     "TorchvisionSegmentation": (lambda folder: {"name": "lraspp_mobilenet_v3_large"}, lambda: images(3, 40)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_lightning.core.structures import Output, TaskInfo
-from sft_lightning.networks import Network, TimmDetection, TorchvisionDetection, TransformersDetection
+from sft_lightning.networks import FasterRCNN, Network, TimmDetection, TorchvisionDetection, TransformersDetection
 from sft_lightning.networks.dense_detection import halved, sides_of
 from sft_lightning.tasks import make_task
 from tests.networks.vision import tiny_detr
@@ -105,14 +105,59 @@ def test_detrs_own_outputs_and_losses_are_those_of_the_source_head(tmp_path: Pat
     assert scores.tolist() == sorted(scores.tolist(), reverse=True) and len(corners) == 5
 
 
-@pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection])
+@torch.no_grad()
+def test_faster_rcnns_detections_are_torchvisions_and_its_loss_draws_no_random_number(tmp_path: Path) -> None:
+    from torchvision import models
+    from torchvision.models.detection.image_list import ImageList
+
+    torch.manual_seed(0)
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    tops = {f"rpn_{when}_nms_top_n_test": 8 for when in ("pre", "post")}
+    given = {"weights": None, "weights_backbone": None, "box_score_thresh": 0.0, "box_detections_per_img": 100, **tops}
+    model: Any = models.get_model(name, num_classes=6, **given).eval()
+    for parameter in (*model.roi_heads.box_predictor.parameters(), *model.rpn.parameters()):
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    torch.save(model.state_dict(), tmp_path / "model.pth")
+    network = FasterRCNN(CELLS, name, str(tmp_path / "model.pth"), proposals=8, score_threshold=0.0).eval()
+    assert network.source_task is not None and network.source_task.num_outputs == 5
+    output = network({"image": IMAGES})
+    assert output.source_logits is not None and output.reader is not None
+    ours = output.reader.detections(output.source_logits)
+    sizes = [(64, 64)] * 2
+    maps = model.backbone(IMAGES)
+    proposals, _ = model.rpn(ImageList(IMAGES, sizes), maps)
+    theirs, _ = model.roi_heads(maps, proposals, sizes)
+    for (boxes, scores, labels), found in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(boxes, found["boxes"], rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(scores, found["scores"], rtol=1e-3, atol=1e-5)
+        assert torch.equal(labels, found["labels"] - 1)
+    before, network = torch.get_rng_state(), network.double()
+    exact, targets = IMAGES.double(), [(boxes.double(), classes) for boxes, classes in TARGETS]
+    output = network({"image": exact})
+    both = output.reader.losses(output.source_logits, targets)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(before, torch.get_rng_state())
+    assert both.isfinite().all() and (both > 0).all()
+    for row in range(2):
+        alone = network({"image": exact[row : row + 1]})
+        loss = alone.reader.losses(alone.source_logits, targets[row : row + 1])  # type: ignore[union-attr, arg-type]
+        assert float(loss) == pytest.approx(float(both[row]), rel=1e-9), "an image's loss depends on those beside it"
+    assert output.reader is not None
+    rows = output.reader.rows(output.logits)
+    assert rows.shape == (2, 123, 3 + 8), "student and teacher are compared on the grid"
+    nothing = torch.zeros(0, 4).double(), torch.zeros(0, dtype=torch.int64)
+    assert output.reader.losses(output.logits, [nothing, nothing]).isfinite().all()
+
+
+@pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection, FasterRCNN])
 def test_a_second_tuning_starts_with_the_first_ones_head_as_source_head(cls: type[Network], tmp_path: Path) -> None:
     made: dict[str, Any] = {"name": "test_resnet", "width": 64, "convolutions": 1}
-    given = made if cls is TimmDetection else {"config": tiny_detr()}
+    if cls is FasterRCNN:
+        made = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8}
+    given = {"config": tiny_detr()} if cls is TransformersDetection else made
     torch.manual_seed(0)
     first = cls(CELLS, **given).eval()
     first.save_pretrained(str(tmp_path))
-    more = made if cls is TimmDetection else {}
+    more = {} if cls is TransformersDetection else made
     second = cls(TaskInfo("object_detection", 1, ["c"]), pretrained=str(tmp_path), **more).eval()
     assert second.source_task == TaskInfo("object_detection", 2, ["a", "b"], scheme=first.task.scheme)
     with torch.no_grad():
