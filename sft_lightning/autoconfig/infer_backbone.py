@@ -4,11 +4,14 @@ from pathlib import Path
 
 from sft_lightning.autoconfig.network_plan import NetworkPlan, block, network_errors
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.networks.faster_rcnn import NAMES as FASTER
 from sft_lightning.networks.names import unprefixed
-from sft_lightning.networks.torchvision_detection import KINDS as DETECTORS
+from sft_lightning.networks.torchvision_detection import KINDS
 from sft_lightning.networks.torchvision_models import FIXED
 from sft_lightning.networks.weights import read_state_dict, resolve
 
+DETECTORS = (*KINDS, *FASTER)
+"""Names of torchvision's detectors"""
 FIX = "give ARCHITECTURE=FILE with a file of its weights, or choose another model"
 
 
@@ -105,8 +108,10 @@ def detects_of_torchvision(model: str, name: str, pretrained: str | None) -> Net
     weights = models.get_model_weights(model)
     if pretrained is None:
         fetched(name, weights.DEFAULT.url)
-    labels = list(weights.DEFAULT.meta["categories"])[DETECTORS[model] == "ssd" :]
-    given = block("TorchvisionDetection", name=model, pretrained=pretrained or "DEFAULT")
+    labels = list(weights.DEFAULT.meta["categories"])[KINDS.get(model) in ("ssd", None) :]
+    given = block(
+        "FasterRCNN" if model in FASTER else "TorchvisionDetection", name=model, pretrained=pretrained or "DEFAULT"
+    )
     plan = NetworkPlan(name, {"boxes": given}, "convolutional", len(labels), labels, "object_detection", batchnorm=True)
     plan.why = f"torchvision's {model}"
     return plan

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-from sft_lightning.autoconfig.infer_backbone import of_file, of_timm, of_torchvision
+from sft_lightning.autoconfig.infer_backbone import DETECTORS, of_file, of_timm, of_torchvision
 from sft_lightning.autoconfig.infer_transformers import of_transformers
 from sft_lightning.autoconfig.network_plan import NetworkPlan, block
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.networks.torchvision_detection import KINDS as DETECTORS
 from sft_lightning.networks.weights import FILES, Source, resolve
 
 

@@ -141,8 +141,8 @@ class Found(NamedTuple):
 
     def first(self, images: int) -> "Found":
         """Of the first images alone."""
-        tensors = (self.features, self.regions, self.there, self.objectness, self.deltas)
-        return Found(*(held[:images] for held in tensors), sides=self.sides)
+        features, regions, there = (held[:images] for held in (self.features, self.regions, self.there))
+        return Found(features, regions, there, self.objectness[:images], self.deltas[:images], self.sides)
 
 
 class Regions(nn.Module):
