@@ -479,7 +479,7 @@ def _save_masks(folder: Path) -> str:
     return str(folder)
 
 
-BOXED = {"name": "test_resnet", "width": 64, "convolutions": 1, "score_threshold": 0.0}
+BOXED = {"name": "test_resnet", "width": 128, "convolutions": 1, "score_threshold": 0.0}
 
 
 def _save_boxes(folder: Path) -> str:
