@@ -26,6 +26,7 @@ PIPELINES = {
     ("tokens", "causal_lm"): "text-generation",
     ("pairs", "seq2seq"): "translation",
     ("masks", "semantic_segmentation"): "image-segmentation",
+    ("boxes", "object_detection"): "object-detection",
     ("audio", "classification"): "audio-classification",
     ("speech", "seq2seq"): "automatic-speech-recognition",
     ("speech", "ctc"): "automatic-speech-recognition",
