@@ -1,5 +1,6 @@
 """CTC in ten lines each: the loss by Graves' forward recursion, texts read off frame by frame, jiwer's rates of all of them."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> float:
 
 def measure(sounds: Sequence[np.ndarray], y: np.ndarray, right: Sequence[str]) -> dict[str, float]:
     said, right = [text(logits) for logits in sounds], list(right)
-    plain = [[t.lower() for t in texts] for texts in (right, said)]  # there is no punctuation in these tests
+    plain = [[re.sub("[^a-z ]", "", t.lower()) for t in texts] for texts in (right, said)]
     return {
         "loss": float(np.mean([loss(logits, goal) for logits, goal in zip(sounds, y, strict=True)])),
         "wer": jiwer.wer(right, said),
