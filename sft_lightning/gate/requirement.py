@@ -10,6 +10,7 @@ from sft_lightning.core.metric_info import SHARE, MetricInfo
 KEY = "--require"
 FORM = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>\S+)\s*")
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+PLACE = r"^(val|test/retention|test|retention)/"
 EXAMPLE = "write METRIC OPERATOR NUMBER, such as 'retention/accuracy >= -0.01' or 'val/accuracy > +0'"
 OPPOSITE = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
 NOT_OF_SAMPLES = ("retention/forgetting", "retention/agreement")
@@ -42,7 +43,7 @@ class Requirement:
     @property
     def name(self) -> str:
         """The task's name of the metric."""
-        return self.metric.rpartition("/")[2]
+        return re.sub(PLACE, "", self.metric)
 
 
 def parse(text: str) -> Requirement:
@@ -59,7 +60,7 @@ def parse(text: str) -> Requirement:
             f"'{text}': {metric} compares with the pretrained network already",
             "require the source metric itself, such as 'retention/accuracy >= -0.01', and --against start",
         )
-    if not re.fullmatch(r"(val|test|retention|test/retention)/[^/]+", metric):
+    if not re.fullmatch(PLACE + r".+", metric):
         raise UserError(
             KEY, f"'{text}': {metric} is not measured on samples", "use val/…, test/…, retention/… or test/retention/…"
         )

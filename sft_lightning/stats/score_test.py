@@ -15,6 +15,8 @@ EXACT = 400
 """Most samples for which p is exact; the tables are counted, and there are n² / 2 of them"""
 PLACES = 64
 """Values of the nuisance share over which the exact p is the largest"""
+HALF = 0.5
+"""Correction for continuity: the difference of two counts moves by whole samples"""
 EDGE = 1e-9
 TIED = 1e-9
 """Statistics that are closer count as equal"""
@@ -57,9 +59,15 @@ def interval(b: int, c: int, n: int, alpha: float) -> tuple[float, float]:
 
 
 def p_above(b: int, c: int, n: int, margin: float) -> float:
-    """One-sided p of the hypothesis that the difference is at most `margin`: exact up to EXACT samples, else by the normal."""
+    """One-sided p of the hypothesis that the difference is at most `margin`: exact up to EXACT samples.
+
+    For more samples the statistic is taken as normal, with a continuity correction of half a sample. Without it, 7 % instead
+    of 5 % of the verdicts are wrong where about two samples are expected to differ.
+    """
     if n > EXACT:
-        return float(stats.norm.sf(statistic(np.array(float(b)), np.array(float(c)), n, margin)))
+        share = float(second_share(np.array(float(b)), np.array(float(c)), n, margin))
+        variance = n * (2 * share + margin * (1 - margin))
+        return float(stats.norm.sf((b - c - n * margin - HALF) / math.sqrt(variance))) if variance > EDGE else 1.0
     places, p = exact_table(n, margin)
     return float(p[places[b, c]])
 
@@ -74,7 +82,7 @@ def exact_table(n: int, margin: float) -> tuple[np.ndarray, Array]:
     """(place of each table `[n + 1, n + 1]` by b and c, exact p of each table).
 
     A table's p is the chance of a statistic at least as large, at the worst share of samples that only the second model has
-    right (K.-J. Lui and others call it the exact unconditional test). Its level is at most the stated one for each n.
+    right (H.-M. Hsueh, J.-P. Liu and J. J. Chen, Biometrics 57, 2001). The level is at most the stated one for each n.
     """
     gained, lost = np.nonzero(np.add.outer(np.arange(n + 1), np.arange(n + 1)) <= n)
     places = np.full((n + 1, n + 1), -1)

@@ -26,6 +26,7 @@ def test_a_number_with_a_sign_is_a_difference_and_one_without_is_a_level() -> No
         ("test/loss", False, "test", "loss"),
         ("retention/accuracy", True, "val", "accuracy"),
         ("test/retention/accuracy", True, "test", "accuracy"),
+        ("test/entity_f1/person", False, "test", "entity_f1/person"),
     ],
 )
 def test_the_metrics_name_says_which_data_and_split(metric: str, on_source: bool, split: str, name: str) -> None:

@@ -1,0 +1,93 @@
+"""Metrics on samples that are drawn anew, for tasks whose samples are not one item, or whose meters keep no sums."""
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from seqeval.metrics import f1_score
+
+from sft_lightning.cli.gate import make_parser
+from sft_lightning.cli.main import COMMANDS
+from sft_lightning.core.structures import Batch, Output, TaskInfo
+from sft_lightning.gate.decide import drawn, is_mean
+from sft_lightning.gate.requirement import parse
+from sft_lightning.gate.scores import Collected, Scores
+from sft_lightning.tasks import make_task
+
+TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
+
+
+def of_values(n: int) -> Scores:
+    """A regression's outputs, in two batches."""
+    random = torch.Generator().manual_seed(0)
+    y = torch.randn(n, generator=random)
+    logits = (y + 0.5 * torch.randn(n, generator=random))[:, None]
+    found = Collected(make_task(TaskInfo("regression", 1)), final=False)
+    for part in torch.split(torch.arange(n), n // 2 + 1):
+        batch: Batch = {"y": y[part], "index": part, "count": len(part), "x": {}}
+        assert found.take(batch, Output(logits[part], logits[part]))
+    return found.scores()
+
+
+def sentence(row: int, length: int) -> tuple[Batch, Output]:
+    """A sentence with tags drawn by chance, most of them right."""
+    random = torch.Generator().manual_seed(row)
+    y = torch.randint(5, (length,), generator=random)
+    logits = torch.nn.functional.one_hot(y, 5) * 2.0 + torch.randn(length, 5, generator=random)
+    select = torch.ones(1, length, dtype=torch.bool)
+    return {"y": y, "index": torch.tensor([row]), "count": length, "select": select}, Output(logits, logits)
+
+
+def test_a_correlation_is_computed_anew_on_each_draw() -> None:
+    scores = of_values(60)
+    assert scores.kept is not None and "pearson" not in scores.states and "mse" in scores.states
+    said, y = scores.kept[0][:, 0].numpy(), scores.kept[1].numpy()
+    draws = drawn(60, 3)
+    for draw, found in zip(draws, scores.on_draws("pearson", draws), strict=True):
+        at = np.repeat(np.arange(60), draw.astype(int))
+        assert found == pytest.approx(np.corrcoef(said[at], y[at])[0, 1], abs=1e-5)
+    assert not is_mean(scores, "pearson", scores.of_each("pearson"), draws)
+    assert is_mean(scores, "mse", scores.of_each("mse"), draws)
+    assert is_mean(scores, "loss", scores.of_each("loss"), draws)
+
+
+def test_entities_are_drawn_by_sentence() -> None:
+    task = make_task(TaskInfo("token_classification", 5, TAGS))
+    sentences = [sentence(row, 3 + row % 5) for row in range(40)]
+    found = Collected(task, final=True)
+    for batch, output in sentences:
+        assert found.take(batch, output)
+    scores, draws = found.scores(), drawn(40, 3)
+    assert scores.meter_of("entity_f1") == "entities" and scores.meter_of("entity_f1/a") == "entities"
+    true = [[TAGS[i] for i in batch["y"]] for batch, _ in sentences]
+    said = [[TAGS[i] for i in output.logits.argmax(-1)] for _, output in sentences]
+    for draw, value in zip(draws, scores.on_draws("entity_f1", draws), strict=True):
+        at = np.repeat(np.arange(40), draw.astype(int))
+        assert value == pytest.approx(f1_score([true[i] for i in at], [said[i] for i in at]), abs=1e-9)
+    assert not is_mean(scores, "loss", scores.of_each("loss"), draws), (
+        "words are the items, and sentences differ in length"
+    )
+
+
+def test_a_batch_whose_outputs_cannot_be_told_apart_is_not_taken() -> None:
+    found = Collected(make_task(TaskInfo("token_classification", 5, TAGS)), final=False)
+    batch, output = sentence(0, 4)
+    two = {**batch, "index": torch.tensor([0, 1]), "select": torch.ones(2, 2, dtype=torch.bool)}
+    assert not found.take(two, output) and not found.rows
+
+
+def test_the_workflow_of_the_docs_calls_a_command_that_exists_with_options_that_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs/gate.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    workflow = yaml.safe_load(block)
+    (job,) = workflow["jobs"].values()
+    program, command, *arguments = shlex.split(job["steps"][0]["run"])
+    assert program == "sft-lightning" and command in COMMANDS
+    given = make_parser().parse_args(arguments)
+    assert [parse(text).text for text in given.require] == given.require and given.against
+    assert f"cat {given.markdown} >>" in job["steps"][1]["run"]
+    assert "secrets." not in block and "http" not in block
