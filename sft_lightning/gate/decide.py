@@ -15,14 +15,17 @@ from sft_lightning.gate.requirement import KEY, Requirement, check
 from sft_lightning.gate.scores import Scores, equal
 from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
-from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled
+from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
 from sft_lightning.stats.summary import Array
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 CODES = {PASS: 0, FAIL: 3, UNDECIDED: 4}
 """Exit code of each verdict"""
-DRAWS, SEED, CHECKED = 2_000, 0, 20
-"""Bootstrap draws of samples and their seed; draws on which a metric must be the mean over samples to count as one"""
+DRAWS, FEWER, SEED, CHECKED = 2_000, 400, 0, 20
+"""Bootstrap draws of samples; draws for metrics that are computed from all texts or values anew; their seed; draws on which
+a metric must be the mean over samples to count as one"""
+UNDEFINED = 0.05
+"""Largest share of draws on which a metric may be undefined, as the recall of a class that was not drawn"""
 FAR = 0.02
 """A value that is further from the recorded one was measured on another network"""
 
@@ -97,6 +100,8 @@ def measured(candidate: Model, base: Model | None, requirement: Requirement, alp
         theirs = base.scores(*place)
         check_same(candidate, base, *place)
     test = tested(mine, theirs, requirement, info.sign, alpha)
+    if info.share:
+        test = with_unseen(test, info.sign * requirement.number, alpha)
     low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
     notes = [against_record(candidate, requirement, mine)]
     if theirs is not None and base is not None:
@@ -138,13 +143,18 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
     if all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
         held = [sign * of for of in each]
         return level(held[0], margin, alpha) if theirs is None else paired(held[0], held[1], margin, alpha)
-    values = [sign * side.on_draws(name, drawn(mine.n, DRAWS)) for side in sides]
-    if any(not np.isfinite(v).all() for v in values):
-        raise UserError(
-            KEY, f"'{requirement.text}': {name} is not a number on some draws of the samples", "use another metric"
-        )
+    draws = drawn(mine.n, DRAWS if all(side.is_sum(name) for side in sides) else FEWER)
+    values = [sign * side.on_draws(name, draws) for side in sides]
+    found = values[0] - (values[1] if theirs is not None else 0.0)
+    defined = np.isfinite(found)
     whole = sign * (mine.values[name] - (0.0 if theirs is None else theirs.values[name]))
-    return resampled(whole, values[0] - (values[1] if theirs is not None else 0.0), mine.n, margin, alpha)
+    if not np.isfinite(whole) or defined.mean() < 1 - UNDEFINED:
+        raise UserError(
+            KEY,
+            f"'{requirement.text}': {name} is undefined on {(~defined).sum():,} of {len(draws):,} draws of {mine.n:,} samples",
+            "measure more samples, or choose another metric",
+        )
+    return resampled(whole, found[defined], mine.n, margin, alpha)
 
 
 def drawn(n: int, number: int) -> Array:

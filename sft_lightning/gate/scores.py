@@ -1,7 +1,8 @@
 """Asks a network on each sample of a split, and holds a metric's state sample by sample, so that samples can be drawn anew.
 
-A meter of torchmetrics whose state is a sum over samples (counts, confusions, n-gram matches) is kept as one row for each
-sample: a metric on any draw of samples is `compute()` of the weighted sum of rows. Whether that holds is tried, not assumed.
+A meter of torchmetrics is kept as what each sample adds to its state: numbers that are summed (counts, confusions), and lists
+that are joined (values to rank, texts). A metric on any draw of samples is `compute()` of the state that the draw gives.
+Whether that holds is tried on all samples together, not assumed.
 """
 
 import warnings
@@ -21,7 +22,10 @@ from sft_lightning.networks.base import Network
 from sft_lightning.stats.summary import Array
 from sft_lightning.tasks import RowTask, Task
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
+from sft_lightning.tasks.text_score import TextScore
 
+Lists = dict[str, list[Any]]
+"""Lists of a meter's state, by attribute"""
 CLOSE = 1e-6
 """Relative difference at which two ways to compute a metric count as equal"""
 
@@ -37,10 +41,10 @@ class Scores:
     """Each metric over all samples, as an evaluation computes it"""
     meters: dict[str, Metric]
     states: dict[str, Array] = field(default_factory=dict)
-    """For each meter whose state is a sum, `[N, K]` what each sample adds; `[K]` values that it starts from are in `starts`"""
+    """For each meter that can be read by sample, `[N, K]` numbers that each sample adds; it starts from `starts`, `[K]`"""
     starts: dict[str, Array] = field(default_factory=dict)
-    kept: tuple[Tensor, Tensor] | None = None
-    """Outputs `[N, C]` and targets `[N]`, for meters whose state is not a sum; None if a sample is not one row"""
+    lists: dict[str, list[Lists]] = field(default_factory=dict)
+    """For each of these, the lists that each of the N samples adds to; empty if its state is made of numbers alone"""
 
     @property
     def n(self) -> int:
@@ -50,37 +54,37 @@ class Scores:
     def meter_of(self, metric: str) -> str | None:
         """The meter that measures a metric sample by sample; None if no meter can be read so."""
         for name, meter in self.meters.items():
-            if name == metric or (name not in self.values and metric in self._all(name, meter)):
-                return name if name in self.states or (self.kept is not None and name != "loss") else None
+            if name in self.states and metric in (name, *self.computed(meter, name, np.ones(self.n))):
+                return name
         return None
 
-    def _all(self, name: str, meter: Metric) -> dict[str, float]:
-        return self._computed(meter, name, np.ones(self.n)) if name in self.states else {}
+    def is_sum(self, metric: str) -> bool:
+        """Whether the metric is computed from sums, which takes little time for many samples."""
+        return not any(self.lists[self.meter_of(metric) or ""])
 
     def on_draws(self, metric: str, draws: Array) -> Array:
         """The metric `[B]` on each of B draws: `draws[B, N]` says how often each sample was drawn."""
         name = self.meter_of(metric)
         assert name is not None
-        return np.array([self._computed(self.meters[name], name, draw).get(metric, np.nan) for draw in draws])
+        return np.array([self.computed(self.meters[name], name, draw).get(metric, np.nan) for draw in draws])
 
     def of_each(self, metric: str) -> Array:
         """The metric `[N]` on each sample alone; NaN where it says nothing."""
         name = self.meter_of(metric)
         assert name is not None
-        found = (self._computed(self.meters[name], name, None, at).get(metric, np.nan) for at in range(self.n))
+        found = (self.computed(self.meters[name], name, None, at).get(metric, np.nan) for at in range(self.n))
         return np.fromiter(found, dtype=float, count=self.n)
 
-    def _computed(self, meter: Metric, name: str, draw: Array | None, one: int = 0) -> dict[str, float]:
-        """The meter's metrics on a draw, or on one sample."""
-        if name in self.states:
-            states = self.states[name]
-            fill(meter, self.starts[name] + (states[one] if draw is None else draw @ states))
-        else:
-            assert self.kept is not None and isinstance(self.task, RowTask)
-            at = torch.tensor([one] if draw is None else np.repeat(np.arange(self.n), draw.astype(np.int64)))
-            meter.reset()
-            self.task.update_rows(meter, self.kept[0][at], self.kept[1][at])
-        return computed(meter, name)
+    def computed(self, meter: Metric, name: str, draw: Array | None, one: int = 0) -> dict[str, float]:
+        """The meter's metrics on a draw, or on one sample; empty where it cannot say anything of these."""
+        times = np.eye(1, self.n, one)[0] if draw is None else draw
+        numbers = self.starts[name] + (self.states[name][one] if draw is None else draw @ self.states[name])
+        joined = Lists()
+        for at in np.flatnonzero(times) if self.lists[name][0] else ():
+            for attribute, items in self.lists[name][at].items():
+                joined.setdefault(attribute, []).extend(items * int(times[at]))
+        fill(meter, numbers, joined)
+        return read(meter, name)
 
 
 @torch.no_grad()
@@ -130,8 +134,7 @@ class Collected:
         self.task = task
         self.whole, self.single = ({"loss": MeanLoss(), **task.make_metrics(final)} for _ in range(2))
         self.rows: list[int] = []
-        self.states: dict[str, list[Array | None]] = {name: [] for name in self.single}
-        self.outputs: list[tuple[Tensor, Tensor]] = []
+        self.states: dict[str, list[tuple[Array, Lists]]] = {name: [] for name in self.single}
 
     def take(self, batch: Batch, output: Output) -> bool:
         """Adds a batch. False, and nothing is added, if its outputs cannot be told apart by sample."""
@@ -160,7 +163,6 @@ class Collected:
         )
         if rows and isinstance(y, Tensor) and len(y) == len(logits) == len(index):
             for i, row in enumerate(index):
-                self.outputs.append((logits[i].float().cpu(), y[i].cpu()))
                 part = {"y": y[i : i + 1], "index": batch["index"][i : i + 1], "count": 1}
                 yield row, (part, Output(logits[i : i + 1], output.features[i : i + 1]))
         elif len(index) == 1:
@@ -170,51 +172,54 @@ class Collected:
         """All that was collected, by row."""
         order = np.argsort(self.rows, kind="stable")
         values = read_meters(self.whole)
-        kept: tuple[Tensor, Tensor] | None = None
-        if len(self.outputs) == len(self.rows):
-            outputs, targets = (torch.stack(held)[order] for held in zip(*self.outputs, strict=True))
-            kept = outputs, targets
-        scores = Scores(self.task, np.array(self.rows)[order], values, self.single, kept=kept)
+        scores = Scores(self.task, np.array(self.rows)[order], values, self.single)
         for name, meter in self.single.items():
             meter.to("cpu").reset()
-            start, states = state_of(meter), self.states[name]
-            if start is None or not start.size or any(state is None or state.shape != start.shape for state in states):
+            (start, lists), added = state_of(meter), self.states[name]
+            if not start.size and not lists:
                 continue
             scores.starts[name] = start
-            scores.states[name] = np.stack([states[i] - start for i in order])
-            again = scores._computed(meter, name, np.ones(len(order)))
+            scores.states[name] = np.stack([added[i][0] - start for i in order])
+            scores.lists[name] = [added[i][1] for i in order]
+            again = scores.computed(meter, name, np.ones(len(order)))
             if not again or not all(equal(again[metric], values[metric]) for metric in again):
-                del scores.starts[name], scores.states[name]  # its state is not a sum over samples
+                del scores.starts[name], scores.states[name], scores.lists[name]  # it keeps more than its state
         return scores
 
 
-def state_of(meter: Metric) -> Array | None:
-    """A meter's state as numbers `[K]`; None if it is not made of tensors."""
-    held = meter.metric_state.values()
-    parts = [part for part in held if isinstance(part, Tensor)]
-    if len(parts) < len(held):
-        return None
-    return np.concatenate([part.detach().double().cpu().numpy().ravel() for part in parts] or [np.zeros(0)])
+def state_of(meter: Metric) -> tuple[Array, Lists]:
+    """A meter's state: its numbers `[K]`, and its lists by attribute."""
+    numbers, lists = [np.zeros(0)], Lists()
+    for name, held in meter.metric_state.items():
+        if isinstance(held, Tensor):
+            numbers.append(held.detach().double().cpu().numpy().ravel())
+        else:
+            lists[name] = [part.detach().cpu() for part in held]
+    if isinstance(meter, TextScore):
+        lists["pairs"] = list(meter.pairs)
+    return np.concatenate(numbers), lists
 
 
-def fill(meter: Metric, numbers: Array) -> None:
-    """Sets a meter's state from numbers `[K]`."""
+def fill(meter: Metric, numbers: Array, lists: Lists) -> None:
+    """Sets a meter's state from its numbers `[K]` and lists."""
     meter.reset()
     at = 0
     for name, held in meter.metric_state.items():
-        assert isinstance(held, Tensor)
-        part = torch.from_numpy(numbers[at : at + held.numel()].copy()).reshape(held.shape)
-        setattr(meter, name, (part if held.is_floating_point() else part.round()).to(held.dtype))
-        at += held.numel()
+        if isinstance(held, Tensor):
+            part = torch.from_numpy(numbers[at : at + held.numel()].copy()).reshape(held.shape)
+            setattr(meter, name, (part if held.is_floating_point() else part.round()).to(held.dtype))
+            at += held.numel()
+    for name, items in lists.items():
+        setattr(meter, name, items)
 
 
-def computed(meter: Metric, name: str) -> dict[str, float]:
+def read(meter: Metric, name: str) -> dict[str, float]:
     """The meter's metrics now, by name; empty where it cannot say anything of so few samples."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that no update was called before, and that few samples say little
         try:
             found: Any = meter.compute()
-        except (ValueError, RuntimeError, ZeroDivisionError):
+        except (ValueError, RuntimeError, ZeroDivisionError, IndexError):
             return {}
     return {n: float(v) for n, v in (found.items() if isinstance(found, dict) else ((name, found),))}
 

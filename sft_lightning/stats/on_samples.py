@@ -5,7 +5,7 @@ being below it.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats  # type: ignore[import-untyped]
@@ -42,6 +42,30 @@ class SampleTest:
     """Whether scores are 0 and 1, so that a sample that is lost was right before"""
     needed: int | None = None
     """About how many samples would decide with 80 % power, if the observed value is the true one; None if no number would"""
+
+
+def with_unseen(test: SampleTest, margin: float, alpha: float) -> SampleTest:
+    """The test of a share, with what n samples cannot show: a kind of sample as rare as 1 in n may be missing among them.
+
+    A share f of such samples changes a mean of shares by up to f, and all n samples miss them with chance (1 − f)ⁿ. Neither p
+    may be smaller than that for the distance from the margin, and the interval reaches as far. Where no sample differs, this
+    alone is the test, as Tango's is nearly for scores of 0 and 1.
+    """
+    if test.right_or_wrong or test.method.startswith("exact"):
+        return test
+    gap, unseen = min(abs(test.value - margin), 1.0), 1 - alpha ** (1 / test.n)
+    least = (1 - gap) ** test.n
+    needed = test.needed
+    if needed is not None and 0 < gap < 1:
+        needed = max(needed, math.ceil(math.log(alpha) / math.log1p(-gap)))
+    return replace(
+        test,
+        low=min(test.low, test.value - unseen),
+        high=max(test.high, test.value + unseen),
+        p_above=max(test.p_above, least),
+        p_below=max(test.p_below, least),
+        needed=needed,
+    )
 
 
 def is_right_or_wrong(*scores: Array) -> bool:

@@ -150,9 +150,11 @@ def test_another_number_than_the_recorded_one_is_noted_and_one_far_off_is_refuse
 def test_metrics_on_drawn_samples_are_those_of_an_evaluation_on_them(runs: dict[str, Path]) -> None:
     from sklearn.metrics import f1_score
 
-    scores = open_model(str(runs["plain"])).scores(False, "val")
-    assert scores.kept is not None
-    said, y = scores.kept[0].argmax(-1).numpy(), scores.kept[1].numpy()
+    model = open_model(str(runs["plain"]))
+    scores = model.scores(False, "val")
+    batches = [model.data.receive(batch) for batch in model.data.loader("val", 0, 1)]
+    said = np.concatenate([model.network(batch["x"]).logits.argmax(-1) for batch in batches])
+    y = np.concatenate([batch["y"] for batch in batches])
     draws = np.random.default_rng(0).multinomial(scores.n, np.full(scores.n, 1 / scores.n), size=3).astype(float)
     for draw, found in zip(draws, scores.on_draws("f1_macro", draws), strict=True):
         assert found == pytest.approx(f1_score(y, said, average="macro", sample_weight=draw), abs=1e-6)

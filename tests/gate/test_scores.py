@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+import jiwer
 import numpy as np
 import pytest
 import torch
@@ -12,7 +13,7 @@ from seqeval.metrics import f1_score
 
 from sft_lightning.cli.gate import make_parser
 from sft_lightning.cli.main import COMMANDS
-from sft_lightning.core.structures import Batch, Output, TaskInfo
+from sft_lightning.core.structures import Batch, Output, TaskInfo, Texts
 from sft_lightning.gate.decide import drawn, is_mean
 from sft_lightning.gate.requirement import parse
 from sft_lightning.gate.scores import Collected, Scores
@@ -21,11 +22,17 @@ from sft_lightning.tasks import make_task
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
 
-def of_values(n: int) -> Scores:
-    """A regression's outputs, in two batches."""
+def values(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """True and predicted values."""
     random = torch.Generator().manual_seed(0)
     y = torch.randn(n, generator=random)
-    logits = (y + 0.5 * torch.randn(n, generator=random))[:, None]
+    return y, y + 0.5 * torch.randn(n, generator=random)
+
+
+def of_values(n: int) -> Scores:
+    """A regression's outputs, in two batches."""
+    y, said = values(n)
+    logits = said[:, None]
     found = Collected(make_task(TaskInfo("regression", 1)), final=False)
     for part in torch.split(torch.arange(n), n // 2 + 1):
         batch: Batch = {"y": y[part], "index": part, "count": len(part), "x": {}}
@@ -44,8 +51,8 @@ def sentence(row: int, length: int) -> tuple[Batch, Output]:
 
 def test_a_correlation_is_computed_anew_on_each_draw() -> None:
     scores = of_values(60)
-    assert scores.kept is not None and "pearson" not in scores.states and "mse" in scores.states
-    said, y = scores.kept[0][:, 0].numpy(), scores.kept[1].numpy()
+    assert scores.is_sum("mse") and not scores.is_sum("pearson")
+    y, said = (held.numpy() for held in values(60))
     draws = drawn(60, 3)
     for draw, found in zip(draws, scores.on_draws("pearson", draws), strict=True):
         at = np.repeat(np.arange(60), draw.astype(int))
@@ -53,6 +60,22 @@ def test_a_correlation_is_computed_anew_on_each_draw() -> None:
     assert not is_mean(scores, "pearson", scores.of_each("pearson"), draws)
     assert is_mean(scores, "mse", scores.of_each("mse"), draws)
     assert is_mean(scores, "loss", scores.of_each("loss"), draws)
+
+
+def test_texts_are_scored_anew_on_each_draw() -> None:
+    texts = [("a b c", "a b c"), ("a c", "a b c d"), ("x", "y z"), ("on we go", "on we went")]
+    task = make_task(TaskInfo("seq2seq", 9, metrics=["bleu", "wer"]))
+    found = Collected(task, final=False)
+    logits, y = torch.zeros(1, 9), torch.zeros(1, dtype=torch.int64)
+    for row, (text, right) in enumerate(texts):
+        batch: Batch = {"index": torch.tensor([row]), "count": 1, "y": y, "prompt": {}, "references": Texts([(right,)])}
+        batch["select"] = torch.ones(1, 1, dtype=torch.bool)
+        assert found.take(batch, Output(logits, logits, generated=Texts([text])))
+    scores, draw = found.scores(), np.array([[2.0, 1.0, 0.0, 1.0]])
+    chosen = [texts[0], texts[0], texts[1], texts[3]]
+    wanted = jiwer.wer([right for _, right in chosen], [text for text, _ in chosen])
+    assert scores.on_draws("wer", draw)[0] == pytest.approx(wanted) and scores.meter_of("bleu") == "bleu"
+    assert scores.of_each("wer") == pytest.approx([0.0, 0.5, 1.0, 1 / 3])
 
 
 def test_entities_are_drawn_by_sentence() -> None:

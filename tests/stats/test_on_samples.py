@@ -6,7 +6,7 @@ from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
 from sft_lightning.stats import score_test
-from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled
+from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
 
 ALPHA = 0.05
 TABLES = [(0, 0, 30), (3, 0, 40), (0, 5, 60), (7, 4, 50), (2, 30, 300), (10, 10, 20), (1, 0, 1000), (60, 41, 5000)]
@@ -178,6 +178,14 @@ def test_differences_without_any_spread_are_shown_with_enough_samples_alone() ->
     assert paired(np.full(4, 0.5), np.full(4, 0.5), -0.1, ALPHA).p_above == 0.5**4
     assert paired(np.full(5, 0.5), np.full(5, 0.5), -0.1, ALPHA).p_above <= ALPHA
     assert paired(np.full(2, 0.5), np.full(2, 0.5), -0.1, ALPHA).p_above == 1
+
+
+def test_a_share_that_is_equal_on_few_samples_is_not_shown_to_be_no_worse() -> None:
+    few, many = (with_unseen(resampled(0.0, np.zeros(50), n, -0.01, ALPHA), -0.01, ALPHA) for n in (100, 300))
+    assert few.p_above == pytest.approx(0.99**100) and few.low < -0.01 and few.needed == 299
+    assert many.p_above <= ALPHA and many.low > -0.01
+    exact = paired(*scores(3, 1, 50), -0.05, ALPHA)
+    assert with_unseen(exact, -0.05, ALPHA) == exact, "the score test allows for it by itself"
 
 
 @pytest.mark.slow
