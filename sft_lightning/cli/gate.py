@@ -1,9 +1,15 @@
 """`gate`: decides whether a model may replace another one, by tests on the same samples."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError, escape_controls
+
+if TYPE_CHECKING:
+    from sft_lightning.gate.decide import Decision
+    from sft_lightning.gate.requirement import Requirement
 
 ALPHA = 0.05
 
@@ -16,12 +22,16 @@ def make_parser() -> Parser:
         "tested. Exit code 0: all requirements are shown; 3: one is shown not to hold; 4: so many samples cannot decide it; "
         "2: a mistake in what was given.",
     )
-    parser.add_argument("model", metavar="RUN_OR_EXPORT", help="the candidate: a finished run, or an export of one")
+    parser.add_argument(
+        "model",
+        metavar="RUN_OR_EXPORT",
+        help="the candidate: a finished run, an export of one, or STUDY:ARM, which is tested over the study's seeds",
+    )
     parser.add_argument(
         "--against",
         metavar="BASE",
-        help="a run, an export, or start: the pretrained network from which the candidate started; needed for requirements "
-        "with a sign",
+        help="a run, an export, another arm of the study, or start: the pretrained network from which the candidate started; "
+        "needed for requirements with a sign",
     )
     parser.add_argument(
         "--require",
@@ -42,6 +52,17 @@ def make_parser() -> Parser:
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page that works offline")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     return parser
+
+
+def of_models(model: str, against: str | None, requirements: "Sequence[Requirement]", alpha: float) -> "list[Decision]":
+    """Asks two models on the same samples."""
+    from sft_lightning.gate.decide import decide
+    from sft_lightning.gate.opened import START, open_model, open_start
+
+    candidate, base = open_model(model), None
+    if against is not None:
+        base = open_start(candidate) if against == START else open_model(against)
+    return decide(candidate, base, requirements, alpha)
 
 
 def main(arguments: list[str]) -> int:
@@ -67,15 +88,14 @@ def main(arguments: list[str]) -> int:
         )
     from sft_lightning.cli.quiet import quieten
     from sft_lightning.gate import written
-    from sft_lightning.gate.decide import CODES, decide, overall
-    from sft_lightning.gate.opened import START, open_model, open_start
+    from sft_lightning.gate.arms import decide_arms, find_arm
+    from sft_lightning.gate.decide import CODES, overall
 
     quieten()
-    candidate = open_model(given.model)
-    base = None
-    if given.against is not None:
-        base = open_start(candidate) if given.against == START else open_model(given.against)
-    decisions = decide(candidate, base, requirements, given.alpha)
+    if (arm := find_arm(given.model)) is not None:
+        decisions = decide_arms(arm, given.against, requirements, given.alpha)
+    else:
+        decisions = of_models(given.model, given.against, requirements, given.alpha)
     about = {"candidate": escape_controls(given.model), "against": given.against or "", "alpha": given.alpha}
     for option, make in (("markdown", written.markdown), ("html", written.html), ("json", written.to_json)):
         if (path := getattr(given, option)) is not None:

@@ -49,6 +49,10 @@ class Decision:
     """p of the claim that it fails, corrected for the number of requirements"""
     reason: str = ""
     note: str = ""
+    where: str = ""
+    """Cell of a study"""
+    counted: str = "sample"
+    """What `test.n` counts"""
 
     @property
     def difference(self) -> float | None:
@@ -76,7 +80,11 @@ def decide(candidate: Model, base: Model | None, requirements: Sequence[Requirem
 
     Raises UserError if a metric is unknown, its direction is the wrong one, or the models' samples differ.
     """
-    found = [measured(candidate, base, requirement, alpha) for requirement in requirements]
+    return conclude([measured(candidate, base, requirement, alpha) for requirement in requirements], alpha)
+
+
+def conclude(found: Sequence[Decision], alpha: float) -> list[Decision]:
+    """The decisions with verdicts and reasons."""
     corrected = correct([d.test.p_below for d in found], "holm")
     return [concluded(d, p if p is not None else 1.0, alpha) for d, p in zip(found, corrected, strict=True)]
 
@@ -202,13 +210,15 @@ def concluded(d: Decision, p_fail: float, alpha: float) -> Decision:
         )
     if p_fail <= alpha:
         return replace(d, verdict=FAIL, p_fail=p_fail, reason=f"{claim(r, False)}: {p_value(p_fail)}, {test.method}")
-    reason = f"cannot be decided with {plural(test.n, 'sample')} ({p_value(test.p_above)}, {test.method})"
-    if test.needed is None:
-        reason += "; what was observed lies at the margin, so that no number of samples would decide it"
+    reason = f"cannot be decided with {plural(test.n, d.counted)} ({p_value(test.p_above)}, {test.method})"
+    if test.value == margin_of(d):
+        reason += f"; what was observed lies at the margin, so that no number of {d.counted}s would decide it"
+    elif test.needed is None:
+        reason += f"; what was observed lies so near the margin that no usual number of {d.counted}s would decide it"
     else:
         side = "that it holds" if test.value > margin_of(d) else "that it does not hold"
         number = max(test.needed, test.n + 1)
-        reason += f"; about {plural(number, 'sample')} would show {side}, if what was observed is so"
+        reason += f"; about {plural(number, d.counted)} would show {side}, if what was observed is so"
     return replace(d, verdict=UNDECIDED, p_fail=p_fail, reason=reason)
 
 

@@ -42,12 +42,12 @@ def cells(d: Decision, alpha: float) -> dict[str, str]:
         counts = f"{test.lost:,} {words[0]}, {test.gained:,} {words[1]}"
     return {
         "verdict": d.verdict,
-        "requirement": d.requirement.text,
+        "requirement": d.requirement.text + (f" ({d.where})" if d.where else ""),
         "base": "" if d.base is None else fixed(d.base, 4),
         "candidate": fixed(d.candidate, 4),
         "difference": "" if d.difference is None else fixed(of, 4, sign=True),
         "interval": f"[{fixed(d.low, 4)}, {fixed(d.high, 4)}]",
-        "n": f"{test.n:,}",
+        "n": f"{test.n:,}" if d.counted == "sample" else plural(test.n, d.counted),
         "samples": counts,
         "reason": d.reason,
         "note": d.note,

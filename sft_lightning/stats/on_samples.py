@@ -81,7 +81,7 @@ def paired(first: Array, second: Array, margin: float, alpha: float) -> SampleTe
     """
     gained, lost = int((first > second).sum()), int((first < second).sum())
     if not is_right_or_wrong(first, second):
-        return _means(first - second, margin, alpha, "paired t-test", gained, lost)
+        return means(first - second, margin, alpha, "paired t-test", gained, lost)
     n = len(first)
     low, high = score_test.interval(gained, lost, n, alpha)
     if margin == 0:
@@ -98,7 +98,7 @@ def paired(first: Array, second: Array, margin: float, alpha: float) -> SampleTe
 def level(scores: Array, wanted: float, alpha: float) -> SampleTest:
     """Tests the mean of scores `[n]` against a level: the exact binomial test for scores of 0 and 1, else the t-test."""
     if not is_right_or_wrong(scores) or not 0 < wanted < 1:
-        return _means(scores, wanted, alpha, "t-test", None, None)
+        return means(scores, wanted, alpha, "t-test", None, None)
     n, right = len(scores), int(scores.sum())
     above, below = float(stats.binom.sf(right - 1, n, wanted)), float(stats.binom.cdf(right, n, wanted))
     found = stats.binomtest(right, n).proportion_ci(1 - 2 * alpha, method="exact")
@@ -121,7 +121,10 @@ def resampled(value: float, draws: Array, n: int, margin: float, alpha: float) -
     return SampleTest(n, value, low, high, above, below, f"bootstrap, {len(draws):,} draws", needed=needed)
 
 
-def _means(x: Array, margin: float, alpha: float, method: str, gained: int | None, lost: int | None) -> SampleTest:
+def means(
+    x: Array, margin: float, alpha: float, method: str, gained: int | None = None, lost: int | None = None
+) -> SampleTest:
+    """The t-test of values `[n]`."""
     n, mean = len(x), float(np.mean(x))
     deviation = float(np.std(x, ddof=1)) if n > 1 else 0.0
     if n < FEWEST or deviation <= _rounding(x):
