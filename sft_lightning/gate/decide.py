@@ -1,7 +1,7 @@
 """Decides each requirement by a test on paired samples, and all of them together."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -147,34 +147,36 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
     """The test of a requirement: of means of samples' scores where the metric is one, else by drawing samples anew."""
     name, margin, sides = requirement.name, sign * requirement.number, [mine, *([] if theirs is None else [theirs])]
     each = [side.of_each(name) for side in sides]
-    first = drawn(mine.n, CHECKED)
+    first = list(drawn(mine.n, CHECKED))
     if all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
         held = [sign * of for of in each]
         return level(held[0], margin, alpha) if theirs is None else paired(held[0], held[1], margin, alpha)
-    draws = drawn(mine.n, DRAWS if all(side.is_sum(name) for side in sides) else FEWER)
-    values = [sign * side.on_draws(name, draws) for side in sides]
+    number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
+    values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
     found = values[0] - (values[1] if theirs is not None else 0.0)
     defined = np.isfinite(found)
     whole = sign * (mine.values[name] - (0.0 if theirs is None else theirs.values[name]))
     if not np.isfinite(whole) or defined.mean() < 1 - UNDEFINED:
         raise UserError(
             KEY,
-            f"'{requirement.text}': {name} is undefined on {(~defined).sum():,} of {len(draws):,} draws of {mine.n:,} samples",
+            f"'{requirement.text}': {name} is undefined on {(~defined).sum():,} of {number:,} draws of {mine.n:,} samples",
             "measure more samples, or choose another metric",
         )
     return resampled(whole, found[defined], mine.n, margin, alpha)
 
 
-def drawn(n: int, number: int) -> Array:
-    """`[number, n]`: how often each sample is drawn, with replacement; the same in each call."""
-    return np.random.default_rng(SEED).multinomial(n, np.full(n, 1 / n), size=number).astype(np.float64)
+def drawn(n: int, number: int) -> Iterator[Array]:
+    """How often each of n samples is drawn, with replacement, `[n]` for each draw; the same in each call."""
+    random, even = np.random.default_rng(SEED), np.full(n, 1 / n)
+    for _ in range(number):
+        yield random.multinomial(n, even).astype(np.float64)
 
 
-def is_mean(side: Scores, name: str, each: Array, draws: Array) -> bool:
+def is_mean(side: Scores, name: str, each: Array, draws: Sequence[Array]) -> bool:
     """Whether the metric is the mean of its values on each sample: on all samples, and on draws of them."""
     if not np.isfinite(each).all() or not equal(float(each.mean()), side.values[name]):
         return False
-    return all(equal(a, b) for a, b in zip(side.on_draws(name, draws), draws @ each / side.n, strict=True))
+    return all(equal(a, float(d @ each) / side.n) for a, d in zip(side.on_draws(name, draws), draws, strict=True))
 
 
 def against_record(model: Model, requirement: Requirement, scores: Scores) -> str:

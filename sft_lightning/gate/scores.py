@@ -6,7 +6,7 @@ Whether that holds is tried on all samples together, not assumed.
 """
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,8 +62,8 @@ class Scores:
         """Whether the metric is computed from sums, which takes little time for many samples."""
         return not any(self.lists[self.meter_of(metric) or ""])
 
-    def on_draws(self, metric: str, draws: Array) -> Array:
-        """The metric `[B]` on each of B draws: `draws[B, N]` says how often each sample was drawn."""
+    def on_draws(self, metric: str, draws: Iterable[Array]) -> Array:
+        """The metric `[B]` on each of B draws, each `[N]`: how often each sample was drawn."""
         name = self.meter_of(metric)
         assert name is not None
         return np.array([self.computed(self.meters[name], name, draw).get(metric, np.nan) for draw in draws])

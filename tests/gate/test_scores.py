@@ -53,7 +53,7 @@ def test_a_correlation_is_computed_anew_on_each_draw() -> None:
     scores = of_values(60)
     assert scores.is_sum("mse") and not scores.is_sum("pearson")
     y, said = (held.numpy() for held in values(60))
-    draws = drawn(60, 3)
+    draws = list(drawn(60, 3))
     for draw, found in zip(draws, scores.on_draws("pearson", draws), strict=True):
         at = np.repeat(np.arange(60), draw.astype(int))
         assert found == pytest.approx(np.corrcoef(said[at], y[at])[0, 1], abs=1e-5)
@@ -84,7 +84,7 @@ def test_entities_are_drawn_by_sentence() -> None:
     found = Collected(task, final=True)
     for batch, output in sentences:
         assert found.take(batch, output)
-    scores, draws = found.scores(), drawn(40, 3)
+    scores, draws = found.scores(), list(drawn(40, 3))
     assert scores.meter_of("entity_f1") == "entities" and scores.meter_of("entity_f1/a") == "entities"
     true = [[TAGS[i] for i in batch["y"]] for batch, _ in sentences]
     said = [[TAGS[i] for i in output.logits.argmax(-1)] for _, output in sentences]
