@@ -96,7 +96,11 @@ def main(arguments: list[str]) -> int:
         decisions = decide_arms(arm, given.against, requirements, given.alpha)
     else:
         decisions = of_models(given.model, given.against, requirements, given.alpha)
-    about = {"candidate": escape_controls(given.model), "against": escape_controls(given.against or ""), "alpha": given.alpha}
+    about = {
+        "candidate": escape_controls(given.model),
+        "against": escape_controls(given.against or ""),
+        "alpha": given.alpha,
+    }
     for option, make in (("markdown", written.markdown), ("html", written.html), ("json", written.to_json)):
         if (path := getattr(given, option)) is not None:
             written.write(f"--{option}", path, make(decisions, about))
