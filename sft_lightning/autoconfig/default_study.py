@@ -156,14 +156,16 @@ def base_of(
     model: dict[str, Any] = {"lr": recipe.lr[len(recipe.lr) // 2], **recipe.model}
     if net.batchnorm:
         model["freeze_batchnorm_stats"] = True
-    model |= {"head_lr_factor": 10.0} if plan.kind == "masks" else {}  # a new decoder is random, in many layers
+    model |= (
+        {"head_lr_factor": 10.0} if plan.kind in ("masks", "boxes") else {}
+    )  # a new decoder is random, in many layers
     init = plan.block["init_args"]
     init["batch_size"] = run.batch_size
     if not gpu and net.any_size and plan.pixels is not None and plan.pixels <= SMALL_IMAGES:
         init["image_size"] = SMALL_IMAGES
     if net.image_size is not None and plan.kind == "image":
         init["image_size"] = net.image_size
-    if gpu and plan.kind in ("image", "masks"):
+    if gpu and plan.kind in ("image", "masks", "boxes"):
         init["num_workers"] = 4
     if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
         init["max_length"] = tokens
@@ -235,7 +237,7 @@ def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "
                     f"{path} has a class '{other}', which the network's own head does not have",
                     "give data of the task it was trained on",
                 )
-            source.block["init_args"]["labels" if plan.kind == "words" else "classes"] = net.source_labels
+            source.block["init_args"]["labels" if plan.kind in ("words", "boxes") else "classes"] = net.source_labels
     source.set_aside(SOURCE_TEST, SOURCE_VAL, "--retention")
     return source
 

@@ -4,10 +4,14 @@ from pathlib import Path
 
 from sft_lightning.autoconfig.network_plan import NetworkPlan, block, network_errors
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.networks.faster_rcnn import NAMES as FASTER
 from sft_lightning.networks.names import unprefixed
+from sft_lightning.networks.torchvision_detection import KINDS
 from sft_lightning.networks.torchvision_models import FIXED
 from sft_lightning.networks.weights import read_state_dict, resolve
 
+DETECTORS = (*KINDS, *FASTER)
+"""Names of torchvision's detectors"""
 FIX = "give ARCHITECTURE=FILE with a file of its weights, or choose another model"
 
 
@@ -39,6 +43,8 @@ def of_timm(model: str, name: str, pretrained: str | None = None, match: str | N
     plan = NetworkPlan(name, {"image": block("Timm", **given)}, family, batchnorm=batchnorm, head_kind="image")
     if hasattr(skeleton, "forward_intermediates"):
         plan.blocks["masks"] = block("TimmSegmentation", **given)
+        if batchnorm:
+            plan.blocks["boxes"] = block("TimmDetection", **given)
     plan.source_outputs = int(skeleton.num_classes) if classifier_name(skeleton) is not None else None
     plan.any_size = batchnorm and cfg is not None and not cfg.fixed_input_size
     plan.why = f"timm's {model}"
@@ -51,6 +57,8 @@ def of_torchvision(model: str, name: str, pretrained: str | None = None) -> Netw
     from torch import nn
     from torchvision import models
 
+    if model in DETECTORS:
+        return detects_of_torchvision(model, name, pretrained)
     if model in models.list_models(module=models.segmentation):
         return segments_of_torchvision(model, name, pretrained)
     names = models.list_models(module=models)
@@ -93,6 +101,22 @@ def segments_of_torchvision(model: str, name: str, pretrained: str | None) -> Ne
     return plan
 
 
+def detects_of_torchvision(model: str, name: str, pretrained: str | None) -> NetworkPlan:
+    """Plans a detector of torchvision's, with its own weights or those of a folder or file."""
+    from torchvision import models
+
+    weights = models.get_model_weights(model)
+    if pretrained is None:
+        fetched(name, weights.DEFAULT.url)
+    labels = list(weights.DEFAULT.meta["categories"])[KINDS.get(model) in ("ssd", None) :]
+    given = block(
+        "FasterRCNN" if model in FASTER else "TorchvisionDetection", name=model, pretrained=pretrained or "DEFAULT"
+    )
+    plan = NetworkPlan(name, {"boxes": given}, "convolutional", len(labels), labels, "object_detection", batchnorm=True)
+    plan.why = f"torchvision's {model}"
+    return plan
+
+
 def of_file(architecture: str, file: str) -> NetworkPlan:
     """Plans ARCHITECTURE=FILE: the file is a state dict with the library's names or, for timm, in its order."""
     import timm
@@ -116,6 +140,7 @@ def of_file(architecture: str, file: str) -> NetworkPlan:
     if library != "timm" and model in (
         *models.list_models(module=models),
         *models.list_models(module=models.segmentation),
+        *DETECTORS,
     ):
         return of_torchvision(model, model, file)
     known = [*timm.list_models(), *models.list_models(module=models)]

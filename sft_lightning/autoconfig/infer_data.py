@@ -6,6 +6,7 @@ import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.infer_audio import sound_folder, sound_plan
+from sft_lightning.autoconfig.infer_boxes import boxes_plan, has_boxes
 from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
@@ -27,6 +28,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
         raise UserError("--data", f"{path} does not exist{nearest(where.name, here)}")
     try:
+        if where.is_dir() and has_boxes(where, said):
+            return boxes_plan(path, kinds, network, said)
         if where.is_dir() and has_masks(where, said):
             return masks_plan(path, kinds, network, said)
         if where.is_dir() and (images := image_folders(where)) is not None:

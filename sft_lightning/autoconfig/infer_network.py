@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sft_lightning.autoconfig.infer_backbone import of_file, of_timm, of_torchvision
+from sft_lightning.autoconfig.infer_backbone import DETECTORS, of_file, of_timm, of_torchvision
 from sft_lightning.autoconfig.infer_transformers import of_transformers
 from sft_lightning.autoconfig.network_plan import NetworkPlan, block
 from sft_lightning.core.errors import UserError, nearest
@@ -58,7 +58,11 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     class_path = str(ours.get("network") or "")
     short, args = class_path.rpartition(".")[2], dict(ours.get("init_args") or {})
     task, seen = dict(ours.get("task") or {}), dict(ours.get("input") or {})
-    if task.get("name") == "semantic_segmentation" and short != "TransformersSegmentation":
+    if task.get("name") == "object_detection" and short != "TransformersDetection":
+        known = class_path.startswith("sft_lightning.")
+        detects = {"boxes": block(short if known else class_path, **args, pretrained=name)}
+        plan = NetworkPlan(name, detects, "convolutional", task.get("num_outputs"), batchnorm=True)
+    elif task.get("name") == "semantic_segmentation" and short != "TransformersSegmentation":
         known = class_path.startswith("sft_lightning.")
         segments = {"masks": block(short if known else class_path, **args, pretrained=name)}
         family = "small" if short == "UNet" else "convolutional"
@@ -76,7 +80,8 @@ def of_ours(name: str, source: Source) -> NetworkPlan:
     elif short in ("Timm", "Torchvision"):
         make = of_timm if short == "Timm" else of_torchvision
         plan = make(str(args.get("name")), name, name)
-        plan.blocks.pop("masks", None)  # they load timm's names, or their own exports
+        for kind in ("masks", "boxes"):
+            plan.blocks.pop(kind, None)  # they load timm's names, or their own exports
         plan.blocks["image"]["init_args"] |= {"image_size": s} if (s := args.get("image_size")) else {}
         plan.image_size = None if seen.get("size") else plan.image_size
         plan.source_outputs = task.get("num_outputs")
@@ -103,7 +108,11 @@ def of_hub(name: str) -> NetworkPlan:
     owner, slash, model = name.rpartition("/")
     if timm.is_model(model) and (not slash or owner == "timm"):
         return of_timm(model, name, name if slash else None)
-    if not slash and name in (*models.list_models(module=models), *models.list_models(module=models.segmentation)):
+    if not slash and name in (
+        *models.list_models(module=models),
+        *models.list_models(module=models.segmentation),
+        *DETECTORS,
+    ):
         return of_torchvision(name, name)
     try:
         plan = of_transformers(name, name)

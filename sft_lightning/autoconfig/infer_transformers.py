@@ -8,6 +8,7 @@ from typing import Any
 from sft_lightning.autoconfig.infer_pooling import pooling_of
 from sft_lightning.autoconfig.network_plan import NetworkPlan, block, network_errors
 from sft_lightning.core.errors import UserError
+from sft_lightning.networks.transformers_detection import KINDS as DETECTORS
 
 
 def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPlan:
@@ -26,6 +27,11 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     if made_as.endswith("ForSemanticSegmentation"):
         segments = {"masks": block("TransformersSegmentation", pretrained=name)}
         plan = NetworkPlan(name, segments, "transformer", len(config.id2label), labels, "semantic_segmentation")
+        plan.why = f"model_type {kind}, saved as {made_as}"
+        return plan
+    if made_as.endswith("ForObjectDetection") and kind in DETECTORS:
+        detects = {"boxes": block("TransformersDetection", pretrained=name)}
+        plan = NetworkPlan(name, detects, "transformer", len(config.id2label), labels, "object_detection")
         plan.why = f"model_type {kind}, saved as {made_as}"
         return plan
     what = "image" if takes_images(kind, made_as) else "text" if takes else None

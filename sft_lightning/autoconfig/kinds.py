@@ -36,6 +36,13 @@ KINDS = {
         one_target=False,
         probed=False,
     ),
+    "boxes": Kind(
+        "images with boxes",
+        {"object_detection": None},
+        "--set data.labels, data.box_format",
+        one_target=False,
+        probed=False,
+    ),
     "audio": Kind("sounds with labels", {"classification": None}, "--label_column"),
     "text": Kind("texts with labels", {"classification": None, "regression": 1, "multi_label": None}, tokens=(4, 1)),
     "choices": Kind("questions with choices", {"multiple_choice": 1}, tokens=(4, 2)),

@@ -23,7 +23,8 @@ class WritePredictions(Callback):
     `choice` (its place, from 0), `probabilities` and `text`, for regression `value`, for questions about a text `answer`, its
     `score` and its characters (`start`, `end`), for language models `tokens` and `probabilities` in the order of positions, and
     `text` that was generated, for segmentation `mask`, the name of a PNG file below the file's folder, and `pixels` of each
-    class. The data adds what it knows of a sample, such as the places of entities.
+    class, for detection `boxes` in pixels of the file, their `scores` and `labels`. The data adds what it knows of a sample,
+    such as the places of entities.
 
     Args:
         path: The file to write.
@@ -66,6 +67,8 @@ class WritePredictions(Callback):
             if samples is not None:
                 rows = [{"index": at, **samples.completed(at, row, task)} for row in rows for at in [row.pop("index")]]
             write_atomic(self.path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            if samples is not None:
+                samples.summed(rows, self.path.parent, task)
         self._rows = []
 
 

@@ -30,6 +30,14 @@ def make_parser() -> Parser:
         action="store_true",
         help="leave out adapter/, the adapter alone; the weights include it in any case",
     )
+    parser.add_argument(
+        "--int8",
+        action="store_true",
+        help="with --format onnx, also write model.int8.onnx, with int8 weights, and measure what it loses",
+    )
+    parser.add_argument(
+        "--push", metavar="NAME", help="also upload the folder to the hub, to a repository that is private if it is new"
+    )
     return parser
 
 
@@ -39,11 +47,16 @@ def main(arguments: list[str]) -> int:
     from sft_lightning.cli.quiet import quieten
     from sft_lightning.export import export_run
     from sft_lightning.export.parity import lines
+    from sft_lightning.export.push import check_push, push
 
     quieten()
-    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters)
+    if given.push is not None:
+        check_push(given.push)
+    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters, given.int8)
     heads = "both heads" if len(made.heads) > 1 else "the new head"
     print(f"export  {made.folder} ({made.format}, {heads}, {made.bytes / 1e6:.1f} MB)")
     for line in lines(made.parity):
         print(f"parity  {line}")
+    if given.push is not None:
+        print(f"push    {push(made.folder, given.push)}")
     return 0

@@ -16,7 +16,7 @@ COMMANDS = {
     "fit": "Fine-tune a network on data with a variant; target and retention are measured side by side.",
     "validate": "Measure a run's (or a checkpoint's) metrics on the validation split.",
     "test": "Measure a run's (or a checkpoint's) metrics on the test split.",
-    "predict": "Write a run's (or a checkpoint's) predictions, one JSON object per sample.",
+    "predict": "Write a run's (or a checkpoint's) predictions; predict MODEL answers your own samples.",
     "ablate": "Compare ways of fine-tuning over seeds: settings chosen on validation, test touched once.",
     "study": "Show the state of a study: its points and, on Slurm, their jobs.",
     "submit": "Submit a fit as a Slurm job that comes back after preemption.",
@@ -96,6 +96,11 @@ def dispatch(command: str, arguments: list[str]) -> int:
 
             print(help_text(command, COMMANDS[command]), end="")
             return 0
+        if command == "predict" and arguments[1:2] and not arguments[1].startswith("-"):
+            from sft_lightning.cli.predict import main as predict
+
+            imported()
+            return predict(arguments[1:])
         if command in ELSEWHERE:
             from importlib import import_module
 

@@ -99,6 +99,10 @@ def _value(text: str) -> str:
     return shown if len(shown) <= 120 else f"{shown[:100]}…"
 
 
+LOGGERS = {"TensorBoardLogger": "tensorboard", "MLFlowLogger": "mlflow"}
+"""Lightning's loggers that need an extra, which has the package's name"""
+
+
 def _in_class(path: str, text: str, where: str, keys: list[str]) -> UserError:
     name = path.rpartition(".")[2]
     if match := re.match(r"Option '([^']+)' is not accepted", text):
@@ -108,6 +112,8 @@ def _in_class(path: str, text: str, where: str, keys: list[str]) -> UserError:
         return UserError(where, problem, "put the module on Python's path")
     if re.match(r"(Not a valid|Import path|module .* has no attribute)", text):
         return UserError(where, f"{path}: {text.splitlines()[0]}")
+    if (package := LOGGERS.get(name)) is not None and "pip install" in text:
+        return UserError(where, f"{name} needs the package {package}", f"pip install 'sft-lightning[{package}]'")
     if match := re.match(r"the following arguments are required: (.*)", text):
         return UserError(where, f"{name} needs {match[1].strip()}", f"set it in {where}.init_args")
     if re.match(r"'\w+' object (has no attribute|is not)", text):

@@ -95,7 +95,8 @@ class TaskInfo:
     labels: list[str] = field(default_factory=list)
     metrics: list[str] = field(default_factory=list)
     scheme: str = ""
-    """Scheme of the tags of entities, such as IOB1; empty if the labels tell it"""
+    """Scheme of the tags of entities, such as IOB1, empty if the labels tell it; 'softmax' for detectors whose class outputs
+    are of one softmax, whose last is of no object"""
     weights: list[float] = field(default_factory=list)
     """Weight of each class in the loss, for tasks that support it; empty for 1"""
     focal: float = 0.0
@@ -125,6 +126,26 @@ class TaskInfo:
         return info
 
 
+class Reader(Protocol):
+    """Reads the outputs of a detector's head, `[R, P, D]` for P places of R images, each image by itself. A: candidates of an
+    image, which are boxes that may hold an object; C: classes; S: pixels of the images' sides.
+    """
+
+    def places(self, features: Tensor) -> Tensor:
+        """The places `[R, Q, D]` of features `[R, P, D]` at which student and teacher are compared."""
+
+    def rows(self, logits: Tensor) -> Tensor:
+        """`[R, A, K + 4]` of the candidates at these places: K class outputs, the first C of which are the classes', and those
+        of the box, or of a box for each class.
+        """
+
+    def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """`[R]`, each image's loss, given its boxes `[M, 4]` (left, top, right, bottom, in [0, S]) and their classes `[M]`."""
+
+    def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """For each image boxes `[M, 4]` as above, scores `[M]` in [0, 1], from the highest on, and classes `[M]`."""
+
+
 class Output(NamedTuple):
     """The result of one encoder pass. N items, C outputs, D and E features, S source outputs.
 
@@ -142,6 +163,8 @@ class Output(NamedTuple):
     the encoder has no new layer"""
     generated: Texts | None = None
     """B generated texts, fillers included; None if none were generated for this batch"""
+    reader: Reader | None = None
+    """Reads `logits` and `source_logits` of a detector; None for other networks"""
 
     @property
     def pretrained_features(self) -> Tensor:
@@ -206,9 +229,9 @@ class InputSpec:
     """
 
     kind: str
-    """'image', 'masks' (images with a mask each), 'audio', 'speech' (sounds with transcripts), 'text', 'tokens' (text for
-    language modelling), 'words' (sentences with a tag for each word), 'choices' (questions with choices), 'questions'
-    (questions with a context, in windows) or 'pairs' (texts with target texts)"""
+    """'image', 'masks' (images with a mask each), 'boxes' (images with boxes of objects), 'audio', 'speech' (sounds with
+    transcripts), 'text', 'tokens' (text for language modelling), 'words' (sentences with a tag for each word), 'choices'
+    (questions with choices), 'questions' (questions with a context, in windows) or 'pairs' (texts with target texts)"""
     size: tuple[int, int] | None = None
     """height, width in pixels"""
     channels: int | None = None

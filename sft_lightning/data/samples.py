@@ -92,6 +92,9 @@ class Samples(ABC):
         """Writes what is no text, such as a mask, to files below `folder`, and names them in the prediction instead."""
         return prediction
 
+    def summed(self, rows: Sequence[dict[str, Any]], folder: Path, task: TaskInfo | None) -> None:  # noqa: B027
+        """Writes what all predictions give together, such as a list in another library's format, to a file in `folder`."""
+
     def name(self, row: int) -> str:
         """The row's name in messages."""
         return f"sample {row}"

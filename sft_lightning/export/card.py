@@ -26,6 +26,7 @@ PIPELINES = {
     ("tokens", "causal_lm"): "text-generation",
     ("pairs", "seq2seq"): "translation",
     ("masks", "semantic_segmentation"): "image-segmentation",
+    ("boxes", "object_detection"): "object-detection",
     ("audio", "classification"): "audio-classification",
     ("speech", "seq2seq"): "automatic-speech-recognition",
     ("speech", "ctc"): "automatic-speech-recognition",
@@ -246,6 +247,8 @@ def limits(tuned: Tuned, place: StudyPlace | None) -> Iterator[str]:
         yield "- What it kept was measured on one source data set; other knowledge may be lost."
     if not record.get("test"):
         yield "- It was not tested on a test split; validation also chose the checkpoint."
+    if place is not None and place.unfinished:
+        yield f"- Its study had not ended: {place.unfinished}, so that choices and spread may change."
     if place is None or len(place.rows) < 2:
         yield "- One seed: the spread over seeds is unknown."
     yield "- The weights' license is that of the pretrained network and the data; it is not stated here.\n"

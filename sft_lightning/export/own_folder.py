@@ -4,11 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputView, TaskInfo
 from sft_lightning.networks.base import NETWORKS, Network
+from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.source_head_file import WEIGHTS
 from sft_lightning.networks.weights import resolve
@@ -46,11 +45,14 @@ def load_export(folder: str | Path, **more: Any) -> Network:
     network.input_view = InputView.of(ours.get("input"))
     if not network.shares_outputs:
         kept = network.source_head
-        if not isinstance(kept, nn.Linear) or not isinstance(network.head, nn.Linear):
+        if kept is None or type(kept) is not type(network.head):
             raise UserError(folder, f"has no output layer that {network.name} can load", "export the run again")
         network.head.load_state_dict(kept.state_dict())
         network.source_head, network.source_task, network.source_labels = None, None, []
         if source.folder is not None and (source.folder / WEIGHTS).is_file():
-            take_source_head(network, str(folder), "source")
+            if isinstance(network, Detector):
+                network.load_source_head(source.folder)
+            else:
+                take_source_head(network, str(folder), "source")
     network.pretrained = None
     return network.requires_grad_(False).eval()

@@ -230,4 +230,21 @@ def lines(content: dict[str, Any]) -> list[str]:
         said.append(f"generated texts: {content['generated']['equal']} of {content['generated']['n']} equal")
     if "note" in content:
         said.append(content["note"])
+    if "int8" in content:
+        said += of_int8(content["int8"])
     return said
+
+
+def of_int8(content: dict[str, Any]) -> list[str]:
+    """What quantised weights cost, in words."""
+    small, whole = sorted(content["bytes"].values())
+    said = [
+        f"int8: model.int8.onnx has {small / 1e6:.1f} MB instead of {whole / 1e6:.1f} MB, and the same inputs and outputs"
+    ]
+    for head, found in content["heads"].items():
+        change = found["int8"] - found["float32"]
+        said.append(
+            f"int8, {head} head: {found['metric']} {found['int8']:.4f} instead of {found['float32']:.4f} "
+            f"({change:+.4f}; validation, n = {found['n']})"
+        )
+    return said + ([content["note"]] if "note" in content else [])

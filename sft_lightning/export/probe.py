@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_lightning.core.structures import Batch, Output
+from sft_lightning.core.structures import Batch, Output, Reader
 from sft_lightning.data.split import Split
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.packed import ROW, START
 from sft_lightning.tasks import Task, make_task
 
-SAMPLES = {"tokens": 8, "pairs": 16, "masks": 16, "audio": 16, "speech": 8, "ctc": 8}
+SAMPLES = {"tokens": 8, "pairs": 16, "masks": 16, "boxes": 16, "audio": 16, "speech": 8, "ctc": 8}
 """Validation samples that are compared, by kind of input; others have MOST"""
 MOST = 64
 GENERATED = 4
@@ -44,6 +44,8 @@ class Probe:
     """What the run's network generates for `prompt`"""
     ids: list[list[int]] = field(default_factory=list)
     """Tokens of `raw` texts, for networks that generate"""
+    readers: list[Reader | None] = field(default_factory=list)
+    """For each batch, what reads a detector's logits"""
     limit: int = LIMIT
     """Most tokens of a generated text"""
 
@@ -62,8 +64,8 @@ class Probe:
         assert task is not None
         rows = [
             row
-            for batch, found in zip(self.batches, logits, strict=True)
-            for row in task.decode(Output(found, found), batch)
+            for batch, found, reader in zip(self.batches, logits, self.readers, strict=True)
+            for row in task.decode(Output(found, found, reader=reader), batch)
         ]
         if self.kind == "masks":
             return [pixel for row in rows for pixel in row["mask"].ravel().tolist()]
@@ -131,6 +133,7 @@ def take_probe(tuned: Tuned, heads: tuple[str, ...], most: int | None = None) ->
     for batch in batches:
         found = network(batch["x"], tuned.task.select(batch))
         probe.new.append(found.logits.float())
+        probe.readers.append(found.reader)
         if source_task is not None:
             assert found.source_logits is not None
             probe.source.append(found.source_logits.float())

@@ -22,6 +22,8 @@ class StudyPlace:
     """How the study chose this setting; empty if it chose another one"""
     rows: list[dict[str, str]] = field(default_factory=list)
     """The lines of points.csv with the same settings, one for each seed"""
+    unfinished: str = ""
+    """How much of the study is done, if it had not ended when its files were written; empty if it had"""
 
     def spread(self, metric: str) -> str:
         """`0.81 ± 0.02 (mean ± standard deviation of 3 seeds)`; empty for fewer than two seeds."""
@@ -43,6 +45,11 @@ def place_of(run: Path) -> StudyPlace | None:
         same = [r for r in rows if r["arm"] == mine["arm"] and all(r[n] == mine[n] for n in names if n != "seed")]
         arms = [cell["arms"].get(mine["arm"]) or {} for cell in study.get("cells") or []]
         why = next((str(arm.get("why") or "") for arm in arms if run.name in arm.get("points", [])), "")
-        return StudyPlace(str(study.get("study") or run.parent.name), mine["arm"], setting, why, same)
+        name, points = str(study.get("study") or run.parent.name), study.get("points") or {}
+        done, total = (int(points.get(n) or 0) for n in ("finished", "total"))
+        ended = study.get("status", "finished") == "finished" and done >= total
+        return StudyPlace(
+            name, mine["arm"], setting, why, same, "" if ended else f"{done} of {total} runs are finished"
+        )
     except (OSError, ValueError, KeyError, StopIteration, AttributeError, TypeError):
         return None

@@ -47,6 +47,7 @@ def export_run(
     format: str | None = None,
     heads: str | None = None,
     merge_adapters: bool = False,
+    int8: bool = False,
 ) -> Exported:
     """Exports a finished run.
 
@@ -56,6 +57,7 @@ def export_run(
         format: Name of a format; by default that of the network's own library.
         heads: 'new' or 'both'; by default both if the run measured retention and the format can hold both.
         merge_adapters: Leave out the adapter alone, whose effect the weights include in any case.
+        int8: With onnx, also write a graph with int8 weights, and measure what it loses.
 
     Raises:
         UserError: The run is unfinished, the network does not fit the format, the folder exists, or the export answers
@@ -68,6 +70,8 @@ def export_run(
     tuned = open_run(run)
     name = format or default_format(tuned.network)
     made = FORMATS.find(name)()
+    if int8 and name != "onnx":
+        raise UserError("--int8", f"has no effect on {name}", "set --format onnx, or leave it out")
     if why := made.why_not(tuned.network):
         raise UserError("--format", f"{name}: {why}", "choose safetensors" if name != "safetensors" else "")
     folder = Path(to).expanduser() if to is not None else tuned.run.path / "export" / name
@@ -79,6 +83,10 @@ def export_run(
     with half_written(folder) as temporary:
         made.write(tuned, temporary, chosen, has_adapter and not merge_adapters)
         parity = compared(tuned, made, temporary, chosen)
+        if int8:
+            from sft_lightning.export.int8 import add_int8
+
+            parity["int8"] = add_int8(tuned, temporary, chosen)
         (temporary / PARITY).write_text(json.dumps(parity, indent=2) + "\n", encoding="utf-8")
         write_card(tuned, made, temporary, chosen, parity)
     return Exported(folder, name, chosen, parity)

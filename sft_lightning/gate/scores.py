@@ -21,6 +21,7 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.networks.base import Network
 from sft_lightning.stats.summary import Array
 from sft_lightning.tasks import RowTask, Task
+from sft_lightning.tasks.box_scores import COLUMNS, BoxScores
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks.text_score import TextScore
 
@@ -79,10 +80,12 @@ class Scores:
         """The meter's metrics on a draw, or on one sample; empty where it cannot say anything of these."""
         times = np.eye(1, self.n, one)[0] if draw is None else draw
         numbers = self.starts[name] + (self.states[name][one] if draw is None else draw @ self.states[name])
-        joined = Lists()
+        joined, number = Lists(), 0
         for at in np.flatnonzero(times) if self.lists[name][0] else ():
-            for attribute, items in self.lists[name][at].items():
-                joined.setdefault(attribute, []).extend(items * int(times[at]))
+            for _ in range(int(times[at])):
+                for attribute, items in self.lists[name][at].items():
+                    joined.setdefault(attribute, []).extend(numbered(meter, attribute, items, number))
+                number += 1
         fill(meter, numbers, joined)
         return read(meter, name)
 
@@ -211,6 +214,18 @@ def fill(meter: Metric, numbers: Array, lists: Lists) -> None:
             at += held.numel()
     for name, items in lists.items():
         setattr(meter, name, items)
+
+
+def numbered(meter: Metric, attribute: str, items: list[Any], number: int) -> list[Any]:
+    """A sample's part of a list. Boxes hold their image's number, which must differ between copies of one drawn twice."""
+    if not isinstance(meter, BoxScores):
+        return items
+    made = []
+    for part in items:
+        values = part.numpy().view(np.float64).copy()
+        values.reshape(-1, 1 if attribute == "images" else COLUMNS)[:, 0] = number
+        made.append(torch.from_numpy(values.view(np.int64)))
+    return made
 
 
 def read(meter: Metric, name: str) -> dict[str, float]:

@@ -117,7 +117,7 @@ class DistillSFT(SFTModule):
         if self.on == "features" or task is None:
             return
         self._compared = make_task(task)
-        logits = torch.zeros(1, task.num_outputs or 1)
+        logits = torch.zeros(1, self._compared.width)
         if kind == "kl" and self._compared.divergence(logits, logits) is None:
             outputs = plural(task.num_outputs or 1, "output")
             raise UserError(
@@ -125,7 +125,7 @@ class DistillSFT(SFTModule):
                 f"kl compares probabilities, and the source head's {outputs} (of {task.name}) are values",
                 "use distance mse, or on: features",
             )
-        if task.num_outputs == 1 and kind == "cosine":
+        if self._compared.width == 1 and kind == "cosine":
             raise UserError(
                 "model.distance",
                 "cosine of a single output does not depend on its size",

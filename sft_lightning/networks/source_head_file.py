@@ -15,7 +15,7 @@ from sft_lightning.tasks import TASKS
 WEIGHTS, ABOUT = "source_head.safetensors", "source_head.json"
 
 
-def write_source_head(head: nn.Linear, task: TaskInfo, labels: Sequence[str], folder: str) -> None:
+def write_source_head(head: nn.Module, task: TaskInfo, labels: Sequence[str], folder: str) -> None:
     """Writes a source head with its current weights into an export folder."""
     state = {n: v.detach().cpu().contiguous() for n, v in head.state_dict().items()}
     save_file(state, Path(folder) / WEIGHTS, metadata={"format": "pt"})

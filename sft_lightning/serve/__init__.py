@@ -1,1 +1,1 @@
-"""Serves a run's or an export's answers over HTTP. Needs the extra `serve`."""
+"""Answers samples with a run's or an export's network, to files and over HTTP. HTTP needs the extra `serve`."""

@@ -1,17 +1,17 @@
 """Answers samples with a network: what each head says, as `predict` writes it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Output
 from sft_lightning.networks.base import Network
-from sft_lightning.serve.items import Item, Prepared, Reader, TextReader, reader_of
+from sft_lightning.serve.items import Item, Prepared, Reader
 from sft_lightning.serve.loading import load_served
+from sft_lightning.serve.readers import reader_of
 from sft_lightning.tasks import Task, make_task
 
 Answer = dict[str, Any]
@@ -24,9 +24,11 @@ class Model:
     Args:
         network: The network with its heads.
         arguments: Arguments of the data that it was tuned on.
+        half: Compute in bfloat16 where torch's autocast does; answers then differ in the third digit.
     """
 
-    def __init__(self, network: Network, arguments: dict[str, Any]) -> None:
+    def __init__(self, network: Network, arguments: dict[str, Any], half: bool = False) -> None:
+        self.half = half
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.network = network.to(self.device)
         self.reader: Reader = reader_of(network.input_spec)(network, arguments, self.device)
@@ -35,9 +37,9 @@ class Model:
             self.tasks["source"] = make_task(network.source_task)
 
     @classmethod
-    def load(cls, place: str | Path) -> "Model":
+    def load(cls, place: str | Path, half: bool = False) -> "Model":
         """Loads a run or an export. Raises UserError if it cannot be served."""
-        return cls(*load_served(place))
+        return cls(*load_served(place), half)
 
     def warm(self) -> None:
         """Answers one sample. Raises UserError if that fails, or if outputs are not numbers."""
@@ -55,32 +57,45 @@ class Model:
     @torch.inference_mode()
     def answer(self, items: Sequence[Item], source: bool = True) -> list[Answer | UserError]:
         """One answer for each item, in their order; an error for those that cannot be read. `source`: whether to ask the source
-        head too.
+        head too. Batches become smaller where the device's memory is short.
         """
         found: dict[int, Answer | UserError] = {}
-        for part in self.reader.batches(items):
-            if isinstance(part, tuple):
-                found[part[0]] = part[1]
-                continue
+        while left := [number for number in range(len(items)) if number not in found]:
             try:
-                found |= self.ask(part, source)
-            except UserError as error:  # of the network, about the form of inputs that all of these have
-                found |= dict.fromkeys(part.at, error)
+                for part in self.reader.batches([items[number] for number in left]):
+                    if isinstance(part, tuple):
+                        found[left[part[0]]] = part[1]
+                        continue
+                    try:
+                        said: Mapping[int, Answer | UserError] = self.ask(part, source)
+                    except UserError as error:  # of the network, about the form of inputs that all of these have
+                        said = dict.fromkeys(part.at, error)
+                    found |= {left[number]: one for number, one in said.items()}
+            except torch.OutOfMemoryError:
+                if not self.reader.shrink():
+                    raise
+                torch.cuda.empty_cache()
         return [found[number] for number in range(len(items))]
 
-    def ask(self, part: Prepared, source: bool) -> dict[int, Answer | UserError]:
+    def ask(self, part: Prepared, source: bool) -> dict[int, Answer]:
         """The answers to one batch, by the number of the item."""
         batch = part.batch
         select = self.tasks["new"].select(batch)
         x = {name: value.to(self.device) for name, value in batch["x"].items()}
-        output = self.network(x, None if select is None else select.to(self.device))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
+            output = self.network(x, None if select is None else select.to(self.device))
+            if "prompt" in batch:
+                prompt = {name: value.to(self.device) for name, value in batch["prompt"].items()}
+                output = self.network.answered(output, {**batch, "prompt": prompt})
         answers: list[Answer] = [{} for _ in part.at]
         for head, task in self.tasks.items():
             if head == "source" and not source:
                 continue
             logits = (output.logits if head == "new" else output.source_logits).cpu()
-            for number, row in enumerate(task.decode(Output(logits, logits), batch)):
-                answers[number][head] = part.completed(number, row, task.info)
+            logits = logits.float() if self.half else logits
+            said = task.decode(output._replace(logits=logits, features=output.features.cpu()), batch)
+            for number, row in enumerate(said):
+                answers[number][head] = part.finish(number, row, task.info)
         for number, cut in enumerate(part.truncated):
             if cut:
                 answers[number]["truncated"] = True
@@ -93,7 +108,9 @@ class Model:
             "takes": reader.takes,
             "heads": {name: {"task": task.info.name, "labels": task.info.labels} for name, task in self.tasks.items()},
             "max_length": getattr(reader, "max_length", None),
-            "pairs": reader.pairs if isinstance(reader, TextReader) else False,
+            "input": reader.kind,
+            "fields": list(reader.fields),
+            "pairs": getattr(reader, "pairs", False) if reader.kind == "text" else False,
             "words": reader.kind == "words",
         }
 

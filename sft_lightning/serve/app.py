@@ -26,11 +26,11 @@ from sft_lightning.serve.requests import FORM, JSON, Answers, Asked, Problem, Re
 PAGE = Path(__file__).with_name("page.html")
 SECURITY = {
     "content-security-policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "connect-src 'self'; img-src data: blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
+    "connect-src 'self'; img-src data: blob:; media-src blob:; form-action 'none'; base-uri 'none'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
-DEFAULT_BYTES = {"text": 1 << 20, "words": 1 << 17, "image": 16 << 20}
+DEFAULT_BYTES = {"texts": 1 << 20, "words": 1 << 17, "images": 16 << 20, "sounds": 16 << 20}
 """Most bytes of a request, by kind of input: what is answered in a few seconds"""
 HELD = 32
 """Bodies of the largest size that may be held at once"""
@@ -50,7 +50,7 @@ class Limits:
     Args:
         max_batch: Most samples of a batch.
         max_wait_ms: Milliseconds that a sample waits for others.
-        max_bytes: Most bytes of a request; by default 1 MiB for texts, 128 KiB for texts to tag, 16 MiB for images.
+        max_bytes: Most bytes of a request; by default 1 MiB for texts, 128 KiB for texts to tag, 16 MiB for images and sounds.
         timeout_s: Seconds until a request is given up.
         max_queue: Most samples that wait.
     """
@@ -94,7 +94,7 @@ class Service:
         ends = time.monotonic() + self.limits.timeout_s
         kind, model = check_type(request), self.ready()
         takes = model.reader.takes
-        most, size = self.limits.max_bytes or DEFAULT_BYTES[model.reader.kind], 0
+        most, size = self.limits.max_bytes or DEFAULT_BYTES.get(model.reader.kind, DEFAULT_BYTES[takes]), 0
         try:
             async with asyncio.timeout(self.limits.timeout_s):
                 parts = []
@@ -148,7 +148,7 @@ def make_app(service: Service) -> FastAPI:
 
     @app.post("/predict", response_model=Answers, responses=problems, openapi_extra=schema)
     async def predict(request: Request) -> Response:
-        """Answers texts or images."""
+        """Answers texts, images or sounds."""
         began = time.monotonic()
         try:
             return JSONResponse(await service.predict(request))

@@ -6,11 +6,12 @@ from typing import Any
 
 import yaml
 
-from sft_lightning.core import plain_yaml
-from sft_lightning.core.errors import UserError
+from sft_lightning.core import plain_yaml, redaction
+from sft_lightning.core.errors import UserError, one_line
 from sft_lightning.export.card import CONFIG
 from sft_lightning.export.own_folder import load_export
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.transforms import without_transforms
 from sft_lightning.networks.weights import resolve
 from sft_lightning.runs.directory import RunDirectory
 from sft_lightning.runs.load import load
@@ -21,9 +22,35 @@ OWN = "sft_lightning."
 SERVED = {
     "text": ("classification", "regression", "multi_label"),
     "words": ("token_classification",),
+    "questions": ("extractive_qa",),
+    "choices": ("multiple_choice",),
+    "pairs": ("seq2seq",),
+    "tokens": ("causal_lm",),
     "image": ("classification", "regression", "multi_label"),
+    "masks": ("semantic_segmentation",),
+    "audio": ("classification", "regression"),
+    "speech": ("seq2seq", "ctc"),
 }
 """Tasks that are served, by kind of the network's input"""
+GENERATION = ("max_new_tokens", "num_beams", "dtype")
+"""Arguments of networks that change answers, and that an export's config.json does not hold"""
+
+
+def find_folder(place: str | Path) -> Path:
+    """The folder of a run or an export; for a hub's name its files, downloaded once. Raises UserError if there is none."""
+    path, name = Path(place).expanduser(), str(place)
+    if path.exists() or name.count("/") != 1 or name.startswith((".", "/", "~")):
+        return path
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:  # pickled weights are never read, and ONNX graphs are not ours
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt", "*.onnx", "*.h5"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        why = redaction.redact(one_line(str(error)))[:200]
+        raise UserError(
+            name, f"is neither a folder nor a model that the hub gives: {why}", "correct the name"
+        ) from None
 
 
 def load_served(place: str | Path) -> tuple[Network, dict[str, Any]]:
@@ -38,13 +65,13 @@ def load_served(place: str | Path) -> tuple[Network, dict[str, Any]]:
         UserError: The run is unfinished or has lost its weights, the folder is damaged or names other code, or the task is
             not served.
     """
-    place = Path(place).expanduser()
+    place = find_folder(place)
     if not place.is_dir():
         raise UserError(place, "is not a folder", "name a run or an export")
     if (place / "run.json").is_file():
         check_run(place)
     check_folder(place)
-    network = load_export(place)
+    network = load_export(place, **generation_arguments(place))
     kind, task = network.input_spec.kind, network.task.name
     if task not in SERVED.get(kind, ()):
         served = "; ".join(f"{', '.join(tasks)} of {name}" for name, tasks in SERVED.items())
@@ -90,7 +117,25 @@ def names_class(value: Any) -> bool:
 
 
 def data_arguments(place: Path) -> dict[str, Any]:
-    """`init_args` of the data, with its `class_path`, from the run's or the export's own config; empty without one."""
+    """`init_args` of the data, with its `class_path`, from the run's or the export's own config; empty without one. `of_run`
+    is true for a run, whose files may be read.
+    """
+    block, of_run = block_of(place, "data")
+    return (
+        {**dict(block.get("init_args") or {}), "class_path": str(block.get("class_path")), "of_run": of_run}
+        if block
+        else {}
+    )
+
+
+def generation_arguments(place: Path) -> dict[str, Any]:
+    """How the network of the run wrote texts, and its number format."""
+    given = without_transforms(block_of(place, "network")[0]).get("init_args") or {}
+    return {name: given[name] for name in GENERATION if name in given}
+
+
+def block_of(place: Path, key: str) -> tuple[dict[str, Any], bool]:
+    """(a block of the run's or the export's own config, empty without one; whether it is a run's)"""
     files = [RunDirectory(place).config, place / CONFIG]
     if (place.parent / "run.json").is_file():
         files.append(RunDirectory(place.parent).config)
@@ -98,8 +143,7 @@ def data_arguments(place: Path) -> dict[str, Any]:
         if not file.is_file():
             continue
         try:
-            block = dict(plain_yaml.load_file(file)).get("data") or {}
-            return {**dict(block.get("init_args") or {}), "class_path": str(block.get("class_path"))}
+            return dict(dict(plain_yaml.load_file(file)).get(key) or {}), file.name != CONFIG
         except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
             raise UserError(file, f"cannot be read: {error}", "replace it, or remove it") from None
-    return {}
+    return {}, False

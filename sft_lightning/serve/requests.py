@@ -1,4 +1,4 @@
-"""Reads requests: JSON with texts or images, or images as files of a form. What is wrong is said in one sentence."""
+"""Reads requests: JSON, or images and sounds as files of a form. What is wrong is said in one sentence."""
 
 import base64
 import binascii
@@ -30,22 +30,33 @@ class Refused(Exception):
 
 
 class Sample(BaseModel):
-    """A text, perhaps with the second of a pair; or the words of a text that are to be tagged."""
+    """A text, perhaps with the second of a pair; the words of a text that are to be tagged; a question with a context or with
+    choices; or a prompt, an instruction or a conversation.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
     text: str | None = None
     pair: str | None = None
     words: list[str] | None = None
+    question: str | None = None
+    context: str | None = None
+    choices: list[str] | None = None
+    prompt: str | None = None
+    instruction: str | None = None
+    input: str | None = None
+    system: str | None = None
+    messages: list[dict[str, Any]] | None = None
 
 
 class Asked(BaseModel):
-    """What to answer: texts, or images."""
+    """What to answer: texts, images or sounds."""
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"texts": ["a text"]}]})
     texts: list[str | Sample] | None = Field(
         None, description="texts, pairs or lists of words, for models that take texts"
     )
     images: list[str] | None = Field(None, description="encoded images in base64, for models that take images")
+    sounds: list[str] | None = Field(None, description="encoded sounds in base64, for models that take sounds")
     head: Head = Field("new", description="the new head, the pretrained one, or both")
 
 
@@ -100,25 +111,27 @@ async def items_of(request: Request, kind: str, body: bytes, takes: str, most: i
         request: The request.
         kind: Its media type.
         body: Its body.
-        takes: 'texts' or 'images', as the model does.
+        takes: 'texts', 'images' or 'sounds', as the model does.
         most: Most samples of a request.
     """
     if kind == FORM:
-        images, head = await read_form(request, body, most)
-        if takes != "images":
+        files, head = await read_form(request, body, most)
+        if takes == "texts":
             raise Refused(422, "the model takes texts, which are sent as JSON")
-        items = [Item(f"file[{n}]", image=held) for n, held in enumerate(images)]
+        items = [file_item(f"file[{n}]", held, takes) for n, held in enumerate(files)]
     else:
         asked = read_json(body)
         head = asked.head
-        other = {"texts": asked.images, "images": asked.texts}[takes]
-        if other is not None:
-            raise Refused(422, f"the model takes {takes}, not {'images' if takes == 'texts' else 'texts'}")
-        given: list[Any] = (asked.texts if takes == "texts" else asked.images) or []
-        made = text_item if takes == "texts" else image_item
+        for other in ("texts", "images", "sounds"):
+            if other != takes and getattr(asked, other) is not None:
+                raise Refused(422, f"the model takes {takes}, not {other}")
+        given: list[Any] = getattr(asked, takes) or []
         if len(given) > most:
             raise Refused(422, f"a request may have up to {most} samples, and this one has {len(given)}")
-        items = [made(f"{takes}[{n}]", value) for n, value in enumerate(given)]
+        if takes == "texts":
+            items = [text_item(f"texts[{n}]", value) for n, value in enumerate(given)]
+        else:
+            items = [encoded_item(f"{takes}[{n}]", value, takes) for n, value in enumerate(given)]
     if not items:
         raise Refused(422, f"the request has no {takes}")
     return items, head
@@ -135,9 +148,15 @@ def read_json(body: bytes) -> Asked:
 
 
 def text_item(name: str, value: str | Sample) -> Item:
-    """One text, pair or list of words, checked as the files of `predict` are."""
+    """One text, pair, list of words or row, checked as the files of `predict` are."""
     sample = Sample(text=value) if isinstance(value, str) else value
+    row = {part: held for part, held in sample if held is not None and part not in ("text", "pair", "words")}
     try:
+        plain = [part for part in ("text", "pair", "words") if getattr(sample, part) is not None]
+        if row:
+            if plain:
+                raise UserError("data", f"{name} has {next(iter(row))} and {plain[0]}, and may have one of them")
+            return Item(name, row=row)
         if sample.words is not None:
             if sample.text is not None or sample.pair is not None:
                 raise UserError("data", f"{name} has words and a text, and may have one of them")
@@ -150,11 +169,16 @@ def text_item(name: str, value: str | Sample) -> Item:
     return Item(name, text=sample.text, pair=sample.pair)
 
 
-def image_item(name: str, value: str) -> Item:
-    """One image of base64, perhaps as a data URL."""
+def file_item(name: str, data: bytes, takes: str) -> Item:
+    """One encoded image or sound."""
+    return Item(name, image=data) if takes == "images" else Item(name, sound=data)
+
+
+def encoded_item(name: str, value: str, takes: str) -> Item:
+    """One image or sound of base64, perhaps as a data URL."""
     held = value.partition(",")[2] if value.startswith("data:") else value
     try:
-        return Item(name, image=base64.b64decode(held, validate=True))
+        return file_item(name, base64.b64decode(held, validate=True), takes)
     except (binascii.Error, ValueError):
         raise Refused(422, f"{name} is not base64") from None
 

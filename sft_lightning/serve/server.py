@@ -60,8 +60,8 @@ def listen(host: str, port: int) -> socket.socket:
     return made
 
 
-def serve(place: Path, host: str, port: int, limits: Limits) -> None:
-    """Serves a run or an export until SIGINT or SIGTERM, and then answers what it has begun to.
+def serve(place: str | Path, host: str, port: int, limits: Limits, half: bool = False) -> None:
+    """Serves a run or an export, in bfloat16 with `half`, until SIGINT or SIGTERM, and then answers what it has begun to.
 
     Raises:
         UserError: The address is taken, or the model cannot be served.
@@ -72,7 +72,7 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
     shown = f"http://{f'[{host}]' if ':' in host else host}:{bound.getsockname()[1]}"
 
     def load() -> Model:
-        return Model.load(place)
+        return Model.load(place, half)
 
     def ended() -> None:
         server.should_exit = True
@@ -97,7 +97,7 @@ def serve(place: Path, host: str, port: int, limits: Limits) -> None:
     print("serve   stopped", flush=True)
 
 
-def announce(service: Service, place: Path, shown: str) -> None:
+def announce(service: Service, place: str | Path, shown: str) -> None:
     """Prints once that the model is ready."""
     service.batcher.settled.wait()
     if service.batcher.model is None:

@@ -149,6 +149,11 @@ class Task(ABC):
 
     # ---- the meaning of a head's outputs ----
 
+    @property
+    def width(self) -> int:
+        """Number of outputs in a row, D of the `[N, D]` that `same` and `divergence` take."""
+        return self.info.num_outputs or 1
+
     def rows(self, logits: Tensor, batch: Batch) -> Tensor:
         """Arranges a head's outputs for a batch in one row for each target: `[N, C]`; unchanged if they are so already.
 

@@ -9,9 +9,10 @@ import torch
 import yaml
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.networks import MelCNN
+from sft_lightning.networks import MelCNN, TimmDetection
 from tests.cli.conftest import ROOT, Command
 from tests.data.audio_files import write_metadata
+from tests.data.box_files import write_voc
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_masks
 from tests.networks.tiny import tiny_folder
@@ -210,11 +211,34 @@ def fsdd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command
     }
 
 
+def bccd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    root = str(write_voc(tmp / "bccd", names=("WBC", "RBC"), test=4))
+    return {
+        "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
+        "data": {"init_args": {"root": root, "image_size": 64}},
+    }
+
+
+def bccd_held_back(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    small: dict[str, Any] = {"root": str(write_voc(tmp / "bccd", names=("WBC", "RBC"), test=4)), "image_size": 64}
+    if "pretrain" in file:
+        return {**bccd(file, tmp, monkeypatch, command), "data": {"init_args": {**small, "labels": ["RBC"]}}}
+    made = {"name": "tf_efficientnet_lite0", "width": 64, "convolutions": 2}
+    TimmDetection(TaskInfo("object_detection", 1, ["RBC"]), **made).save_pretrained(str(tmp / "source"))
+    return {
+        "network": {"init_args": {"pretrained": str(tmp / "source")}},
+        "data": {"init_args": small},
+        "retention": {"init_args": {**small, "labels": ["RBC"]}},
+    }
+
+
 TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
-MADE_SMALL = {f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, fsdd, *TEXTS)}
+MADE_SMALL = {
+    f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, bccd, bccd_held_back, fsdd, *TEXTS)
+}
 
 
-@pytest.mark.one_in(2)
+@pytest.mark.one_in(3)
 @pytest.mark.parametrize("file", FILES)
 def test_runs_made_small(file: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = MADE_SMALL[Path(file).parent.name](file, tmp_path, monkeypatch, command)

@@ -9,6 +9,7 @@ import pytest
 from sft_lightning.data import DATA_MODULES, SFTDataModule
 from sft_lightning.tasks import TASKS
 from tests.data.audio_files import write_metadata, write_transcripts
+from tests.data.box_files import write_boxed_table, write_coco, write_voc, write_yolo
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
 
@@ -148,6 +149,14 @@ def pets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"root": str(root)}
 
 
+def written(write: Callable[[Path], Path]) -> Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]:
+    return lambda root, patch: {"root": str(write(root))}
+
+
+def boxed_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"data_files": write_boxed_table(root)}
+
+
 def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
     said = [
@@ -198,6 +207,10 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "VOCSegmentation": voc,
     "Cityscapes": streets,
     "OxfordPet": pets,
+    "CocoDetection": written(write_coco),
+    "VOCDetection": written(write_voc),
+    "YOLOFolder": written(write_yolo),
+    "HubDetection": boxed_table,
     "AudioFolder": sounds,
     "AudioTable": listed_sounds,
     "Speech": speech,

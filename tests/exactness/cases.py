@@ -40,6 +40,9 @@ from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.squad_files import Answer
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.data.vision.base import ArrayImages
+from sft_lightning.data.vision.boxed import Boxed
+from sft_lightning.data.vision.boxes import Box, Boxes
+from sft_lightning.data.vision.detection import DetectionData
 from sft_lightning.data.vision.masked import Masked
 from sft_lightning.data.vision.masks import UNLABELLED
 from sft_lightning.data.vision.segmentation import SegmentationData
@@ -47,6 +50,7 @@ from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
     MelCNN,
+    TimmDetection,
     TransformersChoice,
     TransformersCTC,
     TransformersLM,
@@ -366,6 +370,52 @@ class FewMasks(SegmentationData):
         return Splits(*parts, labels=list(self.labels))
 
 
+class BoxedArrays(Boxed, ArrayImages):
+    """Images in memory with boxes."""
+
+    def __init__(self, images: torch.Tensor, truth: Boxes) -> None:
+        ArrayImages.__init__(self, images, np.zeros(len(images)))
+        self.targets, self.truth = None, truth
+
+    def keep(self) -> None:
+        """Nothing: images are small."""
+
+    def views(self, rows: Sequence[int]) -> torch.Tensor:
+        return torch.stack([self.view(row) for row in rows])
+
+
+class FewBoxes(DetectionData):
+    """Random images with up to five random boxes, also none, and some of crowds; nobody has the last class.
+
+    Args:
+        sizes: Images of each split.
+        labels: Classes.
+        **kwargs: As DetectionData.
+    """
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), labels: Sequence[str] = ("a", "b", "c"), **kwargs: Any) -> None:
+        super().__init__(**{"labels": list(labels), "batch_size": 8, "seed": 0, "image_size": 32, **kwargs})
+        self.sizes = sizes
+
+    def load(self) -> Splits:
+        parts, labels = [], list(self.labels or ())
+        for number, count in enumerate(self.sizes):
+            rng = np.random.default_rng(200 + number)
+            images = rng.integers(0, 256, (count, 3, 40, 56), dtype=np.uint8)
+            boxes = [[some_box(rng, labels[:-1]) for _ in range(rng.integers(0, 6))] for _ in range(count)]
+            boxes[0] = boxes[0] or [some_box(rng, labels[:-1])]  # there is a box
+            boxes[0][0] = boxes[0][0]._replace(ignored=False)
+            parts.append(BoxedArrays(torch.from_numpy(images), Boxes.stored(boxes, [(40, 56)] * count, labels)))
+        return Splits(*parts, labels=labels)
+
+
+def some_box(rng: np.random.Generator, labels: Sequence[str]) -> Box:
+    """A box in an image of 40×56 pixels."""
+    width, height = rng.uniform(8, 30, 2)
+    left, top = rng.uniform(0, 56 - width), rng.uniform(0, 40 - height)
+    return Box(left, top, left + width, top + height, str(rng.choice(labels)), bool(rng.random() < 0.15))
+
+
 # ---- cases ----
 
 
@@ -426,6 +476,16 @@ def _save_masks(folder: Path) -> str:
     torch.manual_seed(0)
     info = TaskInfo("semantic_segmentation", 3, ["old0", "old1", "old2"])
     build_network(spec(UNet, channels=1, widths=(8, 16)), info).save_pretrained(str(folder))
+    return str(folder)
+
+
+BOXED = {"name": "test_resnet", "width": 128, "convolutions": 1, "score_threshold": 0.0}
+
+
+def _save_boxes(folder: Path) -> str:
+    torch.manual_seed(0)
+    info = TaskInfo("object_detection", 3, ["old0", "old1", "old2"])
+    build_network(spec(TimmDetection, **BOXED), info).save_pretrained(str(folder))
     return str(folder)
 
 
@@ -516,6 +576,15 @@ CASES: dict[str, Case] = {
         lambda folder: spec(UNet, channels=1, widths=(8, 16), pretrained=folder),
         FewMasks,
         lambda **settings: FewMasks(labels=("old0", "old1", "old2"), **settings),
+    ),
+    "images with boxes": Case(
+        "object_detection",
+        _save_boxes,
+        lambda folder: spec(TimmDetection, **BOXED, pretrained=folder),
+        FewBoxes,
+        lambda **settings: FewBoxes(labels=("old0", "old1", "old2"), **settings),
+        arguments={"ewc": {"fisher": "empirical"}},  # boxes cannot be drawn
+        settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),

@@ -24,12 +24,14 @@ from sft_lightning.data.text.documents import Blocks
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import Network
 from sft_lightning.tasks import TASKS
+from sft_lightning.tasks.box_scores import Picture
 from sft_lightning.tasks.next_token import NextToken
+from sft_lightning.tasks.object_detection import FIXED
 from sft_lightning.tasks.texts import TEXT_METRICS
 from tests.exactness.cases import CASES, MOST_CHOICES, OLD_TAGS, TAGS, make
 from tests.exactness.training import displace, real_rows
 from tests.support import fit, quiet_trainer
-from tests.tasks import ctc_by_hand, squad_by_hand
+from tests.tasks import boxes_by_hand, ctc_by_hand, squad_by_hand
 from tests.tasks.test_token_classification import by_hand as entities_by_hand
 
 # ---- as the library has it ----
@@ -155,7 +157,7 @@ def mean_average_precision(logits: np.ndarray, y: np.ndarray) -> float:
 
 
 def _by_question(logits: np.ndarray, y: np.ndarray) -> float:
-    raise NotImplementedError("`squad_by_hand` and `ctc_by_hand` need the questions, or the transcripts, too")
+    raise NotImplementedError("`squad_by_hand` and the like need the questions, transcripts or images too")
 
 
 OF_TOKENS: dict[str, Reference] = {
@@ -189,6 +191,7 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         ("loss", "f1", "exact_match", "has_answer_f1", "has_answer_exact_match", "no_answer_accuracy"), _by_question
     ),
     "ctc": dict.fromkeys(("loss", "wer", "cer", "wer_plain", "cer_plain"), _by_question),
+    "object_detection": dict.fromkeys(("loss", "map", "map50", "map75", "mar100"), _by_question),
     "multi_label": {  # all labels of all items
         "loss": lambda logits, y: sk.log_loss(y.ravel(), expit(logits).ravel(), labels=[0, 1]) * y.shape[1],
         "label_accuracy": lambda logits, y: sk.accuracy_score(y.ravel(), logits.ravel() > 0),
@@ -235,15 +238,19 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
     for position in range(len(data.splits[split])):
         batch = data.device_transform(data.splits[split][position])
         x = {k: v.to(dtype) if v.is_floating_point() else v for k, v in batch["x"].items()}
-        output = network(x, batch.get("select"))
+        output = network(x, None if data.task_name == "object_detection" else batch.get("select"))
         if data.task_name == "multiple_choice":
             output = output._replace(logits=of_one(output.logits), source_logits=of_one(output.source_logits))
+        if output.reader is not None:
+            output = in_boxes(output, batch)
         parts.append((output, batch["y"]))
         beside += batch.get("beside", ())
         rows += batch["index"].tolist() * len(batch["y"])
     network.train(was)
 
     def joined(name: str) -> np.ndarray:
+        if data.task_name == "object_detection":
+            return of_images([getattr(output, name) for output, _ in parts], whole=name != "features")
         if data.task_name == "ctc" and name != "features":
             return in_sounds([getattr(output, name).double().numpy() for output, _ in parts])
         if beside and name != "features":
@@ -256,7 +263,7 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
         joined("logits"),
         joined("features"),
         joined("source_logits") if parts[0][0].source_logits is not None else None,
-        torch.cat([y for _, y in parts]).double().numpy(),
+        torch.cat([y if data.task_name != "object_detection" else y[:, 0] for _, y in parts]).double().numpy(),
         rows,
         sum(len(text.encode()) for text in texts),
         beside,
@@ -266,6 +273,30 @@ def one_by_one(network: Network, data: SFTDataModule, split: str) -> Answers:
 def of_one(scores: Tensor | None) -> Tensor | None:
     """The scores of a question's choices as one row; choices that it lacks are impossible."""
     return None if scores is None else F.pad(scores.T, (0, MOST_CHOICES - len(scores)), value=-1e30)
+
+
+def in_boxes(output: Any, batch: Any) -> Any:
+    """The output of one image, with what each head says of it."""
+    said: list[Any] = []
+    for logits in (output.logits, output.source_logits):
+        if logits is None:
+            said.append(None)
+            continue
+        ((boxes, scores, labels),) = output.reader.detections(logits)
+        rows, numbers = output.reader.rows(logits)[0].double().numpy(), batch["y"][0]
+        target = numbers[numbers[:, 4] >= 0]
+        loss = output.reader.losses(logits, [(target[:, :4].to(logits.dtype) / FIXED, target[:, 4])])
+        said.append(boxes_by_hand.Detected(rows, *(t.double().numpy() for t in (boxes, scores, labels)), float(loss)))
+    return output._replace(logits=said[0], source_logits=said[1], features=output.features.flatten(0, 1))
+
+
+def of_images(parts: Sequence[Any], whole: bool) -> np.ndarray:
+    """`[N]` what is said of each image, or the features of all their places."""
+    if not whole:
+        return torch.cat(list(parts)).double().numpy()
+    found = np.empty(len(parts), dtype=object)
+    found[:] = list(parts)
+    return found
 
 
 def in_sounds(logits: Sequence[np.ndarray]) -> np.ndarray:
@@ -293,6 +324,9 @@ def reference(task: str, names: list[str], answers: Answers, of_source: bool = F
         return {n: values[n] for n in ("loss", *names)}
     if task == "ctc":
         values = ctc_by_hand.measure(logits, y, answers.beside)
+        return {n: values[n] for n in ("loss", *names)}
+    if task == "object_detection":
+        values = boxes_by_hand.measure(logits, answers.beside)
         return {n: values[n] for n in ("loss", *names)}
     rows = np.array(answers.row_of_item)
     sentences = [(logits[rows == row].argmax(1), y[rows == row]) for row in dict.fromkeys(answers.row_of_item)]
@@ -352,7 +386,8 @@ def drift(student: Answers, teacher: Answers, shares_outputs: bool, of_labels: b
         values["retention/agreement"] = float(((mine > 0) == (theirs > 0)).mean())
     elif mine is not None and theirs is not None and student.beside:
         pairs = list(zip(mine, theirs, strict=True))
-        by_hand = ctc_by_hand if isinstance(student.beside[0], str) else squad_by_hand
+        kinds: dict[type, Any] = {str: ctc_by_hand, Picture: boxes_by_hand}
+        by_hand = kinds.get(type(student.beside[0]), squad_by_hand)
         values["drift/kl"] = float(np.mean([by_hand.divergence(*pair) for pair in pairs]))
         values["retention/agreement"] = float(np.mean([by_hand.agreement(*pair) for pair in pairs]))
     elif mine is not None and theirs is not None:

@@ -39,13 +39,13 @@ from tests.exactness.measuring import (
 from tests.exactness.training import in_one_piece
 from tests.refused import refused
 from tests.support import quiet_trainer, settle
-from tests.tasks import ctc_by_hand, squad_by_hand
+from tests.tasks import boxes_by_hand, ctc_by_hand, squad_by_hand
 
 BOUND = 1e-6
 FORGETTING = "retention/forgetting"
 REGRESSION = make_task(TaskInfo("regression", 1, metrics=["pearson", "spearman"]))
 WITH_METRICS = [how for how in HOW if how != "predict"]
-SAME_TASK = ("tags", "sets of labels", "choices", "questions", "images with masks")
+SAME_TASK = ("tags", "sets of labels", "choices", "questions", "images with masks", "images with boxes")
 """Cases whose source head is of the same task"""
 EVERY_CASE = pytest.mark.parametrize("case", CASES)
 PARTS = (SHARDED[0], "test", 0.5, "fsdp2")
@@ -246,6 +246,10 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
     of_sample = {row: np.flatnonzero(np.array(said.row_of_item) == row) for row in samples}
     wanted = [{"index": row, **in_words(case, said, items)} for row, items in of_sample.items()]
     for line, want in zip(lines, wanted, strict=True):
+        if case == "images with boxes":
+            assert line.pop("file") == f"sample {line['index']}"
+            found, right = np.array(line.pop("boxes")).reshape(-1, 4), np.array(want.pop("boxes")).reshape(-1, 4)
+            assert found == pytest.approx(right, abs=0.0051), "other boxes than those of the image alone, rounded"
         by_data = {"sounds": "file", "transcripts": "file", "choices": "text"}.get(case)
         assert by_data is None or line.pop(by_data) is not None
         assert sum(line.pop("pixels", [36])) == 36, "a pixel has no class, or two"
@@ -263,6 +267,8 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
         return squad_by_hand.answer(logits[0], said.beside[items[0]], may_be_none=True)
     if CASES[case].task == "ctc":
         return ctc_by_hand.answer(logits[0])
+    if CASES[case].task == "object_detection":
+        return boxes_by_hand.answer(logits[0], said.beside[items[0]], ["a", "b", "c"])
     probabilities = np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task

@@ -49,7 +49,7 @@ def test_one_seed_gives_the_same_bits_and_another_gives_another_run(root: Path, 
     assert third.steps[0].rows != first.steps[0].rows, "another seed gives the same order of samples"
     new = different(third.steps[0].before, first.steps[0].before)
     if CASES[case].new_head:
-        assert "head.weight" in new, "another seed gives the same new head"
+        assert any(name.startswith("head.") for name in new), "another seed gives the same new head"
     pretrained = [n for n in new if n in first.module.network.shared_parameters()]
     assert not pretrained, f"the seed changes the pretrained weights {pretrained}"
     assert different(third.steps[0].clipped, first.steps[0].clipped), "another seed gives the same gradient"

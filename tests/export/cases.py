@@ -14,6 +14,7 @@ from tests.data.vision_files import write_folder
 from tests.networks.test_contract import of_transformers, segformer, vit
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
 from tests.networks.tiny_audio import MASKED, tiny_ast, tiny_ctc, tiny_wav2vec2, tiny_whisper
+from tests.networks.vision import tiny_detr
 
 Arguments = Callable[[Path], dict[str, Any]]
 
@@ -199,6 +200,36 @@ CASES = {
         started("TransformersSegmentation", segformer(Path()), "semantic_segmentation"),
         "transformers",
         data_arguments={"image_size": 32, "val_fraction": 0.5},
+    ),
+    "boxes-timm": CaseOf(
+        "CocoDetection",
+        "TimmDetection",
+        started("TimmDetection", {"name": "test_resnet", "width": 64, "convolutions": 1}, "object_detection"),
+        "safetensors",
+        data_arguments={"image_size": 64},
+    ),
+    "boxes-torchvision": CaseOf(
+        "VOCDetection",
+        "TorchvisionDetection",
+        lambda _: {"name": "ssdlite320_mobilenet_v3_large"},
+        "safetensors",
+        "new",
+        {"image_size": 64},
+    ),
+    "boxes-faster-rcnn": CaseOf(
+        "CocoDetection",
+        "FasterRCNN",
+        lambda _: {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8},
+        "safetensors",
+        "new",
+        {"image_size": 64},
+    ),
+    "boxes-detr": CaseOf(
+        "YOLOFolder",
+        "TransformersDetection",
+        started("TransformersDetection", {"config": tiny_detr()}, "object_detection"),
+        "safetensors",
+        data_arguments={"image_size": 64},
     ),
     "audio-mel": CaseOf(
         "AudioFolder",

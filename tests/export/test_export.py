@@ -224,6 +224,18 @@ def test_a_run_of_a_study_says_its_arm_how_it_was_chosen_and_the_spread_over_see
     assert place_of(ROOT / "tests" / "compat" / "before" / "digits-plain" / "before") is None
 
 
+def test_the_card_says_that_a_study_had_not_ended(tuned: Any, tmp_path: Path) -> None:
+    before = ROOT / "tests" / "compat" / "before" / "small-study"
+    study = json.loads((before / "study.json").read_text())
+    (tmp_path / "points.csv").write_bytes((before / "points.csv").read_bytes())
+    (tmp_path / "study.json").write_text(
+        json.dumps(study | {"status": "running", "points": {"total": 6, "finished": 4}})
+    )
+    said = list(card.limits(tuned(MLP), place_of(tmp_path / "b99bbfae0524")))
+    assert "- Its study had not ended: 4 of 6 runs are finished, so that choices and spread may change." in said
+    assert not any("had not ended" in line for line in card.limits(tuned(MLP), place_of(before / "b99bbfae0524")))
+
+
 def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
     from dataclasses import replace
 

@@ -7,10 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile  # type: ignore[import-untyped]
 import torch
 from PIL import Image as PIL
 
+from sft_lightning.core.structures import Output
 from sft_lightning.export.formats import FORMATS
+from sft_lightning.export.probe import take_probe
 from sft_lightning.export.tuned import Tuned
 from tests.export.cases import CASES
 from tests.export.conftest import write
@@ -84,3 +87,55 @@ def image(pixels: torch.Tensor) -> Any:
     from PIL import Image
 
     return Image.fromarray(pixels[0].numpy()).convert("RGB")
+
+
+OWN = (
+    "tokens-bert",
+    "questions-bert",
+    "choices-bert",
+    "seq2seq-t5",
+    "lm-llama",
+    "masks-unet",
+    "audio-mel",
+    "speech-ctc",
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+@torch.no_grad()
+def test_the_snippet_of_our_own_format_gives_the_runs_answers(
+    name: str, tuned: Callable[[str], Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, made = tuned(name), FORMATS["safetensors"]()
+    probe = take_probe(run, ("new",), 4)
+    made.write(run, tmp_path, ("new",), False)
+    config = run.run.files.config.read_text()
+    (tmp_path / "training_config.yaml").write_text(config)  # as write_card does
+    monkeypatch.chdir(tmp_path)
+    here: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", made.usage(run, ("new",)), re.DOTALL)[0], here)
+    predict, sample = here["predict"], probe.raw[0]
+    said = probe.task.decode(Output(probe.new[0], probe.new[0]), probe.batches[0])[0]
+    if probe.kind == "words":
+        assert predict(sample["words"])["tags"] == said["tags"]
+    elif probe.kind == "questions":
+        assert predict(sample["question"], sample["context"])["answer"] == said["answer"]
+    elif probe.kind == "choices":
+        data = run.data.splits["val"].samples
+        row = int(probe.batches[0]["index"][0])
+        found = predict(data.questions[row], data.choices[row])  # type: ignore[attr-defined]
+        assert found["choice"] == said["choice"] and found["probabilities"] == pytest.approx(
+            said["probabilities"], abs=1e-5
+        )
+    elif probe.kind == "pairs":
+        assert predict(sample["text"]).startswith(probe.texts[0])
+    elif probe.kind == "tokens":
+        assert isinstance(predict("3 and?"), str)
+    elif probe.kind == "masks":
+        PIL.fromarray(sample["image"].permute(1, 2, 0).numpy()).save("image.png")
+        assert np.array_equal(predict("image.png"), said["mask"])
+    else:
+        soundfile.write("sound.wav", sample["sound"].numpy(), run.network.input_spec.sample_rate, subtype="FLOAT")
+        found = predict("sound.wav")
+        assert found == said["text"] if probe.kind == "ctc" else found["label"] == said["label"]

@@ -16,8 +16,9 @@ from sft_lightning.cli.main import COMMANDS
 from sft_lightning.core.structures import Batch, Output, TaskInfo, Texts
 from sft_lightning.gate.decide import drawn, is_mean
 from sft_lightning.gate.requirement import parse
-from sft_lightning.gate.scores import Collected, Scores
+from sft_lightning.gate.scores import Collected, Scores, state_of
 from sft_lightning.tasks import make_task
+from sft_lightning.tasks.box_scores import BoxScores, Picture
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
@@ -76,6 +77,26 @@ def test_texts_are_scored_anew_on_each_draw() -> None:
     wanted = jiwer.wer([right for _, right in chosen], [text for text, _ in chosen])
     assert scores.on_draws("wer", draw)[0] == pytest.approx(wanted) and scores.meter_of("bleu") == "bleu"
     assert scores.of_each("wer") == pytest.approx([0.0, 0.5, 1.0, 1 / 3])
+
+
+def test_an_image_that_is_drawn_twice_counts_twice_in_scores_of_boxes() -> None:
+    task = make_task(TaskInfo("object_detection", 1, ["a"]))
+    boxes = np.array([[0.0, 0.0, 4.0, 4.0]])
+    pictures = [Picture(8, 8, (1.0, 1.0), boxes, np.array([0]), np.array([False])) for _ in range(3)]
+    said = [boxes, boxes + 3, boxes + 1]
+
+    def meter(order: list[int]) -> BoxScores:
+        made = BoxScores(task.info)
+        for number, at in enumerate(order):
+            made.update(number, pictures[at], said[at], np.array([0.5 + at / 10]), np.array([0]))
+        return made
+
+    parts = [state_of(meter([at])) for at in range(3)]
+    scores = Scores(task, np.arange(3), {}, {"boxes": meter([])}, lists={"boxes": [lists for _, lists in parts]})
+    scores.starts["boxes"], scores.states["boxes"] = np.zeros(0), np.zeros((3, 0))
+    for draw, order in (([2, 0, 1], [0, 0, 2]), ([1, 2, 0], [0, 1, 1]), ([0, 0, 3], [2, 2, 2])):
+        wanted = float(meter(order).compute()["map"])
+        assert scores.on_draws("map", [np.array(draw, dtype=float)])[0] == pytest.approx(wanted), draw
 
 
 def test_entities_are_drawn_by_sentence() -> None:

@@ -17,7 +17,7 @@ from tests.export.cases import make_run
 FEW = ("tokens-bert", "masks-unet")
 SLOW = (
     *("classification-lora", "regression-roberta", "multi-label-distilbert", "choices-bert", "questions-none"),
-    *("audio-mel", "speech-ctc", "speech-whisper", "seq2seq-t5"),
+    *("audio-mel", "speech-ctc", "speech-whisper", "seq2seq-t5", "boxes-timm"),
 )
 
 

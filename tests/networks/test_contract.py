@@ -13,6 +13,7 @@ from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import LSTM, NETWORKS, Network
 from tests.networks.tiny import SENTENCES, tiny_folder
 from tests.networks.tiny_audio import tiny_ctc, tiny_wav2vec2, tiny_whisper
+from tests.networks.vision import tiny_detr
 
 OWN = {name: cls for name, cls in NETWORKS.items() if cls.__module__.startswith("sft_lightning.")}
 Inputs = dict[str, Tensor]
@@ -85,6 +86,16 @@ EXAMPLES: dict[str, tuple[Callable[[Path], dict[str, Any]], Callable[[], Inputs]
     "UNet": (lambda folder: {"channels": 3, "widths": [4, 6]}, lambda: images(3, 9)),
     "Timm": (lambda folder: {"name": "test_resnet"}, lambda: images(3, 32)),
     "TimmSegmentation": (lambda folder: {"name": "test_resnet", "width": 8}, lambda: images(3, 32)),
+    "TimmDetection": (
+        lambda folder: {"name": "test_resnet", "width": 64, "convolutions": 1},
+        lambda: images(3, 64),
+    ),
+    "TorchvisionDetection": (lambda folder: {"name": "ssdlite320_mobilenet_v3_large"}, lambda: images(3, 64)),
+    "FasterRCNN": (
+        lambda folder: {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8},
+        lambda: images(3, 64),
+    ),
+    "TransformersDetection": (lambda folder: {"config": tiny_detr()}, lambda: images(3, 64)),
     "Torchvision": (lambda folder: {"name": "resnet18"}, lambda: images(3, 32)),
     "TorchvisionSegmentation": (lambda folder: {"name": "lraspp_mobilenet_v3_large"}, lambda: images(3, 40)),
     "TransformersSegmentation": (segformer, lambda: images(3, 32)),
@@ -136,6 +147,9 @@ def test_one_pass_gives_logits_of_the_task_on_features_of_the_heads_width(name: 
     network = build(name, tmp_path)
     said = said_by(network, name)
     outputs = network.task.num_outputs or said.logits.shape[-1]
+    if said.reader is not None:  # of a detector: a candidate has outputs of its box too
+        assert said.reader.rows(said.logits).shape[-1] >= outputs + 4
+        outputs = said.logits.shape[-1]
     assert said.logits.shape == (*said.features.shape[:-1], outputs)
     assert torch.equal(network.head(said.features), said.logits), "the head says something else of the features"
 

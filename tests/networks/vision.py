@@ -72,3 +72,21 @@ def pickled_code() -> Any:
 class _Code:
     def __reduce__(self) -> Any:
         return print, ("this must never be run",)
+
+
+def tiny_detr(**values: Any) -> dict[str, Any]:
+    """A random DETR of one layer with five queries, on a ResNet of two stages."""
+    stages = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
+    parts = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in SIZES.items()}
+    return {
+        "model_type": "detr",
+        "backbone_config": {"model_type": "resnet", **stages, "out_features": ["stage2"]},
+        "d_model": 16,
+        "num_queries": 5,
+        "dropout": 0.0,
+        **parts,
+        **values,
+    }
+
+
+SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}

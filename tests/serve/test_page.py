@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+import soundfile  # type: ignore[import-untyped]
 import uvicorn
 from PIL import Image
 
 from sft_lightning.serve.answering import Model
 from sft_lightning.serve.app import Service
 from sft_lightning.serve.server import Server, listen
-from tests.serve.conftest import Served
+from tests.serve.conftest import Served, encoded
 from tests.serve.waiting import until
 
 
@@ -79,3 +82,42 @@ def test_the_page_shows_what_both_heads_say(served: Callable[[str], Served], chr
         page.wait_for_selector("[data-head=source]")
         assert page.inner_text("[data-head=new] .said") in ("dog", "elk")
         assert page.evaluate("document.querySelector('#drop img').complete")
+
+
+@pytest.mark.slow
+def test_the_page_has_a_field_for_each_kind_of_input(
+    served: Callable[[str], Served], chromium: Any, tmp_path: Path
+) -> None:
+    questions = served("questions-bert")
+    row = {"question": "Where does he live?", "context": "Peter7 lives in <b>town</b> 7."}
+    with online(questions.model) as address, opened(chromium, address) as page:
+        for name, value in row.items():
+            page.fill(f"#part-{name}", value)
+        page.click("#send")
+        page.wait_for_selector("[data-head=new] .said")
+        assert page.inner_text("[data-head=new] .said") == questions.answers(texts=[row])[0]["new"]["answer"]
+        assert page.is_hidden("#texts") and page.is_hidden("#images")
+    choices = served("choices-bert")
+    with online(choices.model) as address, opened(chromium, address) as page:
+        page.fill("#part-question", "What is it?")
+        page.fill("#part-choices", "a fox\na dog\n")
+        page.click("#send")
+        page.wait_for_selector("[data-head=new] .said")
+        said = choices.answers(texts=[{"question": "What is it?", "choices": ["a fox", "a dog"]}])[0]["new"]
+        assert page.inner_text("[data-head=new] .said") == said["text"]
+        assert set(page.locator("[data-head=new] .row span:first-child").all_inner_texts()) == {"a fox", "a dog"}
+    sounds, file = served("audio-mel"), tmp_path / "sound.wav"
+    soundfile.write(file, np.random.default_rng(0).standard_normal(8000) / 9, 8000)
+    with online(sounds.model) as address, opened(chromium, address) as page:
+        page.set_input_files("#file", file)
+        page.wait_for_selector("audio")
+        page.click("#send")
+        page.wait_for_selector("[data-head=new] .said")
+        assert page.inner_text("[data-head=new] .said") == sounds.answers(sounds=[encoded(file)])[0]["new"]["label"]
+    masks, image = served("masks-segformer"), tmp_path / "image.png"
+    Image.effect_noise((40, 30), 80).convert("RGB").save(image)
+    with online(masks.model) as address, opened(chromium, address) as page:
+        page.set_input_files("#file", image)
+        page.click("#send")
+        page.wait_for_selector("[data-head=new] img")
+        assert page.evaluate("document.querySelector('[data-head=new] img').naturalWidth") == 40

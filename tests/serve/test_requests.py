@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def test_a_full_queue_a_slow_answer_and_a_failing_one(served: Serve) -> None:
         assert isinstance(model, Held)
         return model
 
-    service = Service(make, Limits(max_batch=4, timeout_s=0.3, max_queue=4, max_wait_ms=50))
+    service = Service(make, patient := Limits(max_batch=4, timeout_s=20, max_queue=4, max_wait_ms=50))
     with TestClient(service.app, raise_server_exceptions=False) as client:
         assert client.get("/health").status_code == 200
         until(service.batcher.settled.is_set, "the model is loaded")
@@ -143,12 +144,14 @@ def test_a_full_queue_a_slow_answer_and_a_failing_one(served: Serve) -> None:
         assert [found[text].status_code for text in texts] == [200, 500, 200]
         assert found["poison"].json() == {"error": "the request could not be answered"}
         service.ready().gate = gate  # type: ignore[attr-defined]
+        service.limits = replace(patient, timeout_s=0.3)
         assert client.post("/predict", json={"texts": ["a"]}).status_code == 504
         assert client.post("/predict", json={"texts": ["a"] * 4}).status_code == 504
         full = client.post("/predict", json={"texts": ["a"] * 4})
         assert full.status_code == 503 and full.headers["retry-after"] == "1"
         gate.set()
         until(lambda: service.batcher.waiting == 0, "the queue is empty")
+        service.limits = patient
         assert client.post("/predict", json={"texts": ["a"]}).status_code == 200
         assert service.held == 0
 

@@ -1,0 +1,207 @@
+"""COCO's files of annotations: images with boxes in JSON."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
+from sft_lightning.data.bad_samples import printable
+from sft_lightning.data.base import Splits
+from sft_lightning.data.split_names import split_of
+from sft_lightning.data.vision.boxes import FORMATS, Box, as_corners, check_format
+from sft_lightning.data.vision.detection import DetectionData, Pictured
+from sft_lightning.data.vision.image_folder import folder
+
+FOLDERS = ("annotations", "")
+"""Folders below root in which files of annotations are looked for"""
+FORMAT_FIX = "set data.init_args.box_format {}"
+
+
+class CocoDetection(DetectionData):
+    """Images with boxes in COCO's JSON: `annotations/instances_train2017.json` beside `train2017/`, and the like.
+
+    A split's file of annotations is found by the split's name in its own, below root or root/annotations, or given. Images are
+    looked for below root in the folder that is named as the file of annotations without `instances_`, or as the split, or
+    `images`, with either of these below it, or beside the file. Classes are in the order of their ids, which may have gaps.
+    Ids without annotations in the training file are classes too.
+
+    Args:
+        root: The folder that holds all.
+        train: File of the training annotations; default found by its name.
+        val: File of the validation annotations; default found by its name, else val_fraction is set aside.
+        test: File of the test annotations; default found by its name.
+        images: Folder of the images, below root; may have {split}; default found.
+        box_format: What a box's four numbers are: xywh (left, top, width, height), as COCO has it, or xyxy.
+        **kwargs: Classes, size and augmentation, subset, split, batches; see DetectionData.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        images: str | None = None,
+        box_format: Literal["xywh", "xyxy"] = "xywh",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.root, self.files, self.images, self.box_format = root, (train, val, test), images, box_format
+        if box_format not in FORMATS:
+            raise UserError("data.box_format", f"must be {' or '.join(FORMATS)}, got '{box_format}'")
+
+    def load(self) -> Splits:
+        root, notes = folder(self.root, "root"), list[str]()
+        files = found_files(root)
+        for split, given in zip(("train", "val", "test"), self.files, strict=True):
+            if given is not None:
+                path = next((p for p in (Path(given).expanduser(), root / given) if p.is_file()), None)
+                if path is None:
+                    raise UserError(f"data.{split}", f"{given} does not exist, nor below {root}", "correct the path")
+                files[split] = path
+        if "train" not in files:
+            there = ", ".join(sorted(p.name for p in root.glob("*.json"))) or "no JSON file"
+            raise UserError(
+                "data.root", f"{root} has no file of training annotations ({there})", "name it in data.init_args.train"
+            )
+        found, names = dict[str, list[Pictured]](), dict[int, str]()
+        for split, path in files.items():
+            held = read(path)
+            own = categories(held, path)
+            if names and own != names:
+                raise UserError(
+                    "data", f"{path} has other categories than {files['train']}", "use files of one data set"
+                )
+            if not names:
+                names = own
+                if (ids := sorted(names)) != list(range(ids[0], ids[0] + len(ids))):
+                    missing = ids[-1] - ids[0] + 1 - len(ids)
+                    notes.append(
+                        f"category ids {ids[0]} to {ids[-1]} have gaps ({missing:,} unused): classes are in their order"
+                    )
+            found[split] = self.pictured(held, names, path, self.place(root, split, path), notes)
+        return self.of_files(root, found, [names[number] for number in sorted(names)], notes)
+
+    def place(self, root: Path, split: str, path: Path) -> list[Path]:
+        """Folders in which a split's images may be, the likeliest first."""
+        if self.images is not None:
+            return [root / self.images.replace("{split}", split), root / self.images.replace("{split}", path.stem)]
+        stem = path.stem.removeprefix("instances_")
+        under = [root / a / b for a in ("", "images") for b in (stem, split, path.parent.name)]
+        return [*under, root / "images", path.parent, root]
+
+    def pictured(
+        self, held: dict[str, Any], names: dict[int, str], path: Path, places: list[Path], notes: list[str]
+    ) -> list[Pictured]:
+        """The images of a file with their boxes, in the file's order. What is left out is added to `notes`."""
+        images, numbers = dict[Any, Pictured](), list[tuple[Any, list[float]]]()
+        for entry in held["images"]:
+            if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
+                raise UserError("data", f"{path}: each of images must have id and file_name, got {entry!r:.80}")
+            if entry["id"] in images:
+                raise UserError("data", f"{path} has two images with the id {entry['id']}", "make ids unique")
+            name = str(entry["file_name"])
+            file = next((p / name for p in places if (p / name).is_file()), places[0] / name)
+            size = int(entry.get("height") or 0), int(entry.get("width") or 0)
+            images[entry["id"]] = Pictured(file, size if all(size) else None)
+        missing = [printable(str(i.path)) for i in images.values() if not i.path.is_file()]
+        if len(missing) == len(images):
+            raise UserError(
+                "data",
+                f"not one image of {path} is on disk; the first, {missing[0] if missing else 'none'}, was looked for in "
+                f"{', '.join(dict.fromkeys(str(p) for p in places if p.is_dir()))}",
+                "set data.init_args.images to their folder below root",
+            )
+        lonely: Counter[str] = Counter()
+        for entry in held["annotations"]:
+            box = entry.get("bbox") if isinstance(entry, dict) else None
+            if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
+                raise UserError(
+                    "data", f"{path}: each of annotations must have a bbox of four numbers, got {entry!r:.80}"
+                )
+            if (image := images.get(entry.get("image_id"))) is None:
+                lonely["image"] += 1
+                continue
+            if entry.get("category_id") not in names:
+                raise UserError(
+                    "data", f"{path}: an annotation has the category {entry.get('category_id')}, which is not defined"
+                )
+            numbers.append((entry["image_id"], box))
+            ignored = bool(entry.get("iscrowd")) or bool(entry.get("ignore")) or bool(entry.get("difficult"))
+            image.boxes.append(Box(*as_corners(box, self.box_format), names[entry["category_id"]], ignored))
+        if lonely["image"]:
+            notes.append(f"left out {plural(lonely['image'], 'annotation')} of {path.name} without image")
+        sized = [(images[i].size, box) for i, box in numbers if images[i].size is not None]
+        raw, sizes = np.array([box for _, box in sized]), np.array([size for size, _ in sized])
+        check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
+        return list(images.values())
+
+
+def found_files(root: Path) -> dict[str, Path]:
+    """The file of annotations of each split, by the split's name in the file's or its folder's. One file alone is `train`.
+
+    Raises UserError for two of one split.
+    """
+    every = [p for place in FOLDERS for p in sorted((root / place).glob("*.json"))]
+    every += sorted(root.glob("*/_annotations.coco.json"))  # as Roboflow exports them
+    files: dict[str, Path] = {}
+    candidates = [p for p in every if looks_like(p)]
+    for path in candidates:
+        stem = path.stem.removeprefix("instances_") if path.stem != "_annotations.coco" else path.parent.name
+        split = split_of(stem) or split_of(stem.split("_")[-1])
+        if split is None:
+            continue
+        if split in files:
+            raise UserError(
+                "data.root", f"{files[split]} and {path} both look like {split}", f"name one in data.init_args.{split}"
+            )
+        files[split] = path
+    if not files and len(candidates) == 1:
+        files["train"] = candidates[0]
+    return {split: files[split] for split in ("train", "val", "test") if split in files}
+
+
+def looks_like(path: Path) -> bool:
+    """Whether a JSON file may be annotations with boxes, by its name, its beginning and its end: not COCO's captions or
+    keypoints, nor JSON of another kind.
+    """
+    if path.name.startswith(("captions_", "person_keypoints_", "panoptic_", "stuff_", "image_info_")):
+        return False
+    try:
+        with path.open("rb") as stream:
+            begin = stream.read(1 << 16)
+            stream.seek(max(0, path.stat().st_size - (1 << 16)))
+            both = begin + stream.read()
+    except OSError:
+        return False
+    return begin.lstrip().startswith(b"{") and b'"annotations"' in both and (b'"bbox"' in both or b'"images"' in both)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A file of annotations. Raises UserError if it is damaged."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError("data", f"{path} cannot be read: {error}", "replace it") from None
+    lists = ("images", "annotations", "categories")
+    if not isinstance(held, dict) or not all(isinstance(held.get(name), list) for name in lists):
+        raise UserError("data", f"{path} must be a mapping with the lists {', '.join(lists)}", "use COCO's format")
+    return held
+
+
+def categories(held: dict[str, Any], path: Path) -> dict[int, str]:
+    """Names of the classes by id."""
+    names: dict[int, str] = {}
+    for entry in held["categories"]:
+        if not isinstance(entry, dict) or not isinstance(entry.get("id"), int) or "name" not in entry:
+            raise UserError("data", f"{path}: each of categories must have a numeric id and a name, got {entry!r:.80}")
+        if entry["id"] in names or str(entry["name"]) in names.values():
+            raise UserError("data", f"{path} has two categories of one id or name: {entry!r:.80}", "make them unique")
+        names[entry["id"]] = str(entry["name"])
+    if not names:
+        raise UserError("data", f"{path} has no category", "add categories")
+    return names

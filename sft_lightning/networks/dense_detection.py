@@ -1,0 +1,231 @@
+"""The parts of detectors with candidates at each place of several maps: torchvision's FCOS, RetinaNet and SSD, taken apart.
+
+R images, P places of all maps together, A candidates (a of each place), D channels.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.ssd import SSD
+from torchvision.ops import box_iou
+
+from sft_lightning.core.errors import UserError
+
+Layer = nn.Module
+"""One layer for all maps, or a ModuleList of one for each"""
+
+
+def at(layer: Layer, level: int) -> nn.Module:
+    """The layer of one map."""
+    return layer[level] if isinstance(layer, nn.ModuleList) else layer
+
+
+class Towers(nn.Module):
+    """A backbone, and the layers between its maps and the last ones, those of classes and those of boxes.
+
+    Args:
+        backbone: Gives a dict of maps `[B, C, h, w]`, from the largest to the smallest.
+        classes: Layers before the classes' last one.
+        boxes: Layers before the boxes' last one.
+    """
+
+    def __init__(self, backbone: nn.Module, classes: Layer, boxes: Layer) -> None:
+        super().__init__()
+        self.backbone, self.classes, self.boxes = backbone, classes, boxes
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`[B, P, 2D]`: for each place the D features of classes, then those of boxes, filled with zeros to one width."""
+        maps = list(self.backbone(image).values())
+        sides = [tuple(one.shape[-2:]) for one in maps]
+        if sides != [(n, n) for n in halved(sides[0][0], len(maps))]:
+            raise UserError(
+                "data.image_size", f"the network's maps have {sides} places, which do not halve", "use another size"
+            )
+        found = [[at(tower, i)(one) for i, one in enumerate(maps)] for tower in (self.classes, self.boxes)]
+        width = max(one.shape[1] for one in found[0])
+        flat = [
+            torch.cat([nn.functional.pad(one.flatten(2), (0, 0, 0, width - one.shape[1])) for one in of], 2)
+            for of in found
+        ]
+        return torch.cat(flat, 1).transpose(1, 2).contiguous()
+
+
+def halved(side: int, levels: int) -> list[int]:
+    """Sides of maps that halve, rounded up."""
+    sides = [side]
+    while len(sides) < levels:
+        sides.append(-(-sides[-1] // 2))
+    return sides
+
+
+def sides_of(places: int, levels: int) -> list[int]:
+    """Sides of the maps that have so many places together."""
+    side = 1
+    while sum(n * n for n in halved(side, levels)) < places:
+        side += 1
+    return halved(side, levels)
+
+
+class DenseHead(nn.Module):
+    """The last layers: features `[R, P, 2D]` to `[R, P, a·(K + 4)]`.
+
+    A candidate has outputs of C classes, then one of centredness (FCOS) or of no object (SSD), which RetinaNet lacks, then
+    four of its box.
+
+    Args:
+        classes: The classes' last convolution; SSD's first output is no object.
+        boxes: The boxes' last convolution.
+        centred: FCOS's convolution of centredness.
+        levels: Number of maps.
+        each: Candidates of a place.
+        kind: 'fcos', 'retinanet' or 'ssd'.
+    """
+
+    def __init__(
+        self, classes: Layer, boxes: Layer, centred: nn.Module | None, levels: int, each: int, kind: str
+    ) -> None:
+        super().__init__()
+        self.classes, self.boxes, self.centred = classes, boxes, centred
+        self.levels, self.each, self.kind = levels, each, kind
+
+    def forward(self, features: Tensor) -> Tensor:
+        images, places, width = features.shape
+        sides = sides_of(places, self.levels)
+        found, begin = [], 0
+        for level, side in enumerate(sides):
+            maps = features[:, begin : begin + side * side].transpose(1, 2).reshape(images, width, side, side)
+            begin += side * side
+            found.append(self.at_level(maps, level).flatten(3).flatten(1, 2))
+        return torch.cat(found, 1)
+
+    def at_level(self, maps: Tensor, level: int) -> Tensor:
+        """`[R, h, w, a, K + 4]` of one map `[R, 2D, h, w]`."""
+        half = maps.shape[1] // 2
+        classes, boxes = at(self.classes, level), at(self.boxes, level)
+        of_classes = self.arranged(classes(maps[:, : inputs(classes)]))
+        of_boxes = maps[:, half : half + inputs(boxes)]
+        box = self.arranged(boxes(of_boxes))
+        if self.kind == "ssd":
+            of_classes = of_classes.roll(-1, -1)  # no object comes last
+        if self.centred is None:
+            return torch.cat([of_classes, box], -1)
+        return torch.cat([of_classes, self.arranged(self.centred(of_boxes)), box.relu()], -1)
+
+    def arranged(self, maps: Tensor) -> Tensor:
+        """`[R, a·k, h, w]` as `[R, h, w, a, k]`."""
+        images, channels, height, width = maps.shape
+        return maps.view(images, self.each, channels // self.each, height, width).permute(0, 3, 4, 1, 2)
+
+
+def inputs(layer: nn.Module) -> int:
+    """Input channels of a convolution."""
+    assert isinstance(layer, nn.Conv2d)
+    return layer.in_channels
+
+
+class DenseReader:
+    """Reads a `DenseHead`'s outputs with torchvision's own matching, losses and choice of detections, image by image.
+
+    Args:
+        model: torchvision's model, of which no weight is used.
+        side: Height and width of the image, in pixels.
+        head: The head whose outputs are read.
+        places: P.
+    """
+
+    def __init__(self, model: nn.Module, side: int, head: DenseHead, places: int) -> None:
+        self.model, self.side, self.each, self.kind = model, side, head.each, head.kind
+        self.sides = sides_of(places, head.levels)
+
+    def places(self, features: Tensor) -> Tensor:
+        return features
+
+    def rows(self, logits: Tensor) -> Tensor:
+        images, places, width = logits.shape
+        return logits.reshape(images, places * self.each, width // self.each)
+
+    def outputs(self, row: Tensor) -> dict[str, Tensor]:
+        """An image's candidates `[A, K + 4]` as torchvision has them."""
+        row = row[None]
+        if self.kind == "fcos":
+            return {
+                "cls_logits": row[..., :-5],
+                "bbox_ctrness": row[..., -5:-4],
+                "bbox_regression": row[..., -4:],
+            }
+        classes = row[..., :-4].roll(1, -1) if self.kind == "ssd" else row[..., :-4]
+        return {"cls_logits": classes, "bbox_regression": row[..., -4:]}
+
+    def anchors(self, like: Tensor) -> Tensor:
+        """The candidates' boxes before the network moves them: `[A, 4]`."""
+        maps = [like.new_empty(1, 0, side, side) for side in self.sides]
+        image = ImageList(like.new_empty(1, 0, self.side, self.side), [(self.side, self.side)])
+        model: Any = self.model
+        found: Tensor = model.anchor_generator(image, maps)[0]
+        return found.to(like.dtype)
+
+    def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        rows = self.rows(logits)
+        anchors = self.anchors(rows)
+        with torch.autocast(rows.device.type, enabled=False):
+            return torch.stack(
+                [
+                    sum(self.loss(row, boxes, classes, anchors).values(), row.new_zeros(()))
+                    for row, (boxes, classes) in zip(rows, targets, strict=True)
+                ]
+            )
+
+    def loss(self, row: Tensor, boxes: Tensor, classes: Tensor, anchors: Tensor) -> dict[str, Tensor]:
+        """The parts of one image's loss."""
+        model, outputs, found = self.model, self.outputs(row), dict[str, Tensor]()
+        target = [{"boxes": boxes, "labels": classes}]
+        if isinstance(model, FCOS):
+            found = model.compute_loss(target, outputs, [anchors], [side * side * self.each for side in self.sides])
+        elif isinstance(model, RetinaNet):
+            found = model.compute_loss(target, outputs, [anchors])
+        elif isinstance(model, SSD):
+            matched = classes.new_full((len(anchors),), -1)
+            if len(boxes):
+                matched = model.proposal_matcher(box_iou(boxes, anchors))
+            found = model.compute_loss([{"boxes": boxes, "labels": classes + 1}], outputs, [anchors], [matched])
+        return found
+
+    @torch.no_grad()
+    def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        rows, model, counts = self.rows(logits), self.model, [side * side * self.each for side in self.sides]
+        anchors, found = self.anchors(rows), []
+        assert isinstance(model, FCOS | RetinaNet | SSD)
+        for row in rows:
+            outputs: Any = self.outputs(row)
+            each: Any = [anchors]
+            if not isinstance(model, SSD):
+                outputs = {name: list(torch.split(of, counts, 1)) for name, of in outputs.items()}
+                each = [list(torch.split(anchors, counts))]
+            one = model.postprocess_detections(outputs, each, [(self.side, self.side)])[0]
+            labels = one["labels"] - 1 if isinstance(model, SSD) else one["labels"]
+            found.append((one["boxes"], one["scores"], labels))
+        return found
+
+
+def taken_apart(model: Any, kind: str) -> tuple[Towers, DenseHead]:
+    """Encoder and head of torchvision's model, which keeps neither."""
+    classes, boxes = model.head.classification_head, model.head.regression_head
+    each = model.anchor_generator.num_anchors_per_location()
+    if kind == "ssd":
+        towers = [nn.ModuleList(block[0] for block in part.module_list) for part in (classes, boxes)]
+        last = [nn.ModuleList(block[1] for block in part.module_list) for part in (classes, boxes)]
+        head = DenseHead(last[0], last[1], None, len(each), each[0], kind)
+        classes.module_list = boxes.module_list = nn.ModuleList()
+    else:
+        towers = [classes.conv, boxes.conv]
+        centred = boxes.bbox_ctrness if kind == "fcos" else None
+        head = DenseHead(classes.cls_logits, boxes.bbox_reg, centred, len(each), each[0], kind)
+        classes.conv = classes.cls_logits = boxes.conv = boxes.bbox_reg = nn.Identity()
+        boxes.bbox_ctrness = nn.Identity()
+    encoder = Towers(model.backbone, towers[0], towers[1])
+    model.backbone = nn.Identity()
+    return encoder, head

@@ -1,0 +1,158 @@
+"""The common base of detectors: one pass to the outputs at all places of whole images, and the kept source head."""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sft_lightning.core.structures import InputSpec, Output, Reader, TaskInfo
+from sft_lightning.core.wording import plural
+from sft_lightning.networks.base import Network
+from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart
+from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS, read_about, write_source_head
+from sft_lightning.networks.tensors import layers_of
+from sft_lightning.networks.weights import read_state_dict
+
+NAME = "object_detection"
+
+
+class Detector(Network, base=True):
+    """A network whose outputs are candidates for boxes of objects. Its head reads all places of an image together.
+
+    A sub-class says how a head's outputs are read (`reader`), and makes a head for any number of classes (`head_of`).
+    """
+
+    tasks = (NAME,)
+    scheme = ""
+    """'softmax' if a candidate's class outputs are of one softmax"""
+    image_size: int | None
+    own_spec: InputSpec
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """The normalisation of the pretrained weights; the size only if it is set, or was in an earlier run."""
+        known, own = self.input_view, self.own_spec
+        size = (self.image_size, self.image_size) if self.image_size else known.size or own.size
+        return InputSpec("boxes", size=size, channels=3, mean=known.mean or own.mean, std=known.std or own.std)
+
+    def reader(self, x: dict[str, Tensor], features: Tensor, select: Tensor | None) -> Reader:
+        """Reads the outputs for these inputs, of which `select[B]` marks some."""
+        raise NotImplementedError
+
+    def head_of(self, classes: int) -> nn.Module:
+        """A new head."""
+        raise NotImplementedError
+
+    # ---- one pass ----
+
+    def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
+        """One encoder pass, then the heads on the images that `select[B]` marks. Places are selected of their outputs."""
+        features, below = self._encode_watching(x) if self.fresh else (self.encode(x), None)
+        reader = self.reader(x, features, select)
+        if select is not None and select.ndim == 1:
+            features, below = features[select], None if below is None else below[select]
+        logits = self.head(features)
+        source = None if self.source_head is None else self.source_head(features)
+        if select is not None and select.ndim > 1:
+            features, logits = features[select], logits[select]
+            source = None if source is None else source[select]
+        return Output(logits, features, source, below, reader=reader)
+
+    def _encode_watching(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """As in the base class, with a map that enters new layers as its places, whose number is another than the features'."""
+        self.watch_new_layers()
+        self._watching = True
+        features = self.encode(x)
+        below, self._below_new, self._watching = self._below_new, None, False
+        if below is None or below.ndim not in (3, 4):
+            return features, features.new_empty(*features.shape[:-1], 0)
+        return features, below.flatten(2).transpose(1, 2) if below.ndim == 4 else below
+
+    # ---- the source head ----
+
+    def keep_source_head(self, head: nn.Module, labels: list[str], task: str | None = None) -> None:
+        """Keeps the pretrained last layers, frozen. The new boxes' layers start from theirs: a box is not of a class."""
+        if self.fresh:
+            self.report.notes.append(
+                f"the pretrained output layers are not kept: the encoder below has new layers ({layers_of(self.fresh)})"
+            )
+            return
+        self.source_head = head.requires_grad_(False).eval()
+        self.source_labels = labels
+        self.source_task = TaskInfo(NAME, len(labels), labels, scheme=self.scheme)
+        started = "; the new head's box layers start from its" if self.start_boxes(head) else ""
+        self.report.notes.append(f"the source head has {plural(len(labels), 'class', 'es')}{started}")
+
+    def start_boxes(self, head: nn.Module) -> bool:
+        """Copies the box layers of the pretrained head into the new one. Returns whether it could."""
+        for name in ("boxes", "centred"):
+            new, old = getattr(self.head, name, None), getattr(head, name, None)
+            if new is not None and old is not None:
+                new.load_state_dict(deepcopy(old.state_dict()))
+        return True
+
+    def keep_source_linear(self, state: Mapping[str, Tensor], labels: list[str], task: str | None = None) -> None:
+        """Keeps the head whose tensors stand below `head.` in a state dict with our names, if it is whole."""
+        theirs = {n.removeprefix("head."): v for n, v in state.items() if n.startswith("head.")}
+        head = self.head_of(max(1, len(labels)))
+        own = head.state_dict()
+        if theirs.keys() == own.keys() and all(theirs[n].shape == own[n].shape for n in own):
+            head.load_state_dict(theirs)
+            self.keep_source_head(head, labels, task)
+
+    def save_beside(self, folder: str) -> None:
+        super().save_beside(folder)
+        if self.source_head is not None and self.source_task is not None:
+            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+
+    def load_source_head(self, folder: Path) -> None:
+        """Loads the last layers that an export kept."""
+        about = read_about(folder / ABOUT)
+        head = self.head_of(int(about["num_outputs"]))
+        head.load_state_dict(read_state_dict(folder / WEIGHTS))
+        boxes = deepcopy(self.head.state_dict())
+        self.keep_source_head(head, list(about["labels"]))
+        self.head.load_state_dict(boxes)  # which are trained, and start from no other head's
+
+    def take_scheme(self) -> None:
+        """Notes in the task how class outputs are probabilities."""
+        self.task = replace(self.task, scheme=self.scheme)
+
+
+class DenseDetector(Detector, base=True):
+    """A detector of torchvision's kinds FCOS, RetinaNet and SSD."""
+
+    kind: str
+    """'fcos', 'retinanet' or 'ssd'"""
+    head: nn.Module
+    _model: tuple[Any]
+
+    def whole(self, classes: int) -> nn.Module:
+        """Torchvision's model, weights random."""
+        raise NotImplementedError
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        features: Tensor = self.encoder(x["image"])
+        return features
+
+    def reader(self, x: dict[str, Tensor], features: Tensor, select: Tensor | None) -> Reader:
+        assert isinstance(self.head, DenseHead)
+        return DenseReader(self._model[0], x["image"].shape[-1], self.head, features.shape[1])
+
+    def head_of(self, classes: int) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            return taken_apart(self.whole(classes), self.kind)[1]
+
+    def take_model(self, model: Any) -> DenseHead:
+        """Takes encoder and head off torchvision's model, which is kept outside the module tree to read outputs. Returns its
+        head; the network's own is new.
+        """
+        self.scheme = "softmax" if self.kind == "ssd" else ""
+        self.take_scheme()
+        encoder, head = taken_apart(model, self.kind)
+        self.encoder, self._model = encoder, (model,)
+        return head
