@@ -16,6 +16,7 @@ from sft_lightning.callbacks.shown_samples import PARAGRAPH, readable, seen, sho
 from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.evaluation.lost import lost_and_gained, lost_and_gained_in_words
 from sft_lightning.evaluation.predictions import Answers, Predictions, confusion, merged, of_both
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.evaluation.said import SaidSamples, Spoken, differing
@@ -37,6 +38,9 @@ class Details(Callback):
       first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
       compares, see its `drift_rows`) for which the kept source head's prediction changed. Of tasks that say tags or texts:
       samples of which less is right (`score_before`, `score_after`), or of which something else is said.
+
+    - `lost_and_gained`: numbers of source samples that were right before and are wrong after, and the reverse, with `n`; of
+      classes also by class, worst first, with intervals (see `evaluation/lost.py`).
 
     Parts that a task or a network does not have are absent. A fit that starts or resumes deletes an earlier file, which
     was measured on an older checkpoint.
@@ -162,6 +166,7 @@ class Details(Callback):
             if len(labels) <= self.classes:
                 matrices = {"before": confusion(before, len(labels)), "after": confusion(after, len(labels))}
                 kept["source_confusion"] = {"labels": labels, **matrices}
+            kept["lost_and_gained"] = lost_and_gained(before, after, labels, self.classes)
             return kept
         if "head before" in said:
             before, after = of_both(said["head before"], said["head after"])
@@ -194,7 +199,9 @@ class Details(Callback):
             if other.form == "answer" and split and "text" in (whole := split.samples.shown(row)):
                 shown["text"] = printable(whole["text"][:PARAGRAPH])
             entries.append({**entry, **shown})
-        return {"changed": entries, "changed_total": len(rows), "compared": compared}
+        content = {"changed": entries, "changed_total": len(rows), "compared": compared}
+        counts = lost_and_gained_in_words(before, after) if on == "source" else {}
+        return {**content, "lost_and_gained": counts} if counts else content
 
     def _changed(
         self, on: str, before: Predictions, after: Predictions, changed: np.ndarray, labels: list[str], data: Any

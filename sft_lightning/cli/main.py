@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "List runs, show one, or remove what may go.",
     "export": "Write a run's model for other libraries, and show that it answers there as it does here.",
     "serve": "Answer over HTTP with the model of a run or an export.",
+    "gate": "Decide whether a model may replace another one: tests on the same samples, and an exit code.",
 }
 ELSEWHERE = {
     "ablate": "sft_lightning.cli.ablate",
@@ -33,6 +34,7 @@ ELSEWHERE = {
     "runs": "sft_lightning.cli.runs",
     "export": "sft_lightning.cli.export",
     "serve": "sft_lightning.cli.serve",
+    "gate": "sft_lightning.cli.gate",
 }
 """Commands that Trainer does not have: the modules whose `main` runs them."""
 
@@ -55,8 +57,8 @@ def overview() -> str:
 def main(args: list[str] | None = None) -> int:
     """Runs a command and returns its exit code.
 
-    0: done; 1: a bug (with its traceback); 2: a mistake of the user (one line on stderr); 130 after Ctrl-C, 143 after
-    SIGTERM, 138 after SIGUSR1.
+    0: done; 1: a bug (with its traceback); 2: a mistake of the user (one line on stderr); 3 and 4: `gate` fails, or cannot
+    decide; 130 after Ctrl-C, 143 after SIGTERM, 138 after SIGUSR1.
     """
     arguments = list(sys.argv[1:] if args is None else args)
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -176,21 +176,36 @@ def forgotten(tuned: Tuned) -> Iterator[str]:
     path = tuned.run.files.details
     try:
         details = json.loads(path.read_text(encoding="utf-8"))
-        held = details["source_confusion"]
-        split = details.get("split", "")
-        falls = []
-        for at, label in enumerate(held["labels"]):
-            before, after = held["before"][at], held["after"][at]
-            if sum(before) and sum(after):
-                falls.append((after[at] / sum(after) - before[at] / sum(before), label, sum(after)))
+        yield from lost_lines(details) if "lost_and_gained" in details else falls_of(details)
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return
+
+
+def lost_lines(details: dict[str, Any]) -> list[str]:
+    """What was lost and gained, and the classes that lost most, with 95 % intervals."""
+    held, split = details["lost_and_gained"], details.get("split", "")
+    lines = [f"Of {held['n']} source samples ({split}), {held['lost']} were lost and {held['gained']} gained.\n"]
+    worst = [entry for entry in held.get("classes", []) if entry["change"] < 0][:WORST]
+    if worst:
+        said = (f"{c['label']} {c['change']:+.3f} [{c['low']:.3f}, {c['high']:.3f}] (n = {c['n']})" for c in worst)
+        lines.append(f"Change of recall of the source classes that lost most ({split}): {', '.join(said)}.\n")
+    elif held.get("classes"):
+        lines.append(f"No source class lost recall ({split}).\n")
+    return lines
+
+
+def falls_of(details: dict[str, Any]) -> list[str]:
+    """The classes that lost most by the confusions alone, which older runs have."""
+    held, split, falls = details["source_confusion"], details.get("split", ""), []
+    for at, label in enumerate(held["labels"]):
+        before, after = held["before"][at], held["after"][at]
+        if sum(before) and sum(after):
+            falls.append((after[at] / sum(after) - before[at] / sum(before), label, sum(after)))
     worst = [fall for fall in sorted(falls) if fall[0] < 0][:WORST]
     if worst:
         said = ", ".join(f"{label} {change:+.3f} (n = {n})" for change, label, n in worst)
-        yield f"Change of recall of the source classes that lost most ({split}): {said}.\n"
-    elif falls:
-        yield f"No source class lost recall ({split}).\n"
+        return [f"Change of recall of the source classes that lost most ({split}): {said}.\n"]
+    return [f"No source class lost recall ({split}).\n"] if falls else []
 
 
 def settings(tuned: Tuned, place: StudyPlace | None) -> Iterator[str]:

@@ -66,11 +66,11 @@ def open_run(path: str | Path) -> Tuned:
     return Tuned(run, config, network, data, make_task(network.task))
 
 
-def open_data(config: dict[str, Any]) -> SFTDataModule:
-    """Loads a run's data, as validation does."""
-    block = config.get("data") or {}
+def open_data(config: dict[str, Any], which: str = "data") -> SFTDataModule:
+    """Loads a run's data, as validation does: its `data`, or its `retention`."""
+    block = config.get(which) or {}
     if "class_path" not in block:
-        raise UserError("data", "config.yaml does not say which data", "export a run that the command fit made")
+        raise UserError(which, "config.yaml does not say which data", "export a run that the command fit made")
     data = DATA_MODULES.load(str(block["class_path"]), SFTDataModule)(**(block.get("init_args") or {}))
     if data.seed is None:
         data.seed = int(config.get("seed_everything") or 0)

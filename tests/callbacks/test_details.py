@@ -135,6 +135,9 @@ def test_source_confusions_and_changed_samples_are_those_of_independent_passes(
     at = np.flatnonzero((before == y.numpy()) & (after != y.numpy()))
     assert len(at) >= 5, "too little was forgotten for this to be a test"
     assert (details["changed_total"], details["compared"]) == (len(at), 225)
+    held, gained = details["lost_and_gained"], int(((before != y.numpy()) & (after == y.numpy())).sum())
+    assert (held["lost"], held["gained"], held["n"]) == (len(at), gained, 225)
+    assert held["change"] == pytest.approx(-tested.record["test"]["retention/forgetting"], abs=1e-5)
     at = at[np.argsort(-sure_after[at])]
     assert [c["row"] for c in details["changed"]] == split.rows[at].tolist(), "not the most confident first"
     for entry, i in zip(details["changed"], at, strict=True):

@@ -244,6 +244,15 @@ def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
     run = load(ROOT / "tests" / "compat" / "before" / "digits-distill" / "before")
     said = list(card.forgotten(replace(tuned(MLP), run=run)))
     assert said == ["Change of recall of the source classes that lost most (test): 4 -0.022 (n = 45).\n"]
+    held = {
+        "n": 9,
+        "lost": 2,
+        "gained": 1,
+        "classes": [{"label": "b", "change": -0.5, "low": -0.9, "high": 0.2, "n": 4}],
+    }
+    counted = card.lost_lines({"split": "test", "lost_and_gained": held})
+    assert counted[0] == "Of 9 source samples (test), 2 were lost and 1 gained.\n"
+    assert "b -0.500 [-0.900, 0.200] (n = 4)" in counted[1]
 
 
 def test_an_adapter_is_merged_and_written_alone_too_unless_asked_otherwise(

@@ -1,0 +1,252 @@
+"""Decides each requirement by a test on paired samples, and all of them together."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.metric_info import MetricInfo
+from sft_lightning.core.wording import plural
+from sft_lightning.gate.opened import Model, check_same
+from sft_lightning.gate.requirement import KEY, Requirement, check
+from sft_lightning.gate.scores import Scores, equal
+from sft_lightning.stats.correction import correct
+from sft_lightning.stats.formatting import fixed, p_value
+from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
+from sft_lightning.stats.summary import Array
+
+PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
+CODES = {PASS: 0, FAIL: 3, UNDECIDED: 4}
+"""Exit code of each verdict"""
+DRAWS, FEWER, SEED, CHECKED = 2_000, 400, 0, 20
+"""Bootstrap draws of samples; draws for metrics that are computed from all texts or values anew; their seed; draws on which
+a metric must be the mean over samples to count as one"""
+UNDEFINED = 0.05
+"""Largest share of draws on which a metric may be undefined, as the recall of a class that was not drawn"""
+FAR = 0.02
+"""A value that is further from the recorded one was measured on another network"""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """A requirement with what was found; values and the interval are in the metric's own unit and direction."""
+
+    requirement: Requirement
+    unit: str
+    candidate: float
+    base: float | None
+    """None for a level, which the candidate must reach alone"""
+    low: float
+    """Ends of the interval, of level 1 − 2α, of the difference candidate − base, or of the level"""
+    high: float
+    test: SampleTest
+    """The test in the direction in which more is better"""
+    verdict: str = UNDECIDED
+    p_fail: float = 1.0
+    """p of the claim that it fails, corrected for the number of requirements"""
+    reason: str = ""
+    note: str = ""
+    where: str = ""
+    """Cell of a study"""
+    counted: str = "sample"
+    """What `test.n` counts"""
+
+    @property
+    def difference(self) -> float | None:
+        """The difference candidate − base; None for a level."""
+        return None if self.base is None else self.candidate - self.base
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        about = {
+            **asdict(self),
+            **asdict(self.test),
+            "requirement": self.requirement.text,
+            "difference": self.difference,
+        }
+        about |= {"metric": self.requirement.metric, "low": self.low, "high": self.high}
+        del about["test"], about["value"]
+        return {name: None if isinstance(v, float) and not math.isfinite(v) else v for name, v in about.items()}
+
+
+def decide(candidate: Model, base: Model | None, requirements: Sequence[Requirement], alpha: float) -> list[Decision]:
+    """Decides the requirements, in their order. Each is tested at `alpha`; that one fails is claimed with Holm's correction.
+
+    A gate passes if all requirements pass. Each is tested at the full level then: a wrong pass needs a wrong pass of the one
+    requirement that does not hold, whatever the others do (intersection-union test).
+
+    Raises UserError if a metric is unknown, its direction is the wrong one, or the models' samples differ.
+    """
+    return conclude([measured(candidate, base, requirement, alpha) for requirement in requirements], alpha)
+
+
+def conclude(found: Sequence[Decision], alpha: float) -> list[Decision]:
+    """The decisions with verdicts and reasons."""
+    corrected = correct([d.test.p_below for d in found], "holm")
+    return [concluded(d, p if p is not None else 1.0, alpha) for d, p in zip(found, corrected, strict=True)]
+
+
+def overall(decisions: Sequence[Decision]) -> str:
+    """'pass' if all pass, 'fail' if one fails, else 'undecided'."""
+    verdicts = {d.verdict for d in decisions}
+    return FAIL if FAIL in verdicts else PASS if verdicts == {PASS} else UNDECIDED
+
+
+def measured(candidate: Model, base: Model | None, requirement: Requirement, alpha: float) -> Decision:
+    """Asks the models, and tests."""
+    place = requirement.on_source, requirement.split
+    mine = candidate.scores(*place)
+    info = known(requirement, mine)
+    check(requirement, info)
+    if requirement.signed and base is None:
+        raise UserError("--against", f"'{requirement.text}' is a difference from a base", "name the base")
+    theirs = None
+    if requirement.signed and base is not None:
+        theirs = base.scores(*place)
+        check_same(candidate, base, *place)
+    test = tested(mine, theirs, requirement, info.sign, alpha)
+    if info.share:
+        test = with_unseen(test, info.sign * requirement.number, alpha)
+    low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
+    notes = [against_record(candidate, requirement, mine)]
+    if theirs is not None and base is not None:
+        notes.append(against_record(base, requirement, theirs))
+    return Decision(
+        requirement,
+        info.unit,
+        mine.values[requirement.name],
+        None if theirs is None else theirs.values[requirement.name],
+        low,
+        high,
+        test,
+        note="; ".join(filter(None, notes)),
+    )
+
+
+def known(requirement: Requirement, scores: Scores) -> MetricInfo:
+    """Facts about the requirement's metric. Raises UserError if it is not measured, or cannot be read by sample."""
+    name = requirement.name
+    info = scores.task.metric_info(name)
+    if name not in scores.values or info is None or not info.sign:
+        names = [n for n in scores.values if scores.task.metric_info(n) is not None]
+        raise UserError(
+            KEY, f"'{requirement.text}': {name} is not measured{nearest(name, names)}", f"use one of {', '.join(names)}"
+        )
+    if scores.meter_of(name) is None:
+        others = [n for n in scores.values if scores.meter_of(n) is not None]
+        raise UserError(
+            KEY, f"'{requirement.text}': {name} cannot be computed on samples drawn anew", f"use {', '.join(others)}"
+        )
+    return info
+
+
+def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: int, alpha: float) -> SampleTest:
+    """The test of a requirement: of means of samples' scores where the metric is one, else by drawing samples anew."""
+    name, margin, sides = requirement.name, sign * requirement.number, [mine, *([] if theirs is None else [theirs])]
+    each = [side.of_each(name) for side in sides]
+    first = list(drawn(mine.n, CHECKED))
+    if all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
+        held = [sign * of for of in each]
+        return level(held[0], margin, alpha) if theirs is None else paired(held[0], held[1], margin, alpha)
+    number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
+    values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
+    found = values[0] - (values[1] if theirs is not None else 0.0)
+    defined = np.isfinite(found)
+    whole = sign * (mine.values[name] - (0.0 if theirs is None else theirs.values[name]))
+    if not np.isfinite(whole) or defined.mean() < 1 - UNDEFINED:
+        raise UserError(
+            KEY,
+            f"'{requirement.text}': {name} is undefined on {(~defined).sum():,} of {number:,} draws of {mine.n:,} samples",
+            "measure more samples, or choose another metric",
+        )
+    return resampled(whole, found[defined], mine.n, margin, alpha)
+
+
+def drawn(n: int, number: int) -> Iterator[Array]:
+    """How often each of n samples is drawn, with replacement, `[n]` for each draw; the same in each call."""
+    random, even = np.random.default_rng(SEED), np.full(n, 1 / n)
+    for _ in range(number):
+        yield random.multinomial(n, even).astype(np.float64)
+
+
+def is_mean(side: Scores, name: str, each: Array, draws: Sequence[Array]) -> bool:
+    """Whether the metric is the mean of its values on each sample: on all samples, and on draws of them."""
+    if not np.isfinite(each).all() or not equal(float(each.mean()), side.values[name]):
+        return False
+    return all(equal(a, float(d @ each) / side.n) for a, d in zip(side.on_draws(name, draws), draws, strict=True))
+
+
+def against_record(model: Model, requirement: Requirement, scores: Scores) -> str:
+    """A note if the run recorded another value on the same samples. Raises UserError if it is far off."""
+    test = requirement.split == "test"
+    held = (model.record.get("metrics") or {}).get(requirement.metric) or {}
+    recorded: Any = held.get(model.which, held.get("final"))
+    if test:
+        name = requirement.metric.removeprefix("test/") if requirement.on_source else requirement.metric
+        recorded = (model.record.get("test") or {}).get(name) if model.which == "best" else None
+    column = ("test/" if test else "") + "retention" if requirement.on_source else requirement.split
+    number = (model.record.get("n") or {}).get(column)
+    if not isinstance(recorded, int | float) or number != scores.n:
+        return (
+            "" if not model.record or number in (None, scores.n) else f"{model.name} recorded it on {number:,} samples"
+        )
+    value = scores.values[requirement.name]
+    if abs(value - recorded) > FAR * max(1.0, abs(recorded)):
+        raise UserError(
+            model.name,
+            f"{requirement.metric} is {value:.4f} here, and {recorded:.4f} in run.json, of the same number of samples",
+            "check that its data and its weights are those of the fit",
+        )
+    return "" if equal(value, recorded) else f"{model.name} recorded {recorded:.6g} ({value:.6g} here)"
+
+
+def concluded(d: Decision, p_fail: float, alpha: float) -> Decision:
+    """The decision with its verdict and the reason in words."""
+    test, r = d.test, d.requirement
+    if test.p_above <= alpha:
+        return replace(
+            d, verdict=PASS, p_fail=p_fail, reason=f"{claim(r, True)}: {p_value(test.p_above)}, {test.method}"
+        )
+    if p_fail <= alpha:
+        return replace(d, verdict=FAIL, p_fail=p_fail, reason=f"{claim(r, False)}: {p_value(p_fail)}, {test.method}")
+    reason = f"cannot be decided with {plural(test.n, d.counted)} ({p_value(test.p_above)}, {test.method})"
+    if test.value == margin_of(d):
+        reason += f"; what was observed lies at the margin, so that no number of {d.counted}s would decide it"
+    elif test.needed is None:
+        reason += f"; what was observed lies so near the margin that no usual number of {d.counted}s would decide it"
+    else:
+        side = "that it holds" if test.value > margin_of(d) else "that it does not hold"
+        number = max(test.needed, test.n + 1)
+        reason += f"; about {plural(number, d.counted)} would show {side}, if what was observed is so"
+    return replace(d, verdict=UNDECIDED, p_fail=p_fail, reason=reason)
+
+
+def margin_of(d: Decision) -> float:
+    """The requirement's number in the direction in which more is better."""
+    return d.requirement.number if d.requirement.operator.startswith(">") else -d.requirement.number
+
+
+def claim(requirement: Requirement, holds: bool) -> str:
+    """The requirement in words, as shown or as shown not to hold."""
+    upward, number = requirement.operator.startswith(">"), requirement.number
+    amount = fixed(abs(number), digits_of(number))
+    if not requirement.signed:
+        return f"{'at least' if upward == holds else 'at most'} {amount}"
+    good = upward == (number >= 0) if number else True  # more than the base by a margin, and not only no worse
+    if good:
+        by = f" by more than {amount}" if number else ""
+        return (
+            f"shown to be better{by}" if holds else (f"shown not to be better{by}" if number else "shown to be worse")
+        )
+    return (
+        f"shown to be worse by less than {amount}, if at all" if holds else f"shown to be worse by more than {amount}"
+    )
+
+
+def digits_of(number: float) -> int:
+    """Decimals of a number as it is usually written."""
+    text = f"{abs(number):.8f}".rstrip("0")
+    return len(text.partition(".")[2])

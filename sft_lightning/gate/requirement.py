@@ -1,0 +1,94 @@
+"""Reads a requirement, such as `retention/accuracy >= -0.01`: a metric, a direction and a margin or a level."""
+
+import math
+import re
+from dataclasses import dataclass
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.metric_info import SHARE, MetricInfo
+
+KEY = "--require"
+FORM = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>\S+)\s*")
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+PLACE = r"^(val|test/retention|test|retention)/"
+EXAMPLE = "write METRIC OPERATOR NUMBER, such as 'retention/accuracy >= -0.01' or 'val/accuracy > +0'"
+OPPOSITE = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
+NOT_OF_SAMPLES = ("retention/forgetting", "retention/agreement")
+"""Metrics that compare with the start; a requirement compares by itself"""
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What the candidate must show."""
+
+    text: str
+    """As the user wrote it"""
+    metric: str
+    operator: str
+    number: float
+    """In the metric's unit"""
+    signed: bool
+    """Whether the number is a difference from the base; else it is a level of the candidate alone"""
+
+    @property
+    def on_source(self) -> bool:
+        """Whether the metric is the source task's."""
+        return "retention/" in self.metric
+
+    @property
+    def split(self) -> str:
+        """'val' or 'test'."""
+        return "test" if self.metric.startswith("test/") else "val"
+
+    @property
+    def name(self) -> str:
+        """The task's name of the metric."""
+        return re.sub(PLACE, "", self.metric)
+
+
+def parse(text: str) -> Requirement:
+    """Reads a requirement. Raises UserError if it has another form, or a metric that is not measured sample by sample."""
+    found = FORM.fullmatch(text)
+    if found is None:
+        raise UserError(KEY, f"'{text}' is not a requirement", EXAMPLE)
+    metric, written = found["metric"], found["number"].replace("−", "-")
+    if not NUMBER.fullmatch(written) or not math.isfinite(float(written)):
+        raise UserError(KEY, f"'{text}': '{found['number']}' is not a number", EXAMPLE)
+    if metric in NOT_OF_SAMPLES or "drift/" in metric or metric.removeprefix("test/") in NOT_OF_SAMPLES:
+        raise UserError(
+            KEY,
+            f"'{text}': {metric} compares with the pretrained network already",
+            "require the source metric itself, such as 'retention/accuracy >= -0.01', and --against start",
+        )
+    if not re.fullmatch(PLACE + r".+", metric):
+        raise UserError(
+            KEY, f"'{text}': {metric} is not measured on samples", "use val/…, test/…, retention/… or test/retention/…"
+        )
+    return Requirement(text.strip(), metric, found["operator"], float(written), written[0] in "+-")
+
+
+def check(requirement: Requirement, info: MetricInfo) -> None:
+    """Raises UserError if the requirement's direction is against the metric's, or its number cannot be meant."""
+    upward = requirement.operator in (">", ">=")
+    if upward != (info.better == "max"):
+        more = "more" if info.better == "max" else "less"
+        number = requirement.text.rpartition(requirement.operator)[2].strip()
+        turned = number.translate(str.maketrans("+-−", "-++")) if requirement.number else number
+        raise UserError(
+            KEY,
+            f"'{requirement.text}': {more} {requirement.name} is better, so this would ask for a worse model",
+            f"write '{requirement.metric} {OPPOSITE[requirement.operator]} {turned}'",
+        )
+    if not requirement.signed and info.unit == SHARE and not 0 < requirement.number < 1:
+        raise UserError(
+            KEY,
+            f"'{requirement.text}': a number without a sign is a level of the candidate alone, which for a share lies "
+            "between 0 and 1",
+            f"write '{requirement.metric} {requirement.operator} +{requirement.number:g}' to compare with the base",
+        )
+    if requirement.signed and info.unit == SHARE and not -1 < requirement.number < 1:
+        raise UserError(
+            KEY,
+            f"'{requirement.text}': two shares differ by less than 1",
+            f"give the margin as a share: one point is {0.01:+g}",
+        )

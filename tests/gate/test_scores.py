@@ -1,0 +1,137 @@
+"""Metrics on samples that are drawn anew, for tasks whose samples are not one item, or whose meters keep no sums."""
+
+import re
+import shlex
+from pathlib import Path
+
+import jiwer
+import numpy as np
+import pytest
+import torch
+import yaml
+from seqeval.metrics import f1_score
+
+from sft_lightning.cli.gate import make_parser
+from sft_lightning.cli.main import COMMANDS
+from sft_lightning.core.structures import Batch, Output, TaskInfo, Texts
+from sft_lightning.gate.decide import drawn, is_mean
+from sft_lightning.gate.requirement import parse
+from sft_lightning.gate.scores import Collected, Scores, state_of
+from sft_lightning.tasks import make_task
+from sft_lightning.tasks.box_scores import BoxScores, Picture
+
+TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
+
+
+def values(n: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """True and predicted values."""
+    random = torch.Generator().manual_seed(0)
+    y = torch.randn(n, generator=random)
+    return y, y + 0.5 * torch.randn(n, generator=random)
+
+
+def of_values(n: int) -> Scores:
+    """A regression's outputs, in two batches."""
+    y, said = values(n)
+    logits = said[:, None]
+    found = Collected(make_task(TaskInfo("regression", 1)), final=False)
+    for part in torch.split(torch.arange(n), n // 2 + 1):
+        batch: Batch = {"y": y[part], "index": part, "count": len(part), "x": {}}
+        assert found.take(batch, Output(logits[part], logits[part]))
+    return found.scores()
+
+
+def sentence(row: int, length: int) -> tuple[Batch, Output]:
+    """A sentence with tags drawn by chance, most of them right."""
+    random = torch.Generator().manual_seed(row)
+    y = torch.randint(5, (length,), generator=random)
+    logits = torch.nn.functional.one_hot(y, 5) * 2.0 + torch.randn(length, 5, generator=random)
+    select = torch.ones(1, length, dtype=torch.bool)
+    return {"y": y, "index": torch.tensor([row]), "count": length, "select": select}, Output(logits, logits)
+
+
+def test_a_correlation_is_computed_anew_on_each_draw() -> None:
+    scores = of_values(60)
+    assert scores.is_sum("mse") and not scores.is_sum("pearson")
+    y, said = (held.numpy() for held in values(60))
+    draws = list(drawn(60, 3))
+    for draw, found in zip(draws, scores.on_draws("pearson", draws), strict=True):
+        at = np.repeat(np.arange(60), draw.astype(int))
+        assert found == pytest.approx(np.corrcoef(said[at], y[at])[0, 1], abs=1e-5)
+    assert not is_mean(scores, "pearson", scores.of_each("pearson"), draws)
+    assert is_mean(scores, "mse", scores.of_each("mse"), draws)
+    assert is_mean(scores, "loss", scores.of_each("loss"), draws)
+
+
+def test_texts_are_scored_anew_on_each_draw() -> None:
+    texts = [("a b c", "a b c"), ("a c", "a b c d"), ("x", "y z"), ("on we go", "on we went")]
+    task = make_task(TaskInfo("seq2seq", 9, metrics=["bleu", "wer"]))
+    found = Collected(task, final=False)
+    logits, y = torch.zeros(1, 9), torch.zeros(1, dtype=torch.int64)
+    for row, (text, right) in enumerate(texts):
+        batch: Batch = {"index": torch.tensor([row]), "count": 1, "y": y, "prompt": {}, "references": Texts([(right,)])}
+        batch["select"] = torch.ones(1, 1, dtype=torch.bool)
+        assert found.take(batch, Output(logits, logits, generated=Texts([text])))
+    scores, draw = found.scores(), np.array([[2.0, 1.0, 0.0, 1.0]])
+    chosen = [texts[0], texts[0], texts[1], texts[3]]
+    wanted = jiwer.wer([right for _, right in chosen], [text for text, _ in chosen])
+    assert scores.on_draws("wer", draw)[0] == pytest.approx(wanted) and scores.meter_of("bleu") == "bleu"
+    assert scores.of_each("wer") == pytest.approx([0.0, 0.5, 1.0, 1 / 3])
+
+
+def test_an_image_that_is_drawn_twice_counts_twice_in_scores_of_boxes() -> None:
+    task = make_task(TaskInfo("object_detection", 1, ["a"]))
+    boxes = np.array([[0.0, 0.0, 4.0, 4.0]])
+    pictures = [Picture(8, 8, (1.0, 1.0), boxes, np.array([0]), np.array([False])) for _ in range(3)]
+    said = [boxes, boxes + 3, boxes + 1]
+
+    def meter(order: list[int]) -> BoxScores:
+        made = BoxScores(task.info)
+        for number, at in enumerate(order):
+            made.update(number, pictures[at], said[at], np.array([0.5 + at / 10]), np.array([0]))
+        return made
+
+    parts = [state_of(meter([at])) for at in range(3)]
+    scores = Scores(task, np.arange(3), {}, {"boxes": meter([])}, lists={"boxes": [lists for _, lists in parts]})
+    scores.starts["boxes"], scores.states["boxes"] = np.zeros(0), np.zeros((3, 0))
+    for draw, order in (([2, 0, 1], [0, 0, 2]), ([1, 2, 0], [0, 1, 1]), ([0, 0, 3], [2, 2, 2])):
+        wanted = float(meter(order).compute()["map"])
+        assert scores.on_draws("map", [np.array(draw, dtype=float)])[0] == pytest.approx(wanted), draw
+
+
+def test_entities_are_drawn_by_sentence() -> None:
+    task = make_task(TaskInfo("token_classification", 5, TAGS))
+    sentences = [sentence(row, 3 + row % 5) for row in range(40)]
+    found = Collected(task, final=True)
+    for batch, output in sentences:
+        assert found.take(batch, output)
+    scores, draws = found.scores(), list(drawn(40, 3))
+    assert scores.meter_of("entity_f1") == "entities" and scores.meter_of("entity_f1/a") == "entities"
+    true = [[TAGS[i] for i in batch["y"]] for batch, _ in sentences]
+    said = [[TAGS[i] for i in output.logits.argmax(-1)] for _, output in sentences]
+    for draw, value in zip(draws, scores.on_draws("entity_f1", draws), strict=True):
+        at = np.repeat(np.arange(40), draw.astype(int))
+        assert value == pytest.approx(f1_score([true[i] for i in at], [said[i] for i in at]), abs=1e-9)
+    assert not is_mean(scores, "loss", scores.of_each("loss"), draws), (
+        "words are the items, and sentences differ in length"
+    )
+
+
+def test_a_batch_whose_outputs_cannot_be_told_apart_is_not_taken() -> None:
+    found = Collected(make_task(TaskInfo("token_classification", 5, TAGS)), final=False)
+    batch, output = sentence(0, 4)
+    two = {**batch, "index": torch.tensor([0, 1]), "select": torch.ones(2, 2, dtype=torch.bool)}
+    assert not found.take(two, output) and not found.rows
+
+
+def test_the_workflow_of_the_docs_calls_a_command_that_exists_with_options_that_exist() -> None:
+    page = (Path(__file__).parents[2] / "docs/gate.md").read_text()
+    (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    workflow = yaml.safe_load(block)
+    (job,) = workflow["jobs"].values()
+    program, command, *arguments = shlex.split(job["steps"][0]["run"])
+    assert program == "sft-lightning" and command in COMMANDS
+    given = make_parser().parse_args(arguments)
+    assert [parse(text).text for text in given.require] == given.require and given.against
+    assert f"cat {given.markdown} >>" in job["steps"][1]["run"]
+    assert "secrets." not in block and "http" not in block
