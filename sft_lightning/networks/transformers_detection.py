@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sft_lightning.core.box_reader import Reader
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec, Reader, TaskInfo
+from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.heads import fresh_linear, set_dropout
 from sft_lightning.networks.hf import hf_export, labels_of, load_hf, set_module
@@ -198,6 +199,9 @@ class QueryReader:
         found = []
         with torch.autocast(logits.device.type, enabled=False):
             for row, (boxes, classes), size in zip(logits, targets, self.sizes, strict=True):
+                if not row.isfinite().all():  # which the matching refuses; the loss must say it
+                    found.append(row.sum() * float("nan"))
+                    continue
                 scale = size.flip(0).repeat(2).to(row)
                 centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
                 target = [{"class_labels": classes, "boxes": torch.cat([centre, extent], 1) / scale}]

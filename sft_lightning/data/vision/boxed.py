@@ -5,7 +5,7 @@ import os
 from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -242,7 +242,7 @@ class BoxedFiles(BoxedRows, FileImages):
         return super().view(row)
 
 
-def size_of_file(path: Path) -> tuple[int, int]:
+def size_of_file(path: Path | BinaryIO) -> tuple[int, int]:
     """Height and width of an upright image; its pixels are decoded only if it may have to be turned."""
     with Image.open(path) as image:
         turned = image.getexif().get(ORIENTATION, 1) != 1
@@ -262,6 +262,14 @@ def in_square(image: Tensor, size: tuple[int, int], side: int) -> Tensor:
         image = v2.resize(image, list(size), antialias=True)
     found: Tensor = torch.nn.functional.pad(image, (0, side - size[1], 0, side - size[0]))
     return found
+
+
+def only_filled(image: Tensor, size: Tensor) -> Tensor:
+    """Images `[B, C, S, S]` with 0 where nothing fills the square, given height and width `[B, 2]` that each fills."""
+    down, across = (
+        torch.arange(image.shape[axis], device=image.device) < size[:, at, None] for axis, at in ((-2, 0), (-1, 1))
+    )
+    return image * (down[:, None, :, None] & across[:, None, None, :])
 
 
 def area(corners: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ INSIDE = 0.02
 """Share of an image's side by which a box may leave it without counting as of another format"""
 ENOUGH = 4
 """Smallest number of boxes from which their format is judged"""
+ROUNDED = 0.01
+"""Pixels by which a box may leave its image without being counted, as shares of a side are rounded"""
 FORMATS = ("xywh", "xyxy")
 
 
@@ -112,7 +114,7 @@ def checked(boxes: Iterable[Box], size: tuple[int, int], where: str, left: Left)
             left.note("left out # box(es) outside their image", where)
             continue
         inside = max(0.0, box.left), max(0.0, box.top), min(float(width), box.right), min(float(height), box.bottom)
-        if inside != corners:
+        if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > ROUNDED:
             left.note("clipped # box(es) to their image", where)
         kept.append(Box(*inside, box.label, box.ignored))
     return kept
