@@ -163,7 +163,10 @@ class QueryHead(nn.Module):
         self.classes, self.boxes = classes, boxes
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([self.classes(features), self.boxes(features).sigmoid()], -1)
+        where = "cpu" if features.is_meta else features.device.type
+        with torch.autocast(where, enabled=False):  # half precision would round boxes to a 256th of the image
+            boxes = self.boxes(features.to(next(self.boxes.parameters()).dtype)).sigmoid()
+        return torch.cat([self.classes(features), boxes], -1)
 
 
 class QueryReader:

@@ -104,6 +104,10 @@ def test_detrs_own_outputs_and_losses_are_those_of_the_source_head(tmp_path: Pat
     assert network.source_task is not None and network.source_task.scheme == network.task.scheme == "softmax"
     corners, scores, _ = output.reader.detections(output.logits)[1]  # type: ignore[union-attr]
     assert scores.tolist() == sorted(scores.tolist(), reverse=True) and len(corners) == 5
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network({"image": IMAGES, "size": sizes})
+    exact = network.head(half.features.float())[..., -4:]
+    torch.testing.assert_close(half.logits[..., -4:], exact, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()

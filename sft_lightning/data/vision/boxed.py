@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -49,6 +49,10 @@ class Boxed(Images):
     """Boxes of which a crop leaves a smaller share of the area are dropped, others are clipped"""
     overlays = False
     """Whether predictions are also drawn over their images"""
+    image_ids: Sequence[Any] | None = None
+    """The images' ids in a file of annotations in COCO's format; None without one"""
+    category_ids: Mapping[str, int] | None = None
+    """The classes' ids in it"""
 
     def size_of(self, row: int) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
@@ -163,13 +167,14 @@ class Boxed(Images):
         return {**named, **prediction}
 
     def summed(self, rows: Sequence[dict[str, Any]], folder: Path, task: TaskInfo | None) -> None:
-        """Writes `coco_predictions.json`, all detections as COCO's results have them; image_id is the sample's row number, and
-        category_id the class's number from 1.
+        """Writes `coco_predictions.json`, all detections as COCO's results have them, with the ids of the file of annotations.
+        Without one, image_id is the sample's row number, and category_id the class's number from 1.
         """
         number = {label: at for at, label in enumerate(task.labels if task is not None else [], 1)}
+        number = {label: (self.category_ids or number).get(label, at) for label, at in number.items()}
         found = [
             {
-                "image_id": row["index"],
+                "image_id": row["index"] if self.image_ids is None else self.image_ids[row["index"]],
                 "file_name": row["file"],
                 "category_id": number[label],
                 "category": label,

@@ -12,6 +12,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.split_names import split_of
+from sft_lightning.data.vision.boxed import Boxed
 from sft_lightning.data.vision.boxes import FORMATS, Box, as_corners, check_format
 from sft_lightning.data.vision.detection import DetectionData, Pictured
 from sft_lightning.data.vision.image_folder import folder
@@ -69,7 +70,7 @@ class CocoDetection(DetectionData):
             raise UserError(
                 "data.root", f"{root} has no file of training annotations ({there})", "name it in data.init_args.train"
             )
-        found, names = dict[str, list[Pictured]](), dict[int, str]()
+        found, names, ids = dict[str, list[Pictured]](), dict[int, str](), dict[str, list[Any]]()
         for split, path in files.items():
             held = read(path)
             own = categories(held, path)
@@ -79,13 +80,19 @@ class CocoDetection(DetectionData):
                 )
             if not names:
                 names = own
-                if (ids := sorted(names)) != list(range(ids[0], ids[0] + len(ids))):
-                    missing = ids[-1] - ids[0] + 1 - len(ids)
+                if (of := sorted(names)) != list(range(of[0], of[0] + len(of))):
+                    missing = of[-1] - of[0] + 1 - len(of)
                     notes.append(
-                        f"category ids {ids[0]} to {ids[-1]} have gaps ({missing:,} unused): classes are in their order"
+                        f"category ids {of[0]} to {of[-1]} have gaps ({missing:,} unused): classes are in their order"
                     )
             found[split] = self.pictured(held, names, path, self.place(root, split, path), notes)
-        return self.of_files(root, found, [names[number] for number in sorted(names)], notes)
+            ids[split] = [entry["id"] for entry in held["images"]]
+        splits = self.of_files(root, found, [names[number] for number in sorted(names)], notes)
+        for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+            if isinstance(samples, Boxed):
+                samples.image_ids = ids[split]
+                samples.category_ids = {name: number for number, name in names.items()}
+        return splits
 
     def place(self, root: Path, split: str, path: Path) -> list[Path]:
         """Folders in which a split's images may be, the likeliest first."""
