@@ -182,6 +182,20 @@ def test_boxes_of_the_other_format_are_detected(tmp_path: Path, given: str) -> N
     assert truth(ready(CocoDetection, str(root), box_format=other, val_fraction=0.2))
 
 
+def test_boxes_that_may_be_of_either_format_are_pointed_out(tmp_path: Path) -> None:
+    """All corners near the upper left: as sizes they fit too."""
+
+    def near(held: dict[str, Any]) -> None:
+        for at, one in enumerate(held["annotations"]):
+            one["bbox"] = [at % 7, at % 5, at % 7 + 9, at % 5 + 9]
+
+    root = coco(tmp_path, near, 20)
+    said = " ".join(ready(CocoDetection, str(root), val_fraction=0.2).remarks())
+    assert "left, top, right, bottom too" in said and "box_format xyxy" in said
+    sure = ready(CocoDetection, str(coco(tmp_path / "sure", None, 20)), val_fraction=0.2)
+    assert "too:" not in " ".join(sure.remarks())
+
+
 def test_images_that_are_not_there_fail_or_are_counted(tmp_path: Path) -> None:
     root = coco(tmp_path)
     (root / "images" / "2.png").unlink()

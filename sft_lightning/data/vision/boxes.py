@@ -17,6 +17,8 @@ ENOUGH = 4
 """Smallest number of boxes from which their format is judged"""
 ROUNDED = 0.01
 """Pixels by which a box may leave its image without being counted, as shares of a side are rounded"""
+MANY = 20
+"""Smallest number of boxes from which it is said that all fit as corners too: of small objects some do not"""
 FORMATS = ("xywh", "xyxy")
 
 
@@ -120,8 +122,8 @@ def checked(boxes: Iterable[Box], size: tuple[int, int], where: str, left: Left)
     return kept
 
 
-def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> None:
-    """Raises UserError if boxes look as if they were of the other format.
+def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> list[str]:
+    """Raises UserError if boxes look as if they were of the other format. Returns a remark if they may be of either.
 
     Args:
         raw: `[M, 4]` numbers as they are in the file.
@@ -130,7 +132,7 @@ def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> No
         fix: How to say the format.
     """
     if len(raw) < ENOUGH:
-        return
+        return []
     most = sizes[:, ::-1] * (1 + INSIDE)
     fits = {
         "xywh": (raw[:, :2] + raw[:, 2:] <= most).all(1) & (raw[:, 2:] > 0).all(1),
@@ -145,6 +147,11 @@ def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> No
             f"{said(given)}, but {right:.0%} fit as {said(other)}".replace("%", " %"),
             fix.format(other),
         )
+    if given == FORMATS[0] and len(raw) >= MANY and fits[other].all():
+        return [
+            f"boxes are taken as {said(given)}, but all would fit as {said(other)} too: {fix.format(other)} if they are"
+        ]
+    return []
 
 
 def said(form: str) -> str:

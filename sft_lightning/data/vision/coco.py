@@ -147,7 +147,7 @@ class CocoDetection(DetectionData):
             notes.append(f"left out {plural(lonely, 'annotation')} of {path.name} without image")
         sized = [(images[i].size, box) for i, box in numbers if images[i].size is not None]
         raw, sizes = np.array([box for _, box in sized]), np.array([size for size, _ in sized])
-        check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
+        notes += check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
         return list(images.values())
 
 

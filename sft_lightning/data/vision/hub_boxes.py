@@ -91,12 +91,15 @@ class HubDetection(DetectionData):
             for kind, table in chosen.items()
         }
         files = {kind: named_files(column, self.image_column, folders, kind) for kind, column in columns.items()}
-        found = {kind: self.pictured(kind, table, columns[kind], files[kind], names) for kind, table in chosen.items()}
+        notes = list[str]()
+        found = {
+            kind: self.pictured(kind, table, columns[kind], files[kind], names, notes) for kind, table in chosen.items()
+        }
 
         def make(split: str, truth: Boxes, labels: list[str]) -> BoxedRows:
             return BoxedTable(columns[split], self.image_column, split, files[split], truth, labels)
 
-        return self.boxed(found, [names[n] for n in sorted(names)], [], make)
+        return self.boxed(found, [names[n] for n in sorted(names)], notes, make)
 
     def names_of(self, tables: dict[str, Any]) -> dict[Any, str]:
         """Names of the classes by number, or by name if the column has names."""
@@ -120,9 +123,9 @@ class HubDetection(DetectionData):
         return {category: str(category) for category in sorted(seen)}
 
     def pictured(
-        self, split: str, table: Any, column: Any, files: dict[int, str], names: dict[Any, str]
+        self, split: str, table: Any, column: Any, files: dict[int, str], names: dict[Any, str], notes: list[str]
     ) -> list[Pictured]:
-        """The images of a split with their boxes."""
+        """The images of a split with their boxes. What is to be said of them is added to `notes`."""
         found = list[Pictured]()
         raw, sizes = list[Sequence[float]](), list[tuple[int, int]]()
         for row, objects in enumerate(table[self.objects_column]):
@@ -152,7 +155,8 @@ class HubDetection(DetectionData):
                 sizes.append(image.size)
             found.append(image)
         numbers = np.array(raw, dtype=np.float64).reshape(-1, 4)
-        check_format(numbers, np.array(sizes).reshape(-1, 2), self.box_format, "set data.init_args.box_format {}")
+        fix = "set data.init_args.box_format {}"
+        notes += check_format(numbers, np.array(sizes).reshape(-1, 2), self.box_format, fix)
         return found
 
 
