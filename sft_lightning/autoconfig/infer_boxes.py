@@ -5,6 +5,7 @@ from typing import Any
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, fits
 from sft_lightning.autoconfig.one_load import load_as_fit_does
+from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.vision.boxed import BoxedRows
 from sft_lightning.data.vision.coco import CocoDetection, found_files
@@ -44,6 +45,8 @@ def boxes_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
     cls, name = found
     fix = "choose a network that detects objects, such as a convolutional model of timm's"
     fits(kinds, ("boxes",), network, f"{path} is images with boxes in {name}", fix)
+    if "box_format" in said.settings and cls is not CocoDetection:
+        raise UserError("data.box_format", f"has no effect on {name}, which say what their numbers are", "leave it out")
     init: dict[str, Any] = {"root": path}
     init |= {n: v for n, v in said.settings.items() if n in ("labels", "image_size", "augment", "box_format")}
     plan = DataPlan("boxes", TASK, {"class_path": cls.__name__, "init_args": init}, 0)

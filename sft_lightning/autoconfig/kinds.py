@@ -39,7 +39,7 @@ KINDS = {
     "boxes": Kind(
         "images with boxes",
         {"object_detection": None},
-        "--set data.labels, data.box_format",
+        "--set data.labels, and for COCO's JSON data.box_format",
         one_target=False,
         probed=False,
     ),

@@ -35,7 +35,7 @@ def lines_of(
     head = "it keeps its output layer" if plan.keeps_outputs else head
     told.append(f"network    {net.name}: {class_path}, {FAMILIES[family]} ({net.why}); {head}")
     shown = init.get("image_size") or init.get("max_length")
-    seen = "" if shown is None else f", {shown} {'pixels' if plan.kind in ('image', 'masks') else 'tokens at most'}"
+    seen = "" if shown is None else f", {shown} {'pixels' if 'image_size' in init else 'tokens at most'}"
     epochs = run.trainer["max_epochs"]
     precision = study["base"]["trainer"].get("precision", "32-true")
     told.append(

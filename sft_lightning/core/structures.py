@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
+from sft_lightning.core.box_reader import Reader
 from sft_lightning.core.errors import UserError
 
 
@@ -124,26 +125,6 @@ class TaskInfo:
         if not isinstance(info.weights, list) or not isinstance(info.focal, int | float):
             raise UserError("task", f"weights must be a list and focal a number, got {value}")
         return info
-
-
-class Reader(Protocol):
-    """Reads the outputs of a detector's head, `[R, P, D]` for P places of R images, each image by itself. A: candidates of an
-    image, which are boxes that may hold an object; C: classes; S: pixels of the images' sides.
-    """
-
-    def places(self, features: Tensor) -> Tensor:
-        """The places `[R, Q, D]` of features `[R, P, D]` at which student and teacher are compared."""
-
-    def rows(self, logits: Tensor) -> Tensor:
-        """`[R, A, K + 4]` of the candidates at these places: K class outputs, the first C of which are the classes', and those
-        of the box, or of a box for each class.
-        """
-
-    def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """`[R]`, each image's loss, given its boxes `[M, 4]` (left, top, right, bottom, in [0, S]) and their classes `[M]`."""
-
-    def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """For each image boxes `[M, 4]` as above, scores `[M]` in [0, 1], from the highest on, and classes `[M]`."""
 
 
 class Output(NamedTuple):
@@ -312,24 +293,3 @@ class InputView:
             ) from None
         rate = values.get("sample_rate")
         return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")), sample_rate=rate)
-
-
-@dataclass
-class LoadReport:
-    """Reports what was loaded from `pretrained`. Names are those in the file."""
-
-    source: str = ""
-    loaded: int = 0
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """Choices and conversions during loading, in words"""
-
-    def lines(self) -> list[str]:
-        said = [f"{self.loaded} tensors from {self.source}"] if self.source else []
-        for what in ("missing", "unexpected"):
-            names = getattr(self, what)
-            if names:
-                more = f" and {len(names) - 6} more" if len(names) > 6 else ""
-                said.append(f"{what} in it: {', '.join(names[:6])}{more}")
-        return said + self.notes

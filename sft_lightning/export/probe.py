@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sft_lightning.core.structures import Batch, Output, Reader
+from sft_lightning.core.box_reader import Reader
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.split import Split
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.load_report import LoadReport
 from sft_lightning.core.registry import Registry
-from sft_lightning.core.structures import Batch, InputSpec, InputView, LoadReport, Output, TaskInfo, Texts
+from sft_lightning.core.structures import Batch, InputSpec, InputView, Output, TaskInfo, Texts
 from sft_lightning.core.wording import listed
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes

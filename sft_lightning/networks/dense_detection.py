@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 from torchvision.ops import box_iou
@@ -127,6 +128,21 @@ def inputs(layer: nn.Module) -> int:
     return layer.in_channels
 
 
+def anchors_of(generator: Any, side: int, sides: Sequence[int], like: Tensor) -> Tensor:
+    """Boxes `[A, 4]` at all places of maps of these sides, in at least single precision, for an image of `side` pixels.
+
+    Torchvision's generator keeps the boxes of its last call, rounded to that call's precision and on its device: they are
+    made anew.
+    """
+    if isinstance(generator, AnchorGenerator):
+        both = zip(generator.sizes, generator.aspect_ratios, strict=True)
+        generator.cell_anchors = [generator.generate_anchors(*one) for one in both]
+    exact = like.new_empty(0, dtype=torch.promote_types(like.dtype, torch.float32))
+    image = ImageList(exact.new_empty(1, 0, side, side), [(side, side)])
+    found: Tensor = generator(image, [exact.new_empty(1, 0, n, n) for n in sides])[0]
+    return found.to(exact.dtype)
+
+
 class DenseReader:
     """Reads a `DenseHead`'s outputs with torchvision's own matching, losses and choice of detections, image by image.
 
@@ -162,11 +178,8 @@ class DenseReader:
 
     def anchors(self, like: Tensor) -> Tensor:
         """The candidates' boxes before the network moves them: `[A, 4]`."""
-        maps = [like.new_empty(1, 0, side, side) for side in self.sides]
-        image = ImageList(like.new_empty(1, 0, self.side, self.side), [(self.side, self.side)])
         model: Any = self.model
-        found: Tensor = model.anchor_generator(image, maps)[0]
-        return found.to(like.dtype)
+        return anchors_of(model.anchor_generator, self.side, self.sides, like)
 
     def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         rows = self.rows(logits)

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sft_lightning.core.structures import InputSpec, Output, Reader, TaskInfo
+from sft_lightning.core.box_reader import Reader
+from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.backbone import Backbone
+from sft_lightning.networks.dense_detection import anchors_of
 from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.torchvision_detection import FromTorchvision
 from sft_lightning.networks.transforms import Transform
@@ -165,26 +165,26 @@ class Regions(nn.Module):
         of_levels, deltas = self.rpn(list(maps.values()))
         counts = [one[0].numel() for one in of_levels]
         objectness, deltas = concat_box_prediction_layers(of_levels, deltas)
-        anchors = model.rpn.anchor_generator(ImageList(image, sizes), list(maps.values()))
-        with torch.no_grad():
-            boxes = model.rpn.box_coder.decode(deltas.detach(), anchors).view(number, -1, 4)
-            boxes, _ = model.rpn.filter_proposals(boxes, objectness, sizes, counts)
-            fixed = grid(side).to(image)
-            filled = image.new_tensor([0.0, 0.0, 1.0, 1.0])
-            every = [
-                torch.cat([fixed, one, filled.expand(self.proposals - len(one), 4)]).to(image.dtype) for one in boxes
-            ]
+        of_maps = [one.shape[-1] for one in maps.values()]
+        anchors = anchors_of(model.rpn.anchor_generator, side, of_maps, image)
+        with torch.no_grad():  # half precision would move boxes by a pixel or two
+            exact, said = deltas.detach().to(anchors.dtype), objectness.detach().to(anchors.dtype)
+            boxes = model.rpn.box_coder.decode(exact, [anchors] * number).view(number, -1, 4)
+            boxes, _ = model.rpn.filter_proposals(boxes, said, sizes, counts)
+            fixed = grid(side).to(anchors)
+            filled = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])
+            every = [torch.cat([fixed, one, filled.expand(self.proposals - len(one), 4)]) for one in boxes]
             there = torch.zeros(number, len(every[0]), dtype=torch.bool, device=image.device)
             for at, one in enumerate(boxes):
                 there[at, len(fixed) : len(fixed) + len(one)] = True
-        features = self.box_head(model.roi_heads.box_roi_pool(maps, every, sizes))
+        features = self.box_head(model.roi_heads.box_roi_pool(maps, [one.to(image.dtype) for one in every], sizes))
         return Found(
             features.view(number, len(every[0]), -1),
             torch.stack(every),
             there,
             objectness.view(number, -1, 1),
             deltas.view(number, -1, 4),
-            [one.shape[-1] for one in maps.values()],
+            of_maps,
         )
 
 
@@ -259,10 +259,11 @@ class RegionReader:
 
     def of_regions(self, row: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits and box outputs of an image's proposals as torchvision has them, and the proposals."""
-        kept = row[self.found.there[at]]
+        there, regions = self.found.there[at].to(row.device), self.found.regions[at].to(row)
+        kept = row[there]
         classes = (row.shape[-1] - 1) // 5
         boxes = torch.cat([kept.new_zeros(len(kept), 4), kept[:, classes + 1 :]], 1)
-        return kept[:, : classes + 1].roll(1, -1), boxes, self.found.regions[at][self.found.there[at]].to(row.dtype)
+        return kept[:, : classes + 1].roll(1, -1), boxes, regions[there]
 
     def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         with torch.autocast(logits.device.type, enabled=False):
@@ -272,10 +273,7 @@ class RegionReader:
     def loss(self, row: Tensor, boxes: Tensor, classes: Tensor, at: int) -> Tensor:
         """Of one image: that of the proposals, and that of what is made of them."""
         rpn, roi, found = self.model.rpn, self.model.roi_heads, self.found
-        maps = [row.new_empty(1, 0, n, n) for n in found.sides]
-        anchors = rpn.anchor_generator(
-            ImageList(row.new_empty(1, 0, self.side, self.side), [(self.side, self.side)]), maps
-        )
+        anchors = [anchors_of(rpn.anchor_generator, self.side, found.sides, row)]
         labels, matched = rpn.assign_targets_to_anchors(anchors, [{"boxes": boxes}])
         wanted = rpn.box_coder.encode([m.to(row.dtype) for m in matched], anchors)
         of_labels = [label.to(row.dtype) for label in labels]
@@ -287,7 +285,7 @@ class RegionReader:
             true = (boxes if len(boxes) else boxes.new_zeros(1, 4))[numbers[0][chosen]]
             aims = roi.box_coder.encode([true], [regions[chosen]])
             parts = (*parts, *fastrcnn_loss(logits[chosen], moves[chosen], [said[0][chosen]], aims))
-        return torch.stack([part for part in parts if part == part or len(boxes)]).sum()
+        return torch.stack(parts).sum()
 
     @torch.no_grad()
     def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:

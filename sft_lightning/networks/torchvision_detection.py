@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.structures import InputSpec, LoadReport, TaskInfo
+from sft_lightning.core.load_report import LoadReport
+from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, is_ours, read_weights
 from sft_lightning.networks.detector import DenseDetector
 from sft_lightning.networks.names import unprefixed

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sft_lightning.core.box_reader import Reader
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import InputSpec, Reader, TaskInfo
+from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.heads import fresh_linear, set_dropout
 from sft_lightning.networks.hf import hf_export, labels_of, load_hf, set_module
@@ -162,7 +163,10 @@ class QueryHead(nn.Module):
         self.classes, self.boxes = classes, boxes
 
     def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([self.classes(features), self.boxes(features).sigmoid()], -1)
+        where = "cpu" if features.is_meta else features.device.type
+        with torch.autocast(where, enabled=False):  # half precision would round boxes to a 256th of the image
+            boxes = self.boxes(features.to(next(self.boxes.parameters()).dtype)).sigmoid()
+        return torch.cat([self.classes(features), boxes], -1)
 
 
 class QueryReader:
@@ -198,6 +202,9 @@ class QueryReader:
         found = []
         with torch.autocast(logits.device.type, enabled=False):
             for row, (boxes, classes), size in zip(logits, targets, self.sizes, strict=True):
+                if not row.isfinite().all():  # which the matching refuses; the loss must say it
+                    found.append(row.sum() * float("nan"))
+                    continue
                 scale = size.flip(0).repeat(2).to(row)
                 centre, extent = (boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]
                 target = [{"class_labels": classes, "boxes": torch.cat([centre, extent], 1) / scale}]

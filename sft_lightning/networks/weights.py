@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.core.structures import LoadReport
+from sft_lightning.core.load_report import LoadReport
 from sft_lightning.networks.names import common_prefix, tensors_of
 from sft_lightning.networks.tensors import tensor_names
 

@@ -1,4 +1,4 @@
-"""Encoded images, to classify or to segment."""
+"""Encoded images, to classify, to segment or to find objects in."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.bad_samples import BadSample
+from sft_lightning.data.vision.boxed import Boxed, only_filled, size_of_file
 from sft_lightning.data.vision.encoded import DAMAGE, EncodedImages
 from sft_lightning.data.vision.masked import Masked
 from sft_lightning.data.vision.palette import palette_image
@@ -51,6 +52,8 @@ class ImageReader(Reader):
     """Encoded images, seen as the run's data showed them to the network."""
 
     kind, takes = "image", "images"
+    whole = False
+    """Whether it is the longer side that is resized"""
 
     def __init__(self, network: Network, arguments: Mapping[str, Any], device: torch.device) -> None:
         spec, view = network.input_spec, network.input_view
@@ -110,7 +113,7 @@ class ImageReader(Reader):
             raise UserError("data", problem) from None
         short, long = min(width, height), max(width, height)
         wanted = float(max(getattr(self.own_view, "resize", 0), *self.size)) if self.size and short else 0.0
-        resized = wanted**2 * long / short if short else inf
+        resized = wanted**2 * (1 if self.whole else long / short) if short else inf
         most = MOST_SEEN if self.unsized else MOST_PIXELS
         if max(width * height, resized) > most:
             counted = ", counted after its shorter side is resized" if resized > width * height else ""
@@ -151,6 +154,35 @@ class MaskReader(ImageReader):
             stream = BytesIO()
             mask.save(stream, "PNG")
             return {**prediction, "mask": b64encode(stream.getvalue()).decode()}
+
+        made.finish = finish
+        return made
+
+
+class RequestPictures(Boxed, RequestImages):
+    """Images to find objects in, each whole in a square."""
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        return size_of_file(self.open(row))
+
+
+class BoxReader(ImageReader):
+    """Encoded images to find objects in. An answer's boxes are in pixels of the image, whose size it says too."""
+
+    kind, whole = "boxes", True
+
+    def images(self, items: Sequence[Item]) -> RequestPictures:
+        return RequestPictures(items)
+
+    def prepared(self, seen: Sequence[tuple[int, Tensor]], items: Sequence[Item]) -> Prepared:
+        made, pictures = super().prepared(seen, items), self.images(items)
+        pictures.fit(self.size, self.channels)
+        beside, size = pictures.beside(made.at), torch.tensor([pictures.fitted_size(row) for row in made.at])
+        made.batch["x"] = {"image": only_filled(made.batch["x"]["image"], size), "size": size}
+        made.batch["beside"] = beside
+
+        def finish(place: int, prediction: dict[str, Any], task: TaskInfo) -> dict[str, Any]:
+            return {"height": beside[place].height, "width": beside[place].width, **prediction}
 
         made.finish = finish
         return made

@@ -28,6 +28,7 @@ SERVED = {
     "tokens": ("causal_lm",),
     "image": ("classification", "regression", "multi_label"),
     "masks": ("semantic_segmentation",),
+    "boxes": ("object_detection",),
     "audio": ("classification", "regression"),
     "speech": ("seq2seq", "ctc"),
 }

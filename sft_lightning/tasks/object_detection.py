@@ -193,13 +193,17 @@ def pictures(batch: Batch) -> list[Picture]:
 
 
 def detections(output: Output, batch: Batch) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Boxes `[M, 4]` in pixels of the file, scores `[M]` and classes `[M]` of each image that is not a filler."""
+    """Boxes `[M, 4]` in pixels of the file, scores `[M]` and classes `[M]` of each image that is not a filler. Those that lie
+    outside the file, where the square is filled, are left out.
+    """
     assert output.reader is not None
-    found = output.reader.detections(at_least_single(output.logits))
-    return [
-        (picture.in_file(boxes.cpu().numpy()), scores.double().cpu().numpy(), labels.cpu().numpy())
-        for picture, (boxes, scores, labels) in zip(pictures(batch), found, strict=True)
-    ]
+    found = []
+    every = output.reader.detections(at_least_single(output.logits))
+    for picture, (corners, scores, labels) in zip(pictures(batch), every, strict=True):
+        boxes = picture.in_file(corners.cpu().numpy())
+        inside = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        found.append((boxes[inside], scores.double().cpu().numpy()[inside], labels.cpu().numpy()[inside]))
+    return found
 
 
 def spread(places: Tensor, rows: list[int] | None) -> Tensor:

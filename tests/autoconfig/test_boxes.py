@@ -21,6 +21,7 @@ def test_cocos_json_is_recognised_said_and_trained_on(nets: dict[str, str], tmp_
     assert base["data"]["class_path"] == "CocoDetection" and base["network"]["class_path"] == "TimmDetection"
     for words in ("24 images with", "boxes of 2 classes", "COCO's JSON", "squares of 64", "no output layer to keep"):
         assert words in said, said
+    assert ", 64 pixels" in said and "tokens" not in said
     assert study["select"] == {"target": "val/map", "kept": "drift/features_cka", "rule": "keep", "within": 0.01}
     run = fit(base)
     assert {"val/map", "val/map50", "val/mar100", "drift/features_cka"} <= run.metrics.keys()
@@ -42,3 +43,5 @@ def test_a_detector_keeps_its_head_and_is_measured_on_its_own_images(tmp_path: P
 def test_a_network_that_does_not_detect_is_refused(nets: dict[str, str], tmp_path: Path) -> None:
     with refused("--data", "images with boxes in YOLO's text files", "takes images", "timm"):
         front_door(nets["vit"], str(write_yolo(tmp_path)))
+    with refused("data.box_format", "YOLO's text files"):
+        front_door(nets["resnet"], str(tmp_path), settings={"box_format": "xyxy"})

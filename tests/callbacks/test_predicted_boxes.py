@@ -1,17 +1,22 @@
 """`predict` on a folder or a file: boxes in pixels of the files as JSONL and COCO JSON, and drawn over the images."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
 from sft_lightning.callbacks import WritePredictions
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import CocoDetection
 from sft_lightning.modules import PlainSFT
 from sft_lightning.networks import TimmDetection, spec
-from tests.data.box_files import write_images
+from tests.data.box_files import write_coco, write_images
 from tests.support import quiet_trainer
 
 SMALL = {"name": "test_resnet", "width": 64, "convolutions": 1, "score_threshold": 0.0}
@@ -52,3 +57,25 @@ def test_a_file_that_is_no_image_is_counted_or_named(tmp_path: Path) -> None:
     (tmp_path / "images" / "1.png").write_bytes(b"no image")
     lines = predicted(tmp_path / "images", tmp_path, on_bad_sample="skip")
     assert [Path(str(line["file"])).name for line in lines] == ["0.png", "2.png"]
+
+
+def test_predictions_have_the_ids_of_the_file_of_annotations(tmp_path: Path) -> None:
+    """Scored by pycocotools against the raw file as they are, they give the scores of the test."""
+    root = write_coco(tmp_path / "data", 8, 8)
+    (root / "annotations" / "instances_val2017.json").rename(root / "annotations" / "instances_test2017.json")
+    (root / "val2017").rename(root / "test2017")
+    data = CocoDetection(str(root), val_fraction=0.3, batch_size=3, image_size=64, seed=0)
+    data.setup()
+    assert data.task_info is not None
+    torch.manual_seed(0)
+    module = PlainSFT(spec(TimmDetection, **SMALL), task=data.task_info.to_dict())
+    (values,) = quiet_trainer().test(module, data, verbose=False)
+    callbacks = [WritePredictions(tmp_path / "predictions.jsonl")]
+    quiet_trainer(callbacks=callbacks).predict(module, data, return_predictions=False)
+    with contextlib.redirect_stdout(io.StringIO()):
+        gold = COCO(str(root / "annotations" / "instances_test2017.json"))
+        evaluation = COCOeval(gold, gold.loadRes(str(tmp_path / "coco_predictions.json")), "bbox")
+        for step in (evaluation.evaluate, evaluation.accumulate, evaluation.summarize):
+            step()
+    found = {"map": evaluation.stats[0], "map50": evaluation.stats[1], "mar100": evaluation.stats[8]}
+    assert found["mar100"] > 0 and {n: values[f"test/{n}"] for n in found} == pytest.approx(found, abs=2e-3)

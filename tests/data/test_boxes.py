@@ -134,6 +134,7 @@ def test_crowds_are_not_trained_on_and_are_ignored_in_an_evaluation(tmp_path: Pa
     assert len(samples.trained_on(0)[1]) == len(scene(0)[1]) - 1
     picture = samples.beside([0])[0]
     assert picture.ignored.sum() == 1 and len(picture.boxes) == len(scene(0)[1])
+    assert "1 box difficult or of crowds" in " ".join(data.remarks())
 
 
 def test_what_does_not_fit_is_clipped_or_left_out_and_counted(tmp_path: Path) -> None:
@@ -181,6 +182,20 @@ def test_boxes_of_the_other_format_are_detected(tmp_path: Path, given: str) -> N
     assert truth(ready(CocoDetection, str(root), box_format=other, val_fraction=0.2))
 
 
+def test_boxes_that_may_be_of_either_format_are_pointed_out(tmp_path: Path) -> None:
+    """All corners near the upper left: as sizes they fit too."""
+
+    def near(held: dict[str, Any]) -> None:
+        for at, one in enumerate(held["annotations"]):
+            one["bbox"] = [at % 7, at % 5, at % 7 + 9, at % 5 + 9]
+
+    root = coco(tmp_path, near, 20)
+    said = " ".join(ready(CocoDetection, str(root), val_fraction=0.2).remarks())
+    assert "left, top, right, bottom too" in said and "box_format xyxy" in said
+    sure = ready(CocoDetection, str(coco(tmp_path / "sure", None, 20)), val_fraction=0.2)
+    assert "too:" not in " ".join(sure.remarks())
+
+
 def test_images_that_are_not_there_fail_or_are_counted(tmp_path: Path) -> None:
     root = coco(tmp_path)
     (root / "images" / "2.png").unlink()
@@ -209,6 +224,14 @@ DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "no list of images": (lambda held: held.pop("images"), ("lists", "images")),
     "an unknown category": (lambda held: held["annotations"][0].update(category_id=5), ("category 5", "not defined")),
     "two images of one id": (lambda held: held["images"][1].update(id=10), ("two images", "10")),
+    "an id that is a list": (lambda held: held["images"][0].update(id=[1]), ("id [1]",)),
+    "a category that is a list": (lambda held: held["annotations"][0].update(category_id=[1]), ("category [1]",)),
+    "a height that is no number": (lambda held: held["images"][0].update(height="tall"), ("height and width", "tall")),
+    "an endless width": (lambda held: held["images"][0].update(width=float("inf")), ("height and width", "inf")),
+    "ids of images that are texts in annotations": (
+        lambda held: [one.update(image_id=str(one["image_id"])) for one in held["annotations"]],
+        ("no annotation", "image_id"),
+    ),
     "two categories of one name": (lambda held: held["categories"][0].update(name="disc"), ("two categories",)),
     "a bbox that is not finite": (
         lambda held: held["annotations"][0].update(bbox=[1, 2, float("nan"), 4]),
@@ -237,7 +260,9 @@ def test_vocs_difficult_objects_and_damaged_xml(tmp_path: Path) -> None:
     samples = data.splits["train"].samples
     assert isinstance(samples, Boxed) and not len(samples.trained_on(0)[1])
     assert "1 box difficult" in " ".join(data.remarks())
-    for text, words in (("<annotation><object>", ("cannot be read",)), ("<!ENTITY a 'b'>", ("entities",))):
+    strange, endless = f"<?xml version='1.0' encoding='klingon'?><a>{size}</a>", f"<a>{size}</a>".replace("64", "1e999")
+    unread = (text for text in ("<annotation><object>", strange, endless))
+    for text, words in (*((text, ("cannot be read",)) for text in unread), ("<!ENTITY a 'b'>", ("entities",))):
         (root / "Annotations" / "1.xml").write_text(text)
         with refused("data", "1.png", "1.xml", *words, "skip"):
             ready(VOCDetection, str(root))
@@ -250,6 +275,8 @@ LINES = {
     "9 0.5 0.5 0.2 0.2": ("class 9", "names 2"),
     "0 50 40 20 10": ("outside 0 to 1", "divide x"),
     "a b c d e": ("class x y width height",),
+    "inf 0.5 0.5 0.2 0.2": ("class x y width height",),
+    "0 nan 0.5 0.2 0.2": ("class x y width height",),
 }
 
 
@@ -271,6 +298,58 @@ def test_yolo_without_names_or_label_files_says_what_is_taken(tmp_path: Path) ->
     said = " ".join(data.remarks())
     assert "1 image without a label file" in said and "numbers 0 to 1" in said
     assert truth(data)[1] == [pytest.approx((6.4, 4.8, 32, 28.8, "1"))] or truth(data)[1][0][4] == "1"
+
+
+def test_files_as_windows_writes_them_are_read(tmp_path: Path) -> None:
+    """Marks of byte order, backslashes, line ends; and names that are too long are those of missing images."""
+
+    def windows(held: dict[str, Any]) -> None:
+        for one in held["images"]:
+            one["file_name"] = "images\\" + one["file_name"]
+        held["images"][0]["file_name"] = "a" * 300
+
+    root = coco(tmp_path / "coco", windows)
+    (root / "train.json").write_text("\ufeff" + (root / "train.json").read_text())
+    data = ready(CocoDetection, str(root), on_bad_sample="skip", val_fraction=0.2)
+    assert data.skipped_report(False)["train"]["count"] == 1
+    root = write_yolo(tmp_path / "yolo")
+    (root / "labels" / "train" / "0.txt").write_bytes("\ufeff0 0.5 0.5 0.2 0.2\r\n1 0.2 0.2 0.2 0.2\r\n".encode())
+    assert [box[4] for box in truth(ready(YOLOFolder, str(root)))[0]] == list(LABELS)
+
+
+def test_yolo_says_what_it_leaves_out_and_counts_no_rounding(tmp_path: Path) -> None:
+    root = write_yolo(tmp_path)
+    (root / "labels" / "train" / "0.txt").write_text("0 0.1 0.1 0.2000001 0.2\n")
+    (root / "labels" / "train" / "other.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    for path in (root / "labels" / "val").iterdir():
+        path.unlink()
+    said = ready(YOLOFolder, str(root)).remarks()
+    assert "left out 1 label file without image" in said and "left out images/val, which has no label files" in said
+    assert not any("clipped" in line for line in said)
+
+
+def hub(root: Path, *objects: Any) -> SFTDataModule:
+    """Images with these objects in a parquet file, read."""
+    from datasets import Dataset
+    from datasets import Image as ImageFeature
+
+    write_images(root, len(objects))
+    images = [{"bytes": (root / f"{n}.png").read_bytes(), "path": None} for n in range(len(objects))]
+    table = Dataset.from_dict({"image": images, "objects": list(objects)}).cast_column("image", ImageFeature())
+    table.to_parquet(str(root / "train.parquet"))
+    return ready(HubDetection, data_files={"train": str(root / "train.parquet")}, val_fraction=0.3)
+
+
+def test_objects_of_tables_may_be_named_or_missing_and_damaged_ones_are_refused(tmp_path: Path) -> None:
+    box = [1.0, 2.0, 10.0, 10.0]
+    named = {"bbox": [box], "category": ["cat"]}
+    data = hub(tmp_path / "named", named, {"bbox": None, "category": None}, None, named, named, named)
+    assert data.task_info is not None and data.task_info.labels == ["cat"]
+    one, three = {"bbox": [box], "category": [0]}, {"bbox": [box[:3]], "category": [0]}
+    with refused("data", "row 1", "[1.0, 2.0, 10.0]", "four"):
+        hub(tmp_path / "three", one, three)
+    with refused("data", "category None"):
+        hub(tmp_path / "none", one, {"bbox": [box], "category": [None]})
 
 
 def test_an_image_without_boxes_is_a_sample(tmp_path: Path) -> None:

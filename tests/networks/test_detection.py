@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.networks import FasterRCNN, Network, TimmDetection, TorchvisionDetection, TransformersDetection
-from sft_lightning.networks.dense_detection import halved, sides_of
+from sft_lightning.networks.dense_detection import anchors_of, halved, sides_of
+from sft_lightning.networks.image_fit import refusal
 from sft_lightning.tasks import make_task
 from tests.networks.vision import tiny_detr
 from tests.refused import refused
@@ -103,6 +104,10 @@ def test_detrs_own_outputs_and_losses_are_those_of_the_source_head(tmp_path: Pat
     assert network.source_task is not None and network.source_task.scheme == network.task.scheme == "softmax"
     corners, scores, _ = output.reader.detections(output.logits)[1]  # type: ignore[union-attr]
     assert scores.tolist() == sorted(scores.tolist(), reverse=True) and len(corners) == 5
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network({"image": IMAGES, "size": sizes})
+    exact = network.head(half.features.float())[..., -4:]
+    torch.testing.assert_close(half.logits[..., -4:], exact, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
@@ -146,6 +151,42 @@ def test_faster_rcnns_detections_are_torchvisions_and_its_loss_draws_no_random_n
     assert rows.shape == (2, 123, 3 + 8), "student and teacher are compared on the grid"
     nothing = torch.zeros(0, 4).double(), torch.zeros(0, dtype=torch.int64)
     assert output.reader.losses(output.logits, [nothing, nothing]).isfinite().all()
+
+
+def test_faster_rcnns_candidates_do_not_depend_on_what_was_seen_before() -> None:
+    """A pass on the meta device, which checks an image's size, and one in half precision leave nothing behind."""
+    torch.manual_seed(0)
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    network = FasterRCNN(TaskInfo("object_detection", 3, ["a", "b", "c"]), name, proposals=8).eval()
+    before = network({"image": IMAGES}).reader
+    assert refusal(network, (3, 64, 64)) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        half = network({"image": IMAGES}).reader.found.regions  # type: ignore[union-attr]
+    assert half.dtype == torch.float32
+    after = network({"image": IMAGES})
+    assert torch.equal(before.found.regions, after.reader.found.regions)  # type: ignore[union-attr]
+    after.reader.losses(after.logits, TARGETS).sum().backward()  # type: ignore[union-attr, arg-type]
+    like = torch.zeros(1, dtype=torch.bfloat16)
+    generator: Any = network._model[0].rpn.anchor_generator
+    exact = anchors_of(generator, 512, [32] * len(generator.sizes), like)
+    assert exact.dtype == torch.float32 and exact[-1].tolist() != exact.bfloat16()[-1].tolist()
+
+
+@pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection, FasterRCNN])
+def test_a_loss_of_outputs_that_are_no_numbers_is_no_number(cls: type[Network]) -> None:
+    """With and without boxes, so that the run ends and says why."""
+    made: dict[str, Any] = {"name": "test_resnet", "width": 64, "convolutions": 1}
+    if cls is FasterRCNN:
+        made = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8}
+    three = TaskInfo("object_detection", 3, ["a", "b", "c"])
+    network = cls(three, **({"config": tiny_detr()} if cls is TransformersDetection else made)).eval()
+    with torch.no_grad():
+        output = network({"image": IMAGES})
+        nothing = torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64)
+        assert output.reader is not None
+        spoiled = output.reader.losses(output.logits * float("nan"), [TARGETS[0], nothing])
+        assert spoiled.isnan().all()
+        assert output.reader.losses(output.logits, [TARGETS[0], nothing]).isfinite().all()
 
 
 @pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection, FasterRCNN])

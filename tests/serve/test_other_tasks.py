@@ -101,3 +101,24 @@ def test_masks_are_those_that_predict_writes(served: Serve, tmp_path: Path) -> N
         mask = Image.open(BytesIO(base64.b64decode(answer["new"]["mask"])))
         written = Image.open(one.run / said["mask"])
         assert np.array_equal(np.array(mask), np.array(written)) and answer["new"]["pixels"] == said["pixels"]
+
+
+@pytest.mark.parametrize(
+    "name", ["boxes-timm", *(pytest.param(f"boxes-{n}", marks=slow) for n in ("detr", "faster-rcnn"))]
+)
+def test_boxes_are_those_that_predict_finds(name: str, served: Serve, tmp_path: Path) -> None:
+    one, root = served(name), tmp_path / "images"
+    root.mkdir()
+    for number, size in enumerate(((90, 40), (33, 33), (20, 200))):
+        Image.effect_noise(size, 90).convert("RGB").save(root / f"{number}.png")
+    expected = [{n: v for n, v in row.items() if n != "file"} for row in one.predicted("predict_root", root)]
+    files = sorted(root.iterdir())
+    for file, said, together in zip(files, expected, one.answers(images=[encoded(f) for f in files]), strict=True):
+        alone = one.answers(images=[encoded(file)])[0]["new"]
+        for answer in (alone, together["new"]):
+            assert [answer[n] for n in ("height", "width", "labels")] == [
+                said[n] for n in ("height", "width", "labels")
+            ]
+            assert np.allclose(answer["boxes"], said["boxes"], atol=0.02)
+            assert len(said["boxes"]) or name == "boxes-faster-rcnn"
+            assert np.allclose(answer["scores"], said["scores"], atol=1e-4)

@@ -25,12 +25,14 @@ class Detected:
     loss: float
 
 
-def in_file(said: Detected, picture: Picture) -> np.ndarray:
+def in_file(said: Detected, picture: Picture) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Boxes in pixels of the file, scores and labels, without what lies outside the file."""
     across, down = picture.scale
     found = said.boxes.astype(np.float64) / [across, down, across, down]
     found[:, [0, 2]] = found[:, [0, 2]].clip(0, picture.width)
     found[:, [1, 3]] = found[:, [1, 3]].clip(0, picture.height)
-    return found
+    there = (found[:, 2] > found[:, 0]) & (found[:, 3] > found[:, 1])
+    return found[there], said.scores[there], said.labels[there]
 
 
 def coco(pictures: Sequence[Picture], found: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], classes: int) -> Any:
@@ -68,7 +70,7 @@ def scores(pictures: Sequence[Picture], found: Sequence[Any], classes: int) -> d
 
 
 def measure(said: Sequence[Detected], pictures: Sequence[Picture], classes: int = 3) -> dict[str, float]:
-    found = [(in_file(one, p), one.scores, one.labels) for one, p in zip(said, pictures, strict=True)]
+    found = [in_file(one, p) for one, p in zip(said, pictures, strict=True)]
     return {"loss": float(np.mean([one.loss for one in said])), **scores(pictures, found, classes)}
 
 
@@ -88,10 +90,11 @@ def agreement(student: Detected, teacher: Detected, classes: int = 3) -> float:
 
 
 def answer(said: Detected, picture: Picture, labels: Sequence[str]) -> dict[str, Any]:
+    boxes, scores, classes = in_file(said, picture)
     return {
-        "boxes": in_file(said, picture).tolist(),
-        "scores": said.scores.tolist(),
-        "labels": [labels[int(n)] for n in said.labels],
+        "boxes": boxes.tolist(),
+        "scores": scores.tolist(),
+        "labels": [labels[int(n)] for n in classes],
         "height": picture.height,
         "width": picture.width,
     }

@@ -150,3 +150,17 @@ def test_an_evaluation_compares_some_places_of_each_image_and_training_all() -> 
     assert pick(4, 1000).tolist() != pick(9, 1000).tolist() and pick(4, 1000).unique().numel() == COMPARED
     nothing = task.items(output, {"count": 0, "train": True, "index": torch.tensor([4, 9])})
     assert nothing.n == 0 and not len(nothing.logits) and not len(nothing.features)
+
+
+def test_a_detection_outside_the_file_is_none() -> None:
+    """A file of 30×60 pixels fills the upper half of a square of 60; what is found below it has no area in the file."""
+
+    class Finds(Places):
+        def detections(self, logits: torch.Tensor) -> list[tuple[torch.Tensor, ...]]:
+            boxes = torch.tensor([[5.0, 40, 20, 50], [5, 20, 20, 50], [70, 0, 90, 10]])
+            return [(boxes, torch.tensor([0.9, 0.8, 0.7]), torch.tensor([0, 1, 2]))]
+
+    batch = {"count": 1, "index": torch.tensor([0]), "beside": [Picture(30, 60, (1.0, 1.0))]}
+    maps = torch.zeros(1, 1, 8)
+    (found,) = make_task(INFO).decode(Output(maps, maps, reader=Finds()), batch)  # type: ignore[arg-type]
+    assert found == {"boxes": [[5.0, 20.0, 20.0, 30.0]], "scores": [0.8], "labels": ["b"]}

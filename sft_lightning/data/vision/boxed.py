@@ -2,10 +2,10 @@
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -49,6 +49,10 @@ class Boxed(Images):
     """Boxes of which a crop leaves a smaller share of the area are dropped, others are clipped"""
     overlays = False
     """Whether predictions are also drawn over their images"""
+    image_ids: Sequence[Any] | None = None
+    """The images' ids in a file of annotations in COCO's format; None without one"""
+    category_ids: Mapping[str, int] | None = None
+    """The classes' ids in it"""
 
     def size_of(self, row: int) -> tuple[int, int]:
         """Height and width of an image, in pixels."""
@@ -163,13 +167,14 @@ class Boxed(Images):
         return {**named, **prediction}
 
     def summed(self, rows: Sequence[dict[str, Any]], folder: Path, task: TaskInfo | None) -> None:
-        """Writes `coco_predictions.json`, all detections as COCO's results have them; image_id is the sample's row number, and
-        category_id the class's number from 1.
+        """Writes `coco_predictions.json`, all detections as COCO's results have them, with the ids of the file of annotations.
+        Without one, image_id is the sample's row number, and category_id the class's number from 1.
         """
         number = {label: at for at, label in enumerate(task.labels if task is not None else [], 1)}
+        number = {label: (self.category_ids or number).get(label, at) for label, at in number.items()}
         found = [
             {
-                "image_id": row["index"],
+                "image_id": row["index"] if self.image_ids is None else self.image_ids[row["index"]],
                 "file_name": row["file"],
                 "category_id": number[label],
                 "category": label,
@@ -242,7 +247,7 @@ class BoxedFiles(BoxedRows, FileImages):
         return super().view(row)
 
 
-def size_of_file(path: Path) -> tuple[int, int]:
+def size_of_file(path: Path | BinaryIO) -> tuple[int, int]:
     """Height and width of an upright image; its pixels are decoded only if it may have to be turned."""
     with Image.open(path) as image:
         turned = image.getexif().get(ORIENTATION, 1) != 1
@@ -262,6 +267,14 @@ def in_square(image: Tensor, size: tuple[int, int], side: int) -> Tensor:
         image = v2.resize(image, list(size), antialias=True)
     found: Tensor = torch.nn.functional.pad(image, (0, side - size[1], 0, side - size[0]))
     return found
+
+
+def only_filled(image: Tensor, size: Tensor) -> Tensor:
+    """Images `[B, C, S, S]` with 0 where nothing fills the square, given height and width `[B, 2]` that each fills."""
+    down, across = (
+        torch.arange(image.shape[axis], device=image.device) < size[:, at, None] for axis, at in ((-2, 0), (-1, 1))
+    )
+    return image * (down[:, None, :, None] & across[:, None, None, :])
 
 
 def area(corners: Tensor) -> Tensor:

@@ -15,6 +15,10 @@ INSIDE = 0.02
 """Share of an image's side by which a box may leave it without counting as of another format"""
 ENOUGH = 4
 """Smallest number of boxes from which their format is judged"""
+ROUNDED = 0.01
+"""Pixels by which a box may leave its image without being counted, as shares of a side are rounded"""
+MANY = 20
+"""Smallest number of boxes from which it is said that all fit as corners too: of small objects some do not"""
 FORMATS = ("xywh", "xyxy")
 
 
@@ -112,14 +116,14 @@ def checked(boxes: Iterable[Box], size: tuple[int, int], where: str, left: Left)
             left.note("left out # box(es) outside their image", where)
             continue
         inside = max(0.0, box.left), max(0.0, box.top), min(float(width), box.right), min(float(height), box.bottom)
-        if inside != corners:
+        if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > ROUNDED:
             left.note("clipped # box(es) to their image", where)
         kept.append(Box(*inside, box.label, box.ignored))
     return kept
 
 
-def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> None:
-    """Raises UserError if boxes look as if they were of the other format.
+def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> list[str]:
+    """Raises UserError if boxes look as if they were of the other format. Returns a remark if they may be of either.
 
     Args:
         raw: `[M, 4]` numbers as they are in the file.
@@ -128,7 +132,7 @@ def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> No
         fix: How to say the format.
     """
     if len(raw) < ENOUGH:
-        return
+        return []
     most = sizes[:, ::-1] * (1 + INSIDE)
     fits = {
         "xywh": (raw[:, :2] + raw[:, 2:] <= most).all(1) & (raw[:, 2:] > 0).all(1),
@@ -143,6 +147,11 @@ def check_format(raw: np.ndarray, sizes: np.ndarray, given: str, fix: str) -> No
             f"{said(given)}, but {right:.0%} fit as {said(other)}".replace("%", " %"),
             fix.format(other),
         )
+    if given == FORMATS[0] and len(raw) >= MANY and fits[other].all():
+        return [
+            f"boxes are taken as {said(given)}, but all would fit as {said(other)} too: {fix.format(other)} if they are"
+        ]
+    return []
 
 
 def said(form: str) -> str:

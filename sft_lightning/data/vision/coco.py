@@ -1,7 +1,7 @@
 """COCO's files of annotations: images with boxes in JSON."""
 
 import json
-from collections import Counter
+from os.path import isfile  # False for names that are too long, as addresses may be, where Path raises
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +12,14 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.base import Splits
 from sft_lightning.data.split_names import split_of
+from sft_lightning.data.vision.boxed import Boxed
 from sft_lightning.data.vision.boxes import FORMATS, Box, as_corners, check_format
 from sft_lightning.data.vision.detection import DetectionData, Pictured
 from sft_lightning.data.vision.image_folder import folder
 
 FOLDERS = ("annotations", "")
 """Folders below root in which files of annotations are looked for"""
+BOM = b"\xef\xbb\xbf"
 FORMAT_FIX = "set data.init_args.box_format {}"
 
 
@@ -68,7 +70,7 @@ class CocoDetection(DetectionData):
             raise UserError(
                 "data.root", f"{root} has no file of training annotations ({there})", "name it in data.init_args.train"
             )
-        found, names = dict[str, list[Pictured]](), dict[int, str]()
+        found, names, ids = dict[str, list[Pictured]](), dict[int, str](), dict[str, list[Any]]()
         for split, path in files.items():
             held = read(path)
             own = categories(held, path)
@@ -78,13 +80,19 @@ class CocoDetection(DetectionData):
                 )
             if not names:
                 names = own
-                if (ids := sorted(names)) != list(range(ids[0], ids[0] + len(ids))):
-                    missing = ids[-1] - ids[0] + 1 - len(ids)
+                if (of := sorted(names)) != list(range(of[0], of[0] + len(of))):
+                    missing = of[-1] - of[0] + 1 - len(of)
                     notes.append(
-                        f"category ids {ids[0]} to {ids[-1]} have gaps ({missing:,} unused): classes are in their order"
+                        f"category ids {of[0]} to {of[-1]} have gaps ({missing:,} unused): classes are in their order"
                     )
             found[split] = self.pictured(held, names, path, self.place(root, split, path), notes)
-        return self.of_files(root, found, [names[number] for number in sorted(names)], notes)
+            ids[split] = [entry["id"] for entry in held["images"]]
+        splits = self.of_files(root, found, [names[number] for number in sorted(names)], notes)
+        for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
+            if isinstance(samples, Boxed):
+                samples.image_ids = ids[split]
+                samples.category_ids = {name: number for number, name in names.items()}
+        return splits
 
     def place(self, root: Path, split: str, path: Path) -> list[Path]:
         """Folders in which a split's images may be, the likeliest first."""
@@ -102,13 +110,12 @@ class CocoDetection(DetectionData):
         for entry in held["images"]:
             if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
                 raise UserError("data", f"{path}: each of images must have id and file_name, got {entry!r:.80}")
+            if not isinstance(entry["id"], int | str):
+                raise UserError("data", f"{path} has an image with the id {entry['id']!r:.40}", "use numbers")
             if entry["id"] in images:
                 raise UserError("data", f"{path} has two images with the id {entry['id']}", "make ids unique")
-            name = str(entry["file_name"])
-            file = next((p / name for p in places if (p / name).is_file()), places[0] / name)
-            size = int(entry.get("height") or 0), int(entry.get("width") or 0)
-            images[entry["id"]] = Pictured(file, size if all(size) else None)
-        missing = [printable(str(i.path)) for i in images.values() if not i.path.is_file()]
+            images[entry["id"]] = Pictured(place_of(str(entry["file_name"]), places), size_in(entry, path))
+        missing = [printable(str(i.path)) for i in images.values() if not isfile(i.path)]
         if len(missing) == len(images):
             raise UserError(
                 "data",
@@ -116,29 +123,52 @@ class CocoDetection(DetectionData):
                 f"{', '.join(dict.fromkeys(str(p) for p in places if p.is_dir()))}",
                 "set data.init_args.images to their folder below root",
             )
-        lonely: Counter[str] = Counter()
+        lonely = 0
         for entry in held["annotations"]:
             box = entry.get("bbox") if isinstance(entry, dict) else None
             if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, int | float) for v in box):
                 raise UserError(
                     "data", f"{path}: each of annotations must have a bbox of four numbers, got {entry!r:.80}"
                 )
-            if (image := images.get(entry.get("image_id"))) is None:
-                lonely["image"] += 1
+            of, category = entry.get("image_id"), entry.get("category_id")
+            if (image := images.get(of) if isinstance(of, int | str) else None) is None:
+                lonely += 1
                 continue
-            if entry.get("category_id") not in names:
+            if not isinstance(category, int) or category not in names:
                 raise UserError(
-                    "data", f"{path}: an annotation has the category {entry.get('category_id')}, which is not defined"
+                    "data", f"{path}: an annotation has the category {category!r:.40}, which is not defined"
                 )
-            numbers.append((entry["image_id"], box))
+            numbers.append((of, box))
             ignored = bool(entry.get("iscrowd")) or bool(entry.get("ignore")) or bool(entry.get("difficult"))
-            image.boxes.append(Box(*as_corners(box, self.box_format), names[entry["category_id"]], ignored))
-        if lonely["image"]:
-            notes.append(f"left out {plural(lonely['image'], 'annotation')} of {path.name} without image")
+            image.boxes.append(Box(*as_corners(box, self.box_format), names[category], ignored))
+        if lonely and lonely == len(held["annotations"]):
+            raise UserError("data", f"{path}: no annotation has the image_id of one of the images", "correct the ids")
+        if lonely:
+            notes.append(f"left out {plural(lonely, 'annotation')} of {path.name} without image")
         sized = [(images[i].size, box) for i, box in numbers if images[i].size is not None]
         raw, sizes = np.array([box for _, box in sized]), np.array([size for size, _ in sized])
-        check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
+        notes += check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
         return list(images.values())
+
+
+def place_of(name: str, places: list[Path]) -> Path:
+    """Where an image is, or, if it is nowhere, may have been. Names may be written as on Windows."""
+    for one in (name, name.replace("\\", "/")):
+        for place in places:
+            if isfile(place / one):
+                return place / one
+    return places[0] / name
+
+
+def size_in(entry: dict[str, Any], path: Path) -> tuple[int, int] | None:
+    """Height and width of an image by its entry; None if it does not say."""
+    try:
+        height, width = (int(entry.get(side) or 0) for side in ("height", "width"))
+    except (TypeError, ValueError, OverflowError):
+        height = width = -1
+    if min(height, width) < 0:
+        raise UserError("data", f"{path}: height and width must be numbers of pixels, got {entry!r:.80}", "correct it")
+    return (height, width) if height and width else None
 
 
 def found_files(root: Path) -> dict[str, Path]:
@@ -178,13 +208,17 @@ def looks_like(path: Path) -> bool:
             both = begin + stream.read()
     except OSError:
         return False
-    return begin.lstrip().startswith(b"{") and b'"annotations"' in both and (b'"bbox"' in both or b'"images"' in both)
+    return (
+        begin.removeprefix(BOM).lstrip().startswith(b"{")
+        and b'"annotations"' in both
+        and (b'"bbox"' in both or b'"images"' in both)
+    )
 
 
 def read(path: Path) -> dict[str, Any]:
     """A file of annotations. Raises UserError if it is damaged."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        held = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError("data", f"{path} cannot be read: {error}", "replace it") from None
     lists = ("images", "annotations", "categories")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from os.path import isfile
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -9,11 +10,12 @@ import torch
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import Batch, InputSpec, InputView
+from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import LARGEST_SIDE, ImageData
-from sft_lightning.data.vision.boxed import Boxed, BoxedFiles, BoxedRows, size_of_file
+from sft_lightning.data.vision.boxed import Boxed, BoxedFiles, BoxedRows, only_filled, size_of_file
 from sft_lightning.data.vision.boxes import Box, Boxes, Left, checked
 from sft_lightning.data.vision.encoded import DAMAGE
 from sft_lightning.data.vision.image_folder import folder
@@ -130,7 +132,10 @@ class DetectionData(ImageData, base=True):
             raise UserError(
                 "data", f"no training image has a box of {', '.join(labels)}", "choose other labels or data"
             )
+        ignored = sum(int(samples.truth.ignored.sum()) for samples in splits.values() if samples.truth is not None)
         said = [*notes, *left.lines()]
+        if ignored:
+            said.append(f"{plural(ignored, 'box', 'es')} difficult or of crowds: neither trained on nor counted")
         return Splits(splits["train"], splits.get("val"), splits.get("test"), labels, said)
 
     def of_files(
@@ -147,7 +152,7 @@ class DetectionData(ImageData, base=True):
         """Height and width of an image, and why it cannot be used, empty if it can."""
         if image.refused:
             return (1, 1), image.refused
-        if not image.in_table and not image.path.is_file():
+        if not image.in_table and not isfile(image.path):
             return (1, 1), "there is no such file"
         if image.size is not None:
             return image.size, ""
@@ -201,11 +206,7 @@ class DetectionData(ImageData, base=True):
         if batch["x"]["image"].dtype != torch.uint8:
             return batch
         batch = super().device_transform(batch)
-        image, size = batch["x"]["image"], batch["x"]["size"]
-        down, across = (
-            torch.arange(image.shape[axis], device=image.device) < size[:, at, None] for axis, at in ((-2, 0), (-1, 1))
-        )
-        batch["x"]["image"] = image * (down[:, None, :, None] & across[:, None, None, :])
+        batch["x"]["image"] = only_filled(batch["x"]["image"], batch["x"]["size"])
         return batch
 
     def describe(self) -> str:

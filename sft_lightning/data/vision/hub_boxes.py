@@ -36,7 +36,7 @@ class HubDetection(DetectionData):
     """Images with boxes of a data set on the hub, or of parquet files as the hub has them.
 
     A column of objects has, for each image, lists `bbox` and `category`, and may have `iscrowd`. The classes are those of the
-    column's features; without names they are the numbers that occur.
+    column's features; without names they are the numbers or names that occur.
 
     Args:
         path: The hub's name of the data set, a parquet file, a pattern of parquet files, or a folder of them.
@@ -91,15 +91,18 @@ class HubDetection(DetectionData):
             for kind, table in chosen.items()
         }
         files = {kind: named_files(column, self.image_column, folders, kind) for kind, column in columns.items()}
-        found = {kind: self.pictured(kind, table, columns[kind], files[kind], names) for kind, table in chosen.items()}
+        notes = list[str]()
+        found = {
+            kind: self.pictured(kind, table, columns[kind], files[kind], names, notes) for kind, table in chosen.items()
+        }
 
         def make(split: str, truth: Boxes, labels: list[str]) -> BoxedRows:
             return BoxedTable(columns[split], self.image_column, split, files[split], truth, labels)
 
-        return self.boxed(found, [names[n] for n in sorted(names)], [], make)
+        return self.boxed(found, [names[n] for n in sorted(names)], notes, make)
 
-    def names_of(self, tables: dict[str, Any]) -> dict[int, str]:
-        """Names of the classes by number."""
+    def names_of(self, tables: dict[str, Any]) -> dict[Any, str]:
+        """Names of the classes by number, or by name if the column has names."""
         table = tables["train"]
         feature = table.features[pick(self.objects_column, table.column_names, "column")]
         feature = getattr(feature, "feature", feature)
@@ -112,13 +115,17 @@ class HubDetection(DetectionData):
         of_class = getattr(feature[name], "feature", feature[name])
         if (named := getattr(of_class, "names", None)) is not None:
             return dict(enumerate(named))
-        numbers = {int(n) for one in tables.values() for row in one[self.objects_column] for n in parts(row)[1]}
-        return {number: str(number) for number in sorted(numbers)}
+        seen = {n for one in tables.values() for row in one[self.objects_column] for n in parts(row)[1]}
+        if wrong := [n for n in seen if not isinstance(n, int | str)]:
+            raise UserError("data", f"a box of {self.objects_column} has the category {wrong[0]!r:.40}", "correct it")
+        if len({type(n) for n in seen}) > 1:
+            raise UserError("data", f"categories of {self.objects_column} are numbers and names", "use one of both")
+        return {category: str(category) for category in sorted(seen)}
 
     def pictured(
-        self, split: str, table: Any, column: Any, files: dict[int, str], names: dict[int, str]
+        self, split: str, table: Any, column: Any, files: dict[int, str], names: dict[Any, str], notes: list[str]
     ) -> list[Pictured]:
-        """The images of a split with their boxes."""
+        """The images of a split with their boxes. What is to be said of them is added to `notes`."""
         found = list[Pictured]()
         raw, sizes = list[Sequence[float]](), list[tuple[int, int]]()
         for row, objects in enumerate(table[self.objects_column]):
@@ -141,19 +148,24 @@ class HubDetection(DetectionData):
             for box, number, crowd in zip(boxes, classes, ignored, strict=True):
                 if number not in names:
                     raise UserError("data", f"{image.path} has the category {number}, which has no name", "correct it")
+                if not isinstance(box, list) or len(box) != 4 or any(v is None for v in box):
+                    raise UserError("data", f"{image.path} has a box {box!r:.60}, not four numbers", "correct it")
                 image.boxes.append(Box(*as_corners(box, self.box_format), names[number], bool(crowd)))
                 raw.append(box)
                 sizes.append(image.size)
             found.append(image)
         numbers = np.array(raw, dtype=np.float64).reshape(-1, 4)
-        check_format(numbers, np.array(sizes).reshape(-1, 2), self.box_format, "set data.init_args.box_format {}")
+        fix = "set data.init_args.box_format {}"
+        notes += check_format(numbers, np.array(sizes).reshape(-1, 2), self.box_format, fix)
         return found
 
 
-def parts(objects: Any) -> tuple[list[Any], list[int], list[Any]]:
-    """Boxes, classes, and whether they are ignored, of an image's objects: a dict of lists, or a list of dicts."""
+def parts(objects: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """Boxes, classes, and whether they are ignored, of an image's objects: a dict of lists, a list of dicts, or None."""
     if isinstance(objects, list):
         objects = {name: [one[name] for one in objects] for name in (objects[0] if objects else {})}
-    boxes: list[Any] = next((objects[n] for n in BOX_NAMES if n in objects), [])
-    classes: list[int] = next((objects[n] for n in CLASS_NAMES if n in objects), [])
+    objects = objects or {}
+    boxes, classes = (
+        next((objects[n] or [] for n in names if n in objects), list[Any]()) for names in (BOX_NAMES, CLASS_NAMES)
+    )
     return boxes, list(classes), list(objects.get(IGNORED) or [False] * len(boxes))

@@ -5,7 +5,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.wording import plural
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.boxes import Box
 from sft_lightning.data.vision.detection import DetectionData, Pictured
@@ -72,8 +71,6 @@ class VOCDetection(DetectionData):
         labels = sorted({box.label for image in every for box in image.boxes})
         if not labels:
             raise UserError("data", f"no image of {root} has a box", "choose other lists")
-        difficult = sum(box.ignored for image in every for box in image.boxes)
-        notes += [f"{plural(difficult, 'box', 'es')} difficult: neither trained on nor counted"] if difficult else []
         return self.of_files(root, found, labels, [*left_out.lines(), *notes])
 
     def pictured(self, root: Path, name: str, images: dict[str, Path]) -> Pictured:
@@ -116,6 +113,6 @@ def read_xml(image: Path, path: Path) -> Pictured:
             )
     except FileNotFoundError:
         found.refused = f"it has no {path.name}"
-    except (OSError, ValueError, ElementTree.ParseError) as error:
+    except (OSError, ValueError, LookupError, OverflowError, ElementTree.ParseError) as error:
         found.refused = f"its {path.name} cannot be read: {error}"
     return found

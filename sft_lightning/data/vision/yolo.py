@@ -1,5 +1,6 @@
 """YOLO's folders: images beside labels, a text file for each image, and the classes in data.yaml."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import yaml
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.base import Splits
-from sft_lightning.data.split_names import by_kind
+from sft_lightning.data.split_names import by_kind, split_of
 from sft_lightning.data.vision.boxed import size_of_file
 from sft_lightning.data.vision.boxes import Box
 from sft_lightning.data.vision.detection import DetectionData, Pictured
@@ -46,7 +47,7 @@ class YOLOFolder(DetectionData):
             )
         if "train" not in pairs:
             raise UserError("data.root", f"{root} has {', '.join(pairs)}, but no train", "name a folder train")
-        names, found, numbers, without = classes_in(root), dict[str, list[Pictured]](), set[int](), 0
+        names, found, numbers, without, alone = classes_in(root), dict[str, list[Pictured]](), set[int](), 0, 0
         for split, (images, labels) in pairs.items():
             found[split] = []
             for path in images_below(images, left_out):
@@ -55,6 +56,8 @@ class YOLOFolder(DetectionData):
                 image, seen = read_labels(path, file, names)
                 numbers |= seen
                 found[split].append(image)
+            named = {image.path.relative_to(images).with_suffix("") for image in found[split]}
+            alone += sum(p.relative_to(labels).with_suffix("") not in named for p in text_files(labels))
             if not found[split]:
                 raise UserError("data", f"{images} has no images", "add images, or remove the folder")
         if names is None:
@@ -62,6 +65,9 @@ class YOLOFolder(DetectionData):
             notes.append(f"no {CONFIGS[0]} names the classes: they are the numbers 0 to {len(names) - 1}")
         if without:
             notes.append(f"{plural(without, 'image')} without a label file: taken to have no objects")
+        if alone:
+            notes.append(f"left out {plural(alone, 'label file')} without image")
+        notes += [f"left out {path.relative_to(root)}, which has no label files" for path in unlabelled(root, pairs)]
         return self.of_files(root, found, names, [*left_out.lines(), *notes])
 
 
@@ -83,8 +89,21 @@ def yolo_folders(root: Path) -> dict[str, tuple[Path, Path]]:
             for kind, n in by_kind(folders_in(root, LeftOut())).items()
             if (root / n[0] / "images").is_dir() and (root / n[0] / "labels").is_dir()
         }
-    texts = {kind: pair for kind, pair in pairs.items() if any(pair[1].rglob("*.txt"))}
+    texts = {kind: pair for kind, pair in pairs.items() if text_files(pair[1])}
     return {kind: texts[kind] for kind in ("train", "val", "test") if kind in texts}
+
+
+def text_files(labels: Path) -> list[Path]:
+    """The label files in a folder; YOLO's programs may leave a list of classes beside them."""
+    return [path for path in labels.rglob("*.txt") if path.name != "classes.txt"]
+
+
+def unlabelled(root: Path, pairs: dict[str, tuple[Path, Path]]) -> list[Path]:
+    """Folders of images that are named as a split and have no label files."""
+    split = [root / "images" / n for n in folders_in(root / "images", LeftOut())] if (root / "images").is_dir() else []
+    whole = [root / n / "images" for n in folders_in(root, LeftOut()) if (root / n / "images").is_dir()]
+    named = [path for path in split if split_of(path.name)] + [path for path in whole if split_of(path.parent.name)]
+    return [path for path in named if path not in {images for images, _ in pairs.values()}]
 
 
 def classes_in(root: Path) -> list[str] | None:
@@ -115,7 +134,7 @@ def read_labels(image: Path, file: Path, names: list[str] | None) -> tuple[Pictu
         found.refused = "it is damaged, or not an image"
         return found, set()
     try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        lines = file.read_text(encoding="utf-8-sig").splitlines() if file.is_file() else []
     except (OSError, UnicodeDecodeError) as error:
         found.refused = f"its {file.name} cannot be read: {error}"
         return found, set()
@@ -130,7 +149,9 @@ def read_labels(image: Path, file: Path, names: list[str] | None) -> tuple[Pictu
             number = int(first)
             if number != first or number < 0 or len(rest) < 4 or (len(rest) > 4 and len(rest) % 2):
                 raise ValueError
-        except ValueError:
+            if not all(map(isfinite, rest)):
+                raise ValueError
+        except (ValueError, OverflowError):
             raise UserError("data", f"{where} must be class x y width height, got '{line:.60}'", "correct it") from None
         if names is not None and number >= len(names):
             raise UserError("data", f"{where} has the class {number}, but data.yaml names {len(names)}", "correct it")
