@@ -243,18 +243,21 @@ def write_whole(part: BinaryIO, output: Path, labels: Mapping[str, list[str]], h
     part.seek(0)
     part.readline()  # whose rows they are
     begin = part.tell()
-    if output.suffix.lower() == ".jsonl":
-        with temporary.open("wb") as out:
-            out.writelines(part)
-    else:
-        flat: Callable[[bytes], Row] = lambda line: flattened(json.loads(line), labels, head)  # noqa: E731
-        columns = dict.fromkeys(name for line in part for name in flat(line))
-        part.seek(begin)
-        with temporary.open("w", encoding="utf-8", newline="") as text:
-            writer = csv.DictWriter(text, list(columns))
-            writer.writeheader()
-            writer.writerows(map(flat, part))
-    temporary.replace(output)
+    try:
+        if output.suffix.lower() == ".jsonl":
+            with temporary.open("wb") as out:
+                out.writelines(part)
+        else:
+            flat: Callable[[bytes], Row] = lambda line: flattened(json.loads(line), labels, head)  # noqa: E731
+            columns = dict.fromkeys(name for line in part for name in flat(line))
+            part.seek(begin)
+            with temporary.open("w", encoding="utf-8", newline="") as text:
+                writer = csv.DictWriter(text, list(columns))
+                writer.writeheader()
+                writer.writerows(map(flat, part))
+        temporary.replace(output)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def flattened(row: Row, labels: Mapping[str, list[str]], head: str) -> Row:
