@@ -59,7 +59,7 @@ def main(arguments: list[str]) -> int:
     from sft_lightning.serve.answering import Model
     from sft_lightning.serve.files import read_inputs
     from sft_lightning.serve.loading import find_folder, load_served
-    from sft_lightning.serve.predicting import check_output, predict
+    from sft_lightning.serve.predicting import check_apart, check_output, predict
 
     quieten()
     output = None if given.output is None else given.output.expanduser()
@@ -77,6 +77,7 @@ def main(arguments: list[str]) -> int:
         if model.reader.pairs is False:  # type: ignore[attr-defined]
             raise UserError("--pair_column", "the model was tuned on single texts", "leave it out")
         model.reader.pairs = True  # type: ignore[attr-defined]
+    check_apart(output, given.input, model.reader.kind)
     model.reader.limited = False
     model.warm()
     inputs = read_inputs(given.input, model.reader, {**data, **named, "given": [*named]})

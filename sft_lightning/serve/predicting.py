@@ -72,6 +72,15 @@ def check_output(output: Path | None) -> None:
         raise UserError("--output", f"the folder {output.parent} does not exist", "make it, or name another file")
 
 
+def check_apart(output: Path | None, place: str, kind: str) -> None:
+    """Raises UserError if masks would be written among the images of the input, where a resumed command would read them."""
+    folder = Path(place).expanduser()
+    if output is not None and kind == "masks" and folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+        raise UserError(
+            "--output", f"{output} is in the folder of the images, and its masks are images too", "name another"
+        )
+
+
 def predict(model: Model, place: Path, inputs: Inputs, head: str, output: Path | None) -> Counts:
     """Answers all samples, and writes a row for each to `output`, or to standard output if it is None.
 

@@ -16,6 +16,7 @@ from sft_lightning.serve import predicting
 from sft_lightning.serve.answering import Model
 from sft_lightning.serve.files import read_inputs
 from sft_lightning.serve.items import Item
+from tests.refused import refused
 from tests.serve.conftest import Served
 from tests.serve.test_answers import same
 from tests.serve.test_predict import said
@@ -146,6 +147,13 @@ def test_a_prompt_that_loses_its_beginning_is_truncated(served: Serve) -> None:
         assert part.truncated == [tokens > most], f"{tokens} tokens, and {most} have room"
         seen.add(tokens > most)
     assert seen == {True, False}
+
+
+def test_masks_are_not_written_among_the_images_that_are_read(tmp_path: Path) -> None:
+    with refused("--output", "its masks are images too", "name another"):
+        predicting.check_apart(tmp_path / "deep/out.jsonl", str(tmp_path), "masks")
+    predicting.check_apart(tmp_path / "out.jsonl", str(tmp_path), "image")
+    predicting.check_apart(tmp_path / "out.jsonl", str(tmp_path / "images"), "masks")
 
 
 def test_masks_of_two_outputs_have_two_folders_and_names_that_fit(tmp_path: Path) -> None:
