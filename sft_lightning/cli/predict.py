@@ -9,6 +9,9 @@ from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 
+TAKE = {"text_column": ("text", "words", "pairs", "tokens"), "pair_column": ("text",)}
+"""Kinds of input that have such a column"""
+
 
 def make_parser() -> Parser:
     """Builds the parser of `predict MODEL`."""
@@ -56,7 +59,7 @@ def main(arguments: list[str]) -> int:
     from sft_lightning.serve.answering import Model
     from sft_lightning.serve.files import read_inputs
     from sft_lightning.serve.loading import find_folder, load_served
-    from sft_lightning.serve.predicting import check_output, predict
+    from sft_lightning.serve.predicting import check_apart, check_output, predict
 
     quieten()
     output = None if given.output is None else given.output.expanduser()
@@ -67,25 +70,28 @@ def main(arguments: list[str]) -> int:
     named: dict[str, Any] = {
         n: getattr(given, n) for n in ("text_column", "pair_column") if getattr(given, n) is not None
     }
-    if named and model.reader.kind not in ("text", "words", "pairs", "tokens"):
-        raise UserError(
-            f"--{next(iter(named))}", f"has no effect on a model that takes {model.reader.kind}", "leave it out"
-        )
+    for name in named:
+        if model.reader.kind not in TAKE[name]:
+            raise UserError(f"--{name}", f"has no effect on a model that takes {model.reader.kind}", "leave it out")
     if "pair_column" in named:
+        if model.reader.pairs is False:  # type: ignore[attr-defined]
+            raise UserError("--pair_column", "the model was tuned on single texts", "leave it out")
         model.reader.pairs = True  # type: ignore[attr-defined]
+    check_apart(output, given.input, model.reader.kind)
+    model.reader.limited = False
     model.warm()
     inputs = read_inputs(given.input, model.reader, {**data, **named, "given": [*named]})
     for note in inputs.notes:
         print(f"predict  note: {note}", file=sys.stderr)
     try:
         counts = predict(model, place, inputs, given.head, output)
-    except BrokenPipeError:  # what reads standard output has enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
-        why = error.strerror or str(error)
+        if output is None and isinstance(error, BrokenPipeError):  # what reads standard output has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        why, written = error.strerror or str(error), output or "standard output"
         raise UserError(
-            "--output", f"{output} cannot be written: {why}", "make room, then run the command again"
+            "--output", f"{written} cannot be written: {why}", "make room, then run the command again"
         ) from None
     heads = "both heads" if given.head == "both" else f"the {given.head} head"
     more = f", {counts.unreadable:,} unreadable (the first: {counts.first})" if counts.unreadable else ""

@@ -26,7 +26,8 @@ HEADS = {"new": "logits", "source": "source_logits"}
 
 def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
     """Writes `model.int8.onnx` beside `model.onnx`, and what it loses also into its metadata. Returns the entry of
-    parity.json: bytes of both files, and for each head the metric, its values with both graphs, and n.
+    parity.json: bytes of both files, and for each head the metric, its values with both graphs, n, and the size of the batches.
+    The graph quantises what comes between its layers by the range of a whole batch, so that its answers depend on the batch.
     """
     from onnxruntime import InferenceSession  # type: ignore[import-untyped]
 
@@ -48,6 +49,7 @@ def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, An
             "float32": values[FILE][metric],
             "int8": values[INT8][metric],
             "n": len(data.splits["val"]),
+            "batch_size": data.eval_batch_size or data.batch_size,
         }
     note(folder / INT8, found["heads"])
     return found

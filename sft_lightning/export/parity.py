@@ -245,6 +245,6 @@ def of_int8(content: dict[str, Any]) -> list[str]:
         change = found["int8"] - found["float32"]
         said.append(
             f"int8, {head} head: {found['metric']} {found['int8']:.4f} instead of {found['float32']:.4f} "
-            f"({change:+.4f}; validation, n = {found['n']})"
+            f"({change:+.4f}; validation, n = {found['n']}, in batches of {found['batch_size']})"
         )
     return said + ([content["note"]] if "note" in content else [])

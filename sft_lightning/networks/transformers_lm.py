@@ -164,9 +164,9 @@ class TransformersLM(Network):
         """
         model, width = self._whole[0], prompt["input_ids"].shape[1]
         stop_at(settings := self.generation.settings(self.tokenizer), list(self.input_view.ends or ()), self.tokenizer)
-        if self.max_length is not None:
+        if (keep := self.longest_prompt) is not None and self.max_length is not None:
             settings.max_new_tokens = min(settings.max_new_tokens, max(1, self.max_length // 2))
-            if width > (keep := max(1, self.max_length - settings.max_new_tokens)):
+            if width > keep:
                 warnings.warn(
                     f"prompts of more than {keep} tokens lose their beginning, to leave room for {settings.max_new_tokens} new "
                     "ones: set network.max_length higher, or network.max_new_tokens lower"
@@ -175,6 +175,14 @@ class TransformersLM(Network):
         made = self.generation.run(model, prompt, settings)[:, prompt["input_ids"].shape[1] :]
         texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
         return texts
+
+    @property
+    def longest_prompt(self) -> int | None:
+        """Most tokens of a prompt that loses nothing; None without a limit."""
+        if self.max_length is None:
+            return None
+        new = min(self.generation.settings(self.tokenizer).max_new_tokens, max(1, self.max_length // 2))
+        return int(max(1, self.max_length - new))
 
     def export_config(self) -> dict[str, Any]:
         return {"max_length": self.max_length}

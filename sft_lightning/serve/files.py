@@ -1,25 +1,25 @@
 """Reads samples to answer from files, folders, tables and lines."""
 
 import json
+import stat
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from hashlib import sha256
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.wording import plural
 from sft_lightning.data.audio.listed import FILE_COLUMNS
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.bad_samples import printable
-from sft_lightning.data.text.cells import missing
-from sft_lightning.data.text.files import FORMATS, Table, check_text, read_table
-from sft_lightning.data.text.own_texts import check_words, column_of
+from sft_lightning.data.text.files import FORMATS, Table, check_text, once, read_table
 from sft_lightning.data.text.squad_files import read_questions
+from sft_lightning.data.text.utf8 import MARKS, NO_TEXT
 from sft_lightning.data.vision.walk import IMAGES, LeftOut, images_below
+from sft_lightning.serve.inputs import KEY, Inputs, digest_of
 from sft_lightning.serve.items import Item, Reader
+from sft_lightning.serve.tables import of_table
 
-KEY = "--input"
 STDIN = "-"
 FILES = {"images": IMAGES, "sounds": SOUNDS}
 """Files of samples that are not texts, by what the model takes"""
@@ -28,74 +28,66 @@ NEVER_LINES = ("questions", "choices")
 """Kinds of input whose samples have parts, so that a line must be a JSON object"""
 
 
-@dataclass
-class Inputs:
-    """Samples to answer, read one by one.
-
-    Args:
-        where: Their file or folder, for messages.
-        labels: For each sample, what names it in the output: `line` or `file`.
-        item: Reads one sample by its number. Raises UserError for one that cannot be used.
-        digest: Hash of the samples.
-        notes: What was left out.
-    """
-
-    where: str
-    labels: Sequence[dict[str, Any]]
-    item: Callable[[int], Item]
-    digest: str
-    notes: list[str] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
 def read_inputs(place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
     """Opens what `--input` names. Raises UserError if it does not exist, or does not fit the model.
 
     Args:
         place: A file, a folder, a table, or `-` for the lines of standard input.
         reader: The model's reader.
-        arguments: Arguments of the data that the model was tuned on, which name columns.
+        arguments: Arguments of the data that the model was tuned on, which name columns; `given` lists those that the command
+            sets.
     """
+    made = opened(place, reader, arguments)
+    made.digest = digest_of([made.digest, arguments])  # another column has other samples
+    return made
+
+
+def opened(place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
+    """As `read_inputs`, but the digest is of what is read alone."""
     path = Path(place).expanduser()
     if place != STDIN and not path.exists():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(
             KEY, f"{place} does not exist{nearest(path.name, here)}", "name a file, a folder, or - for stdin"
         )
-    lines = place == STDIN or path.suffix.lower() == ".txt"
+    suffix = path.suffix.lower()
+    piped = suffix not in FORMATS and (path.is_fifo() or path.is_char_device())  # such as /dev/stdin
+    lines = place == STDIN or suffix == ".txt" or piped
     if reader.takes in FILES:
         if path.is_dir():
             return of_folder(path, reader.takes)
         if lines:
-            named = read_lines(place)
-            return of_files([Path(line) for line in named], [{"file": n} for n in named], reader.takes, place)
-        if path.suffix.lower() in FORMATS:
+            return of_names(read_lines(place), reader.takes, called(place))
+        if suffix in FORMATS:
             return of_listed(read_table(path, KEY, skip=True), path.parent, reader, arguments)
         return of_files([path], [{"file": printable(path.name)}], reader.takes, place)
     if path.is_dir():
         raise UserError(KEY, f"{place} is a folder, and the model takes texts", "name a file")
     if lines:
-        return of_lines(read_lines(place), place, reader, arguments)
+        return of_lines(read_lines(place), called(place), reader, arguments)
     read = read_questions if reader.kind == "questions" else read_table
     return of_table(read(path, KEY, skip=True), reader, arguments)
 
 
+def called(place: str) -> str:
+    """What messages call an input."""
+    return "standard input" if place == STDIN else place
+
+
 def read_lines(place: str) -> list[str]:
-    """The lines of a file or of standard input. Raises UserError if they are not UTF-8, or if there is none."""
+    """The lines of a file or of standard input; `NO_TEXT` finds bytes that are not UTF-8. Raises UserError if there is none."""
     if place == STDIN and sys.stdin.isatty():
         raise UserError(KEY, "is missing, and standard input is a terminal", "name a file, or pipe lines into predict")
     try:
         raw = sys.stdin.buffer.read() if place == STDIN else Path(place).expanduser().read_bytes()
-        lines = raw.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(KEY, f"{place} has a byte that is not UTF-8 at {error.start:,}", "write it again") from None
     except OSError as error:
         raise UserError(KEY, f"{place} cannot be read: {error.strerror}") from None
+    if (coding := next((name for mark, name in MARKS.items() if raw.startswith(mark)), None)) is not None:
+        raise UserError(KEY, f"{called(place)} is {coding}, not UTF-8", f"convert it (iconv -f {coding} -t UTF-8)")
+    lines = raw.decode("utf-8-sig", "surrogateescape").split("\n")
     lines = [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
     if not lines:
-        raise UserError(KEY, f"{'standard input' if place == STDIN else place} has no lines")
+        raise UserError(KEY, f"{called(place)} has no lines")
     return lines
 
 
@@ -120,20 +112,45 @@ def of_listed(table: Table, root: Path, reader: Reader, arguments: Mapping[str, 
     name = next((n for n in ([given] if given else columns) if n in table.columns), None)
     if name is None:
         raise UserError(KEY, f"{table.where} has no column {' or '.join(columns)}, only {', '.join(table.columns)}")
-    values = [str(value or "") for value in table.columns[name]]
-    labels = [{"file": value} for value in values]
-    return of_files([root / value for value in values], labels, reader.takes, table.where)
+    paths, labels, bad = list[Path](), list[dict[str, Any]](), dict[int, UserError]()
+    for row, value in enumerate(table.columns[name]):
+        try:
+            if why := (table.bad or {}).get(row):
+                raise UserError("data", f"{table.name(row)} {why}")
+            check_text(value, f"column '{name}'", table.name(row), KEY)
+        except UserError as error:
+            bad[row], value = error, ""
+        paths.append(root / value)
+        labels.append({"file": value})
+    made = of_files(paths, labels, reader.takes, table.where, bad)
+    made.notes = list(table.notes)
+    return made
 
 
-def of_files(paths: Sequence[Path], labels: Sequence[dict[str, Any]], takes: str, where: str) -> Inputs:
-    """Files as samples. Those that cannot be opened are unreadable one by one."""
+def of_names(lines: list[str], takes: str, where: str) -> Inputs:
+    """The files that lines name."""
+    blank = {n: UserError("data", f"line {n + 1} is blank") for n, line in enumerate(lines) if not line.strip()}
+    return of_files([*map(Path, lines)], [{"file": printable(line)} for line in lines], takes, where, blank)
+
+
+def of_files(
+    paths: Sequence[Path],
+    labels: Sequence[dict[str, Any]],
+    takes: str,
+    where: str,
+    bad: Mapping[int, UserError] | None = None,
+) -> Inputs:
+    """Files as samples. Those that cannot be opened are unreadable one by one, as are those of `bad`."""
 
     def item(number: int) -> Item:
         name = str(labels[number]["file"])
+        if bad and number in bad:
+            raise bad[number]
         try:
             data = paths[number].expanduser().read_bytes()
-        except OSError as error:
-            raise UserError("data", f"{name} cannot be opened: {error.strerror}") from None
+        except (OSError, ValueError, RuntimeError) as error:  # a name may hold a null byte, or begin with ~nobody
+            why = error.strerror if isinstance(error, OSError) else error
+            raise UserError("data", f"{name} cannot be opened: {why}") from None
         return Item(name, image=data) if takes == "images" else Item(name, sound=data)
 
     return Inputs(where, labels, item, digest_of([*map(facts, paths)]))
@@ -143,130 +160,51 @@ def facts(path: Path) -> list[Any]:
     """What tells whether a file is still the same."""
     try:
         status = path.expanduser().stat()
-    except OSError:
+    except (OSError, ValueError, RuntimeError):
+        return [str(path)]
+    if not stat.S_ISREG(status.st_mode):  # a folder changes whenever an output is written into it
         return [str(path)]
     return [str(path), status.st_size, status.st_mtime_ns]
-
-
-def digest_of(content: Any) -> str:
-    """Hash of plain values."""
-    return sha256(json.dumps(content, default=str).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 # ---- texts ----
 
 
-def of_lines(lines: list[str], place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
-    """Lines as texts; as JSON objects, if each full line is one, or if the model's samples have parts."""
+def of_lines(lines: list[str], where: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
+    """Lines as texts; as JSON objects, if most begin like one and some are, or if the model's samples have parts."""
     rows = [object_of(line) for line in lines]
-    full = [row for row, line in zip(rows, lines, strict=True) if line.strip()]
-    if reader.kind in NEVER_LINES or (full and all(row is not None for row in full)):
+    full, objects = sum(bool(line.strip()) for line in lines), sum(row is not None for row in rows)
+    likely = objects > 0 and 2 * sum(line.lstrip().startswith("{") for line in lines) > full
+    mixed = f"{where} has JSON objects in {objects:,} of {plural(full, 'full line')}, and is read as "
+    if reader.kind in NEVER_LINES or likely:
         names = dict.fromkeys(name for row in rows if row is not None for name in row)
         if not names:
-            raise UserError(KEY, f"{place} has no JSON objects with {' and '.join(reader.fields)}", "write one a line")
+            raise UserError(KEY, f"{where} has no JSON objects with {' and '.join(reader.fields)}", "write one a line")
         columns = {name: [None if row is None else row.get(name) for row in rows] for name in names}
-        bad = {n: "is not a JSON object" for n, row in enumerate(rows) if row is None}
-        return of_table(Table(place, columns, lines=[*range(1, len(lines) + 1)], bad=bad), reader, arguments)
+        bad = {n: "is not a JSON object" if lines[n].strip() else "is blank" for n, r in enumerate(rows) if r is None}
+        table = Table(where, columns, lines=[*range(1, len(lines) + 1)], bad=bad)
+        table.notes += [f"{mixed}JSON objects"] if objects < full else []
+        return of_table(table, reader, arguments)
+    if given := arguments.get("given"):
+        raise UserError(f"--{given[0]}", f"has no effect on {where}, whose lines are texts", "leave it out")
 
     def item(number: int) -> Item:
         name = f"line {number + 1}"
+        if NO_TEXT.search(lines[number]):
+            raise UserError("data", f"{name} is not UTF-8")
         check_text(lines[number], "the text", name, "data")
         return Item(name, lines[number])
 
-    return Inputs(place, [{"line": n + 1} for n in range(len(lines))], item, digest_of(lines))
+    notes = [f"{mixed}texts"] if objects else []
+    return Inputs(where, [{"line": n + 1} for n in range(len(lines))], item, digest_of(lines), notes)
 
 
 def object_of(line: str) -> dict[str, Any] | None:
     """A line's JSON object; None if it is something else."""
-    if not line.lstrip().startswith("{"):
+    if not line.lstrip().startswith("{") or NO_TEXT.search(line):
         return None
     try:
-        found = json.loads(line)
+        found = json.loads(line, object_pairs_hook=once)
     except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
-
-
-def of_table(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
-    """The rows of a table; columns are those that the run's data had."""
-    for option in arguments.get("given") or ():
-        table.column(str(arguments[option]), f"--{option}")
-    make = {"text": texts_in, "words": words_in, "pairs": sources_in}.get(reader.kind, fields_in)(
-        table, reader, arguments
-    )
-
-    def item(number: int) -> Item:
-        if why := (table.bad or {}).get(number):
-            raise UserError("data", f"{table.name(number)} {why}")
-        return make(number)
-
-    labels = [{"line": line} for line in table.lines] if table.lines else [{} for _ in range(len(table))]
-    return Inputs(table.where, labels, item, digest_of(table.columns), list(table.notes))
-
-
-Make = Callable[[int], Item]
-
-
-def text_column(table: Table, named: str | None) -> str:
-    """The column with texts: the one of the run's data if it is there, else `text`, else the only column of texts."""
-    return column_of(table, named if named in table.columns else None)
-
-
-def texts_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make:
-    """Texts, with their second ones if the model was tuned on pairs."""
-    first, second = text_column(table, arguments.get("text_column")), arguments.get("pair_column")
-    if second is not None:
-        table.column(second, "--pair_column")
-
-    def make(row: int) -> Item:
-        name, text = table.name(row), table.columns[first][row]
-        check_text(text, f"column '{first}'", name, "--text_column")
-        pair = table.columns[second][row] if second is not None else None
-        if second is not None:
-            check_text(pair, f"column '{second}'", name, "--pair_column")
-        return Item(name, text, pair)
-
-    return make
-
-
-def words_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make:
-    """Texts to tag, or lists of words."""
-    column = text_column(table, arguments.get("text_column"))
-
-    def make(row: int) -> Item:
-        name, value = table.name(row), table.columns[column][row]
-        if isinstance(value, list):
-            return Item(name, words=tuple(check_words(value, column, name)))
-        check_text(value, f"column '{column}'", name, "--text_column")
-        return Item(name, value)
-
-    return make
-
-
-def sources_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make:
-    """Source texts."""
-    named = arguments.get("text_column") or arguments.get("source_column") or "source"
-    return texts_in(table, reader, {"text_column": named})
-
-
-def fields_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make:
-    """Samples with parts: the columns that hold them, by the part's name."""
-    columns = {name: str(arguments.get(f"{name}_column") or name) for name in reader.fields}
-    if reader.kind == "tokens" and "messages" not in table.columns:
-        columns["messages"] = next((n for n in ("conversations", "conversation") if n in table.columns), "messages")
-    columns = {name: column for name, column in columns.items() if column in table.columns}
-    several = arguments.get("choice_columns") if "choices" in reader.fields else None
-    if not columns and reader.kind == "tokens":
-        return texts_in(table, reader, {"text_column": arguments.get("text_column")})
-    if not columns:
-        raise UserError(
-            KEY, f"{table.where} has no column {' or '.join(reader.fields)}, only {', '.join(table.columns)}"
-        )
-
-    def make(row: int) -> Item:
-        held = {name: table.columns[column][row] for name, column in columns.items()}
-        if several and "choices" not in held:
-            held["choices"] = [table.column(name, "data.choice_columns")[row] for name in several]
-        return Item(table.name(row), row={name: value for name, value in held.items() if not missing(value)})
-
-    return make

@@ -68,6 +68,8 @@ class Reader(ABC):
     """Whether samples keep a size of their own that the network may refuse"""
     share = 1.0
     """Part of a batch's usual size"""
+    limited: bool = True
+    """Whether texts that are longer than a batch's usual size are refused; a service refuses them"""
 
     @abstractmethod
     def __init__(self, network: Network, arguments: Mapping[str, Any], device: torch.device) -> None: ...

@@ -19,7 +19,7 @@ from sft_lightning.data.text.prompts import Prompts
 from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.tokens import Tokens
 from sft_lightning.networks.base import Network
-from sft_lightning.serve.items import Found, Item
+from sft_lightning.serve.items import Found, Item, Prepared
 from sft_lightning.serve.text_items import TextReader
 
 
@@ -61,9 +61,16 @@ class RowReader(TextReader):
             yield from self.cut(at, items, self.samples(table), table.bad)
 
 
+class OneTable(Table):
+    """Samples of a request or a file, which its name already says."""
+
+    def name(self, row: int) -> str:
+        return self.where
+
+
 def table_of(rows: Sequence[Mapping[str, Any]], where: str) -> Table:
     """Rows that have the same fields, as a table. The first row that cannot be used is an error."""
-    return Table(where, {name: [row[name] for row in rows] for name in rows[0]})
+    return OneTable(where, {name: [row[name] for row in rows] for name in rows[0]})
 
 
 class QuestionReader(RowReader):
@@ -179,6 +186,7 @@ class PromptReader(RowReader):
         self.trained = trained_table(arguments)
         layout = layout_of(self.trained) if self.trained is not None else None
         self.form = layout[0] if layout is not None else "messages" if chat else "prompt"
+        self.longest: int | None = getattr(network, "longest_prompt", None)
 
     def row(self, item: Item) -> Mapping[str, Any]:
         if item.row is not None:
@@ -196,6 +204,14 @@ class PromptReader(RowReader):
 
     def samples(self, table: Table) -> Tokens:
         return Prompts(table, self.trained)
+
+    def prepared(self, at: list[int], samples: Tokens, rows: list[int]) -> Prepared:
+        """One batch. A prompt is truncated if it is longer than leaves room for an answer."""
+        made = super().prepared(at, samples, rows)
+        assert isinstance(samples, Prompts)
+        most = self.longest
+        made.truncated = [most is not None and bool(samples.before_answer.lengths[row] > most) for row in rows]
+        return made
 
     def example(self) -> Item:
         return Item("example", "a text\n")

@@ -73,7 +73,7 @@ class TextReader(Reader):
             tokens = int(rows[row] * lengths[row])
             if bad and row in bad:
                 yield at[row], UserError("data", f"{items[at[row]].name} {bad[row]}")
-            elif tokens > self.most_tokens:
+            elif self.limited and tokens > self.most_tokens:
                 problem = f"{items[at[row]].name} has {tokens} tokens, and at most {self.most_tokens} are served"
                 yield at[row], UserError("data", problem)
             else:

@@ -46,6 +46,7 @@ def test_a_pushed_export_predicts_from_its_name(
         f.relative_to(tmp_path / "out").as_posix(): f.read_bytes() for f in (tmp_path / "out").rglob("*") if f.is_file()
     }
     assert online.files["me/tuned"] == written
+    assert not any(TOKEN.encode() in content for content in written.values())
     said = []
     for place in (str(tmp_path / "out"), "me/tuned"):
         assert main(["predict", place, "--input", str(texts)]) == 0

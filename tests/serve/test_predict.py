@@ -199,6 +199,59 @@ def test_a_name_that_is_neither_a_folder_nor_on_the_hub(capsys: pytest.CaptureFi
     assert "nobody/nothing: is neither a folder nor a model that the hub gives" in capsys.readouterr().err
 
 
+def test_the_lock_is_held_until_the_output_is_there_and_an_output_that_came_meanwhile_stays(
+    served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import subprocess
+    import sys
+
+    file, out, tried = lines_of(tmp_path / "new.jsonl"), tmp_path / "out.csv", list[int]()
+    command = ["predict", str(served("classification-bert").run), "--input", str(file), "--output", str(out)]
+    lock = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'a+b'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    part = tmp_path / "out.csv.part"
+
+    def unlink(self: Path, missing_ok: bool = False) -> None:
+        if self == part:  # the last that is done
+            tried.append(subprocess.run([sys.executable, "-c", lock, str(part)], capture_output=True).returncode)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", unlink)
+        assert main(command) == 0 and tried == [1], "another process could begin anew while the output was written"
+    part.unlink()
+    out.unlink()
+    identity = predicting.identity
+
+    def meanwhile(*args: Any) -> str:
+        out.write_text("of another command")
+        return identity(*args)
+
+    monkeypatch.setattr(predicting, "identity", meanwhile)
+    assert main(command) == 2
+    assert "another process has written" in capsys.readouterr().err
+    assert out.read_text() == "of another command" and not part.exists()
+
+
+def test_probabilities_of_words_are_not_those_of_labels(served: Serve, tmp_path: Path) -> None:
+    one, file, out = served("tokens-bert"), tmp_path / "new.txt", tmp_path / "out.csv"
+    labels = one.client.get("/model").json()["heads"]["new"]["labels"]
+    file.write_text(" ".join(["fox"] * len(labels)) + "\n")  # as many words as labels
+    assert main(["predict", str(one.run), "--input", str(file), "--output", str(out)]) == 0
+    row = next(csv.DictReader(out.open(encoding="utf-8", newline="")))
+    assert len(json.loads(row["probabilities"])) == len(labels) and not any("probability_" in name for name in row)
+
+
+def test_a_full_disk_behind_standard_output_is_one_line(
+    served: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    full = Path("/dev/full").open("w")  # noqa: SIM115
+    monkeypatch.setattr("sys.stdout", full)
+    code = main(["predict", str(served("classification-bert").run), "--input", str(lines_of(tmp_path / "new.jsonl"))])
+    monkeypatch.undo()
+    with pytest.raises(OSError):
+        full.close()
+    assert code == 2 and "--output: standard output cannot be written: No space left" in capsys.readouterr().err
+
+
 @pytest.mark.slow  # export tries the folder in a fresh process
 def test_an_export_with_both_heads_answers_as_the_run(served: Serve, tmp_path: Path) -> None:
     from sft_lightning.export import export_run
