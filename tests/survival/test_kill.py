@@ -29,11 +29,18 @@ def environment(tmp_path: Path, **more: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("undisturbed")
+def whole(zygote: Zygote, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], float]:
+    """The outcome of an undisturbed run, and its seconds."""
+    folder, began = tmp_path_factory.mktemp("undisturbed"), time.monotonic()
     code = zygote.run([*FIT, "--run_id", "whole"], folder / "out", environment(folder))
+    seconds = time.monotonic() - began
     assert code == 0, (folder / "out").read_text()
-    return outcome(folder / "runs/x/whole")
+    return outcome(folder / "runs/x/whole"), seconds
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole: tuple[dict[str, Any], float]) -> dict[str, Any]:
+    return whole[0]
 
 
 def check_loadable(run: Path, when: str) -> None:
@@ -51,13 +58,15 @@ def check_loadable(run: Path, when: str) -> None:
             assert not name.endswith("json") or json.loads(text)
 
 
-def killed_run(zygote: Zygote, tmp_path: Path, kills: int, seed: int, workers: int) -> int:
-    """A run that is killed after random times and begun again by the same command, then left to end."""
+def killed_run(zygote: Zygote, tmp_path: Path, kills: int, seed: int, workers: int, longest: float) -> int:
+    """A run that is killed after random times, of at most `longest` seconds, and begun again by the same command, then left to
+    end.
+    """
     chance, done, run = random.Random(seed), 0, tmp_path / "runs/x/killed"
     command = [*FIT, "--run_id", "killed", "--data.num_workers", workers]
     while done < kills:
         pid = zygote.spawn(command, tmp_path / "out", environment(tmp_path))
-        time.sleep(chance.uniform(0.1, 1.8))
+        time.sleep(chance.uniform(0.1, longest))
         try:
             os.kill(pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -76,9 +85,10 @@ def killed_run(zygote: Zygote, tmp_path: Path, kills: int, seed: int, workers: i
 @pytest.mark.parametrize(("kills", "workers"), [(3, 0), pytest.param(20, 0, marks=pytest.mark.slow),
                                                 pytest.param(20, 2, marks=pytest.mark.slow)])  # fmt: skip
 def test_a_run_killed_at_random_moments_ends_as_if_nothing_had_been(
-    zygote: Zygote, undisturbed: dict[str, Any], tmp_path: Path, kills: int, workers: int
+    zygote: Zygote, whole: tuple[dict[str, Any], float], tmp_path: Path, kills: int, workers: int
 ) -> None:
-    done = killed_run(zygote, tmp_path, kills, seed=kills + workers, workers=workers)
+    undisturbed, seconds = whole
+    done = killed_run(zygote, tmp_path, kills, seed=kills + workers, workers=workers, longest=0.6 * seconds)
     assert done >= min(kills, 3), "the run was too short to be killed"
     found = difference(undisturbed, outcome(tmp_path / "runs/x/killed"))
     assert found is None, f"after {done} kills the run differs: {found}"

@@ -55,7 +55,7 @@ def agreement(student: np.ndarray, teacher: np.ndarray) -> float:
 
 def measure(sounds: Sequence[np.ndarray], y: np.ndarray, right: Sequence[str]) -> dict[str, float]:
     said, right = [text(logits) for logits in sounds], list(right)
-    plain = [[re.sub("[^a-z ]", "", t.lower()) for t in texts] for texts in (right, said)]
+    plain = [[" ".join(re.sub("[^a-z ]", "", t.lower()).split()) for t in texts] for texts in (right, said)]
     return {
         "loss": float(np.mean([loss(logits, goal) for logits, goal in zip(sounds, y, strict=True)])),
         "wer": jiwer.wer(right, said),
