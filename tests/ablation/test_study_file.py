@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from sft_lightning.ablation.selection import Candidate, Metrics, choose
+from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose
 from sft_lightning.ablation.study import Select, make_study, read_study
 from sft_lightning.config.overrides import merged, nested, put, short
 from sft_lightning.core.metric_info import MetricInfo
@@ -163,3 +163,13 @@ def test_among_equally_kept_ones_the_better_target_wins_then_the_first_listed():
 def test_without_anything_kept_the_best_target_is_taken():
     metrics = Metrics(MetricInfo("val/accuracy", "max"), None)
     assert chosen(candidates((0.90, None, 3), (0.895, None, 3)), metrics=metrics)[0] == 0
+
+
+def test_values_that_are_no_numbers_leave_a_mean_out_and_are_never_averaged() -> None:
+    nan = float("nan")
+    with_nan = candidate({}, [(0.5, nan), (0.7, 0.4)], 2, [1.0, nan])
+    without = candidate({}, [(0.5, None), (0.7, 0.4)], 2, [1.0, None])
+    assert with_nan is not None and with_nan == without
+    assert (with_nan.target, with_nan.kept, with_nan.loss) == (pytest.approx(0.6), None, None)
+    whole = candidate({}, [(0.5, 0.2), (0.7, 0.4)], 2, [1.0, 2.0])
+    assert whole is not None and (whole.kept, whole.loss) == (pytest.approx(0.3), pytest.approx(1.5))

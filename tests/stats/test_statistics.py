@@ -20,6 +20,7 @@ from sft_lightning.stats.cells import (
     compare_with_baseline,
     correct,
     equivalence,
+    methods,
     seeds_needed,
     summarise,
 )
@@ -317,3 +318,8 @@ def test_a_cell_says_by_which_methods_and_what_its_tests_are_not_about():
 def test_the_statistics_load_without_torch_or_lightning():
     code = "import sys, sft_lightning.stats.cells; print([m for m in ('torch', 'lightning') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("level", "said"), [(0.95, "is at most 5 %."), (0.9, "is at most 10 %.")])
+def test_the_page_says_the_chance_of_a_false_claim_at_the_level_used(level: float, said: str) -> None:
+    assert any(said in sentence for sentence in methods(level, 4, 4, None, True))
