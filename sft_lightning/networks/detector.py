@@ -42,11 +42,11 @@ class Detector(Network, base=True):
 
     def reader(self, x: dict[str, Tensor], features: Tensor, select: Tensor | None) -> Reader:
         """Reads the outputs for these inputs, of which `select[B]` marks some."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how its outputs are read")
 
     def head_of(self, classes: int) -> nn.Module:
         """A new head."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how a head is made")
 
     # ---- one pass ----
 
@@ -134,7 +134,7 @@ class DenseDetector(Detector, base=True):
 
     def whole(self, classes: int) -> nn.Module:
         """Torchvision's model, weights random."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say which model it is made from")
 
     def encode(self, x: dict[str, Tensor]) -> Tensor:
         features: Tensor = self.encoder(x["image"])

@@ -44,11 +44,11 @@ class FromTorchvision:
 
     def options(self) -> dict[str, Any]:
         """Arguments of torchvision's builder."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say its builder's arguments")
 
     def outputs_of(self, state: Mapping[str, Tensor]) -> int:
         """Number of classes of a state dict with torchvision's names."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} does not say how many classes weights are for")
 
     def start(
         self, name: str, pretrained: str | None, threshold: float, dropout: float, size: int | None, keep: bool
