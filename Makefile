@@ -23,8 +23,12 @@ test: setup ## set up, then the tests, in three parts side by side: some of each
 	$(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%); code=$$?; \
 	wait $$first || code=1; wait $$second || code=1; cat $$logs/1 $$logs/2; rm -r $$logs; exit $$code
 
-test-all: setup ## every test, the slow ones with real weights too
-	@$(py) -m pytest -q
+all := $(py) -m pytest -q --timeout=2400
+
+test-all: setup ## every test, the slow ones with real weights too, in two parts side by side
+	@log=$$(mktemp); $(all) tests/exactness > $$log 2>&1 & first=$$!; \
+	$(all) --ignore=tests/exactness; code=$$?; \
+	wait $$first || code=1; cat $$log; rm $$log; exit $$code
 
 exactness: setup ## every test, the same checks on peers, then docs/exactness.md from what they measured
 	@rm -f benchmarks/results/exactness.json
