@@ -19,6 +19,7 @@ studies := tests/ablation tests/report tests/autoconfig tests/export tests/serve
 quick := $(py) -m pytest -q -m "not slow"
 
 test: setup ## set up, then the tests, in three parts side by side: some of each wait for processes
+	@$(py) -m compileall -q sft_lightning
 	@logs=$$(mktemp -d); $(quick) $(commands) > $$logs/1 2>&1 & first=$$!; $(quick) $(studies) > $$logs/2 2>&1 & second=$$!; \
 	$(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%); code=$$?; \
 	wait $$first || code=1; wait $$second || code=1; cat $$logs/1 $$logs/2; rm -r $$logs; exit $$code

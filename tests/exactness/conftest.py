@@ -45,3 +45,23 @@ class Results:
 def together(root: Path, tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Results:
     """Results of two processes: `together("train", case, variant, kind, accumulate)` for both ranks."""
     return Results(root, tmp_path_factory.mktemp, zygote)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of one case and variant run one after another, so that few trainings that tests share are held at a time."""
+    places = [n for n, item in enumerate(items) if _trained(item) is not None]
+    ordered = sorted((items[n] for n in places), key=_trained)
+    for place, item in zip(places, ordered, strict=True):
+        items[place] = item
+
+
+def _trained(item: pytest.Item) -> tuple[str, str] | None:
+    """The case and variant that a test of this folder trains."""
+    given = getattr(item, "callspec", None)
+    if (
+        given is None
+        or not item.path.is_relative_to(Path(__file__).parent)
+        or not {"case", "variant"} <= given.params.keys()
+    ):
+        return None
+    return str(given.params["case"]), str(given.params["variant"])

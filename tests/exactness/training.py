@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ def train(
     return Run(module, trainer, samples, recorder.steps, metrics)
 
 
-@cache
+@lru_cache(maxsize=8)
 def in_one_piece(case: str, variant: str, root: Path, kind: str = "float64") -> Run:
     """The run that others are compared with: one process, one micro-batch a step. Left as it is by those who use it."""
     return train(case, variant, root, kind, validate=True)
