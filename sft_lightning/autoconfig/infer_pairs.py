@@ -8,6 +8,7 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, fits
+from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.files import FORMATS, Table
@@ -107,12 +108,14 @@ def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
     )
 
 
-def pair_plan(files: dict[str, Any], source: str | None = None, target: str | None = None) -> DataPlan:
+def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None, target: str | None = None) -> DataPlan:
     """Plans `TextPairs` data, read by the class that `fit` uses, so that errors and counts are those of `fit`."""
     init: dict[str, Any] = dict(files)
     if (source, target) != (None, None):
         init |= {"source_column": source, "target_column": target}
-    loaded = TextPairs(**init, on_bad_sample="skip").load()
+    init |= settings_of(TextPairs, said)
+    chosen = "on_bad_sample" in init
+    loaded = TextPairs(**{"on_bad_sample": "skip", **init}).load()
     train = loaded.train
     assert isinstance(train, PairRows)
     plan = DataPlan(
@@ -122,7 +125,7 @@ def pair_plan(files: dict[str, Any], source: str | None = None, target: str | No
         if samples is None:
             continue
         bad = samples.bad_rows()
-        if len(bad) > FEW_BAD * len(samples):
+        if not chosen and len(bad) > FEW_BAD * len(samples):
             row, why = next(iter(bad.items()))
             raise UserError(
                 "--data",
@@ -135,7 +138,7 @@ def pair_plan(files: dict[str, Any], source: str | None = None, target: str | No
         if split != "train":
             setattr(plan, split, len(samples) - len(bad))
     rows = np.linspace(0, len(train) - 1, min(len(train), columns.LOOKED_AT))
-    plan.texts = [train.sources[int(row)] for row in rows]
+    plan.texts = [train.prefix + train.sources[int(row)] for row in rows]
     where = files["train"] if isinstance(files["train"], str) else files["train"][0]
     ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
     plan.lines.insert(0, f"{where}: {plan.train:,} pairs, source texts in {ways[0]}, target texts in {ways[1]}")
