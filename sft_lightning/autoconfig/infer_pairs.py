@@ -23,6 +23,13 @@ KNOWN = (
 )
 """Columns of source and target texts that are known as such"""
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+SUMMARIES, TRANSLATED = {"summary", "highlights", "abstract", "headline", "title", "tldr"}, {"translation"}
+"""Columns of target texts that are known as summaries, and as translations"""
+ROUGE = ["rouge1", "rouge2", "rougeL"]
+SHORT = 0.5
+"""Target texts are summaries if they have fewer than this share of the source texts' words and of their bytes: bytes alone
+would take a text in a script of several bytes a letter for longer, and words alone one of a language without spaces for shorter
+"""
 FEW_BAD = 0.05
 """Largest share of pairs without a text that is left out; more are an error"""
 
@@ -138,6 +145,8 @@ def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None,
         if split != "train":
             setattr(plan, split, len(samples) - len(bad))
     rows = np.linspace(0, len(train) - 1, min(len(train), columns.LOOKED_AT))
+    if "metrics" not in init and init.get("generate_samples") != 0:
+        plan.lines.insert(0, scored(init, train, target, [int(row) for row in rows]))
     plan.texts = [train.prefix + train.sources[int(row)] for row in rows]
     where = files["train"] if isinstance(files["train"], str) else files["train"][0]
     ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
@@ -145,3 +154,28 @@ def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None,
     plan.lines[1:1] = columns.unused(train.table, [source, target]) if source and target else []
     plan.lines += loaded.notes
     return plan
+
+
+def scored(init: dict[str, Any], train: PairRows, target: str | None, rows: list[int]) -> str:
+    """A line on the scores of generated texts: ROUGE for summaries, which is set, else BLEU and chrF.
+
+    Args:
+        init: Arguments of the data.
+        train: The training pairs.
+        target: The column of target texts; None for text files.
+        rows: Some of the pairs.
+    """
+    assert train.references is not None
+    pairs = [(train.sources[row], train.references[row][0]) for row in rows if train.references[row]]
+    words = float(np.median([len(b.split()) / max(1, len(a.split())) for a, b in pairs]))
+    sizes = float(np.median([len(b.encode()) / max(1, len(a.encode())) for a, b in pairs]))
+    name = (target or "").lower().strip()
+    why = f"the median one has {words:.0%} of its source text's words and {sizes:.0%} of its bytes"
+    if name in SUMMARIES | TRANSLATED:
+        why = f"column '{target}'"
+    if name in SUMMARIES or (name not in TRANSLATED and max(words, sizes) < SHORT):
+        init["metrics"] = list(ROUGE)
+        return f"target texts are taken for summaries ({why}): ROUGE (--set data.metrics=[bleu,chrf] says otherwise)"
+    return (
+        f"target texts are taken for translations ({why}): BLEU and chrF (--set data.metrics=[rougeL] says otherwise)"
+    )
