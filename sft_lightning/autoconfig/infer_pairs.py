@@ -11,6 +11,7 @@ from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, fits
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table
 from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.pairs import TextPairs
@@ -92,6 +93,9 @@ def given_columns(table: Table, given: str, found: tuple[str, str] | None, sure:
     if not sure and (len(named) > 2 or may_have_labels(table, named)):
         return None
     if len(named) == 2 and named[0] != named[1]:
+        if numbers(value for value in with_languages(table).columns[named[0]] if not missing(value)) is not None:
+            problem = f"column '{named[0]}' of {table.where} holds numbers, not source texts"
+            raise UserError("--text_column", problem, "name two columns of texts, SOURCE,TARGET")
         return named[0], named[1]
     if not sure and found is None:
         return None

@@ -136,3 +136,13 @@ def test_summaries_are_scored_by_rouge_and_translations_by_bleu_and_chrf(
     assert any(("summaries" if rouge else "translations") in line and "data.metrics" in line for line in lines), lines
     study, _ = front_door(nets["t5"], file, settings={"metrics": ["exact_match"]})
     assert "test/exact_match" in study["report"] and not (wanted | other) & set(study["report"])
+
+
+def test_a_column_of_numbers_is_not_taken_for_source_texts(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"{i}\t{text}\t{text}!\n" for i, text in enumerate(texts(40)))
+    file = write_text(tmp_path / "rows.tsv", f"id\tsource\ttarget\n{rows}")
+    for given in ("id,target", " id , source"):
+        with refused("--text_column", "'id'", "numbers", "SOURCE,TARGET"):
+            front_door(nets["t5"], file, text_column=given, task="seq2seq")
+    _, lines = front_door(nets["t5"], file, text_column="source,id", task="seq2seq")
+    assert any("'id'" in line and "numbers" in line for line in lines), lines
