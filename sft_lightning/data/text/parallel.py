@@ -75,8 +75,8 @@ def sources_of(table: Table, column: str) -> list[str]:
             table.refuse(row, problem)
         made.append("" if problem is not None else value)
     if column in table.columns and not text_lines(table) and numbers(text for text in made if text) is not None:
-        problem = f"{table.where}: column '{column}' of {SOURCE} texts holds numbers, not texts"
-        raise UserError("data", problem, texts_fix("data.source_column"))
+        what = f"{table.where}: column '{column}' of {SOURCE} texts holds numbers, not texts"
+        raise UserError("data", what, texts_fix("data.source_column"))
     return made
 
 
