@@ -40,6 +40,8 @@ class DataPlan:
     test: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     """Training samples of each class, in class order; of tags, words"""
+    labels: list[str] = field(default_factory=list)
+    """Names of the outputs, for tasks without classes whose metrics depend on them"""
     pixels: int | None = None
     """Shorter side of the largest of some images, in pixels; None if unknown"""
     variance: float = 0.0
