@@ -106,4 +106,5 @@ def keep_classes(plan: DataPlan, wanted: list[str | int]) -> None:
     plan.counts = {name: plan.counts[name] for name in kept}
     if plan.task == "classification":
         plan.train -= lost
-    plan.lines.append(f"{plural(plan.train, 'sample')} with {listed(kept)} alone (data.classes)")
+    whole = ", not yet chosen from in the sizes of val and test below" if (plan.val, plan.test) != (None, None) else ""
+    plan.lines.append(f"{plural(plan.train, 'sample')} with {listed(kept)} alone (data.classes){whole}")

@@ -202,7 +202,8 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit, as for tagged
     words: one that is cut off has no tag.
     """
-    given: int | None = plan.block["init_args"].get("max_length")
+    init = plan.block["init_args"]
+    given: int | None = init.get("max_length")
     if given is not None and net.max_length is not None and given > net.max_length:
         raise UserError(
             "data.max_length",
@@ -210,7 +211,7 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
             f"set it to {net.max_length} or less",
         )
     _, times = KINDS[plan.kind].tokens
-    if given is not None or not times or net.max_length is None or not plan.texts:
+    if "max_length" in init or not times or net.max_length is None or not plan.texts:
         return given
     most = times * LONGEST_TEXT[gpu]
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most

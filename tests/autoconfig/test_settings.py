@@ -26,6 +26,8 @@ def test_a_length_that_the_user_sets_is_what_texts_are_cut_to_and_what_is_said(
     assert init["max_length"] == 12 and ", 12 tokens at most" in said and "steps of 8 samples" in said
     with refused("data.max_length", "65", "64 tokens"):
         planned(nets["bert"], file, max_length=65)
+    init, said = planned(nets["bert"], file, max_length=None)
+    assert init["max_length"] is None and "tokens at most" not in said, "null is the network's own limit"
     with refused("data.max_length", "at least 1"):
         planned(nets["bert"], file, max_length=0)
     _, short = planned(nets["llama"], write_text(tmp_path / "a.txt", "\n\n".join(texts(40))), max_length=4)
