@@ -40,6 +40,8 @@ class DataPlan:
     test: int | None = None
     counts: dict[str, int] = field(default_factory=dict)
     """Training samples of each class, in class order; of tags, words"""
+    labels: list[str] = field(default_factory=list)
+    """Names of the outputs, for tasks without classes whose metrics depend on them"""
     pixels: int | None = None
     """Shorter side of the largest of some images, in pixels; None if unknown"""
     variance: float = 0.0
@@ -69,9 +71,9 @@ class DataPlan:
             problem = f"{self.where}, read as {KINDS[self.kind].says},{ends} has {plural(self.train, 'sample')}"
             fix = f"label at least {LEAST}, or set --task if it is something else"
             raise UserError(option, f"{problem}, too few to train, validate and test", fix)
-        if self.test is None:
+        if self.test is None and init.get("test_fraction") is None:
             init["test_fraction"] = round(min(test_share, MOST_TEST / self.train), 4)
-        if self.val is None:
+        if self.val is None and init.get("val_fraction") is None:
             init["val_fraction"] = round(min(val_share, MOST_VAL / self.train), 4)
 
     def complete(self, labels: list[str]) -> None:
@@ -93,7 +95,10 @@ class DataPlan:
         """About how many samples are left for training once test and validation are set aside."""
         init, left = self.block["init_args"], float(self.train)
         for name in ("test_fraction", "val_fraction"):
-            left *= 1 - init.get(name, 0.0)
+            left *= 1 - (init.get(name) or 0.0)
+        left *= init.get("train_fraction") or 1.0
+        if (shots := init.get("shots_per_class")) is not None and self.counts:
+            left = min(left, shots * len(self.counts))
         return max(1, round(left))
 
     @property
@@ -101,8 +106,9 @@ class DataPlan:
         """Lower bound on the training samples of the rarest class once test and validation are set aside."""
         init, left = self.block["init_args"], min(self.counts.values(), default=self.train)
         for name in ("test_fraction", "val_fraction"):
-            left -= ceil(left * init.get(name, 0.0))
-        return left
+            left -= ceil(left * (init.get(name) or 0.0))
+        left = int(left * (init.get("train_fraction") or 1.0))
+        return min(left, init.get("shots_per_class") or left)
 
 
 def fits(

@@ -77,9 +77,11 @@ def infer_study(
     if task is not None and task not in TASKS:
         raise UserError("--task", f"'{task}' is unknown", f"use one of {', '.join(TASKS)}")
     from sft_lightning.autoconfig.data_plan import Overrides
+    from sft_lightning.autoconfig.data_settings import settle
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
     from sft_lightning.autoconfig.infer_plain import samples_of
+    from sft_lightning.autoconfig.measures import measures
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
     from sft_lightning.autoconfig.study_name import name_of
     from sft_lightning.autoconfig.summary import lines_of
@@ -87,6 +89,7 @@ def infer_study(
     net = infer_network(network)
     said = Overrides(task, text_column, label_column, image_column, dict(settings or {}))
     plan = infer_data(data, net.kinds, net.said, said)
+    settle(plan, said)
     net = net.on(plan.kind)
     check_image(net, plan)
     plan.set_aside()
@@ -94,7 +97,8 @@ def infer_study(
     family = KINDS[plan.kind].family or net.family
     recipe = RECIPES[family]
     tokens = lengths_of(net, plan)
-    run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu)
+    batch = plan.block["init_args"].get("batch_size")
+    run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu, batch)
     base = base_of(net, plan, recipe, run, gpu, tokens)
     if precision is not None and family != "small":
         base["trainer"]["precision"] = precision
@@ -161,12 +165,18 @@ def base_of(
     )  # a new decoder is random, in many layers
     init = plan.block["init_args"]
     init["batch_size"] = run.batch_size
-    if not gpu and net.any_size and plan.pixels is not None and plan.pixels <= SMALL_IMAGES:
+    if (
+        "image_size" not in init
+        and not gpu
+        and net.any_size
+        and plan.pixels is not None
+        and plan.pixels <= SMALL_IMAGES
+    ):
         init["image_size"] = SMALL_IMAGES
     if net.image_size is not None and plan.kind == "image":
-        init["image_size"] = net.image_size
+        init.setdefault("image_size", net.image_size)
     if gpu and plan.kind in ("image", "masks", "boxes"):
-        init["num_workers"] = 4
+        init.setdefault("num_workers", 4)
     if (tokens := tokens_of(net, plan, gpu, lengths)) is not None:
         init["max_length"] = tokens
     return {
@@ -192,9 +202,17 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     """Length to which texts are cut, in tokens: 95 % of them fit into it. None to use the network's limit, as for tagged
     words: one that is cut off has no tag.
     """
+    init = plan.block["init_args"]
+    given: int | None = init.get("max_length")
+    if given is not None and net.max_length is not None and given > net.max_length:
+        raise UserError(
+            "data.max_length",
+            f"{given} is more than the {net.max_length} tokens that the network takes",
+            f"set it to {net.max_length} or less",
+        )
     _, times = KINDS[plan.kind].tokens
-    if not times or net.max_length is None or not plan.texts:
-        return None
+    if "max_length" in init or not times or net.max_length is None or not plan.texts:
+        return given
     most = times * LONGEST_TEXT[gpu]
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
@@ -265,38 +283,3 @@ def folds_of(plan: "DataPlan") -> int | None:
         return None
     folds = min(FOLDS, plan.fewest)
     return folds if folds >= 2 else None
-
-
-def measures(net: "NetworkPlan", plan: "DataPlan", source: "DataPlan | None") -> tuple[dict[str, Any], list[str]]:
-    """Returns (the rule that chooses settings, the metrics of the tables)."""
-    shown = metrics_of(plan)
-    within = 0.01
-    if plan.task == "regression":
-        within = float(f"{0.01 * plan.variance:.2g}")  # a hundredth of the variance that could be explained
-    compared = net.source_outputs is not None or plan.keeps_outputs
-    values = not plan.keeps_outputs and net.source_gives_values  # agreement and KL mean nothing for values
-    kept = "drift/source_mse" if values else "retention/agreement" if compared else "drift/features_cka"
-    if source is not None:
-        kept = f"retention/{metrics_of(source)[0]}"
-    report = [f"test/{name}" for name in shown] + [f"test/{kept}"]
-    report += ["test/retention/forgetting"] if source is not None else []
-    of_source = ["drift/source_mse", "drift/source_correlation"] if values else ["retention/agreement", "drift/kl"]
-    report += [f"test/{name}" for name in of_source] if compared else []
-    report += ["test/drift/features_cka", "test/drift/weights_relative"]
-    select = {"target": f"val/{shown[0]}", "kept": kept, "rule": "keep", "within": within}
-    return select, list(dict.fromkeys(report))
-
-
-def metrics_of(plan: "DataPlan") -> list[str]:
-    """Metrics to show of data. The first chooses settings: the primary metric, or the loss of a language model.
-
-    A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
-    """
-    from sft_lightning.data.base import DATA_MODULES
-    from sft_lightning.tasks import TaskInfo, make_task
-
-    of_data = list(DATA_MODULES[plan.block["class_path"]].metrics)
-    names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts), of_data)).metric_names
-    if plan.task == "seq2seq":
-        names += ["bleu", "chrf"]
-    return ["loss", *names] if plan.keeps_outputs else names

@@ -28,10 +28,11 @@ def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
     """The arguments of MultipleChoice on columns; None if the table has no questions with choices."""
     if said.task not in (None, "multiple_choice"):
         return None
-    found = choice_columns(table)
+    own = {n: v for n, v in said.settings.items() if n.startswith("choice") and n.endswith(("_column", "_columns"))}
+    found = own or choice_columns(table)
     taken = [*found.get("choice_columns", []), found.get("choices_column")] if found else []
     free = [c for c in table.columns if c not in taken]
-    label = said.label_column or next(iter(columns.named(free, RIGHT)), None)
+    label = said.settings.get("label_column") or said.label_column or next(iter(columns.named(free, RIGHT)), None)
     asked: dict[str, str | None]
     if said.text_column is not None:
         texts = columns.texts_of(table, said.text_column, label)
@@ -41,6 +42,7 @@ def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
         question = next((names[name] for name in (*QUESTIONS, *CONTEXTS) if name in names), None)
         context = next((names[name] for name in CONTEXTS if name in names and names[name] != question), None)
         asked = {"question_column": question, **({"context_column": context} if context else {})}
+    asked |= {n: said.settings[n] for n in ("question_column", "context_column") if n in said.settings}
     if found and label is not None and asked["question_column"] is not None:
         return {**asked, **found, "label_column": label}
     if said.task == "multiple_choice":

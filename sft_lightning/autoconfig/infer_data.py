@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.data_settings import check_places
 from sft_lightning.autoconfig.infer_audio import sound_folder, sound_plan
 from sft_lightning.autoconfig.infer_boxes import boxes_plan, has_boxes
 from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
@@ -23,6 +24,7 @@ from sft_lightning.data.vision.walk import LeftOut, folders_in, holds_images
 
 def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
     """Plans the data at `path` for a network that takes one of `kinds`. Raises UserError if it is damaged or ambiguous."""
+    check_places(said.settings)
     where = Path(path).expanduser()
     if not where.exists():
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
@@ -40,7 +42,7 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
             return sound_plan(path, said)
         if where.is_dir() and (parallel := parallel_files(where, said)):
             fits(kinds, ("pairs",), network, f"{path} has parallel text files")
-            return pair_plan(parallel)
+            return pair_plan(parallel, said)
         if (tagged := tagged_files(where, kinds, said)) is not None:
             other = " (--task causal_lm reads it as plain text)" if "tokens" in kinds and where.suffix == ".txt" else ""
             fits(kinds, ("words",), network, f"{path} is sentences with a tag for each word{other}")

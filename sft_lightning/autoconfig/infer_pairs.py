@@ -8,8 +8,10 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, fits
+from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table
 from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.pairs import TextPairs
@@ -22,6 +24,13 @@ KNOWN = (
 )
 """Columns of source and target texts that are known as such"""
 SPLITS = {"train": ("train",), "val": ("validation", "val", "valid", "dev"), "test": ("test",)}
+SUMMARIES, TRANSLATED = {"summary", "highlights", "abstract", "headline", "title", "tldr"}, {"translation"}
+"""Columns of target texts that are known as summaries, and as translations"""
+ROUGE = ["rouge1", "rouge2", "rougeL"]
+SHORT = 0.5
+"""Target texts are summaries if they have fewer than this share of the source texts' words and of their bytes: bytes alone
+would take a text in a script of several bytes a letter for longer, and words alone one of a language without spaces for shorter
+"""
 FEW_BAD = 0.05
 """Largest share of pairs without a text that is left out; more are an error"""
 
@@ -84,6 +93,9 @@ def given_columns(table: Table, given: str, found: tuple[str, str] | None, sure:
     if not sure and (len(named) > 2 or may_have_labels(table, named)):
         return None
     if len(named) == 2 and named[0] != named[1]:
+        if numbers(value for value in with_languages(table).columns[named[0]] if not missing(value)) is not None:
+            problem = f"column '{named[0]}' of {table.where} holds numbers, not source texts"
+            raise UserError("--text_column", problem, "name two columns of texts, SOURCE,TARGET")
         return named[0], named[1]
     if not sure and found is None:
         return None
@@ -107,12 +119,14 @@ def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
     )
 
 
-def pair_plan(files: dict[str, Any], source: str | None = None, target: str | None = None) -> DataPlan:
+def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None, target: str | None = None) -> DataPlan:
     """Plans `TextPairs` data, read by the class that `fit` uses, so that errors and counts are those of `fit`."""
     init: dict[str, Any] = dict(files)
     if (source, target) != (None, None):
         init |= {"source_column": source, "target_column": target}
-    loaded = TextPairs(**init, on_bad_sample="skip").load()
+    init |= settings_of(TextPairs, said)
+    chosen = "on_bad_sample" in init
+    loaded = TextPairs(**{"on_bad_sample": "skip", **init}).load()
     train = loaded.train
     assert isinstance(train, PairRows)
     plan = DataPlan(
@@ -122,7 +136,7 @@ def pair_plan(files: dict[str, Any], source: str | None = None, target: str | No
         if samples is None:
             continue
         bad = samples.bad_rows()
-        if len(bad) > FEW_BAD * len(samples):
+        if not chosen and len(bad) > FEW_BAD * len(samples):
             row, why = next(iter(bad.items()))
             raise UserError(
                 "--data",
@@ -135,10 +149,37 @@ def pair_plan(files: dict[str, Any], source: str | None = None, target: str | No
         if split != "train":
             setattr(plan, split, len(samples) - len(bad))
     rows = np.linspace(0, len(train) - 1, min(len(train), columns.LOOKED_AT))
-    plan.texts = [train.sources[int(row)] for row in rows]
+    if "metrics" not in init and init.get("generate_samples") != 0:
+        plan.lines.insert(0, scored(init, train, target, [int(row) for row in rows]))
+    plan.texts = [train.prefix + train.sources[int(row)] for row in rows]
     where = files["train"] if isinstance(files["train"], str) else files["train"][0]
     ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
     plan.lines.insert(0, f"{where}: {plan.train:,} pairs, source texts in {ways[0]}, target texts in {ways[1]}")
     plan.lines[1:1] = columns.unused(train.table, [source, target]) if source and target else []
     plan.lines += loaded.notes
     return plan
+
+
+def scored(init: dict[str, Any], train: PairRows, target: str | None, rows: list[int]) -> str:
+    """A line on the scores of generated texts: ROUGE for summaries, which is set, else BLEU and chrF.
+
+    Args:
+        init: Arguments of the data.
+        train: The training pairs.
+        target: The column of target texts; None for text files.
+        rows: Some of the pairs.
+    """
+    assert train.references is not None
+    pairs = [(train.sources[row], train.references[row][0]) for row in rows if train.references[row]]
+    words = float(np.median([len(b.split()) / max(1, len(a.split())) for a, b in pairs]))
+    sizes = float(np.median([len(b.encode()) / max(1, len(a.encode())) for a, b in pairs]))
+    name = (target or "").lower().strip()
+    why = f"the median one has {words:.0%} of its source text's words and {sizes:.0%} of its bytes"
+    if name in SUMMARIES | TRANSLATED:
+        why = f"column '{target}'"
+    if name in SUMMARIES or (name not in TRANSLATED and max(words, sizes) < SHORT):
+        init["metrics"] = list(ROUGE)
+        return f"target texts are taken for summaries ({why}): ROUGE (--set data.metrics=[bleu,chrf] says otherwise)"
+    return (
+        f"target texts are taken for translations ({why}): BLEU and chrF (--set data.metrics=[rougeL] says otherwise)"
+    )

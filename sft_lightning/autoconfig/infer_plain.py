@@ -8,8 +8,10 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import LEAST, DataPlan, Overrides, fits
+from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.text.documents import Documents
 from sft_lightning.data.text.files import FORMATS, Table
 from sft_lightning.data.text.plain_text import LONGEST, PlainText, is_plain
 from sft_lightning.data.text.text_file import SAID, Division, read_documents
@@ -41,25 +43,23 @@ def plain_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     where = str(files["train"])
     other = " (--task token_classification reads words and tags in columns)" if "words" in kinds else ""
     fits(kinds, ("tokens",), network, f"{where} is plain text without labels{other}")
-    for flag, value in (("text_column", said.text_column), ("label_column", said.label_column)):
+    given = (("--text_column", said.text_column), ("--label_column", said.label_column))
+    for flag, value in (*given, ("data.text_column", said.settings.get("text_column"))):
         if value is not None:
-            raise UserError(f"--{flag}", f"{where} is plain text, which has no columns", "leave it out")
+            raise UserError(flag, f"{where} is plain text, which has no columns", "leave it out")
     if said.task not in (None, "causal_lm"):
         raise UserError("--task", f"{where} is plain text, which has no labels for {said.task}", "use causal_lm")
-    division: Division = "blank_lines"
-    read = {split: read_documents(str(file), "--data", division) for split, file in files.items()}
-    if len(read["train"]) < LEAST:
-        lines = {split: read_documents(str(file), "--data", "lines") for split, file in files.items()}
-        if len(lines["train"]) >= LEAST:
-            division, read = "lines", lines
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
-    if division != "blank_lines":
-        init["documents"] = division
-    plan = planned(init, {split: len(table) for split, table in read.items()}, read["train"].columns["text"])
+    division: Division = said.settings.get("documents") or "blank_lines"
+    skip = said.settings.get("on_bad_sample") == "skip"
+    documents = {way: len(read_documents(where, "--data", way, skip)) for way in (division, "lines")}
+    if "documents" not in said.settings and documents[division] < LEAST <= documents["lines"]:
+        division = init["documents"] = "lines"
+    plan = planned(init, said)
     other = "lines" if division == "blank_lines" else "blank_lines"
-    many = plural(len(read["train"]), "document")
-    plan.lines = [f"{where}: plain text, {many} {SAID[division]} (--set data.documents={other} divides it otherwise)"]
-    plan.lines += [note for table in read.values() for note in table.notes if "data.documents" not in note]
+    ends = "" if "documents" in said.settings else f" (--set data.documents={other} divides it otherwise)"
+    how = f"{where}: plain text, {plural(plan.train, 'document')} {SAID.get(division, division)}{ends}"
+    plan.lines = [how, *(line for line in plan.lines if "data.documents" not in line)]
     return plan
 
 
@@ -77,25 +77,28 @@ def plain_column(table: Table, said: Overrides) -> str | None:
     return None if labels else column
 
 
-def plain_table_plan(files: dict[str, Path], table: Table, sizes: dict[str, int], column: str) -> DataPlan:
-    """Plans `PlainText` on tables; `sizes` has the rows of each split."""
+def plain_table_plan(files: dict[str, Path], table: Table, column: str, said: Overrides) -> DataPlan:
+    """Plans `PlainText` on tables."""
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
     if column != "text":
         init["text_column"] = column
-    plan = planned(init, sizes, [str(text) for text in table.texts(column, "--text_column")])
-    rows = plural(len(table), "document")
+    plan = planned(init, said)
+    rows = plural(plan.train, "document")
     plan.lines = [
         f"{table.where}: plain text, {rows} in column '{column}' (a --label_column makes it texts with labels)",
         *columns.unused(table, [column]),
+        *plan.lines,
     ]
     return plan
 
 
-def planned(init: dict[str, Any], sizes: dict[str, int], texts: list[str]) -> DataPlan:
-    """The plan for documents, some of which are `texts`."""
-    some = [texts[int(at)] for at in np.linspace(0, len(texts) - 1, min(len(texts), columns.LOOKED_AT))]
-    block = {"class_path": PlainText.__name__, "init_args": init}
-    return DataPlan("tokens", "causal_lm", block, sizes["train"], sizes.get("val"), sizes.get("test"), texts=some)
+def planned(init: dict[str, Any], said: Overrides) -> DataPlan:
+    """The plan for documents, which are read as `fit` does."""
+    plan = DataPlan("tokens", "causal_lm", {"class_path": PlainText.__name__, "init_args": init}, 0)
+    train = load_as_fit_does(plan, PlainText, said).train
+    assert isinstance(train, Documents)
+    plan.texts = [train.texts[row] for row in columns.spread(len(train))]
+    return plan
 
 
 def samples_of(plan: DataPlan, lengths: list[int], block: int | None) -> int:

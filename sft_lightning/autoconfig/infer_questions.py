@@ -36,7 +36,8 @@ def question_plan(files: Mapping[str, Path], kinds: tuple[str, ...], network: st
     fits(kinds, ("questions",), network, f"{where} holds questions with answers in a context")
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
     plan = DataPlan("questions", TASK, {"class_path": "SQuAD", "init_args": init}, 0)
-    train = load_as_fit_does(plan, SQuAD, said).train
+    loaded = load_as_fit_does(plan, SQuAD, said)
+    train, plan.labels = loaded.train, loaded.labels
     assert isinstance(train, QuestionRows)
     contexts = len(set(train.plain_contexts))
     if contexts < 3:

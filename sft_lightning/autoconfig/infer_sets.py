@@ -56,11 +56,13 @@ def holds_lists(values: list[Any]) -> bool:
 
 
 def separator_of(values: list[Any], among: tuple[str, ...]) -> str | None:
-    """What separates the labels of a column; None if cells look like one label each: pieces must occur again and again."""
+    """What separates the labels of a column; None if cells look like one label each. Labels recur in sets, so that there are
+    no more of them than there are different cells.
+    """
     cells = [v for v in values if isinstance(v, str) and v.strip()]
     for separator in among:
         pieces = [piece.strip() for cell in cells for piece in cell.split(separator)]
-        if any(separator in cell for cell in cells) and len(set(pieces)) < len(set(cells)) and all(pieces):
+        if any(separator in cell for cell in cells) and len(set(pieces)) <= len(set(cells)) and all(pieces):
             return separator
     return None
 

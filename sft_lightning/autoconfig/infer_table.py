@@ -7,18 +7,20 @@ import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
+from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
+from sft_lightning.autoconfig.infer_instructions import instruction_plan
 from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
+from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
-from sft_lightning.data.text.layouts import conversations, layout_of, no_layout
-from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.layouts import layout_of, no_layout
 from sft_lightning.data.text.table import TextTable
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
@@ -79,6 +81,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     """Plans data on the files of the splits: texts with labels or sets of labels, questions, pairs, images,
     instructions, or plain text.
     """
+    said = of_table(said)
     table, embedded = read_sheet(files["train"])
     table.where = str(files["train"])
     if "image" in kinds:
@@ -96,13 +99,12 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return question_plan(files, kinds, network, said)
     unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
     if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
-        return pair_plan({split: str(file) for split, file in files.items()}, *pair)
+        return pair_plan({split: str(file) for split, file in files.items()}, said, *pair)
     if said.task == "seq2seq" or kinds == ("pairs",):
         raise no_pairs(table, kinds, network)
     labels_wanted = said.label_column is not None or said.task in ("classification", "regression", "multi_label")
     if "tokens" in kinds and layout is None and (column := plain_column(table, said)) is not None:
-        sizes = {split: len(table if split == "train" else read_sheet(file)[0]) for split, file in files.items()}
-        return plain_table_plan(files, table, sizes, column)
+        return plain_table_plan(files, table, column, said)
     if "tokens" in kinds and (said.task == "causal_lm" or (layout is not None and not labels_wanted)):
         return instruction_plan(files, table, layout, said)
     if "tokens" in kinds and not labels_wanted and (len(kinds) == 1 or {"chosen", "rejected"} <= set(table.columns)):
@@ -197,12 +199,13 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -
         )
     init: dict[str, Any] = {"text_column": texts[0], "label_column": label}
     init |= {"pair_column": texts[1]} if len(texts) > 1 else {}
+    init |= settings_of(TextTable, said)
     plan = DataPlan("text", "", {"class_path": "TextTable", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *texts], said)
     if plan.task == "regression":
         init["task"] = "regression"
     for split, file in files.items():
-        if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts):
+        if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts, said):
             init[split] = str(file)
     read_as_fit_does(plan, init)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
@@ -211,14 +214,14 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -
     return plan
 
 
-def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[str]) -> bool:
+def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[str], said: Overrides) -> bool:
     """Whether a validation or test file has labels. If not, a line says that a share of train replaces it."""
     if all_unlabelled(table, label):
         why = f"no labels in column '{label}'" if label in table.columns else f"no column '{label}', so no labels"
         use = "test on" if split == "test" else "validate on"
         plan.lines.append(f"{table.where} has {why}: left out, to {use} a share of train")
         return False
-    leave_out(plan, table, lacking(table, label, [label, *texts], plan.task), [label, *texts])
+    leave_out(plan, table, lacking(table, label, [label, *texts], plan.task), [label, *texts], said)
     return True
 
 
@@ -239,27 +242,6 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
         check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
 
 
-def instruction_plan(files: dict[str, Path], table: Table, layout: tuple[str, ...] | None, said: Overrides) -> DataPlan:
-    """Plans prompts with answers, or conversations."""
-    for flag, value in (("text_column", said.text_column), ("label_column", said.label_column)):
-        if value is not None and layout is not None:
-            problem = f"has no effect: {table.where} holds instructions in columns {columns.listed(layout)}"
-            raise UserError(f"--{flag}", problem, "leave it out, or set --task")
-    notes = Notes()
-    told = conversations(table, notes)  # raises UserError if columns are missing
-    plan = DataPlan(
-        "tokens",
-        "causal_lm",
-        {"class_path": "Instructions", "init_args": {split: str(file) for split, file in files.items()}},
-        len(table),
-        texts=["\n".join(str(m["content"]) for m in told[row].messages) for row in columns.spread(len(told))],
-    )
-    count_others(plan, files)
-    plan.lines = [f"{table.where}: {len(table):,} instructions with answers in columns {columns.listed(layout or ())}"]
-    plan.lines += notes.lines()
-    return plan
-
-
 # ---- labels ----
 
 
@@ -271,10 +253,12 @@ def lacking(table: Table, label: str, needed: list[str], task: str | None) -> li
     return [none or any(missing(c[row]) for c in others) for row, none in enumerate(empty)]
 
 
-def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]) -> None:
-    """Leaves out incomplete rows and adds a line on them; raises UserError with the first if they are many."""
-    count = sum(lacks)
-    if count > FEW_MISSING * len(table):
+def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str], said: Overrides) -> None:
+    """Leaves out incomplete rows and adds a line on them; raises UserError with the first if they are many, unless the user
+    sets `on_bad_sample`.
+    """
+    count, chosen = sum(lacks), said.settings.get("on_bad_sample")
+    if chosen != "skip" and count > (0 if chosen == "fail" else FEW_MISSING * len(table)):
         row = lacks.index(True)
         column = next((c for c in needed if missing(table.columns[c][row])), needed[0])
         raise UserError(
@@ -292,7 +276,7 @@ def leave_out(plan: DataPlan, table: Table, lacks: list[bool], needed: list[str]
 def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], said: Overrides) -> None:
     """Sets the plan's task and size from the column of labels."""
     lacks = lacking(table, label, needed, said.task)
-    leave_out(plan, table, lacks, needed)
+    leave_out(plan, table, lacks, needed, said)
     rows = [row for row, none in enumerate(lacks) if not none]
     values, names = [table.columns[label][row] for row in rows], table.names.get(label)
     for row, value in zip(rows, values, strict=True):

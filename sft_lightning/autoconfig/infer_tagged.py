@@ -8,6 +8,7 @@ from typing import Any
 
 from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
+from sft_lightning.autoconfig.data_settings import with_columns
 from sft_lightning.autoconfig.infer_table import VALIDATIONS
 from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError, nearest
@@ -25,6 +26,7 @@ OCCURRENCES = 10
 UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet")
 WORDS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags")
 """Names of lists of words, and of lists of tags, the likeliest first"""
+FORM = {"CoNLL": "columns", "CoNLLU": "conllu", "TaggedTable": "lists"}
 AS = {"CoNLL": "words and tags in columns", "CoNLLU": "CoNLL-U", "TaggedTable": "lists of words and tags"}
 
 
@@ -72,6 +74,7 @@ def kind_of(path: Path, kinds: tuple[str, ...], said: Overrides) -> str | None:
     if suffix == UD:
         return "CoNLLU"
     if suffix in TABLES:
+        said = with_columns(said, FORM["TaggedTable"])
         return "TaggedTable" if columns_of(first_row(path), said, path) is not None else None
     if suffix != ".txt":
         return "CoNLL" if suffix in COLUMNS else None
@@ -146,7 +149,7 @@ def is_nested(value: Any) -> bool:
 def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     """Plans tagged words; reads them as `fit` does, so that errors and counts are those of `fit`."""
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
-    how = AS[kind]
+    how, said = AS[kind], with_columns(said, FORM[kind])
     if kind == "TaggedTable":
         names = columns_of(first_row(files["train"]), said, files["train"])
         assert names is not None

@@ -105,12 +105,12 @@ class Length:
     validations: int
 
 
-def length(recipe: Recipe, samples: int, gpu: bool) -> Length:
-    """Batch size, epochs and validations for a number of labelled samples.
+def length(recipe: Recipe, samples: int, gpu: bool, given: int | None = None) -> Length:
+    """Batch size (the given one, if any), epochs and validations for a number of labelled samples.
 
     A run has whole epochs, unless one epoch alone exceeds the most steps.
     """
-    batch = recipe.batch if recipe.batch < 16 or samples >= 320 else 16 if samples >= 80 else 8
+    batch = given or (recipe.batch if recipe.batch < 16 or samples >= 320 else 16 if samples >= 80 else 8)
     per_epoch, most = ceil(samples / batch), recipe.most_steps * (GPU_STEPS if gpu else 1)
     if per_epoch > most:
         every = most // VALIDATIONS

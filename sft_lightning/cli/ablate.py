@@ -140,11 +140,15 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         raise UserError("ablate", "no study is given", "add --config STUDY.yaml, or --network and --data")
     from sft_lightning.autoconfig.default_study import infer_study
     from sft_lightning.autoconfig.reduced_studies import sizes
+    from sft_lightning.config.overrides import nested
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
-    of_data = {k: v for k, v in settings(given).items() if k.startswith("data.")}
-    read = {key.removeprefix("data.").removeprefix("init_args."): value for key, value in of_data.items()}
+    of_data = nested(settings(given), "--set").get("data") or {}
+    if "class_path" in of_data:
+        fix = "leave it out, or write a study file"
+        raise UserError("data.class_path", "cannot be set, because it is inferred from --data", fix)
+    read = of_data.get("init_args") or {}
     found = infer_study(
         given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], settings=read, **named
     )

@@ -36,6 +36,8 @@ class RowReader(TextReader):
             raise UserError(
                 "data", f"{item.name} has {', '.join(others)}, and the model takes {', '.join(self.fields)}"
             )
+        if not row:
+            raise UserError("data", f"{item.name} has no text: {', '.join(self.fields)} are empty")
         for name in self.needed:
             check_text(row.get(name), name, item.name, "data")
         self.samples(table_of([row], item.name))

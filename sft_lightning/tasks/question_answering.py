@@ -15,6 +15,8 @@ from sft_lightning.tasks.base import RowTask, Said, at_least_single, draw_classe
 
 LONGEST = 30  # tokens of an answer, as in BERT's and transformers' scripts
 NEVER = float("-inf")
+N_BEST, LOOKED_AT = 5, 100
+"""Answers that are listed, and spans among which they are found: several may have one text"""
 
 
 class Asked(NamedTuple):
@@ -49,14 +51,24 @@ def best_spans(scores: Tensor, longest: int = LONGEST) -> Spans:
     may answer in each window that has it: as in transformers' script, windows with more context around it have no preference.
     """
     start, end = scores.unbind(2)
-    ends = F.pad(end[..., 1:], (0, longest - 1), value=NEVER).unfold(-1, longest, 1)
-    spans = start[..., 1:, None] + ends  # [N, K, T - 1, longest]
+    spans = all_spans(scores, longest)
     score, at = spans.flatten(1).max(-1)
-    tokens = spans.shape[2]
-    first = at // longest % tokens + 1
-    where = torch.stack([at // (longest * tokens), first, first + at % longest], -1)
+    where = place_of(at, spans)
     none = start[..., 0] + end[..., 0]
     return Spans(where, score, none.masked_fill(none == NEVER, -NEVER).amin(-1), spans.flatten(1).logsumexp(-1))
+
+
+def all_spans(scores: Tensor, longest: int) -> Tensor:
+    """`[N, K, T - 1, longest]`: the score of each span by window, first token and length."""
+    start, end = scores.unbind(2)
+    return start[..., 1:, None] + F.pad(end[..., 1:], (0, longest - 1), value=NEVER).unfold(-1, longest, 1)
+
+
+def place_of(at: Tensor, spans: Tensor) -> Tensor:
+    """`[…, 3]`: window, first and last token of spans, by their numbers `at` among all of a question."""
+    tokens, longest = spans.shape[2:]
+    first = at // longest % tokens + 1
+    return torch.stack([at // (longest * tokens), first, first + at % longest], -1)
 
 
 class ExtractiveQA(RowTask):
@@ -111,10 +123,35 @@ class ExtractiveQA(RowTask):
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
         asked = asked_of(batch)
-        said = self.decode(output, batch)
+        said = self.best(output, batch)
         metric.update([row["answer"] for row in said], [question.answers for question in asked])
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
+        """The best answer to each question, as `best`, and `n_best`: up to 5 answers with different texts, the likeliest first,
+        over all windows, each with its `score`, `start` and `end`. None, if it may be said, is among them as an empty text.
+        """
+        scores = at_least_single(self.rows(output.logits, batch))
+        best, spans = best_spans(scores), all_spans(scores, LONGEST)
+        total = torch.logaddexp(best.total, best.none) if self.may_be_none else best.total
+        found, at = spans.flatten(1).topk(min(LOOKED_AT, spans[:1].numel()))
+        chances = (found - total[:, None]).exp().tolist()
+        rows = self.best(output, batch)
+        for number, question in enumerate(asked_of(batch)):
+            answers: dict[str | None, dict[str, Any]] = {}
+            for (window, first, last), chance in zip(
+                place_of(at[number], spans).tolist(), chances[number], strict=True
+            ):
+                if chance > 0:
+                    places = question.places[window]
+                    text, start, end = cut(question.context, int(places[first][0]), int(places[last][1]))
+                    answers.setdefault(text, {"answer": text, "score": round(chance, 6), "start": start, "end": end})
+            if self.may_be_none:
+                chance = float((best.none[number] - total[number]).exp())
+                answers[None] = {"answer": "", "score": round(chance, 6), "start": None, "end": None}
+            rows[number]["n_best"] = sorted(answers.values(), key=lambda answer: -answer["score"])[:N_BEST]
+        return rows
+
+    def best(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
         """The best answer to each question, cut from its context.
 
         `answer`, its text; `start` and `end`, its characters in the context; `score`, its probability among all answers that
@@ -144,7 +181,7 @@ class ExtractiveQA(RowTask):
             Said(row["answer"], (gold or ("",))[0], scores(row["answer"], gold, self.may_be_none)[1], "answer")
             if gold or self.may_be_none
             else Said(row["answer"], form="answer")
-            for row, gold in zip(self.decode(output, batch), (q.answers for q in asked_of(batch)), strict=True)
+            for row, gold in zip(self.best(output, batch), (q.answers for q in asked_of(batch)), strict=True)
         ]
 
     def decode_rows(self, scores: Tensor) -> list[dict[str, Any]]:

@@ -103,3 +103,46 @@ def test_few_bad_pairs_are_left_out_and_many_are_refused(nets: dict[str, str], t
         row["source"] = ""
     with refused("--data", "line 1", "9 of 40"):
         front_door(nets["t5"], write_jsonl(tmp_path / "b.jsonl", rows))
+
+
+LONG = "It rained all day long in the valley, and nobody who lived there went out to look at the river or at the road. "
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "names", "rouge"),
+    [
+        (LONG, "Rain in the valley", ("source", "target"), True),
+        (LONG, LONG.upper(), ("source", "target"), False),
+        (
+            "all day long in the valley it rained and rained",
+            "谷里整天都在下雨下个不停没有停过",
+            ("source", "target"),
+            False,
+        ),
+        ("घाटी में पूरे दिन बारिश होती रही", "It rained all day in the valley", ("source", "target"), False),
+        (LONG, LONG.upper(), ("article", "highlights"), True),
+        (LONG, "Regen", ("source", "translation"), False),
+    ],
+)
+def test_summaries_are_scored_by_rouge_and_translations_by_bleu_and_chrf(
+    nets: dict[str, str], tmp_path: Path, source: str, target: str, names: tuple[str, str], rouge: bool
+) -> None:
+    rows = [{names[0]: f"{source} {i}", names[1]: f"{target} {i}"} for i in range(40)]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    study, lines = front_door(nets["t5"], file)
+    wanted, other = {"test/rouge1", "test/rouge2", "test/rougeL"}, {"test/bleu", "test/chrf"}
+    assert (wanted if rouge else other) <= set(study["report"])
+    assert not (other if rouge else wanted) & set(study["report"])
+    assert any(("summaries" if rouge else "translations") in line and "data.metrics" in line for line in lines), lines
+    study, _ = front_door(nets["t5"], file, settings={"metrics": ["exact_match"]})
+    assert "test/exact_match" in study["report"] and not (wanted | other) & set(study["report"])
+
+
+def test_a_column_of_numbers_is_not_taken_for_source_texts(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"{i}\t{text}\t{text}!\n" for i, text in enumerate(texts(40)))
+    file = write_text(tmp_path / "rows.tsv", f"id\tsource\ttarget\n{rows}")
+    for given in ("id,target", " id , source"):
+        with refused("--text_column", "'id'", "numbers", "SOURCE,TARGET"):
+            front_door(nets["t5"], file, text_column=given, task="seq2seq")
+    _, lines = front_door(nets["t5"], file, text_column="source,id", task="seq2seq")
+    assert any("'id'" in line and "numbers" in line for line in lines), lines

@@ -21,6 +21,19 @@ def test_squads_json_is_recognised_and_said(nets: dict[str, str], tmp_path: Path
     )
 
 
+def test_questions_of_which_some_have_no_answer_are_also_measured_on_those(
+    nets: dict[str, str], tmp_path: Path
+) -> None:
+    held = [
+        {"text": [t[:3]], "answer_start": [0]} if i % 3 else {"text": [], "answer_start": []}
+        for i, t in enumerate(texts(40))
+    ]
+    rows = [{"question": "What?", "context": t, "answers": a} for t, a in zip(texts(40), held, strict=True)]
+    study, _ = front_door(nets["bert"], write_jsonl(tmp_path / "asked.jsonl", rows))
+    assert {"test/no_answer_accuracy", "test/has_answer_f1"} <= set(study["report"])
+    assert study["select"]["target"] == "val/f1"
+
+
 def test_a_question_answering_head_is_the_source_head(nets: dict[str, str], tmp_path: Path) -> None:
     rows = [{"question": "What?", "context": t, "answers": {"text": [t[:3]], "answer_start": [0]}} for t in texts(40)]
     path = write_jsonl(tmp_path / "asked.jsonl", rows)

@@ -46,6 +46,12 @@ def test_sets_of_labels_are_recognised_and_train(
         assert "val/f1_micro" in fit(study["base"]).record["metrics"]
 
 
+def test_sets_with_as_many_labels_as_different_cells_are_recognised(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"{t}\t{('a;b', 'a', '', 'b; c')[i % 4]}\n" for i, t in enumerate(texts(60)))
+    study, _ = front_door(nets["bert"], write_text(tmp_path / "a.tsv", "text\tlabels\n" + rows))
+    assert study["base"]["data"]["init_args"]["label_separator"] == ";"
+
+
 def test_one_label_a_row_is_still_one_class(nets: dict[str, str], tmp_path: Path) -> None:
     rows = "".join(f'"{t}",{("x|y", "v|w", "u")[i % 3]},{i % 2}\n' for i, t in enumerate(texts(60)))
     study, _ = front_door(nets["bert"], write_text(tmp_path / "a.csv", "text,label,seen\n" + rows))

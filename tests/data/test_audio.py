@@ -275,3 +275,46 @@ def test_a_file_or_a_folder_is_predicted_on_without_training_data(tmp_path: Path
         assert found == {"file": "high/0.wav" if count == 4 else "0.wav", "label": "low"}
     with refused("data.predict", "does not exist"):
         AudioTable(predict=str(tmp_path / "absent")).setup("predict")
+
+
+@pytest.mark.parametrize("place", ["table", "folder"])
+def test_a_column_split_divides_the_only_table(tmp_path: Path, place: str) -> None:
+    write_metadata(tmp_path)
+    table = tmp_path / "train/metadata.csv"
+    kinds = ["train"] * 20 + ["validation"] * 8 + ["Test"] * 8
+    write_splits(table, kinds)
+
+    def made(**settings: Any) -> Any:
+        if place == "folder":
+            return ready(folder(tmp_path / "train", **settings))
+        return ready(AudioTable(str(table), **{"batch_size": 8, "seed": 0, **settings}))
+
+    data = made()
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 20, "val": 8, "test": 8}
+    assert any("'split'" in line and "20 train, 8 val, 8 test" in line for line in data.remarks())
+    assert len(made(only={"split": ["train"]}, val_fraction=0.25).splits["train"]) == 15, "rows that the user chooses"
+    write_splits(table, ["train"] * 35 + [""])
+    with refused("data", "line 37", "'split'", "no value"):
+        made()
+    assert sum(len(split) for split in made(on_bad_sample="skip").splits.values()) == 35
+    write_splits(table, ["validation"] * 36)
+    with refused("data", "no row with train"):
+        made()
+    write_splits(table, [f"take {n}" for n in range(36)])
+    assert any("'split' is not used" in line for line in made().remarks())
+
+
+def test_a_table_with_rows_of_another_split_than_it_is_read_for_is_refused(tmp_path: Path) -> None:
+    write_metadata(tmp_path)
+    train, test = (str(tmp_path / split / "metadata.csv") for split in ("train", "test"))
+    write_splits(Path(train), ["train"] * 30 + ["test"] * 6)
+    with refused("data", "line 32", "says test", "read for train"):
+        AudioTable(train, test=test).setup()
+    write_splits(Path(train), ["train"] * 36)
+    assert len(ready(AudioTable(train, test=test, val_fraction=0.25)).splits["test"]) == 12
+
+
+def write_splits(table: Path, kinds: list[str]) -> None:
+    """Gives the rows of a metadata file a column `split`."""
+    lines = [",".join(line.split(",")[:3]) for line in table.read_text().splitlines()]
+    table.write_text("\n".join(f"{line},{kind}" for line, kind in zip(lines, ["split", *kinds], strict=True)))

@@ -58,6 +58,12 @@ def test_one_tab_makes_no_comment_of_a_number_sign_and_a_document_mark_within_a_
     assert (read.words, read.notes.counts()) == ([["#", "b", "-DOCSTART-"], ["c"], ["#"]], {})
 
 
+def test_a_number_sign_begins_a_comment_where_spaces_separate_another_number_of_columns(tmp_path: Path) -> None:
+    rows = "# sent 1\nJohn NNP B-NP B-PER\n# # O O\n\n# a whole comment, of words\n# # O O\nslept VBD B-VP O\n"
+    read = Columns(write(tmp_path, rows), "data.train", (0, -1))
+    assert read.words == [["John", "#"], ["#", "slept"]] and read.notes.counts() == {COMMENT: 2}
+
+
 def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path: Path) -> None:
     row = "{}\t{}" + "\t_" * 7 + "\t{}"
     lines = [

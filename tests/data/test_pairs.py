@@ -246,3 +246,15 @@ def test_a_run_translates_every_line_of_a_file_in_order(t5: str, tmp_path: Path)
     written = [json.loads(line) for line in path.read_text().splitlines()]
     assert [row["index"] for row in written] == list(range(10)) and written[0].keys() == {"index", "text"}
     assert [row["text"] for row in written[:2]] == [row["text"] for row in written[8:]]
+
+
+def test_source_texts_that_are_all_numbers_are_refused_and_such_targets_are_said(tmp_path: Path) -> None:
+    file = write_text(tmp_path / "a.tsv", "id\ten\tde\n" + "".join(f"{n}\t{en}\t{n}\n" for n, en in enumerate(EN)))
+    with refused("data", "'id'", "numbers", "data.source_column"):
+        loaded(train=file, source_column="id", target_column="de")
+    data = loaded(train=file, source_column="en", target_column="de")
+    assert any("'de'" in note and "numbers" in note for note in data.notes), data.notes
+    one = lines(tmp_path, "n.en", [str(n) for n in range(12)])
+    assert len(loaded(train=[one, lines(tmp_path, "n.de", DE[:1] * 12)]).splits["train"]), (
+        "lines of files are what they are"
+    )

@@ -162,3 +162,10 @@ def test_masks_of_two_outputs_have_two_folders_and_names_that_fit(tmp_path: Path
         row = {"index": 3, "file": f"deep/{'ü' * 120}\n.png", "mask": mask}
         predicting.with_files(row, tmp_path / name)
         assert (tmp_path / row["mask"]).read_bytes() == b"a mask" and f"{name}-masks/" in str(row["mask"])
+
+
+def test_an_empty_prompt_is_said_to_be_empty(ask: Ask) -> None:
+    given = '\ufeffprompt\r\none two\r\n""\r\n👩‍👧 three\r\n'
+    code, rows, error = ask("lm-llama", given.encode(), "new.csv")
+    assert code == 0 and ["error" in row for row in rows] == [False, True, False] and "1 unreadable" in error
+    assert "line 3 has no text" in rows[1]["error"] and [row["line"] for row in rows] == [2, 3, 4]

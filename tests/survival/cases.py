@@ -1,6 +1,7 @@
 """Runs whose resume is tested: between them every variant, every task, and all that has a state."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,36 @@ def on_digits(variant: str, trainer: dict[str, Any], data: dict[str, Any], **set
     }
 
 
+def question(number: int, text: str, words: list[str]) -> dict[str, Any]:
+    """A question whose context has several windows, in the columns that `datasets` has for SQuAD."""
+    context, word = f"{' '.join(words[number % 10 :] + words)} {text}, {number}.", words[number % 7]
+    answers = {"text": [word], "answer_start": [context.rindex(word)]}
+    return {"id": str(number), "question": f"Which {words[number % 3]}?", "context": context, "answers": answers}
+
+
+def tagged(number: int, text: str, words: list[str]) -> dict[str, Any]:
+    held = text.split() or words[:1]
+    return {"tokens": held, "tags": [("B-X", "O")[(number + at) % 2] for at in range(len(held))]}
+
+
+def labelled(number: int, text: str, words: list[str]) -> dict[str, Any]:
+    return {"text": f"{text} {number}", "labels": [words[0], words[1]][: number % 3]}
+
+
+def with_choices(number: int, text: str, words: list[str]) -> dict[str, Any]:
+    return {"question": f"{text} {number}", "choices": words[number % 3 :][: 2 + number % 2], "label": number % 2}
+
+
+WINDOWS = {"max_length": 24, "doc_stride": 6}
+OF_ROWS: dict[str, tuple[str, str, str, Callable[[int, str, list[str]], dict[str, Any]], dict[str, Any]]] = {
+    "extractive_qa": ("TransformersQA", "qa", "SQuAD", question, WINDOWS),
+    "token_classification": ("TransformersTokens", "none", "TaggedTable", tagged, {}),
+    "multi_label": ("TransformersText", "none", "MultiLabelTable", labelled, {"label_column": "labels"}),
+    "multiple_choice": ("TransformersChoice", "none", "MultipleChoice", with_choices, {}),
+}
+"""For tasks on rows of a table: the network and its head, the data, its rows, its settings"""
+
+
 def on_texts(folder: Path, task: str) -> dict[str, Any]:
     """Texts of uneven length, grouped by length."""
     words = ["one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"]
@@ -59,6 +90,13 @@ def on_texts(folder: Path, task: str) -> dict[str, Any]:
                 "eval_batch_size": 3,
             },
         }
+    elif task in OF_ROWS:
+        cls, head, data_class, row_of, settings = OF_ROWS[task]
+        rows_ = [row_of(i, text, words) for i, text in enumerate(texts)]
+        (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_))
+        network = {"class_path": cls, "init_args": {"pretrained": tiny_folder(folder / "bert", "bert", head)}}
+        init = {"train": str(folder / "rows.jsonl"), "val_fraction": 0.3, "batch_size": 8, "eval_batch_size": 2}
+        data = {"class_path": data_class, "init_args": {**init, **settings}}
     elif task == "causal_lm":
         rows = [{"prompt": text, "completion": f"{words[i % 10]} {text}"} for i, text in enumerate(texts)]
         (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

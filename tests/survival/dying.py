@@ -1,7 +1,8 @@
 """For `--import tests.survival.dying`: the process kills itself at the moment that SFT_TEST_DIE names.
 
 `fsync:7` dies before the 7th sync of a file, which is then under its temporary name; `rename:7` before the 7th rename;
-`renamed:7` after it; `half:3` when half of the 3rd checkpoint is written; `generate:2` before the 2nd batch of generated texts.
+`renamed:7` after it; `half:3` when half of the 3rd checkpoint is written; `generate:2` before the 2nd batch of generated texts;
+`answer:2` before scores of a batch of questions are read the 2nd time, without gradients.
 """
 
 import os
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from sft_lightning.networks.generation import Generation
+from sft_lightning.tasks.question_answering import ExtractiveQA
 
 WHAT, _, NUMBER = os.environ.get("SFT_TEST_DIE", "").partition(":")
 LEFT = {WHAT: int(NUMBER or 0)}
@@ -25,7 +27,7 @@ def tick(what: str) -> None:
 
 
 def dying() -> None:
-    fsync, replace, save, generate = os.fsync, Path.replace, torch.save, Generation.run
+    fsync, replace, save, generate, rows = os.fsync, Path.replace, torch.save, Generation.run, ExtractiveQA.rows
 
     def our_fsync(descriptor: Any) -> None:
         tick("fsync")
@@ -48,7 +50,12 @@ def dying() -> None:
         tick("generate")
         return generate(self, *args)
 
-    Generation.run = our_generate  # type: ignore[method-assign]
+    def our_rows(self: ExtractiveQA, logits: torch.Tensor, batch: Any) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            tick("answer")
+        return rows(self, logits, batch)
+
+    Generation.run, ExtractiveQA.rows = our_generate, our_rows  # type: ignore[method-assign]
     os.fsync, Path.replace, torch.save = our_fsync, our_replace, our_save  # type: ignore[method-assign, assignment]
 
 

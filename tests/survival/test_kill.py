@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+from sft_lightning.runs import load
 from tests.exactness.figures import note
 from tests.survival.cases import on_texts, write
 from tests.survival.snapshots import difference, outcome
@@ -129,18 +130,25 @@ def test_a_run_killed_while_it_writes_ends_as_if_nothing_had_been(
     note("killed while a file is written and resumed: values that differ", 0)
 
 
-def test_a_run_killed_while_it_generates_in_validation_ends_as_if_nothing_had_been(
-    zygote: Zygote, tmp_path: Path
+@pytest.mark.parametrize(
+    ("task", "moment"), [("seq2seq", "generate:6"), pytest.param("extractive_qa", "answer:46", marks=pytest.mark.slow)]
+)
+def test_a_run_killed_amid_the_texts_or_answers_of_a_validation_ends_as_if_nothing_had_been(
+    zygote: Zygote, tmp_path: Path, task: str, moment: str
 ) -> None:
-    config = on_texts(tmp_path, "seq2seq")
+    config = on_texts(tmp_path, task)
     config["save_every_n_steps"] = 1
     file, out = write(config, tmp_path / "config.yaml"), tmp_path / "out"
     fit = ["fit", "--config", str(file), "--experiment", "x"]
     assert zygote.run([*fit, "--run_id", "whole"], out, environment(tmp_path)) == 0, out.read_text()
     dying = ["fit", "--import", "tests.survival.dying", *fit[1:], "--run_id", "killed"]
-    code = zygote.run(dying, out, environment(tmp_path, SFT_TEST_DIE="generate:6"))
+    code = zygote.run(dying, out, environment(tmp_path, SFT_TEST_DIE=moment))
     assert code == -signal.SIGKILL, out.read_text()
-    check_loadable(tmp_path / "runs/x/killed", "while it generated")
+    check_loadable(tmp_path / "runs/x/killed", "while it validated")
+    steps = [row["step"] for row in load(tmp_path / "runs/x/killed").history()]
+    assert steps and max(steps) < max(row["step"] for row in load(tmp_path / "runs/x/whole").history()), (
+        "no kill amid it"
+    )
     again = [*fit, "--run_id", "killed", "--ckpt_path", "last"]
     assert zygote.run(again, out, environment(tmp_path)) == 0, out.read_text()
     found = difference(outcome(tmp_path / "runs/x/whole"), outcome(tmp_path / "runs/x/killed"))

@@ -11,7 +11,7 @@ import pytest
 from sft_lightning.cli.main import main
 from tests.exactness.figures import note
 from tests.support import VARIANTS
-from tests.survival.cases import SETTINGS, on_digits, on_texts, write
+from tests.survival.cases import OF_ROWS, SETTINGS, on_digits, on_texts, write
 from tests.survival.snapshots import difference, outcome
 
 
@@ -81,7 +81,13 @@ def test_cut_off_at_any_moment(tmp_path: Path, variant: str, settings: str) -> N
 
 
 @pytest.mark.one_in(2)
-@pytest.mark.parametrize("task", ["classification", "regression", "causal_lm", "seq2seq"])
+@pytest.mark.parametrize(
+    "task",
+    [
+        *("classification", "regression", "causal_lm", "seq2seq"),
+        *(pytest.param(task, marks=pytest.mark.slow) for task in OF_ROWS),
+    ],
+)
 def test_cut_off_with_every_task_on_texts(tmp_path: Path, task: str) -> None:
     check_cut_off(on_texts(tmp_path, task), tmp_path, 0, f"{task} on texts")
 

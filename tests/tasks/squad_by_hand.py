@@ -75,6 +75,18 @@ def answer(windows: Windows, asked: Any, may_be_none: bool) -> dict[str, Any]:
     return {**said, **({"null_odds": none - best} if may_be_none else {})}
 
 
+def n_best(windows: Windows, asked: Any, may_be_none: bool, most: int = 5) -> dict[str, float]:
+    """The likeliest answers with different texts, and their probabilities."""
+    found, none = spans(windows), min(float(of[0].sum()) for of in windows)
+    total = logsumexp([score for score, *_ in found] + ([none] if may_be_none else []))
+    texts: dict[str, float] = {}
+    for score, window, first, last in found:
+        text = asked.context[int(asked.places[window][first][0]) : int(asked.places[window][last][1])].strip()
+        texts[text] = max(texts.get(text, 0.0), math.exp(score - total))
+    texts |= {"": math.exp(none - total)} if may_be_none else {}
+    return dict(sorted(texts.items(), key=lambda item: -item[1])[:most])
+
+
 def loss(windows: Windows, y: np.ndarray) -> float:
     """Of a question, with its targets `[K, 2]`."""
     of = [-log_softmax(w, axis=0)[goal, [0, 1]].mean() for w, goal in zip(windows, y, strict=False)]

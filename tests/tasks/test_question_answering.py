@@ -11,7 +11,7 @@ from sft_lightning.tasks import make_task
 from sft_lightning.tasks.answer_scores import OUTPUTS, OUTPUTS_OR_NONE, AnswerScore, scores
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks.question_answering import Asked
-from tests.tasks.squad_by_hand import agreement, answer, by_script, divergence, measure
+from tests.tasks.squad_by_hand import agreement, answer, by_script, divergence, measure, n_best
 
 HOSTILE = [
     "",
@@ -98,7 +98,14 @@ def test_answers_and_metrics_are_those_of_one_question_at_a_time(labels: list[st
     assert values == pytest.approx({name: wanted[name] for name in values}, rel=1e-6)
     assert set(values) == ({*wanted} if none else {"loss", "f1", "exact_match"})
     for row, of, question in zip(said, found, asked, strict=True):
+        listed = row.pop("n_best")
         assert row == pytest.approx(answer(of, question, none), abs=2e-6)
+        texts, chances = [one["answer"] for one in listed], [one["score"] for one in listed]
+        assert texts[0] == row["answer"] and chances == sorted(chances, reverse=True) and len(listed) <= 5
+        assert dict(zip(texts, chances, strict=True)) == pytest.approx(n_best(of, question, none), abs=2e-6)
+        assert all(
+            one["start"] is None or question.context[one["start"] : one["end"]] == one["answer"] for one in listed
+        )
 
 
 def test_what_two_networks_say_is_compared_over_the_tokens_of_each_window_whatever_the_padding() -> None:

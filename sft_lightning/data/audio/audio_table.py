@@ -17,7 +17,7 @@ class AudioTable(AudioData):
     """Sounds that tables list (.csv, .tsv, .json, .jsonl, .parquet): a file and a label in each row.
 
     Args:
-        train: Table of the training sounds.
+        train: Table of the training sounds; a column `split` (train, validation, test) divides it, if it is the only table.
         val: Table of the validation sounds; default a share of the training sounds.
         test: Table of the test sounds.
         predict: A sound file or a folder of them to predict on; predicting needs no training data.

@@ -2,21 +2,18 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.audio.sounds import Sounds
+from sft_lightning.data.audio.split_column import Only, by_split, chosen
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.labels import class_names, class_numbers
 from sft_lightning.data.vision.paths import real
 
 FILE_COLUMNS = ("file_name", "file", "audio_filepath", "path", "audio", "filename")
-Only = Mapping[str, Sequence[Any]]
-"""Values to keep, by column"""
 
 
 def file_column_of(table: Table, named: str | None) -> str:
@@ -54,16 +51,6 @@ def kept_rows(table: Table, only: Only | None) -> Table:
     kept = chosen(table, rows)
     kept.notes = [*table.notes, f"{table.where}: {len(rows):,} of {len(table):,} rows are kept ({said})"]
     return kept
-
-
-def chosen(table: Table, rows: Sequence[int]) -> Table:
-    """Some rows of a table."""
-    return replace(
-        table,
-        columns={name: [values[row] for row in rows] for name, values in table.columns.items()},
-        lines=None if table.lines is None else [table.lines[row] for row in rows],
-        bad=None if table.bad is None else {at: table.bad[row] for at, row in enumerate(rows) if row in table.bad},
-    )
 
 
 def files_of(table: Table, column: str, folder: Path) -> list[Path]:
@@ -124,7 +111,7 @@ class Listed:
         self, tables: Mapping[str, Table], folder: Mapping[str, Path]
     ) -> tuple[dict[str, Sounds], list[str], list[str]]:
         """(the sounds of each split, the classes, notes)."""
-        kept = {split: kept_rows(table, self.only) for split, table in tables.items()}
+        kept, folder = by_split({split: kept_rows(t, self.only) for split, t in tables.items()}, folder, self.only)
         train = kept["train"]
         files_of(train, file_column_of(train, self.file_column), folder["train"])  # a row left out names no class
         classes = class_names(train, self.label_column, self.labels)

@@ -13,6 +13,7 @@ from sft_lightning.data.audio.librispeech import librispeech_tables
 from sft_lightning.data.audio.listed import file_column_of, files_of, groups_of, kept_rows
 from sft_lightning.data.audio.metadata import Metadata, metadata_of
 from sft_lightning.data.audio.one_place import sounds_at
+from sft_lightning.data.audio.split_column import by_split
 from sft_lightning.data.audio.transcribed import SpeechTask, Transcribed
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.text.files import Table, read_table
@@ -31,7 +32,7 @@ class Speech(AudioData):
 
     Args:
         root: The folder; null for tables.
-        train: Table of the training sounds.
+        train: Table of the training sounds; a column `split` (train, validation, test) divides it, if it is the only table.
         val: Table of the validation sounds; default a share of the training sounds.
         test: Table of the test sounds.
         predict: A sound file or a folder of them to write down; predicting needs no training data.
@@ -91,7 +92,7 @@ class Speech(AudioData):
             raise UserError("data", "Speech needs one of root (a folder) and train (a table)", "set one of them")
         metadata = None if self.root is None else self._folder(folder(self.root, "root"))
         tables, folders = self._tables() if metadata is None else (metadata.tables, metadata.folders)
-        kept = {split: kept_rows(table, self.only) for split, table in tables.items()}
+        kept, folders = by_split({split: kept_rows(t, self.only) for split, t in tables.items()}, folders, self.only)
         found = {split: self._rows(table, folders[split]) for split, table in kept.items()}
         notes = list(dict.fromkeys(note for table in kept.values() for note in table.notes))
         if metadata is not None and self.only is None:

@@ -5,8 +5,8 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
-from sft_lightning.data.text.cells import missing
-from sft_lightning.data.text.files import REMEDY, Table, check_text
+from sft_lightning.data.text.cells import missing, numbers
+from sft_lightning.data.text.files import FORMATS, REMEDY, Table, check_text, texts_fix
 from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 
 SOURCE, TARGET = "source", "target"
@@ -67,18 +67,28 @@ def with_languages(table: Table) -> Table:
 
 
 def sources_of(table: Table, column: str) -> list[str]:
-    """Source texts; empty in rows that are left out."""
+    """Source texts; empty in rows that are left out. Raises UserError for a table's column of numbers, a mistake."""
     made = []
     for row, value in enumerate(table.column(column, "data.source_column")):
         problem = wrong(value, f"the {SOURCE} text in column '{column}'", table.name(row), "data.source_column")
         if problem is not None:
             table.refuse(row, problem)
         made.append("" if problem is not None else value)
+    if column in table.columns and not text_lines(table) and numbers(text for text in made if text) is not None:
+        what = f"{table.where}: column '{column}' of {SOURCE} texts holds numbers, not texts"
+        raise UserError("data", what, texts_fix("data.source_column"))
     return made
 
 
+def text_lines(table: Table) -> bool:
+    """Whether a table is lines of text files, which have no other columns that could be meant."""
+    return Path(table.where).suffix.lower() not in FORMATS and {*table.columns} <= {SOURCE, TARGET}
+
+
 def references_of(table: Table, column: str) -> list[tuple[str, ...]]:
-    """Target texts of each row, one or a list of them; none in rows that are left out."""
+    """Target texts of each row, one or a list of them; none in rows that are left out. Numbers are learned as texts, with a
+    note.
+    """
     made = []
     for row, value in enumerate(table.column(column, "data.target_column")):
         several = list(value) if isinstance(value, list | tuple) else [value]
@@ -88,6 +98,10 @@ def references_of(table: Table, column: str) -> list[tuple[str, ...]]:
         if problem is not None:
             table.refuse(row, problem)
         made.append(() if problem is not None else tuple(several))
+    if numbers(text for texts in made for text in texts) is not None:
+        table.notes.append(
+            f"{table.where}: column '{column}' of {TARGET} texts holds numbers, which are learned as texts"
+        )
     return made
 
 

@@ -1,6 +1,7 @@
 """Tagged sentences in memory, and the reader of files in columns (CoNLL): one word a line, a blank line after a sentence."""
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -89,11 +90,12 @@ class Columns(Sentences):
         """(number, columns) of the first line with a word, which the others must have too"""
         full = [line for line in lines if line.strip(BLANK)]
         tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
+        usual = None if tabs else usual_width(full)
         for number, line in enumerate(lines, 1):
             cells = line.strip(BLANK)
             if not cells or (not inside and cells.replace("\t", " ").split(" ")[0] == DOCUMENT):
                 inside = False
-            elif not inside and is_comment(cells, tabs):
+            elif not inside and is_comment(cells, tabs, usual):
                 self.notes.add(COMMENT, f"{path} line {number}")
             elif is_range(cells):
                 self.notes.add(RANGE, f"{path} line {number}")
@@ -146,11 +148,20 @@ class Columns(Sentences):
         return word, tag
 
 
-def is_comment(line: str, tabs: bool) -> bool:
+def usual_width(lines: list[str]) -> int | None:
+    """The number of columns of nearly all lines that spaces separate; None if there is none, or only one column."""
+    widths = Counter(len(line.split()) for line in lines if not line.startswith("#"))
+    width, count = widths.most_common(1)[0] if widths else (1, 0)
+    return width if width > 1 and count * 10 >= 9 * widths.total() else None
+
+
+def is_comment(line: str, tabs: bool, usual: int | None = None) -> bool:
     """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
 
-    If spaces separate, `# O` is a word with its tag.
+    If spaces separate, `# O` is a word with its tag, unless nearly all lines have another number of columns, the `usual` one.
     """
+    if usual is not None and line.startswith("# ") and len(line.split()) != usual:
+        return True
     return line.startswith("# ") and "\t" not in line and (tabs or re.match(r"# [\w.:-]+ = ", line) is not None)
 
 
