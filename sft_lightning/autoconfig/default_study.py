@@ -295,7 +295,8 @@ def metrics_of(plan: "DataPlan") -> list[str]:
     from sft_lightning.data.base import DATA_MODULES
     from sft_lightning.tasks import TaskInfo, make_task
 
-    of_data = list(DATA_MODULES[plan.block["class_path"]].metrics)
+    data = DATA_MODULES[plan.block["class_path"]]
+    of_data = list(data.metrics or data.metrics_by_task.get(plan.task, ()))
     names = make_task(TaskInfo(plan.task, len(plan.counts), list(plan.counts), of_data)).metric_names
     if plan.task == "seq2seq":
         names += ["bleu", "chrf"]

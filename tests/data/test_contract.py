@@ -11,7 +11,7 @@ from sft_lightning.tasks import TASKS
 from tests.data.audio_files import write_metadata, write_transcripts
 from tests.data.box_files import write_boxed_table, write_coco, write_voc, write_yolo
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
+from tests.data.vision_files import table, write_cifar, write_folder, write_listed, write_masks, write_mnist
 
 OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
 
@@ -56,6 +56,14 @@ def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 def folder(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     write_folder(root, {"dog": 20, "elk": 20})
     return {"root": str(root)}
+
+
+def listed(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return write_listed(root, {"label": lambda i: f"{i / 7 + 0.05}"}) | {"task": "regression"}
+
+
+def marked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return write_listed(root, {"labels": lambda i: ";".join("abc"[: i % 4])})
 
 
 def mnist(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -203,6 +211,9 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CIFAR100": cifar(True),
     "ImageFolder": folder,
     "HubImages": parquet,
+    "ImageTable": listed,
+    "MultiLabelImages": marked,
+    "CocoLabels": written(write_coco),
     "MaskFolder": masks,
     "VOCSegmentation": voc,
     "Cityscapes": streets,

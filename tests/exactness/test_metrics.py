@@ -273,7 +273,7 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task
     if task == "regression":
-        return {"value": logits[0, 0]}
+        return {"value": logits[0, 0]} if logits.shape[1] == 1 else {"values": dict(zip("xy", logits[0], strict=True))}
     if task in ("causal_lm", "seq2seq"):
         return {"tokens": likeliest, "probabilities": certain}
     if task == "semantic_segmentation":  # of all pixels, also those without a label
