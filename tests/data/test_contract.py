@@ -139,7 +139,7 @@ def voc(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def streets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for seed, split in enumerate(("train", "val", "test")):
-        write_masks(root / "flat" / split, 8, values=(4, 7, 26), seed=seed)
+        write_masks(root / "flat" / split, 12, values=(4, 7, 26), seed=seed)
         for kind, folder, ending in (("images", "leftImg8bit", ""), ("masks", "gtFine", "_labelIds")):
             for file in sorted((root / "flat" / split / kind).iterdir()):
                 place = root / folder / split / "ulm" / f"ulm_{file.stem}_{folder}{ending}.png"

@@ -10,7 +10,7 @@ import yaml
 from sft_lightning.cli.main import main
 from tests.data import test_contract
 from tests.data.text_files import texts, write_jsonl
-from tests.data.vision_files import write_folder, write_listed
+from tests.data.vision_files import write_folder, write_listed, write_masks
 from tests.networks.test_contract import of_transformers, segformer, vit
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
 from tests.networks.tiny_audio import MASKED, tiny_ast, tiny_ctc, tiny_wav2vec2, tiny_whisper
@@ -108,6 +108,12 @@ def points(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     return {**files, "task": "regression", "label_columns": ["x", "y"]}
 
 
+def scenes(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Images with masks that are larger than the network's windows."""
+    write_masks(root / "scenes", 12, side=70)
+    return {"root": str(root / "scenes")}
+
+
 def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
     write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
@@ -131,6 +137,7 @@ OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, 
     "chats": ("Instructions", chats),
     "unanswered": ("SQuAD", unanswered),
     "photos": ("ImageFolder", photos),
+    "large scenes": ("MaskFolder", scenes),
     "two numbers": ("ImageTable", points),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
@@ -189,6 +196,13 @@ CASES = {
         started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
         "safetensors",
         data_arguments={"val_fraction": 0.5},
+    ),
+    "masks-windows": CaseOf(
+        "large scenes",
+        "UNet",
+        started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
+        "safetensors",
+        data_arguments={"val_fraction": 0.5, "window": 32},
     ),
     "masks-timm": CaseOf(
         "MaskFolder",

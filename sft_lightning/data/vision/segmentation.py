@@ -27,6 +27,7 @@ from sft_lightning.data.vision.masks import (
     with_note,
 )
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
+from sft_lightning.data.vision.windowed import STEP
 from sft_lightning.tasks.semantic_segmentation import COMPARED
 
 Pairs = list[tuple[Path, Path | None]]
@@ -38,7 +39,8 @@ LOOKED_AT = 200
 class SegmentationData(ImageData, base=True):
     """Images with a mask each, whose values are the classes of the image's pixels.
 
-    Whole images are resized, bilinear, and masks with them, to the nearest; metrics are of this size. Nothing is cropped.
+    Whole images are resized, bilinear, and masks with them, to the nearest; metrics are of this size unless `score_size` is
+    mask. Nothing is cropped, but in training with `window`.
 
     Args:
         labels: Names of the classes, in the order of the masks' values; default their numbers.
@@ -48,6 +50,12 @@ class SegmentationData(ImageData, base=True):
         unknown_values: What a value is that no class has: an error (of the sample; see on_bad_sample), or no label.
         image_size: Height and width the network sees, in pixels; default the network's own, else that of the images, which
             must then be equal.
+        window: See images in windows of this height and width, in pixels, a multiple of 32: training takes one window anywhere
+            in each image; validation, test and predict pass windows over whole images, and average the outputs where they
+            overlap. With image_size, images are resized first. Null for whole images at once.
+        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels; default 0.5.
+        score_size: Where metrics compare: at the network's input size, to which masks are resized, or at each mask's own size,
+            to which predictions are enlarged, as the field's benchmarks do.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
         crop_padding: Largest shift of crop, in pixels, each way.
         class_weights: Weight of each class's pixels in the loss, in class order, or balanced: weights that give every class
@@ -67,6 +75,9 @@ class SegmentationData(ImageData, base=True):
         ignore_index: int | None = None,
         unknown_values: Literal["fail", "ignore"] = "fail",
         image_size: Annotated[int, Range(1, LARGEST_SIDE)] | None = None,
+        window: Annotated[int, Range(STEP, LARGEST_SIDE)] | None = None,
+        window_overlap: Annotated[float, Range(0, 1, open_above=True)] | None = None,
+        score_size: Literal["network", "mask"] = "network",
         augment: list[Literal["crop", "flip", "flip_vertical"]] | None = None,
         crop_padding: Annotated[int, Range(0, LARGEST_SIDE)] = 4,
         class_weights: list[float] | Literal["balanced"] | None = None,
@@ -77,6 +88,8 @@ class SegmentationData(ImageData, base=True):
     ) -> None:
         check_arguments(SegmentationData.__init__, locals())
         super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
+        self.score_size = score_size
+        self.window = window_of(window, window_overlap, image_size)
         self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
         self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
         self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
@@ -197,10 +210,41 @@ class SegmentationData(ImageData, base=True):
             samples = split.samples
             assert isinstance(samples, Masked)
             samples.moves, samples.padding, samples.overlays = self.moves, self.crop_padding, self.overlays
-        return super().prepare(replace(spec, kind="image", view=None))
+            samples.set_window(None if self.window is None else self.window[0])
+            samples.scores_own = self.score_size == "mask"
+        if self.score_size == "mask" and self.image_size is None and (spec.size is None or self.window is not None):
+            problem = "has no effect on images that keep their own size: metrics are of this size anyway"
+            raise UserError("data.score_size", problem, "leave it out, or set data.image_size")
+        if self.window is None:
+            return super().prepare(replace(spec, kind="image", view=None))
+        view, side = super().prepare(replace(spec, kind="image", view=None, size=None)), self.window[0]
+        shape = None if view.shape is None else (view.shape[0], side, side)
+        return replace(view, shape=shape, window=self.window)
 
     def describe(self) -> str:
         size = self.view.size if self.view is not None else None
         seen = f"whole images at {size[0]}×{size[1]}" if size else ""
+        if self.window is not None:
+            side, step = self.window
+            seen = f"{seen or 'images of their own size'}, in windows of {side}×{side}, one each {step} pixels"
+        if self.score_size == "mask":
+            seen += ", metrics at the masks' own size"
         places = f"networks are compared at up to {COMPARED} places with labels of each" if "val" in self.splits else ""
         return "; ".join(part for part in (super().describe(), seen, places) if part)
+
+
+def window_of(window: int | None, overlap: float | None, image_size: int | None) -> tuple[int, int] | None:
+    """Height and width of the windows, and pixels from one to the next; None without windows."""
+    if window is None:
+        if overlap is not None:
+            raise UserError("data.window_overlap", "has no effect without data.window", "set both or none")
+        return None
+    if window % STEP:
+        raise UserError("data.window", f"must be a multiple of {STEP} pixels, got {window}")
+    if image_size is not None and image_size <= window:
+        problem = (
+            f"has no effect on images that data.image_size resizes to {image_size} pixels, as one window holds {window}"
+        )
+        raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
+    step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    return window, max(STEP, step)
