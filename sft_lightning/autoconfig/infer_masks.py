@@ -10,7 +10,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.vision.cityscapes import Cityscapes, cityscapes_in
 from sft_lightning.data.vision.mask_folder import MaskFolder, layout_of
-from sft_lightning.data.vision.masked import MaskedFiles
+from sft_lightning.data.vision.masked_rows import MaskedFiles
 from sft_lightning.data.vision.oxford_pet import OxfordPet, pets_in
 from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.data.vision.voc import VOCSegmentation, voc_in

@@ -54,9 +54,8 @@ def in_windows(one: Callable[[dict[str, Tensor]], Output], x: dict[str, Tensor],
                 rows = slice(top // down, top // down + maps.shape[1])
                 columns = slice(left // across, left // across + maps.shape[2])
                 sums[name][:, rows, columns] += maps
-    return Output(
-        **{name: mean(total, side, (height, width), (tops, lefts)).to(dtypes[name]) for name, total in sums.items()}
-    )
+    found = {name: mean(total, side, (height, width), (tops, lefts)).to(dtypes[name]) for name, total in sums.items()}
+    return Output(found["logits"], found["features"], found.get("source_logits"), found.get("below_new"))
 
 
 def scale(pixels: int, places: int, at: Sequence[int]) -> int:

@@ -11,7 +11,15 @@ from sft_lightning.tasks import TASKS
 from tests.data.audio_files import write_metadata, write_transcripts
 from tests.data.box_files import write_boxed_table, write_coco, write_voc, write_yolo
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_listed, write_masks, write_mnist
+from tests.data.vision_files import (
+    table,
+    write_cifar,
+    write_folder,
+    write_listed,
+    write_masked_table,
+    write_masks,
+    write_mnist,
+)
 
 OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
 
@@ -165,6 +173,10 @@ def boxed_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"data_files": write_boxed_table(root)}
 
 
+def masked_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"data_files": write_masked_table(root)}
+
+
 def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     rows = [(f"Peter{i} lives in town {i}.", f"town {i}", 15 + len(str(i)) - 1) for i in range(40)]
     said = [
@@ -218,6 +230,7 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "VOCSegmentation": voc,
     "Cityscapes": streets,
     "OxfordPet": pets,
+    "HubSegmentation": masked_table,
     "CocoDetection": written(write_coco),
     "VOCDetection": written(write_voc),
     "YOLOFolder": written(write_yolo),

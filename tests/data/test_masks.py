@@ -212,7 +212,7 @@ def test_the_layouts_of_known_data_sets_have_their_classes_and_unlabelled_pixels
     streets = Cityscapes(**known.streets(tmp_path / "streets", patch), batch_size=4)
     streets.setup()
     assert streets.task_info.labels[:1] == ["road"] and len(streets.task_info.labels) == 19
-    assert streets.splits.keys() == {"train", "val"} and len(streets.splits["val"]) == 8
+    assert streets.splits.keys() == {"train", "val"} and len(streets.splits["val"]) == 12
     assert pairs(streets)[1].unique().tolist() == [0, 13, UNLABELLED], "ids that are not evaluated have no label"
     voc = VOCSegmentation(**known.voc(tmp_path / "voc", patch), batch_size=4)
     voc.setup()

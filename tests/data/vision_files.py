@@ -156,3 +156,20 @@ def write_masks(
         for i in range(count):
             array = pixels[i] if name == images else np.array(values, dtype=np.uint8)[numbers[i]]
             Image.fromarray(array).save(folder / f"{i}{'' if name == images else ending}.png")
+
+
+def write_masked_table(root: Path, column: str = "annotation", sizes: tuple[int, int] = (16, 8)) -> dict[str, str]:
+    """`train.parquet` and `test.parquet` with images and masks, as the hub has them; returns their paths."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    files = {}
+    for split, count in zip(("train", "test"), sizes, strict=True):
+        images, masks = squares(count, classes=3, seed=len(split))
+        rows: dict[str, Any] = {
+            name: [{"bytes": png(one), "path": None} for one in of] for name, of in (("image", images), (column, masks))
+        }
+        features = Features({"image": ImageFeature(), column: ImageFeature()})
+        Dataset.from_dict(rows, features=features).to_parquet(root / f"{split}.parquet")
+        files[split] = str(root / f"{split}.parquet")
+    return files

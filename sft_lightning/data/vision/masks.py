@@ -16,8 +16,15 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.tasks.region_scores import UNLABELLED
 
 __all__ = [
-    *("MOST_CLASSES", "UNLABELLED", "MaskRule", "UnknownValue", "raw_values", "rule_of_table"),
-    *("rule_of_values", "values_in", "with_note"),
+    "MOST_CLASSES",
+    "UNLABELLED",
+    "MaskRule",
+    "UnknownValue",
+    "raw_values",
+    "rule_of_table",
+    "rule_of_values",
+    "values_in",
+    "with_note",
 ]
 
 MOST_CLASSES = 255

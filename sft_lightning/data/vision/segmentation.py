@@ -1,5 +1,6 @@
 """Semantic segmentation: images with a mask each, as a data module."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,8 @@ from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import LARGEST_SIDE, ImageData
 from sft_lightning.data.vision.encoded import DAMAGE
 from sft_lightning.data.vision.image_folder import folder
-from sft_lightning.data.vision.masked import Masked, MaskedFiles
+from sft_lightning.data.vision.masked import Masked
+from sft_lightning.data.vision.masked_rows import Encoded, MaskedFiles, MaskedRows
 from sft_lightning.data.vision.masks import (
     MOST_CLASSES,
     UNLABELLED,
@@ -148,18 +150,24 @@ class SegmentationData(ImageData, base=True):
         """The samples of the splits `train`, and `val` and `test` if they are there."""
         files = [mask for _, mask in pairs["train"] if mask is not None]
         rule = self.rule(files)
-        found = {}
-        for split, of in pairs.items():
-            samples = MaskedFiles(root, [image for image, _ in of], [mask for _, mask in of], rule)
-            samples.refused = {row: "it has no mask" for row, (_, mask) in enumerate(of) if mask is None}
+        found = {
+            split: MaskedFiles(root, [image for image, _ in of], [mask for _, mask in of], rule)
+            for split, of in pairs.items()
+        }
+        return self.checked(found, rule, notes)
+
+    def checked(self, found: Mapping[str, MaskedRows], rule: MaskRule, notes: list[str]) -> Splits:
+        """The splits of samples, whose images without mask are refused."""
+        for samples in found.values():
+            lacks = (row for row in range(len(samples)) if samples.encoded_mask(row) is None)
+            samples.refused = dict.fromkeys(lacks, "it has no mask")
             if samples.refused and not self.skips:
                 row = next(iter(samples.refused))
                 raise samples.bad(row, samples.refused[row]).at("data")
-            found[split] = samples
         said = [*notes, rule.note] if rule.note else notes
         return Splits(found["train"], found.get("val"), found.get("test"), rule.labels, said)
 
-    def rule(self, masks: list[Path]) -> MaskRule:
+    def rule(self, masks: Sequence[Encoded]) -> MaskRule:
         """The classes of masks' values: as the user names them, or by the values that training masks have."""
         if self.mask_values is not None:
             return self.rule_of_table(masks, self.mask_values)
@@ -184,7 +192,7 @@ class SegmentationData(ImageData, base=True):
             )
         return rule_of_values(values, self.labels, self.ignore_index, self.unknown_values)
 
-    def rule_of_table(self, masks: list[Path], table: dict[str, Any]) -> MaskRule:
+    def rule_of_table(self, masks: Sequence[Encoded], table: dict[str, Any]) -> MaskRule:
         """The rule of `mask_values`, checked with LOOKED_AT masks, or more if these have one class."""
         rule, values, looked = rule_of_table(table, self.ignore_index, self.unknown_values), set[int](), 0
         for mask in masks:
