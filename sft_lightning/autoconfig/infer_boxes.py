@@ -44,6 +44,7 @@ def boxes_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
     assert found is not None
     cls, name = found
     fix = "choose a network that detects objects, such as a convolutional model of timm's"
+    fix += ", or --task multi_label for the classes in each image" if cls is CocoDetection else ""
     fits(kinds, ("boxes",), network, f"{path} is images with boxes in {name}", fix)
     if "box_format" in said.settings and cls is not CocoDetection:
         raise UserError("data.box_format", f"has no effect on {name}, which say what their numbers are", "leave it out")

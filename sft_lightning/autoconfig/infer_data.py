@@ -8,6 +8,7 @@ from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classe
 from sft_lightning.autoconfig.data_settings import check_places
 from sft_lightning.autoconfig.infer_audio import sound_folder, sound_plan
 from sft_lightning.autoconfig.infer_boxes import boxes_plan, has_boxes
+from sft_lightning.autoconfig.infer_listed import coco_plan, has_coco
 from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
@@ -30,6 +31,9 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         here = [p.name for p in where.parent.iterdir()] if where.parent.is_dir() else []
         raise UserError("--data", f"{path} does not exist{nearest(where.name, here)}")
     try:
+        if has_coco(where, said):
+            fits(kinds, ("image",), network, f"{path} is images with COCO's categories as labels (--task multi_label)")
+            return coco_plan(path, said)
         if where.is_dir() and has_boxes(where, said):
             return boxes_plan(path, kinds, network, said)
         if where.is_dir() and has_masks(where, said):

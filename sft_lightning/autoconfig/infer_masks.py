@@ -8,8 +8,10 @@ from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classe
 from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.vision.cityscapes import Cityscapes, cityscapes_in
 from sft_lightning.data.vision.mask_folder import MaskFolder, layout_of
-from sft_lightning.data.vision.masked import MaskedFiles
+from sft_lightning.data.vision.masked_rows import MaskedFiles
+from sft_lightning.data.vision.oxford_pet import OxfordPet, pets_in
 from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.data.vision.voc import VOCSegmentation, voc_in
 
@@ -22,7 +24,16 @@ def has_masks(where: Path, said: Overrides) -> bool:
     """Whether a folder has images beside masks, or the user says how both are named."""
     if said.task == TASK or {"images", "masks"} & said.settings.keys():
         return True
-    return said.task is None and (voc_in(where) is not None or layout_of(where) is not None)
+    return said.task is None and (known_layout(where) is not None or layout_of(where) is not None)
+
+
+def known_layout(where: Path) -> type[SegmentationData] | None:
+    """The data module of a well-known data set's own layout; None if the folder has another."""
+    if voc_in(where) is not None:
+        return VOCSegmentation
+    if cityscapes_in(where):
+        return Cityscapes
+    return OxfordPet if pets_in(where) is not None else None
 
 
 def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides) -> DataPlan:
@@ -31,7 +42,8 @@ def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
     fits(kinds, ("masks",), network, f"{path} is images with masks", fix)
     of_masks = signature(SegmentationData.__init__).parameters
     init: dict[str, Any] = {"root": path} | {n: value for n, value in said.settings.items() if n in of_masks}
-    cls = VOCSegmentation if voc_in(Path(path).expanduser()) is not None else MaskFolder
+    patterns = {"images", "masks"} & said.settings.keys()
+    cls = (None if patterns else known_layout(Path(path).expanduser())) or MaskFolder
     plan = DataPlan("masks", TASK, {"class_path": cls.__name__, "init_args": init}, 0)
     loaded = load_as_fit_does(plan, cls, said)
     train = loaded.train
@@ -45,11 +57,12 @@ def masks_plan(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         0, f"{path}: {plural(plan.train, 'image')} with masks of {len(plan.counts)} classes ({found}{more})"
     )
     sizes = sizes_of(train)
-    if "image_size" not in init and (len(sizes) > 1 or max(max(sizes)) > LARGEST):
+    if "window" not in init and "image_size" not in init and (len(sizes) > 1 or max(max(sizes)) > LARGEST):
         init["image_size"] = min(LARGEST, max(max(size) for size in sizes))
         most = "×".join(map(str, max(sizes)))
         plan.lines.append(
-            f"images (up to {most}) are resized to {init['image_size']}×{init['image_size']}: --set data.image_size=N"
+            f"images (up to {most}) are resized to {init['image_size']}×{init['image_size']}: --set data.image_size=N, or "
+            "data.window=N to see them at their own size in windows"
         )
     return plan
 

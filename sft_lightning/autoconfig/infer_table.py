@@ -1,11 +1,13 @@
 """Infers a data block from tables: texts with labels, images with labels, or instructions with answers."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sft_lightning.autoconfig import infer_columns as columns
+from sft_lightning.autoconfig import infer_listed as listed
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
@@ -135,6 +137,11 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     """Plans a table with a column of images or image files."""
     image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
     others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
+    rest = replace(table, columns={name: values for name, values in table.columns.items() if name not in others})
+    if (labels := sets_of(rest, said)) is not None:
+        plan = listed.sets_plan(files, table, image, labels, said)
+        plan.pixels = largest(images_at(files["train"], image, table))
+        return plan
     label = columns.label_of(table, said.label_column, others)
     init = {
         "data_files": {{"val": "validation"}.get(split, split): str(file) for split, file in files.items()},
@@ -143,11 +150,13 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     }
     plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
+    if plan.task == "regression":
+        plan = listed.values_plan(files, table, image, label, said)
+        plan.pixels = largest(images_at(files["train"], image, table))
+        return plan
     if plan.task != "classification":
         raise UserError(
-            "--data",
-            f"{table.where}: column '{label}' holds values, but images need classes",
-            "set --label_column, or --task classification",
+            "--task", f"{table.where} is images with labels, not data for {plan.task}", "use classification"
         )
     count_classes(plan, table, label)
     count_others(plan, files)

@@ -28,7 +28,11 @@ class Kind:
 
 
 KINDS = {
-    "image": Kind("images", {"classification": None}, "--label_column, --image_column"),
+    "image": Kind(
+        "images",
+        {"classification": None, "regression": 1, "multi_label": None},
+        "--task, and --label_column, --image_column",
+    ),
     "masks": Kind(
         "images with masks",
         {"semantic_segmentation": None},

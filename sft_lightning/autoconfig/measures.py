@@ -35,5 +35,6 @@ def metrics_of(plan: DataPlan) -> list[str]:
     """
     cls = DATA_MODULES[plan.block["class_path"]]
     of_data = list(cls(**plan.block["init_args"]).metrics if plan.keeps_outputs else cls.metrics)
+    of_data = of_data or list(cls.metrics_by_task.get(plan.task, ()))
     names = make_task(TaskInfo(plan.task, len(plan.counts), plan.labels or list(plan.counts), of_data)).metric_names
     return ["loss", *names] if plan.keeps_outputs else names

@@ -262,6 +262,8 @@ class InputView:
     """number of tokens at which samples are truncated"""
     sample_rate: int | None = None
     """of sounds, in samples per second; None for other samples"""
+    window: tuple[int, int] | None = None
+    """height and width of windows in which larger images are seen, and pixels from one to the next; None for whole images"""
     ends: tuple[int, ...] | None = None
     """tokens that end the training answers of a language model; None if there were no answers"""
 
@@ -277,6 +279,8 @@ class InputView:
             values["view"] = self.view
         if self.reverse_channels:
             values["reverse_channels"] = True
+        if self.window is not None:
+            values["window"] = list(self.window)
         return values
 
     @staticmethod
@@ -291,5 +295,20 @@ class InputView:
                 "network.pretrained",
                 f"sft_lightning.input of config.json: mean, std and size must be lists, got {values!r:.80}",
             ) from None
-        rate = values.get("sample_rate")
-        return InputView(size, mean, std, values.get("view"), bool(values.get("reverse_channels")), sample_rate=rate)
+        window = values.get("window")
+        if window is not None and (
+            not isinstance(window, list) or len(window) != 2 or not all(type(n) is int and n > 0 for n in window)
+        ):
+            raise UserError(
+                "network.pretrained",
+                f"sft_lightning.input of config.json: window must be two numbers of pixels, got {window!r:.80}",
+            )
+        return InputView(
+            size,
+            mean,
+            std,
+            values.get("view"),
+            bool(values.get("reverse_channels")),
+            sample_rate=values.get("sample_rate"),
+            window=None if window is None else (window[0], window[1]),
+        )

@@ -3,8 +3,8 @@
 import inspect
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class SFTDataModule(Batches, ABC):
     task_name: str = "classification"
     metrics: Sequence[str] = ()
     """The data set's official metrics; empty for those of the task"""
+    metrics_by_task: ClassVar[Mapping[str, Sequence[str]]] = {}
+    """The same for each task, if a data module has several and sets `metrics` in its constructor"""
 
     def __init_subclass__(cls, base: bool = False, **kwargs: Any) -> None:
         """Registers the class, unless it is a `base` of others."""

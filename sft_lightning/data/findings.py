@@ -33,7 +33,7 @@ def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -
         labels: Names of the classes, in order.
         by_class: Whether targets are class numbers; sets of labels are recognised by their two dimensions.
     """
-    by_class = by_class or any(split.targets is not None and split.targets.ndim > 1 for split in splits.values())
+    by_class = by_class or any(is_sets(split.targets) for split in splits.values())
     found = repeats(splits, by_class)
     if by_class and labels:
         counts = {
@@ -46,6 +46,11 @@ def findings(splits: Mapping[str, Any], labels: Sequence[str], by_class: bool) -
         total = np.sum(list(counts.values()), axis=0) if counts else np.zeros(len(labels), dtype=np.int64)
         found["look_alike_classes"] = look_alikes(labels, total.tolist())
     return {name: value for name, value in found.items() if value}
+
+
+def is_sets(targets: np.ndarray | None) -> bool:
+    """Whether targets are sets of labels, not numbers to predict."""
+    return targets is not None and targets.ndim > 1 and np.issubdtype(targets.dtype, np.integer)
 
 
 def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:

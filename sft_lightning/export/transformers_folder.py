@@ -40,6 +40,8 @@ class TransformersFolder(Format):
             return f"{network.name} is not a network of transformers"
         if (kind := kind_of(network)) not in AUTO:
             return f"inputs of kind {kind} are not supported yet"
+        if network.input_view.window is not None:
+            return "the run sees larger images in windows, which transformers does not do; use safetensors"
         if not network.shares_outputs and getattr(network, "head_name", None) is None:
             pooling = getattr(network, "pooling", "its own")
             return f"transformers has no class for a head on {pooling} pooling"

@@ -21,6 +21,7 @@ from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.source_task import source_task_name
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 from sft_lightning.networks.weights import write_folder
+from sft_lightning.networks.windows import exceeds, in_windows
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -115,7 +116,17 @@ class Network(nn.Module):
         return features
 
     def forward(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
-        """One encoder pass, then the heads: on the rows (or positions) of features that `select` marks, or on all."""
+        """One encoder pass, then the heads: on the rows (or positions) of features that `select` marks, or on all. Images that
+        are larger than the windows that the data has settled on are seen in windows.
+        """
+        window = self.input_view.window
+        if window is None or not exceeds(x, window):
+            return self.one_pass(x, select)
+        chosen = x if select is None else {name: value[select] for name, value in x.items()}
+        return in_windows(self.one_pass, chosen, window)
+
+    def one_pass(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
+        """`forward` on all of `x` at once."""
         features, below = self._encode_watching(x) if self.fresh else (self.encode(x), None)
         if select is not None:
             features = features[select]

@@ -6,6 +6,7 @@ from io import BytesIO
 from math import inf
 from typing import Any, BinaryIO
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -67,7 +68,7 @@ class ImageReader(Reader):
         self.unsized = view.size is None
         self.channels = spec.channels or len(view.mean)
         self.mean, self.std = (torch.tensor(v).view(-1, 1, 1) * 255 for v in (view.mean, view.std))
-        self.reverse, self.spec = view.reverse_channels, spec
+        self.reverse, self.spec, self.window = view.reverse_channels, spec, view.window
 
     def check(self, item: Item) -> None:
         if not item.image:
@@ -141,16 +142,23 @@ class MaskReader(ImageReader):
 
     kind = "masks"
 
-    def images(self, items: Sequence[Item]) -> RequestImages:
-        return RequestScenes(items)
+    def images(self, items: Sequence[Item]) -> RequestScenes:
+        scenes = RequestScenes(items)
+        scenes.set_window(None if self.window is None else self.window[0])
+        return scenes
 
     def prepared(self, seen: Sequence[tuple[int, Tensor]], items: Sequence[Item]) -> Prepared:
         made = super().prepared(seen, items)
 
         def finish(place: int, prediction: dict[str, Any], task: TaskInfo) -> dict[str, Any]:
             held = self.images([items[made.at[place]]])
+            held.fit(self.size, self.channels)
             height, width = held.read(0).shape[-2:]
-            mask = palette_image(prediction["mask"]).resize((width, height), Image.Resampling.NEAREST)
+            found = held.unpadded(prediction["mask"], (height, width))
+            if self.window is not None:  # padding has no class
+                counts = np.bincount(found.ravel(), minlength=len(prediction["pixels"]))
+                prediction = {**prediction, "pixels": counts.tolist()}
+            mask = palette_image(found).resize((width, height), Image.Resampling.NEAREST)
             stream = BytesIO()
             mask.save(stream, "PNG")
             return {**prediction, "mask": b64encode(stream.getvalue()).decode()}

@@ -1,7 +1,9 @@
 """Scores of segmentations: IoU, Dice and pixel accuracy of one confusion matrix over all pixels of a split."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
@@ -10,8 +12,19 @@ from sft_lightning.core.structures import TaskInfo
 
 SCORES = ("miou", "dice", "pixel_accuracy")
 """Names of the scores"""
+UNLABELLED = 255
+"""The class number of pixels without a label"""
 OF_CLASS, NUMBER = "iou/", "pixels/"
 """Begin the names of a class's IoU, and of its number of true pixels"""
+
+
+class OwnMask(NamedTuple):
+    """A mask at its own size, with which a prediction of an image that was resized is compared."""
+
+    classes: np.ndarray
+    """uint8 `[H, W]`: class numbers, UNLABELLED without label"""
+    seen: tuple[int, int]
+    """Height and width of the part of the network's input, from the top left, that the image fills"""
 
 
 class RegionScores(MulticlassConfusionMatrix):

@@ -14,7 +14,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single, draw_classes
-from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, RegionScores
+from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, UNLABELLED, RegionScores
 
 FAR = 1e-7
 """How far a probability stays from 1 in the focal loss's factor"""
@@ -41,8 +41,9 @@ class SemanticSegmentation(Task):
     ranks change it. An anchor's mean over items has the same weights. γ is `focal`: 0 for cross-entropy, 2 for the focal loss
     of Lin et al. 2017. The loss of validation and test has both too.
 
-    All metrics are of one confusion matrix over the whole split, at the network's input size, to which masks are resized. A
-    test also measures each class: `iou/CLASS`, with `pixels/CLASS` true pixels.
+    All metrics are of one confusion matrix over the whole split, at the network's input size, to which masks are resized; or
+    at each mask's own size, to which the maps are enlarged, bilinear, if the batch has an `OwnMask` `beside` each image. A test
+    also measures each class: `iou/CLASS`, with `pixels/CLASS` true pixels.
     """
 
     name = "semantic_segmentation"
@@ -81,7 +82,20 @@ class SemanticSegmentation(Task):
         return Loss(total, float(self.weights(y).sum()) if self.info.weights else int(batch["count"]))
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
-        metric.update(self.predict(self.rows(output.logits, batch)), batch["y"])
+        if "beside" not in batch:
+            metric.update(self.predict(self.rows(output.logits, batch)), batch["y"])
+            return
+        seen = (batch["select"].shape[1], batch["select"].shape[2])
+        real = batch["real"].tolist() if "real" in batch else [True] * len(batch["beside"])
+        owns = [own for own, counts in zip(batch["beside"], real, strict=True) if counts]
+        for maps, own in zip(
+            output.logits, owns, strict=True
+        ):  # one by one, as they may be large and of different sizes
+            y = torch.from_numpy(own.classes).to(maps.device)
+            height, width = own.seen
+            logits = enlarged(enlarged(maps[None], seen)[:, :height, :width], (y.shape[0], y.shape[1]))[0]
+            labelled = y != UNLABELLED
+            metric.update(self.predict(logits[labelled]), y[labelled].long())
 
     def rows(self, logits: Tensor, batch: Batch) -> Tensor:
         """`[N, C]` of the labelled pixels, in single precision at least, from maps `[R, h, w, C]`."""

@@ -9,6 +9,7 @@ import torch
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import UNet
+from tests.data.test_contract import pets, streets, voc
 from tests.data.vision_files import write_masks
 from tests.refused import refused
 
@@ -52,8 +53,6 @@ def test_a_network_that_does_not_segment_is_refused_unless_folders_are_classes(
     write_masks(tmp_path / "cells", 20)
     with refused("--data", "images with masks", "takes images", "--task classification"):
         front_door(nets["vit"], str(tmp_path / "cells"))
-    from tests.data.test_contract import voc
-
     voc(tmp_path / "voc", pytest.MonkeyPatch())
     study, lines = front_door(nets["resnet"], str(tmp_path / "voc"))
     assert study["base"]["data"]["class_path"] == "VOCSegmentation" and any("21 classes" in line for line in lines)
@@ -61,3 +60,17 @@ def test_a_network_that_does_not_segment_is_refused_unless_folders_are_classes(
     assert study["base"]["data"]["class_path"] == "ImageFolder"
     with refused("--data", "images with masks"):
         front_door(nets["vit"], str(tmp_path / "cells"), task="semantic_segmentation")
+
+
+def test_cityscapes_and_pets_are_known_by_their_layout(nets: dict[str, str], tmp_path: Path) -> None:
+    patch = pytest.MonkeyPatch()
+    streets(tmp_path / "city", patch)
+    study, lines = front_door(nets["resnet"], str(tmp_path / "city"), settings={"window": 32})
+    data = study["base"]["data"]
+    assert data["class_path"] == "Cityscapes" and data["init_args"]["window"] == 32
+    assert "image_size" not in data["init_args"] and any("19 classes" in line for line in lines)
+    pets(tmp_path / "pets", patch)
+    study, lines = front_door(nets["resnet"], str(tmp_path / "pets"))
+    assert study["base"]["data"]["class_path"] == "OxfordPet" and any("animal in 20" in line for line in lines)
+    with refused("data.labels", "OxfordPet"):
+        front_door(nets["resnet"], str(tmp_path / "pets"), settings={"labels": ["a", "b", "c"]})

@@ -14,7 +14,7 @@ from tests.cli.conftest import ROOT, Command
 from tests.data.audio_files import write_metadata
 from tests.data.box_files import write_voc
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_masks
+from tests.data.vision_files import table, write_cifar, write_folder, write_listed, write_masks
 from tests.networks.tiny import tiny_folder
 
 OTHERS = ("ablations", "sweeps")  # folders of files that are no experiments: `ablate` and `wandb sweep` read them
@@ -219,6 +219,15 @@ def bccd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command
     }
 
 
+def bccd_cells(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    columns = {"labels": lambda i: ";".join(("RBC", "WBC", "Platelets")[: i % 4]), "red_cells": lambda i: f"{i / 10}"}
+    files = write_listed(tmp / "cells", columns)
+    return {
+        "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
+        "data": {"init_args": {**files, "val": None, "image_size": 64}},
+    }
+
+
 def bccd_held_back(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
     small: dict[str, Any] = {"root": str(write_voc(tmp / "bccd", names=("WBC", "RBC"), test=4)), "image_size": 64}
     if "pretrain" in file:
@@ -234,7 +243,8 @@ def bccd_held_back(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, comman
 
 TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
 MADE_SMALL = {
-    f.__name__: f for f in (digits, coloured_digits, cifar, imagefolder, membrane, bccd, bccd_held_back, fsdd, *TEXTS)
+    f.__name__: f
+    for f in (digits, coloured_digits, cifar, imagefolder, membrane, bccd, bccd_cells, bccd_held_back, fsdd, *TEXTS)
 }
 
 

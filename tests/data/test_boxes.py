@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -14,6 +15,8 @@ from sft_lightning.core.structures import InputSpec
 from sft_lightning.data import CocoDetection, HubDetection, SFTDataModule, VOCDetection, YOLOFolder
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.boxed import Boxed, BoxedFiles
+from sft_lightning.data.vision.boxes import Box
+from sft_lightning.data.vision.voc_boxes import counts_from
 from sft_lightning.tasks.object_detection import FIXED
 from tests.data.box_files import (
     LABELS,
@@ -372,3 +375,27 @@ def test_settings_without_effect_are_refused(tmp_path: Path) -> None:
         data = CocoDetection(str(write_coco(tmp_path)), **SETTINGS)
         data.setup()
         data.settle(InputSpec("image", channels=3, network="a network"))
+
+
+def test_a_few_corners_at_0_do_not_shift_the_boxes_of_all_files() -> None:
+    def boxes(*lefts: float) -> list[Box]:
+        return [Box(left, 5, left + 4, 9, "a") for left in lefts]
+
+    assert counts_from(boxes(3, 1, 2)) == (1, "") and counts_from(boxes(3, 0, 2)) == (0, "")
+    assert counts_from(boxes(1, 0, 1, 7)) == (1, ", as 2 boxes begin there, and 1 at 0")
+    assert counts_from(boxes(0, 0, 1)) == (0, ", as 2 boxes begin there, and 1 at 1")
+    with refused("data.first_pixel", "begin at 0", "set it to 0 or 1"):
+        counts_from(boxes(0, 1))
+
+
+def test_flags_of_crowds_that_are_too_few_are_refused(tmp_path: Path) -> None:
+    files = write_boxed_table(tmp_path)
+    table = datasets.Dataset.from_parquet(files["train"], cache_dir=str(tmp_path / "cache"))
+    rows = table.cast_column("image", datasets.Image(decode=False)).to_list()
+    for row in rows:
+        count = len(row["objects"]["bbox"])
+        row["objects"]["iscrowd"] = [False] * (count + (row is rows[1]))
+    datasets.Dataset.from_list(rows).to_parquet(files["train"])
+    data = HubDetection(data_files=files)
+    with refused("data", "row 1 of train", "iscrowd"):
+        data.setup()

@@ -11,7 +11,15 @@ from sft_lightning.tasks import TASKS
 from tests.data.audio_files import write_metadata, write_transcripts
 from tests.data.box_files import write_boxed_table, write_coco, write_voc, write_yolo
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
-from tests.data.vision_files import table, write_cifar, write_folder, write_masks, write_mnist
+from tests.data.vision_files import (
+    table,
+    write_cifar,
+    write_folder,
+    write_listed,
+    write_masked_table,
+    write_masks,
+    write_mnist,
+)
 
 OWN = {name: cls for name, cls in DATA_MODULES.items() if cls.__module__.startswith("sft_lightning.")}
 
@@ -56,6 +64,14 @@ def parquet(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 def folder(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     write_folder(root, {"dog": 20, "elk": 20})
     return {"root": str(root)}
+
+
+def listed(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return write_listed(root, {"label": lambda i: f"{i / 7 + 0.05}"}) | {"task": "regression"}
+
+
+def marked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return write_listed(root, {"labels": lambda i: ";".join("abc"[: i % 4])})
 
 
 def mnist(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -131,7 +147,7 @@ def voc(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
 
 def streets(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     for seed, split in enumerate(("train", "val", "test")):
-        write_masks(root / "flat" / split, 8, values=(4, 7, 26), seed=seed)
+        write_masks(root / "flat" / split, 12, values=(4, 7, 26), seed=seed)
         for kind, folder, ending in (("images", "leftImg8bit", ""), ("masks", "gtFine", "_labelIds")):
             for file in sorted((root / "flat" / split / kind).iterdir()):
                 place = root / folder / split / "ulm" / f"ulm_{file.stem}_{folder}{ending}.png"
@@ -155,6 +171,10 @@ def written(write: Callable[[Path], Path]) -> Callable[[Path, pytest.MonkeyPatch
 
 def boxed_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"data_files": write_boxed_table(root)}
+
+
+def masked_table(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    return {"data_files": write_masked_table(root)}
 
 
 def asked(root: Path, patch: pytest.MonkeyPatch) -> dict[str, Any]:
@@ -203,10 +223,14 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "CIFAR100": cifar(True),
     "ImageFolder": folder,
     "HubImages": parquet,
+    "ImageTable": listed,
+    "MultiLabelImages": marked,
+    "CocoLabels": written(write_coco),
     "MaskFolder": masks,
     "VOCSegmentation": voc,
     "Cityscapes": streets,
     "OxfordPet": pets,
+    "HubSegmentation": masked_table,
     "CocoDetection": written(write_coco),
     "VOCDetection": written(write_voc),
     "YOLOFolder": written(write_yolo),

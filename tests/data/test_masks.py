@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sklearn.metrics import jaccard_score
 
-from sft_lightning.core.structures import InputSpec
+from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.data import Cityscapes, MaskFolder, OxfordPet, VOCSegmentation
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.masks import UNLABELLED
+from sft_lightning.tasks import make_task
 from tests.data.vision_files import squares, write_masks
 from tests.refused import refused
 
@@ -210,7 +212,7 @@ def test_the_layouts_of_known_data_sets_have_their_classes_and_unlabelled_pixels
     streets = Cityscapes(**known.streets(tmp_path / "streets", patch), batch_size=4)
     streets.setup()
     assert streets.task_info.labels[:1] == ["road"] and len(streets.task_info.labels) == 19
-    assert streets.splits.keys() == {"train", "val"} and len(streets.splits["val"]) == 8
+    assert streets.splits.keys() == {"train", "val"} and len(streets.splits["val"]) == 12
     assert pairs(streets)[1].unique().tolist() == [0, 13, UNLABELLED], "ids that are not evaluated have no label"
     voc = VOCSegmentation(**known.voc(tmp_path / "voc", patch), batch_size=4)
     voc.setup()
@@ -256,3 +258,32 @@ def test_images_of_several_sizes_need_one_for_the_network(tmp_path: Path) -> Non
     with refused("data", "20×20", "image_size"):
         _ = [split[i] for split in data.splits.values() for i in range(len(split))]
         pairs(data)
+
+
+def test_metrics_can_be_of_the_masks_own_size(tmp_path: Path) -> None:
+    """Equal to scikit-learn's on maps enlarged by hand, with ragged batches and a filler; the loss stays the network's."""
+    write_masks(tmp_path, 12, side=23, values=(0, 1, 2))
+    settings = {"root": str(tmp_path), "image_size": 16, "val_fraction": 0.5, "seed": 0}
+    own, usual = (MaskFolder(**settings, score_size=size) for size in ("mask", "network"))
+    for data in (own, usual):
+        data.setup()
+        data.settle(InputSpec("masks", channels=3))
+    assert "metrics at the masks' own size" in own.describe()
+    torch.manual_seed(0)
+    maps = torch.randn(3, 4, 4, 3)
+    keys = [Key(0, 0), Key(1, 0), Key(2, 0), Key(0, 0, real=False)]
+    batch, same = (data.splits["val"].__getitems__(keys) for data in (own, usual))
+    assert "beside" not in same and torch.equal(batch["y"], same["y"])
+    assert "beside" not in own.splits["train"].__getitems__(keys[:1])
+    task = make_task(TaskInfo("semantic_segmentation", 3, ["a", "b", "c"]))
+    output, meter = Output(maps, maps), task.make_metrics()["regions"]
+    task.update(meter, output, batch)
+    large = torch.nn.functional.interpolate(maps.permute(0, 3, 1, 2), (16, 16), mode="bilinear")
+    said = torch.nn.functional.interpolate(large, (23, 23), mode="bilinear").argmax(1)
+    val = own.splits["val"]
+    true = torch.stack([val.samples.mask(int(row)) for row in val.rows[:3]])
+    wanted = jaccard_score(true.flatten(), said.flatten(), average="macro")
+    assert float(meter.compute()["miou"]) == pytest.approx(wanted)
+    assert task.loss(output, batch).total == task.loss(output, same).total
+    with refused("data.score_size", "own size", "data.image_size"):
+        MaskFolder(**{**settings, "image_size": None}, score_size="mask").prepare(InputSpec("masks", channels=3))

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,25 @@ def write_folder(root: Path, classes: dict[str, int], side: int = 12, seed: int 
             Image.fromarray(image[: side - 2]).save(root / name / f"{i}{suffix}")
 
 
+def write_listed(
+    root: Path, columns: dict[str, Callable[[int], str]], sizes: tuple[int, int] = (24, 8), side: int = 12
+) -> dict[str, str]:
+    """`train.csv` and `test.csv`, which list images in `root/images` in the column file_name, with a value of each column by
+    the row's number; returns their paths. The higher the number, the lighter the image.
+    """
+    rng, files = np.random.default_rng(0), {}
+    (root / "images").mkdir(parents=True)
+    for split, count in zip(("train", "test"), sizes, strict=True):
+        lines = [",".join(["file_name", *columns])]
+        for i in range(count):
+            image = rng.integers(0, 64, (side, side, 3)) + 180 * i // count
+            Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{split}{i}.png")
+            lines.append(",".join([f"images/{split}{i}.png", *(f'"{of(i)}"' for of in columns.values())]))
+        (root / f"{split}.csv").write_text("\n".join(lines) + "\n")
+        files[split] = str(root / f"{split}.csv")
+    return files
+
+
 # ---- parquet, as the hub serves image data sets ----
 
 
@@ -136,3 +156,20 @@ def write_masks(
         for i in range(count):
             array = pixels[i] if name == images else np.array(values, dtype=np.uint8)[numbers[i]]
             Image.fromarray(array).save(folder / f"{i}{'' if name == images else ending}.png")
+
+
+def write_masked_table(root: Path, column: str = "annotation", sizes: tuple[int, int] = (16, 8)) -> dict[str, str]:
+    """`train.parquet` and `test.parquet` with images and masks, as the hub has them; returns their paths."""
+    from datasets import Dataset, Features
+    from datasets import Image as ImageFeature
+
+    files = {}
+    for split, count in zip(("train", "test"), sizes, strict=True):
+        images, masks = squares(count, classes=3, seed=len(split))
+        rows: dict[str, Any] = {
+            name: [{"bytes": png(one), "path": None} for one in of] for name, of in (("image", images), (column, masks))
+        }
+        features = Features({"image": ImageFeature(), column: ImageFeature()})
+        Dataset.from_dict(rows, features=features).to_parquet(root / f"{split}.parquet")
+        files[split] = str(root / f"{split}.parquet")
+    return files

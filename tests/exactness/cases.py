@@ -334,6 +334,36 @@ def some_answer(context: str, rng: np.random.Generator) -> Answer:
     return Answer(len(" ".join([*words[:first], ""])), text)
 
 
+class FewMarks(FewDigits):
+    """Digits with a random set of labels each, also none; nobody has the last label."""
+
+    task_name = "multi_label"
+    labels = ("a", "b", "c", "d")
+
+    def load(self) -> Splits:
+        loaded = super().load()
+        for number, samples in enumerate(loaded.each()):
+            drawn = np.random.default_rng(60 + number).random((len(samples), len(self.labels))) < 0.4
+            samples.targets = (drawn & (np.arange(len(self.labels)) < len(self.labels) - 1)).astype(np.uint8)
+        loaded.labels = list(self.labels)
+        return loaded
+
+
+class FewPoints(FewDigits):
+    """Digits with two random numbers each."""
+
+    task_name = "regression"
+    labels = ("x", "y")
+
+    def load(self) -> Splits:
+        loaded = super().load()
+        for number, samples in enumerate(loaded.each()):
+            values = np.random.default_rng(70 + number).normal(1.0, 2.0, (len(samples), len(self.labels)))
+            samples.targets = values.astype(np.float32)
+        loaded.labels = list(self.labels)
+        return loaded
+
+
 class MaskedArrays(Masked, ArrayImages):
     """Images and masks in memory."""
 
@@ -517,6 +547,20 @@ CASES: dict[str, Case] = {
         lambda **settings: FewDigits(digits=NEW, **settings),
         lambda **settings: FewDigits(digits=OLD, **settings),
         settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+    ),
+    "images with sets of labels": Case(
+        "multi_label",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder),
+        FewMarks,
+        lambda **settings: FewDigits(digits=OLD, **settings),
+    ),
+    "images with numbers": Case(
+        "regression",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder),
+        FewPoints,
+        lambda **settings: FewDigits(digits=OLD, **settings),
     ),
     "sounds": Case(
         "classification",

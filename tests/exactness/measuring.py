@@ -129,13 +129,23 @@ def _said(metric: Callable[..., float], **arguments: Any) -> Reference:
     return lambda logits, y: float(metric(y, logits.argmax(1), **arguments))
 
 
-def _value(metric: Callable[..., float]) -> Reference:
-    return lambda logits, y: float(metric(y, logits[:, 0]))
+def _value(metric: Callable[..., float], **arguments: Any) -> Reference:
+    return lambda logits, y: float(metric(y.reshape(logits.shape), logits, **arguments))
+
+
+def _determination(logits: np.ndarray, y: np.ndarray) -> float:
+    """NaN where scikit-learn makes a value up."""
+    return _value(sk.r2_score, force_finite=False)(logits, y) if len(y) > 1 else math.nan
 
 
 def _correlation(metric: Callable[..., Any]) -> Reference:
-    """NaN for fewer than two items, where scipy is silent or refuses."""
-    return lambda logits, y: float(metric(y, logits[:, 0]).statistic) if len(y) > 1 else math.nan
+    """The mean over numbers; NaN for fewer than two items, where scipy is silent or refuses."""
+
+    def mean(logits: np.ndarray, y: np.ndarray) -> float:
+        pairs = zip(y.reshape(logits.shape).T, logits.T, strict=True)
+        return float(np.mean([metric(*pair).statistic for pair in pairs])) if len(y) > 1 else math.nan
+
+    return mean
 
 
 def nats(logits: np.ndarray, y: np.ndarray) -> float:
@@ -174,7 +184,8 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "matthews": _said(sk.matthews_corrcoef),
     },
     "regression": {
-        "loss": _value(sk.mean_squared_error),
+        "loss": lambda logits, y: logits.shape[1] * sk.mean_squared_error(y.reshape(logits.shape), logits),
+        "r2": _determination,
         "mse": _value(sk.mean_squared_error),
         "mae": _value(sk.mean_absolute_error),
         "pearson": _correlation(pearsonr),

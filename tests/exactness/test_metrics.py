@@ -97,7 +97,7 @@ def expected(case: str, rows: int, root: Path, how: str) -> dict[str, float]:
     said = answers(case, rows, root, split)
     names = metrics_of(case, samples(case, rows))
     values = {f"{split}/{k}": v for k, v in reference(own.task, names, said["student"]).items()}
-    of_labels = own.task == "multi_label"
+    of_labels = own.task == "multi_label" and case in SAME_TASK
     values |= drift(said["student"], said["teacher"], shares_outputs=not own.new_head, of_labels=of_labels)
     if own.source is None:
         return values
@@ -273,7 +273,7 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     likeliest, certain = probabilities.argmax(1).tolist(), probabilities.max(1).tolist()
     task = CASES[case].task
     if task == "regression":
-        return {"value": logits[0, 0]}
+        return {"value": logits[0, 0]} if logits.shape[1] == 1 else {"values": dict(zip("xy", logits[0], strict=True))}
     if task in ("causal_lm", "seq2seq"):
         return {"tokens": likeliest, "probabilities": certain}
     if task == "semantic_segmentation":  # of all pixels, also those without a label

@@ -10,7 +10,7 @@ import yaml
 from sft_lightning.cli.main import main
 from tests.data import test_contract
 from tests.data.text_files import texts, write_jsonl
-from tests.data.vision_files import write_folder
+from tests.data.vision_files import write_folder, write_listed, write_masks
 from tests.networks.test_contract import of_transformers, segformer, vit
 from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
 from tests.networks.tiny_audio import MASKED, tiny_ast, tiny_ctc, tiny_wav2vec2, tiny_whisper
@@ -102,6 +102,18 @@ def unanswered(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     return {"train": write_jsonl(root / "train.jsonl", made), "test": write_jsonl(root / "test.jsonl", made[:9])}
 
 
+def points(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Images with two numbers each."""
+    files = write_listed(root, {"x": lambda i: str(i / 9), "y": lambda i: str(1 - i / 7)})
+    return {**files, "task": "regression", "label_columns": ["x", "y"]}
+
+
+def scenes(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Images with masks that are larger than the network's windows."""
+    write_masks(root / "scenes", 12, side=70)
+    return {"root": str(root / "scenes")}
+
+
 def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
     write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
@@ -125,6 +137,8 @@ OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, 
     "chats": ("Instructions", chats),
     "unanswered": ("SQuAD", unanswered),
     "photos": ("ImageFolder", photos),
+    "large scenes": ("MaskFolder", scenes),
+    "two numbers": ("ImageTable", points),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
 MLP = {"in_features": 64, "hidden": [128, 64], "pretrained": "builtin:digits-0-4"}
@@ -137,6 +151,11 @@ CASES = {
     "classification-timm": CaseOf("Digits", "Timm", backbone("Timm")("test_resnet"), "timm"),
     "classification-torchvision": CaseOf("Digits", "Torchvision", backbone("Torchvision")("mnasnet0_5"), "safetensors"),
     "classification-vit": CaseOf("Digits", "TransformersImage", started_vit, "transformers"),
+    "multi-label-timm": CaseOf("MultiLabelImages", "Timm", backbone("Timm")("test_resnet"), "timm"),
+    "multi-label-vit": CaseOf("CocoLabels", "TransformersImage", started_vit, "transformers"),
+    "multi-label-onnx": CaseOf("MultiLabelImages", "Timm", backbone("Timm")("test_resnet"), "onnx"),
+    "regression-timm": CaseOf("ImageTable", "Timm", backbone("Timm")("test_resnet"), "timm"),
+    "regression-vit": CaseOf("two numbers", "TransformersImage", started_vit, "transformers"),
     "classification-timm-photos": CaseOf("photos", "Timm", backbone("Timm")("test_resnet"), "onnx"),
     "classification-vit-photos": CaseOf("photos", "TransformersImage", started_vit, "transformers"),
     "classification-bert": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "transformers"),
@@ -177,6 +196,13 @@ CASES = {
         started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
         "safetensors",
         data_arguments={"val_fraction": 0.5},
+    ),
+    "masks-windows": CaseOf(
+        "large scenes",
+        "UNet",
+        started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
+        "safetensors",
+        data_arguments={"val_fraction": 0.5, "window": 32},
     ),
     "masks-timm": CaseOf(
         "MaskFolder",

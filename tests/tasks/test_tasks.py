@@ -61,16 +61,39 @@ def test_regression_metrics_are_scipys(ties: bool) -> None:
     said = y.float()[:, None] + torch.randn(61, 1, generator=generator)
     if ties:
         y, said = y.round(), said.round()
-    task = make_task(TaskInfo("regression", 1, metrics=["mse", "mae", "pearson", "spearman"]))
+    task = make_task(TaskInfo("regression", 1, metrics=["mse", "mae", "r2", "pearson", "spearman"]))
     x, t = said[:, 0].double().numpy(), y.numpy()
     expected = {
         "mse": sk.mean_squared_error(t, x),
         "mae": sk.mean_absolute_error(t, x),
+        "r2": sk.r2_score(t, x),
         "pearson": pearsonr(t, x).statistic,
         "spearman": spearmanr(t, x).statistic,
         "loss": sk.mean_squared_error(t, x),
     }
     assert measured(task, said, y) == pytest.approx(expected, rel=1e-4)
+
+
+def test_metrics_of_several_numbers_are_means_over_them() -> None:
+    generator = torch.Generator().manual_seed(0)
+    y = torch.randn(61, 3, generator=generator) * torch.tensor([1.0, 5.0, 0.1])
+    logits = y + torch.randn(61, 3, generator=generator)
+    task = make_task(TaskInfo("regression", 3, ["x", "y", "z"], metrics=["mse", "mae", "r2", "pearson", "spearman"]))
+    found, t, x = measured(task, logits, y), y.double().numpy(), logits.double().numpy()
+    expected = {
+        "mse": sk.mean_squared_error(t, x),
+        "mae": sk.mean_absolute_error(t, x),
+        "r2": sk.r2_score(t, x),
+        "pearson": np.mean([pearsonr(t[:, i], x[:, i]).statistic for i in range(3)]),
+        "spearman": np.mean([spearmanr(t[:, i], x[:, i]).statistic for i in range(3)]),
+        "loss": 3 * sk.mean_squared_error(t, x),
+    }
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert task.decode_rows(logits[:1])[0]["values"].keys() == {"x", "y", "z"}
+    flat = make_task(TaskInfo("regression", 1, metrics=["r2"]))
+    assert math.isnan(measured(flat, torch.rand(5, 1), torch.ones(5))["r2"]), "no variance to explain"
+    assert math.isnan(measured(flat, torch.rand(1, 1), torch.ones(1))["r2"]), "one item"
+    assert measured(flat, y[:, :1], y[:, 0])["r2"] == 1
 
 
 def test_language_model_metrics_weigh_tokens_equally() -> None:

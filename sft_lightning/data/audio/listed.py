@@ -1,33 +1,23 @@
 """Sounds that a table lists: one row for each file, with its label and whatever else is known of it."""
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.audio.sounds import Sounds
 from sft_lightning.data.audio.split_column import Only, by_split, chosen
+from sft_lightning.data.listed_files import below, file_column, groups_of, listed_files
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.labels import class_names, class_numbers
-from sft_lightning.data.vision.paths import real
+
+__all__ = ["FILE_COLUMNS", "Listed", "below", "chosen", "file_column_of", "files_of", "groups_of", "kept_rows"]
 
 FILE_COLUMNS = ("file_name", "file", "audio_filepath", "path", "audio", "filename")
 
 
 def file_column_of(table: Table, named: str | None) -> str:
     """The column with the files: the one named, else the first of FILE_COLUMNS that the table has."""
-    if named is not None:
-        table.column(named, "data.file_column")
-        return named
-    found = next((name for name in FILE_COLUMNS if name in table.columns), None)
-    if found is None:
-        here = ", ".join(table.columns)
-        raise UserError(
-            "data", f"{table.where} has no column {' or '.join(FILE_COLUMNS)}, only {here}", "set data.file_column"
-        )
-    return found
+    return file_column(table, named, FILE_COLUMNS)
 
 
 def kept_rows(table: Table, only: Only | None) -> Table:
@@ -55,29 +45,7 @@ def kept_rows(table: Table, only: Only | None) -> Table:
 
 def files_of(table: Table, column: str, folder: Path) -> list[Path]:
     """The file of each row, which must lie below `folder`; an empty path in rows that are left out."""
-    top, found = os.path.join(os.path.realpath(folder), ""), []
-    for row, name in enumerate(table.texts(column, "data.file_column")):
-        place = real(os.path.join(folder, os.path.expanduser(name))) if name else ""
-        if name and not place.startswith(top):
-            problem = f"{table.name(row)}: the sound {name!r} lies outside the folder {folder}"
-            raise UserError("data", problem, "move it there, or set data.audio_root to the folder of the sounds")
-        inside = below(folder, name) if name else ""
-        found.append(folder / (os.path.expanduser(name) if inside.startswith("..") else inside) if name else Path())
-    return found
-
-
-def below(root: Path, name: str) -> str:
-    """A file's path below `root`, which may be written from there, with steps such as `./`, or whole."""
-    return os.path.relpath(root / os.path.expanduser(name), root)
-
-
-def groups_of(table: Table, column: str | None) -> np.ndarray | None:
-    """`[rows]` group numbers of a column's values; None without a column."""
-    if column is None:
-        return None
-    numbers: dict[str, int] = {}
-    values = table.column(column, "data.group_column")
-    return np.array([numbers.setdefault(str(value), len(numbers)) for value in values], dtype=np.int64)
+    return listed_files(table, column, folder, "sound", "data.audio_root")
 
 
 class Listed:

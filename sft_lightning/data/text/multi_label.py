@@ -4,28 +4,13 @@ from typing import Any
 
 import numpy as np
 
-from sft_lightning.core.errors import UserError
-from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
-from sft_lightning.data.findings import class_counts
 from sft_lightning.data.text.base import TextRows
 from sft_lightning.data.text.files import Table, read_table
-from sft_lightning.data.text.label_sets import (
-    Labels,
-    find_separator,
-    indicator_columns,
-    indicators,
-    label_names,
-    read_sets,
-    set_targets,
-)
-from sft_lightning.data.text.labels import all_unlabelled
 from sft_lightning.data.text.notes import Notes
+from sft_lightning.data.text.set_columns import SetColumns, no_shots, sets_said
 from sft_lightning.data.text.table import TextTable
-
-NAMED = 6
-"""Labels that `describe` names"""
 
 
 class MultiLabelTable(TextTable):
@@ -89,77 +74,23 @@ class MultiLabelTable(TextTable):
         )
         check_arguments(MultiLabelTable.__init__, locals())
         self.task_name = "multi_label"
-        self.label_separator, self.label_columns = label_separator, label_columns
-        without_effect = {"label_column": label_column, "label_separator": label_separator, "labels": labels}
-        for name, value in without_effect.items() if label_columns is not None else ():
-            if value is not None:
-                raise UserError(
-                    f"data.{name}",
-                    "has no effect with data.label_columns, whose names are the labels",
-                    "set only one of them",
-                )
-        if label_columns is not None and not label_columns:
-            raise UserError("data.label_columns", "names no column", "name the columns of labels, or leave it null")
-        if label_separator is not None and not label_separator:
-            raise UserError("data.label_separator", "must have a character", "set it to ; for instance")
-        if self.shots_per_class is not None:
-            raise UserError(
-                "data.shots_per_class",
-                "cannot choose samples with several labels each",
-                "use data.train_fraction",
-            )
+        self.sets = SetColumns(
+            label_column, label_separator, label_columns, labels, "TextTable for one decision a text"
+        )
+        no_shots(self.shots_per_class)
 
     def unlabelled(self, table: Table) -> bool:
-        if self.label_columns is None:
-            return all_unlabelled(table, self.label_column)
-        stems = [name.removesuffix("*") for name in self.label_columns]
-        return not any(column.startswith(stem) for column in table.columns for stem in stems)
+        return self.sets.unlabelled(table)
 
     def load(self) -> Splits:
         tables = self._tables()
         train, notes = tables["train"], Notes()
         if self.skips:
             self._texts_of(train)  # a row that is left out names no label
-        found: dict[str, np.ndarray] = {}
-        if self.label_columns is not None:
-            names = indicator_columns(train, self.label_columns)
-            found = {split: indicators(table, names) for split, table in tables.items()}
-        else:
-            train.column(self.label_column, "data.label_column")
-            separator = self.label_separator or find_separator(train, self.label_column)
-            sets: dict[str, list[Labels | None]] = {
-                split: read_sets(table, self.label_column, separator, notes) for split, table in tables.items()
-            }
-            listed = self.labels or train.names.get(self.label_column)
-            names = [str(name) for name in listed or label_names(sets["train"])]
-            found = {
-                split: set_targets(table, sets[split], names, listed is not None, table.names.get(self.label_column))
-                for split, table in tables.items()
-            }
-            train.notes.append(self._said(separator, sets["train"], train))
-        if len(names) < 2:
-            only = f"1 label ({names[0]})" if names else "no labels"
-            raise UserError(
-                "data",
-                f"{train.where} has {only}, but at least 2 are needed",
-                "use TextTable for one decision a text, or name another column by data.label_column",
-            )
+        names, found = self.sets.read(tables, notes)
         rows = {split: self._labelled(table, found[split]) for split, table in tables.items()}
         said = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
         return Splits(rows["train"], rows.get("val"), rows.get("test"), names, [*said, *notes.lines()])
-
-    def _said(self, separator: str | None, sets: list[Labels | None], train: Table) -> str:
-        """How the column of labels was read."""
-        if separator is not None:
-            how = "given" if self.label_separator else "found; data.label_separator sets another"
-            if not any(isinstance(v, str) and separator in v for v in train.columns[self.label_column]):
-                how += f", but no cell of {train.where} has it"
-            return f"labels in column '{self.label_column}' are separated by '{separator}' ({how})"
-        if any(labels is not None and len(labels) != 1 for labels in sets):
-            return f"labels in column '{self.label_column}' are lists"
-        return (
-            f"column '{self.label_column}' has one label in every row; data.label_separator sets what separates several"
-        )
 
     def _labelled(self, table: Table, targets: np.ndarray) -> TextRows:
         text, pair = self._texts_of(table)
@@ -179,10 +110,4 @@ class MultiLabelTable(TextTable):
         line, train = super().describe(), self.splits.get("train")
         if train is None or train.targets is None or self.task_info is None:
             return line
-        names, counts = self.task_info.labels, class_counts(train.targets, len(self.task_info.labels))
-        shown = ", ".join(f"{n} {c:,}" for n, c in zip(names[:NAMED], counts.tolist(), strict=False))
-        of_samples = train.targets.sum(1, dtype=np.int64)
-        line += f"; {plural(len(names), 'label')} ({shown}{', …' if len(names) > NAMED else ''})"
-        line += f", {of_samples.mean():.2f} a sample"
-        empty = int((of_samples == 0).sum())
-        return f"{line}, {plural(empty, 'training sample')} without any" if empty else line
+        return f"{line}; {sets_said(self.task_info.labels, train.targets)}"

@@ -1,5 +1,6 @@
 """Cityscapes in its own layout: leftImg8bit and gtFine, with the 19 classes that are evaluated."""
 
+from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError
@@ -65,3 +66,8 @@ class Cityscapes(SegmentationData):
         return self.masked(
             root, {name: paired(root, *files, notes, self.skips) for name, files in splits.items()}, notes
         )
+
+
+def cityscapes_in(top: Path) -> bool:
+    """Whether a folder has Cityscapes' layout."""
+    return (top / "leftImg8bit" / "train").is_dir() and (top / "gtFine" / "train").is_dir()

@@ -1,6 +1,7 @@
 """COCO's files of annotations: images with boxes in JSON."""
 
 import json
+from collections.abc import Sequence
 from os.path import isfile  # False for names that are too long, as addresses may be, where Path raises
 from pathlib import Path
 from typing import Any, Literal
@@ -58,18 +59,7 @@ class CocoDetection(DetectionData):
 
     def load(self) -> Splits:
         root, notes = folder(self.root, "root"), list[str]()
-        files = found_files(root)
-        for split, given in zip(("train", "val", "test"), self.files, strict=True):
-            if given is not None:
-                path = next((p for p in (Path(given).expanduser(), root / given) if p.is_file()), None)
-                if path is None:
-                    raise UserError(f"data.{split}", f"{given} does not exist, nor below {root}", "correct the path")
-                files[split] = path
-        if "train" not in files:
-            there = ", ".join(sorted(p.name for p in root.glob("*.json"))) or "no JSON file"
-            raise UserError(
-                "data.root", f"{root} has no file of training annotations ({there})", "name it in data.init_args.train"
-            )
+        files = files_of(root, self.files)
         found, names, ids = dict[str, list[Pictured]](), dict[int, str](), dict[str, list[Any]]()
         for split, path in files.items():
             held = read(path)
@@ -85,7 +75,7 @@ class CocoDetection(DetectionData):
                     notes.append(
                         f"category ids {of[0]} to {of[-1]} have gaps ({missing:,} unused): classes are in their order"
                     )
-            found[split] = self.pictured(held, names, path, self.place(root, split, path), notes)
+            found[split] = self.pictured(held, names, path, places_of(root, split, path, self.images), notes)
             ids[split] = [entry["id"] for entry in held["images"]]
         splits = self.of_files(root, found, [names[number] for number in sorted(names)], notes)
         for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
@@ -94,35 +84,11 @@ class CocoDetection(DetectionData):
                 samples.category_ids = {name: number for number, name in names.items()}
         return splits
 
-    def place(self, root: Path, split: str, path: Path) -> list[Path]:
-        """Folders in which a split's images may be, the likeliest first."""
-        if self.images is not None:
-            return [root / self.images.replace("{split}", split), root / self.images.replace("{split}", path.stem)]
-        stem = path.stem.removeprefix("instances_")
-        under = [root / a / b for a in ("", "images") for b in (stem, split, path.parent.name)]
-        return [*under, root / "images", path.parent, root]
-
     def pictured(
         self, held: dict[str, Any], names: dict[int, str], path: Path, places: list[Path], notes: list[str]
     ) -> list[Pictured]:
         """The images of a file with their boxes, in the file's order. What is left out is added to `notes`."""
-        images, numbers = dict[Any, Pictured](), list[tuple[Any, list[float]]]()
-        for entry in held["images"]:
-            if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
-                raise UserError("data", f"{path}: each of images must have id and file_name, got {entry!r:.80}")
-            if not isinstance(entry["id"], int | str):
-                raise UserError("data", f"{path} has an image with the id {entry['id']!r:.40}", "use numbers")
-            if entry["id"] in images:
-                raise UserError("data", f"{path} has two images with the id {entry['id']}", "make ids unique")
-            images[entry["id"]] = Pictured(place_of(str(entry["file_name"]), places), size_in(entry, path))
-        missing = [printable(str(i.path)) for i in images.values() if not isfile(i.path)]
-        if len(missing) == len(images):
-            raise UserError(
-                "data",
-                f"not one image of {path} is on disk; the first, {missing[0] if missing else 'none'}, was looked for in "
-                f"{', '.join(dict.fromkeys(str(p) for p in places if p.is_dir()))}",
-                "set data.init_args.images to their folder below root",
-            )
+        images, numbers = images_in(held, path, places), list[tuple[Any, list[float]]]()
         lonely = 0
         for entry in held["annotations"]:
             box = entry.get("bbox") if isinstance(entry, dict) else None
@@ -149,6 +115,54 @@ class CocoDetection(DetectionData):
         raw, sizes = np.array([box for _, box in sized]), np.array([size for size, _ in sized])
         notes += check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
         return list(images.values())
+
+
+def files_of(root: Path, given: Sequence[str | None]) -> dict[str, Path]:
+    """The files of annotations of the splits train, val and test: those given, else found by their names."""
+    files = found_files(root)
+    for split, name in zip(("train", "val", "test"), given, strict=True):
+        if name is not None:
+            path = next((p for p in (Path(name).expanduser(), root / name) if p.is_file()), None)
+            if path is None:
+                raise UserError(f"data.{split}", f"{name} does not exist, nor below {root}", "correct the path")
+            files[split] = path
+    if "train" not in files:
+        there = ", ".join(sorted(p.name for p in root.glob("*.json"))) or "no JSON file"
+        raise UserError(
+            "data.root", f"{root} has no file of training annotations ({there})", "name it in data.init_args.train"
+        )
+    return files
+
+
+def places_of(root: Path, split: str, path: Path, images: str | None) -> list[Path]:
+    """Folders in which a split's images may be, the likeliest first; `images` is their folder's name, if it is given."""
+    if images is not None:
+        return [root / images.replace("{split}", split), root / images.replace("{split}", path.stem)]
+    stem = path.stem.removeprefix("instances_")
+    under = [root / a / b for a in ("", "images") for b in (stem, split, path.parent.name)]
+    return [*under, root / "images", path.parent, root]
+
+
+def images_in(held: dict[str, Any], path: Path, places: list[Path]) -> dict[Any, Pictured]:
+    """The images of a file of annotations by id, in its order. Raises UserError if not one of them is on disk."""
+    images = dict[Any, Pictured]()
+    for entry in held["images"]:
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
+            raise UserError("data", f"{path}: each of images must have id and file_name, got {entry!r:.80}")
+        if not isinstance(entry["id"], int | str):
+            raise UserError("data", f"{path} has an image with the id {entry['id']!r:.40}", "use numbers")
+        if entry["id"] in images:
+            raise UserError("data", f"{path} has two images with the id {entry['id']}", "make ids unique")
+        images[entry["id"]] = Pictured(place_of(str(entry["file_name"]), places), size_in(entry, path))
+    missing = [printable(str(i.path)) for i in images.values() if not isfile(i.path)]
+    if len(missing) == len(images):
+        raise UserError(
+            "data",
+            f"not one image of {path} is on disk; the first, {missing[0] if missing else 'none'}, was looked for in "
+            f"{', '.join(dict.fromkeys(str(p) for p in places if p.is_dir()))}",
+            "set data.init_args.images to their folder below root",
+        )
+    return images
 
 
 def place_of(name: str, places: list[Path]) -> Path:

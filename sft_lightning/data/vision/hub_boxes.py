@@ -145,6 +145,10 @@ class HubDetection(DetectionData):
                 raise UserError(
                     "data", f"{image.path} has {len(boxes)} boxes and {len(classes)} categories", "correct it"
                 )
+            if len(ignored) != len(boxes):
+                raise UserError(
+                    "data", f"{image.path} has {len(boxes)} boxes and {len(ignored)} values of {IGNORED}", "correct it"
+                )
             for box, number, crowd in zip(boxes, classes, ignored, strict=True):
                 if number not in names:
                     raise UserError("data", f"{image.path} has the category {number}, which has no name", "correct it")

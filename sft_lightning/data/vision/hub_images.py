@@ -25,11 +25,11 @@ class TableImages(EncodedImages):
         column: str,
         split: str,
         files: dict[int, str],
-        targets: np.ndarray,
+        targets: np.ndarray | None,
         bad: dict[int, str] | None = None,
     ) -> None:
         super().__init__(targets)
-        self.table, self.column, self.split, self.files, self.bad = table, column, split, files, bad or {}
+        self.table, self.column, self.split, self.files, self.unusable = table, column, split, files, bad or {}
 
     def __len__(self) -> int:
         return len(self.table)
@@ -41,7 +41,7 @@ class TableImages(EncodedImages):
         return BytesIO(cell["bytes"] if isinstance(cell, dict) else cell)
 
     def bad_rows(self) -> dict[int, str]:
-        return self.bad
+        return self.unusable
 
     def key(self, row: int) -> str:
         return str(row)

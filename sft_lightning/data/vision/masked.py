@@ -2,32 +2,30 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as v2
 
-from sft_lightning.core.structures import TaskInfo
+from sft_lightning.core.structures import TaskInfo, Texts
 from sft_lightning.data.bad_samples import BadSample, printable
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.augment import hashed_uniform
-from sft_lightning.data.vision.encoded import DAMAGE, EncodedImages
-from sft_lightning.data.vision.image_folder import FileImages
-from sft_lightning.data.vision.images import Images, shared_bytes
-from sft_lightning.data.vision.masks import UNLABELLED, MaskRule, UnknownValue, raw_values
+from sft_lightning.data.vision.images import shared_bytes
+from sft_lightning.data.vision.masks import UNLABELLED
 from sft_lightning.data.vision.palette import overlay_of, palette_image
+from sft_lightning.data.vision.windowed import Windowed
+from sft_lightning.tasks.region_scores import OwnMask
 
 MOVES = ("crop", "flip", "flip_vertical")
-ORIENTATION = 0x0112  # EXIF's tag
 
 
-class Masked(Images):
+class Masked(Windowed):
     """Images that have a mask of their size each, uint8 `[H, W]` of class numbers, UNLABELLED where there is no label.
 
     The whole image is resized, never cropped, so that every pixel of the mask counts: the image bilinear, the mask to the
@@ -41,6 +39,8 @@ class Masked(Images):
     """Largest shift of `crop`, in pixels"""
     overlays = False
     """Whether predictions are also drawn over their images"""
+    scores_own = False
+    """Whether predictions are compared with masks at their own size"""
     _kept_masks: Tensor | None = None
     _have_masks: Tensor | None = None
 
@@ -48,12 +48,22 @@ class Masked(Images):
     def mask(self, row: int) -> Tensor:
         """The mask as stored: uint8 `[H, W]`. Raises BadSample."""
 
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Height and width of an image as stored."""
+        height, width = self.read(row).shape[-2:]
+        return height, width
+
     def resized(self, image: Tensor) -> Tensor:
         """The whole image at the network's size."""
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
         resized: Tensor = v2.resize(image, list(self.size), antialias=True)
         return resized
+
+    def set_window(self, window: int | None) -> None:
+        if window != self.window:
+            self._kept_masks = None
+        super().set_window(window)
 
     def fit(self, size: tuple[int, int] | None, channels: int | None, own_view: Any = None) -> None:
         if size != self.size:
@@ -69,11 +79,13 @@ class Masked(Images):
     def mask_view(self, row: int, size: tuple[int, int]) -> Tensor:
         """The mask at the size of its image's view."""
         mask = self.mask(row)
+        if self.window is not None:
+            size = self.size or (mask.shape[0], mask.shape[1])
         if self.size is None or tuple(mask.shape) == self.size:
-            return mask
+            return self.padded(mask, UNLABELLED)
         # NEAREST takes the upper left pixel of those that become one, so that a mask would not lie on its image
         resized: Tensor = v2.resize(mask[None], list(size), interpolation=v2.InterpolationMode.NEAREST_EXACT)[0]
-        return resized
+        return self.padded(resized, UNLABELLED)
 
     def masks(self, rows: Sequence[int], size: tuple[int, int]) -> Tensor:
         """`[B, H, W]`; kept in memory once read, if the images are. Raises BadSample for all that cannot be read."""
@@ -100,14 +112,42 @@ class Masked(Images):
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """`image` uint8; with masks `select`, the labelled pixels `[B, H, W]`, and `y`, their classes `[N]` in that order."""
-        images = self.views(rows)
-        if not self.has_masks:
-            return {"image": images}
-        masks = self.masks(rows, (images.shape[-2], images.shape[-1]))
+        if train and self.window is not None:
+            images, masks = self.cropped(rows, keys[0].epoch, self.window)
+        else:
+            images = self.views(rows)
+            if not self.has_masks:
+                return {"image": images}
+            masks = self.masks(rows, (images.shape[-2], images.shape[-1]))
         if train and self.moves:
             images, masks = self.moved(images, masks, rows, keys[0].epoch)
         select = masks != UNLABELLED
         return {"image": images, "select": select, "y": masks[select].long()}
+
+    def beside(self, rows: Sequence[int]) -> Texts | None:
+        """The masks at their own size, if they are to be compared with."""
+        if not self.scores_own or not self.has_masks or self.size is None:
+            return None
+        return Texts(OwnMask(self.mask(row).numpy(), self.size) for row in rows)
+
+    def cropped(self, rows: Sequence[int], epoch: int, window: int) -> tuple[Tensor, Tensor]:
+        """A part of each image and its mask, of a window's size and anywhere in the image."""
+        images, masks, bad = list[Tensor](), list[Tensor](), dict[int, str]()
+        for row in rows:
+            try:
+                image = self.views([row])[0]
+                mask = self.masks([row], (image.shape[-2], image.shape[-1]))[0]
+            except BadSample as error:
+                if not self.skips:
+                    raise
+                bad |= error.rows
+                continue
+            top, left = self.corner(row, epoch, self.size or self.size_of(row))
+            images.append(image[:, top : top + window, left : left + window])
+            masks.append(mask[top : top + window, left : left + window])
+        if bad:
+            raise BadSample.of(self, bad)
+        return torch.stack(images), torch.stack(masks)
 
     def moved(self, images: Tensor, masks: Tensor, rows: Sequence[int], epoch: int) -> tuple[Tensor, Tensor]:
         """Images and masks moved together. What `crop` uncovers is black, and has no label."""
@@ -138,8 +178,10 @@ class Masked(Images):
     def filed(self, row: int, prediction: dict[str, Any], folder: Path, task: TaskInfo | None) -> dict[str, Any]:
         """Writes the predicted mask at its image's own size, as PNG with a palette, and the overlay if it is wanted."""
         image = self.read(row)
-        size = (image.shape[-1], image.shape[-2])
-        mask = palette_image(prediction.pop("mask")).resize(size, Image.Resampling.NEAREST)
+        size, found = (image.shape[-1], image.shape[-2]), self.unpadded(prediction.pop("mask"), image.shape[-2:])
+        if self.window is not None:  # padding has no class
+            prediction["pixels"] = np.bincount(found.ravel(), minlength=len(prediction["pixels"])).tolist()
+        mask = palette_image(found).resize(size, Image.Resampling.NEAREST)
         stem = f"{row:06d}-{Path(printable(self.name(row))).stem}".replace(" ", "_")
         (folder / "masks").mkdir(parents=True, exist_ok=True)
         mask.save(folder / "masks" / f"{stem}.png")
@@ -149,79 +191,3 @@ class Masked(Images):
             overlay_of(image, mask).save(folder / "overlays" / f"{stem}.png")
             written["overlay"] = f"overlays/{stem}.png"
         return {**written, **prediction}
-
-
-class MaskedFiles(Masked, FileImages):
-    """Image files with a mask file each.
-
-    Args:
-        root: Folder that names are given below.
-        paths: The images.
-        masks: The mask of each image, None for an image that lacks one; None for images to predict on.
-        rule: The classes of masks' values.
-    """
-
-    def __init__(self, root: Path, paths: list[Path], masks: list[Path | None] | None, rule: MaskRule | None) -> None:
-        FileImages.__init__(self, root, paths, None)
-        self.files, self.rule, self.has_masks = masks, rule, masks is not None
-        self.refused: dict[int, str] = {}
-        """Rows that loading found unusable, and why"""
-
-    def bad_rows(self) -> dict[int, str]:
-        return self.refused
-
-    def mask(self, row: int) -> Tensor:
-        assert self.files is not None and self.rule is not None
-        file = self.files[row]
-        if file is None:
-            raise self.bad(row, "it has no mask")
-        try:
-            with file.open("rb") as stream:
-                raw = raw_values(stream, self.rule.colours)
-            mask = torch.from_numpy(self.rule.classes(raw))
-        except UnknownValue as error:
-            raise self.bad(row, str(error)) from None
-        except DAMAGE as error:
-            wrong = self.damaged(row, error)
-            if not isinstance(wrong, BadSample):
-                raise wrong from None
-            raise self.bad(row, f"its mask {printable(file.name)}: {wrong.rows[row]}") from None
-        if self.size is not None:  # views have the network's size, so that only the files' own sizes can differ
-            image = self.size_of(row)
-            if tuple(mask.shape) != image:
-                raise self.bad(row, self.sizes_differ(mask.shape, image))
-        return mask
-
-    def size_of(self, row: int) -> tuple[int, int]:
-        """Height and width of an upright image; its pixels are decoded only if it may have to be turned."""
-        with self.open(row) as stream, Image.open(stream) as image:
-            turned = image.getexif().get(ORIENTATION, 1) != 1
-            width, height = (ImageOps.exif_transpose(image) if turned else image).size  # Pillow turns TIFF on its own
-            return height, width
-
-    def types_in(self) -> list[frozenset[str]]:
-        """The classes in each image's mask; none where it cannot be read."""
-        assert self.rule is not None
-        found = []
-        for row in range(len(self)):
-            try:
-                numbers = np.unique(self.mask(row).numpy()).tolist()
-            except BadSample:
-                numbers = []
-            found.append(frozenset(self.rule.labels[n] for n in numbers if n != UNLABELLED))
-        return found
-
-    def digest(self) -> bytes:
-        """Hash of images, masks and the classes of masks' values."""
-        if self._of_pairs is None:
-            digest = sha256(EncodedImages.digest(self))
-            for file in self.files or ():
-                try:
-                    digest.update(b"none" if file is None else sha256(file.read_bytes()).digest())
-                except OSError:
-                    digest.update(b"unreadable")
-            digest.update(repr(self.rule).encode())
-            self._of_pairs = digest.digest()
-        return self._of_pairs
-
-    _of_pairs: bytes | None = None

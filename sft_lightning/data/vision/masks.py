@@ -13,9 +13,20 @@ import numpy as np
 from PIL import Image, ImageColor, ImageOps
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.tasks.region_scores import UNLABELLED
 
-UNLABELLED = 255
-"""The class number of pixels without a label"""
+__all__ = [
+    "MOST_CLASSES",
+    "UNLABELLED",
+    "MaskRule",
+    "UnknownValue",
+    "raw_values",
+    "rule_of_table",
+    "rule_of_values",
+    "values_in",
+    "with_note",
+]
+
 MOST_CLASSES = 255
 SMOOTHED = 250
 """Highest value from which masks without names of classes are taken for smoothed masks of 0 and 255"""

@@ -1,5 +1,6 @@
 """Oxford-IIIT Pet: cats and dogs, with masks of animal, background and border."""
 
+from pathlib import Path
 from typing import Any, Literal
 
 from sft_lightning.core.errors import UserError
@@ -29,7 +30,7 @@ class OxfordPet(SegmentationData):
 
     def load(self) -> Splits:
         top = folder(self.root, "root")
-        root = next((p for p in (top, top / "oxford-iiit-pet") if (p / "annotations" / "trimaps").is_dir()), None)
+        root = pets_in(top)
         if root is None:
             raise UserError("data.root", f"{top} has no annotations/trimaps", "set it to Oxford-IIIT Pet's folder")
         pairs: dict[str, Pairs] = {}
@@ -45,3 +46,8 @@ class OxfordPet(SegmentationData):
                 (image, mask if mask.is_file() else None) for image, mask in zip(images, masks, strict=True)
             ]
         return self.masked(root, pairs, [])
+
+
+def pets_in(top: Path) -> Path | None:
+    """The folder with annotations/trimaps, which is `top` or the folder oxford-iiit-pet in it; None if there is none."""
+    return next((p for p in (top, top / "oxford-iiit-pet") if (p / "annotations" / "trimaps").is_dir()), None)

@@ -1,5 +1,6 @@
 """Semantic segmentation: images with a mask each, as a data module."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,8 @@ from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.base import LARGEST_SIDE, ImageData
 from sft_lightning.data.vision.encoded import DAMAGE
 from sft_lightning.data.vision.image_folder import folder
-from sft_lightning.data.vision.masked import Masked, MaskedFiles
+from sft_lightning.data.vision.masked import Masked
+from sft_lightning.data.vision.masked_rows import Encoded, MaskedFiles, MaskedRows
 from sft_lightning.data.vision.masks import (
     MOST_CLASSES,
     UNLABELLED,
@@ -27,6 +29,7 @@ from sft_lightning.data.vision.masks import (
     with_note,
 )
 from sft_lightning.data.vision.walk import SUFFIXES, LeftOut, images_below
+from sft_lightning.data.vision.windowed import STEP
 from sft_lightning.tasks.semantic_segmentation import COMPARED
 
 Pairs = list[tuple[Path, Path | None]]
@@ -38,7 +41,8 @@ LOOKED_AT = 200
 class SegmentationData(ImageData, base=True):
     """Images with a mask each, whose values are the classes of the image's pixels.
 
-    Whole images are resized, bilinear, and masks with them, to the nearest; metrics are of this size. Nothing is cropped.
+    Whole images are resized, bilinear, and masks with them, to the nearest; metrics are of this size unless `score_size` is
+    mask. Nothing is cropped, but in training with `window`.
 
     Args:
         labels: Names of the classes, in the order of the masks' values; default their numbers.
@@ -48,6 +52,12 @@ class SegmentationData(ImageData, base=True):
         unknown_values: What a value is that no class has: an error (of the sample; see on_bad_sample), or no label.
         image_size: Height and width the network sees, in pixels; default the network's own, else that of the images, which
             must then be equal.
+        window: See images in windows of this height and width, in pixels, a multiple of 32: training takes one window anywhere
+            in each image; validation, test and predict pass windows over whole images, and average the outputs where they
+            overlap. With image_size, images are resized first. Null for whole images at once.
+        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels; default 0.5.
+        score_size: Where metrics compare: at the network's input size, to which masks are resized, or at each mask's own size,
+            to which predictions are enlarged, as the field's benchmarks do.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
         crop_padding: Largest shift of crop, in pixels, each way.
         class_weights: Weight of each class's pixels in the loss, in class order, or balanced: weights that give every class
@@ -67,6 +77,9 @@ class SegmentationData(ImageData, base=True):
         ignore_index: int | None = None,
         unknown_values: Literal["fail", "ignore"] = "fail",
         image_size: Annotated[int, Range(1, LARGEST_SIDE)] | None = None,
+        window: Annotated[int, Range(STEP, LARGEST_SIDE)] | None = None,
+        window_overlap: Annotated[float, Range(0, 1, open_above=True)] | None = None,
+        score_size: Literal["network", "mask"] = "network",
         augment: list[Literal["crop", "flip", "flip_vertical"]] | None = None,
         crop_padding: Annotated[int, Range(0, LARGEST_SIDE)] = 4,
         class_weights: list[float] | Literal["balanced"] | None = None,
@@ -77,6 +90,8 @@ class SegmentationData(ImageData, base=True):
     ) -> None:
         check_arguments(SegmentationData.__init__, locals())
         super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
+        self.score_size = score_size
+        self.window = window_of(window, window_overlap, image_size)
         self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
         self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
         self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
@@ -135,18 +150,24 @@ class SegmentationData(ImageData, base=True):
         """The samples of the splits `train`, and `val` and `test` if they are there."""
         files = [mask for _, mask in pairs["train"] if mask is not None]
         rule = self.rule(files)
-        found = {}
-        for split, of in pairs.items():
-            samples = MaskedFiles(root, [image for image, _ in of], [mask for _, mask in of], rule)
-            samples.refused = {row: "it has no mask" for row, (_, mask) in enumerate(of) if mask is None}
+        found = {
+            split: MaskedFiles(root, [image for image, _ in of], [mask for _, mask in of], rule)
+            for split, of in pairs.items()
+        }
+        return self.checked(found, rule, notes)
+
+    def checked(self, found: Mapping[str, MaskedRows], rule: MaskRule, notes: list[str]) -> Splits:
+        """The splits of samples, whose images without mask are refused."""
+        for samples in found.values():
+            lacks = (row for row in range(len(samples)) if samples.encoded_mask(row) is None)
+            samples.refused = dict.fromkeys(lacks, "it has no mask")
             if samples.refused and not self.skips:
                 row = next(iter(samples.refused))
                 raise samples.bad(row, samples.refused[row]).at("data")
-            found[split] = samples
         said = [*notes, rule.note] if rule.note else notes
         return Splits(found["train"], found.get("val"), found.get("test"), rule.labels, said)
 
-    def rule(self, masks: list[Path]) -> MaskRule:
+    def rule(self, masks: Sequence[Encoded]) -> MaskRule:
         """The classes of masks' values: as the user names them, or by the values that training masks have."""
         if self.mask_values is not None:
             return self.rule_of_table(masks, self.mask_values)
@@ -171,7 +192,7 @@ class SegmentationData(ImageData, base=True):
             )
         return rule_of_values(values, self.labels, self.ignore_index, self.unknown_values)
 
-    def rule_of_table(self, masks: list[Path], table: dict[str, Any]) -> MaskRule:
+    def rule_of_table(self, masks: Sequence[Encoded], table: dict[str, Any]) -> MaskRule:
         """The rule of `mask_values`, checked with LOOKED_AT masks, or more if these have one class."""
         rule, values, looked = rule_of_table(table, self.ignore_index, self.unknown_values), set[int](), 0
         for mask in masks:
@@ -197,10 +218,41 @@ class SegmentationData(ImageData, base=True):
             samples = split.samples
             assert isinstance(samples, Masked)
             samples.moves, samples.padding, samples.overlays = self.moves, self.crop_padding, self.overlays
-        return super().prepare(replace(spec, kind="image", view=None))
+            samples.set_window(None if self.window is None else self.window[0])
+            samples.scores_own = self.score_size == "mask"
+        if self.score_size == "mask" and self.image_size is None and (spec.size is None or self.window is not None):
+            problem = "has no effect on images that keep their own size: metrics are of this size anyway"
+            raise UserError("data.score_size", problem, "leave it out, or set data.image_size")
+        if self.window is None:
+            return super().prepare(replace(spec, kind="image", view=None))
+        view, side = super().prepare(replace(spec, kind="image", view=None, size=None)), self.window[0]
+        shape = None if view.shape is None else (view.shape[0], side, side)
+        return replace(view, shape=shape, window=self.window)
 
     def describe(self) -> str:
         size = self.view.size if self.view is not None else None
         seen = f"whole images at {size[0]}×{size[1]}" if size else ""
+        if self.window is not None:
+            side, step = self.window
+            seen = f"{seen or 'images of their own size'}, in windows of {side}×{side}, one each {step} pixels"
+        if self.score_size == "mask":
+            seen += ", metrics at the masks' own size"
         places = f"networks are compared at up to {COMPARED} places with labels of each" if "val" in self.splits else ""
         return "; ".join(part for part in (super().describe(), seen, places) if part)
+
+
+def window_of(window: int | None, overlap: float | None, image_size: int | None) -> tuple[int, int] | None:
+    """Height and width of the windows, and pixels from one to the next; None without windows."""
+    if window is None:
+        if overlap is not None:
+            raise UserError("data.window_overlap", "has no effect without data.window", "set both or none")
+        return None
+    if window % STEP:
+        raise UserError("data.window", f"must be a multiple of {STEP} pixels, got {window}")
+    if image_size is not None and image_size <= window:
+        problem = (
+            f"has no effect on images that data.image_size resizes to {image_size} pixels, as one window holds {window}"
+        )
+        raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
+    step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    return window, max(STEP, step)

@@ -1,10 +1,12 @@
 """Pascal VOC's detection layout: JPEGImages, Annotations in XML, and lists of names in ImageSets/Main."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.base import Splits
 from sft_lightning.data.vision.boxes import Box
 from sft_lightning.data.vision.detection import DetectionData, Pictured
@@ -29,7 +31,8 @@ class VOCDetection(DetectionData):
         train_set: List of training images in ImageSets/Main, without .txt.
         val_set: List of validation images; null to set val_fraction of the training images aside.
         test_set: List of test images; null for none; default test if there is such a list.
-        first_pixel: Number of the first pixel: 1 in VOC, 0 in data of some programs; default 0 if a corner is 0, else 1.
+        first_pixel: Number of the first pixel: 1 in VOC, 0 in data of some programs; default 0 if more boxes begin at 0 than
+            at 1, as boxes at an image's edge do, else 1.
         **kwargs: Classes, size and augmentation, subset, split, batches; see DetectionData.
     """
 
@@ -64,8 +67,8 @@ class VOCDetection(DetectionData):
         every = [image for images_ in found.values() for image in images_]
         first = self.first_pixel
         if first is None:
-            first = int(not any(box.left == 0 or box.top == 0 for image in every for box in image.boxes))
-            notes.append(f"corners count from {first}: --data.first_pixel {1 - first} if they do not")
+            first, why = counts_from([box for image in every for box in image.boxes])
+            notes.append(f"corners count from {first}{why}: --data.first_pixel {1 - first} if they do not")
         for image in every:
             image.boxes = [box._replace(left=box.left - first, top=box.top - first) for box in image.boxes]
         labels = sorted({box.label for image in every for box in image.boxes})
@@ -79,6 +82,21 @@ class VOCDetection(DetectionData):
         if path is None:
             return Pictured(root / IMAGES / f"{name}.jpg", None, refused="there is no such file")
         return read_xml(path, root / BOXES / f"{name}.xml")
+
+
+def counts_from(boxes: Sequence[Box]) -> tuple[int, str]:
+    """(the number of the first pixel, and how it was told if boxes speak for both). Boxes at the left or upper edge begin at
+    it, so that a few wrong files do not shift all boxes. Raises UserError if as many boxes begin at 0 as at 1.
+    """
+    zeros, ones = (sum(n in (box.left, box.top) for box in boxes) for n in (0, 1))
+    if zeros and zeros == ones:
+        raise UserError(
+            "data.first_pixel",
+            f"{plural(zeros, 'box', 'es')} begin at 0 and as many at 1, so that corners may count from either",
+            "set it to 0 or 1",
+        )
+    said = f", as {plural(max(zeros, ones), 'box', 'es')} begin there, and {min(zeros, ones)} at {int(zeros > ones)}"
+    return int(zeros <= ones), said if zeros and ones else ""
 
 
 def voc_boxes_in(top: Path) -> Path | None:
