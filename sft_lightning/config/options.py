@@ -17,6 +17,10 @@ class RunOptions:
         run_id: Name of this run and its W&B id; default a new one.
         drift_rows: Number of samples of a split, drawn evenly, on which the network is compared with the pretrained
             one; a smaller split is used whole.
+        relearn_rows: Number of the source task's training samples on which a fresh linear head is solved at each
+            measurement, to tell knowledge that is gone from a head that no longer fits; null for none.
+        calibration: Measure how well probabilities of classes fit, of the new head and of the kept source head: ECE and
+            Brier score.
         select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
             lower val/loss.
         test_after_fit: After fit, measure best.ckpt once on the test split.
@@ -36,6 +40,8 @@ class RunOptions:
     runs_dir: str | None = None
     run_id: str | None = None
     drift_rows: int = 1024
+    relearn_rows: int | None = None
+    calibration: bool = False
     select_by: str | None = None
     test_after_fit: bool = False
     wandb: Literal["online", "offline", "disabled"] = "offline"

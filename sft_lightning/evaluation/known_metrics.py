@@ -24,6 +24,7 @@ def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None =
     if (stage, name) == ("retention", "forgetting"):
         return forgetting(make_task(source).primary if source else MetricInfo(name, "min")).named(metric)
     asked = task if stage == "val" else source
+    name = name.removeprefix("relearn_") if stage == "retention" else name
     tasks = [type(make_task(asked))] if asked is not None else TASKS.values()
     found = agreed(metric, [info for t in tasks if (info := t.metric_info(name)) is not None])
     return None if found is None else found.named(metric)

@@ -5,17 +5,18 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
-from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
+from sft_lightning.evaluation import Answers, DriftMeter, evaluate, moved
+from sft_lightning.evaluation.beside import Beside, of_both_heads
 from sft_lightning.evaluation.said import SaidSamples, note_said
-from sft_lightning.evaluation.samples import Passed, over_ranks
-from sft_lightning.evaluation.source_data import SourceData, at_retention
+from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
+from sft_lightning.evaluation.source_data import SourceData
+from sft_lightning.evaluation.source_meter import SourceMeter
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task
 
@@ -33,30 +34,48 @@ class RetentionMonitor(Callback):
     Args:
         source: The source task's data; None measures drift only.
         drift_rows: Largest number of validation (or test) samples on which student and teacher are compared.
+        relearn_rows: Number of source training samples on which a fresh linear head is solved, whose source metric is logged
+            as `retention/relearn_…`; None for none.
+        calibration: Whether ECE and Brier score of the new head and of the kept source head are logged.
     """
 
-    def __init__(self, source: SourceData | SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+    def __init__(
+        self,
+        source: SourceData | SFTDataModule | None = None,
+        drift_rows: int = 1024,
+        relearn_rows: int | None = None,
+        calibration: bool = False,
+    ) -> None:
         if drift_rows < 1:
             raise UserError("drift_rows", f"must be at least 1, got {drift_rows}")
+        if relearn_rows is not None and source is None:
+            raise UserError("relearn_rows", "has no effect without retention", "set retention, or leave it out")
         self.source, self.drift_rows = SourceData.of(source), drift_rows
+        self.calibration = calibration
+        self.meter = None if self.source is None else SourceMeter(self.source, relearn_rows, calibration)
         self.before: dict[str, float] = {}
         self.seconds = 0.0
+        self.keeps = False
+        """Keep what the pretrained network said between validations, which must be on the same data"""
         self.said: dict[str, Answers | SaidSamples] | None = None
         """If a dict, it collects predictions while a split is measured: 'source before' and 'source after' on the source
         data, 'head before' and 'head after' of the kept source head on the target's inputs (of the network's own outputs, if
         these are the pretrained ones)"""
         self._meter: DriftMeter | None = None
+        self._calibration: Beside | None = None
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
         self._forget_answers()
-        self._test_before: dict[str, float] = {}
-        self._loaders: dict[str, DataLoader[Batch]] = {}
+        self._measured_before: dict[str, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clears the cached teacher outputs, as this fit or test may be on other data than the one before."""
+        if self.keeps and self._passed:
+            return
         self._forget_answers()
-        self._loaders.clear()  # the next trainer may have other limits
-        self._test_before.clear()
+        if self.meter is not None:
+            self.meter.forget_loaders()
+        self._measured_before.clear()
         self.said = None
         if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
             data.compare_on(self.drift_rows)
@@ -79,41 +98,22 @@ class RetentionMonitor(Callback):
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head has the same classes."""
-        assert isinstance(module, TunedModule) and module.network is not None
-        if self.source is not None:
-            self.source.load(trainer, module.network, None if module.teacher is None else module.teacher.network)
+        assert isinstance(module, TunedModule)
+        if self.meter is not None:
+            self.meter.load(trainer, module)
 
     def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
-        source, task = self.source, self.source_task
-        assert source is not None and task is not None and module.network is not None and module.teacher is not None
-        network = module.teacher.network if of_teacher else module.network
-        began = time.perf_counter()
-
-        def score(batch: Batch) -> Output:
-            return source.output(network, network.answered(network(batch["x"], task.select(batch)), batch))
-
-        if split not in self._loaders:
-            ranks = trainer.global_rank, trainer.world_size
-            self._loaders[split] = source.loader(split, *ranks, limit=limit_of(trainer, split))
-        answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
-        loader = passed.through(self._loaders[split])
-        with at_retention():
-            values = evaluate(trainer, module, loader, source.receive, task, score, answers)
-        self._passed["retention"] = passed
-        self.seconds += time.perf_counter() - began
-        return {f"retention/{k}": v for k, v in values.items()}
+        assert self.meter is not None
+        answers, began = self._answers("source before" if of_teacher else "source after"), self.meter.seconds
+        values = self.meter.measure(trainer, module, split, of_teacher, answers)
+        self.seconds += self.meter.seconds - began
+        return values
 
     def _answers(self, name: str) -> Answers | SaidSamples | None:
         """Collects predictions on the source samples; None if they are not wanted."""
         if self.said is None or self.source_task is None:
             return None
         return self.said.setdefault(name, Answers() if self.source_task.has_classes else SaidSamples(self.source_task))
-
-    def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-        assert self.source_task is not None
-        primary = self.source_task.primary
-        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
-        return {**now, "retention/forgetting": primary.sign * lost}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Loads the source data, and gives it to the variant too."""
@@ -137,9 +137,13 @@ class RetentionMonitor(Callback):
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-        if (task := self.source_task) is not None and f"retention/{task.primary.name}" not in self.before:
+        if (
+            self.meter is not None
+            and (task := self.source_task) is not None
+            and f"retention/{task.primary.name}" not in self.before
+        ):
             source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
-            self.before |= self._with_forgetting(source, source)
+            self.before |= self.meter.with_forgetting(source, source)
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
@@ -154,21 +158,29 @@ class RetentionMonitor(Callback):
         began, passed = time.perf_counter(), Passed()
         meter = DriftMeter(network) if module.teacher is not None else None
 
-        task = module.task
+        task, calibration = module.task, self._of_target(module)
 
         def score(batch: Batch) -> Output:
             output: Output = network(batch["x"], task.select(batch))
             if meter is not None and passed.compared_now:
                 meter.add(task.items(output, batch), task.items(module.teacher_output(batch), batch))
+            if calibration is not None:
+                calibration.add(output, batch)
             return network.answered(output, batch)
 
         limit = limit_of(trainer, "val")
         loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
         values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
+        if calibration is not None:
+            values |= {f"val/{name}": value for name, value in calibration.values().items()}
         if meter is not None:
             values |= {**moved(module), **meter.values()}
         self.seconds += time.perf_counter() - began
         return values
+
+    def _of_target(self, module: TunedModule) -> Beside | None:
+        assert module.task is not None
+        return of_both_heads(module.task, self.source_task, module.device) if self.calibration else None
 
     # ---- drift, on each validation (or test) batch ----
 
@@ -176,6 +188,7 @@ class RetentionMonitor(Callback):
         assert isinstance(module, TunedModule) and module.network is not None
         self._meter = DriftMeter(module.network) if module.teacher is not None else None
         self._passed = {"target": Passed()}
+        self._calibration = self._of_target(module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -186,6 +199,8 @@ class RetentionMonitor(Callback):
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
         assert isinstance(module, TunedModule)
         self._passed["target"].count(batch)
+        if self._calibration is not None and isinstance(student, Output):
+            self._calibration.add(student, batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
         assert module.task is not None
@@ -238,45 +253,37 @@ class RetentionMonitor(Callback):
         began, values = time.perf_counter(), dict[str, float]()
         if self._meter is not None:
             values |= {**moved(module), **self._meter.values()}
+        if self._calibration is not None:
+            values |= {f"{split}/{name}": value for name, value in self._calibration.values().items()}
         self.seconds += time.perf_counter() - began
         task, source = self.source_task, self.source_data
-        if task is not None and source is not None and split in source.splits:
+        if task is not None and source is not None and self.meter is not None and split in source.splits:
             before = self.before
-            if split == "test":
-                if not self._test_before or self.said is not None:
-                    self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
-                before = self._test_before
-            elif (
-                trainer.state.fn == "validate"
-            ):  # these may be other samples than those of the fit that measured `self.before`
-                before = self._source_metrics(trainer, module, split, of_teacher=True)
+            # A validation outside of a fit may be on other samples than those of the fit that measured `self.before`.
+            if split == "test" or trainer.state.fn == "validate":
+                if split not in self._measured_before or self.said is not None:
+                    self._measured_before[split] = self._source_metrics(trainer, module, split, of_teacher=True)
+                before = self._measured_before[split]
             elif self._answers("source before") is not None:
                 self._source_metrics(trainer, module, split, of_teacher=True)
             now = self._source_metrics(trainer, module, split, of_teacher=False)
-            values |= self._with_forgetting(now, before) if f"retention/{task.primary.name}" in before else now
+            values |= self.meter.with_forgetting(now, before) if f"retention/{task.primary.name}" in before else now
         module.log_dict(values | self._samples(split))
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
         """Numbers of samples behind the metrics, on all ranks, as `n/…`: for the columns of `COUNTED`."""
-        target, source = self._passed["target"], self._passed.get("retention") or Passed()
+        meter, target = self.meter, self._passed["target"]
+        source = Passed() if meter is None else meter.passed
         compared = target.compared if self._meter else 0
         counts = [target.samples, source.samples, compared, target.generated, source.generated]
         names = [f"n/{column}" for column in COUNTED[split]]
-        return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
+        found = [*over_ranks(counts), 0 if meter is None else meter.relearned]
+        return {name: float(count) for name, count in zip(names, found, strict=True) if count}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """A line about how many validation samples are drawn; None if all are measured and compared."""
-        said, limit = [], limit_of(trainer, "val")
-        for what, data in (("val", trainer.datamodule), ("retention", self.source_data)):  # type: ignore[attr-defined]
-            if not isinstance(data, SFTDataModule) or "val" not in data.splits:
-                continue
-            size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
-            if drawn < size:
-                said.append(f"{what} {drawn:,} of {size:,}")
-            if what == "val" and self.drift_rows < drawn:
-                said.append(f"drift {self.drift_rows:,} of {size:,}")
-        return f"measured   on samples drawn evenly: {', '.join(said)}" if said else None
+        return drawn_line(trainer, self.source_data, self.drift_rows)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "val")
@@ -291,12 +298,3 @@ class RetentionMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = dict(state_dict["before"])
-
-
-def moved(module: TunedModule) -> dict[str, float]:
-    """Drift of weights (with adapters the effective ones, w + Δ) and statistics from the pretrained network's."""
-    network, teacher = module.network, module.teacher
-    assert network is not None and teacher is not None
-    shared = network.shared_weights()
-    start = teacher.initial_weights(list(shared))
-    return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

@@ -71,18 +71,19 @@ class SourceData:
         """The batches of 'val' or 'test' for one rank, of the samples that `limit` (batches, or a share) draws."""
         return self.data.loader(split, rank, world_size, limit=limit)
 
-    def training_samples(self, number: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """This rank's part of `number` training samples, in batches of one, as an evaluation sees them.
+    def training_samples(self, number: int, rank: int = 0, world_size: int = 1, batch: int = 1) -> Iterator[Batch]:
+        """This rank's part of `number` training samples, in batches of `batch`, as an evaluation sees them.
 
         They are drawn evenly, the same in each run. Iterating draws no random number.
         """
         train = self.data.splits["train"]
         split = Split(train.samples, train.rows, train.targets, train=False)
         split.name = train.name
-        for position in draw(len(split), number)[rank::world_size]:
+        mine = draw(len(split), number)[rank::world_size]
+        for first in range(0, len(mine), batch):
             with at_retention():
-                batch = split.__getitems__([Key(int(position), 0)])
-            yield batch
+                made = split.__getitems__([Key(int(position), 0) for position in mine[first : first + batch]])
+            yield made
 
     def receive(self, batch: Batch) -> Batch:
         """Finishes a batch on the device, after its transfer."""

@@ -113,7 +113,9 @@ class PythonRun:
         for callback in as_list(ours.get("callbacks")):
             if type(callback).__module__.startswith("sft_lightning."):
                 refuse_own(f"sft_lightning.callbacks.{type(callback).__name__}")
-        monitor = RetentionMonitor(self.retention, self.options.drift_rows)
+        monitor = RetentionMonitor(
+            self.retention, self.options.drift_rows, self.options.relearn_rows, self.options.calibration
+        )
         arguments = {**ours, **self.session.trainer_arguments(ours, monitor, wandb_now=False)}
         arguments["callbacks"] = [FitBegins(self), *arguments["callbacks"]]
         return arguments
