@@ -152,7 +152,11 @@ def told(places: dict[str, Any]) -> str:
 def address(config: dict[str, Any]) -> str:
     """12 hexadecimal digits of the sha256 of a config, without keys that do not change what the run computes."""
     content = {k: v for k, v in config.items() if k not in ASIDE}
-    for name in ("relearn_rows", "calibration"):  # options that earlier versions did not have, and that change nothing
+    for name in (
+        "relearn_rows",
+        "calibration",
+        "retention_sets",
+    ):  # options that earlier versions did not have, and that change nothing
         if not content.get(name):
             content.pop(name, None)
     init = content.get("data", {}).get("init_args", {})

@@ -18,7 +18,7 @@ from sft_lightning.cli.carried import carried
 from sft_lightning.cli.quiet import quieten
 from sft_lightning.config import given
 from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
-from sft_lightning.config.options import options_of, underscored
+from sft_lightning.config.options import monitored, options_of, underscored
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
 from sft_lightning.config.resolve import as_plain, check, keys_of
@@ -102,8 +102,8 @@ class SFTCLI(LightningCLI):
         )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        source, settings = SourceData.of(self._get(self.config_init, "retention")), self.settings
-        monitor = RetentionMonitor(source, settings.drift_rows, settings.relearn_rows, settings.calibration)
+        source = SourceData.of(self._get(self.config_init, "retention"))
+        monitor = RetentionMonitor(source, **monitored(self.settings))
         arguments = self.session.trainer_arguments(self._get(self.config_init, "trainer"), monitor)
         trainer = super().instantiate_trainer(**arguments)
         keep_signals(trainer)

@@ -6,6 +6,7 @@ from lightning.pytorch import Trainer
 
 from sft_lightning.after.path import Asked, Walk
 from sft_lightning.cli.fit import SFTCLI
+from sft_lightning.config.options import monitored
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.runs.equipment import keep_signals
@@ -27,8 +28,7 @@ class PathCLI(SFTCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         source = SourceData.of(self._get(self.config_init, "retention"))
-        settings = self.settings
-        monitor = RetentionMonitor(source, settings.drift_rows, settings.relearn_rows, settings.calibration)
+        monitor = RetentionMonitor(source, **monitored(self.settings))
         self.walk = Walk(self.asked, monitor)
         trainer = super(SFTCLI, self).instantiate_trainer(
             callbacks=[self.walk, self.walk.monitor],

@@ -1,6 +1,7 @@
 """Measures in every run what the network keeps: the source metric if there is source data, and always drift."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -13,6 +14,7 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, moved
 from sft_lightning.evaluation.beside import Beside, of_both_heads
+from sft_lightning.evaluation.retention_sets import make_sets
 from sft_lightning.evaluation.said import SaidSamples, note_said
 from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
 from sft_lightning.evaluation.source_data import SourceData
@@ -37,6 +39,8 @@ class RetentionMonitor(Callback):
         relearn_rows: Number of source training samples on which a fresh linear head is solved, whose source metric is logged
             as `retention/relearn_…`; None for none.
         calibration: Whether ECE and Brier score of the new head and of the kept source head are logged.
+        sets: More sets of the source task by name, each a data module's class_path and init_args, or a corruption with its
+            severity; logged as `retention/<name>/…`.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class RetentionMonitor(Callback):
         drift_rows: int = 1024,
         relearn_rows: int | None = None,
         calibration: bool = False,
+        sets: Mapping[str, Any] | None = None,
     ) -> None:
         if drift_rows < 1:
             raise UserError("drift_rows", f"must be at least 1, got {drift_rows}")
@@ -53,8 +58,10 @@ class RetentionMonitor(Callback):
         self.source, self.drift_rows = SourceData.of(source), drift_rows
         self.calibration = calibration
         self.meter = None if self.source is None else SourceMeter(self.source, relearn_rows, calibration)
+        named = make_sets(sets, self.source).items()
+        self.sets = {name: SourceMeter(data, None, calibration, name) for name, data in named}
         self.before: dict[str, float] = {}
-        self.seconds = 0.0
+        self._seconds = 0.0
         self.keeps = False
         """Keep what the pretrained network said between validations, which must be on the same data"""
         self.said: dict[str, Answers | SaidSamples] | None = None
@@ -66,16 +73,14 @@ class RetentionMonitor(Callback):
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
         self._forget_answers()
-        self._measured_before: dict[str, dict[str, float]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clears the cached teacher outputs, as this fit or test may be on other data than the one before."""
         if self.keeps and self._passed:
             return
         self._forget_answers()
-        if self.meter is not None:
-            self.meter.forget_loaders()
-        self._measured_before.clear()
+        for meter in self.meters:
+            meter.forget()
         self.said = None
         if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
             data.compare_on(self.drift_rows)
@@ -85,6 +90,16 @@ class RetentionMonitor(Callback):
         self._cache_room = 256 << 20
 
     # ---- the source task's data ----
+
+    @property
+    def meters(self) -> list[SourceMeter]:
+        """Those of all sets of the source task, first that of `source`."""
+        return [m for m in (self.meter, *self.sets.values()) if m is not None]
+
+    @property
+    def seconds(self) -> float:
+        """Time that all measurements took so far."""
+        return self._seconds + sum(meter.seconds for meter in self.meters)
 
     @property
     def source_data(self) -> SFTDataModule | None:
@@ -99,15 +114,8 @@ class RetentionMonitor(Callback):
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head has the same classes."""
         assert isinstance(module, TunedModule)
-        if self.meter is not None:
-            self.meter.load(trainer, module)
-
-    def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
-        assert self.meter is not None
-        answers, began = self._answers("source before" if of_teacher else "source after"), self.meter.seconds
-        values = self.meter.measure(trainer, module, split, of_teacher, answers)
-        self.seconds += self.meter.seconds - began
-        return values
+        for meter in self.meters:
+            meter.load(trainer, module)
 
     def _answers(self, name: str) -> Answers | SaidSamples | None:
         """Collects predictions on the source samples; None if they are not wanted."""
@@ -131,19 +139,16 @@ class RetentionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures target and source metrics before training, and logs them as step 0."""
-        assert isinstance(pl_module, TunedModule)
-        assert pl_module.network is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.network is not None
         if trainer.limit_val_batches == 0:
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-        if (
-            self.meter is not None
-            and (task := self.source_task) is not None
-            and f"retention/{task.primary.name}" not in self.before
-        ):
-            source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
-            self.before |= self.meter.with_forgetting(source, source)
+        for meter in self.meters:
+            if meter.task is not None and meter.first not in self.before:
+                answers = self._answers("source before") if meter is self.meter else None
+                start = meter.measure(trainer, pl_module, "val", True, answers)
+                self.before |= meter.with_forgetting(start, start)
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
@@ -175,7 +180,7 @@ class RetentionMonitor(Callback):
             values |= {f"val/{name}": value for name, value in calibration.values().items()}
         if meter is not None:
             values |= {**moved(module), **meter.values()}
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         return values
 
     def _of_target(self, module: TunedModule) -> Beside | None:
@@ -222,7 +227,7 @@ class RetentionMonitor(Callback):
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         if self.said is not None:
             note_said(self.said, module, batch, teacher, student)
 
@@ -255,19 +260,11 @@ class RetentionMonitor(Callback):
             values |= {**moved(module), **self._meter.values()}
         if self._calibration is not None:
             values |= {f"{split}/{name}": value for name, value in self._calibration.values().items()}
-        self.seconds += time.perf_counter() - began
-        task, source = self.source_task, self.source_data
-        if task is not None and source is not None and self.meter is not None and split in source.splits:
-            before = self.before
-            # A validation outside of a fit may be on other samples than those of the fit that measured `self.before`.
-            if split == "test" or trainer.state.fn == "validate":
-                if split not in self._measured_before or self.said is not None:
-                    self._measured_before[split] = self._source_metrics(trainer, module, split, of_teacher=True)
-                before = self._measured_before[split]
-            elif self._answers("source before") is not None:
-                self._source_metrics(trainer, module, split, of_teacher=True)
-            now = self._source_metrics(trainer, module, split, of_teacher=False)
-            values |= self.meter.with_forgetting(now, before) if f"retention/{task.primary.name}" in before else now
+        self._seconds += time.perf_counter() - began
+        if self.meter is not None:
+            values |= self.meter.kept(trainer, module, split, self.before, self._answers)
+        for meter in self.sets.values():
+            values |= meter.kept(trainer, module, split, self.before)
         module.log_dict(values | self._samples(split))
         self._meter = None
 
@@ -279,7 +276,10 @@ class RetentionMonitor(Callback):
         counts = [target.samples, source.samples, compared, target.generated, source.generated]
         names = [f"n/{column}" for column in COUNTED[split]]
         found = [*over_ranks(counts), 0 if meter is None else meter.relearned]
-        return {name: float(count) for name, count in zip(names, found, strict=True) if count}
+        counted = {name: float(count) for name, count in zip(names, found, strict=True) if count}
+        of_sets = over_ranks([m.passed.samples for m in self.sets.values()]) if self.sets else []
+        test = "test/" if split == "test" else ""
+        return counted | {f"n/{test}retention/{n}": float(c) for n, c in zip(self.sets, of_sets, strict=True)}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """A line about how many validation samples are drawn; None if all are measured and compared."""

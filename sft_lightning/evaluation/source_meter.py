@@ -1,6 +1,7 @@
 """Measures a network by the source task's metrics on the source task's data."""
 
 import time
+from collections.abc import Callable
 
 from lightning.pytorch import Trainer
 from torch.utils.data import DataLoader
@@ -28,12 +29,16 @@ class SourceMeter:
         source: The source task's data.
         relearn_rows: Number of its training samples on which a fresh head is solved; None for none.
         calibration: Whether the calibration of the source head is measured.
+        name: Name of the set if it is one of several; its metrics are then `retention/<name>/…`.
     """
 
-    def __init__(self, source: SourceData, relearn_rows: int | None = None, calibration: bool = False) -> None:
+    def __init__(
+        self, source: SourceData, relearn_rows: int | None = None, calibration: bool = False, name: str = ""
+    ) -> None:
         if relearn_rows is not None and relearn_rows < 2:
             raise UserError("relearn_rows", f"must be at least 2, got {relearn_rows}")
         self.source, self.relearn_rows, self.calibration = source, relearn_rows, calibration
+        self.prefix = f"retention/{name}/" if name else "retention/"
         self.seconds = 0.0
         """Time spent so far"""
         self.passed = Passed()
@@ -43,6 +48,7 @@ class SourceMeter:
         self.chance: float | None = None
         """Accuracy of the most frequent class on the last samples; None if the source task's metric is another"""
         self._loaders: dict[str, DataLoader[Batch]] = {}
+        self._before: dict[str, dict[str, float]] = {}  # of the pretrained network, by split
 
     @property
     def task(self) -> Task | None:
@@ -56,14 +62,21 @@ class SourceMeter:
         if self.relearn_rows is not None and self.source.task is not None:
             refuse(self.source.task, module.network)
 
-    def forget_loaders(self) -> None:
-        """Makes loaders again, because the next trainer may have other limits."""
+    def forget(self) -> None:
+        """Makes loaders again, and measures the pretrained network again, as the next trainer may have other limits."""
         self._loaders.clear()
+        self._before.clear()
+
+    @property
+    def first(self) -> str:
+        """The primary metric's name."""
+        assert self.task is not None
+        return f"{self.prefix}{self.task.primary.name}"
 
     def measure(
         self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool, answers: Answers | SaidSamples | None
     ) -> dict[str, float]:
-        """The source task's metrics and 'loss' of the tuned network, or of the pretrained one, as `retention/…`."""
+        """The source task's metrics and 'loss' of the tuned network, or of the pretrained one, with the set's prefix."""
         source, task = self.source, self.task
         assert task is not None and module.network is not None and module.teacher is not None
         network = module.teacher.network if of_teacher else module.network
@@ -88,7 +101,7 @@ class SourceMeter:
             ranks = trainer.global_rank, trainer.world_size
             self._loaders[split] = source.loader(split, *ranks, limit=limit_of(trainer, split))
         self.passed = Passed()
-        with at_retention():
+        with at_retention(source.place):
             loader = self.passed.through(self._loaders[split])
             values = evaluate(trainer, module, loader, source.receive, task, score, answers)
         for other in others:
@@ -96,17 +109,40 @@ class SourceMeter:
         if sizes is not None:
             self.chance, values[f"{ACCURACY}_se"] = sizes.values(values[ACCURACY])
         self.seconds += time.perf_counter() - began
-        return {f"retention/{k}": v for k, v in values.items()}
+        return {f"{self.prefix}{k}": v for k, v in values.items()}
+
+    def kept(
+        self,
+        trainer: Trainer,
+        module: TunedModule,
+        split: str,
+        start: dict[str, float],
+        answers: Callable[[str], Answers | SaidSamples | None] = lambda name: None,
+    ) -> dict[str, float]:
+        """What the tuned network kept on a split, with what it forgot.
+
+        In a test, and in a validation outside of a fit, the pretrained network is measured too, as these may be other samples
+        than those of the fit that measured it at the `start`. Empty if the data lacks the split.
+        """
+        if self.task is None or split not in self.source.data.splits:
+            return {}
+        if split == "test" or trainer.state.fn == "validate":
+            said = answers("source before")
+            if split not in self._before or said is not None:
+                self._before[split] = self.measure(trainer, module, split, True, said)
+            start = self._before[split]
+        now = self.measure(trainer, module, split, False, answers("source after"))
+        return self.with_forgetting(now, start) if self.first in start else now
 
     def with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-        """Adds `retention/forgetting`, how much worse the primary metric is than before, in its unit, and for an accuracy
-        `retention/lost_above_chance`, this as a share of what was above chance; absent if nothing was.
+        """Adds `forgetting`, how much worse the primary metric is than before, in its unit, and for an accuracy
+        `lost_above_chance`, this as a share of what was above chance; absent if nothing was.
         """
         assert self.task is not None
         primary = self.task.primary
-        first = before[f"retention/{primary.name}"]
-        lost = first - now[f"retention/{primary.name}"]
-        found = {**now, "retention/forgetting": primary.sign * lost}
+        first = before[self.first]
+        lost = first - now[self.first]
+        found = {**now, f"{self.prefix}forgetting": primary.sign * lost}
         if self.chance is not None and primary.name == ACCURACY and first > self.chance:
-            found["retention/lost_above_chance"] = lost / (first - self.chance)
+            found[f"{self.prefix}lost_above_chance"] = lost / (first - self.chance)
         return found
