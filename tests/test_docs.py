@@ -35,7 +35,11 @@ def test_gauges_are_correlated_with_what_each_setting_kept(tmp_path: Path, monke
     for point in found["points"]:
         mine = [float(r["retention/accuracy"]) for r in rows if r["arm"] == point["arm"]]
         assert min(mine) - 1e-6 <= point["retention/accuracy"] <= max(mine) + 1e-6
-    assert {p["arm"] for p in found["points"]} == {"plain", "distill"} and found["anchored"] == ["distill"]
+    assert {p["arm"] for p in found["points"]} == {"plain", "distill"} and found["anchored"] == []
+    for on, anchored in (("source_logits", True), (None, True), ("features", False)):
+        model = {"class_path": "sft_lightning.modules.DistillSFT", "init_args": {"on": on}}
+        (tmp_path / "config.yaml").write_text(json.dumps({"model": model}))
+        assert gauges.on_source_outputs(tmp_path) is anchored
     kept = [p["retention/accuracy"] for p in found["points"]]
     kl = found["settings"]["drift/kl"]
     expected = spearmanr(kept, [p["drift/kl"] for p in found["points"]]).statistic
