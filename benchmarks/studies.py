@@ -17,12 +17,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks import gauges
 from sft_lightning.core.wording import plural
 from sft_lightning.runs.status import is_finished
 
 ROOT = Path(__file__).parents[1]
 TAKEN = ROOT / "benchmarks/results/studies"
 PAGE = ROOT / "docs/results.md"
+FIGURE = ROOT / "docs/gauges.svg"
 INTRO = """# Results of the shipped studies
 
 Written by `python -m benchmarks.studies` from what `ablate` found. Each arm's settings were chosen on validation alone (see
@@ -84,6 +86,8 @@ def take(folder: Path) -> None:
             json.loads((folder / p / "run.json").read_text()) for a in cell["arms"].values() for p in a.pop("points")
         ]
         cell["n"] = measured_on(runs)
+        if (found := gauges.gauges_of(folder, held, cell)) is not None:
+            cell["gauges"] = found
     TAKEN.mkdir(parents=True, exist_ok=True)
     content = {"about": about, **{k: held[k] for k in KEPT}}
     (TAKEN / f"{held['study']}.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
@@ -183,10 +187,40 @@ def section(held: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+GAUGES = """## Which gauge tells what was kept
+
+Without source data a gauge must stand in for the source metric. The table has Spearman's correlation of each gauge with what
+was kept, over all settings that a study tried (means over the seeds that chose, on validation) and over its arms (means over
+the tested seeds). A gauge that orders them rightly has −1 for a distance and +1 for an agreement. Anchors on source outputs
+lower the divergence on the new inputs by construction, so each number is also given without them. Settings of one study are
+no random sample of ways of tuning, so there are no p values.
+
+![What was kept over four gauges, a mark for each setting](gauges.svg)
+"""
+
+
+def with_gauges(studies: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """(study and cell, what `gauges_of` found) of the cells that have it."""
+    found = []
+    for held in studies:
+        for cell in held["cells"]:
+            if "gauges" in cell:
+                at = ", ".join(f"{k} {v}" for k, v in cell["at"].items())
+                found.append((f"{held['study']}{f', {at}' if at else ''}", cell["gauges"]))
+    return found
+
+
+def all_taken() -> list[dict[str, Any]]:
+    """What was taken in, by the study's name."""
+    return [json.loads(file.read_text()) for file in sorted(TAKEN.glob("*.json"))]
+
+
 def page() -> str:
     """The whole page."""
-    held = [json.loads(file.read_text()) for file in sorted(TAKEN.glob("*.json"))]
-    return "\n".join([INTRO, *map(section, held)]).rstrip("\n") + "\n"
+    held = all_taken()
+    cells = with_gauges(held)
+    of_gauges = [GAUGES, *gauges.table(cells), ""] if cells else []
+    return "\n".join([INTRO, *of_gauges, *map(section, held)]).rstrip("\n") + "\n"
 
 
 if __name__ == "__main__":
@@ -205,4 +239,6 @@ if __name__ == "__main__":
     for given in options.studies:
         take(given)
     PAGE.write_text(page())
+    if cells := with_gauges(all_taken()):
+        gauges.figure(cells, FIGURE)
     print(PAGE)

@@ -1,11 +1,13 @@
 """Pages that `make docs` writes from results: their generators run, and every promise names tests that are there."""
 
+import csv
 import json
 from pathlib import Path
 
 import pytest
+from scipy.stats import spearmanr
 
-from benchmarks import exactness, studies
+from benchmarks import exactness, gauges, studies
 
 STUDY = Path(__file__).parent / "compat/before/small-study"
 OUTCOMES = {"passed": 2, "failed": 0, "skipped": 0}
@@ -20,6 +22,30 @@ def test_a_finished_study_gets_its_section_with_each_arms_numbers(
     assert "## small-study" in page and "6 fits, 4 tests" in page
     rows = {line.split("|")[1].strip(" `"): line for line in page.splitlines() if line.startswith("| ")}
     assert "62.9" in rows["plain"] and "98.2" in rows["distill"], "the table lacks what was measured"
+
+
+def test_gauges_are_correlated_with_what_each_setting_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(studies, "TAKEN", tmp_path)
+    monkeypatch.setattr(gauges, "LEAST", 2)
+    studies.take(STUDY)
+    ((title, found),) = studies.with_gauges(studies.all_taken())
+    with (STUDY / "points.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert title == "small-study, shots_per_class 4" and found["kept"] == "retention/accuracy"
+    for point in found["points"]:
+        mine = [float(r["retention/accuracy"]) for r in rows if r["arm"] == point["arm"]]
+        assert min(mine) - 1e-6 <= point["retention/accuracy"] <= max(mine) + 1e-6
+    assert {p["arm"] for p in found["points"]} == {"plain", "distill"} and found["anchored"] == []
+    for on, anchored in (("source_logits", True), (None, True), ("features", False)):
+        model = {"class_path": "sft_lightning.modules.DistillSFT", "init_args": {"on": on}}
+        (tmp_path / "config.yaml").write_text(json.dumps({"model": model}))
+        assert gauges.on_source_outputs(tmp_path) is anchored
+    kept = [p["retention/accuracy"] for p in found["points"]]
+    kl = found["settings"]["drift/kl"]
+    expected = spearmanr(kept, [p["drift/kl"] for p in found["points"]]).statistic
+    assert kl["n"] == len(kept) and kl["rho"] == pytest.approx(expected, abs=1e-6)
+    studies.gauges.figure(studies.with_gauges(studies.all_taken()), tmp_path / "figure.svg")
+    assert "small-study" in (tmp_path / "figure.svg").read_text() and "gauges.svg" in studies.page()
 
 
 def test_a_study_that_is_not_finished_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

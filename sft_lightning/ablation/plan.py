@@ -152,6 +152,13 @@ def told(places: dict[str, Any]) -> str:
 def address(config: dict[str, Any]) -> str:
     """12 hexadecimal digits of the sha256 of a config, without keys that do not change what the run computes."""
     content = {k: v for k, v in config.items() if k not in ASIDE}
+    for name in (
+        "relearn_rows",
+        "calibration",
+        "retention_sets",
+    ):  # options that earlier versions did not have, and that change nothing
+        if not content.get(name):
+            content.pop(name, None)
     init = content.get("data", {}).get("init_args", {})
     if init.get("fold") is None and "folds" in init:  # the number of folds matters only if one is left out
         content["data"] = {

@@ -54,7 +54,7 @@ def metrics_of(select: Select, record: dict[str, Any]) -> Metrics:
     target = select.target or main.get("target")
     if target is None:
         raise UserError("select.target", "the runs name no primary metric", f"use one of {', '.join(measured)}")
-    first = next((k for k in measured if k.startswith("retention/") and k.endswith(target.partition("/")[2])), "")
+    first = next((k for k in measured if k == f"retention/{target.rpartition('/')[2]}"), "")
     candidates = [first, main.get("source", ""), *(k for k in measured if is_source_metric(k)), *KEPT]
     kept = select.kept or next((k for k in candidates if k in measured and known_direction(known, k)), None)
     found = [named(which, name, measured, known) for which, name in (("target", target), ("kept", kept)) if name]

@@ -92,6 +92,8 @@ class RunRecorder(Callback):
         for part, held in self._found.items():
             first = recorded(self.record.content, part)
             about[part] = {**held, "fingerprint": {**held["fingerprint"], **first}}  # the first fingerprint is kept
+        if self.monitor and self.monitor.sets:
+            about["retention_sets"] = {name: about_data(m.source.data) for name, m in self.monitor.sets.items()}
         if isinstance(data, SFTDataModule) and (skipped := data.skipped_report(gather=False)):
             about["data"]["skipped"] = skipped
         return about

@@ -24,6 +24,7 @@ COMMANDS = {
     "runs": "List runs, show one, or remove what may go.",
     "export": "Write a run's model for other libraries, and show that it answers there as it does here.",
     "serve": "Answer over HTTP with the model of a run or an export.",
+    "path": "Measure a run between its pretrained and its tuned weights (WiSE-FT, LiNeS), and write a point as a run.",
     "gate": "Decide whether a model may replace another one: tests on the same samples, and an exit code.",
 }
 ELSEWHERE = {
@@ -34,6 +35,7 @@ ELSEWHERE = {
     "runs": "sft_lightning.cli.runs",
     "export": "sft_lightning.cli.export",
     "serve": "sft_lightning.cli.serve",
+    "path": "sft_lightning.cli.path",
     "gate": "sft_lightning.cli.gate",
 }
 """Commands that Trainer does not have: the modules whose `main` runs them."""

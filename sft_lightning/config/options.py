@@ -17,6 +17,13 @@ class RunOptions:
         run_id: Name of this run and its W&B id; default a new one.
         drift_rows: Number of samples of a split, drawn evenly, on which the network is compared with the pretrained
             one; a smaller split is used whole.
+        relearn_rows: Number of the source task's training samples on which a fresh linear head is solved at each
+            measurement, to tell knowledge that is gone from a head that no longer fits; null for none.
+        calibration: Measure how well probabilities of classes fit, of the new head and of the kept source head: ECE and
+            Brier score.
+        retention_sets: More sets on which the source task is measured, by name, each with class_path and init_args as
+            retention has, or with corruption (noise, blur, contrast or jpeg) and severity (1 to 5; default 3) of its
+            images; their metrics are retention/NAME/….
         select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
             lower val/loss.
         test_after_fit: After fit, measure best.ckpt once on the test split.
@@ -36,6 +43,9 @@ class RunOptions:
     runs_dir: str | None = None
     run_id: str | None = None
     drift_rows: int = 1024
+    relearn_rows: int | None = None
+    calibration: bool = False
+    retention_sets: dict[str, Any] | None = None
     select_by: str | None = None
     test_after_fit: bool = False
     wandb: Literal["online", "offline", "disabled"] = "offline"
@@ -63,6 +73,12 @@ NOT_WRITTEN = "not_written"
 def options_of(settings: Any) -> RunOptions:
     """Returns the options among a command's parsed settings."""
     return RunOptions(**{name: settings[name] for name, *_ in OPTIONS if name in settings})
+
+
+def monitored(options: Any) -> dict[str, Any]:
+    """Returns the arguments of RetentionMonitor among a run's options."""
+    own = {name: getattr(options, name) for name in ("drift_rows", "relearn_rows", "calibration")}
+    return {**own, "sets": options.retention_sets}
 
 
 def underscored(argument: str) -> str:

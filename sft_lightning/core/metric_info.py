@@ -68,16 +68,19 @@ def agreed(name: str, said: Iterable[MetricInfo]) -> MetricInfo | None:
 
 
 COUNTED = {
-    "val": ("val", "retention", "drift", "generated", "retention_generated"),
-    "test": ("test", "test/retention", "test/drift", "test/generated", "test/retention_generated"),
+    "val": ("val", "retention", "drift", "generated", "retention_generated", "relearn"),
+    "test": ("test", "test/retention", "test/drift", "test/generated", "test/retention_generated", "test/relearn"),
 }
-"""Columns of `n` for each split: samples of the target, of the source task, of drift, and those of target and source for which
-texts are generated"""
+"""Columns of `n` for each split: samples of the target, of the source task, of drift, those of target and source for which
+texts are generated, and the source's training samples on which a fresh head is solved"""
 GAUGES = {
     info.name: info
     for info in (
         MetricInfo("retention/agreement", "max", SHARE),
+        MetricInfo("retention/lost_above_chance", "min", SHARE),
+        MetricInfo("retention/accuracy_se", None, SHARE),
         MetricInfo("drift/kl", "min", "nats"),
+        MetricInfo("drift/kl_reverse", "min", "nats"),
         MetricInfo("drift/weights_l2", "min"),
         MetricInfo("drift/weights_relative", "min"),
         MetricInfo("drift/buffers_relative", "min"),
@@ -129,4 +132,5 @@ def on_validation(name: str) -> str:
 
 def is_source_metric(name: str) -> bool:
     """Whether a metric is one of the source task's own, such as `retention/accuracy`."""
-    return name.startswith("retention/") and not name.endswith(("/loss", "/agreement", "/forgetting"))
+    others = ("/loss", "/agreement", "/forgetting", "/lost_above_chance", "/accuracy_se")
+    return name.startswith("retention/") and not name.endswith(others) and "/relearn_" not in name

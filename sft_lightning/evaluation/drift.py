@@ -10,6 +10,7 @@ from sft_lightning.anchors import CKASums
 from sft_lightning.anchors.weight_space import squared_distance
 from sft_lightning.core.structures import Items
 from sft_lightning.evaluation.values import ValueSums
+from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.networks.base import Network
 from sft_lightning.tasks import Task, make_task
 
@@ -42,6 +43,15 @@ def statistics_drift(network: Network, teacher: Network) -> dict[str, float]:
     return {"drift/buffers_relative": float((moved / length).sqrt())}
 
 
+def moved(module: TunedModule) -> dict[str, float]:
+    """Drift of weights (with adapters the effective ones, w + Δ) and statistics from the pretrained network's."""
+    network, teacher = module.network, module.teacher
+    assert network is not None and teacher is not None
+    shared = network.shared_weights()
+    start = teacher.initial_weights(list(shared))
+    return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}
+
+
 def is_statistic(name: str) -> bool:
     """Whether a buffer of this full name is a running statistic of the encoder."""
     return name.startswith("encoder.") and name.endswith(STATISTICS)
@@ -55,10 +65,10 @@ class DriftMeter:
     that depend on pretrained weights only, and are absent if there are none.
 
     The other gauges use the kept source head's outputs, or the logits of a shared output space, and are absent without
-    either. For classes or labels: `drift/kl`, mean KL(teacher ‖ student) in nats per item, and `retention/agreement`, the
-    share of items, or of their labels, on which both agree. For values (regression, rerankers, reward models):
-    `drift/source_mse`, the mean squared difference in units of the values' variance, and `drift/source_correlation`,
-    Pearson's.
+    either. For classes or labels: `drift/kl`, mean KL(teacher ‖ student) in nats per item, `drift/kl_reverse`, mean
+    KL(student ‖ teacher), and `retention/agreement`, the share of items, or of their labels, on which both agree. For values
+    (regression, rerankers, reward models): `drift/source_mse`, the mean squared difference in units of the values' variance,
+    and `drift/source_correlation`, Pearson's.
 
     Args:
         network: The student, which knows the task of its source head.
@@ -70,7 +80,7 @@ class DriftMeter:
         self.task: Task | None = None if info is None else make_task(info)
         self.cka = CKASums()
         self.values_moved = ValueSums()
-        self.sums: Tensor | None = None  # items, Σ kl, Σ agreement
+        self.sums: Tensor | None = None  # items, Σ kl, Σ agreement, Σ reverse kl
 
     @torch.no_grad()
     def add(self, student: Items, teacher: Items) -> None:
@@ -81,11 +91,12 @@ class DriftMeter:
         if mine is None or theirs is None or self.task is None:
             return
         same, divergence = self.task.same(mine, theirs), self.task.divergence(mine, theirs)
-        if same is None or divergence is None:
+        reverse = self.task.divergence(theirs, mine)
+        if same is None or divergence is None or reverse is None:
             self.values_moved.add(mine, theirs)
             return
-        sums = [same.new_tensor(float(len(mine))).double(), divergence.double().sum(), same.double().sum()]
-        new = torch.stack(sums)
+        count = same.new_tensor(float(len(mine)))
+        new = torch.stack([part.double().sum() for part in (count, divergence, same, reverse)])
         self.sums = new if self.sums is None else self.sums + new
 
     def values(self) -> dict[str, float]:
@@ -98,6 +109,7 @@ class DriftMeter:
             values["drift/features_cka"] = float(self.cka.value())
             values["drift/features_cka_debiased"] = float(self.cka.debiased())
         if self.sums is not None:
-            items, divergence, agree = self.sums.tolist()
-            values |= {"drift/kl": divergence / max(items, 1), "retention/agreement": agree / max(items, 1)}
+            items, *sums = self.sums.tolist()
+            names = ("drift/kl", "retention/agreement", "drift/kl_reverse")
+            values |= {name: total / max(items, 1) for name, total in zip(names, sums, strict=True)}
         return {**values, **self.values_moved.values()}

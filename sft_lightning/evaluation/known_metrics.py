@@ -16,6 +16,8 @@ def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None =
         task: The target task, which `val/…` and `test/…` belong to; None searches all tasks.
         source: The source task, which `retention/…` belongs to; likewise.
     """
+    if metric.startswith("n/"):
+        return MetricInfo(metric, None, "samples")
     stage, _, name = on_validation(metric).partition("/")
     if (known := gauge(on_validation(metric))) is not None:
         return known.named(metric)
@@ -24,8 +26,11 @@ def info_of(metric: str, task: TaskInfo | None = None, source: TaskInfo | None =
     if (stage, name) == ("retention", "forgetting"):
         return forgetting(make_task(source).primary if source else MetricInfo(name, "min")).named(metric)
     asked = task if stage == "val" else source
+    name = name.removeprefix("relearn_") if stage == "retention" else name
     tasks = [type(make_task(asked))] if asked is not None else TASKS.values()
     found = agreed(metric, [info for t in tasks if (info := t.metric_info(name)) is not None])
+    if found is None and stage == "retention" and "/" in name:  # of a named set
+        found = info_of(f"retention/{name.partition('/')[2]}", task, source)
     return None if found is None else found.named(metric)
 
 

@@ -1,21 +1,24 @@
 """Measures in every run what the network keeps: the source metric if there is source data, and always drift."""
 
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
-from sft_lightning.evaluation import Answers, DriftMeter, evaluate, statistics_drift, weight_drift
+from sft_lightning.evaluation import Answers, DriftMeter, evaluate, moved
+from sft_lightning.evaluation.beside import Beside, of_both_heads
+from sft_lightning.evaluation.retention_sets import make_sets
 from sft_lightning.evaluation.said import SaidSamples, note_said
-from sft_lightning.evaluation.samples import Passed, over_ranks
-from sft_lightning.evaluation.source_data import SourceData, at_retention
+from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
+from sft_lightning.evaluation.source_data import SourceData
+from sft_lightning.evaluation.source_meter import SourceMeter
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task
 
@@ -33,30 +36,51 @@ class RetentionMonitor(Callback):
     Args:
         source: The source task's data; None measures drift only.
         drift_rows: Largest number of validation (or test) samples on which student and teacher are compared.
+        relearn_rows: Number of source training samples on which a fresh linear head is solved, whose source metric is logged
+            as `retention/relearn_…`; None for none.
+        calibration: Whether ECE and Brier score of the new head and of the kept source head are logged.
+        sets: More sets of the source task by name, each a data module's class_path and init_args, or a corruption with its
+            severity; logged as `retention/<name>/…`.
     """
 
-    def __init__(self, source: SourceData | SFTDataModule | None = None, drift_rows: int = 1024) -> None:
+    def __init__(
+        self,
+        source: SourceData | SFTDataModule | None = None,
+        drift_rows: int = 1024,
+        relearn_rows: int | None = None,
+        calibration: bool = False,
+        sets: Mapping[str, Any] | None = None,
+    ) -> None:
         if drift_rows < 1:
             raise UserError("drift_rows", f"must be at least 1, got {drift_rows}")
+        if relearn_rows is not None and source is None:
+            raise UserError("relearn_rows", "has no effect without retention", "set retention, or leave it out")
         self.source, self.drift_rows = SourceData.of(source), drift_rows
+        self.calibration = calibration
+        self.meter = None if self.source is None else SourceMeter(self.source, relearn_rows, calibration)
+        named = make_sets(sets, self.source).items()
+        self.sets = {name: SourceMeter(data, None, calibration, name) for name, data in named}
         self.before: dict[str, float] = {}
-        self.seconds = 0.0
+        self._seconds = 0.0
+        self.keeps = False
+        """Keep what the pretrained network said between validations, which must be on the same data"""
         self.said: dict[str, Answers | SaidSamples] | None = None
         """If a dict, it collects predictions while a split is measured: 'source before' and 'source after' on the source
         data, 'head before' and 'head after' of the kept source head on the target's inputs (of the network's own outputs, if
         these are the pretrained ones)"""
         self._meter: DriftMeter | None = None
+        self._calibration: Beside | None = None
         self._passed: dict[str, Passed] = {}
         self._cache: dict[tuple[int, ...], Output] = {}
         self._forget_answers()
-        self._test_before: dict[str, float] = {}
-        self._loaders: dict[str, DataLoader[Batch]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clears the cached teacher outputs, as this fit or test may be on other data than the one before."""
+        if self.keeps and self._passed:
+            return
         self._forget_answers()
-        self._loaders.clear()  # the next trainer may have other limits
-        self._test_before.clear()
+        for meter in self.meters:
+            meter.forget()
         self.said = None
         if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
             data.compare_on(self.drift_rows)
@@ -66,6 +90,16 @@ class RetentionMonitor(Callback):
         self._cache_room = 256 << 20
 
     # ---- the source task's data ----
+
+    @property
+    def meters(self) -> list[SourceMeter]:
+        """Those of all sets of the source task, first that of `source`."""
+        return [m for m in (self.meter, *self.sets.values()) if m is not None]
+
+    @property
+    def seconds(self) -> float:
+        """Time that all measurements took so far."""
+        return self._seconds + sum(meter.seconds for meter in self.meters)
 
     @property
     def source_data(self) -> SFTDataModule | None:
@@ -79,41 +113,15 @@ class RetentionMonitor(Callback):
 
     def _load_source(self, trainer: Trainer, module: LightningModule) -> None:
         """Loads the source data and checks that the source head has the same classes."""
-        assert isinstance(module, TunedModule) and module.network is not None
-        if self.source is not None:
-            self.source.load(trainer, module.network, None if module.teacher is None else module.teacher.network)
-
-    def _source_metrics(self, trainer: Trainer, module: TunedModule, split: str, of_teacher: bool) -> dict[str, float]:
-        source, task = self.source, self.source_task
-        assert source is not None and task is not None and module.network is not None and module.teacher is not None
-        network = module.teacher.network if of_teacher else module.network
-        began = time.perf_counter()
-
-        def score(batch: Batch) -> Output:
-            return source.output(network, network.answered(network(batch["x"], task.select(batch)), batch))
-
-        if split not in self._loaders:
-            ranks = trainer.global_rank, trainer.world_size
-            self._loaders[split] = source.loader(split, *ranks, limit=limit_of(trainer, split))
-        answers, passed = self._answers("source before" if of_teacher else "source after"), Passed()
-        loader = passed.through(self._loaders[split])
-        with at_retention():
-            values = evaluate(trainer, module, loader, source.receive, task, score, answers)
-        self._passed["retention"] = passed
-        self.seconds += time.perf_counter() - began
-        return {f"retention/{k}": v for k, v in values.items()}
+        assert isinstance(module, TunedModule)
+        for meter in self.meters:
+            meter.load(trainer, module)
 
     def _answers(self, name: str) -> Answers | SaidSamples | None:
         """Collects predictions on the source samples; None if they are not wanted."""
         if self.said is None or self.source_task is None:
             return None
         return self.said.setdefault(name, Answers() if self.source_task.has_classes else SaidSamples(self.source_task))
-
-    def _with_forgetting(self, now: dict[str, float], before: dict[str, float]) -> dict[str, float]:
-        assert self.source_task is not None
-        primary = self.source_task.primary
-        lost = before[f"retention/{primary.name}"] - now[f"retention/{primary.name}"]
-        return {**now, "retention/forgetting": primary.sign * lost}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Loads the source data, and gives it to the variant too."""
@@ -131,15 +139,16 @@ class RetentionMonitor(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Measures target and source metrics before training, and logs them as step 0."""
-        assert isinstance(pl_module, TunedModule)
-        assert pl_module.network is not None
+        assert isinstance(pl_module, TunedModule) and pl_module.network is not None
         if trainer.limit_val_batches == 0:
             return
         if not self.before and trainer.global_step == 0:
             self.before |= self._target_before(trainer, pl_module)
-        if (task := self.source_task) is not None and f"retention/{task.primary.name}" not in self.before:
-            source = self._source_metrics(trainer, pl_module, "val", of_teacher=True)
-            self.before |= self._with_forgetting(source, source)
+        for meter in self.meters:
+            if meter.task is not None and meter.first not in self.before:
+                answers = self._answers("source before") if meter is self.meter else None
+                start = meter.measure(trainer, pl_module, "val", True, answers)
+                self.before |= meter.with_forgetting(start, start)
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
@@ -154,21 +163,29 @@ class RetentionMonitor(Callback):
         began, passed = time.perf_counter(), Passed()
         meter = DriftMeter(network) if module.teacher is not None else None
 
-        task = module.task
+        task, calibration = module.task, self._of_target(module)
 
         def score(batch: Batch) -> Output:
             output: Output = network(batch["x"], task.select(batch))
             if meter is not None and passed.compared_now:
                 meter.add(task.items(output, batch), task.items(module.teacher_output(batch), batch))
+            if calibration is not None:
+                calibration.add(output, batch)
             return network.answered(output, batch)
 
         limit = limit_of(trainer, "val")
         loader = passed.through(data.loader("val", trainer.global_rank, trainer.world_size, limit=limit))
         values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
+        if calibration is not None:
+            values |= {f"val/{name}": value for name, value in calibration.values().items()}
         if meter is not None:
             values |= {**moved(module), **meter.values()}
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         return values
+
+    def _of_target(self, module: TunedModule) -> Beside | None:
+        assert module.task is not None
+        return of_both_heads(module.task, self.source_task, module.device) if self.calibration else None
 
     # ---- drift, on each validation (or test) batch ----
 
@@ -176,6 +193,7 @@ class RetentionMonitor(Callback):
         assert isinstance(module, TunedModule) and module.network is not None
         self._meter = DriftMeter(module.network) if module.teacher is not None else None
         self._passed = {"target": Passed()}
+        self._calibration = self._of_target(module)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._start(trainer, pl_module)
@@ -186,6 +204,8 @@ class RetentionMonitor(Callback):
     def _compare(self, trainer: Trainer, module: LightningModule, student: Any, batch: Batch, number: int) -> None:
         assert isinstance(module, TunedModule)
         self._passed["target"].count(batch)
+        if self._calibration is not None and isinstance(student, Output):
+            self._calibration.add(student, batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
         assert module.task is not None
@@ -207,7 +227,7 @@ class RetentionMonitor(Callback):
                 self._cache[key] = teacher
                 self._cache_room -= room
         self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         if self.said is not None:
             note_said(self.said, module, batch, teacher, student)
 
@@ -238,45 +258,32 @@ class RetentionMonitor(Callback):
         began, values = time.perf_counter(), dict[str, float]()
         if self._meter is not None:
             values |= {**moved(module), **self._meter.values()}
-        self.seconds += time.perf_counter() - began
-        task, source = self.source_task, self.source_data
-        if task is not None and source is not None and split in source.splits:
-            before = self.before
-            if split == "test":
-                if not self._test_before or self.said is not None:
-                    self._test_before = self._source_metrics(trainer, module, split, of_teacher=True)
-                before = self._test_before
-            elif (
-                trainer.state.fn == "validate"
-            ):  # these may be other samples than those of the fit that measured `self.before`
-                before = self._source_metrics(trainer, module, split, of_teacher=True)
-            elif self._answers("source before") is not None:
-                self._source_metrics(trainer, module, split, of_teacher=True)
-            now = self._source_metrics(trainer, module, split, of_teacher=False)
-            values |= self._with_forgetting(now, before) if f"retention/{task.primary.name}" in before else now
+        if self._calibration is not None:
+            values |= {f"{split}/{name}": value for name, value in self._calibration.values().items()}
+        self._seconds += time.perf_counter() - began
+        if self.meter is not None:
+            values |= self.meter.kept(trainer, module, split, self.before, self._answers)
+        for meter in self.sets.values():
+            values |= meter.kept(trainer, module, split, self.before)
         module.log_dict(values | self._samples(split))
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
         """Numbers of samples behind the metrics, on all ranks, as `n/…`: for the columns of `COUNTED`."""
-        target, source = self._passed["target"], self._passed.get("retention") or Passed()
+        meter, target = self.meter, self._passed["target"]
+        source = Passed() if meter is None else meter.passed
         compared = target.compared if self._meter else 0
         counts = [target.samples, source.samples, compared, target.generated, source.generated]
         names = [f"n/{column}" for column in COUNTED[split]]
-        return {name: float(count) for name, count in zip(names, over_ranks(counts), strict=True) if count}
+        found = [*over_ranks(counts), 0 if meter is None else meter.relearned]
+        counted = {name: float(count) for name, count in zip(names, found, strict=True) if count}
+        of_sets = over_ranks([m.passed.samples for m in self.sets.values()]) if self.sets else []
+        test = "test/" if split == "test" else ""
+        return counted | {f"n/{test}retention/{n}": float(c) for n, c in zip(self.sets, of_sets, strict=True)}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """A line about how many validation samples are drawn; None if all are measured and compared."""
-        said, limit = [], limit_of(trainer, "val")
-        for what, data in (("val", trainer.datamodule), ("retention", self.source_data)):  # type: ignore[attr-defined]
-            if not isinstance(data, SFTDataModule) or "val" not in data.splits:
-                continue
-            size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
-            if drawn < size:
-                said.append(f"{what} {drawn:,} of {size:,}")
-            if what == "val" and self.drift_rows < drawn:
-                said.append(f"drift {self.drift_rows:,} of {size:,}")
-        return f"measured   on samples drawn evenly: {', '.join(said)}" if said else None
+        return drawn_line(trainer, self.source_data, self.drift_rows)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "val")
@@ -291,12 +298,3 @@ class RetentionMonitor(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = dict(state_dict["before"])
-
-
-def moved(module: TunedModule) -> dict[str, float]:
-    """Drift of weights (with adapters the effective ones, w + Δ) and statistics from the pretrained network's."""
-    network, teacher = module.network, module.teacher
-    assert network is not None and teacher is not None
-    shared = network.shared_weights()
-    start = teacher.initial_weights(list(shared))
-    return {**weight_drift(list(shared.values()), start), **statistics_drift(network, teacher.network)}

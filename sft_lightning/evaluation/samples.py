@@ -4,8 +4,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch.distributed as dist
+from lightning.pytorch import Trainer
 
 from sft_lightning.core.structures import Batch
+from sft_lightning.data.base import SFTDataModule
+from sft_lightning.data.drawn import limit_of
 
 
 class Passed:
@@ -39,3 +42,17 @@ def over_ranks(counts: list[int]) -> list[int]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, counts)
     return [sum(part) for part in zip(*parts, strict=True)]
+
+
+def drawn_line(trainer: Trainer, source: SFTDataModule | None, drift_rows: int) -> str | None:
+    """A line about how many validation samples are drawn; None if all are measured and compared."""
+    said, limit = [], limit_of(trainer, "val")
+    for what, data in (("val", trainer.datamodule), ("retention", source)):  # type: ignore[attr-defined]
+        if not isinstance(data, SFTDataModule) or "val" not in data.splits:
+            continue
+        size, drawn = len(data.splits["val"]), data.samples_measured("val", limit)
+        if drawn < size:
+            said.append(f"{what} {drawn:,} of {size:,}")
+        if what == "val" and drift_rows < drawn:
+            said.append(f"drift {drift_rows:,} of {size:,}")
+    return f"measured   on samples drawn evenly: {', '.join(said)}" if said else None

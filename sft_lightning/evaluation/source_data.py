@@ -17,12 +17,12 @@ from sft_lightning.tasks import Task, make_task
 
 
 @contextmanager
-def at_retention() -> Iterator[None]:
-    """Moves errors of the source task's data to `retention`: a data module names keys of `data`."""
+def at_retention(place: str = "retention") -> Iterator[None]:
+    """Moves errors of the source task's data to the key that it stands under: a data module names keys of `data`."""
     try:
         yield
     except UserError as error:
-        raise error.moved("data", "retention") from None
+        raise error.moved("data", place).moved("retention", place) from None
 
 
 class SourceData:
@@ -33,10 +33,11 @@ class SourceData:
 
     Args:
         data: The data module.
+        place: The key that the data stands under, for errors.
     """
 
-    def __init__(self, data: SFTDataModule) -> None:
-        self.data = data
+    def __init__(self, data: SFTDataModule, place: str = "retention") -> None:
+        self.data, self.place = data, place
         self.task: Task | None = None
         """The source task that is measured; None until the data is loaded"""
 
@@ -59,7 +60,7 @@ class SourceData:
         if self.task is not None:
             return
         self.data.trainer = trainer
-        with at_retention():
+        with at_retention(self.place):
             self.data.setup("fit")
             info = check_source(network, self.data)
             settle_source(network, pretrained, self.data)
@@ -71,18 +72,19 @@ class SourceData:
         """The batches of 'val' or 'test' for one rank, of the samples that `limit` (batches, or a share) draws."""
         return self.data.loader(split, rank, world_size, limit=limit)
 
-    def training_samples(self, number: int, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """This rank's part of `number` training samples, in batches of one, as an evaluation sees them.
+    def training_samples(self, number: int, rank: int = 0, world_size: int = 1, batch: int = 1) -> Iterator[Batch]:
+        """This rank's part of `number` training samples, in batches of `batch`, as an evaluation sees them.
 
         They are drawn evenly, the same in each run. Iterating draws no random number.
         """
         train = self.data.splits["train"]
         split = Split(train.samples, train.rows, train.targets, train=False)
         split.name = train.name
-        for position in draw(len(split), number)[rank::world_size]:
-            with at_retention():
-                batch = split.__getitems__([Key(int(position), 0)])
-            yield batch
+        mine = draw(len(split), number)[rank::world_size]
+        for first in range(0, len(mine), batch):
+            with at_retention(self.place):
+                made = split.__getitems__([Key(int(position), 0) for position in mine[first : first + batch]])
+            yield made
 
     def receive(self, batch: Batch) -> Batch:
         """Finishes a batch on the device, after its transfer."""

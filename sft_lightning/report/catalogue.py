@@ -165,6 +165,7 @@ def all_data(sets: Sets) -> dict[str, TABLE]:
         "layers": sets.layers(),
         "matrices": sets.matrices(),
         "differences": sets.differences(),
+        "classes": sets.classes(),
         "samples": sets.samples(),
         "configs": sets.configs(),
     }

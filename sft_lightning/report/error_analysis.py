@@ -1,6 +1,6 @@
 """Combines the `details.json` of an arm's runs over seeds: layers, confusion matrices, changed samples."""
 
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 from sft_lightning.report.from_study import as_mapping
@@ -69,6 +69,41 @@ def is_matrix(counts: list[Any], size: int) -> bool:
     return 0 < size == len(counts) and all(
         isinstance(row, list) and len(row) == size and all(number_or_none(c) is not None for c in row) for row in counts
     )
+
+
+def classes_of(details: Details) -> list[dict[str, Any]]:
+    """Classes of the source task over seeds, those that lost most first.
+
+    For each class: `n` samples, means over seeds of the samples `lost` and `gained` and of the `change` of its recall with its
+    standard deviation `std` (None for one seed), the paired interval `low`, `high` of a single seed, and in how many seeds of
+    `of` it lost more than it gained. Which samples are forgotten differs from seed to seed; which classes are, hardly.
+    """
+    by: dict[str, list[dict[str, float]]] = {}
+    for one in details:
+        classes = as_mapping(one.get("lost_and_gained")).get("classes")
+        for entry in classes if isinstance(classes, list) else []:
+            held = as_mapping(entry)
+            numbers = {key: number_or_none(held.get(key)) for key in ("n", "lost", "gained", "change", "low", "high")}
+            known = {key: value for key, value in numbers.items() if value is not None}
+            if len(known) == len(numbers):
+                by.setdefault(str(held.get("label")), []).append(known)
+    found: list[dict[str, Any]] = []
+    for label, seeds in by.items():
+        of_each = {key: [s[key] for s in seeds] for key in seeds[0]}
+        several = len(seeds) > 1
+        found.append(
+            {
+                "label": label,
+                **{key: rounded(fmean(of_each[key])) for key in ("n", "lost", "gained", "change")},
+                "std": rounded(stdev(of_each["change"])) if several else None,
+                "low": None if several else of_each["low"][0],
+                "high": None if several else of_each["high"][0],
+                "worse": sum(s["lost"] > s["gained"] for s in seeds),
+                "of": len(seeds),
+            }
+        )
+    found.sort(key=lambda c: (c["change"], -c["n"]))
+    return found
 
 
 def samples_of(details: Details) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sft_lightning.core.metric_info import on_test
-from sft_lightning.report.error_analysis import layers_of, matrix_of, rounded, samples_of
+from sft_lightning.report.error_analysis import classes_of, layers_of, matrix_of, rounded, samples_of
 from sft_lightning.report.from_runs import flatten, is_setting
 from sft_lightning.report.from_study import as_mapping
 from sft_lightning.report.model import Comparison, Point, setting_text, value_text
@@ -175,6 +175,10 @@ class Sets:
             for which in ("target", "before", "after")
             if (matrix := matrix_of(self.details[id(row)], which)) is not None
         ]
+
+    def classes(self) -> TABLE:
+        """What each class of the source task lost and gained, worst first, over the seeds of a group."""
+        return [{**self._about(row), **entry} for row in self.rows for entry in classes_of(self.details[id(row)])]
 
     def samples(self) -> TABLE:
         """Samples that most seeds of a group predicted right before and wrong after tuning, most confident first."""

@@ -17,7 +17,7 @@ from sft_lightning.runs.record import Record
 RUN_DIR = "SFT_RUN_DIR"  # tells the other ranks which directory rank zero made
 OF_CHECKPOINTS = ("test", "measured", "never_beat_start")
 """Entries of a record about checkpoints, which a resumed fit replaces"""
-OF_TRAINING = ("steps", "selected", "data", "retention", "metric_info", "primary")
+OF_TRAINING = ("steps", "selected", "data", "retention", "retention_sets", "metric_info", "primary")
 """Entries of a record about training, which a fit that starts over replaces"""
 
 

@@ -21,7 +21,7 @@ from lightning.pytorch.callbacks import Callback
 from sft_lightning import callbacks
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.callbacks.of_lightning import refuse_arguments
-from sft_lightning.config.options import NOT_WRITTEN, OPTIONS, RunOptions
+from sft_lightning.config.options import NOT_WRITTEN, OPTIONS, RunOptions, monitored
 from sft_lightning.config.parser import TRAINER_DEFAULTS, command_parser
 from sft_lightning.config.resolve import reading
 from sft_lightning.config.validation import refuse_own
@@ -113,7 +113,7 @@ class PythonRun:
         for callback in as_list(ours.get("callbacks")):
             if type(callback).__module__.startswith("sft_lightning."):
                 refuse_own(f"sft_lightning.callbacks.{type(callback).__name__}")
-        monitor = RetentionMonitor(self.retention, self.options.drift_rows)
+        monitor = RetentionMonitor(self.retention, **monitored(self.options))
         arguments = {**ours, **self.session.trainer_arguments(ours, monitor, wandb_now=False)}
         arguments["callbacks"] = [FitBegins(self), *arguments["callbacks"]]
         return arguments

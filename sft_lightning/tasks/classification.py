@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchmetrics import Metric
 from torchmetrics.classification import (
     BinaryF1Score,
     MulticlassAccuracy,
@@ -18,6 +19,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
+from sft_lightning.tasks.calibration import Brier, CalibrationError
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -55,12 +57,20 @@ class Classification(RowTask):
         "f1": TaskMetric("max", SHARE, _f1),
         "f1_macro": TaskMetric("max", SHARE, lambda info: MulticlassF1Score(info.num_outputs, average="macro")),
         "matthews": TaskMetric("max", "", lambda info: Matthews(info.num_outputs)),
+        "ece": TaskMetric("min", SHARE, lambda info: CalibrationError(info.num_outputs)),
+        "brier": TaskMetric("min", "", lambda info: Brier()),
     }
     default_metrics = ("accuracy", "f1_macro")
     loss_unit = "nats"
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
+
+    def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
+        if isinstance(metric, CalibrationError | Brier):
+            metric.update(at_least_single(logits).softmax(-1), y)
+        else:
+            super().update_rows(metric, logits, y)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)

@@ -50,6 +50,7 @@ def drift_by_hand(module: Any, data: SFTDataModule, split: str) -> dict[str, flo
     moved = np.sqrt(sum(float(((now[n] - start[n]) ** 2).sum()) for n in start))
     return {
         "drift/kl": float((p * np.log(p / q)).sum(1).mean()),
+        "drift/kl_reverse": float((q * np.log(q / p)).sum(1).mean()),
         "retention/agreement": float((p.argmax(1) == q.argmax(1)).mean()),
         "drift/features_cka": float(((x.T @ y) ** 2).sum() / np.sqrt(((x.T @ x) ** 2).sum() * ((y.T @ y) ** 2).sum())),
         "drift/weights_l2": moved,
@@ -98,11 +99,11 @@ def test_what_the_teacher_said_on_one_data_set_is_not_used_for_another(pretraine
 @pytest.mark.parametrize("metric", ["accuracy", "mse"])
 def test_forgetting_is_positive_where_the_source_metric_got_worse(metric: str) -> None:
     monitor, name = RetentionMonitor(digits(OLD)), "classification" if metric == "accuracy" else "regression"
-    assert monitor.source is not None
+    assert monitor.source is not None and monitor.meter is not None
     monitor.source.task = make_task(TaskInfo(name, 2, metrics=[metric]))
     better, worse = ({f"retention/{metric}": v} for v in ((0.9, 0.6) if metric == "accuracy" else (0.6, 0.9)))
-    assert monitor._with_forgetting(worse, better)["retention/forgetting"] == pytest.approx(0.3)
-    assert monitor._with_forgetting(better, worse)["retention/forgetting"] == pytest.approx(-0.3)
+    assert monitor.meter.with_forgetting(worse, better)["retention/forgetting"] == pytest.approx(0.3)
+    assert monitor.meter.with_forgetting(better, worse)["retention/forgetting"] == pytest.approx(-0.3)
 
 
 @pytest.mark.one_in(3)

@@ -158,6 +158,20 @@ def nats(logits: np.ndarray, y: np.ndarray) -> float:
     return value
 
 
+def calibration_error(logits: np.ndarray, y: np.ndarray) -> float:
+    """|accuracy − confidence| of 15 bins [i/15, (i + 1)/15), and of confidences of exactly 1, weighted by their items."""
+    p = np.exp(log_softmax(logits, axis=1)).astype(np.float32)
+    sure, right = p.max(1), p.argmax(1) == y
+    bins = np.searchsorted(np.linspace(0, 1, 16, dtype=np.float32), sure, side="right")
+    return float(sum(abs(right[bins == b].mean() - sure[bins == b].mean()) * (bins == b).mean() for b in set(bins)))
+
+
+def brier(logits: np.ndarray, y: np.ndarray) -> float:
+    """scikit-learn's, which halves it for two classes in some versions, written out."""
+    p = np.exp(log_softmax(logits, axis=1))
+    return float(((p - np.eye(p.shape[1])[y]) ** 2).sum(1).mean())
+
+
 def mean_average_precision(logits: np.ndarray, y: np.ndarray) -> float:
     """Over the labels that an item has."""
     there = np.flatnonzero(y.any(0))
@@ -182,6 +196,8 @@ REFERENCES: dict[str, dict[str, Reference]] = {
         "f1": _said(sk.f1_score, zero_division=0.0),
         "f1_macro": _said(sk.f1_score, average="macro", zero_division=0.0),
         "matthews": _said(sk.matthews_corrcoef),
+        "ece": calibration_error,
+        "brier": brier,
     },
     "regression": {
         "loss": lambda logits, y: logits.shape[1] * sk.mean_squared_error(y.reshape(logits.shape), logits),

@@ -314,3 +314,21 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
     question = samples.nth(1).inner_text()
     assert "When?" in question and "100 % right" in question and "0 % right" in question
     it.check()
+
+
+def test_classes_lead_worst_first_and_say_in_how_many_seeds_they_lost(
+    tmp_path: Path, opened: Any, compare: Compare
+) -> None:
+    for seed in range(3):
+        write_run(tmp_path / "runs" / f"{seed}", seed=seed)
+    compare(tmp_path / "runs", "--html", tmp_path / "page.html")
+    it: Opened = opened(tmp_path / "page.html")
+    it.page.wait_for_selector("#classes tbody tr", state="attached")
+    rows = [row.split("\t") for row in it.page.locator("#classes tbody tr").all_inner_texts()]
+    assert [row[0] for row in rows] == ["0", "1", "2", "3", "4"]
+    assert [part.strip() for part in rows[0][1:4]] == ["45", "5.3", "0"] and rows[0][-1].strip() == "3 of 3"
+    order = it.page.evaluate(
+        "document.getElementById('classes').compareDocumentPosition(document.getElementById('samples')) & 4"
+    )
+    assert order, "classes stand after samples"
+    it.check()

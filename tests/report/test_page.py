@@ -7,6 +7,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
+
+from sft_lightning.report.error_analysis import classes_of
 from tests.report.conftest import Compare
 from tests.report.written import outcome, write_run
 
@@ -108,3 +112,34 @@ def test_images_from_elsewhere_are_left_out(tmp_path: Path, compare: Compare) ->
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     assert "example.org" not in (tmp_path / "page.html").read_text()
+
+
+def test_classes_over_seeds_are_means_and_the_worst_comes_first() -> None:
+    def details(*classes: tuple[str, int, int, int]) -> dict[str, Any]:
+        made = [
+            {
+                "label": name,
+                "n": n,
+                "lost": lost,
+                "gained": gained,
+                "change": (gained - lost) / n,
+                "low": -0.5,
+                "high": 0.1,
+            }
+            for name, n, lost, gained in classes
+        ]
+        return {"lost_and_gained": {"classes": made}}
+
+    one, other = details(("a", 10, 1, 0), ("b", 20, 8, 2)), details(("a", 10, 0, 1), ("b", 20, 4, 0))
+    worst, best = classes_of([one, other])
+    assert (worst["label"], worst["n"], worst["lost"], worst["gained"]) == ("b", 20, 6, 1)
+    assert worst["change"] == pytest.approx(-0.25) and worst["std"] == pytest.approx(
+        np.std([-0.3, -0.2], ddof=1), rel=1e-5
+    )
+    assert (worst["worse"], worst["of"], worst["low"]) == (2, 2, None)
+    assert (best["label"], best["change"], best["worse"]) == ("a", 0, 1)
+    (alone, _) = classes_of([one])
+    assert (alone["std"], alone["low"], alone["high"]) == (None, -0.5, 0.1)
+    assert (
+        classes_of([{"lost_and_gained": {"classes": [{"label": "a", "n": "many"}, 3]}}, {"lost_and_gained": 1}]) == []
+    )

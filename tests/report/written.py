@@ -169,6 +169,16 @@ def details_of(ends: dict[str, float], seed: int, sample: str) -> dict[str, Any]
         "changed": changed,
         "changed_total": len(changed),
         "compared": 225,
+        "lost_and_gained": {
+            "n": 225,
+            "lost": 15 + seed % 2,
+            "gained": 1,
+            "classes": [
+                {"label": name, "n": 45, "lost": 5 - i + seed % 2, "gained": i // 4}
+                | {"change": round((i // 4 - 5 + i - seed % 2) / 45, 6), "low": -0.2, "high": 0.05}
+                for i, name in enumerate(OLD)
+            ],
+        },
     }
 
 

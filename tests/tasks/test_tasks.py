@@ -41,17 +41,45 @@ def classes(count: int, seed: int = 0, absent: int = 0) -> tuple[Tensor, Tensor]
 
 @pytest.mark.parametrize(("count", "absent"), [(2, 0), (5, 0), (5, 2)])
 def test_classification_metrics_are_scikit_learns(count: int, absent: int) -> None:
-    names = ["accuracy", "f1_macro", "matthews"] + (["f1"] if count == 2 else [])
+    names = ["accuracy", "f1_macro", "matthews", "ece", "brier"] + (["f1"] if count == 2 else [])
     task = make_task(TaskInfo("classification", count, metrics=names))
     logits, y = classes(count, absent=absent)
     said, expected = logits.argmax(1), {}
     expected["accuracy"] = sk.accuracy_score(y, said)
     expected["f1_macro"] = sk.f1_score(y, said, average="macro")
     expected["matthews"] = sk.matthews_corrcoef(y, said)
-    expected["loss"] = sk.log_loss(y, logits.double().softmax(1), labels=range(count))
+    p = logits.double().softmax(1)
+    expected["loss"] = sk.log_loss(y, p, labels=range(count))
+    expected["brier"] = float((p - torch.eye(count).double()[y]).square().sum(1).mean())
+    if count == 2:
+        assert expected["brier"] == pytest.approx(2 * sk.brier_score_loss(y, p[:, 1]), rel=1e-6)
+    expected["ece"] = calibration_by_hand(p.max(1).values, said == y)
     if count == 2:
         expected["f1"] = sk.f1_score(y, said)
     assert measured(task, logits, y) == pytest.approx(expected, rel=1e-5)
+
+
+def calibration_by_hand(confidences: Tensor, right: Tensor) -> float:
+    """Σ over 15 bins of their share of samples × |accuracy − mean confidence|."""
+    error = 0.0
+    for low in range(15):
+        inside = (confidences >= low / 15) & (confidences < (low + 1) / 15)
+        if inside.any():
+            share = float(inside.double().mean())
+            error += share * abs(float(right[inside].double().mean()) - float(confidences[inside].mean()))
+    return error
+
+
+def test_logits_between_0_and_1_are_not_taken_for_probabilities() -> None:
+    logits, y = torch.tensor([[0.2, 0.9], [0.6, 0.1]]), torch.tensor([1, 1])
+    task = make_task(TaskInfo("classification", 2, metrics=["ece", "brier"]))
+    p = logits.double().softmax(1)
+    expected = {
+        "ece": calibration_by_hand(p.max(1).values, p.argmax(1) == y),
+        "brier": float((2 * (1 - p[:, 1]).square()).mean()),
+    }
+    found = measured(task, logits, y)
+    assert {n: found[n] for n in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("ties", [False, True])
@@ -306,7 +334,19 @@ def test_every_metric_has_a_direction_and_the_first_selects(name: str) -> None:
     for metric in ("loss", *task.metrics):
         known = task.metric_info(metric)
         assert known is not None and known.name == metric
-        less = ("loss", "perplexity", "bits_per_byte", "mse", "mae", "wer", "cer", "wer_plain", "cer_plain")
+        less = (
+            "ece",
+            "brier",
+            "loss",
+            "perplexity",
+            "bits_per_byte",
+            "mse",
+            "mae",
+            "wer",
+            "cer",
+            "wer_plain",
+            "cer_plain",
+        )
         assert known.better == ("min" if metric in less else "max")
     assert task.metric_info("drift") is None
     chosen = make_task(TaskInfo("classification", 3, metrics=["f1_macro"])).primary

@@ -172,6 +172,7 @@
     for (const e of all("tr[data-arm]")) e.hidden = !here(e) || state.off.has(e.dataset.arm);
     for (const e of all("[data-answer]")) e.classList.toggle("current", C.cells.length > 1 && Number(e.dataset.answer) === state.cell);
     groups();
+    classes();
     samples();
     configs();
   }
@@ -297,6 +298,26 @@
     const names = [...new Set([...DATA.matrices, ...DATA.samples].filter((r) => r.cell === state.cell && !state.off.has(r.arm)).map((r) => r.group))];
     if (!names.includes(state.group)) state.group = names[0] ?? null;
     options(select, names.map((n) => [n, n]), state.group);
+  }
+
+  // What each class lost and gained: classes are forgotten alike in all seeds, samples are not, so classes come first.
+  function classes() {
+    const box = $("classes");
+    if (!box) return;
+    const found = DATA.classes.filter((r) => r.cell === state.cell && r.group === state.group);
+    $("classes-card").hidden = !found.length;
+    const points = (v) => (v > 0 ? "+" : v < 0 ? "−" : "") + Math.abs(100 * v).toFixed(1);
+    const count = (v) => String(Math.round(v * 10) / 10);
+    const spread = (r) => (r.std !== null ? `± ${(100 * r.std).toFixed(1)}` : `[${points(r.low)}, ${points(r.high)}]`);
+    const cell = (text) => make("td", { className: "num", textContent: text });
+    const heads = ["samples", "lost", "gained", "change, points", found.some((r) => r.std !== null) ? "± over seeds" : "95 % interval", "seeds that lost"];
+    box.replaceChildren(make("table", {},
+      make("thead", {}, make("tr", {}, make("th", { scope: "col", textContent: "class" }), ...heads.map((h) => make("th", { scope: "col", className: "num", textContent: h })))),
+      make("tbody", {}, ...found.map((r) => make("tr", {}, make("th", { scope: "row", textContent: r.label }),
+        cell(count(r.n)), cell(count(r.lost)), cell(count(r.gained)), cell(points(r.change)), cell(spread(r)), cell(`${r.worse} of ${r.of}`))))));
+    $("classes-said").textContent = found.some((r) => r.of > 1)
+      ? "Lost: right before tuning and wrong after it; gained: the reverse. Means over seeds."
+      : "Lost: right before tuning and wrong after it; gained: the reverse. The interval is paired over these samples, and not corrected for the number of classes.";
   }
 
   function samples() {

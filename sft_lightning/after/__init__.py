@@ -1,0 +1,1 @@
+"""Operations on finished runs that write runs: the path from the pretrained weights to the tuned ones."""

@@ -1,0 +1,93 @@
+"""Further sets on which the source task is measured, each with a name and columns of its own."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.core.structures import Batch
+from sft_lightning.core.wording import listed
+from sft_lightning.data.base import DATA_MODULES, SFTDataModule
+from sft_lightning.data.vision.corruptions import CORRUPTIONS, corrupt
+from sft_lightning.evaluation.source_data import SourceData, at_retention
+
+KEY = "retention_sets"
+NAME = r"[A-Za-z][A-Za-z0-9_-]{0,31}"
+SEVERITIES = (1, 2, 3, 4, 5)
+SEVERITY = 3
+
+
+class CorruptedSource(SourceData):
+    """Source data whose images are corrupted, the same way in each run.
+
+    Args:
+        data: The data module, which another set may share.
+        place: The key that the set stands under.
+        how: A name of CORRUPTIONS.
+        severity: From 1 to 5.
+    """
+
+    def __init__(self, data: SFTDataModule, place: str, how: str, severity: int) -> None:
+        super().__init__(data, place)
+        self.how, self.severity = how, severity
+
+    def receive(self, batch: Batch) -> Batch:
+        """Corrupts a batch's images on the device, and finishes it."""
+        with at_retention(self.place):
+            image = batch["x"].get("image")
+            if image is None:
+                raise UserError("data", "has no images to corrupt", "leave the corruption out")
+            batch["x"]["image"] = corrupt(image, self.how, self.severity, batch["rows"])
+        return super().receive(batch)
+
+
+def make_sets(blocks: Mapping[str, Any] | None, source: SourceData | None) -> dict[str, SourceData]:
+    """Builds each named set: from class_path and init_args, as `retention` is written, or `retention` itself with a corruption.
+
+    Raises UserError for a name that cannot stand in a metric's, a block that describes no set, or if there is no `retention`
+    beside which the sets are measured.
+    """
+    if blocks is None:
+        return {}
+    if not isinstance(blocks, Mapping) or not blocks:
+        fix = "write NAME: {class_path: …, init_args: {…}}, or NAME: {corruption: …}"
+        raise UserError(KEY, f"must map names to sets, got {blocks!r}", fix)
+    if source is None:
+        raise UserError(KEY, "needs retention, the set that is used to choose", "set retention to one of them")
+    made = {}
+    for name, block in blocks.items():
+        if not re.fullmatch(NAME, str(name)):
+            fix = "use letters, digits, - and _, and begin with a letter"
+            raise UserError(KEY, f"'{name}' is no name for a metric", fix)
+        made[str(name)] = make_set(f"{KEY}.{name}", block, source)
+    return made
+
+
+def make_set(key: str, block: Any, source: SourceData) -> SourceData:
+    """Builds one set."""
+    known = {"class_path", "init_args", "corruption", "severity"}
+    if not isinstance(block, Mapping) or set(block) - known or not {"class_path", "corruption"} & set(block):
+        fix = f"class_path is one of {listed(list(DATA_MODULES))}"
+        raise UserError(key, f"must have class_path and init_args, or a corruption, got {block!r}", fix)
+    data = source.data
+    if "class_path" in block:
+        try:
+            cls = DATA_MODULES.load(str(block["class_path"]), SFTDataModule)
+            data = cls(**(block.get("init_args") or {}))
+        except UserError as error:
+            raise UserError(key, f"{error.key}: {error.problem}", error.fix) from None
+        except TypeError as error:
+            raise UserError(key, f"{block['class_path']} cannot be built: {error}") from None
+    elif "init_args" in block:
+        raise UserError(key, "has init_args without class_path", "add class_path, or leave init_args out")
+    if "corruption" not in block:
+        if "severity" in block:
+            raise UserError(f"{key}.severity", "has no effect without a corruption", "leave it out")
+        return SourceData(data, key)
+    how, severity = block["corruption"], block.get("severity", SEVERITY)
+    if how not in CORRUPTIONS:
+        near = nearest(str(how), CORRUPTIONS)
+        raise UserError(f"{key}.corruption", f"there is no '{how}'{near}", f"use one of {', '.join(CORRUPTIONS)}")
+    if severity not in SEVERITIES or isinstance(severity, bool):
+        raise UserError(f"{key}.severity", f"must be 1, 2, 3, 4 or 5, got {severity!r}")
+    return CorruptedSource(data, key, how, severity)
