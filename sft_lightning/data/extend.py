@@ -21,7 +21,7 @@ from sft_lightning.data.samples import Samples, Splits
 from sft_lightning.data.split import Split
 from sft_lightning.data.subset import shots, shots_of_types
 
-TASKS_EXTENDED = ("classification", "token_classification")
+TASKS_EXTENDED = ("classification",)
 OF_BOTH = ("val_fraction", "test_fraction", "on_bad_sample")
 """Settings that hold for new and old data alike"""
 OF_NEW = ("shots_per_class", "train_fraction", "subset_seed", "folds", "fold")

@@ -1,6 +1,8 @@
 """New labels in one output layer: losses, anchors, corrections, metrics, limits, exactness and the export."""
 
 import json
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Extend
@@ -260,6 +262,35 @@ def test_micro_batches_train_the_same_network(pretrained: str, ratio: float | No
     assert moved(weights(parts), weights(whole)) < 1e-9
 
 
+def on_a_rank(rank: int, folder: str, out: str, port: int) -> None:
+    """Trains and validates as one of two ranks, and saves the weights and what was measured."""
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
+    os.environ |= {"LOCAL_RANK": str(rank), "RANK": str(rank)}
+    distributed.init_process_group("gloo", store=distributed.FileStore(f"{out}/store", 2), rank=rank, world_size=2)
+    torch.save(trained(folder, strategy="ddp", devices=2), f"{out}/{rank}.pt")
+    distributed.destroy_process_group()
+
+
+def trained(folder: str, **settings: Any) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """Weights, and metrics, after an epoch of rehearsal with a corrected validation."""
+    module = ExtendSFT(pretrained_mlp(folder), lr=1e-2, loss_over="own", optimizer="SGD", correction="validation")
+    trainer = fit(module, both(ratio=0.5), max_epochs=1, precision="64-true", **settings)
+    return weights(module), {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+
+
+@pytest.mark.slow
+def test_two_ranks_train_and_measure_the_same(pretrained: str, tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.start_processes(on_a_rank, (pretrained, str(tmp_path), port), nprocs=2, start_method="fork")
+    one = trained(pretrained)
+    for rank in (0, 1):
+        of_rank = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert moved(of_rank[0], one[0]) < 1e-9
+        assert of_rank[1] == pytest.approx(one[1], rel=1e-9)
+
+
 def test_a_resumed_run_equals_an_uninterrupted_one(pretrained: str, tmp_path: Path) -> None:
     def module() -> ExtendSFT:
         return ExtendSFT(pretrained_mlp(pretrained), lr=1e-2, correction="validation")
@@ -281,6 +312,21 @@ def test_a_checkpoint_is_tested_with_its_correction(pretrained: str, tmp_path: P
     there = ExtendSFT.load_from_checkpoint(tmp_path / "one.ckpt", weights_only=True)
     tests = [quiet_trainer().test(m, datamodule=both(), verbose=False)[0] for m in (module, there)]
     assert tests[0] == tests[1] and "test/accuracy_old" in tests[0]
+
+
+def test_sounds_of_unequal_lengths_are_padded_together(tmp_path: Path) -> None:
+    from tests.exactness.cases import CASES as ALL
+    from tests.exactness.cases import FewSounds
+
+    def few(labels: list[str]) -> FewSounds:
+        return FewSounds((20, 10, 10), labels, batch_size=32, seed=None)
+
+    folder = ALL["sounds"].pretrain(tmp_path)
+    data = Extend(few(["low", "high"]), few([str(d) for d in OLD]), rehearse=2, batch_size=8, seed=0)
+    module = ExtendSFT(ALL["sounds"].network(str(folder or tmp_path)))
+    trainer = fit(module, data, max_epochs=1)
+    assert (trainer.callback_metrics["val/samples_old"], trainer.callback_metrics["val/samples_new"]) == (10, 10)
+    assert trainer.callback_metrics["val/loss"].isfinite()
 
 
 # ---- what is refused ----
