@@ -19,7 +19,7 @@ from sft_lightning.data.mixed import MixedBatches
 from sft_lightning.data.sampler import micro_batch_size
 from sft_lightning.data.samples import Samples, Splits
 from sft_lightning.data.split import Split
-from sft_lightning.data.subset import shots, shots_of_types
+from sft_lightning.data.subset import shots
 
 TASKS_EXTENDED = ("classification",)
 OF_BOTH = ("val_fraction", "test_fraction", "on_bad_sample")
@@ -41,6 +41,8 @@ class Extend(SFTDataModule):
         old: Data with labels that the network knows, likewise; null if there is none. Its validation and test samples are
             measured even if no training sample is rehearsed.
         known: All labels of the pretrained network, in its order; default those of `old`.
+        pool: Data whose labels are not used, such as any texts or images of the network's kind: all its training samples are
+            trained on by ExtendSFT's anchor alone; null for none.
         rehearse: Old training samples for each old label (for tags: with each type of entity): a number, or all.
         ratio: Share of old samples in each optimizer step; null to train on new and old ones as one set. With rehearse 0, steps
             have the new samples' share alone: the control with equally many steps and no old sample.
@@ -52,6 +54,7 @@ class Extend(SFTDataModule):
         new: SFTDataModule,
         old: SFTDataModule | None = None,
         known: list[str] | None = None,
+        pool: SFTDataModule | None = None,
         rehearse: NonNegativeInt | Literal["all"] = 0,
         ratio: ProperShare | None = None,
         **kwargs: Any,
@@ -68,8 +71,9 @@ class Extend(SFTDataModule):
             raise UserError("data.known", "is needed without old data", "name the network's labels in its order")
         self.new = one_of("data.new", new)
         self.old = None if old is None else one_of("data.old", old)
+        self.pool = None if pool is None else one_of("data.pool", pool)
         for part in self.parts:
-            for name in OF_BOTH if part is self.old else OF_BOTH + OF_NEW:
+            for name in OF_BOTH + OF_NEW if part is self.new else OF_BOTH:
                 setattr(part, name, getattr(self, name))
         self.known, self.rehearse, self.ratio = known, rehearse, ratio
         self.old_in_training = 0
@@ -77,8 +81,8 @@ class Extend(SFTDataModule):
 
     @property
     def parts(self) -> list[SFTDataModule]:
-        """The data modules of the new and, if there are some, of the old samples."""
-        return [self.new] if self.old is None else [self.new, self.old]
+        """The data modules: of new samples, then, if there are some, of old ones and of the pool."""
+        return [part for part in (self.new, self.old, self.pool) if part is not None]
 
     @property
     def rehearses(self) -> bool:
@@ -109,6 +113,11 @@ class Extend(SFTDataModule):
             if "predict" in self.new.splits:
                 self.splits = self.new.splits
                 return
+        module = getattr(getattr(self, "trainer", None), "lightning_module", None)
+        if self.pool is not None and module is not None and not getattr(module, "takes_unlabelled", False):
+            raise UserError(
+                "data.pool", f"has no effect with {type(module).__name__}", "use ExtendSFT, or leave it out"
+            )
         for part in self.parts:
             part.setup(stage)
         self.notes = [note for part in self.parts for note in part.notes]
@@ -120,7 +129,7 @@ class Extend(SFTDataModule):
 
     def all_labels(self) -> tuple[list[str], int]:
         """All labels, old ones first, and the number of old ones. Raises UserError if there are no new ones."""
-        infos = [part.task_info for part in self.parts if part.task_info is not None]
+        infos = [one.task_info for one in (self.new, self.old) if one is not None and one.task_info is not None]
         for info in infos:
             if info.name not in TASKS_EXTENDED:
                 raise UserError(
@@ -146,36 +155,41 @@ class Extend(SFTDataModule):
         return known + fresh, len(known)
 
     def _join(self, labels: list[str]) -> None:
-        tables = [np.array([labels.index(label) for label in part.task_info.labels]) for part in self.parts]  # type: ignore[union-attr]
+        tables = []
+        for part in self.parts:
+            assert part.task_info is not None
+            own = part.task_info.labels
+            tables.append(np.array([-1 if part is self.pool else labels.index(label) for label in own] or [-1]))
         joined: dict[tuple[int, ...], Joined] = {}
-        self.total_train = self.new.total_train
+        self.total_train = sum(part.total_train for part in self.parts)
         for name in ("train", "val", "test"):
-            held = [part.splits.get(name) for part in self.parts]
-            if held[0] is None:
-                if any(split is not None for split in held):
+            if name not in self.new.splits:
+                if self.old is not None and name in self.old.splits:
                     self.notes.append(f"the {name} samples of the old data are not used, because the new data has none")
                 continue
-            rows = [split.rows if split is not None else np.zeros(0, np.int64) for split in held]
-            chosen = [np.arange(len(r)) for r in rows]
-            if name == "train" and self.old is not None:
-                chosen[1] = self._rehearsed()
-                self.old_in_training = len(chosen[1])
-                self.total_train += len(rows[1])
-            of = [
-                split if split is not None else one.splits["train"] for split, one in zip(held, self.parts, strict=True)
-            ]
-            behind = [split.samples for split in of]
-            key = tuple(map(id, behind))
-            samples = joined.setdefault(key, Joined(behind, tables))
-            numbers = [r[c] + start for r, c, start in zip(rows, chosen, samples.starts, strict=False)]
-            targets = [
-                table[split.targets[c]]
-                for split, c, table in zip(held, chosen, tables, strict=True)
-                if split is not None and split.targets is not None
-            ]
-            self.splits[name] = Split(
-                samples, np.concatenate(numbers), np.concatenate(targets) if targets else None, name == "train", name
+            behind = [part.splits[name if name in part.splits else "train"] for part in self.parts]
+            samples = joined.setdefault(
+                tuple(id(s.samples) for s in behind), Joined([s.samples for s in behind], tables)
             )
+            rows, targets = [], []
+            for part, split, table, start in zip(self.parts, behind, tables, samples.starts, strict=False):
+                chosen = self._chosen(part, name)
+                rows.append(split.rows[chosen] + start)
+                unlabelled = np.full(len(chosen), -1)
+                targets.append(
+                    unlabelled if split.targets is None or part is self.pool else table[split.targets[chosen]]
+                )
+            if name == "train":
+                self.old_in_training = sum(map(len, rows[1:]))
+            self.splits[name] = Split(samples, np.concatenate(rows), np.concatenate(targets), name == "train", name)
+
+    def _chosen(self, part: SFTDataModule, split: str) -> np.ndarray:
+        """Positions of the samples of one of the data sets that a split takes."""
+        if split not in part.splits or (part is self.pool and split != "train"):
+            return np.zeros(0, dtype=np.int64)
+        if part is self.old and split == "train":
+            return self._rehearsed()
+        return np.arange(len(part.splits[split]))
 
     def _rehearsed(self) -> np.ndarray:
         """Positions of the old training samples that are rehearsed."""
@@ -187,10 +201,6 @@ class Extend(SFTDataModule):
         assert isinstance(self.rehearse, int)
         if not self.rehearse:
             return positions[:0]
-        if split.targets is None:
-            types = split.samples.types_in()
-            assert types is not None
-            return shots_of_types(positions, [types[row] for row in split.rows], self.rehearse, self.subset_seed)
         return shots(
             positions, split.targets, self.rehearse, self.subset_seed, dict(enumerate(self.old.task_info.labels))
         )
@@ -204,13 +214,13 @@ class Extend(SFTDataModule):
         return super().settle(spec)
 
     def prepare(self, spec: InputSpec) -> InputView:
-        """Prepares both data sets in the same way."""
+        """Prepares all data sets in the same way."""
         view = self.new.settle(spec)
-        if self.old is not None and "predict" not in self.splits:
-            seen = self.old.settle(replace(spec, size=view.size or spec.size, mean=view.mean, std=view.std))
+        for part in self.parts[1:] if "predict" not in self.splits else []:
+            seen = part.settle(replace(spec, size=view.size or spec.size, mean=view.mean, std=view.std))
             if (seen.shape, seen.sample_rate) != (view.shape, view.sample_rate):
                 raise UserError(
-                    "data.old",
+                    "data.old" if part is self.old else "data.pool",
                     f"its samples have the form {seen.shape}, and those of data.new {view.shape}",
                     "set image_size in both",
                 )

@@ -39,7 +39,7 @@ class ExtendSFT(SFTModule):
         network: The network, as class_path and init_args.
         loss_over: Logits in the loss: all; new (items with new labels: the new logits); own (each item: those of its group).
         anchor_weight: λ, the weight of the anchor relative to the task's loss per item.
-        anchor_on: Items with the anchor: all, old (rehearsed ones) or new.
+        anchor_on: Items with the anchor: all, old (rehearsed ones, and those of a pool) or new.
         distance: mse is ‖·‖² summed over the old labels; kl the divergence from teacher to student with the T² factor, which
             does not see a shift of all old logits.
         temperature: T of kl.
@@ -50,6 +50,8 @@ class ExtendSFT(SFTModule):
 
     anchor_settings = ("loss_over", "anchor_weight", "anchor_on", "distance", "temperature", "old_labels", "correction")
     needs_pretrained = True
+    takes_unlabelled = True
+    """Whether training samples may have the target −1, for no label: those of a pool"""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class ExtendSFT(SFTModule):
         check_choice("anchor_on", anchor_on, ROWS)
         check_choice("distance", distance, ("mse", "kl"))
         check_choice("correction", correction, CORRECTIONS)
+        self._pool = False  # whether some training samples have no label
         if not old_labels and (not anchor_weight or anchor_on == "new"):
             raise UserError(
                 "model.old_labels",
@@ -89,6 +92,11 @@ class ExtendSFT(SFTModule):
     def on_fit_start(self) -> None:
         """Refuses settings about rehearsed samples if there are none."""
         super().on_fit_start()
+        self._pool = getattr(getattr(self.trainer, "datamodule", None), "pool", None) is not None
+        if self._pool and (not self.hparams["anchor_weight"] or self.hparams["anchor_on"] == "new"):
+            raise UserError(
+                "data.pool", "has no effect without an anchor on it", "set anchor_weight, and anchor_on all or old"
+            )
         rehearsed = getattr(getattr(self.trainer, "datamodule", None), "rehearses", True)
         for name, without in (("old_labels", False), ("anchor_on", "old")):
             if self.hparams[name] == without and not rehearsed:
@@ -115,10 +123,10 @@ class ExtendSFT(SFTModule):
         task, known, over = self.objective, self.known, self.hparams["loss_over"]
         assert isinstance(task, RowTask)
         logits, y = task.rows(output.logits, batch), batch["y"]
-        if over == "all" and self.hparams["old_labels"]:
+        if over == "all" and self.hparams["old_labels"] and not self._pool:
             return task.loss(output, batch)
         new = y >= known
-        old = ~new if self.hparams["old_labels"] else torch.zeros_like(new)
+        old = (y >= 0) & ~new if self.hparams["old_labels"] else torch.zeros_like(new)
         mine, shift = (logits, 0) if over == "all" else (logits[:, known:], known)
         total = task.row_loss(mine[new], y[new] - shift)
         total = total + task.row_loss((logits[:, :known] if over == "own" else logits)[old], y[old])

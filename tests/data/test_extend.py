@@ -62,6 +62,19 @@ def test_a_sample_of_an_old_label_in_the_new_data_counts_as_old() -> None:
     assert set(data.splits["train"].targets.tolist()) == {3, 4, 5, 6} and data.rehearses
 
 
+def test_a_pool_has_no_labels_and_is_in_training_alone() -> None:
+    data = both(rehearse=1, pool=few((12, 5, 5), OLD))
+    train = data.splits["train"]
+    assert (train.targets[:30] >= 5).all() and sorted(train.targets[30:35]) == [0, 1, 2, 3, 4]
+    assert train.targets[35:].tolist() == [-1] * 12
+    assert [len(data.splits[n]) for n in ("val", "test")] == [22, 24] and data.old_in_training == 17
+    assert "classes_without_samples" not in data.found(), "samples without a label are no class"
+    batch = train.__getitems__([Key(p, 0) for p in (46, 0, 30)])
+    assert batch["y"].tolist()[0] == -1 and torch.equal(
+        batch["x"]["image"][0], data.pool.splits["train"].samples.images[11]
+    )
+
+
 # ---- steps with a share of old samples ----
 
 

@@ -81,11 +81,13 @@ def reference(start: dict[str, Tensor], image: Tensor, y: Tensor, of: dict[str, 
     total = torch.zeros((), dtype=torch.float64)
     for i, label in enumerate(y.tolist()):
         joint, is_old = torch.cat([old[i], new[i]]), label < KNOWN
-        if of["loss_over"] == "all" or (is_old and of["loss_over"] == "new"):
+        if label < 0:
+            among, right = old[i], 0  # without a label: only anchored
+        elif of["loss_over"] == "all" or (is_old and of["loss_over"] == "new"):
             among, right = joint, label
         else:
             among, right = (old[i], label) if is_old else (new[i], label - KNOWN)
-        if not is_old or of["old_labels"]:
+        if label >= 0 and (not is_old or of["old_labels"]):
             total = total - among[right] + among.exp().sum().log()
         if of["anchor_on"] in ("all", "old" if is_old else "new"):
             if of["distance"] == "mse":
@@ -104,12 +106,15 @@ CASES: list[dict[str, Any]] = [
     {"loss_over": "own", "anchor_on": "new", "distance": "mse", "old_labels": True},
     {"loss_over": "all", "anchor_on": "old", "distance": "mse", "old_labels": False},
     {"loss_over": "new", "anchor_on": "old", "distance": "kl", "old_labels": True},
+    {"loss_over": "all", "anchor_on": "all", "distance": "mse", "old_labels": True, "pool": True},
 ]
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda c: "-".join(str(v) for v in c.values()))
 def test_gradients_are_those_of_ten_lines(pretrained: str, case: dict[str, Any]) -> None:
-    module, recorder = tuned(pretrained, both(), anchor_weight=0.7, **case)
+    case = dict(case)
+    data = both(pool=few(OLD)) if case.pop("pool", False) else both()
+    module, recorder = tuned(pretrained, data, anchor_weight=0.7, **case)
     assert module.network is not None
     start = recorder.weights[0]  # after the first step, so that the anchor is not 0
     batch = recorder.batches[1]
@@ -346,6 +351,11 @@ REFUSED: list[tuple[Callable[[str], Any], tuple[object, ...]]] = [
     (
         lambda folder: fit(PlainSFT(pretrained_mlp(folder)), Extend(few(NEW), known=["0", "1"])),
         ("data.known", "2 old labels", 5),
+    ),
+    (lambda folder: fit(PlainSFT(pretrained_mlp(folder)), both(pool=few(OLD))), ("data.pool", "PlainSFT")),
+    (
+        lambda folder: fit(ExtendSFT(pretrained_mlp(folder), anchor_on="new"), both(pool=few(OLD))),
+        ("data.pool", "anchor"),
     ),
     (lambda folder: ExtendSFT(pretrained_mlp(folder), anchor_weight=-1.0), ("model.anchor_weight", -1.0)),
 ]
