@@ -80,7 +80,7 @@ def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) ->
         kept = {n: v for n, v in block["init_args"].items() if n not in common}
         return {"class_path": block["class_path"], "init_args": kept}
 
-    init = {"new": own(new), **({} if old is None else {"old": own(old)}), "known": list(known)}
+    init: dict[str, Any] = {"new": own(new), **({} if old is None else {"old": own(old)}), "known": list(known)}
     init |= {n: v for n, v in new["init_args"].items() if n in common}
     if old is not None:  # each data set without a split of its own sets this share aside
         for name in ("test_fraction", "val_fraction"):
