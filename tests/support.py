@@ -38,11 +38,13 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
 }
 SOLVED = {"LinearProbe"}
 """Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's."""
+EXTENDS = {"ExtendSFT"}
+"""Variants that need old and new labels in one head: tests/modules/test_extend.py has the same tests of them."""
 VARIANTS |= {
     name: (cls, {})
     for name, cls in REGISTERED.items()
     if cls.__module__.startswith("sft_lightning.")
-    and name not in SOLVED
+    and name not in SOLVED | EXTENDS
     and cls not in {c for c, _ in VARIANTS.values()}
 }
 """Every way of fine-tuning with each of its options. A new variant is tried by being registered, with its defaults; one whose

@@ -56,6 +56,7 @@ def infer_study(
     image_column: str | None = None,
     accelerator: str = "auto",
     settings: dict[str, Any] | None = None,
+    extend: bool = False,
 ) -> Inferred:
     """Makes the default study.
 
@@ -70,6 +71,7 @@ def infer_study(
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
         settings: Arguments of the data module that the user will set, so that the data are read with them.
+        extend: Add the data's labels to the network's own, in one output layer; `retention` then has samples of the old ones.
 
     Raises:
         UserError: a file cannot be read, or a column or task is ambiguous.
@@ -122,7 +124,13 @@ def infer_study(
     if (folds := folds_of(plan)) is not None:
         study["folds"] = folds
     study["select"], study["report"] = measures(net, plan, source)
-    return Inferred(study, lines_of(net, plan, source, study, family, run), run.steps, tokens)
+    if not extend:
+        return Inferred(study, lines_of(net, plan, source, study, family, run), run.steps, tokens)
+    from sft_lightning.autoconfig.extended_study import extended
+
+    study, line = extended(study, net, plan, source, recipe)
+    lines = lines_of(net, plan, source, study, family, run)[:-1]
+    return Inferred(study, [*lines, line], run.steps, [])
 
 
 def device(accelerator: str) -> tuple[bool, str | None]:

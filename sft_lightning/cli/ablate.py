@@ -39,6 +39,11 @@ def make_parser() -> Parser:
     )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
+        "--extend",
+        action="store_true",
+        help="Add the data's labels to the network's own, in one output layer; --retention has samples of the old ones.",
+    )
+    group.add_argument(
         "--budget",
         help="Wall time, such as 1h or 90m: sets the seeds, at least 3; without a study file also the grids' size.",
     )
@@ -121,8 +126,8 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
     from sft_lightning.ablation.budgeted_study import Sized
 
     if given.config is not None:
-        for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task"):
-            if getattr(given, name) is not None:
+        for name in ("network", "data", "retention", "text_column", "label_column", "image_column", "task", "extend"):
+            if getattr(given, name) not in (None, False):
                 raise UserError(
                     f"--{name}",
                     "cannot be combined with --config",
@@ -150,7 +155,13 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         raise UserError("data.class_path", "cannot be set, because it is inferred from --data", fix)
     read = of_data.get("init_args") or {}
     found = infer_study(
-        given.network, given.data, given.retention, accelerator=(said or ["auto"])[-1], settings=read, **named
+        given.network,
+        given.data,
+        given.retention,
+        accelerator=(said or ["auto"])[-1],
+        settings=read,
+        extend=given.extend,
+        **named,
     )
     if not given.quiet:
         print("\n".join(found.lines), flush=True)

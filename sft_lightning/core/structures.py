@@ -83,7 +83,7 @@ has inputs `[B, K, T]`; rows that it lacks are padding alone.
 """
 
 
-OPTIONAL = ("scheme", "weights", "focal")
+OPTIONAL = ("scheme", "weights", "focal", "known")
 """Entries of a task's plain values that are there only if they are set"""
 
 
@@ -102,6 +102,9 @@ class TaskInfo:
     """Weight of each class in the loss, for tasks that support it; empty for 1"""
     focal: float = 0.0
     """Exponent γ of the focal loss, for tasks that support it"""
+    known: int = 0
+    """The first `known` labels are those of the pretrained network's output layer, which the network's head contains; 0 for
+    a head of new labels alone"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the scheme and the settings of the loss only if they are set."""
@@ -124,6 +127,8 @@ class TaskInfo:
             raise UserError("task", f"scheme must be text, got {info.scheme!r}")
         if not isinstance(info.weights, list) or not isinstance(info.focal, int | float):
             raise UserError("task", f"weights must be a list and focal a number, got {value}")
+        if not isinstance(info.known, int) or not 0 <= info.known <= info.num_outputs:
+            raise UserError("task", f"known must be a number from 0 to num_outputs, got {value}")
         return info
 
 

@@ -57,7 +57,7 @@ def class_counts(targets: np.ndarray, classes: int) -> np.ndarray:
     """Samples of each class, `[C]`, from class numbers `[R]` or sets of labels `[R, C]`."""
     if targets.ndim > 1:
         return np.asarray(targets.sum(0, dtype=np.int64))
-    return np.bincount(targets.astype(np.int64), minlength=classes)
+    return np.bincount(targets[targets >= 0].astype(np.int64), minlength=classes)  # −1 has no label
 
 
 def repeats(splits: Mapping[str, Any], by_class: bool) -> dict[str, Any]:

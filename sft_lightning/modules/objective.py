@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar
 from torch import Tensor
 from torch.optim import Optimizer
 
-from sft_lightning.core.structures import Batch, Output
+from sft_lightning.core.structures import Batch, Loss, Output
 from sft_lightning.modules.building import BuiltModule
 
 if TYPE_CHECKING:
@@ -28,6 +28,10 @@ class Objective(BuiltModule):
             source: The source task's data, loaded and checked; None if the run has none.
         """
         self.source = source
+
+    def task_loss(self, batch: Batch, output: Output) -> Loss:
+        """The task's loss summed over items, with its count. The gradient is that of the mean over the count."""
+        return self.objective.loss(output, batch)
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """The anchor's term summed over items, a scalar with gradient; None without an anchor."""

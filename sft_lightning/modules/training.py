@@ -98,7 +98,7 @@ class TrainingModule(Objective):
         number of items is known at the end of the step, and corrects the gradient in `on_before_optimizer_step`.
         """
         output = self.output(batch)
-        task, count = self.objective.loss(output, batch)
+        task, count = self.task_loss(batch, output)
         anchor = self.anchor_loss(batch, output)
         total = task if anchor is None else task + anchor
         self._items += count

@@ -17,6 +17,7 @@ from sft_lightning.core.structures import Batch, InputSpec, InputView, Output, T
 from sft_lightning.core.wording import listed
 from sft_lightning.networks.adapters import Adapter
 from sft_lightning.networks.image_fit import check_shape_fits, view_notes
+from sft_lightning.networks.joint_head import JointHead, plain_head
 from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.source_task import source_task_name
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
@@ -157,6 +158,8 @@ class Network(nn.Module):
         if self.shares_outputs:
             seen = {id(p) for p in shared.values()}
             shared |= {f"head.{n}": p for n, p in self.head.named_parameters() if id(p) not in seen}
+        if isinstance(self.head, JointHead):
+            shared |= {f"head.old.{n}": p for n, p in self.head.old.named_parameters()}
         return shared
 
     def shared_weights(self) -> dict[str, Tensor]:
@@ -302,11 +305,13 @@ class Network(nn.Module):
     @contextmanager
     def merged(self) -> Iterator[None]:
         """While open, the network is a plain one, of the pretrained architecture: adapters are in the weights beside which they
-        stood. Afterwards it is as before, to the bit.
+        stood, and a joint head is one layer. Afterwards it is as before, to the bit.
         """
         with ExitStack() as undo:
             for adapter in self.adapters:
                 undo.enter_context(adapter.merged(self.encoder))
+            undo.callback(setattr, self, "head", self.head)
+            self.head = plain_head(self.head)
             yield
 
     def save_pretrained(self, folder: str) -> None:
@@ -315,7 +320,7 @@ class Network(nn.Module):
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(self.export_config()),
-            "task": self.task.to_dict(),
+            "task": replace(self.task, known=0).to_dict(),  # in an export, all labels are alike
             "input": self.input_view.to_dict(),
         }
         with self.merged():

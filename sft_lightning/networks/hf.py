@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from logging import getLogger
 from typing import Any
 
@@ -19,6 +20,7 @@ from sft_lightning.core.errors import UserError, nearest, plainly
 from sft_lightning.core.structures import InputView
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.heads import fresh_linear
+from sft_lightning.networks.joint_head import plain_head
 from sft_lightning.networks.names import unprefixed
 from sft_lightning.networks.source_task import PROBLEMS
 from sft_lightning.networks.tensors import tensor_names
@@ -226,7 +228,7 @@ def hf_export(
     kept, stood = dict(vars(config)), None if head_name is None else model.get_submodule(head_name)
     try:
         if head_name is not None:
-            set_module(model, head_name, head or network.head)
+            set_module(model, head_name, head or plain_head(network.head))
             labels = task.labels or [f"LABEL_{i}" for i in range(task.num_outputs)]
             config.id2label = dict(enumerate(labels))
             config.label2id = {label: i for i, label in enumerate(labels)}
@@ -234,7 +236,7 @@ def hf_export(
         about = {
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(network.export_config()),
-            "task": task.to_dict(),
+            "task": replace(task, known=0).to_dict(),  # in an export, all labels are alike
             "input": network.input_view.to_dict(),
         }
         setattr(config, OURS, about)

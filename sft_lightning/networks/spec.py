@@ -8,6 +8,7 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.redaction import refuse_left_out
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks.base import NETWORKS, Network
+from sft_lightning.networks.joining import join
 
 if TYPE_CHECKING:
     Spec = dict[str, Any]
@@ -33,6 +34,8 @@ def build_network(network: Spec | str, task: TaskInfo) -> Network:
     try:
         made = cls(task, **args)
         made.watch_new_layers()
+        if task.known:
+            join(made)
         return made
     except TypeError as error:
         known = list(signature(cls).parameters)[1:]

@@ -13,6 +13,7 @@ from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.heads import fresh_linear, set_dropout
 from sft_lightning.networks.hf import find, hf_export, load_hf, split_head, user_errors
+from sft_lightning.networks.joint_head import plain_head
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.vocabulary import check_words, has_tokenizer, has_words, no_tokenizer
@@ -160,7 +161,7 @@ class TransformersText(Network):
         hf_export(self, self.encoder, folder, self.head_name)
         if self.head_name is None:
             path = Path(folder) / WEIGHTS
-            head = {HEAD + n: v.detach().cpu().contiguous() for n, v in self.head.state_dict().items()}
+            head = {HEAD + n: v.detach().cpu().contiguous() for n, v in plain_head(self.head).state_dict().items()}
             save_file({**load_file(path), **head}, path, metadata={"format": "pt"})
         self.tokenizer.save_pretrained(folder)
 

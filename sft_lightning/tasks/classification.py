@@ -16,10 +16,11 @@ from torchmetrics.classification import (
 
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.metric_info import SHARE
+from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.tasks.base import RowTask, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.calibration import Brier, CalibrationError
+from sft_lightning.tasks.old_and_new import GROUPS, OldAndNew
 
 
 class Matthews(MulticlassConfusionMatrix):
@@ -62,6 +63,21 @@ class Classification(RowTask):
     }
     default_metrics = ("accuracy", "f1_macro")
     loss_unit = "nats"
+
+    @property
+    def metric_names(self) -> list[str]:
+        """Adds the metrics on old and on new labels, if the network knew some labels before."""
+        return [*super().metric_names, *(GROUPS if self.info.known else ())]
+
+    @classmethod
+    def metric_info(cls, name: str) -> MetricInfo | None:
+        """Adds the metrics on old and on new labels."""
+        return GROUPS.get(name) or super().metric_info(name)
+
+    def make_metrics(self, final: bool = False) -> dict[str, Metric]:
+        """One meter for all metrics on old and on new labels, and one for each other metric."""
+        meters = {name: self._metric(name).make(self.info) for name in self.metric_names if name not in GROUPS}
+        return meters | ({"groups": OldAndNew(self.info.known)} if self.info.known else {})
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)

@@ -65,6 +65,10 @@ def digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comma
     return {"trainer": probing} if "lpft" in file else {}
 
 
+def extend(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    return {}
+
+
 def coloured_digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
     return {}
 
@@ -244,7 +248,19 @@ def bccd_held_back(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, comman
 TEXTS = (trec, sst2, glue, instruct, wnut17, wnut17_sets, multi30k, xquad)
 MADE_SMALL = {
     f.__name__: f
-    for f in (digits, coloured_digits, cifar, imagefolder, membrane, bccd, bccd_cells, bccd_held_back, fsdd, *TEXTS)
+    for f in (
+        digits,
+        extend,
+        coloured_digits,
+        cifar,
+        imagefolder,
+        membrane,
+        bccd,
+        bccd_cells,
+        bccd_held_back,
+        fsdd,
+        *TEXTS,
+    )
 }
 
 

@@ -238,6 +238,11 @@ EXAMPLES: dict[str, Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]] = {
     "AudioFolder": sounds,
     "AudioTable": listed_sounds,
     "Speech": speech,
+    "Extend": lambda root, patch: {
+        "new": {"class_path": "Digits", "init_args": {"classes": [5, 6, 7]}},
+        "old": {"class_path": "Digits", "init_args": {"classes": [0, 1, 2]}},
+        "rehearse": "all",
+    },
 }
 """Writes a small data set in its own format into a folder, and returns the arguments that name it."""
 every = pytest.mark.parametrize("name", OWN)

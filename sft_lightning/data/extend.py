@@ -1,0 +1,270 @@
+"""Data to add labels to a pretrained network: samples of new labels and, where there are some, samples of the old ones."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from inspect import signature
+from typing import Any, Literal
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import Batch, InputSpec, InputView
+from sft_lightning.data.arguments import NonNegativeInt, ProperShare, check_arguments
+from sft_lightning.data.datamodule import DATA_MODULES, SFTDataModule
+from sft_lightning.data.joined import Joined
+from sft_lightning.data.loaders import loader_of
+from sft_lightning.data.mixed import MixedBatches
+from sft_lightning.data.sampler import micro_batch_size
+from sft_lightning.data.samples import Samples, Splits
+from sft_lightning.data.split import Split
+from sft_lightning.data.subset import shots
+
+TASKS_EXTENDED = ("classification",)
+OF_BOTH = ("val_fraction", "test_fraction", "on_bad_sample")
+"""Settings that hold for new and old data alike"""
+OF_NEW = ("shots_per_class", "train_fraction", "subset_seed", "folds", "fold")
+"""Settings that choose among the new data's training samples"""
+
+
+class Extend(SFTDataModule):
+    """New labels for a network that knows others: one list of labels, the old ones first, for one output layer.
+
+    The network's output layer starts with the pretrained rows of the old labels (see networks/joint_head.py). Validation and
+    test have the samples of both data sets, and are measured on old labels, on new ones and on all. Training has the new
+    data's samples, of which shots_per_class and the like choose some, and `rehearse` old ones.
+
+    Args:
+        new: Data with the new labels, without settings of subset, split and batches, which are arguments here. It may have
+            samples of old labels too, which are then rehearsed.
+        old: Data with labels that the network knows, likewise; null if there is none. Its validation and test samples are
+            measured even if no training sample is rehearsed.
+        known: All labels of the pretrained network, in its order; default those of `old`.
+        pool: Data whose labels are not used, such as any texts or images of the network's kind: all its training samples are
+            trained on by ExtendSFT's anchor alone; null for none.
+        rehearse: Old training samples for each old label (for tags: with each type of entity): a number, or all.
+        ratio: Share of old samples in each optimizer step; null to train on new and old ones as one set. With rehearse 0, steps
+            have the new samples' share alone: the control with equally many steps and no old sample.
+        **kwargs: Subset, split, batches; see Digits. shots_per_class, train_fraction and folds are of the new data.
+    """
+
+    def __init__(
+        self,
+        new: SFTDataModule,
+        old: SFTDataModule | None = None,
+        known: list[str] | None = None,
+        pool: SFTDataModule | None = None,
+        rehearse: NonNegativeInt | Literal["all"] = 0,
+        ratio: ProperShare | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        check_arguments(Extend.__init__, {"ratio": ratio})
+        if rehearse != "all" and not (isinstance(rehearse, int) and rehearse >= 0):
+            raise UserError("data.rehearse", f"must be a number of at least 0, or all, got {rehearse!r}")
+        if self.classes is not None:
+            raise UserError("data.classes", "would choose among both data sets", "set data.new.init_args.classes")
+        if old is None and rehearse:
+            raise UserError("data.rehearse", "has no effect without old data", "set data.old, or leave rehearse out")
+        if old is None and known is None:
+            raise UserError("data.known", "is needed without old data", "name the network's labels in its order")
+        self.new = one_of("data.new", new)
+        self.old = None if old is None else one_of("data.old", old)
+        self.pool = None if pool is None else one_of("data.pool", pool)
+        for part in self.parts:
+            for name in OF_BOTH + OF_NEW if part is self.new else OF_BOTH:
+                setattr(part, name, getattr(self, name))
+        self.known, self.rehearse, self.ratio = known, rehearse, ratio
+        self.old_in_training = 0
+        """Old training samples that are rehearsed"""
+
+    @property
+    def parts(self) -> list[SFTDataModule]:
+        """The data modules: of new samples, then, if there are some, of old ones and of the pool."""
+        return [part for part in (self.new, self.old, self.pool) if part is not None]
+
+    @property
+    def rehearses(self) -> bool:
+        """Whether training has samples of old labels."""
+        assert self.task_info is not None
+        targets = self.splits["train"].targets
+        return self.old_in_training > 0 or targets is None or bool((targets < self.task_info.known).any())
+
+    def load(self) -> Splits:
+        """The new data's samples; `setup` puts those of both together."""
+        return self.new.load()
+
+    def load_for_prediction(self) -> Samples | None:
+        return self.new.load_for_prediction()
+
+    # ---- both as one ----
+
+    def setup(self, stage: str = "fit") -> None:
+        """Sets both data modules up, and puts their samples together."""
+        if self.splits:
+            return
+        if self.seed is None:
+            self.seed = int(os.environ.get("PL_GLOBAL_SEED", 0))
+        for part in self.parts:
+            part.seed, part.trainer = self.seed, getattr(self, "trainer", None)
+        if stage == "predict":
+            self.new.setup(stage)
+            if "predict" in self.new.splits:
+                self.splits = self.new.splits
+                return
+        module = getattr(getattr(self, "trainer", None), "lightning_module", None)
+        if self.pool is not None and module is not None and not getattr(module, "takes_unlabelled", False):
+            raise UserError(
+                "data.pool", f"has no effect with {type(module).__name__}", "use ExtendSFT, or leave it out"
+            )
+        for part in self.parts:
+            part.setup(stage)
+        self.notes = [note for part in self.parts for note in part.notes]
+        labels, known = self.all_labels()
+        info = self.new.task_info
+        assert info is not None
+        self.task_info = replace(info, num_outputs=len(labels), labels=labels, known=known)
+        self._join(labels)
+
+    def all_labels(self) -> tuple[list[str], int]:
+        """All labels, old ones first, and the number of old ones. Raises UserError if there are no new ones."""
+        infos = [one.task_info for one in (self.new, self.old) if one is not None and one.task_info is not None]
+        for info in infos:
+            if info.name not in TASKS_EXTENDED:
+                raise UserError(
+                    "data.new", f"new labels cannot be added for the task {info.name}", "use classification"
+                )
+            if info.name != infos[0].name:
+                raise UserError(
+                    "data.old", f"is for {info.name}, and data.new for {infos[0].name}", "use data of one task"
+                )
+        of_new, of_old = infos[0].labels, infos[-1].labels if self.old is not None else []
+        known = list(self.known if self.known is not None else of_old)
+        if unknown := [label for label in of_old if label not in known]:
+            raise UserError(
+                "data.old", f"has the label '{unknown[0]}', which data.known lacks", "put such samples into data.new"
+            )
+        fresh = [label for label in of_new if label not in known]
+        if not fresh:
+            raise UserError(
+                "data.new",
+                f"has no label that the network does not know already ({', '.join(of_new[:6])})",
+                "give data with new labels, or tune with an ordinary data set",
+            )
+        return known + fresh, len(known)
+
+    def _join(self, labels: list[str]) -> None:
+        tables = []
+        for part in self.parts:
+            assert part.task_info is not None
+            own = part.task_info.labels
+            tables.append(np.array([-1 if part is self.pool else labels.index(label) for label in own] or [-1]))
+        joined: dict[tuple[int, ...], Joined] = {}
+        self.total_train = sum(part.total_train for part in self.parts)
+        for name in ("train", "val", "test"):
+            if name not in self.new.splits:
+                if self.old is not None and name in self.old.splits:
+                    self.notes.append(f"the {name} samples of the old data are not used, because the new data has none")
+                continue
+            behind = [part.splits[name if name in part.splits else "train"] for part in self.parts]
+            samples = joined.setdefault(
+                tuple(id(s.samples) for s in behind), Joined([s.samples for s in behind], tables)
+            )
+            rows, targets = [], []
+            for part, split, table, start in zip(self.parts, behind, tables, samples.starts, strict=False):
+                chosen = self._chosen(part, name)
+                rows.append(split.rows[chosen] + start)
+                unlabelled = np.full(len(chosen), -1)
+                targets.append(
+                    unlabelled if split.targets is None or part is self.pool else table[split.targets[chosen]]
+                )
+            if name == "train":
+                self.old_in_training = sum(map(len, rows[1:]))
+            self.splits[name] = Split(samples, np.concatenate(rows), np.concatenate(targets), name == "train", name)
+
+    def _chosen(self, part: SFTDataModule, split: str) -> np.ndarray:
+        """Positions of the samples of one of the data sets that a split takes."""
+        if split not in part.splits or (part is self.pool and split != "train"):
+            return np.zeros(0, dtype=np.int64)
+        if part is self.old and split == "train":
+            return self._rehearsed()
+        return np.arange(len(part.splits[split]))
+
+    def _rehearsed(self) -> np.ndarray:
+        """Positions of the old training samples that are rehearsed."""
+        assert self.old is not None and self.old.task_info is not None
+        split = self.old.splits["train"]
+        positions = np.arange(len(split))
+        if self.rehearse == "all":
+            return positions
+        assert isinstance(self.rehearse, int)
+        if not self.rehearse:
+            return positions[:0]
+        return shots(
+            positions, split.targets, self.rehearse, self.subset_seed, dict(enumerate(self.old.task_info.labels))
+        )
+
+    # ---- meeting the network ----
+
+    def settle(self, spec: InputSpec) -> InputView:
+        """As for other data; texts are tokenised again for another tokenizer."""
+        if self.spec is not None and spec.tokenizer is not self.spec.tokenizer:
+            self.view = None
+        return super().settle(spec)
+
+    def prepare(self, spec: InputSpec) -> InputView:
+        """Prepares all data sets in the same way."""
+        view = self.new.settle(spec)
+        for part in self.parts[1:] if "predict" not in self.splits else []:
+            seen = part.settle(replace(spec, size=view.size or spec.size, mean=view.mean, std=view.std))
+            if (seen.shape, seen.sample_rate) != (view.shape, view.sample_rate):
+                raise UserError(
+                    "data.old" if part is self.old else "data.pool",
+                    f"its samples have the form {seen.shape}, and those of data.new {view.shape}",
+                    "set image_size in both",
+                )
+        return view
+
+    def device_transform(self, batch: Batch) -> Batch:
+        return self.new.device_transform(batch)
+
+    def loader(
+        self, name: str, rank: int, world_size: int, accumulate: int = 1, limit: int | float = 1.0
+    ) -> DataLoader[Batch]:
+        """As for other data; with `ratio`, each training step has its share of old samples."""
+        if name != "train" or self.ratio is None:
+            return super().loader(name, rank, world_size, accumulate, limit)
+        split = self.splits["train"]
+        micro = micro_batch_size(self.batch_size, world_size, accumulate)
+        old, seed = self.old_in_training, self.seed or 0
+        overfits = getattr(getattr(self, "trainer", None), "overfit_batches", 0)
+        order = MixedBatches(
+            len(split) - old, old, self.ratio, micro, accumulate, rank, world_size, seed, reshuffle=not overfits
+        )
+        order.resume_at(*self._resume_at)
+        self._resume_at = (0, 0)
+        return loader_of(split, order, self.num_workers, seed)
+
+    def describe(self) -> str:
+        """Adds the number of old samples in each split."""
+        if self.task_info is None:
+            return super().describe()
+        old = f"{self.task_info.known} labels known, {len(self.task_info.labels) - self.task_info.known} new"
+        return f"{super().describe()}; {old}, {self.old_in_training:,} old training samples"
+
+
+def one_of(key: str, given: Any) -> SFTDataModule:
+    """One of the two data sets: a data module, or its class_path and init_args. Its common settings must be the defaults."""
+    if isinstance(given, Mapping) and "class_path" in given:
+        try:
+            cls = DATA_MODULES.load(str(given["class_path"]), SFTDataModule)
+        except UserError as error:
+            raise UserError(f"{key}.class_path", error.problem, error.fix) from None
+        given = cls(**(given.get("init_args") or {}))
+    if not isinstance(given, SFTDataModule) or isinstance(given, Extend):
+        raise UserError(key, f"must be an ordinary data set, got {given!r:.80}", "give class_path and init_args")
+    for name, parameter in signature(SFTDataModule.__init__).parameters.items():
+        if name not in ("self", "classes") and given.arguments.get(name, parameter.default) != parameter.default:
+            raise UserError(f"{key}.{name}", "belongs to both data sets", f"set data.init_args.{name}")
+    return given
