@@ -1,7 +1,7 @@
 """Speed beside peers: the same work in interleaved turns, on one thread and on all; what a command and a study cost.
 
     python -m benchmarks.run                     # all: under 15 minutes on two quiet cores
-    python -m benchmarks.run --quick             # a few turns of the main ones: 3 minutes, written only with --out
+    python -m benchmarks.run --quick             # a few turns of mlp, lenet and minilm: 3 minutes, written only with --out
     python -m benchmarks.run mlp lenet           # these alone
     python -m benchmarks.run mlp --arms cli hf   # these arms alone, beside the baseline and its A/A control
 
@@ -30,7 +30,7 @@ from benchmarks.bench.workload import WORKLOADS, Missing
 WHOLE = ("start", "study")
 """Benchmarks of whole commands; run first, while nothing else is in memory"""
 NAMES = (*WHOLE, *WORKLOADS)
-QUICK = ("mlp", "lenet", "minilm", "llama")
+QUICK = ("mlp", "lenet", "minilm")
 
 
 def whole(name: str, quick: bool, place: Path) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def main(arguments: list[str] | None = None) -> int:
     """The command; 1 if an arm did other work than the reference, or a workload failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}; default all")
-    parser.add_argument("--quick", action="store_true", help="a few turns")
+    parser.add_argument("--quick", action="store_true", help="two turns of each arm, on one thread")
     parser.add_argument("--one-thread", action="store_true", help="no turns on all threads")
     parser.add_argument("--data", type=Path, default=os.environ.get("SFT_BENCH_DATA"), help="folder of the data sets")
     parser.add_argument("--arms", nargs="+", help="these arms alone")

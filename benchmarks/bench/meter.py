@@ -64,6 +64,9 @@ class Memory:
             CDLL("libc.so.6").malloc_trim(0)
         with suppress(OSError):
             CLEAR.write_text("5")
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         self.start = kibibytes("VmRSS")
 
     def found(self, cuda: bool) -> dict[str, Any]:

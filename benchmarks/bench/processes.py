@@ -14,11 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
 from benchmarks.bench.arms import ARMS, Arm
+from benchmarks.bench.gate import Enough, Gate
+from benchmarks.bench.job import Job
 from benchmarks.bench.workload import Missing, Prepared, Workload
 
 PEERS = ("torch", "torchvision", "lightning.pytorch", "lightning.fabric", "transformers", "timm.optim", "timm.utils")
@@ -130,38 +132,51 @@ def own_home(to: Connection, address: str) -> None:
 
 
 def work(arm: Arm, workload: Workload, prepared: Prepared, address: str, place: Path) -> None:
-    """An arm's whole life: the check, then turns until told to stop."""
-    from benchmarks.bench.gate import Enough, Gate
-    from benchmarks.bench.job import Job
+    """An arm's whole life: the check, then turns until told to stop.
 
+    The check is in a fork of its own, so that memory and time of the turns are those of a fresh process.
+    """
     folder = place / workload.name / arm.name
     folder.mkdir(parents=True)
     to = Client(address, "AF_UNIX")
     to.send(arm.name)
-    log = os.open(folder / "output", os.O_CREAT | os.O_WRONLY)
-    sys.stdout.flush(), sys.stderr.flush()
-    os.dup2(log, 1), os.dup2(log, 2)
-    try:
-        import torch
-
-        torch.set_num_threads(1)
-        gate = Gate(to)
-        job = Job(arm.name, workload, prepared, gate, folder)
-        gate.check(workload.check_steps)
-        with suppress(Enough):
-            arm.function()(job)
-        to.send(("checked", gate.losses))
+    log = os.open(folder / "output", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+        os.dup2(log, stream.fileno())
+    importlib.import_module("torch").set_num_threads(1)
+    job = Job(arm.name, workload, prepared, Gate(to), folder)
+    to.recv()
+    child = os.fork()
+    if child == 0:
+        job.gate.check(workload.check_steps)
+        fit(arm, job)
+        to.send(("checked", job.gate.losses))
+        leave(0)
+    if os.waitpid(child, 0)[1] == 0:
         to.recv()
         job.check = False
-        gate.take_turns()
+        job.gate.take_turns()
+        fit(arm, job)
+    leave(0)
+
+
+def fit(arm: Arm, job: Job) -> None:
+    """One fit, until the gate ends it. An error ends the process, once it is told."""
+    try:
         with suppress(Enough):
             arm.function()(job)
     except BaseException:
         with suppress(OSError):
-            to.send(("failed", traceback.format_exc()))
-    finally:
-        sys.stdout.flush(), sys.stderr.flush()
-        for child in psutil.Process().children(recursive=True):  # W&B's service would outlive this process
-            with suppress(psutil.Error):
-                child.kill()
-        os._exit(0)
+            job.gate.to.send(("failed", traceback.format_exc()))
+        leave(1)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process, and the children that would outlive it, such as W&B's service."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(code)

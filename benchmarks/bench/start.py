@@ -18,7 +18,7 @@ from benchmarks.bench.results import ROOT, say
 
 TITLE = "From a command to its first step"
 CONFIG = ROOT / "experiments/digits/plain.yaml"
-ROUNDS, QUICK = 5, 2
+ROUNDS, QUICK = 3, 1
 HOW = (
     "Each a process of its own, on one thread, in shuffled turns; up to the first training step, then it is ended. A wrong "
     "key: the whole command. Medians."

@@ -155,7 +155,7 @@ TARGETS = (
     Target(LM, "SmolLM2, the same", 1.15, peak_of("smollm2", "distill_kl", "python", teacher=True)),
     Target(LM, "llama, time ÷ raw chunked KL", 1.1, time_of("llama", "distill_kl", "raw_kl")),
     Target("packing ÷ grouping by length", "llama, time of the same texts", 1.0, time_of("llama", "packed", "python")),
-    Target("retention and drift ÷ without", "training time", 1.02, never(NO_ARM)),
+    Target("retention and drift ÷ without", "training time, digits", 1.02, said("study", "retention_over_without")),
     Target(
         "start ÷ a bare Lightning script", "fit with W&B, CPU to the first step", 1.0, said("start", "fit_over_bare")
     ),

@@ -52,32 +52,32 @@ WORKLOADS = {
     w.name: w
     for w in (
         Workload(
-            "mlp", "MLP (64-128-64-10) on digits, batch 20", "images", 20, 1000, 8, (9, 5),
+            "mlp", "MLP (64-128-64-10) on digits, batch 20", "images", 20, 1000, 8, (7, 3),
             (*USUAL, *OURS, *ANCHORED), saves=True,
         ),
         Workload(
-            "lenet", "LeNet on CIFAR-10 with flip and crop, batch 64", "images", 64, 3200, 1, (7, 3),
+            "lenet", "LeNet on CIFAR-10 with flip and crop, batch 64", "images", 64, 3200, 1, (5, 2),
             ("raw", "raw_batched", "fabric", "bare", "bare_again", "usual", "hf", "timm", *OURS, *ANCHORED),
             augment=("crop", "flip"), saves=True,
         ),
         Workload(
-            "minilm", "MiniLM on TREC, batch 32", "text", 32, 128, 1, (4, 2),
+            "minilm", "MiniLM on TREC, batch 32", "text", 32, 128, 1, (3, 1),
             (*USUAL, "hf_grouped", *OURS, "distill_features", "l2sp_loss", "l2sp_decoupled"),
             lr=5e-5, memory=True, check_steps=3, gib=0.7,
         ),
         Workload(
-            "llama", "small llama with a vocabulary of 49,152 on Alpaca, batch 8", "lm", 8, 16, 1, (5, 2),
+            "llama", "small llama with a vocabulary of 49,152 on Alpaca, batch 8", "lm", 8, 16, 1, (3, 1),
             ("raw", "raw_again", "raw_kl", "hf", "hf_grouped", "trl", "bare", "python", "cli", "packed", "distill_kl",
              "distill_features", "l2sp_loss", "l2sp_decoupled"),
             baseline="raw", memory=True, check_steps=3, gib=0.7,
         ),
         Workload(
-            "smollm2", "SmolLM2-135M on Alpaca, batch 4", "lm", 4, 4, 1, (3, 1),
+            "smollm2", "SmolLM2-135M on Alpaca, batch 2", "lm", 2, 2, 1, (2, 1),
             ("raw", "raw_again", "python", "distill_kl", "l2sp_loss", "l2sp_decoupled"),
             lr=1e-4, baseline="raw", memory=True, check_steps=2, gib=2.6,
         ),
         Workload(
-            "lite0", "EfficientNet-lite0 at 96 px on CIFAR-10 with flip, batch 20", "images", 20, 80, 1, (4, 2),
+            "lite0", "EfficientNet-lite0 at 96 px on CIFAR-10 with flip, batch 20", "images", 20, 80, 1, (3, 1),
             ("raw", "bare", "bare_again", "hf", "timm", *OURS, *ANCHORED), lr=5e-4, augment=("flip",), check_steps=3, gib=0.4,
         ),
     )
