@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.bench import page, results
+from benchmarks.bench.arms import ARMS
 from benchmarks.bench.targets import verdicts
 from benchmarks.bench.workload import WORKLOADS, Missing
 
@@ -84,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(given)
     if unknown := [n for n in options.names if n not in NAMES]:
         parser.error(f"there is no {', '.join(unknown)}; choose {', '.join(NAMES)}")
+    if unknown := [a for a in options.arms or () if a not in ARMS]:
+        parser.error(f"there is no arm {', '.join(unknown)}; choose {', '.join(ARMS)}")
     names = options.names or (list(QUICK) if options.quick else list(NAMES))
     load = results.load_average()
     found: dict[str, Any] = {}

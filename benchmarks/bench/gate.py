@@ -4,10 +4,14 @@ A hook after every optimizer step of the process counts steps, whichever library
 happens from the end of one step to the end of the k-th after it: loading, hooks, logging, forward and backward.
 """
 
+import os
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Any, NoReturn
 
+import psutil
 import torch
 from torch.optim import Optimizer
 from torch.optim.optimizer import register_optimizer_step_post_hook
@@ -16,7 +20,7 @@ from benchmarks.bench.meter import Memory, Turn
 
 
 class Enough(Exception):
-    """Ends a fit from within: all steps were taken that are needed."""
+    """Ends the check from within the fit."""
 
 
 class Gate:
@@ -29,7 +33,7 @@ class Gate:
         self.losses: list[float] = []
         self.left, self.steps, self.checking = 0, 0, False
         self.ended = False
-        """Whether the fit in progress was ended from here"""
+        """Whether the check has taken its steps"""
         self.turn, self.memory = Turn(), Memory()
         register_optimizer_step_post_hook(self.stepped)
 
@@ -60,15 +64,25 @@ class Gate:
         self.wait()
 
     def end(self) -> NoReturn:
-        """Ends the fit in progress."""
+        """Ends the check."""
         self.ended = True
         raise Enough
 
     def wait(self) -> None:
-        """Blocks until the next turn."""
+        """Blocks until the next turn. The last word ends the process as it stands: nothing is saved or exported."""
         asked, threads = self.to.recv()
         if asked == 0:
-            self.end()
+            leave(0)
         torch.set_num_threads(threads)
         self.left = self.steps = asked
         self.turn.begin(self.cuda)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process, and the children that would outlive it, such as W&B's service."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            child.kill()
+    os._exit(code)

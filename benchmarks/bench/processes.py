@@ -14,12 +14,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
-from typing import Any, NoReturn
-
-import psutil
+from typing import Any
 
 from benchmarks.bench.arms import ARMS, Arm
-from benchmarks.bench.gate import Enough, Gate
+from benchmarks.bench.gate import Enough, Gate, leave
 from benchmarks.bench.job import Job
 from benchmarks.bench.workload import Missing, Prepared, Workload
 
@@ -170,13 +168,3 @@ def fit(arm: Arm, job: Job) -> None:
         with suppress(OSError):
             job.gate.to.send(("failed", traceback.format_exc()))
         leave(1)
-
-
-def leave(code: int) -> NoReturn:
-    """Ends the process, and the children that would outlive it, such as W&B's service."""
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    for child in psutil.Process().children(recursive=True):
-        with suppress(psutil.Error):
-            child.kill()
-    os._exit(code)

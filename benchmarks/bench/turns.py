@@ -1,5 +1,6 @@
 """Measures one workload: all arms are checked for equal losses, then take turns, in another order each round."""
 
+import os
 import random
 import time
 from collections.abc import Iterable
@@ -38,7 +39,7 @@ def measure(
     enough_memory(workload, len(names))
     prepared = home.prepare(workload, data)
     rounds = tuple(min(a, b) for a, b in zip(workload.rounds, QUICK, strict=True)) if quick else workload.rounds
-    cores = 1 if one_thread else psutil.cpu_count(logical=False) or 1
+    cores = 1 if one_thread else all_threads()
     found: dict[str, Any] = {"title": workload.title, "baseline": workload.baseline, "steps_of_a_turn": workload.steps}
     if workload.memory:
         found["weights_mib"] = mebibytes(prepared)
@@ -58,6 +59,11 @@ def measure(
                 continue
             found["threads"][str(threads)] = taken(waiting, workload, threads, number, shuffled)
     return {**found, "seconds": round(time.monotonic() - began)}
+
+
+def all_threads() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def mebibytes(prepared: Prepared) -> float:
