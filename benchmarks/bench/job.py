@@ -34,6 +34,11 @@ class Job:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
+    def lr(self) -> float:
+        """Learning rate of this fit."""
+        return self.workload.check_lr or self.workload.lr if self.check else self.workload.lr
+
+    @property
     def accelerator(self) -> str:
         """Lightning's name for it."""
         return "gpu" if self.device.type == "cuda" else "cpu"

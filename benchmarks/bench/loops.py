@@ -24,7 +24,7 @@ def train(
 ) -> None:
     """The loop of every tutorial."""
     model = job.model().to(job.device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=job.workload.lr, weight_decay=0.0, fused=fused or None)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.lr, weight_decay=0.0, fused=fused or None)
     loss_of = loss_of or (lambda m, b: m(**b)["loss"])
     for batch in batches(job, loader or job.loader()):
         optimizer.zero_grad()
@@ -87,7 +87,7 @@ def fabric(job: Job) -> None:
 
     made = Fabric(accelerator=job.accelerator, devices=1)
     model = job.model()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=job.workload.lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=job.lr, weight_decay=0.0)
     model, optimizer = made.setup(model, optimizer)
     loader = made.setup_dataloaders(job.loader())
     for _ in range(FOREVER):
@@ -103,7 +103,7 @@ def timm(job: Job) -> None:
     from timm.utils import AverageMeter
 
     model, losses = job.model().to(job.device), AverageMeter()
-    optimizer = create_optimizer_v2(model, opt="adamw", lr=job.workload.lr, weight_decay=0.0)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=job.lr, weight_decay=0.0)
     for step, batch in enumerate(batches(job, job.loader())):
         loss = model(**batch)["loss"]
         optimizer.zero_grad()

@@ -16,7 +16,7 @@ def fit(job: Job, **settings: Any) -> None:
     arguments = TrainingArguments(
         output_dir=str(job.folder),
         per_device_train_batch_size=job.workload.batch,
-        learning_rate=job.workload.lr,
+        learning_rate=job.lr,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=0.0,
@@ -61,7 +61,7 @@ def trl(job: Job) -> None:
     arguments = library.SFTConfig(
         output_dir=str(job.folder),
         per_device_train_batch_size=job.workload.batch,
-        learning_rate=job.workload.lr,
+        learning_rate=job.lr,
         lr_scheduler_type="constant",
         weight_decay=0.0,
         max_grad_norm=0.0,

@@ -38,7 +38,7 @@ QUIET: dict[str, Any] = {
 
 def fit(job: Job, says: bool, **settings: Any) -> None:
     trainer = Trainer(accelerator=job.accelerator, devices=1, max_epochs=FOREVER, **{**QUIET, **settings})
-    trainer.fit(Module(job.model(), job.workload.lr, says), job.loader())
+    trainer.fit(Module(job.model(), job.lr, says), job.loader())
 
 
 def bare(job: Job) -> None:

@@ -57,7 +57,7 @@ class SameStart(Callback):
 
 def variant_of(job: Job) -> tuple[str, dict[str, Any]]:
     name, settings = OF_ARM.get(job.name, PLAIN)
-    return name, {"lr": job.workload.lr, **settings}
+    return name, {"lr": job.lr, **settings}
 
 
 def data_of(job: Job) -> dict[str, Any]:

@@ -75,6 +75,7 @@ class Home:
             for connection in connected.values():
                 with suppress(OSError):
                     connection.send((0, 1))
+                connection.close()  # an arm that does not wait for a turn ends as it next says something
             for process in peers:
                 process.join()
             self.own.send(("join",))
@@ -151,8 +152,7 @@ def work(arm: Arm, workload: Workload, prepared: Prepared, address: str, place: 
         fit(arm, job)
         to.send(("checked", job.gate.losses))
         leave(0)
-    if os.waitpid(child, 0)[1] == 0:
-        to.recv()
+    if os.waitpid(child, 0)[1] == 0 and to.recv() == "turns":
         job.check = False
         job.gate.take_turns()
         fit(arm, job)

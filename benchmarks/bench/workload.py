@@ -34,6 +34,9 @@ class Workload:
     memory: bool = False
     """Whether peak memory is a result"""
     check_steps: int = 5
+    check_lr: float | None = None
+    """Learning rate of the check, if not `lr`: where many gradients are 0 but for rounding, as in front of a batch norm, Adam's
+    first steps make steps of full length of that rounding"""
     gib: float = 0.25
     """Memory of one arm's process over the start, roughly: without enough of it the workload is left out"""
 
@@ -78,7 +81,7 @@ WORKLOADS = {
         ),
         Workload(
             "lite0", "EfficientNet-lite0 at 96 px on CIFAR-10 with flip, batch 20", "images", 20, 80, 1, (3, 1),
-            ("raw", "bare", "bare_again", "hf", "timm", *OURS, *ANCHORED), lr=5e-4, augment=("flip",), check_steps=3, gib=0.4,
+            ("raw", "bare", "bare_again", "hf", "timm", *OURS, *ANCHORED), lr=5e-4, augment=("flip",), check_steps=3, check_lr=5e-6, gib=0.4,
         ),
     )
 }  # fmt: skip
