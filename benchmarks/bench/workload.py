@@ -81,7 +81,8 @@ WORKLOADS = {
         ),
         Workload(
             "lite0", "EfficientNet-lite0 at 96 px on CIFAR-10 with flip, batch 20", "images", 20, 80, 1, (3, 1),
-            ("raw", "bare", "bare_again", "hf", "timm", *OURS, *ANCHORED), lr=5e-4, augment=("flip",), check_steps=3, check_lr=5e-6, gib=0.4,
+            ("raw", "bare", "bare_again", "hf", "timm", *OURS, *ANCHORED),
+            lr=5e-4, augment=("flip",), check_steps=3, check_lr=5e-6, gib=0.4,
         ),
     )
 }  # fmt: skip
