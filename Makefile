@@ -3,7 +3,7 @@
 SHELL := /bin/sh
 py := .venv/bin/python
 
-.PHONY: help setup quickstart test test-all exactness docs lint format lock audit
+.PHONY: help setup quickstart test test-all exactness bench bench-compare docs lint format lock audit
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,13 @@ exactness: setup ## every test, the same checks on peers, then docs/exactness.md
 	@SFT_EXACTNESS_RESULTS=$(CURDIR)/benchmarks/results/exactness.json $(py) -m pytest -q
 	@$(py) -m benchmarks.peers.invariance --out benchmarks/results/peers.json
 	@$(py) -m benchmarks.exactness
+
+bench: setup ## speed beside peers, into docs/performance.md; NAME="mlp lenet" for some, ARGS=--quick for a look
+	@$(py) -m benchmarks.run $(NAME) $(ARGS)
+
+bench-compare: setup ## what became slower since BASE, a commit or a folder of results
+	@test -n "$(BASE)" || { echo "bench-compare: give BASE=COMMIT, or a folder of results" >&2; exit 2; }
+	@$(py) -m benchmarks.bench.compare $(BASE)
 
 docs: setup ## docs/results.md and docs/exactness.md from the results under benchmarks/results
 	@$(py) -m benchmarks.studies

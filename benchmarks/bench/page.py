@@ -1,0 +1,103 @@
+"""docs/performance.md: the part between two marks is written from the results; what stands around it is kept."""
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.bench.arithmetic import ratio, spread
+from benchmarks.bench.arms import ARMS
+from benchmarks.bench.targets import Results, verdicts
+
+BEGIN, END = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
+INTRO = """# Performance
+
+"""
+UNITS = {"cpu": "CPU ms", "wall": "wall ms", "device": "GPU ms"}
+
+
+def shown(value: float) -> str:
+    """Three figures."""
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return ["", *(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows)), ""]
+
+
+def about_line(about: dict[str, Any]) -> str:
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    commit = (
+        about["git"]["commit"][:7] + (" with changes" if about["git"]["dirty"] else "") if about["git"] else "unknown"
+    )
+    load = f"; load at the start {about['load']:.1f}" if about.get("load") is not None else ""
+    on = f"{about['date']}, {about['device']}, {about['cores']} cores{load}"
+    return f"{on}; commit {commit}; {versions}. `{about['command']}`"
+
+
+def targets_table(results: Results) -> list[str]:
+    rows = []
+    for v in verdicts(results):
+        bound, value = f"≤ {v.bound:g}", "–" if v.value is None else f"{v.value:.2f}"
+        rows.append([v.target.row, v.target.what, bound, value, v.text])
+    return ["### Targets", *table(["what", "where", "target", "measured", ""], rows)]
+
+
+def noise_line(noise: dict[str, Any]) -> str:
+    said = (f"{UNITS[m].split()[0]} {n['ratio']:.3f} ({n['verdict']})" for m, n in noise.items())
+    return f"A/A control, 1 if the machine is quiet: {', '.join(said)}." if noise else "No A/A control was run."
+
+
+def turns_tables(result: dict[str, Any]) -> list[str]:
+    """One table for each number of threads."""
+    lines: list[str] = []
+    baseline = result["baseline"]
+    for threads, held in result["threads"].items():
+        arms = held["arms"]
+        measures = [m for m in UNITS if m in arms[baseline]]
+        head = ["", *(h for m in measures for h in (f"{UNITS[m]} a step", f"× {baseline}"))]
+        peaks = [p for p in ("peak_over_start", "device_peak") if p in arms[baseline]]
+        head += [{"peak_over_start": "peak over start, MiB", "device_peak": "GPU peak, MiB"}[p] for p in peaks]
+        rows = []
+        for name, values in arms.items():
+            row = [ARMS[name].title if name in ARMS else name]
+            for m in measures:
+                over = ratio(values[m], arms[baseline][m])
+                row += [shown(spread(values[m]).median), f"**{over.median:.2f}** ({over.low:.2f}–{over.high:.2f})"]
+            rows.append([*row, *(f"{values[p]:,.0f}" if p in values else "–" for p in peaks)])
+        many = "1 thread" if threads == "1" else f"{threads} threads"
+        lines += [f"{many}, {held['rounds']} rounds of {result['steps_of_a_turn']} steps; median (quartiles). "]
+        lines[-1] += noise_line(held["noise"])
+        lines += table(head, rows)
+    return lines
+
+
+def section(name: str, result: dict[str, Any]) -> list[str]:
+    lines = [f"### {result.get('title', name)}", ""]
+    if "skipped" in result:
+        return [*lines, f"Not run: {result['skipped']}.", ""]
+    lines += [about_line(result["about"]), ""]
+    if "threads" in result:
+        off = max(result["check"]["difference"].values(), default=0.0)
+        same = f"Losses after the same steps differ by at most {off:.0e} (bound {result['check']['bound']:.0e})."
+        lines += [same, "", *turns_tables(result)]
+        lines += [f"Not run: {name}: {why}." for name, why in result["not_run"].items()]
+        return [*lines, *([""] if result["not_run"] else [])]
+    rows = [[r["what"], shown(r["cpu"]), shown(r["wall"])] for r in result["rows"]]
+    return [*lines, result["how"], *table(["", "CPU s", "wall s"], rows)]
+
+
+def written(results: Results) -> str:
+    """What stands between the marks."""
+    lines = ["## Measured", "", *targets_table(results)]
+    for name, result in results.items():
+        lines += section(name, result)
+    return "\n".join(lines).strip() + "\n"
+
+
+def write(page: Path, results: Results) -> None:
+    """Replaces the part between the marks; adds it at the end of a page without marks."""
+    text = page.read_text() if page.is_file() else INTRO
+    if BEGIN in text and END in text:
+        before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+    else:
+        before, after = text.rstrip() + "\n\n", "\n"
+    page.write_text(f"{before}{BEGIN}\n{written(results)}{END}{after}")
