@@ -17,6 +17,7 @@ from sft_lightning.networks.transcripts import TextWriter
 from sft_lightning.networks.transformers_lm import note_new
 from sft_lightning.networks.transformers_text import check_vocabulary, checkpoint_gradients, load_tokenizer
 from sft_lightning.networks.transforms import Transform
+from sft_lightning.networks.word_times import Words, can_follow, token_times, words_of
 from sft_lightning.sharding.tensors import is_sharded
 
 
@@ -144,6 +145,32 @@ class TransformersSpeech(Network):
 
         Whisper's own `generate` is not used: it would add rules for long sounds, temperatures and time stamps.
         """
+        texts: list[str] = self.tokenizer.batch_decode(self._write(prompt), skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+    def generate_timed(self, prompt: dict[str, Tensor]) -> tuple[list[str], list[Words] | None]:
+        """The transcripts of `generate`, and their words with times by the decoder's attention on the sound."""
+        model, made = self._whole[0], self._write(prompt).tolist()
+        texts = [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
+        if not can_follow(model):
+            return texts, None
+        positions = int(model.config.max_source_positions)
+        seconds = float(self.extractor.max_seconds or 0.0) / positions
+        given, found = [self.start, *self.writer.given], list[Words]()
+        special, end = set(self.tokenizer.all_special_ids), self.tokenizer.eos_token_id
+        for row, ids in enumerate(made):  # one at a time, so that nothing depends on the batch
+            text = [number for number in ids[len(given) :] if number not in special]
+            if not text:
+                found.append([])
+                continue
+            places = min(positions, max(1, int(prompt[LENGTHS][row]) // self.extractor.own.hop_length // 2))
+            heard = model.get_encoder()(prompt[self.extractor.name][row : row + 1]).last_hidden_state
+            times = token_times(model, heard, given, text, end, places) * seconds
+            found.append(words_of(self.tokenizer, text, times))
+        return texts, found
+
+    def _write(self, prompt: dict[str, Tensor]) -> Tensor:
+        """Token ids `[B, U]` of the transcripts, the given tokens first."""
         from transformers import GenerationMixin
 
         model = self._whole[0]
@@ -163,11 +190,12 @@ class TransformersSpeech(Network):
         )
         try:
             model.generation_config = type(own)()  # whose values transformers takes for all that `settings` leave open
-            made = GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
+            made: Tensor = GenerationMixin.generate(
+                model, **inputs, decoder_input_ids=given, generation_config=settings
+            )
         finally:
             model.generation_config = own
-        texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return made
 
     def export_config(self) -> dict[str, Any]:
         return {} if self.language is None else {"language": self.language}
