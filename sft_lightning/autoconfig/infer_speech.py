@@ -1,6 +1,7 @@
 """Infers a data block from sounds with transcripts: a folder with metadata, LibriSpeech's layout, or manifests."""
 
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def fit_characters(net: NetworkPlan, plan: DataPlan, said: Overrides) -> None:
     with network_errors(f"{name}: its tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(source.hub or str(source.folder), trust_remote_code=False)
     writer, unknown = CharacterWriter(tokenizer), dict[str, Counter[str]]()
-    cases = {"keep": str, "lower": str.lower, "upper": str.upper}
+    cases: dict[str, Callable[[str], str]] = {"keep": str, "lower": str.lower, "upper": str.upper}
     for case in [said.settings["letter_case"]] if "letter_case" in said.settings else cases:
         texts = [cases.get(case, str)(text) for text in plan.texts]
         unknown[case] = Counter(c for text in texts for c in writer.unknown(text))

@@ -120,14 +120,14 @@ class TransformersFolder:
             return out(torch.stack([made.start_logits, made.end_logits], -1))
         return out(made.logits)
 
-    def texts(self, prompt: Arrays, limit: int) -> list[str] | None:
-        """Texts that the folder's own generation settings give, at most `limit` tokens long; None for speech, for which
-        transformers has rules of its own.
-        """
-        if self.kind == "speech":
-            return None
+    def texts(self, prompt: Arrays, limit: int) -> list[str]:
+        """Texts that the folder's own generation settings give, at most `limit` tokens long."""
         import torch
 
+        if self.kind == "speech":
+            ids = self.model.generate(torch.from_numpy(prompt["input_features"]), max_new_tokens=limit)
+            assert self.tokenizer is not None
+            return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         t = {name: torch.from_numpy(value) for name, value in prompt.items() if name != "token_type_ids"}
         made = self.model.generate(**t, max_new_tokens=limit)
         assert self.tokenizer is not None

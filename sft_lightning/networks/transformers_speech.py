@@ -17,6 +17,7 @@ from sft_lightning.networks.transcripts import TextWriter
 from sft_lightning.networks.transformers_lm import note_new
 from sft_lightning.networks.transformers_text import check_vocabulary, checkpoint_gradients, load_tokenizer
 from sft_lightning.networks.transforms import Transform
+from sft_lightning.networks.whisper_settings import settings_for_export
 from sft_lightning.networks.word_times import Words, can_follow, token_times, words_of
 from sft_lightning.sharding.tensors import is_sharded
 
@@ -145,20 +146,24 @@ class TransformersSpeech(Network):
 
         Whisper's own `generate` is not used: it would add rules for long sounds, temperatures and time stamps.
         """
-        texts: list[str] = self.tokenizer.batch_decode(self._write(prompt), skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return self._read(self._write(prompt))
+
+    def _read(self, made: Tensor) -> list[str]:
+        """The texts of `_write`, without the given tokens."""
+        own = made[:, 1 + len(self.writer.given) :]
+        return [str(text).strip() for text in self.tokenizer.batch_decode(own, skip_special_tokens=True)]
 
     def generate_timed(self, prompt: dict[str, Tensor]) -> tuple[list[str], list[Words] | None]:
         """The transcripts of `generate`, and their words with times by the decoder's attention on the sound."""
-        model, made = self._whole[0], self._write(prompt).tolist()
-        texts = [text.strip() for text in self.tokenizer.batch_decode(made, skip_special_tokens=True)]
+        model, made = self._whole[0], self._write(prompt)
+        texts = self._read(made)
         if not can_follow(model):
             return texts, None
         positions = int(model.config.max_source_positions)
         seconds = float(self.extractor.max_seconds or 0.0) / positions
         given, found = [self.start, *self.writer.given], list[Words]()
         special, end = set(self.tokenizer.all_special_ids), self.tokenizer.eos_token_id
-        for row, ids in enumerate(made):  # one at a time, so that nothing depends on the batch
+        for row, ids in enumerate(made.tolist()):  # one at a time, so that nothing depends on the batch
             text = [number for number in ids[len(given) :] if number not in special]
             if not text:
                 found.append([])
@@ -201,7 +206,11 @@ class TransformersSpeech(Network):
         return {} if self.language is None else {"language": self.language}
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes a transformers folder with tokenizer and feature extractor."""
+        """Writes a transformers folder with tokenizer, feature extractor, and settings with which it generates as here."""
         hf_export(self, self._whole[0], folder)
+        own = self._whole[0].generation_config
+        settings_for_export(
+            self.generation.settings(self.tokenizer), own, self.start, self.writer.given
+        ).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.extractor.own.save_pretrained(folder)
