@@ -238,7 +238,9 @@ def of_int8(content: dict[str, Any]) -> list[str]:
     """What quantised weights cost, in words."""
     small, whole = sorted(content["bytes"].values())
     said = [
-        f"int8: model.int8.onnx has {small / 1e6:.1f} MB instead of {whole / 1e6:.1f} MB, and the same inputs and outputs"
+        f"int8: model.int8.onnx has {small / 1e6:.1f} MB instead of {whole / 1e6:.1f} MB, and the same inputs and outputs",
+        "int8: values between layers are rounded by the range of the whole batch, so an answer depends a little on the others; "
+        "in batches of 1 it depends on nothing else",
     ]
     for head, found in content["heads"].items():
         change = found["int8"] - found["float32"]
