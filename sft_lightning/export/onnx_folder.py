@@ -78,8 +78,8 @@ class OnnxFolder(Format):
             missing := next((n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None), None)
         ) is not None:
             return f"the package {missing} is not installed (pip install 'sft-lightning[onnx]')"
-        if network.shares_outputs:
-            return f"{network.name} generates texts token by token, which one graph cannot do; use transformers"
+        if hasattr(network, "generation"):
+            return f"{network.name} generates texts token by token, which one graph cannot do"
         kind = network.input_spec.kind
         if kind not in KINDS:
             return f"inputs of kind {kind} are not supported yet"

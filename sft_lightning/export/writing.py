@@ -80,7 +80,8 @@ def export_run(
     if pixels:
         made.pixels = True  # type: ignore[attr-defined]
     if why := made.why_not(tuned.network):
-        raise UserError("--format", f"{name}: {why}", "choose safetensors" if name != "safetensors" else "")
+        other = default_format(tuned.network)
+        raise UserError("--format", f"{name}: {why}", f"choose {other}" if name != other else "choose safetensors")
     folder = Path(to).expanduser() if to is not None else tuned.run.path / "export" / name
     refuse_existing(folder)
     chosen = chosen_heads(tuned, heads)
