@@ -162,7 +162,7 @@ class TransformersSpeech(Network):
         positions = int(model.config.max_source_positions)
         seconds = float(self.extractor.max_seconds or 0.0) / positions
         given, found = [self.start, *self.writer.given], list[Words]()
-        special, end = set(self.tokenizer.all_special_ids), self.tokenizer.eos_token_id
+        special = set(self.tokenizer.all_special_ids)
         for row, ids in enumerate(made.tolist()):  # one at a time, so that nothing depends on the batch
             text = [number for number in ids[len(given) :] if number not in special]
             if not text:
@@ -170,7 +170,7 @@ class TransformersSpeech(Network):
                 continue
             places = min(positions, max(1, int(prompt[LENGTHS][row]) // self.extractor.own.hop_length // 2))
             heard = model.get_encoder()(prompt[self.extractor.name][row : row + 1]).last_hidden_state
-            times = token_times(model, heard, given, text, end, places) * seconds
+            times = token_times(model, heard, given, text, places) * seconds
             found.append(words_of(self.tokenizer, text, times))
         return texts, found
 

@@ -94,26 +94,22 @@ def warped(costs: np.ndarray) -> np.ndarray:
     return found
 
 
-def token_times(
-    model: Any, heard: Tensor, given: Sequence[int], text: Sequence[int], end: int, places: int
-) -> np.ndarray:
+def token_times(model: Any, heard: Tensor, given: Sequence[int], text: Sequence[int], places: int) -> np.ndarray:
     """Places in the sound where each token of a text begins, and last where the text ends: `[U + 1]`.
+
+    A token is where the one before it looks, which writes it, as in Whisper's own code. transformers takes the place at which
+    the token itself looks, where the next one is spoken.
 
     Args:
         model: The model.
         heard: The encoder's output `[1, T, D]`.
         given: Tokens before the text, the first one included.
         text: The U tokens of the text, at least one.
-        end: The token that ends texts.
         places: Places of the encoder's output that belong to the sound; the rest is padding.
     """
-    ids = torch.tensor([[*given, *text, end]], device=heard.device)
-    limit = int(getattr(model.config, "max_target_positions", 0) or ids.shape[1])
-    attention = attention_on(model, heard, ids[:, :limit], heads_of(model))[:, len(given) :, :places]
-    width = int(getattr(model.config, "median_filter_width", 7))
-    own = begins(attention[:, : len(text)], width)
-    closed = begins(attention, width)[-1] if attention.shape[1] > len(text) else places
-    return np.append(own, max(own[-1], closed))
+    ids = torch.tensor([[*given, *text]], device=heard.device)
+    attention = attention_on(model, heard, ids, heads_of(model))[:, len(given) - 1 :, :places]
+    return begins(attention, int(getattr(model.config, "median_filter_width", 7)))
 
 
 def words_of(tokenizer: Any, text: Sequence[int], seconds: np.ndarray) -> Words:

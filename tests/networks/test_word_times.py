@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.networks import Network, build_network, spec
-from sft_lightning.networks.word_times import token_times, warped, words_of
+from sft_lightning.networks import Network, build_network, spec, word_times
+from sft_lightning.networks.word_times import attention_on, begins, heads_of, token_times, warped, words_of
 from sft_lightning.tasks import make_task
 from tests.data.audio_files import beep
 from tests.networks.tiny_audio import MASKED, tiny_ctc, tiny_whisper
@@ -69,7 +69,7 @@ def whisper(folder: Path) -> Network:
 
 
 @torch.no_grad()
-def test_the_tokens_of_whisper_have_the_times_of_transformers_whatever_the_batch(tmp_path: Path) -> None:
+def test_whispers_attention_is_read_as_transformers_reads_it_whatever_the_batch(tmp_path: Path) -> None:
     network: Any = whisper(tmp_path)
     model = network._whole[0]
     model.generation_config.alignment_heads = [[0, 0], [0, 1]]
@@ -98,9 +98,10 @@ def test_the_tokens_of_whisper_have_the_times_of_transformers_whatever_the_batch
         fed = ids[:-1]  # transformers has no attention of the last token, which is not followed by another
         heard = network.encoder.encoder(features).last_hidden_state
         given = [network.start, *network.writer.given]
-        ours = token_times(model, heard, given, fed, network.tokenizer.eos_token_id, len(sound) // 160)
+        attention = attention_on(model, heard, torch.tensor([[*given, *fed]]), heads_of(model))
+        ours = begins(attention[:, len(given) :, : len(sound) // 160], model.config.median_filter_width)
         own = theirs["token_timestamps"][0].tolist()[: len(fed)]
-        assert np.allclose(ours[:-1] * 0.02, own) and len(fed) > 5
+        assert np.allclose(ours * 0.02, own) and len(fed) > 5
         moved |= max(own) > 0
     assert moved, "no token begins later than the sound"
 
@@ -117,3 +118,23 @@ def test_words_begin_with_their_first_token_and_end_where_the_next_token_begins(
         first = next(n for n, end in enumerate(ends) if end > begin)
         last = next(n for n, end in enumerate(ends) if end >= begin + len(word["word"]))
         assert (word["start"], word["end"]) == pytest.approx((first / 10, (last + 1) / 10)), word
+
+
+def test_a_token_is_where_the_token_before_it_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    looks = [
+        (0, 12),
+        (12, 24),
+        (24, 30),
+        (30, 44),
+    ]  # the last given token, and three of text; the last looks at the end
+
+    def attention(model: Any, heard: Any, ids: torch.Tensor, heads: Any) -> torch.Tensor:
+        assert ids.tolist() == [[7, 8, 1, 2, 3]]
+        seen = torch.full((2, 5, 50), 0.01)
+        for row, (begin, end) in enumerate(looks, 1):
+            seen[:, row, begin:end] = 1.0
+        return seen
+
+    monkeypatch.setattr(word_times, "attention_on", attention)
+    model = whisper(tmp_path)._whole[0]  # type: ignore[index,operator]
+    assert token_times(model, torch.zeros(1, 50, 16), [7, 8], [1, 2, 3], 44).tolist() == [0, 12, 24, 30]
