@@ -226,7 +226,9 @@ def lines(content: dict[str, Any]) -> list[str]:
         resized = f", pixels by up to {raw['levels']} of 255 levels" if raw.get("levels", 0) > 0.01 else ""
         said.append(f"from raw samples: largest difference {largest:.1e}{resized} (n = {raw['n']})")
     if "generated" in content:
-        said.append(f"generated texts: {content['generated']['equal']} of {content['generated']['n']} equal")
+        made = content["generated"]
+        raw = f", {made['of_raw']} of them from raw sounds too" if "of_raw" in made else ""
+        said.append(f"generated texts: {made['equal']} of {made['n']} equal{raw}")
     if "note" in content:
         said.append(content["note"])
     if "int8" in content:
