@@ -62,8 +62,8 @@ def infer_study(
 
     Args:
         network: A run, export or folder; `builtin:…` or `package:…`; a name of timm's, torchvision's or the hub's.
-        data: A folder of images by class, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits of these
-            or of parallel texts.
+        data: A folder of images by class or of sounds, a table (CSV, TSV, JSON, JSONL, parquet) or .txt, or a folder of splits
+            of these or of parallel texts.
         retention: Data of the same kind for the network's old task; None measures only agreement and drift.
         task: One of TASKS; None to infer it.
         text_column: Column of texts, or two columns with a comma between for pairs, source and target.
@@ -83,6 +83,7 @@ def infer_study(
     from sft_lightning.autoconfig.infer_data import infer_data
     from sft_lightning.autoconfig.infer_network import infer_network
     from sft_lightning.autoconfig.infer_plain import samples_of
+    from sft_lightning.autoconfig.infer_speech import fit_characters
     from sft_lightning.autoconfig.measures import measures
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
     from sft_lightning.autoconfig.study_name import name_of
@@ -94,6 +95,7 @@ def infer_study(
     settle(plan, said)
     net = net.on(plan.kind)
     check_image(net, plan)
+    fit_characters(net, plan, said)
     plan.set_aside()
     gpu, precision = device(accelerator)
     family = KINDS[plan.kind].family or net.family
@@ -109,13 +111,15 @@ def infer_study(
     source = None
     if retention is not None:
         source = source_data(retention, net, plan, Overrides(None, text_column, label_column, image_column))
+        fit_characters(net, source, Overrides())
         share_view(source, base["data"], run)
         base["retention"] = source.block
     last = None if not plan.keeps_outputs else (net.blocks_above or 1) - 1
+    blocks = {"blocks": r"encoder\.layers"} if plan.kind == "ctc" else {}  # its convolutions are numbered too
     study: dict[str, Any] = {
         "study": name_of(data, net.name),
         "base": base,
-        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values, KINDS[plan.kind].probed),
+        "arms": arms(recipe, net.source_outputs, last, net.source_gives_values, KINDS[plan.kind].probed, **blocks),
         "seeds": recipe.seeds,
         "baseline": "plain",
     }

@@ -11,7 +11,6 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.data.audio.audio_folder import AudioFolder
 from sft_lightning.data.audio.metadata import metadata_of
 from sft_lightning.data.audio.reading import SOUNDS
-from sft_lightning.data.audio.speech import TEXT_COLUMNS
 from sft_lightning.data.vision.walk import holds_images
 
 
@@ -21,18 +20,11 @@ def sound_folder(folder: Path) -> bool:
 
 
 def sound_plan(path: str, said: Overrides) -> DataPlan:
-    """Plans `AudioFolder` data. Raises UserError for the errors of `fit`, and for transcripts, which need a study file."""
+    """Plans `AudioFolder` data. Raises UserError for the errors of `fit`."""
     if said.task not in (None, "classification"):
         raise UserError("--task", f"{path} is a folder of sounds, not data for {said.task}", "use classification")
     metadata = metadata_of(Path(path).expanduser(), skip=True)
-    columns = {} if metadata is None else metadata.tables["train"].columns
     label = said.label_column or "label"
-    if columns and label not in columns and (texts := [name for name in TEXT_COLUMNS if name in columns]):
-        raise UserError(
-            "--data",
-            f"{path} has sounds with transcripts (column '{texts[0]}') and no column '{label}'",
-            "set --label_column to classify them; for transcripts write a study file with data Speech",
-        )
     init: dict[str, Any] = {"root": path}
     if metadata is not None and said.label_column is not None:
         init["label_column"] = said.label_column

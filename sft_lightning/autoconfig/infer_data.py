@@ -12,6 +12,7 @@ from sft_lightning.autoconfig.infer_listed import coco_plan, has_coco
 from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
+from sft_lightning.autoconfig.infer_speech import speech_plan, transcripts_at
 from sft_lightning.autoconfig.infer_table import files_of, largest, table_plan
 from sft_lightning.autoconfig.infer_tagged import tagged_files, tagged_plan
 from sft_lightning.core.errors import UserError, nearest
@@ -41,6 +42,8 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")
             return folder_plan(path, images, said)
+        if (speech := transcripts_at(where, kinds, said)) is not None:
+            return speech_plan(path, speech, kinds, network, said)
         if where.is_dir() and sound_folder(where):
             fits(kinds, ("audio",), network, f"{path} is a folder of sounds")
             return sound_plan(path, said)

@@ -21,8 +21,8 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     made_as = str((config.architectures or [""])[0])
     labels = [config.id2label[i] for i in sorted(config.id2label or {}, key=int)]
     labels = [] if all(re.fullmatch(r"LABEL_\d+", label) for label in labels) else labels
-    if kind in mapped("AUDIO_CLASSIFICATION"):
-        return of_sounds(name, kind, made_as, labels)
+    if kind in mapped("AUDIO_CLASSIFICATION") or made_as.endswith("ForCTC") or kind in mapped("SPEECH_SEQ_2_SEQ"):
+        return of_sounds(name, config, made_as, labels)
     takes = takes_texts(kind) or writes(config)
     if made_as.endswith("ForSemanticSegmentation"):
         segments = {"masks": block("TransformersSegmentation", pretrained=name)}
@@ -83,9 +83,22 @@ def of_transformers(name: str, place: str, gguf: str | None = None) -> NetworkPl
     return plan
 
 
-def of_sounds(name: str, kind: str, made_as: str, labels: list[str]) -> NetworkPlan:
-    """Plans a model of sounds as a classifier; its output layer is a source head if it was one already."""
-    plan = NetworkPlan(name, {"audio": block("TransformersAudio", pretrained=name)}, "transformer")
+def of_sounds(name: str, config: Any, made_as: str, labels: list[str]) -> NetworkPlan:
+    """Plans a model of sounds as a classifier, and to write transcripts if it was saved with outputs for them.
+
+    The output layer of a classifier is a source head.
+    """
+    kind, plan = str(config.model_type), NetworkPlan(name, {}, "transformer")
+    if kind in mapped("AUDIO_CLASSIFICATION"):
+        plan.blocks["audio"] = block("TransformersAudio", pretrained=name)
+    if made_as.endswith("ForCTC"):
+        plan.blocks["ctc"] = block("TransformersCTC", pretrained=name)
+        plan.blocks_above = getattr(config, "num_hidden_layers", None)
+    elif made_as.endswith("ForConditionalGeneration"):
+        plan.blocks["speech"] = block("TransformersSpeech", pretrained=name)
+        plan.blocks_above = getattr(config, "decoder_layers", None)
+    if not plan.blocks:
+        raise UserError("--network", f"{name} is a {kind} saved as {made_as}", "choose another network")
     if made_as.endswith(("ForSequenceClassification", "ForAudioClassification")):
         plan.source_outputs, plan.source_labels = len(labels) or None, labels
     plan.why = f"model_type {kind}" + (f", saved as {made_as}" if made_as else "")

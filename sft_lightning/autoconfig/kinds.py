@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of samples, named as in `InputSpec.kind`."""
+    """A kind of samples, named as in `InputSpec.kind`, and `ctc` for speech written frame by frame."""
 
     says: str
     """What data of this kind are, in messages"""
@@ -48,6 +48,22 @@ KINDS = {
         probed=False,
     ),
     "audio": Kind("sounds with labels", {"classification": None}, "--label_column"),
+    "speech": Kind(
+        "sounds with transcripts",
+        {"seq2seq": 0},
+        "--text_column (of the transcripts), --label_column (to classify), --set data.letter_case=lower and the like",
+        family="network of speech",
+        keeps_outputs=True,
+        one_target=False,
+    ),
+    "ctc": Kind(
+        "sounds with transcripts",
+        {"ctc": 0},
+        "--text_column (of the transcripts), --label_column (to classify), --set data.letter_case=lower and the like",
+        family="network of speech",
+        keeps_outputs=True,
+        one_target=False,
+    ),
     "text": Kind("texts with labels", {"classification": None, "regression": 1, "multi_label": None}, tokens=(4, 1)),
     "choices": Kind("questions with choices", {"multiple_choice": 1}, tokens=(4, 2)),
     "tokens": Kind(

@@ -29,7 +29,7 @@ def measures(net: NetworkPlan, plan: DataPlan, source: DataPlan | None) -> tuple
 
 
 def metrics_of(plan: DataPlan) -> list[str]:
-    """Metrics to show of data. The first chooses settings: the primary metric, or the loss of a language model.
+    """Metrics to show of data. The first chooses settings: the primary metric, or the loss of a network that generates texts.
 
     A margin of 0.01 nats means the same for every language model; a margin in perplexity does not.
     """
@@ -37,4 +37,6 @@ def metrics_of(plan: DataPlan) -> list[str]:
     of_data = list(cls(**plan.block["init_args"]).metrics if plan.keeps_outputs else cls.metrics)
     of_data = of_data or list(cls.metrics_by_task.get(plan.task, ()))
     names = make_task(TaskInfo(plan.task, len(plan.counts), plan.labels or list(plan.counts), of_data)).metric_names
+    if plan.kind in ("speech", "ctc"):
+        return list(dict.fromkeys(["wer", "cer", "loss"] if plan.kind == "ctc" else ["loss", *names, "wer", "cer"]))
     return ["loss", *names] if plan.keeps_outputs else names

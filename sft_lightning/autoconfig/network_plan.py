@@ -13,6 +13,7 @@ FAMILIES = {
     "transformer": "a transformer",
     "language model": "a language model",
     "encoder-decoder": "an encoder-decoder",
+    "network of speech": "a network of speech",
 }
 
 

@@ -92,6 +92,16 @@ RECIPES = {
         batch=16,
         model=TRANSFORMER,
     ),
+    "network of speech": Recipe(
+        lr=(1e-5, 5e-5),
+        l2sp={"how": "decoupled"},
+        strengths=(10.0, 100.0),
+        steps=300,
+        most_steps=600,
+        epochs=(1, 20),
+        batch=16,
+        model=TRANSFORMER,
+    ),
 }
 
 
@@ -135,6 +145,7 @@ def arms(
     last_block: int | None,
     source_gives_values: bool = False,
     probed: bool = True,
+    blocks: str = r"(\w+\.)?\w+",
 ) -> dict[str, dict[str, Any]]:
     """The default arms. The linear probe is solved in closed form and chooses its strength itself.
 
@@ -146,6 +157,7 @@ def arms(
         last_block: Index of a language model's last block; None for networks with a new head.
         source_gives_values: Whether the source head outputs values, not probabilities.
         probed: Whether the linear probe solves the task; otherwise the new layers are trained on frozen ones.
+        blocks: Regular expression of the module, below the encoder, whose numbered parts are the blocks.
     """
     on, strengths = anchor(source_outputs, last_block is not None, source_gives_values)
     lr, made = list(recipe.lr), {}
@@ -154,7 +166,7 @@ def arms(
     elif last_block is None:
         made["linear_probe"] = arm("LinearProbe", {}, {})
     else:
-        freeze = [rf"^(?!encoder\.(\w+\.)?\w+\.{last_block}\.)"]
+        freeze = [rf"^(?!encoder\.{blocks}\.{last_block}\.)"]
         made["last_block"] = arm("PlainSFT", {"freeze": freeze}, {"model.lr": LAST_BLOCK})
     made["plain"] = arm("PlainSFT", {}, {"model.lr": lr})
     made["l2sp"] = arm("L2SPSFT", recipe.l2sp, {f"model.{recipe.strength}": list(recipe.strengths), "model.lr": lr})

@@ -37,7 +37,8 @@ class Details(Callback):
     - `changed`: source samples that the pretrained network had right and the tuned one has wrong, most confident mistakes
       first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
       compares, see its `drift_rows`) for which the kept source head's prediction changed. Of tasks that say tags or texts:
-      samples of which less is right (`score_before`, `score_after`), or of which something else is said.
+      samples of which less is right (`score_before`, `score_after`), or of which something else is said. Images and short
+      sounds are within the file.
 
     - `lost_and_gained`: numbers of source samples that were right before and are wrong after, and the reverse, with `n`; of
       classes also by class, worst first, with intervals (see `evaluation/lost.py`).

@@ -19,12 +19,12 @@ class WritePredictions(Callback):
     """Collects the predictions of all ranks, and writes them sorted by sample.
 
     Each line has `index`, the sample's row number, and the values that its task decodes: for classification `label` and
-    `probabilities` in class order, for sets of labels `labels` and `probabilities` in label order, for multiple choice
-    `choice` (its place, from 0), `probabilities` and `text`, for regression `value`, for questions about a text `answer`, its
-    `score` and its characters (`start`, `end`), for language models `tokens` and `probabilities` in the order of positions, and
-    `text` that was generated, for segmentation `mask`, the name of a PNG file below the file's folder, and `pixels` of each
-    class, for detection `boxes` in pixels of the file, their `scores` and `labels`. The data adds what it knows of a sample,
-    such as the places of entities.
+    `probabilities` in class order, for sets of labels `labels` and `probabilities` in label order, for multiple choice `choice`
+    (its place, from 0), `probabilities` and `text`, for regression `value`, for questions about a text `answer`, its `score`
+    and its characters (`start`, `end`), for language models `tokens` and `probabilities` in the order of positions, and `text`
+    that was generated, for speech `text` and `words` with `start` and `end` in seconds, for segmentation `mask`, the name of a
+    PNG file below the file's folder, and `pixels` of each class, for detection `boxes` in pixels of the file, their `scores`
+    and `labels`. The data adds what it knows of a sample, such as the places of entities.
 
     Args:
         path: The file to write.

@@ -1,10 +1,11 @@
-"""Shows samples on pages and in W&B: names, excerpts of texts, small pictures, and a table of changed samples."""
+"""Shows samples on pages and in W&B: names, excerpts of texts, small pictures, short sounds, and a table of changed samples."""
 
 import base64
 import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sft_lightning.core import redaction
@@ -14,15 +15,21 @@ from sft_lightning.data.base import Samples
 
 SIDE, LETTERS = 96, 300  # pixels of a picture's longer side, characters of a text
 PARAGRAPH = 3000  # characters of a text that holds an answer
+MOST_SOUND = 60_000
+"""Characters of a sound in base64, about 10 s of MP3; longer sounds are named alone"""
 
 
 def table_of(changed: list[dict[str, Any]]) -> Any:
-    """The changed samples as a table of W&B, with what was said before and after."""
+    """The changed samples as a table of W&B, with what was said before and after, and players for short sounds."""
     import wandb
 
     known = ("name", "question", "text", "words", "label", "before", "after", "score_before", "score_after")
     columns = [n for n in known if any(n in entry for entry in changed)]
-    rows = [[" ".join(v) if isinstance(v := entry.get(n), list) else v for n in columns] for entry in changed]
+    rows: list[list[Any]] = [[" ".join(v) if isinstance(v := e.get(n), list) else v for n in columns] for e in changed]
+    if any("sound" in entry for entry in changed):
+        columns.insert(1, "sound")
+        for row, entry in zip(rows, changed, strict=True):
+            row.insert(1, wandb.Audio(*decoded(entry["sound"]), caption=entry["name"]) if "sound" in entry else None)
     return wandb.Table(columns=columns, data=rows)
 
 
@@ -33,7 +40,10 @@ def short(name: str) -> str:
 
 
 def seen(samples: Samples, row: int) -> dict[str, Any]:
-    """A sample as it is stored, before preprocessing: `image` (data URI), `text` or `words`, if it has one of them."""
+    """A sample as it is stored, before preprocessing: `image` (data URI), `sound` (data URI, as the network hears it, if it is
+    short), `text` or `words`, if it has one of them.
+    """
+    from sft_lightning.data.audio.sounds import Sounds
     from sft_lightning.data.vision.base import Images
 
     if isinstance(samples, Images):
@@ -41,7 +51,14 @@ def seen(samples: Samples, row: int) -> dict[str, Any]:
             return {"image": data_uri(samples.read(row))}
         except (UserError, OSError):  # the file was readable before, and no longer is
             return {}
-    return {name: readable(held) for name, held in samples.shown(row).items()}
+    shown: dict[str, Any] = {name: readable(held) for name, held in samples.shown(row).items()}
+    if isinstance(samples, Sounds) and samples.rate:
+        try:
+            uri = sound_uri(samples.sound(row), samples.rate)
+        except UserError:
+            return shown
+        return {**shown, **({} if uri is None else {"sound": uri})}
+    return shown
 
 
 def readable(said: Any) -> Any:
@@ -67,3 +84,26 @@ def data_uri(image: Tensor) -> str:
     file = io.BytesIO()
     picture.save(file, "PNG")
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def sound_uri(values: np.ndarray, rate: int) -> str | None:
+    """A sound `[T]` as MP3, or as WAV where there is no MP3 of its rate; None if that is longer than MOST_SOUND."""
+    import soundfile  # type: ignore[import-untyped]
+
+    for kind, name in (("MP3", "mpeg"), ("WAV", "wav")):
+        file = io.BytesIO()
+        try:
+            soundfile.write(file, np.clip(values, -1.0, 1.0), rate, format=kind)
+        except (RuntimeError, ValueError):  # soundfile's errors are RuntimeErrors
+            continue
+        uri = f"data:audio/{name};base64," + base64.b64encode(file.getvalue()).decode()
+        return uri if len(uri) <= MOST_SOUND else None
+    return None
+
+
+def decoded(uri: str) -> tuple[np.ndarray, int]:
+    """The sound of `sound_uri` and its rate."""
+    import soundfile
+
+    values, rate = soundfile.read(io.BytesIO(base64.b64decode(uri.partition(",")[2])), dtype="float32")
+    return values, int(rate)

@@ -1,4 +1,4 @@
-"""Logs pictures to W&B: the confusion matrix and, for images, samples with their predictions."""
+"""Logs pictures to W&B: the confusion matrix and, for images and sounds, samples with their predictions."""
 
 from typing import Any
 
@@ -11,12 +11,15 @@ from sft_lightning.core.structures import Output
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.wandb_log import WandbLog
 
+WAVEFORMS = ("sound", "input_values")
+"""Inputs of networks that are waveforms, if they have two dimensions"""
+
 
 class Panels(Callback):
     """Logs `val/confusion_matrix` and `val/samples` (or `test/…`) of classification, from the last validation.
 
     Args:
-        samples: Number of images shown, from the start of the validation split.
+        samples: Number of images or sounds shown, from the start of the validation split.
         classes: Largest number of classes that gets a matrix; a larger one is unreadable.
     """
 
@@ -28,6 +31,7 @@ class Panels(Callback):
         self._targets: list[int] = []
         self._said: list[int] = []
         self._images: list[Any] = []
+        self._sounds: list[Any] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
@@ -46,6 +50,12 @@ class Panels(Callback):
             for picture, target, guess in zip(image, batch["y"].tolist(), said, strict=True):
                 if len(self._images) < self.samples:
                     self._images.append((picture.float().cpu(), target, guess))
+        sound = next((batch["x"][name] for name in WAVEFORMS if name in batch["x"]), None)
+        if sound is not None and sound.ndim == 2 and "real" not in batch:
+            lengths = batch["x"]["sound_lengths"].tolist()
+            for values, length, target, guess in zip(sound, lengths, batch["y"].tolist(), said, strict=True):
+                if len(self._sounds) < self.samples:
+                    self._sounds.append((values[:length].float().cpu(), target, guess))
 
     def on_validation_batch_end(
         self,
@@ -91,6 +101,13 @@ class Panels(Callback):
                 wandb.Image(visible(image), caption=f"{labels[target]}, said {labels[guess]}")
                 for image, target, guess in self._images
             ]
+        if self._sounds and module.network is not None:
+            panels[f"{stage}/samples"] = [
+                wandb.Audio(
+                    audible(sound), module.network.input_view.sample_rate, f"{labels[target]}, said {labels[guess]}"
+                )
+                for sound, target, guess in self._sounds
+            ]
         logger.log_panels(panels, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -100,6 +117,11 @@ class Panels(Callback):
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._log(trainer, pl_module, "test")
         self._clear()
+
+
+def audible(sound: torch.Tensor) -> Any:
+    """A waveform `[T]`, perhaps normalised, scaled so that its largest value is 1."""
+    return (sound / sound.abs().max().clamp(min=1e-6)).numpy()
 
 
 def visible(image: torch.Tensor) -> Any:

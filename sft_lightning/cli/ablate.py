@@ -35,7 +35,7 @@ def make_parser() -> Parser:
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
     group.add_argument(
         "--data",
-        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, or folder of images.",
+        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, images, sounds.",
     )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(

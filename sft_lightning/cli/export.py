@@ -36,6 +36,11 @@ def make_parser() -> Parser:
         help="with --format onnx, also write model.int8.onnx, with int8 weights, and measure what it loses",
     )
     parser.add_argument(
+        "--pixels",
+        action="store_true",
+        help="with --format onnx, a graph of images takes uint8 pixels of its size, and normalises them itself",
+    )
+    parser.add_argument(
         "--push", metavar="NAME", help="also upload the folder to the hub, to a repository that is private if it is new"
     )
     return parser
@@ -52,7 +57,7 @@ def main(arguments: list[str]) -> int:
     quieten()
     if given.push is not None:
         check_push(given.push)
-    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters, given.int8)
+    made = export_run(given.run, given.to, given.format, given.heads, given.merge_adapters, given.int8, given.pixels)
     heads = "both heads" if len(made.heads) > 1 else "the new head"
     print(f"export  {made.folder} ({made.format}, {heads}, {made.bytes / 1e6:.1f} MB)")
     for line in lines(made.parity):

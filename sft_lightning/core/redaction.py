@@ -253,6 +253,13 @@ class Guarded:
         return getattr(self._stream, name)
 
 
+def bare(stream: Any) -> Any:
+    """The stream that a guard stands before: for a user's own data, which a file would hold unchanged."""
+    while isinstance(stream, Guarded):
+        stream = stream._stream
+    return stream
+
+
 @contextmanager
 def guarded_streams() -> Iterator[None]:
     """Replaces secrets in everything that Python prints: warnings, logs of libraries, our own lines."""

@@ -83,7 +83,7 @@ has inputs `[B, K, T]`; rows that it lacks are padding alone.
 """
 
 
-OPTIONAL = ("scheme", "weights", "focal", "known")
+OPTIONAL = ("scheme", "weights", "focal", "known", "frame_seconds")
 """Entries of a task's plain values that are there only if they are set"""
 
 
@@ -105,6 +105,8 @@ class TaskInfo:
     known: int = 0
     """The first `known` labels are those of the pretrained network's output layer, which the network's head contains; 0 for
     a head of new labels alone"""
+    frame_seconds: float = 0.0
+    """Seconds from one frame of a sound to the next, for tasks that write frame by frame; 0 if unknown"""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values; the scheme and the settings of the loss only if they are set."""
@@ -125,8 +127,9 @@ class TaskInfo:
             raise UserError("task", f"name must be text, num_outputs a number, labels and metrics lists, got {value}")
         if not isinstance(info.scheme, str):
             raise UserError("task", f"scheme must be text, got {info.scheme!r}")
-        if not isinstance(info.weights, list) or not isinstance(info.focal, int | float):
-            raise UserError("task", f"weights must be a list and focal a number, got {value}")
+        numbers = isinstance(info.focal, int | float) and isinstance(info.frame_seconds, int | float)
+        if not isinstance(info.weights, list) or not numbers:
+            raise UserError("task", f"weights must be a list, focal and frame_seconds numbers, got {value}")
         if not isinstance(info.known, int) or not 0 <= info.known <= info.num_outputs:
             raise UserError("task", f"known must be a number from 0 to num_outputs, got {value}")
         return info
@@ -151,6 +154,8 @@ class Output(NamedTuple):
     """B generated texts, fillers included; None if none were generated for this batch"""
     reader: Reader | None = None
     """Reads `logits` and `source_logits` of a detector; None for other networks"""
+    words: Texts | None = None
+    """For each of the B generated texts a list of its words with `start` and `end` in seconds; None if they have no times"""
 
     @property
     def pretrained_features(self) -> Tensor:

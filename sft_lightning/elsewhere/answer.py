@@ -59,6 +59,9 @@ def answer(job: dict[str, Any]) -> None:
     prompt = {n.removeprefix("prompt."): v for n, v in inputs.arrays.items() if n.startswith("prompt.")}
     if prompt and hasattr(held, "texts"):
         said["texts"] = held.texts(prompt, job["limit"])
+        if kind == "speech" and isinstance(held, TransformersFolder):  # and from the sounds themselves
+            sounds = [held.sound(inputs.sound(s)) if s else None for s in inputs.raw[: len(said["texts"])]]
+            said["raw_texts"] = [None if s is None else held.texts(s, job["limit"])[0] for s in sounds]
     if kind in ("tokens", "pairs") and isinstance(held, TransformersFolder) and all("text" in s for s in inputs.raw):
         assert held.tokenizer is not None
         said["ids"] = held.tokenizer([s["text"] for s in inputs.raw])["input_ids"]

@@ -120,14 +120,14 @@ class TransformersFolder:
             return out(torch.stack([made.start_logits, made.end_logits], -1))
         return out(made.logits)
 
-    def texts(self, prompt: Arrays, limit: int) -> list[str] | None:
-        """Texts that the folder's own generation settings give, at most `limit` tokens long; None for speech, for which
-        transformers has rules of its own.
-        """
-        if self.kind == "speech":
-            return None
+    def texts(self, prompt: Arrays, limit: int) -> list[str]:
+        """Texts that the folder's own generation settings give, at most `limit` tokens long."""
         import torch
 
+        if self.kind == "speech":
+            ids = self.model.generate(torch.from_numpy(prompt["input_features"]), max_new_tokens=limit)
+            assert self.tokenizer is not None
+            return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
         t = {name: torch.from_numpy(value) for name, value in prompt.items() if name != "token_type_ids"}
         made = self.model.generate(**t, max_new_tokens=limit)
         assert self.tokenizer is not None
@@ -217,6 +217,10 @@ class OnnxFolder:
 
     def outputs(self, x: Arrays, name: str) -> np.ndarray:
         """One of the graph's outputs."""
+        if self.about.get("in_graph"):  # the stored pixels again
+            mean, std = (np.array(self.about[n], dtype=np.float32).reshape(-1, 1, 1) for n in ("mean", "std"))
+            pixels = ((x["image"] * std + mean) * 255).round().clip(0, 255).astype(np.uint8)
+            x = {"image": pixels[:, ::-1] if self.about["channels"] == "BGR" else pixels}
         found: np.ndarray = self.session.run([name], {n: v for n, v in x.items() if n in self.takes})[0]
         return found
 

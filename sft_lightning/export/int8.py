@@ -14,6 +14,7 @@ from sft_lightning.data.base import DATA_MODULES, SFTDataModule
 from sft_lightning.evaluation.source import check_source, settle_source
 from sft_lightning.export.formats import SOURCE
 from sft_lightning.export.onnx_folder import FILE, silence
+from sft_lightning.export.pixel_graph import pixels_of
 from sft_lightning.export.probe import tidy
 from sft_lightning.export.rebuilt import rebuilt
 from sft_lightning.export.tuned import Tuned
@@ -95,6 +96,8 @@ def measure(graph: Any, head: str, task: Task, data: SFTDataModule, tuned: Tuned
     """The task's metrics of one output of a graph on the validation split."""
     meters = task.make_metrics()
     for batch in batches_of(data):
+        if graph.get_inputs()[0].type == "tensor(uint8)":
+            batch = {**batch, "x": {"image": pixels_of(batch["x"]["image"], tuned.network.input_view)}}
         logits = answers(graph, HEADS[head], batch, tuned.network.input_spec.kind)
         for meter in meters.values():
             task.update(meter, Output(logits, logits), batch)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from sft_lightning.core.errors import UserError
 from sft_lightning.export.folder_files import limit_length
 from sft_lightning.export.formats import SOURCE, Format
+from sft_lightning.export.pixel_graph import PixelGraph
 from sft_lightning.export.snippets import NONE
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
@@ -69,14 +70,16 @@ class OnnxFolder(Format):
     """`model.onnx`, and the tokenizer if there is one."""
 
     name = "onnx"
+    pixels = False
+    """Whether a graph of images takes pixels, uint8, and normalises them itself"""
 
     def why_not(self, network: Network) -> str:
         if (
             missing := next((n for n in ("onnx", "onnxscript", "onnxruntime") if find_spec(n) is None), None)
         ) is not None:
             return f"the package {missing} is not installed (pip install 'sft-lightning[onnx]')"
-        if network.shares_outputs:
-            return f"{network.name} generates texts token by token, which one graph cannot do; use transformers"
+        if hasattr(network, "generation"):
+            return f"{network.name} generates texts token by token, which one graph cannot do"
         kind = network.input_spec.kind
         if kind not in KINDS:
             return f"inputs of kind {kind} are not supported yet"
@@ -88,7 +91,10 @@ class OnnxFolder(Format):
         network = tuned.network
         x = example(network)
         outputs = ["logits", *(["source_logits"] if SOURCE in heads else [])]
-        graph = Graph(network, list(x), SOURCE in heads).eval()
+        graph: nn.Module = Graph(network, list(x), SOURCE in heads).eval()
+        if self.pixels:
+            x = {"image": x["image"].to(torch.uint8)}
+            graph = PixelGraph(graph, network.input_view, x["image"].shape[1]).eval()
         dynamic = {0: torch.export.Dim.DYNAMIC}
         if network.input_spec.kind != "image":
             dynamic[1] = torch.export.Dim.DYNAMIC
@@ -111,14 +117,14 @@ class OnnxFolder(Format):
                 raise UserError(
                     "--format", f"onnx: torch cannot trace {network.name}: {said:.160}", "choose another format"
                 ) from None
-        describe(folder / FILE, tuned, heads)
+        describe(folder / FILE, tuned, heads, self.pixels)
         if network.input_spec.kind != "image":
             network.tokenizer.save_pretrained(folder)  # type: ignore[operator,union-attr]
             limit_length(folder, network.input_view.max_length)
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         kind = tuned.network.input_spec.kind
-        snippet = SNIPPETS[kind]
+        snippet = SNIPPETS[kind].replace(*IN_GRAPH) if self.pixels else SNIPPETS[kind]
         if kind != "image":
             names = ", ".join(f'"{n}"' for n in example(tuned.network))
             snippet = snippet.format(names=names, none=NONE if may_be_none(tuned.network.task) else "")
@@ -144,7 +150,7 @@ def example(network: Network) -> dict[str, Tensor]:
     return {name: torch.tensor(made[name]) for name in names}
 
 
-def describe(path: Path, tuned: Tuned, heads: tuple[str, ...]) -> None:
+def describe(path: Path, tuned: Tuned, heads: tuple[str, ...], pixels: bool) -> None:
     """Adds labels and preprocessing to the graph's metadata, as JSON."""
     import onnx
 
@@ -162,7 +168,8 @@ def describe(path: Path, tuned: Tuned, heads: tuple[str, ...]) -> None:
             "channels": "BGR" if view.reverse_channels else "RGB",
             "mean": list(view.mean or [0.0] * channels),
             "std": list(view.std or [1.0] * channels),
-            "scale": "(pixel / 255 - mean) / std",
+            "scale": "in the graph, which takes uint8 pixels, red first" if pixels else "(pixel / 255 - mean) / std",
+            "in_graph": pixels,
         }
     values = {"preprocessing": about, "labels": network.task.labels, "task": network.task.name}
     if SOURCE in heads and network.source_task is not None:
@@ -218,6 +225,14 @@ def predict(image):
     inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
     return session.run(["logits"], inputs)[0][0].tolist()
 """
+IN_GRAPH = (
+    """    pixels = pixels[::-1] if about["channels"] == "BGR" else pixels
+    inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
+""",
+    """    inputs = {"image": pixels[None].astype(np.uint8)}  # the graph scales them, and turns channels round if it has to
+""",
+)
+"""What of IMAGE is otherwise if the graph takes pixels"""
 LOAD = """import onnxruntime
 from transformers import AutoTokenizer
 

@@ -48,6 +48,7 @@ def export_run(
     heads: str | None = None,
     merge_adapters: bool = False,
     int8: bool = False,
+    pixels: bool = False,
 ) -> Exported:
     """Exports a finished run.
 
@@ -58,6 +59,7 @@ def export_run(
         heads: 'new' or 'both'; by default both if the run measured retention and the format can hold both.
         merge_adapters: Leave out the adapter alone, whose effect the weights include in any case.
         int8: With onnx, also write a graph with int8 weights, and measure what it loses.
+        pixels: With onnx, a graph of images takes pixels, and normalises them itself.
 
     Raises:
         UserError: The run is unfinished, the network does not fit the format, the folder exists, or the export answers
@@ -72,8 +74,14 @@ def export_run(
     made = FORMATS.find(name)()
     if int8 and name != "onnx":
         raise UserError("--int8", f"has no effect on {name}", "set --format onnx, or leave it out")
+    if pixels and (name != "onnx" or tuned.network.input_spec.kind != "image"):
+        what = f"networks of {tuned.network.input_spec.kind}" if name == "onnx" else name
+        raise UserError("--pixels", f"has no effect on {what}", "leave it out")
+    if pixels:
+        made.pixels = True  # type: ignore[attr-defined]
     if why := made.why_not(tuned.network):
-        raise UserError("--format", f"{name}: {why}", "choose safetensors" if name != "safetensors" else "")
+        other = default_format(tuned.network)
+        raise UserError("--format", f"{name}: {why}", f"choose {other}" if name != other else "choose safetensors")
     folder = Path(to).expanduser() if to is not None else tuned.run.path / "export" / name
     refuse_existing(folder)
     chosen = chosen_heads(tuned, heads)

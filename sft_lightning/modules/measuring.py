@@ -55,4 +55,4 @@ class MeasuredModule(TrainingModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict per sample, as in predictions.jsonl."""
         assert self.task is not None and self.network is not None
-        return self.task.decode(self.network.answered(self.output(batch), batch), batch)
+        return self.task.decode(self.network.answered(self.output(batch), batch, times=True), batch)

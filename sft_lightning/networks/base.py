@@ -139,9 +139,18 @@ class Network(nn.Module):
         """One text for each of the B rows of `prompt`, for networks that generate. Draws no random number."""
         raise NotImplementedError(f"{self.name} does not generate texts")
 
-    def answered(self, output: Output, batch: Batch) -> Output:
-        """Adds generated texts to the output of a batch that asks for them."""
-        return output._replace(generated=Texts(self.generate(batch["prompt"]))) if "prompt" in batch else output
+    def generate_timed(self, prompt: dict[str, Tensor]) -> tuple[list[str], list[list[dict[str, Any]]] | None]:
+        """The texts of `generate`, and each one's words with their times; None for networks that do not know these."""
+        return self.generate(prompt), None
+
+    def answered(self, output: Output, batch: Batch, times: bool = False) -> Output:
+        """Adds generated texts to the output of a batch that asks for them; with `times`, when each word is spoken."""
+        if "prompt" not in batch:
+            return output
+        if not times:
+            return output._replace(generated=Texts(self.generate(batch["prompt"])))
+        texts, words = self.generate_timed(batch["prompt"])
+        return output._replace(generated=Texts(texts), words=None if words is None else Texts(words))
 
     # ---- tensors told apart ----
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from sft_lightning.core.errors import UserError
@@ -84,6 +85,7 @@ class TransformersCTC(Network):
                 "network", f"{type(model).__name__} takes {self.extractor.name}, not waveforms", "choose another model"
             )
         self.report.notes += calm(model)
+        self.task = replace(self.task, frame_seconds=self._frame_seconds())
         self.takes_mask, self.one_length = bool(getattr(self.extractor.own, "return_attention_mask", False)), False
         self.one_length = padding_shows(self.extractor, self.encode)
         if self.one_length:
@@ -93,6 +95,11 @@ class TransformersCTC(Network):
         """Frames of sounds of so many samples, which shorter sounds are padded to: int64 `[B]`."""
         frames: Tensor = self._whole[0]._get_feat_extract_output_lengths(samples.clamp(min=self.extractor.least))
         return frames.long()
+
+    def _frame_seconds(self) -> float:
+        """Seconds between frames: those of ten minutes, whose first and last frame hardly count."""
+        samples = 600 * self.extractor.rate
+        return round(samples / float(self.frames(torch.tensor([samples])))) / self.extractor.rate
 
     @property
     def input_spec(self) -> InputSpec:

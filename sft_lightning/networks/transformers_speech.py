@@ -17,6 +17,8 @@ from sft_lightning.networks.transcripts import TextWriter
 from sft_lightning.networks.transformers_lm import note_new
 from sft_lightning.networks.transformers_text import check_vocabulary, checkpoint_gradients, load_tokenizer
 from sft_lightning.networks.transforms import Transform
+from sft_lightning.networks.whisper_settings import settings_for_export
+from sft_lightning.networks.word_times import Words, can_follow, token_times, words_of
 from sft_lightning.sharding.tensors import is_sharded
 
 
@@ -144,6 +146,36 @@ class TransformersSpeech(Network):
 
         Whisper's own `generate` is not used: it would add rules for long sounds, temperatures and time stamps.
         """
+        return self._read(self._write(prompt))
+
+    def _read(self, made: Tensor) -> list[str]:
+        """The texts of `_write`, without the given tokens."""
+        own = made[:, 1 + len(self.writer.given) :]
+        return [str(text).strip() for text in self.tokenizer.batch_decode(own, skip_special_tokens=True)]
+
+    def generate_timed(self, prompt: dict[str, Tensor]) -> tuple[list[str], list[Words] | None]:
+        """The transcripts of `generate`, and their words with times by the decoder's attention on the sound."""
+        model, made = self._whole[0], self._write(prompt)
+        texts = self._read(made)
+        if not can_follow(model):
+            return texts, None
+        positions = int(model.config.max_source_positions)
+        seconds = float(self.extractor.max_seconds or 0.0) / positions
+        given, found = [self.start, *self.writer.given], list[Words]()
+        special = set(self.tokenizer.all_special_ids)
+        for row, ids in enumerate(made.tolist()):  # one at a time, so that nothing depends on the batch
+            text = [number for number in ids[len(given) :] if number not in special]
+            if not text:
+                found.append([])
+                continue
+            places = min(positions, max(1, int(prompt[LENGTHS][row]) // self.extractor.own.hop_length // 2))
+            heard = model.get_encoder()(prompt[self.extractor.name][row : row + 1]).last_hidden_state
+            times = token_times(model, heard, given, text, places) * seconds
+            found.append(words_of(self.tokenizer, text, times))
+        return texts, found
+
+    def _write(self, prompt: dict[str, Tensor]) -> Tensor:
+        """Token ids `[B, U]` of the transcripts, the given tokens first."""
         from transformers import GenerationMixin
 
         model = self._whole[0]
@@ -163,17 +195,22 @@ class TransformersSpeech(Network):
         )
         try:
             model.generation_config = type(own)()  # whose values transformers takes for all that `settings` leave open
-            made = GenerationMixin.generate(model, **inputs, decoder_input_ids=given, generation_config=settings)
+            made: Tensor = GenerationMixin.generate(
+                model, **inputs, decoder_input_ids=given, generation_config=settings
+            )
         finally:
             model.generation_config = own
-        texts: list[str] = self.tokenizer.batch_decode(made, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return made
 
     def export_config(self) -> dict[str, Any]:
         return {} if self.language is None else {"language": self.language}
 
     def save_pretrained(self, folder: str) -> None:
-        """Writes a transformers folder with tokenizer and feature extractor."""
+        """Writes a transformers folder with tokenizer, feature extractor, and settings with which it generates as here."""
         hf_export(self, self._whole[0], folder)
+        own = self._whole[0].generation_config
+        settings_for_export(
+            self.generation.settings(self.tokenizer), own, self.start, self.writer.given
+        ).save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.extractor.own.save_pretrained(folder)

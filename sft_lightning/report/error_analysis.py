@@ -9,6 +9,7 @@ from sft_lightning.report.read import number_or_none
 MOST_SAMPLES = 12  # shown for each arm
 MOST_WORDS = 80  # shown of a sentence
 MOST_IMAGE = 60_000  # characters of a data URL
+DATA_URLS = {"image": ("data:image/png;base64,",), "sound": ("data:audio/mpeg;base64,", "data:audio/wav;base64,")}
 MEASURES = {
     "relative": "relative change of weights ‖w−w⁰‖/‖w⁰‖",
     "l2": "change of weights ‖w−w⁰‖",
@@ -136,7 +137,7 @@ def weight_of(entry: dict[str, Any]) -> float:
 
 
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a changed sample that the page shows; an image only if it is a small PNG within the file itself."""
+    """The fields of a changed sample that the page shows; images and sounds only if they are small and in the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
     for key in ("on", "name", "label", "before", "after", "question", "text", "words", "form"):
         if isinstance(held := entry.get(key), list):  # one text for each word
@@ -146,7 +147,8 @@ def sample(entry: dict[str, Any]) -> dict[str, Any]:
     for key in ("confidence_before", "confidence_after", "score_before", "score_after"):
         if (value := number_or_none(entry.get(key))) is not None:
             shown[key] = rounded(value)
-    image = entry.get("image")
-    if isinstance(image, str) and image.startswith("data:image/png;base64,") and len(image) <= MOST_IMAGE:
-        shown["image"] = image
+    for key, starts in DATA_URLS.items():
+        held = entry.get(key)
+        if isinstance(held, str) and held.startswith(starts) and len(held) <= MOST_IMAGE:
+            shown[key] = held
     return shown

@@ -86,7 +86,7 @@ class Model:
             output = self.network(x, None if select is None else select.to(self.device))
             if "prompt" in batch:
                 prompt = {name: value.to(self.device) for name, value in batch["prompt"].items()}
-                output = self.network.answered(output, {**batch, "prompt": prompt})
+                output = self.network.answered(output, {**batch, "prompt": prompt}, times=True)
         answers: list[Answer] = [{} for _ in part.at]
         for head, task in self.tasks.items():
             if head == "source" and not source:

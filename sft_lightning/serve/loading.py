@@ -9,6 +9,7 @@ import yaml
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError, one_line
 from sft_lightning.export.card import CONFIG
+from sft_lightning.export.onnx_folder import FILE as ONNX
 from sft_lightning.export.own_folder import load_export
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.transforms import without_transforms
@@ -95,6 +96,10 @@ def check_run(place: Path) -> None:
 
 def check_folder(place: Path) -> None:
     """Raises UserError if loading the folder would run code that does not belong to this package."""
+    if (place / ONNX).is_file():
+        raise UserError(
+            place, "is an export for onnxruntime", "use the run, or an export to transformers or safetensors"
+        )
     ours = resolve(str(place)).ours
     network = str(ours.get("network") or "")
     if not network:

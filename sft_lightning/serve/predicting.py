@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from sft_lightning import __version__
 from sft_lightning.core.errors import UserError, one_line
+from sft_lightning.core.redaction import bare
 from sft_lightning.core.wording import plural
 from sft_lightning.runs.directory import write_atomic
 from sft_lightning.serve.answering import Answer, Model, finite
@@ -90,11 +91,11 @@ def predict(model: Model, place: Path, inputs: Inputs, head: str, output: Path |
     if head != "new" and "source" not in model.tasks:
         raise UserError("--head", "the model kept no source head", "use new")
     if output is None:
-        counts = Counts()
-        unicode = codecs.lookup(sys.stdout.encoding or "utf-8").name == "utf-8"
+        counts, out = Counts(), bare(sys.stdout)  # the same bytes as in a file: answers are the user's own data
+        unicode = codecs.lookup(out.encoding or "utf-8").name == "utf-8"
         for row in rows(model, inputs, head, 0):
             counts.add(row)
-            print(json.dumps(row, ensure_ascii=not unicode), flush=True)
+            print(json.dumps(row, ensure_ascii=not unicode), file=out, flush=True)
     else:
         counts = resumed(model, inputs, head, output, identity(model, place, inputs, head))
     if not counts.answered:

@@ -75,17 +75,41 @@ class CTC(RowTask):
             return " ".join(map(str, outputs))
         return "".join(self.written[output] for output in outputs).strip()
 
+    def words(self, path: list[int]) -> list[dict[str, Any]]:
+        """The words that outputs in the order of frames write, each from the start of its first frame to the end of its last.
+
+        Times are in seconds. A character's frames are those of its run; blanks around a word do not belong to it.
+        """
+        found, open_, begin = list[dict[str, Any]](), False, 0
+        for output, run in groupby(path):
+            end = begin + len(list(run))
+            for character in "" if output in (NONE, self.blank) else self.written[output]:
+                if character.isspace():
+                    open_ = False
+                    continue
+                if not open_:
+                    found.append({"word": "", "start": round(begin * self.info.frame_seconds, 3)})
+                found[-1]["word"] += character
+                found[-1]["end"], open_ = round(end * self.info.frame_seconds, 3), True
+            begin = end
+        return found
+
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
         metric.update(
             self.texts(self.rows(output.logits, batch)), [(text,) for text in of_real(batch["beside"], batch)]
         )
 
     def decode_rows(self, scores: Tensor) -> list[dict[str, Any]]:
-        """`text`, and the mean probability of its frames' likeliest outputs."""
+        """`text`, the mean probability of its frames' likeliest outputs, and `words` with their times if those are known."""
         there = is_there(scores)
         likeliest = log_softmax(scores).amax(-1).exp().masked_fill(~there, 0.0)
         certain = (likeliest.sum(-1) / there.sum(-1)).tolist()
-        return [{"text": text, "probability": round(p, 6)} for text, p in zip(self.texts(scores), certain, strict=True)]
+        rows = [{"text": text, "probability": round(p, 6)} for text, p in zip(self.texts(scores), certain, strict=True)]
+        if not self.info.frame_seconds or not self.written:
+            return rows
+        return [
+            {**row, "words": self.words(path)} for row, path in zip(rows, self.predict(scores).tolist(), strict=True)
+        ]
 
     def said(self, output: Output, batch: Batch) -> list[Said] | None:
         """The texts, each with 1 − WER as its score; None without transcripts."""

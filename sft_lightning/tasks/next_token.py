@@ -68,13 +68,16 @@ class NextToken(RowTask):
             super().update_rows(metric, logits, y)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """`text` if it was generated; then `tokens`, the most likely token of each supervised position, and its probability."""
+        """`text` if it was generated, and its `words` if they have times; then `tokens`, the most likely token of each
+        supervised position, and its probability.
+        """
         rows = super().decode(output, batch)
         if output.generated is None:
             return rows
+        words = [{}] * len(rows) if output.words is None else [{"words": w} for w in of_real(output.words, batch)]
         return [
-            {"text": text, **(row if any(row.values()) else {})}  # without a target, a text is all that is said
-            for text, row in zip(of_real(output.generated, batch), rows, strict=True)
+            {"text": text, **w, **(row if any(row.values()) else {})}  # without a target, a text is all that is said
+            for text, w, row in zip(of_real(output.generated, batch), words, rows, strict=True)
         ]
 
     def said(self, output: Output, batch: Batch) -> list[Said] | None:

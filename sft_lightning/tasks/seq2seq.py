@@ -23,6 +23,6 @@ class Seq2Seq(NextToken):
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """As for other texts; only `text` for samples without a target."""
+        """As for other texts; only `text` and `words` for samples without a target."""
         rows = super().decode(output, batch)
-        return rows if "y" in batch else [{"text": row["text"]} for row in rows]
+        return rows if "y" in batch else [{n: row[n] for n in ("text", "words") if n in row} for row in rows]

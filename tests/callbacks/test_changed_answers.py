@@ -4,21 +4,28 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
 from lightning import Trainer
 
 import sft_lightning
+from sft_lightning.callbacks import shown_samples
+from sft_lightning.callbacks.shown_samples import decoded, sound_uri
 from sft_lightning.core.structures import Output, TaskInfo
+from sft_lightning.data.audio.speech import Speech
 from sft_lightning.data.text.conll import CoNLL
 from sft_lightning.data.text.instructions import Instructions
 from sft_lightning.evaluation.said import differing
 from sft_lightning.modules import PlainSFT
-from sft_lightning.networks import TransformersLM, TransformersTokens
+from sft_lightning.networks import TransformersCTC, TransformersLM, TransformersTokens
 from sft_lightning.networks.spec import spec
 from sft_lightning.report.error_analysis import samples_of
 from sft_lightning.tasks import make_task
 from sft_lightning.tasks.base import Said
+from tests.data.audio_files import beep, write_sound, write_transcripts
 from tests.networks.tiny import tiny_folder
+from tests.networks.tiny_audio import MASKED, tiny_ctc
 
 
 def test_where_the_right_answer_is_known_only_losses_count_the_largest_first() -> None:
@@ -105,3 +112,54 @@ def test_sets_of_labels_and_choices_are_said_with_the_share_that_is_right() -> N
         Said("1", "0", 0.0),
         Said("0", "0", 1.0),
     ]
+
+
+def test_sounds_whose_transcripts_changed_can_be_heard_on_the_page_and_in_wandb(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shown_samples, "MOST_SOUND", 4000)
+    manifest, known = write_transcripts(tmp_path / "data", 16), tmp_path / "data/known.jsonl"
+    write_sound(tmp_path / "data/3.wav", beep(300.0, 2.0))  # too long for a page
+    pretrained = tiny_ctc(tmp_path / "ctc", **MASKED)
+    before = TransformersCTC(TaskInfo("ctc", 0), pretrained=pretrained).eval()
+    heard = Speech(predict=str(tmp_path / "data"), task="ctc", batch_size=16)
+    heard.setup("predict")
+    before.settle(heard.settle(before.wanted_input()))
+    (batch,) = heard.predict_dataloader()
+    task = make_task(before.task)
+    with torch.no_grad():
+        said = task.decode(before(batch["x"], task.select(batch)), batch)
+    names = [heard.splits["predict"].samples.key(row) for row in batch["rows"]]
+    rows = [{"audio_filepath": name, "text": row["text"] or "a"} for name, row in zip(names, said, strict=True)]
+    known.write_text("\n".join(map(json.dumps, rows)))  # what is right in the test is what the pretrained network says
+    data = Speech(train=manifest, val=manifest, test=str(known), task="ctc", batch_size=8, seed=0)
+    run, details = finished(PlainSFT(spec(TransformersCTC, pretrained=pretrained), lr=3e-2), data, tmp_path, "offline")
+    assert details["compared"] == 16 and details["changed"], "no transcript changed"
+    heard = [entry for entry in details["changed"] if "sound" in entry]
+    assert heard and not any(entry["name"].endswith("/3.wav") for entry in heard)
+    for entry in heard:
+        assert entry["sound"].startswith("data:audio/mpeg;base64,") and len(entry["sound"]) <= 4000
+        values, rate = decoded(entry["sound"])
+        own = data.splits["test"].samples.sound(entry["row"])
+        assert rate == 8000 and len(values) == len(own) and np.corrcoef(values, own)[0, 1] > 0.9, entry["name"]
+    assert [one["sound"] for one in samples_of([details])["samples"] if "sound" in one]
+    hostile = [
+        {**heard[0], "sound": "https://example.org/a.mp3"},
+        {**heard[0], "sound": "data:text/html;base64,AA", "row": -1},
+    ]
+    assert not any("sound" in one for one in samples_of([{"changed": hostile}])["samples"])
+    held = json.loads(next(iter(run.path.rglob("*changed*.table.json"))).read_text())
+    said_there = [row[held["columns"].index("sound")] for row in held["data"]]
+    assert said_there.count("Audio") == len(heard), (
+        "W&B names the type here, and keeps the files in the table's artifact"
+    )
+    players = [one for one in shown_samples.table_of(details["changed"]).get_column("sound") if one is not None]
+    assert [type(player).__name__ for player in players] == ["Audio"] * len(heard)
+
+
+def test_a_sound_without_mp3_of_its_rate_is_a_wav_and_a_long_one_is_left_out() -> None:
+    values = beep(300.0, 0.5, rate=10000)
+    uri = sound_uri(values, 10000)
+    assert uri is not None and uri.startswith("data:audio/wav")
+    np.testing.assert_allclose(decoded(uri)[0], values, atol=1e-3)
+    assert sound_uri(beep(300.0, 60.0), 8000) is None

@@ -56,6 +56,7 @@ from sft_lightning.networks import (
     TransformersLM,
     TransformersQA,
     TransformersSeq2Seq,
+    TransformersSpeech,
     TransformersText,
     TransformersTokens,
     UNet,
@@ -67,7 +68,7 @@ from sft_lightning.tasks.answer_scores import OUTPUTS_OR_NONE
 from tests.data.audio_files import RATE, beep, write_sound
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, bart_pieces, tiny_folder
-from tests.networks.tiny_audio import MASKED, tiny_ctc
+from tests.networks.tiny_audio import MASKED, tiny_ctc, tiny_whisper
 from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
@@ -307,8 +308,15 @@ class FewTranscripts(Speech):
             rng = np.random.default_rng(20 + number)
             paths = [few_sounds(SHORT) / f"{(17 * number + row) % FEW}.wav" for row in range(count)]
             texts = [" ".join(rng.choice(list("abc"), size=rng.integers(1, 3))) for _ in paths]
-            parts.append(Transcribed(paths, texts, few_sounds(SHORT), "ctc"))
+            parts.append(Transcribed(paths, texts, few_sounds(SHORT), self.speech_task))
         return Splits(*parts)
+
+
+class FewSpeech(FewTranscripts):
+    """The same for networks that write one token after another; no texts are generated."""
+
+    def __init__(self, sizes: Sizes = (40, 21, 21), **kwargs: Any) -> None:
+        super().__init__(sizes, **{"task": "seq2seq", "generate_samples": 0, **kwargs})
 
 
 FEW = 40
@@ -575,6 +583,14 @@ CASES: dict[str, Case] = {
         lambda folder: spec(TransformersCTC, pretrained=folder),
         FewTranscripts,
         FewTranscripts,
+        new_head=False,
+    ),
+    "speech": Case(
+        "seq2seq",
+        tiny_whisper,
+        lambda folder: spec(TransformersSpeech, pretrained=folder),
+        FewSpeech,
+        FewSpeech,
         new_head=False,
     ),
     "texts": Case("classification", _save_tiny("bert", "sequence"), _text(), FewTexts, _old_texts),

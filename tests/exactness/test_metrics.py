@@ -250,12 +250,12 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
             assert line.pop("file") == f"sample {line['index']}"
             found, right = np.array(line.pop("boxes")).reshape(-1, 4), np.array(want.pop("boxes")).reshape(-1, 4)
             assert found == pytest.approx(right, abs=0.0051), "other boxes than those of the image alone, rounded"
-        by_data = {"sounds": "file", "transcripts": "file", "choices": "text"}.get(case)
+        by_data = {"sounds": "file", "transcripts": "file", "speech": "file", "choices": "text"}.get(case)
         assert by_data is None or line.pop(by_data) is not None
         assert sum(line.pop("pixels", [36])) == 36, "a pixel has no class, or two"
         assert line.keys() == want.keys()
         for key, value in want.items():
-            as_said = key in ("text", "label", "labels", "tags", "answer", "mask")
+            as_said = key in ("text", "label", "labels", "tags", "answer", "mask", "words")
             assert line[key] == (value if as_said else pytest.approx(value, abs=2e-6)), f"{line}, not {want}"
     assert together("measure", case, rows, how)[0]["predictions"] == written, "two processes predict something else"
 

@@ -12,12 +12,15 @@ import torch
 
 from sft_lightning.cli.main import main
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.export import FORMATS, card, load_export, writing
 from sft_lightning.export.parity import Case, compare
 from sft_lightning.export.study_place import place_of
 from sft_lightning.export.tuned import Tuned
+from sft_lightning.networks import TransformersCTC, TransformersSpeech
 from tests.export import cases
 from tests.export.cases import CaseOf
+from tests.networks.tiny_audio import tiny_ctc, tiny_whisper
 from tests.refused import check_printed, refused
 
 ROOT = Path(__file__).parents[2]
@@ -177,6 +180,13 @@ def test_what_cannot_be_exported_is_refused_with_the_reason(
     with refused(tmp_path, "is not a run directory"):
         writing.export_run(tmp_path, tmp_path / "a")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_a_network_that_writes_frame_by_frame_is_not_said_to_generate(tmp_path: Path) -> None:
+    ctc = TransformersCTC(TaskInfo("ctc", 0), pretrained=tiny_ctc(tmp_path / "ctc"))
+    assert FORMATS["onnx"]().why_not(ctc) == "inputs of kind speech are not supported yet"
+    whisper = TransformersSpeech(TaskInfo("seq2seq", 0), pretrained=tiny_whisper(tmp_path / "whisper"))
+    assert "token by token" in FORMATS["onnx"]().why_not(whisper)
 
 
 def test_an_unfinished_run_and_one_without_weights_are_refused(tuned: Any, tmp_path: Path) -> None:

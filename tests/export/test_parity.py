@@ -13,13 +13,17 @@ import pytest
 import torch
 
 from sft_lightning import elsewhere
+from sft_lightning.core.structures import TaskInfo
+from sft_lightning.elsewhere.libraries import TransformersFolder
 from sft_lightning.export.parity import COARSE, TOLERANCE, Case, compare, lines
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.export.writing import export_run
-from sft_lightning.networks import NETWORKS
+from sft_lightning.networks import NETWORKS, build_network, spec
 from sft_lightning.tasks import TASKS
+from tests.data.audio_files import beep
 from tests.export.cases import CASES
 from tests.export.conftest import FEW, answered
+from tests.networks.tiny_audio import tiny_whisper
 from tests.refused import refused
 
 
@@ -37,7 +41,9 @@ def check(content: dict[str, Any], case: Case) -> None:
             assert found["n"] == case.probe.n >= 6
     plain = case.format != "safetensors" and case.probe.kind not in ("tokens", "pairs", "speech")
     assert ("raw" in content) == plain, "samples as a user has them were not tried"
-    assert bool(content.get("generated")) == (case.probe.kind in ("tokens", "pairs"))
+    assert bool(content.get("generated")) == (case.probe.kind in ("tokens", "pairs", "speech"))
+    if case.probe.kind == "speech":
+        assert content["generated"]["of_raw"] > 0, "texts were not generated from the sounds themselves"
 
 
 @pytest.mark.parametrize("name", FEW)
@@ -203,3 +209,33 @@ def test_the_fresh_process_imports_this_package_only_for_its_own_format() -> Non
         for line in re.findall(r"^ *from (sft_lightning[\w.]*) import", file.read_text(), re.M):
             own = file.name == "libraries.py" and line in ("sft_lightning", "sft_lightning.export.own_folder")
             assert own or line.startswith("sft_lightning.elsewhere"), f"{file.name} imports {line}"
+
+
+@pytest.mark.parametrize("language", [None, "german"])
+@torch.no_grad()
+def test_whispers_own_generation_writes_what_the_run_writes(tmp_path: Path, language: str | None) -> None:
+    """With a multilingual model: language and task are given, or neither, where Whisper's own would guess the language."""
+    from transformers import WhisperForConditionalGeneration
+
+    folder = tiny_whisper(tmp_path / "whisper")
+    own: Any = WhisperForConditionalGeneration.from_pretrained(folder)
+    of = own.generation_config
+    of.lang_to_id, of.task_to_id, of.is_multilingual = (
+        {"<|en|>": 5, "<|de|>": 6},
+        {"transcribe": 7, "translate": 8},
+        True,
+    )
+    of.no_timestamps_token_id, of.suppress_tokens, of.begin_suppress_tokens = 9, [10, 11], [12]
+    of.no_repeat_ngram_size, of.max_length = 2, 7  # which a run does not use
+    network: Any = build_network(spec("TransformersSpeech", pretrained=folder, num_beams=2), TaskInfo("seq2seq", 0))
+    network.eval()._whole[0].load_state_dict(own.state_dict())
+    network._whole[0].generation_config = of
+    network.writer.given = [6, 7, 9] if language else [9]
+    network.generation.max_new_tokens = 12
+    prompt = network.extractor([beep(300.0, 0.4), beep(500.0, 0.9)])
+    texts = network.generate(prompt)
+    network.save_pretrained(str(tmp_path / "out"))
+    there = TransformersFolder(tmp_path / "out", "speech")
+    assert there.texts({"input_features": prompt["input_features"].numpy()}, 12) == texts and all(texts)
+    assert there.model.generation_config.num_beams == 2 and there.model.generation_config.max_new_tokens == 12
+    assert getattr(there.model.generation_config, "language", None) == ("<|de|>" if language else None)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from sft_lightning.callbacks.shown_samples import sound_uri
+from tests.data.audio_files import beep
 from tests.report.conftest import Compare
 from tests.report.test_page import HOSTILE, hostile
 from tests.report.written import write_run, write_study
@@ -299,6 +301,7 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
             "before": "ein Hund",
             "after": "ein <i>Haus</i>",
             "label": "ein Hund",
+            "sound": sound_uri(beep(300.0, 0.5), 8000),
         },
     ]
     file.write_text(json.dumps(details))
@@ -311,6 +314,10 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
     assert marked[0] == ["Anna [per]", "<b>Rome</b> [loc]"] * 2, "before and true; nothing is marked after"
     assert marked[1] == ["1889", "300 metres", "1889"]
     assert marked[2] == ["<i>Haus</i>"], "the word that is new"
+    player = (
+        "new Promise((done) => { a.onloadedmetadata = () => done(a.duration); a.onerror = () => done(0); a.load(); })"
+    )
+    assert abs(samples.nth(2).locator("audio").evaluate(f"(a) => {player}") - 0.5) < 0.15, "the sound is not played"
     question = samples.nth(1).inner_text()
     assert "When?" in question and "100 % right" in question and "0 % right" in question
     it.check()

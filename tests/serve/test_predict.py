@@ -262,3 +262,17 @@ def test_an_export_with_both_heads_answers_as_the_run(served: Serve, tmp_path: P
         command = ["predict", str(place), "--input", str(file), "--output", str(tmp_path / out), "--head", "both"]
         assert main(command) == 0
     assert same(rows(tmp_path / "run.jsonl"), rows(tmp_path / "export.jsonl"))
+
+
+def test_standard_output_gets_the_bytes_that_a_file_gets_whatever_they_look_like(
+    served: Serve, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, root, out = served("classification-timm"), tmp_path / "images", tmp_path / "out.jsonl"
+    root.mkdir()
+    token = "hf_" + "AbCd1234" * 4
+    Image.effect_noise((20, 30), 90).convert("RGB").save(root / f"{token}.png")
+    capsys.readouterr()
+    assert main(["predict", str(one.run), "--input", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert main(["predict", str(one.run), "--input", str(root), "--output", str(out)]) == 0
+    assert printed == out.read_text() and token in printed, "an answer is starred"

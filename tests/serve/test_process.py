@@ -142,6 +142,9 @@ def test_what_cannot_be_served_is_refused_in_one_line(
     assert "--host" in refused(capfd, tmp_path, "--host", "no.such.host.invalid")
     assert "is not a folder" in refused(capfd, tmp_path / "nothing", "--port", 0)
     assert "has no config.json" in refused(capfd, tmp_path, "--port", 0)
+    (tmp_path / "model.onnx").touch()
+    assert "is an export for onnxruntime" in refused(capfd, tmp_path, "--port", 0)
+    (tmp_path / "model.onnx").unlink()
 
     def write(**ours: Any) -> Path:
         (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "sft_lightning": ours}))

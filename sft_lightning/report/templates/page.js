@@ -334,17 +334,19 @@
       const sure = (v) => (typeof v === "number" ? `${Math.round(100 * v)} %` : "");
       const image = typeof s.image === "string" && s.image.startsWith("data:image/png;base64,")
         ? make("img", { src: s.image, alt: s.name ?? "sample", width: 96, height: 96, loading: "lazy" }) : null;
+      const sound = typeof s.sound === "string" && /^data:audio\/(mpeg|wav);base64,/.test(s.sound)
+        ? make("audio", { src: s.sound, controls: true, preload: "none", ariaLabel: s.name ?? "sample" }) : null;
       const name = make("p", { textContent: `${s.name ?? ""}${found.of > 1 ? ` · ${s.seeds} of ${found.of} seeds` : ""}` });
       if (typeof s.score_after === "number" || Array.isArray(s.after) || s.on === "outputs") {
         const right = (v) => (typeof v === "number" ? ` (${Math.round(100 * v)} % right)` : "");
         const parts = [["before", s.before, right(s.score_before)], ["after", s.after, right(s.score_after)], ["true", s.label, ""]];
-        return make("article", { className: "sample wide" },
+        return make("article", { className: "sample wide" }, sound,
           s.question ? make("p", { className: "said", textContent: s.question }) : null,
           s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
           ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
             make("p", { textContent: `${when}${how}` }), spoken(s, said, when === "after" ? s.before : null)]), name);
       }
-      return make("article", { className: "sample" }, image,
+      return make("article", { className: "sample" }, image, sound,
         s.text ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
         make("p", { className: "said", textContent: `${s.before ?? "?"} → ${s.after ?? "?"}` }),
         sure(s.confidence_after) ? make("p", { textContent: `sure: ${sure(s.confidence_before) || "?"} → ${sure(s.confidence_after)}` }) : null,
