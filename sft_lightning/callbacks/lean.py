@@ -63,7 +63,7 @@ def rest_teacher(trainer: Trainer, module: LightningModule) -> None:
         trainer.world_size == 1
         and isinstance(module, TunedModule)
         and module.teacher is not None
-        and not module.anchored
+        and not module.changes_steps
     ):
         module.teacher.rest(Path(trainer.default_root_dir))
 

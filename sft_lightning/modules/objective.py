@@ -60,7 +60,7 @@ class Objective(BuiltModule):
         return any(getattr(type(self), name) is not getattr(Objective, name) for name in hooks)
 
     @property
-    def anchored(self) -> bool:
+    def changes_steps(self) -> bool:
         """Whether the variant adds a term, a penalty or an action to steps, which may need the teacher."""
         return self.acts_on_steps or type(self).anchor_loss is not Objective.anchor_loss
 

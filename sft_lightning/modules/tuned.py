@@ -47,7 +47,7 @@ class TunedModule(L.LightningModule):
 
     @property
     @abstractmethod
-    def anchored(self) -> bool:
+    def changes_steps(self) -> bool:
         """Whether the variant may need the teacher in each step."""
 
     @abstractmethod
