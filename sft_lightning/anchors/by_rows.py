@@ -3,9 +3,14 @@
 A language model's logits have N rows of V columns, with V up to 250,000. The plain formula holds about five more tensors of
 that size, in single precision. Here value and gradient are computed for some rows at once. Beside student and teacher, only
 the student's gradient has N·V values. The gradient is computed again in the backward pass, where memory is short.
+
+In a training step both tensors are of no use after that step, so gradients are written over them (`spared`). Then a step with
+a teacher holds two tensors of N·V values at most, and one without holds one.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import torch
 from torch import Tensor
@@ -13,6 +18,31 @@ from torch.autograd.function import FunctionCtx, once_differentiable
 
 AT_ONCE = 1 << 22
 """Values that are computed at once, 16 MiB in single precision; smaller tensors take the plain formula"""
+
+
+_SPARED: ContextVar[tuple[Tensor, ...]] = ContextVar("spared", default=())
+
+
+@contextmanager
+def spared(*outputs: Tensor) -> Iterator[None]:
+    """Context in which losses by rows may write gradients over these outputs, because nobody reads them after the step.
+
+    The student's outputs are overwritten in the backward pass of the first loss that uses them, which runs after that of all
+    others. If torch still needed them, it would say so.
+    """
+    token = _SPARED.set((*_SPARED.get(), *outputs))
+    try:
+        yield
+    finally:
+        _SPARED.reset(token)
+
+
+def may_overwrite(outputs: Tensor) -> bool:
+    """Whether gradients may be written over `outputs`: they are spared, and no other tensor shares their memory."""
+    if not any(outputs is tensor for tensor in _SPARED.get()) or outputs.is_inference():
+        return False
+    own = outputs.is_contiguous() and not outputs._is_view() and not (outputs.is_leaf and outputs.requires_grad)
+    return own and "Compiled" not in type(outputs.grad_fn).__name__
 
 
 def pieces(outputs: Tensor, at_once: int) -> Iterator[slice]:
@@ -49,6 +79,31 @@ class KLByRows(torch.autograd.Function):
         return gradient, None, None, None
 
 
+class KLOver(torch.autograd.Function):
+    """`KLByRows` that writes the gradient over the teacher's outputs, in the forward pass. It can run backward only once."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, student: Tensor, held: list[Tensor], temperature: float, at_once: int) -> Tensor:
+        teacher = held.pop()  # in a list, as autograd wants to know of inputs that are changed
+        dtype = torch.promote_types(student.dtype, torch.float32)
+        value = student.new_empty(len(student), dtype=dtype)
+        for some in pieces(student, at_once):
+            mine, theirs = (log_softmax(logits[some], temperature, dtype) for logits in (student, teacher))
+            likely = theirs.exp()
+            value[some] = theirs.sub_(mine).mul_(likely).sum(-1)
+            teacher[some] = mine.exp_().sub_(likely)
+        ctx.gradient, ctx.temperature = teacher, temperature  # type: ignore[attr-defined]
+        return value.mul_(temperature**2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: FunctionCtx, outer: Tensor) -> tuple[Tensor, None, None, None]:
+        gradient, ctx.gradient = ctx.gradient, None  # type: ignore[attr-defined]
+        if gradient is None:
+            raise RuntimeError("the gradient of spared outputs can be computed only once")
+        return gradient.mul_(outer[:, None] * ctx.temperature), None, None, None  # type: ignore[attr-defined]
+
+
 def log_softmax(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
     """Of `logits` / T, as a new tensor."""
     return torch.log_softmax(logits.to(dtype) / temperature, -1)
@@ -56,5 +111,9 @@ def log_softmax(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tenso
 
 def kl_by_rows(student: Tensor, teacher: Tensor, temperature: float, at_once: int = AT_ONCE) -> Tensor:
     """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats for each row of `[N, V]`: `[N]`."""
-    value: Tensor = KLByRows.apply(student, teacher.detach(), temperature, at_once)
+    value: Tensor
+    if student.requires_grad and teacher.dtype == student.dtype and may_overwrite(teacher):
+        value = KLOver.apply(student, [teacher], temperature, at_once)
+    else:
+        value = KLByRows.apply(student, teacher.detach(), temperature, at_once)
     return value

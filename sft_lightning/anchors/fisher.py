@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sft_lightning.anchors.weight_space import PIECE
+from sft_lightning.anchors.weight_space import PIECE, pieces_of
 from sft_lightning.sharding.tensors import local, over_ranks
 
 
@@ -49,7 +49,9 @@ def add_fisher_gradient(
     active = [(w, w0, f) for w, w0, f in zip(weights, start, fisher, strict=True) if w.grad is not None]
     if not active or strength == 0.0:
         return
-    drift = torch._foreach_sub([local(w.detach()) for w, _, _ in active], [local(w0) for _, w0, _ in active])
-    pull = torch._foreach_mul(drift, [local(f) for _, _, f in active])
-    grads = [local(w.grad) for w, _, _ in active]
-    torch._foreach_add_(grads, [p.to(g.dtype) for p, g in zip(pull, grads, strict=True)], alpha=strength)
+    lists = [local(w.grad) for w, _, _ in active], [local(w.detach()) for w, _, _ in active]
+    for grads, ws, origins, some in pieces_of(
+        *lists, [local(w0) for _, w0, _ in active], [local(f) for *_, f in active]
+    ):
+        pull = torch._foreach_mul(torch._foreach_sub(ws, origins), some)
+        torch._foreach_add_(grads, [p.to(g.dtype) for p, g in zip(pull, grads, strict=True)], alpha=strength)

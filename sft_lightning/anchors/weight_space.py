@@ -4,7 +4,7 @@ Each rank pulls its part of sharded weights, because the gradient of a weight de
 is summed over ranks, so all ranks must compute it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,9 @@ from torch import Tensor
 from sft_lightning.sharding.tensors import local, over_ranks
 
 PIECE = 1 << 20
-"""Number of values in one partial sum"""
+"""Number of values in one partial sum, and of values that are handled at once on a CPU, whose caches hold them"""
+LARGE_PIECE = 1 << 24
+"""Number of values that are handled at once on other devices"""
 
 
 @torch.no_grad()
@@ -58,10 +60,34 @@ def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None,
     active = [(i, local(w.detach()), local(w.grad)) for i, w in enumerate(weights) if w.grad is not None]
     if not active or strength == 0.0:
         return
-    drift = [w for _, w, _ in active]
-    if start is not None:
-        drift = list(torch._foreach_sub(drift, [local(start[i]) for i, _, _ in active]))
-    torch._foreach_add_([grad for _, _, grad in active], drift, alpha=strength)
+    grads, moved = [grad for _, _, grad in active], [w for _, w, _ in active]
+    if start is None:
+        torch._foreach_add_(grads, moved, alpha=strength)
+        return
+    for some, ws, origins in pieces_of(grads, moved, [local(start[i]) for i, _, _ in active]):
+        torch._foreach_add_(some, torch._foreach_sub(ws, origins), alpha=strength)
+
+
+def pieces_of(*lists: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
+    """Views of tensors in lists that belong together, a few tensors or a part of one at a time, so that what is computed with
+    them takes little memory.
+    """
+    groups: tuple[list[Tensor], ...] = tuple([] for _ in lists)
+    held = 0
+    for tensors in zip(*lists, strict=True):
+        most = PIECE if tensors[0].device.type == "cpu" else LARGE_PIECE
+        if tensors[0].numel() > most and all(t.is_contiguous() for t in tensors):
+            parts = zip(*(t.view(-1).split(most) for t in tensors), strict=True)
+            yield from (tuple([part] for part in each) for each in parts)
+            continue
+        if held and held + tensors[0].numel() > most:
+            yield groups
+            groups, held = tuple([] for _ in lists), 0
+        for group, tensor in zip(groups, tensors, strict=True):
+            group.append(tensor)
+        held += tensors[0].numel()
+    if held:
+        yield groups
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from sft_lightning.callbacks.console import Bar, Console
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.error_analysis import Details
 from sft_lightning.callbacks.finite_loss import FiniteLoss
+from sft_lightning.callbacks.lean import Lean
 from sft_lightning.callbacks.loop_position import Position
 from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.predictions import WritePredictions
@@ -23,6 +24,7 @@ __all__ = [
     "Console",
     "Details",
     "FiniteLoss",
+    "Lean",
     "Panels",
     "Position",
     "Pulse",

@@ -17,11 +17,17 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.signals import SIGNALS, Interrupted
 from sft_lightning.runs.directory import RunDirectory
 
+AT_MOST = 0.02
+"""Largest share of the time that goes into saves at the ends of epochs without a validation"""
+
 
 class Checkpoints(
     Checkpoint
 ):  # Lightning calls Checkpoint classes after all other callbacks, so that it saves their work
     """Saves `last.ckpt` at each validation and at intervals, always between two optimizer steps, and `best.ckpt`.
+
+    A run without validations saves at the ends of epochs instead: at the first, at the last, and at others once training took
+    fifty times as long as the save before, so that short epochs are not spent on saving.
 
     `best.ckpt` is the `last.ckpt` of the validation that the record calls the best. Until then it is the network before
     training, if that competes. After a signal, it saves and stops.
@@ -50,6 +56,7 @@ class Checkpoints(
         self._due = False
         self._saved_step: int | None = None
         self._saved_time = time.monotonic()
+        self._took = 0.0  # seconds, the last save
 
     # ---- when to save ----
 
@@ -124,9 +131,8 @@ class Checkpoints(
         if trainer.global_step == trainer.max_steps and not epoch_is_over(trainer) and not trainer.should_stop:
             return  # on_train_batch_end saved it within the epoch, so that a run with more steps can continue the epoch
         fit: Any = trainer.fit_loop
-        self._due |= trainer.limit_val_batches == 0 or trainer.should_stop
-        self._due |= fit.epoch_progress.current.processed == fit.max_epochs
-        self._save_or_stop(trainer)
+        self._due |= trainer.should_stop or fit.epoch_progress.current.processed == fit.max_epochs
+        self._save_or_stop(trainer, unvalidated=trainer.limit_val_batches == 0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         SIGNALS.waits = False
@@ -135,17 +141,21 @@ class Checkpoints(
         if SIGNALS.asked is not None:
             raise Interrupted(SIGNALS.asked, trainer.global_rank)
 
-    def _save_or_stop(self, trainer: Trainer) -> None:
-        stop, due = self._asked(trainer)
+    def _save_or_stop(self, trainer: Trainer, unvalidated: bool = False) -> None:
+        stop, due = self._asked(trainer, unvalidated)
         if stop or due or self._due:
             self.save(trainer)
         if stop:
             raise Interrupted(stop, trainer.global_rank)
 
-    def _asked(self, trainer: Trainer) -> tuple[int, bool]:
-        """(signal or 0, whether a save is due), agreed by all ranks, as a signal may have reached only one of them."""
-        signum = SIGNALS.asked or 0
-        due = self.every_minutes is not None and time.monotonic() - self._saved_time >= 60 * self.every_minutes
+    def _asked(self, trainer: Trainer, unvalidated: bool = False) -> tuple[int, bool]:
+        """(signal or 0, whether a save is due), agreed by all ranks, as a signal may have reached only one of them.
+
+        `unvalidated`: an epoch ended without a validation.
+        """
+        signum, since = SIGNALS.asked or 0, time.monotonic() - self._saved_time
+        due = self.every_minutes is not None and since >= 60 * self.every_minutes
+        due |= unvalidated and since >= self._took / AT_MOST
         if trainer.world_size > 1:
             flags = torch.tensor([float(signum), float(due)], device=trainer.strategy.root_device)
             agreed: torch.Tensor = trainer.strategy.reduce(flags, reduce_op="max")
@@ -159,9 +169,11 @@ class Checkpoints(
         """Writes last.ckpt, and links it as best.ckpt if the last validation was the best."""
         if (log := metrics_log(trainer)) is not None:
             log.sync()
+        began = time.monotonic()
         trainer.save_checkpoint(self.run.last)
         self._choose(trainer)
         self._due, self._saved_step, self._saved_time = False, trainer.global_step, time.monotonic()
+        self._took = self._saved_time - began
 
     def _choose(self, trainer: Trainer) -> None:
         if trainer.is_global_zero and self.recorder.is_best:

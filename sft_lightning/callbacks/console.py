@@ -20,9 +20,17 @@ from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.findings import in_training
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.modules.freeze import moving_batchnorms
+from sft_lightning.modules.fused import kernel_of
 from sft_lightning.modules.trainable import Change
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.metrics_log import named_by_split
+
+
+def stepped_by(trainer: Trainer) -> str:
+    """`AdamW (fused)`: the optimizer, and the kernel that steps the weights if it is one of torch."""
+    optimizer = trainer.optimizers[0]
+    kernel = kernel_of(optimizer)
+    return f"{type(optimizer).__name__}{f' ({kernel})' if kernel else ''}"
 
 
 def shown_metrics(module: TunedModule, values: dict[str, Any]) -> dict[str, float]:
@@ -142,7 +150,8 @@ class Console(Callback):
         if size:
             self.say(
                 f"steps      {steps:g} of {size} samples (= {plural(ranks, 'rank')} × "
-                f"{plural(accumulate, 'micro-batch', 'es')} × {size // (ranks * accumulate)}), precision {trainer.precision}"
+                f"{plural(accumulate, 'micro-batch', 'es')} × {size // (ranks * accumulate)}), precision {trainer.precision}, "
+                f"{stepped_by(trainer)}"
             )
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

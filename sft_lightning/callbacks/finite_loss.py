@@ -71,7 +71,7 @@ class FiniteLoss(Callback):
         steps, self._steps = self._steps, []
         if not steps:
             return
-        good = torch.stack([sums.isfinite().all() for _, sums, *_ in steps]).tolist()
+        good = [all(map(math.isfinite, sums)) for sums in torch.stack([sums for _, sums, *_ in steps]).tolist()]
         if all(good):
             return
         step, sums, local, items, rows = steps[good.index(False)]

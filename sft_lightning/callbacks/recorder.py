@@ -17,6 +17,7 @@ from sft_lightning.data.fingerprints import fingerprints
 from sft_lightning.evaluation.known_metrics import for_record, info_of
 from sft_lightning.evaluation.retention import RetentionMonitor
 from sft_lightning.evaluation.selection import Candidate, selecting
+from sft_lightning.modules.fused import kernel_of
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs import MetricsLog, Record
 from sft_lightning.runs.record import upgrade
@@ -88,6 +89,9 @@ class RunRecorder(Callback):
                 "precision": str(trainer.precision),
             },
         }
+        if trainer.optimizers and not module.solves:
+            made = trainer.optimizers[0]
+            about["optimizer"] = {"name": type(made).__name__, "kernel": kernel_of(made) or None}
         self._found = self._found or self.data_found(trainer)
         for part, held in self._found.items():
             first = recorded(self.record.content, part)

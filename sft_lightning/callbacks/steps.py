@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.modules.step_values import show
 
 
 class Steps(Callback):
@@ -45,8 +46,7 @@ class Steps(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if self._names_files:
-            names = {"step": float(trainer.global_step), "epoch": float(trainer.current_epoch)}
-            pl_module.log_dict(names, on_step=True, on_epoch=False, logger=False, batch_size=1)
+            show(trainer, {"step": float(trainer.global_step), "epoch": float(trainer.current_epoch)}, pl_module.device)
 
     def _of_share(self, trainer: Trainer, share: float) -> int:
         """Optimizer steps in a share of an epoch."""

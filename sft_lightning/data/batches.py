@@ -1,6 +1,7 @@
 """Data loaders of a run's splits, for Lightning and the evaluations."""
 
 import lightning as L
+import torch
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.errors import UserError
@@ -107,6 +108,13 @@ class Batches(L.LightningDataModule):
     def compare_on(self, samples: int | None) -> None:
         """Compares student and teacher on `samples` samples of a split (None: all), drawn evenly; their batches come first."""
         self._compared = samples
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Moves a batch's tensors to the device. A batch on the CPU is already where it is to be used."""
+        if torch.device(device).type == "cpu" and type(batch) is dict:
+            return batch
+        moved: Batch = super().transfer_batch_to_device(batch, device, dataloader_idx)
+        return moved
 
     def receive(self, batch: Batch) -> Batch:
         """Finishes a batch on the device, after transfer."""

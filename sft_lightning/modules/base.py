@@ -29,6 +29,8 @@ ENDS_KEY = "ends"
 """Tokens that end the training answers of a language model"""
 AVERAGE = ("ema_decay", "ema_warmup")
 LARGEST = 1e30  # largest factor on weights that single precision can take
+OFTEN = frozenset({"_current_fx_name", "_sums", "_items", "stepped"})
+"""Attributes that are set many times in a step, by Lightning or here, and hold no parameter, buffer or module"""
 
 
 VARIANTS: Registry["SFTModule"] = Registry("variant")
@@ -146,9 +148,16 @@ class SFTModule(MeasuredModule):
                 "set model.init_args.ema_decay, or leave it out",
             )
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Sets an attribute; those of `OFTEN` without nn.Module's slow search for parameters."""
+        if name in OFTEN:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     def configure_callbacks(self) -> list[Callback]:
         """Adds the callbacks of every run, such as the measurement of drift, and the average of weights if it is set."""
-        from sft_lightning.callbacks import EMA, FiniteLoss, Position, RandomState, RetentionMonitor, Steps
+        from sft_lightning.callbacks import EMA, FiniteLoss, Lean, Position, RandomState, RetentionMonitor, Steps
         from sft_lightning.callbacks.monitored import refuse_wrong_modes
         from sft_lightning.callbacks.of_lightning import refuse_callbacks
 
@@ -160,7 +169,7 @@ class SFTModule(MeasuredModule):
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
             callbacks.append(EMA(self.hparams["ema_decay"], self.hparams["ema_warmup"]))
-        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position, Steps) if kind not in have]
+        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position, Steps, Lean) if kind not in have]
         return callbacks
 
     # ---- checkpoints ----

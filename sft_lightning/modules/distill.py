@@ -1,5 +1,6 @@
 """Distillation-anchored fine-tuning: keeps the pretrained network's outputs on the new inputs."""
 
+from contextlib import nullcontext
 from math import isclose
 from typing import Any, Literal
 
@@ -7,6 +8,8 @@ import torch
 from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES
+from sft_lightning.anchors.by_rows import spared
+from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.core.wording import plural
@@ -177,5 +180,7 @@ class DistillSFT(SFTModule):
             return None
         assert self.task is not None
         student, teacher = self.task.items(output, batch), self.task.items(self.teacher_output(batch), batch)
-        weighted: Tensor = self.hparams["anchor_weight"] * self.distance(student, teacher).sum()
+        with nullcontext() if cache.TEACHER.on else spared(teacher.logits):
+            distance = self.distance(student, teacher)
+        weighted: Tensor = self.hparams["anchor_weight"] * distance.sum()
         return weighted

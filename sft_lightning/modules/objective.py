@@ -63,6 +63,11 @@ class Objective(BuiltModule):
         hooks = ("add_penalty_grad", "before_step", "after_step")
         return any(getattr(type(self), name) is not getattr(Objective, name) for name in hooks)
 
+    @property
+    def changes_steps(self) -> bool:
+        """Whether the variant adds a term, a penalty or an action to steps, which may need the teacher."""
+        return self.acts_on_steps or type(self).anchor_loss is not Objective.anchor_loss
+
     def said(self) -> str:
         """One line on `found`."""
         return ""

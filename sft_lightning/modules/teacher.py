@@ -1,7 +1,10 @@
 """The teacher: a frozen copy of the pretrained network, outside the module tree."""
 
+import tempfile
+from collections.abc import Iterator
 from copy import deepcopy
 from hashlib import blake2b
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,6 +16,9 @@ from sft_lightning.core.structures import Output
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.tensors import weights_hash
 from sft_lightning.sharding.split import shard
+
+LARGE = 256 << 20
+"""Bytes of weights from which on they are left on disk while nobody needs them"""
 
 
 class Teacher:
@@ -40,6 +46,7 @@ class Teacher:
         heads = {n: p for n, p in self.network.named_parameters() if n.startswith("source_head.")}
         self.hash = weights_hash({**self.initial, **heads, **buffers})
         self.sharded = False
+        self._on_disk: dict[str, Tensor] = {}  # the same weights, mapped from a file
         self._whole = (repr(spec), "")  # identifies this teacher; the hash of all weights is computed on first use
 
     def to(self, device: torch.device, dtype: torch.dtype | None = None) -> None:
@@ -55,6 +62,39 @@ class Teacher:
         shard(self.network, mesh, precision)
         self.sharded = True
         self._note_start()
+
+    def rest(self, folder: Path) -> None:
+        """Leaves large weights on disk until they are used, so that they take no memory in training steps.
+
+        The file in `folder` has no name any more once it is mapped, and goes with the process. On the CPU the weights are read
+        from it when a measurement uses them, and the system may drop them again at any time; `to` copies them to other devices.
+        Where nothing can be written, they stay in memory.
+
+        Raises:
+            RuntimeError: The file does not hold the same weights.
+        """
+        weights = dict(self._tensors())
+        if self.sharded or sum(t.numel() * t.element_size() for t in weights.values()) < LARGE:
+            return
+        if not self._on_disk:
+            before = weights_hash(weights)
+            try:
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".teacher-") as file:
+                    torch.save({n: t.cpu() for n, t in weights.items()}, file)
+                    file.flush()
+                    self._on_disk = torch.load(file.name, mmap=True, weights_only=True)
+            except OSError:
+                return
+            if weights_hash(self._on_disk) != before:
+                raise RuntimeError(f"the teacher's weights changed on their way to {folder}")
+        for name, tensor in weights.items():
+            tensor.data = self._on_disk[name]
+        self._note_start()
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """Its parameters and buffers, by name."""
+        yield from self.network.named_parameters()
+        yield from self.network.named_buffers()
 
     def _note_start(self) -> None:
         self.initial = {n: p.data for n, p in self.network.named_parameters() if n in self.initial}

@@ -6,12 +6,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from sft_lightning.anchors.by_rows import spared
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch
+from sft_lightning.modules.fused import check_unscaling, choose_kernel
 from sft_lightning.modules.head_warmup import head_warmup_steps
 from sft_lightning.modules.objective import Objective
 from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, parameter_groups
-from sft_lightning.modules.step_hooks import around_steps, unscales_itself
+from sft_lightning.modules.step_hooks import around_steps
+from sft_lightning.modules.step_values import show
 from sft_lightning.modules.trainable import Change
 from sft_lightning.sharding.reducer import renew_reducer
 from sft_lightning.sharding.tensors import local
@@ -39,13 +42,9 @@ class TrainingModule(Objective):
             self.trainable.allowed,
         )
         optimizer = make_optimizer(hp["optimizer"], groups, hp["optimizer_args"])
-        if self.acts_on_steps and unscales_itself(optimizer, self.trainer.precision_plugin):
-            raise UserError(
-                "model.optimizer_args",
-                f"fused unscales gradients inside the step with trainer.precision {self.trainer.precision}, so the penalty "
-                f"of {type(self).__name__} would come too late",
-                "drop fused, or use bf16-mixed",
-            )
+        choose_kernel(optimizer, hp["optimizer_args"])
+        penalised = type(self).__name__ if self.acts_on_steps else ""
+        check_unscaling(optimizer, self.trainer.precision_plugin, penalised, bool(self.trainer.gradient_clip_val))
         around_steps(optimizer, self.before_step, self.after_step)
         if hp["lr_schedule"] == "constant" and not hp["warmup"] and not hp["head_warmup"]:
             return optimizer
@@ -98,12 +97,12 @@ class TrainingModule(Objective):
         number of items is known at the end of the step, and corrects the gradient in `on_before_optimizer_step`.
         """
         output = self.output(batch)
-        task, count = self.task_loss(batch, output)
+        with spared(output.logits):
+            task, count = self.task_loss(batch, output)
         anchor = self.anchor_loss(batch, output)
         total = task if anchor is None else task + anchor
         self._items += count
-        sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
-        sums = sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)
+        sums = in_double(task, anchor)
         self._sums = sums if self._sums is None else self._sums + sums
         return total * (self.trainer.accumulate_grad_batches * self.trainer.world_size / self.expected_items)
 
@@ -149,9 +148,17 @@ class TrainingModule(Objective):
             "train/lr": self.hparams["lr"] * self.trainable.lr_factor * (first["lr"] / base if base else 1.0),
             "train/items": float(count),
         }
-        self.log_dict(values, on_step=True, on_epoch=False, logger=False)
+        show(self.trainer, values, self.device)
         # Directly, because Lightning would log after the hooks that save a checkpoint.
         for logger in self.trainer.loggers:
             logger.log_metrics(
                 {**values, "epoch": float(self.trainer.current_epoch)}, step=self.trainer.global_step + 1
             )
+
+
+def in_double(task: Tensor, anchor: Tensor | None) -> Tensor:
+    """`[2]`: the two scalars without gradient, 0 for no anchor, in double precision if the device has it."""
+    if task.device.type == "cpu":  # plain numbers take fewer operations
+        return torch.tensor([task.item(), 0.0 if anchor is None else anchor.item()], dtype=torch.float64)
+    sums = torch.stack([task.detach(), task.new_zeros(()) if anchor is None else anchor.detach()])
+    return sums.to(torch.float32 if sums.device.type == "mps" else torch.float64)

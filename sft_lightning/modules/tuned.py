@@ -45,6 +45,11 @@ class TunedModule(L.LightningModule):
     def teacher_output(self, batch: Batch) -> Output:
         """The pretrained network's output on the same rows of the same batch, without gradient."""
 
+    @property
+    @abstractmethod
+    def changes_steps(self) -> bool:
+        """Whether the variant may need the teacher in each step."""
+
     @abstractmethod
     def prepare(self, source: Any) -> None:
         """Gets the source task's data (`SourceData`) at the start of a fit."""

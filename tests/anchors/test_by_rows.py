@@ -1,12 +1,14 @@
 """Cross-entropy and KL by rows against the plain formulae: values, gradients, half precision, memory's bounds."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sft_lightning.anchors import by_rows, function_space, kl
-from sft_lightning.anchors.by_rows import kl_by_rows, pieces
+from sft_lightning.anchors.by_rows import kl_by_rows, pieces, spared
 from sft_lightning.tasks.cross_entropy import summed_cross_entropy
 
 
@@ -76,3 +78,37 @@ def test_large_outputs_are_computed_by_rows_with_the_same_result(monkeypatch: py
     torch.testing.assert_close(by, plain, rtol=1e-6, atol=1e-6)
     assert [len(range(*s.indices(7))) for s in pieces(student, 30)] == [2, 2, 2, 1]
     assert by_rows.AT_ONCE == 1 << 22
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_gradients_written_over_outputs_that_nobody_needs_are_the_same(dtype: torch.dtype) -> None:
+    student, teacher, y = logits(7, dtype)
+
+    def gradient(over: bool) -> tuple[Tensor, Tensor]:
+        mine, theirs = student * 1.0, teacher.detach() * 1.0  # as a layer's outputs
+        squares = mine.square().sum()  # saved for the backward pass, as a user's own anchor may do
+        with spared(mine, theirs) if over else nullcontext():
+            task = summed_cross_entropy(mine, y, at_once=22)
+            anchor = kl_by_rows(mine, theirs, 2.0, at_once=22).sum()
+        total = task + 0.3 * anchor + (mine.square().sum() if over else squares)
+        (found,) = torch.autograd.grad(0.7 * total, student, retain_graph=True)
+        if over:
+            assert theirs.data_ptr() and not torch.equal(theirs, teacher), "the teacher's memory was not used"
+            with pytest.raises(RuntimeError, match=r"only once|modified by an inplace"):
+                torch.autograd.grad(0.7 * total, student)
+        return found, total.detach()
+
+    (found, value), (wanted, expected) = gradient(True), gradient(False)
+    assert torch.equal(value, expected)
+    bound = {torch.float64: 1e-14, torch.float32: 1e-6}.get(dtype, 2e-2)
+    torch.testing.assert_close(found, wanted, rtol=bound, atol=bound)
+
+
+def test_outputs_that_are_needed_are_not_overwritten() -> None:
+    student, teacher, y = logits(7, torch.float32)
+    before = student.detach().clone(), teacher.detach().clone()
+    view = student[:, :]
+    with spared(student, view):
+        (summed_cross_entropy(student, y, 22) + summed_cross_entropy(view, y, 22)).backward()
+        kl_by_rows(student, teacher, 2.0, 22).sum().backward()
+    assert torch.equal(student, before[0]) and torch.equal(teacher, before[1])

@@ -5,7 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
+from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards, weight_space
+from sft_lightning.anchors.fisher import add_fisher_gradient
 from sft_lightning.anchors.weight_space import squared_distance
 
 
@@ -119,3 +120,28 @@ def test_a_distance_over_many_weights_is_exact(dtype: torch.dtype) -> None:
     assert float(squared_distance([weight], None)) == pytest.approx(of_all, rel=1e-7)
     turned = weight.T[:, ::2]  # not contiguous
     assert float(squared_distance([turned], None)) == pytest.approx(np.square(turned.double().numpy()).sum(), rel=1e-7)
+
+
+def test_a_gradient_in_pieces_is_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit by bit: for large tensors, small ones together, tensors in another order in memory, and frozen ones."""
+    generator = torch.Generator().manual_seed(0)
+
+    def made(seed: int) -> list[Tensor]:
+        generator.manual_seed(seed)
+        whole = [torch.randn(shape, generator=generator) for shape in ((40, 7), (3,), (2, 5), (1,), (0, 4), (90,))]
+        return [*whole, torch.randn(12, 11, generator=generator).T]
+
+    def gradients(piece: int) -> list[Tensor | None]:
+        monkeypatch.setattr(weight_space, "PIECE", piece)
+        weights = [w.requires_grad_() for w in made(0)]
+        for weight, grad in zip(weights, made(2), strict=True):
+            weight.grad = grad
+        weights[2].grad = None
+        add_l2sp_gradient(weights, made(1), 0.3)
+        add_fisher_gradient(weights, made(1), made(3), 0.7)
+        return [w.grad for w in weights]
+
+    whole = gradients(1 << 20)
+    for piece in (1, 8, 64):
+        for found, wanted in zip(gradients(piece), whole, strict=True):
+            assert (found is None and wanted is None) or torch.equal(found, wanted)  # type: ignore[arg-type]

@@ -134,8 +134,11 @@ def test_fit_resolves_the_config_of_a_run_to_what_it_says(
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_fit_of_the_config_of_a_run_gives_its_numbers(name: str, inputs: Path) -> None:
     again = ["--config", str(BEFORE / name / "before/config.yaml"), "--runs_dir", "again", "--run_id", "now"]
+    expected = record(f"{name}/before")
+    if "solved" not in expected:
+        again += ["--model.init_args.optimizer_args.fused", "false"]  # the kernel that these runs had
     assert main(["fit", *again, "--wandb", "disabled"]) == 0
-    found, expected = load(inputs / "again" / name / "now").record, record(f"{name}/before")
+    found = load(inputs / "again" / name / "now").record
     for key in ("metrics", "n", "selected", "parameters"):
         same(found[key], expected[key], solved="solved" in expected)
     same(found.get("test", {}), expected.get("test", {}), solved="solved" in expected)

@@ -93,15 +93,24 @@ def test_averages_and_checkpoints_hold_what_the_hook_makes_of_the_step(pretraine
     torch.testing.assert_close(weights(module)["head.weight"], before * 0.5 + 1.0)
 
 
-def test_an_optimizer_that_unscales_inside_its_step_is_refused_where_a_penalty_would_come_too_late(
+class Unscaling(torch.optim.AdamW):
+    """Somebody's own optimizer, whose step unscales gradients."""
+
+    def __init__(self, params: Any, lr: float = 1e-3, weight_decay: float = 0.0) -> None:
+        super().__init__(params, lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def test_an_optimizer_that_unscales_inside_its_step_is_refused_where_something_would_come_too_late(
     pretrained: str,
 ) -> None:
-    def trained(cls: type[SFTModule]) -> Trainer:
-        module = cls(pretrained_mlp(pretrained), optimizer_args={"fused": True})
-        return fit(module, digits(), max_steps=2, plugins=[Scaled()])
+    def trained(cls: type[SFTModule], **settings: Any) -> Trainer:
+        module = cls(pretrained_mlp(pretrained), optimizer=f"{__name__}.Unscaling")
+        return fit(module, digits(), max_steps=2, plugins=[Scaled()], **settings)
 
-    with refused("model.optimizer_args", "fused", "L2SPSFT", "bf16-mixed"):
+    with refused("model.optimizer", "Unscaling", "L2SPSFT", "bf16-mixed"):
         trained(L2SPSFT)
+    with refused("trainer.gradient_clip_val", "Unscaling", "16-mixed"):
+        trained(PlainSFT, gradient_clip_val=1.0)
     assert trained(PlainSFT).global_step == 2
 
 
