@@ -7,18 +7,19 @@ import torch
 
 from tests.exactness.two_processes import Together
 from tests.sharding.families import FAMILIES, prepare
+from tests.survival.zygote import Zygote
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> Together:
+def together(tmp_path_factory: pytest.TempPathFactory, zygote: Zygote) -> Together:
     root = tmp_path_factory.mktemp("families")
     for family in FAMILIES:
         prepare(family, root)
     jobs = [("family", family, strategy) for family in FAMILIES for strategy in ("ddp", "fsdp2")]
     jobs += [("family", family, strategy, "bf16-mixed") for family in MIXED for strategy in ("ddp", "fsdp2")]
-    return Together(root, tmp_path_factory.mktemp("together"), jobs)
+    return Together(root, tmp_path_factory.mktemp("together"), jobs, zygote)
 
 
 MIXED = [family for family in FAMILIES if not family.startswith(("ResNet", "EfficientNet"))]
