@@ -60,6 +60,7 @@ class Ends:
         self.added = {n: p.detach().clone() for n, p in network.adapter_parameters().items()}
         buffers = {n: b for n, b in network.named_buffers() if n in origin and is_statistic(n)}
         self.statistics = {n: (origin[n].detach().clone(), b.detach().clone()) for n, b in buffers.items()}
+        self.new = {f"encoder.{n}" for n in network.fresh}
 
     @property
     def moved(self) -> bool:
@@ -74,9 +75,10 @@ class Ends:
 
     @torch.no_grad()
     def go(self, factors: Factors, statistics: float) -> None:
-        """Puts the network where each tensor keeps its factor of the change, and running statistics keep `statistics`.
+        """Puts the network where each tensor keeps its factor of the change.
 
-        A factor of 0 gives the pretrained tensor and 1 the tuned one, both to the bit.
+        Running statistics keep the factor of their layer's parameters, or `statistics` without any; those of new layers are
+        the tuned ones. A factor of 0 gives the pretrained tensor and 1 the tuned one, both to the bit.
         """
         for name, parameter in self.network.shared_parameters().items():
             parameter.copy_(between(self.start[name], self.tuned[name], factors[name]))
@@ -87,7 +89,9 @@ class Ends:
             adapter.scale(factors[next(iter(held))])
         for name, buffer in self.network.named_buffers():
             if name in self.statistics:
-                buffer.copy_(between(*self.statistics[name], statistics))
+                layer = f"{name.rpartition('.')[0]}."
+                factor = next((f for n, f in factors.items() if n.startswith(layer)), statistics)
+                buffer.copy_(between(*self.statistics[name], 1.0 if name in self.new else factor))
 
 
 def between(start: Tensor, end: Tensor, factor: float) -> Tensor:

@@ -131,6 +131,31 @@ def test_statistics_that_tuning_did_not_move_stay(pretrained_norms: str) -> None
     assert isinstance(module.network, nn.Module)
 
 
+def test_statistics_keep_what_their_layer_keeps(pretrained_norms: str) -> None:
+    module = tuned(spec(NormNet, pretrained=pretrained_norms))
+    network, teacher = module.network, module.teacher
+    assert network is not None and teacher is not None
+    ends, after, start = ends_of(module), weights(module), dict(teacher.network.named_buffers())
+    factors = lines(network, 0.1)
+    assert factors["encoder.2.weight"] == pytest.approx(0.1 + 0.9 / 3), "the second block of four"
+    ends.go(factors, 0.1)
+    for name in ("encoder.2.running_mean", "encoder.2.running_var"):
+        expected = start[name] + factors["encoder.2.weight"] * (after[name] - start[name])
+        assert torch.allclose(weights(module)[name], expected, atol=1e-6), name
+
+
+def test_statistics_of_new_layers_stay(pretrained_norms: str) -> None:
+    module = tuned(spec(NormNet, pretrained=pretrained_norms))
+    network, after = module.network, weights(module)
+    assert network is not None
+    network.fresh = {n.removeprefix("encoder.") for n in after if n.startswith("encoder.2.")}  # as if `pretrained` had none
+    ends = ends_of(module)
+    assert list(ends.moved_norms()) == ["encoder.2"], "their statistics are estimated again between the ends"
+    ends.go(wise_ft(network, 0.0), 0.0)
+    for name, now in weights(module).items():
+        assert torch.equal(now, after[name]) == (not name.startswith(("encoder.1.", "encoder.5.", "encoder.6."))), name
+
+
 ACCURACY, KEPT = MetricInfo("val/accuracy", "max", SHARE), MetricInfo("retention/accuracy", "max", SHARE)
 LOSS, DRIFT = MetricInfo("val/loss", "min"), MetricInfo("drift/weights_relative", "min")
 CURVE = [
