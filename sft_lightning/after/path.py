@@ -90,6 +90,12 @@ class Walk(Callback):
             self.alpha = alpha
             first: dict[str, Any] = {} if points else {"ckpt_path": held, "weights_only": True}
             trainer.validate(module, datamodule=data, verbose=False, **first)
+            if not trainer.callback_metrics:
+                raise UserError(
+                    "trainer.limit_val_batches",
+                    "is 0 in the run's config, so that there is nothing to choose a point by",
+                    "repeat the run with validation",
+                )
             values = {
                 n: float(v) for n, v in trainer.callback_metrics.items() if "/" in n and not n.startswith("train/")
             }
