@@ -79,7 +79,7 @@ class Walk(Callback):
         factors = WAYS[asked.how](network, self.alpha)
         self.ends.go(factors, self.alpha)
         norms = list(self.ends.moved_norms().values())
-        if norms and asked.batchnorm != INTERPOLATE and not set(factors.values()) <= {0.0, 1.0}:
+        if norms and asked.batchnorm != INTERPOLATE and set(factors.values()) not in ({0.0}, {1.0}):
             data: Any = trainer.datamodule  # type: ignore[attr-defined]
             self.samples = reestimate(trainer, pl_module, data, norms)
 
@@ -90,6 +90,12 @@ class Walk(Callback):
             self.alpha = alpha
             first: dict[str, Any] = {} if points else {"ckpt_path": held, "weights_only": True}
             trainer.validate(module, datamodule=data, verbose=False, **first)
+            if not trainer.callback_metrics:
+                raise UserError(
+                    "trainer.limit_val_batches",
+                    "is 0 in the run's config, so that there is nothing to choose a point by",
+                    "repeat the run with validation",
+                )
             values = {
                 n: float(v) for n, v in trainer.callback_metrics.items() if "/" in n and not n.startswith("train/")
             }

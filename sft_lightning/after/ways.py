@@ -13,9 +13,15 @@ Factors = Mapping[str, float]
 """Name of a parameter: share of its change that is kept"""
 
 
+def pretrained_parameters(network: Network) -> dict[str, nn.Parameter]:
+    """What `pretrained` filled, the kept source head included, which a variant may tune too; by full name."""
+    sets = network.parameter_sets()
+    return sets["shared"] | sets["source_head"]
+
+
 def wise_ft(network: Network, alpha: float) -> Factors:
     """Keeps the share α of every change. M. Wortsman et al., Robust fine-tuning of zero-shot models (2021)."""
-    return dict.fromkeys([*network.shared_parameters(), *network.adapter_parameters()], alpha)
+    return dict.fromkeys([*pretrained_parameters(network), *network.adapter_parameters()], alpha)
 
 
 def lines(network: Network, alpha: float) -> Factors:
@@ -24,7 +30,7 @@ def lines(network: Network, alpha: float) -> Factors:
     K. Wang et al., LiNeS: Post-training layer scaling (2024), for a single task: the top block keeps all of its change. Blocks
     are the numbered layers of `Network.layers()`. Raises UserError if there are fewer than two.
     """
-    blocks = [names for layer, names in network.layers() if layer.rpartition(".")[2].isdigit()]
+    blocks = [names for _, names in blocks_of(network)]
     if len(blocks) < 2:
         raise UserError(
             "--how", f"lines needs at least 2 numbered blocks, {network.name} has {len(blocks)}", "use wise-ft"
@@ -36,6 +42,23 @@ def lines(network: Network, alpha: float) -> Factors:
     return factors
 
 
+def blocks_of(network: Network) -> list[tuple[str, list[str]]]:
+    """The blocks of `lines`, bottom to top: the numbered layers, and the names of their parameters."""
+    return [(layer, names) for layer, names in network.layers() if layer.rpartition(".")[2].isdigit()]
+
+
+def said_blocks(network: Network) -> str:
+    """The blocks in their order as one phrase, as some networks number parts that do not follow one another in depth."""
+    runs: list[tuple[str, list[str]]] = []
+    for layer, _ in blocks_of(network):
+        stem, _, number = layer.rpartition(".")
+        if not runs or runs[-1][0] != stem:
+            runs.append((stem, []))
+        runs[-1][1].append(number)
+    spans = [f"{stem}.{n[0]}{f' to {n[-1]}' if len(n) > 1 else ''}" for stem, n in runs]
+    return f"{len(blocks_of(network))} from the bottom: {', '.join(spans)}"
+
+
 WAYS: dict[str, Callable[[Network, float], Factors]] = {"wise-ft": wise_ft, "lines": lines}
 """Ways by the name that the command takes"""
 
@@ -43,8 +66,8 @@ WAYS: dict[str, Callable[[Network, float], Factors]] = {"wise-ft": wise_ft, "lin
 class Ends:
     """Holds both ends of a path, and puts a tuned network at any point between them.
 
-    Only what `pretrained` filled moves; with adapters the effective weights w⁰ + Δ do. The new head, other new layers and the
-    kept source head stay as they are.
+    Only what `pretrained` filled moves; with adapters the effective weights w⁰ + Δ do. The new head and other new layers stay
+    as they are.
 
     Args:
         network: The tuned network.
@@ -53,13 +76,14 @@ class Ends:
 
     def __init__(self, network: Network, pretrained: Network) -> None:
         self.network = network
-        names = {n: network.renamed.get(n, n) for n in network.shared_parameters()}
+        names = {n: network.renamed.get(n, n) for n in pretrained_parameters(network)}
         origin = {**dict(pretrained.named_parameters()), **dict(pretrained.named_buffers())}
-        self.tuned = {n: p.detach().clone() for n, p in network.shared_parameters().items()}
+        self.tuned = {n: p.detach().clone() for n, p in pretrained_parameters(network).items()}
         self.start = {n: origin[old].detach().clone() for n, old in names.items()}
         self.added = {n: p.detach().clone() for n, p in network.adapter_parameters().items()}
         buffers = {n: b for n, b in network.named_buffers() if n in origin and is_statistic(n)}
         self.statistics = {n: (origin[n].detach().clone(), b.detach().clone()) for n, b in buffers.items()}
+        self.new = {f"encoder.{n}" for n in network.fresh}
 
     @property
     def moved(self) -> bool:
@@ -74,11 +98,12 @@ class Ends:
 
     @torch.no_grad()
     def go(self, factors: Factors, statistics: float) -> None:
-        """Puts the network where each tensor keeps its factor of the change, and running statistics keep `statistics`.
+        """Puts the network where each tensor keeps its factor of the change.
 
-        A factor of 0 gives the pretrained tensor and 1 the tuned one, both to the bit.
+        Running statistics keep the factor of their layer's parameters, or `statistics` without any; those of new layers are
+        the tuned ones. A factor of 0 gives the pretrained tensor and 1 the tuned one, both to the bit.
         """
-        for name, parameter in self.network.shared_parameters().items():
+        for name, parameter in pretrained_parameters(self.network).items():
             parameter.copy_(between(self.start[name], self.tuned[name], factors[name]))
         for adapter in self.network.adapters:
             held = adapter.parameters()
@@ -87,7 +112,9 @@ class Ends:
             adapter.scale(factors[next(iter(held))])
         for name, buffer in self.network.named_buffers():
             if name in self.statistics:
-                buffer.copy_(between(*self.statistics[name], statistics))
+                layer = f"{name.rpartition('.')[0]}."
+                factor = next((f for n, f in factors.items() if n.startswith(layer)), statistics)
+                buffer.copy_(between(*self.statistics[name], 1.0 if name in self.new else factor))
 
 
 def between(start: Tensor, end: Tensor, factor: float) -> Tensor:

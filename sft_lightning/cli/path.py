@@ -120,6 +120,7 @@ def measure(cli: Any, checkpoint: Path, target: Any, given: Any) -> None:
         given: The command's options.
     """
     from sft_lightning.after import path
+    from sft_lightning.after.ways import said_blocks
     from sft_lightning.after.written import write_run
     from sft_lightning.runs.directory import write_atomic
 
@@ -130,6 +131,8 @@ def measure(cli: Any, checkpoint: Path, target: Any, given: Any) -> None:
     held = path.content(points, rule, chosen, walk, given.run)
     print(f"path    {escape_controls(given.run)}, {asked.how}, measured on validation")
     print(f"n       {', '.join(f'{name} {count:,}' for name, count in held['n'].items())}")
+    if asked.how == "lines":
+        print(f"blocks  {said_blocks(cli.model.network)}")
     if walk.samples is not None:
         print(f"norms   BatchNorm's statistics between the ends are estimated on {walk.samples:,} training samples")
     print("\n".join(path.table(points, rule, chosen)))

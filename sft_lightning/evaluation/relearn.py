@@ -51,10 +51,13 @@ def refuse(task: Task, network: Network) -> None:
 def fresh_head(x: Tensor, y: Tensor, classes: int) -> FreshHead:
     """Ridge regression of ±1 for each class on features `x[N, D]` in double precision, in closed form.
 
-    The strength of the penalty has the lowest squared error of all samples left out one at a time. `y[N]` are classes.
+    The strength of the penalty has the lowest squared error of all samples left out one at a time. `y[N]` are classes. The head
+    is NaN if a feature is not finite.
     """
     from sklearn.linear_model import RidgeCV
 
+    if not bool(x.isfinite().all()):
+        return FreshHead(x.new_full((classes, x.shape[1]), torch.nan), x.new_full((classes,), torch.nan), len(y))
     mean, scale = x.mean(0), float(x.var(0, correction=0).mean().sqrt()) or 1.0
     targets = 2.0 * F.one_hot(y, classes).double() - 1.0
     found: Any = RidgeCV(STRENGTHS).fit(((x - mean) / scale).numpy(), targets.numpy())
@@ -101,4 +104,6 @@ class Relearned(Beside):
         super().add(output._replace(logits=self.head(output.features)), batch)
 
     def values(self) -> dict[str, float]:
-        return {f"{PREFIX}{name}": value for name, value in super().values().items()}
+        """As for any meters; NaN for a head that is NaN, whose largest score would be that of the first class."""
+        solved = bool(self.head.bias.isfinite().all())
+        return {f"{PREFIX}{name}": value if solved else torch.nan for name, value in super().values().items()}

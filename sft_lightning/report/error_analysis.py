@@ -77,17 +77,23 @@ def classes_of(details: Details) -> list[dict[str, Any]]:
 
     For each class: `n` samples, means over seeds of the samples `lost` and `gained` and of the `change` of its recall with its
     standard deviation `std` (None for one seed), the paired interval `low`, `high` of a single seed, and in how many seeds of
-    `of` it lost more than it gained. Which samples are forgotten differs from seed to seed; which classes are, hardly.
+    `of` it lost more than it gained. Which samples are forgotten differs from seed to seed; which classes are, hardly. A run
+    lists at most so many classes, its worst: one that such a list lacks is left out, as its mean would be of its worst seeds.
     """
     by: dict[str, list[dict[str, float]]] = {}
+    cut: list[set[str]] = []
     for one in details:
-        classes = as_mapping(one.get("lost_and_gained")).get("classes")
-        for entry in classes if isinstance(classes, list) else []:
-            held = as_mapping(entry)
-            numbers = {key: number_or_none(held.get(key)) for key in ("n", "lost", "gained", "change", "low", "high")}
+        counted = as_mapping(one.get("lost_and_gained"))
+        classes = counted.get("classes")
+        listed = [as_mapping(entry) for entry in classes] if isinstance(classes, list) else []
+        if sum(number_or_none(entry.get("n")) or 0 for entry in listed) < (number_or_none(counted.get("n")) or 0):
+            cut.append({str(entry.get("label")) for entry in listed})
+        for entry in listed:
+            numbers = {key: number_or_none(entry.get(key)) for key in ("n", "lost", "gained", "change", "low", "high")}
             known = {key: value for key, value in numbers.items() if value is not None}
             if len(known) == len(numbers):
-                by.setdefault(str(held.get("label")), []).append(known)
+                by.setdefault(str(entry.get("label")), []).append(known)
+    by = {label: seeds for label, seeds in by.items() if all(label in one for one in cut)}
     found: list[dict[str, Any]] = []
     for label, seeds in by.items():
         of_each = {key: [s[key] for s in seeds] for key in seeds[0]}

@@ -21,6 +21,17 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
     try:
         for name, more in (("plain", epochs), ("probe", [])):
             assert main(["fit", "--config", f"experiments/digits/{name}.yaml", *flags, *more]) == 0
-        yield {name: root / f"digits-{name}" / "one" for name in ("plain", "probe")}
+        blind = [
+            "--experiment",
+            "digits-blind",
+            "--trainer.limit_val_batches",
+            "0",
+            "--trainer.max_epochs",
+            "1",
+            "--test_after_fit",
+            "false",
+        ]
+        assert main(["fit", "--config", "experiments/digits/plain.yaml", *flags, *blind]) == 0
+        yield {name: root / f"digits-{name}" / "one" for name in ("plain", "probe", "blind")}
     finally:
         os.chdir(here)

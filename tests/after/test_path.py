@@ -127,6 +127,7 @@ def test_the_chosen_point_is_a_run_as_any_other(path: Path_, runs: dict[str, Pat
         ("plain", ["--write", "not/a/name"], "--write", ["not/a/name"]),
         ("plain", ["--alpha", "0.5"], "--alpha", ["path"]),
         ("probe", [], "path", ["pretrained weight"]),
+        ("blind", [], "trainer.limit_val_batches", ["is 0"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(

@@ -7,12 +7,12 @@ from torch import nn
 
 from sft_lightning.after.batchnorm import BATCH, batches, reestimate
 from sft_lightning.after.choose import Point, Rule
-from sft_lightning.after.ways import Ends, lines, wise_ft
+from sft_lightning.after.ways import Ends, lines, said_blocks, wise_ft
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.modules import PlainSFT, SFTModule
 from sft_lightning.networks import spec
 from tests.refused import refused
-from tests.support import NormNet, digits, fit, pretrained_mlp, weights
+from tests.support import NormNet, digits, fit, make, pretrained_mlp, weights
 
 LORA = {"class_path": "LoRA", "init_args": {"r": 4, "alpha": 8}}
 
@@ -53,12 +53,17 @@ def test_lines_keeps_all_of_the_top_block_and_less_further_down(pretrained: str)
         "encoder.1.bias": 0.3,
         "encoder.4.weight": 1.0,
         "encoder.4.bias": 1.0,
+        "source_head.weight": 0.3,
+        "source_head.bias": 0.3,
     }
     assert set(lines(network, 1.0).values()) == {1.0}
     names = [["encoder.below.weight"], *([f"encoder.block.{i}.weight"] for i in range(5)), ["encoder.norm.weight"]]
     many = Layered([(n[0].rpartition(".")[0], n) for n in names])
     found = [round(f, 9) for f in lines(many, 0.2).values()]  # type: ignore[arg-type]
     assert found == [0.2, 0.2, 0.4, 0.6, 0.8, 1.0, 0.2], "0.2 + 0.8 (l − 1)/4 in blocks, and 0.2 outside of them"
+    assert said_blocks(many) == "5 from the bottom: encoder.block.0 to 4"  # type: ignore[arg-type]
+    two = Layered([(name, [f"{name}.weight"]) for name in ("encoder.stem.1", "encoder.norm", "encoder.stages.0")])
+    assert said_blocks(two) == "2 from the bottom: encoder.stem.1, encoder.stages.0"  # type: ignore[arg-type]
     with refused("--how", "1"):
         lines(Layered([("encoder.0", ["encoder.0.weight"])]), 0.5)  # type: ignore[arg-type]
 
@@ -77,6 +82,9 @@ class Layered:
     def shared_parameters(self) -> dict[str, None]:
         return {n: None for _, names in self._layers for n in names}
 
+    def parameter_sets(self) -> dict[str, dict[str, None]]:
+        return {"shared": self.shared_parameters(), "source_head": {}}
+
     def adapter_parameters(self) -> dict[str, None]:
         return {}
 
@@ -92,6 +100,18 @@ def test_adapters_scale_with_the_weights_beside_them(pretrained: str) -> None:
         expected = origin[name] + 0.25 * (start[name] - origin[name])
         assert torch.allclose(now, expected, atol=1e-6), name
         assert "bias" in name or not torch.equal(now, origin[name])
+
+
+def test_a_source_head_that_was_tuned_moves_too(pretrained: str) -> None:
+    module = make("distill-logits-kl", pretrained, on="source_logits", train_source_head=True, lr=5e-3)
+    fit(module, digits(), max_epochs=2)
+    ends, after, start = ends_of(module), weights(module), module.teacher.network.state_dict()  # type: ignore[union-attr]
+    assert not torch.equal(after["source_head.weight"], start["source_head.weight"])
+    ends.go(wise_ft(ends.network, 0.0), 0.0)
+    assert all(torch.equal(v, start[n]) for n, v in weights(module).items() if not n.startswith("head."))
+    ends.go(lines(ends.network, 0.25), 0.25)
+    expected = start["source_head.weight"] + 0.25 * (after["source_head.weight"] - start["source_head.weight"])
+    assert torch.allclose(weights(module)["source_head.weight"], expected, atol=1e-6)
 
 
 def test_statistics_are_those_of_shuffled_batches_of_training_samples(pretrained_norms: str) -> None:
@@ -129,6 +149,33 @@ def test_statistics_that_tuning_did_not_move_stay(pretrained_norms: str) -> None
     module = tuned(spec(NormNet, pretrained=pretrained_norms), freeze_batchnorm_stats=True)
     assert not ends_of(module).moved_norms()
     assert isinstance(module.network, nn.Module)
+
+
+def test_statistics_keep_what_their_layer_keeps(pretrained_norms: str) -> None:
+    module = tuned(spec(NormNet, pretrained=pretrained_norms))
+    network, teacher = module.network, module.teacher
+    assert network is not None and teacher is not None
+    ends, after, start = ends_of(module), weights(module), dict(teacher.network.named_buffers())
+    factors = lines(network, 0.1)
+    assert factors["encoder.2.weight"] == pytest.approx(0.1 + 0.9 / 3), "the second block of four"
+    ends.go(factors, 0.1)
+    for name in ("encoder.2.running_mean", "encoder.2.running_var"):
+        expected = start[name] + factors["encoder.2.weight"] * (after[name] - start[name])
+        assert torch.allclose(weights(module)[name], expected, atol=1e-6), name
+
+
+def test_statistics_of_new_layers_stay(pretrained_norms: str) -> None:
+    module = tuned(spec(NormNet, pretrained=pretrained_norms))
+    network, after = module.network, weights(module)
+    assert network is not None
+    network.fresh = {
+        n.removeprefix("encoder.") for n in after if n.startswith("encoder.2.")
+    }  # as if `pretrained` had none
+    ends = ends_of(module)
+    assert list(ends.moved_norms()) == ["encoder.2"], "their statistics are estimated again between the ends"
+    ends.go(wise_ft(network, 0.0), 0.0)
+    for name, now in weights(module).items():
+        assert torch.equal(now, after[name]) == (not name.startswith(("encoder.1.", "encoder.5.", "encoder.6."))), name
 
 
 ACCURACY, KEPT = MetricInfo("val/accuracy", "max", SHARE), MetricInfo("retention/accuracy", "max", SHARE)

@@ -87,6 +87,15 @@ def test_classes_that_no_sample_has_are_never_predicted() -> None:
     }
 
 
+def test_features_that_are_not_finite_give_no_number(pretrained: str) -> None:
+    module, monitor = make("plain", pretrained), RetentionMonitor(digits(OLD), relearn_rows=40)
+    trainer = fit(module, digits(), max_steps=1, callbacks=[monitor])
+    with torch.no_grad():
+        module.network.encoder[4].bias.fill_(torch.nan)  # type: ignore[union-attr, index]
+    (gone,) = trainer.validate(module, digits(), verbose=False)
+    assert np.isnan(gone["retention/relearn_accuracy"])
+
+
 def test_measuring_it_changes_nothing_that_is_trained(pretrained: str) -> None:
     recorders = []
     for rows in (None, 40):

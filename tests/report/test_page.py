@@ -143,3 +143,9 @@ def test_classes_over_seeds_are_means_and_the_worst_comes_first() -> None:
     assert (
         classes_of([{"lost_and_gained": {"classes": [{"label": "a", "n": "many"}, 3]}}, {"lost_and_gained": 1}]) == []
     )
+    for part in (one, other):
+        part["lost_and_gained"]["n"] = 40  # of which ten are of classes beyond the list's end
+    other["lost_and_gained"]["classes"].pop(0)
+    assert [c["label"] for c in classes_of([one, other])] == ["b"], (
+        "a mean over the seeds in which a class was among the worst"
+    )
