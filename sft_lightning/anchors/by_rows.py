@@ -8,6 +8,7 @@ In a training step both tensors are of no use after that step, so gradients are 
 a teacher holds two tensors of N·V values at most, and one without holds one.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -28,7 +29,8 @@ def spared(*outputs: Tensor) -> Iterator[None]:
     """Context in which losses by rows may write gradients over these outputs, because nobody reads them after the step.
 
     The student's outputs are overwritten in the backward pass of the first loss that uses them, which runs after that of all
-    others. If torch still needed them, it would say so.
+    others. If torch still needed them, it would say so. If something else holds them by then, such as a callback, they stay as
+    they are. The teacher's are overwritten at once, and are empty afterwards.
     """
     token = _SPARED.set((*_SPARED.get(), *outputs))
     try:
@@ -37,12 +39,30 @@ def spared(*outputs: Tensor) -> Iterator[None]:
         _SPARED.reset(token)
 
 
-def may_overwrite(outputs: Tensor) -> bool:
-    """Whether gradients may be written over `outputs`: they are spared, and no other tensor shares their memory."""
+def claim(outputs: Tensor) -> bool:
+    """Whether the caller may write gradients over `outputs`: they are spared, were not claimed before, and no other tensor
+    shares their memory. Layers such as tanh need their own output in the backward pass.
+    """
     if not any(outputs is tensor for tensor in _SPARED.get()) or outputs.is_inference():
         return False
     own = outputs.is_contiguous() and not outputs._is_view() and not (outputs.is_leaf and outputs.requires_grad)
-    return own and "Compiled" not in type(outputs.grad_fn).__name__
+    needed = "Compiled" in type(outputs.grad_fn).__name__ or hasattr(outputs.grad_fn, "_saved_result")
+    if not own or needed or shared(outputs):
+        return False
+    _SPARED.set(tuple(tensor for tensor in _SPARED.get() if tensor is not outputs))
+    return True
+
+
+def shared(outputs: Tensor) -> bool:
+    """Whether another tensor has the same memory, such as a view or a detached one."""
+    alone = 2  # the tensor, and the storage's object that is asked here
+    return torch._C._storage_Use_Count(outputs.untyped_storage()._cdata) > alone  # type: ignore[attr-defined, no-any-return]
+
+
+def held(outputs: Tensor) -> bool:
+    """Whether something else than the caller, who unpacked `outputs` in a backward pass, can still read them."""
+    alone = 4  # the caller's variable, this function's argument, torch's own, and that of the call below
+    return shared(outputs) or sys.getrefcount(outputs) > alone
 
 
 def pieces(outputs: Tensor, at_once: int) -> Iterator[slice]:
@@ -84,14 +104,19 @@ class KLOver(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: FunctionCtx, student: Tensor, held: list[Tensor], temperature: float, at_once: int) -> Tensor:
-        teacher = held.pop()  # in a list, as autograd wants to know of inputs that are changed
+        given = held.pop()  # in a list, as autograd wants to know of inputs that are changed
+        teacher = given.detach()
+        given.data = given.new_empty(0)  # whoever reads it again gets an error, not a gradient
+        # Half precision rounds small differences to 0, and a gradient scaler's factor comes later.
+        ctx.scale = 2.0**15 if teacher.dtype == torch.float16 else 1.0  # type: ignore[attr-defined]
         dtype = torch.promote_types(student.dtype, torch.float32)
         value = student.new_empty(len(student), dtype=dtype)
         for some in pieces(student, at_once):
             mine, theirs = (log_softmax(logits[some], temperature, dtype) for logits in (student, teacher))
             likely = theirs.exp()
             value[some] = theirs.sub_(mine).mul_(likely).sum(-1)
-            teacher[some] = mine.exp_().sub_(likely)
+            difference = mine.exp_().sub_(likely)
+            teacher[some] = difference if ctx.scale == 1.0 else difference.mul_(ctx.scale)  # type: ignore[attr-defined]
         ctx.gradient, ctx.temperature = teacher, temperature  # type: ignore[attr-defined]
         return value.mul_(temperature**2)
 
@@ -101,7 +126,8 @@ class KLOver(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None  # type: ignore[attr-defined]
         if gradient is None:
             raise RuntimeError("the gradient of spared outputs can be computed only once")
-        return gradient.mul_(outer[:, None] * ctx.temperature), None, None, None  # type: ignore[attr-defined]
+        factor = ctx.temperature / ctx.scale  # type: ignore[attr-defined]
+        return gradient.mul_(outer[:, None] * factor), None, None, None
 
 
 def log_softmax(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tensor:
@@ -112,7 +138,7 @@ def log_softmax(logits: Tensor, temperature: float, dtype: torch.dtype) -> Tenso
 def kl_by_rows(student: Tensor, teacher: Tensor, temperature: float, at_once: int = AT_ONCE) -> Tensor:
     """T²·KL(softmax(t/T) ‖ softmax(s/T)) in nats for each row of `[N, V]`: `[N]`."""
     value: Tensor
-    if student.requires_grad and teacher.dtype == student.dtype and may_overwrite(teacher):
+    if student.requires_grad and teacher.dtype == student.dtype and claim(teacher):
         value = KLOver.apply(student, [teacher], temperature, at_once)
     else:
         value = KLByRows.apply(student, teacher.detach(), temperature, at_once)

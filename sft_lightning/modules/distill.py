@@ -180,7 +180,13 @@ class DistillSFT(SFTModule):
             return None
         assert self.task is not None
         student, teacher = self.task.items(output, batch), self.task.items(self.teacher_output(batch), batch)
-        with nullcontext() if cache.TEACHER.on else spared(teacher.logits):
+        with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)
         weighted: Tensor = self.hparams["anchor_weight"] * distance.sum()
         return weighted
+
+    def _reads_once(self) -> bool:
+        """Whether the teacher's outputs are read once: by the methods here, not by somebody's own or a cache."""
+        cls, task = type(self), type(self._compared)
+        own = cls.distance is DistillSFT.distance and cls.teacher_output is SFTModule.teacher_output
+        return own and task.__module__.startswith("sft_lightning.") and not cache.TEACHER.on

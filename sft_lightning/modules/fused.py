@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import _get_fused_kernels_supported_devices  # type: ignore[attr-defined]
 
@@ -24,19 +25,53 @@ def choose_kernel(optimizer: Optimizer, arguments: Mapping[str, Any] | None) -> 
     """Makes an optimizer of torch use its fused kernel where it has one for these weights, unless `arguments` choose one.
 
     It computes the same as the others up to rounding. A resumed run has the kernel of its checkpoint.
+
+    Raises:
+        UserError: `arguments` choose the fused kernel, and there are weights that it steps wrongly.
     """
     if type(optimizer).__module__.startswith("torch.optim"):
         # The scaler is to unscale gradients before the step, as for other kernels: penalties and clipping need that.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    weights = [p for g in optimizer.param_groups for p in g["params"]]
+    if (arguments or {}).get("fused") and not all(is_sharded(p) or is_dense(p) for p in weights):
+        raise UserError(
+            "model.optimizer_args",
+            "fused: true would step wrong values, because a weight is a part of a larger tensor with gaps",
+            "leave fused out",
+        )
     if type(optimizer) not in FUSED or any(
         (arguments or {}).get(name) not in (None, off) for name, off in KERNELS.items()
     ):
         return
-    weights = [p for g in optimizer.param_groups for p in g["params"]]
     devices = _get_fused_kernels_supported_devices()
-    if all(p.is_floating_point() and p.device.type in devices and not is_sharded(p) for p in weights):
+    if all(p.is_floating_point() and p.device.type in devices and not is_sharded(p) and is_dense(p) for p in weights):
         for group in (optimizer.defaults, *optimizer.param_groups):
             group["fused"] = True
+
+
+def is_dense(tensor: Tensor) -> bool:
+    """Whether its values fill its memory, in any order of dimensions. Moments of other tensors have another layout."""
+    return torch.empty_like(tensor, device="meta").stride() == tensor.stride()
+
+
+@torch.no_grad()
+def match_layouts(optimizer: Optimizer) -> None:
+    """Gives gradients and moments the layout of their weights, such as channels-last, for a fused kernel.
+
+    On a CPU it goes through memory in order: with another layout it would move each weight by another one's gradient.
+    """
+    for group in optimizer.param_groups:
+        if not group.get("fused"):
+            continue
+        for weight in group["params"]:
+            if weight.grad is None or weight.grad.layout is not torch.strided:
+                continue
+            if weight.grad.stride() != weight.stride():
+                weight.grad = torch.empty_like(weight).copy_(weight.grad)
+            moments = optimizer.state.get(weight, {})
+            for name, value in moments.items():
+                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                    moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def check_unscaling(optimizer: Optimizer, precision: object, penalised: str, clips: bool) -> None:

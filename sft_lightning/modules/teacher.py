@@ -83,7 +83,7 @@ class Teacher:
                     torch.save({n: t.cpu() for n, t in weights.items()}, file)
                     file.flush()
                     self._on_disk = torch.load(file.name, mmap=True, weights_only=True)
-            except OSError:
+            except (OSError, RuntimeError):  # torch raises the latter on a full disk
                 return
             if weights_hash(self._on_disk) != before:
                 raise RuntimeError(f"the teacher's weights changed on their way to {folder}")

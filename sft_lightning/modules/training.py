@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from sft_lightning.anchors.by_rows import spared
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch
-from sft_lightning.modules.fused import check_unscaling, choose_kernel
+from sft_lightning.modules.fused import check_unscaling, choose_kernel, match_layouts
 from sft_lightning.modules.head_warmup import head_warmup_steps
 from sft_lightning.modules.objective import Objective
 from sft_lightning.modules.optim import follow, make_optimizer, make_scheduler, parameter_groups
@@ -125,6 +125,7 @@ class TrainingModule(Objective):
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if (every and (self.trainer.global_step + 1) % every == 0) or self.trainer.global_step == 0:
             self._log_step(sums, count, optimizer)
+        match_layouts(optimizer)
         self.add_penalty_grad(optimizer)
         self.stepped = (sums, of_this_rank, count)
         self._sums, self._items = None, 0

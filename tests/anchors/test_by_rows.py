@@ -1,5 +1,6 @@
 """Cross-entropy and KL by rows against the plain formulae: values, gradients, half precision, memory's bounds."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -85,15 +86,20 @@ def test_gradients_written_over_outputs_that_nobody_needs_are_the_same(dtype: to
     student, teacher, y = logits(7, dtype)
 
     def gradient(over: bool) -> tuple[Tensor, Tensor]:
-        mine, theirs = student * 1.0, teacher.detach() * 1.0  # as a layer's outputs
-        squares = mine.square().sum()  # saved for the backward pass, as a user's own anchor may do
-        with spared(mine, theirs) if over else nullcontext():
-            task = summed_cross_entropy(mine, y, at_once=22)
-            anchor = kl_by_rows(mine, theirs, 2.0, at_once=22).sum()
-        total = task + 0.3 * anchor + (mine.square().sum() if over else squares)
+        theirs = teacher.detach() * 1.0
+
+        def forward() -> Tensor:
+            mine = student * 1.0  # as a layer's outputs
+            squares = mine.square().sum()  # saved for the backward pass, as a user's own anchor may do
+            with spared(mine, theirs) if over else nullcontext():
+                task = summed_cross_entropy(mine, y, at_once=22)
+                anchor = kl_by_rows(mine, theirs, 2.0, at_once=22).sum()
+            return task + 0.3 * anchor + (mine.square().sum() if over else squares)
+
+        total = forward()
         (found,) = torch.autograd.grad(0.7 * total, student, retain_graph=True)
         if over:
-            assert theirs.data_ptr() and not torch.equal(theirs, teacher), "the teacher's memory was not used"
+            assert not theirs.numel(), "the teacher's memory was not used"
             with pytest.raises(RuntimeError, match=r"only once|modified by an inplace"):
                 torch.autograd.grad(0.7 * total, student)
         return found, total.detach()
@@ -112,3 +118,74 @@ def test_outputs_that_are_needed_are_not_overwritten() -> None:
         (summed_cross_entropy(student, y, 22) + summed_cross_entropy(view, y, 22)).backward()
         kl_by_rows(student, teacher, 2.0, 22).sum().backward()
     assert torch.equal(student, before[0]) and torch.equal(teacher, before[1])
+
+
+@pytest.mark.parametrize("keep", ["itself", "detached", "a view", "an array"])
+def test_outputs_that_a_callback_holds_stay_as_they_are(keep: str) -> None:
+    student, _, y = logits(7, torch.float32)
+
+    def forward() -> tuple[Tensor, object]:
+        mine = student * 1.0
+        with spared(mine):
+            loss = summed_cross_entropy(mine, y, 22)
+        kept = {"itself": mine, "detached": mine.detach(), "a view": mine[:], "an array": mine.detach().numpy()}[keep]
+        return loss, kept
+
+    loss, kept = forward()
+    loss.backward()
+    assert torch.equal(torch.as_tensor(kept), student)
+
+
+def test_a_second_loss_on_the_same_outputs_is_right() -> None:
+    student, teacher, y = logits(7)
+
+    def gradient(over: bool) -> Tensor:
+        def forward() -> Tensor:
+            mine = student * 1.0
+            with spared(mine) if over else nullcontext():
+                return summed_cross_entropy(mine, y, 22) + 0.5 * summed_cross_entropy(mine, y.flip(0), 22)
+
+        (found,) = torch.autograd.grad(forward(), student)
+        return found
+
+    torch.testing.assert_close(gradient(True), gradient(False), rtol=1e-14, atol=1e-14)
+    with spared(teacher := teacher.detach()):
+        kl_by_rows(student, teacher, 2.0, 22)
+        with pytest.raises(RuntimeError):  # what it held is gone, so a second distance cannot be wrong in silence
+            kl_by_rows(student, teacher, 1.0, 22)
+
+
+@pytest.mark.parametrize("last", [torch.tanh, torch.relu, lambda z: z.log_softmax(-1)])
+def test_a_last_layer_that_needs_its_own_output_keeps_it(last: Callable[[Tensor], Tensor]) -> None:
+    student, _, y = logits(7)
+    (wanted,) = torch.autograd.grad(F.cross_entropy(last(student), y, reduction="sum"), student)
+
+    def forward() -> Tensor:
+        outputs = last(student)
+        with spared(outputs):
+            return summed_cross_entropy(outputs, y, 22)
+
+    forward().backward()
+    torch.testing.assert_close(student.grad, wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_a_gradient_over_the_teacher_in_half_precision_keeps_small_differences() -> None:
+    """A vocabulary's probabilities differ by about 1e-7 near the start, where float16 has one digit. A scaler comes later."""
+    random, scale = torch.Generator().manual_seed(0), 65536.0 / 16
+    teacher = torch.randn(4, 30_000, generator=random).half()
+    student = (teacher.float() + 0.02 * torch.randn(4, 30_000, generator=random)).half().requires_grad_()
+    exact = student.detach().double().requires_grad_()
+    (wanted,) = torch.autograd.grad(scale * kl(exact, teacher.double(), 2.0).sum(), exact)
+    with spared(teacher):
+        (scale * kl_by_rows(student, teacher, 2.0, 30_000).sum()).backward()
+    assert student.grad is not None and not teacher.numel()
+    assert float((student.grad.double() - wanted).norm() / wanted.norm()) < 1e-3
+
+
+def test_rows_without_a_target_have_no_gradient() -> None:
+    student, _, y = logits(7)
+    for targets in (torch.where(y > 5, y, -100), torch.full_like(y, -100)):
+        expected = F.cross_entropy(student, targets, reduction="sum")
+        found = summed_cross_entropy(student, targets, 22)
+        wanted, gradient = (torch.autograd.grad(v, student)[0] for v in (expected, found))
+        torch.testing.assert_close((found, gradient), (expected, wanted), rtol=1e-12, atol=1e-12)

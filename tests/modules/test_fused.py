@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sft_lightning.modules import L2SPSFT, PlainSFT
-from sft_lightning.modules.fused import choose_kernel, kernel_of
+from sft_lightning.modules.fused import choose_kernel, kernel_of, match_layouts
 from tests.refused import refused
 from tests.support import Scaled, digits, fit, make, pretrained_mlp, weights
 
@@ -73,6 +73,37 @@ def test_a_kernel_that_is_given_stays(optimizer: Any, arguments: dict[str, Any],
     made = optimizer([torch.nn.Parameter(torch.ones(3))], lr=0.1, **arguments)
     choose_kernel(made, arguments)
     assert kernel_of(made) == kernel
+
+
+@pytest.mark.parametrize("what", ["gradient", "moments"])
+def test_other_layouts_than_the_weights_step_the_right_values(what: str) -> None:
+    """As after a checkpoint whose weights were not channels-last, or with a gradient that somebody set."""
+
+    def stepped(fused: bool) -> Tensor:
+        random = torch.Generator().manual_seed(0)
+        start = torch.randn(4, 3, 5, 5, generator=random)
+        weight = torch.nn.Parameter(start.to(memory_format=torch.channels_last))
+        optimizer = torch.optim.AdamW([weight], lr=0.1, fused=fused, foreach=False)
+        for _ in range(3):
+            grad = torch.randn(4, 3, 5, 5, generator=random)
+            weight.grad = grad if what == "gradient" else grad.to(memory_format=torch.channels_last)
+            match_layouts(optimizer)
+            optimizer.step()
+            if what == "moments":
+                for name in ("exp_avg", "exp_avg_sq"):
+                    optimizer.state[weight][name] = optimizer.state[weight][name].contiguous()
+        return weight.detach()
+
+    torch.testing.assert_close(stepped(True), stepped(False), rtol=1e-6, atol=1e-6)
+
+
+def test_weights_with_gaps_between_them_have_no_fused_kernel() -> None:
+    weight = torch.nn.Parameter(torch.ones(6, 8)[:, ::2])
+    optimizer = torch.optim.AdamW([weight])
+    choose_kernel(optimizer, None)
+    assert kernel_of(optimizer) == "single"
+    with refused("model.optimizer_args", "fused"):
+        choose_kernel(torch.optim.AdamW([weight], fused=True), {"fused": True})
 
 
 def test_two_kernels_at_once_are_refused(pretrained: str) -> None:

@@ -1,5 +1,6 @@
 """A large teacher that no step needs lies on disk between measurements, which measure the same."""
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,22 @@ def test_numbers_do_not_depend_on_where_the_teacher_lies(
     assert all(torch.equal(w, weights(usual)[n]) for n, w in weights(resting).items())
     assert not list(tmp_path.glob(".teacher*")), "the file has a name"
     assert usual.teacher and resting.teacher and usual.teacher.hash == resting.teacher.hash
+
+
+def test_a_teacher_that_a_full_disk_cannot_take_stays_in_memory(
+    pretrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(teacher, "LARGE", 0)
+    module = make("plain", pretrained)
+    fit(module, digits(), max_steps=1, limit_val_batches=0, default_root_dir=str(tmp_path / "no folder"))
+    assert module.teacher is not None
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, limits[1]))  # a write fails as on a full disk
+    try:
+        module.teacher.rest(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert from_file(module) == {False} and not list(tmp_path.iterdir())
 
 
 def test_a_file_that_was_changed_is_noticed(pretrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
