@@ -55,7 +55,7 @@ class SegmentationData(ImageData, base=True):
         window: See images in windows of this height and width, in pixels, a multiple of 32: training takes one window anywhere
             in each image; validation, test and predict pass windows over whole images, and average the outputs where they
             overlap. With image_size, images are resized first. Null for whole images at once.
-        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels; default 0.5.
+        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels, but not to none; default 0.5.
         score_size: Where metrics compare: at the network's input size, to which masks are resized, or at each mask's own size,
             to which predictions are enlarged, as the field's benchmarks do.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
@@ -255,4 +255,9 @@ def window_of(window: int | None, overlap: float | None, image_size: int | None)
         )
         raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
     step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    if overlap and step >= window:  # rounding must not take all of an overlap that was asked for
+        if window == STEP:
+            problem = f"has no effect on windows of {STEP} pixels, as it is rounded to {STEP} pixels"
+            raise UserError("data.window_overlap", problem, "set a larger data.window, or leave it out")
+        step = window - STEP
     return window, max(STEP, step)
