@@ -92,6 +92,8 @@ class SegmentationData(ImageData, base=True):
         super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
         self.score_size = score_size
         self.window = window_of(window, window_overlap, image_size)
+        if score_size == "mask" and window is not None and image_size is None:
+            raise own_size_anyway()
         self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
         self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
         self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
@@ -220,9 +222,8 @@ class SegmentationData(ImageData, base=True):
             samples.moves, samples.padding, samples.overlays = self.moves, self.crop_padding, self.overlays
             samples.set_window(None if self.window is None else self.window[0])
             samples.scores_own = self.score_size == "mask"
-        if self.score_size == "mask" and self.image_size is None and (spec.size is None or self.window is not None):
-            problem = "has no effect on images that keep their own size: metrics are of this size anyway"
-            raise UserError("data.score_size", problem, "leave it out, or set data.image_size")
+        if self.score_size == "mask" and self.image_size is None and spec.size is None:
+            raise own_size_anyway()
         if self.window is None:
             return super().prepare(replace(spec, kind="image", view=None))
         view, side = super().prepare(replace(spec, kind="image", view=None, size=None)), self.window[0]
@@ -239,6 +240,12 @@ class SegmentationData(ImageData, base=True):
             seen += ", metrics at the masks' own size"
         places = f"networks are compared at up to {COMPARED} places with labels of each" if "val" in self.splits else ""
         return "; ".join(part for part in (super().describe(), seen, places) if part)
+
+
+def own_size_anyway() -> UserError:
+    """The error of `score_size` on images that are not resized."""
+    problem = "has no effect on images that keep their own size: metrics are of this size anyway"
+    return UserError("data.score_size", problem, "leave it out, or set data.image_size")
 
 
 def window_of(window: int | None, overlap: float | None, image_size: int | None) -> tuple[int, int] | None:
