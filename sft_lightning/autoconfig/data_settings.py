@@ -92,6 +92,8 @@ def settle(plan: DataPlan, said: Overrides) -> None:
     if given.get("train_fraction") is not None and given.get("shots_per_class") is not None:
         raise UserError("data", "shots_per_class and train_fraction are both set", "set only one of them")
     init |= given
+    if given:
+        cls(**init)  # refuses what does not go together, as shots_per_class with sets of labels
     if given.get("classes") is not None and plan.counts:
         keep_classes(plan, given["classes"])
     drawn = [f"{name} {given[name]}" for name in ("train_fraction", "shots_per_class") if given.get(name) is not None]

@@ -68,11 +68,15 @@ def read_sheet(path: Path) -> tuple[Table, list[str]]:
         return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
 
     try:
-        embedded = [f.name for f in parquet.read_schema(path) if holds_bytes(f.type)]
+        schema = parquet.read_schema(path)
+        embedded = [f.name for f in schema if holds_bytes(f.type)]
     except (pa.ArrowException, OSError) as error:
         raise UserError(
             "--data", f"{path} is damaged or not parquet: {str(error).splitlines()[0]}", "write it again"
         ) from None
+    if embedded and len(embedded) == len(schema.names):
+        problem = f"{path} holds images and nothing else, in columns {', '.join(embedded)}"
+        raise UserError("--data", problem, "name HubSegmentation in a study file for images and masks, or add labels")
     return read_table(path, "--data", leave_out=embedded), embedded
 
 

@@ -22,7 +22,7 @@ from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.source_task import source_task_name
 from sft_lightning.networks.tensors import bottom_up, group_layers, layers_of, tensor_names
 from sft_lightning.networks.weights import write_folder
-from sft_lightning.networks.windows import exceeds, in_windows
+from sft_lightning.networks.windows import check_sizes, exceeds, in_windows
 
 NORMS = (
     nn.modules.batchnorm._NormBase,
@@ -121,10 +121,10 @@ class Network(nn.Module):
         are larger than the windows that the data has settled on are seen in windows.
         """
         window = self.input_view.window
-        if window is None or not exceeds(x, window):
+        if window is None:
             return self.one_pass(x, select)
-        chosen = x if select is None else {name: value[select] for name, value in x.items()}
-        return in_windows(self.one_pass, chosen, window)
+        check_sizes(self.input_view.size, self.parameters())
+        return in_windows(self.one_pass, x, select, window) if exceeds(x, window) else self.one_pass(x, select)
 
     def one_pass(self, x: dict[str, Tensor], select: Tensor | None = None) -> Output:
         """`forward` on all of `x` at once."""

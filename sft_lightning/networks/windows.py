@@ -1,12 +1,13 @@
 """Runs a network whose outputs are maps over windows of large images, and averages the maps where windows overlap."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Output
+from sft_lightning.sharding.tensors import is_sharded
 
 MAPS = ("logits", "features", "source_logits", "below_new")
 
@@ -21,17 +22,43 @@ def starts(side: int, window: int, step: int) -> list[int]:
     return [*range(0, max(0, side - window), step), max(0, side - window)]
 
 
-def in_windows(one: Callable[[dict[str, Tensor]], Output], x: dict[str, Tensor], window: tuple[int, int]) -> Output:
+def check_sizes(size: tuple[int, int] | None, parameters: Iterable[nn.Parameter]) -> None:
+    """Raises UserError if parameters are in parts, and images of their own size: ranks gather parts for each window, so that
+    those with fewer windows would wait for ever.
+    """
+    if size is None and any(map(is_sharded, parameters)):
+        problem = (
+            "without data.image_size does not work with trainer.strategy fsdp2: ranks would have different windows"
+        )
+        raise UserError("data.window", problem, "set data.image_size, or use ddp")
+
+
+def in_windows(
+    one: Callable[[dict[str, Tensor]], Output], x: dict[str, Tensor], select: Tensor | None, window: tuple[int, int]
+) -> Output:
+    """The maps of the whole images that `select[B]` marks, or of all, each place the mean over the windows that it lies in.
+
+    Args:
+        one: Makes the output of images of one window.
+        x: The network's inputs; `image` is `[B, C, H, W]`.
+        select: The images to see; None for all.
+        window: Height and width of a window, and pixels from one to the next.
+    """
+    if select is None:
+        return averaged(one, x, window)
+    if bool(select.any()):
+        return averaged(one, {name: value[select] for name, value in x.items()}, window)
+    found = averaged(one, {name: value[:1] for name, value in x.items()}, window)  # not every network takes no image
+    none = (None if maps is None else maps[:0] for maps in (getattr(found, name) for name in MAPS))
+    return Output(**dict(zip(MAPS, none, strict=True)))  # type: ignore[arg-type]
+
+
+def averaged(one: Callable[[dict[str, Tensor]], Output], x: dict[str, Tensor], window: tuple[int, int]) -> Output:
     """The maps of whole images, each place the mean over the windows that it lies in; of one window, as it is.
 
     Windows are passed one after another, so that a pass takes the memory of B windows. The maps of all windows are summed in
     single precision at least, at the network's own resolution: (H / s) · (W / s) values for each output and feature, if a
     place of the map is s pixels wide.
-
-    Args:
-        one: Makes the output of images of one window.
-        x: The network's inputs; `image` is `[B, C, H, W]`.
-        window: Height and width of a window, and pixels from one to the next.
     """
     side, step = window
     height, width = x["image"].shape[-2:]

@@ -21,12 +21,21 @@ class Correlation(SpearmanCorrCoef):
 
     It equals scipy's: NaN for one item, or if all predicted or all true values are equal. There torchmetrics' own are 0 or
     a rounding error; its Spearman is off by 1e-6 for few items, and its sums of ranks overflow at 65,536 equal values.
+
+    Args:
+        numbers: Numbers of an item.
     """
 
+    def __init__(self, numbers: int = 1) -> None:
+        super().__init__()
+        self.numbers = numbers
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Keeps predicted and true values in one row each, which ranks without an item gather too."""
+        super().update(preds.flatten(), target.flatten())
+
     def compute(self) -> Tensor:
-        said, true = (dim_zero_cat(v).cpu() for v in (self.preds, self.target))
-        if said.ndim == 1:
-            return self.one(said, true)
+        said, true = (dim_zero_cat(v).cpu().reshape(-1, self.numbers) for v in (self.preds, self.target))
         return torch.stack([self.one(*pair) for pair in zip(said.T, true.T, strict=True)]).mean()
 
     def one(self, *values: Tensor) -> Tensor:
@@ -68,7 +77,7 @@ class Determination(Correlation):
 
 def correlation(cls: type[Correlation]) -> Callable[[TaskInfo], Correlation]:
     """Makes a meter of so many numbers an item as the task has outputs."""
-    return lambda info: cls(num_outputs=max(1, info.num_outputs))
+    return lambda info: cls(max(1, info.num_outputs))
 
 
 class Regression(RowTask):

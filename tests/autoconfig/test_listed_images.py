@@ -26,6 +26,12 @@ def test_images_with_sets_of_labels_are_recognised_and_train(nets: dict[str, str
     assert "val/f1_micro" in fit(study["base"]).record["metrics"]
 
 
+def test_settings_that_every_run_would_refuse_are_refused(nets: dict[str, str], tmp_path: Path) -> None:
+    write_listed(tmp_path, {"tags": lambda i: SETS[i % 5]}, sizes=(60, 20))
+    with refused("data.shots_per_class", "several labels", "data.train_fraction"):
+        front_door(nets["vit"], str(tmp_path), settings={"shots_per_class": 2})
+
+
 def test_images_with_numbers_are_recognised_and_train(nets: dict[str, str], tmp_path: Path, fit: Any) -> None:
     files = write_listed(tmp_path, {"score": lambda i: str(i / 7), "id": lambda i: f"n{i}"}, sizes=(60, 20))
     study, lines = front_door(nets["vit"], files["train"])

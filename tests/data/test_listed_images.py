@@ -102,6 +102,51 @@ def test_the_labels_of_cocos_annotations_are_each_images_categories(tmp_path: Pa
     assert (one.splits["train"].samples.targets == targets[:, ::-1]).all()
 
 
+def test_a_file_without_annotations_says_nothing_of_labels(tmp_path: Path) -> None:
+    root = write_coco(tmp_path)
+    train, val = (root / f"annotations/instances_{split}2017.json" for split in ("train", "val"))
+    val.write_text(json.dumps({**json.loads(val.read_text()), "annotations": []}))
+    data = ready(CocoLabels(root=str(root), seed=0))
+    assert len(data.splits["val"]) and data.splits["val"].samples is data.splits["train"].samples, "a share of train"
+    assert any("instances_val2017.json has no annotations" in note and "left out" in note for note in data.notes)
+    with refused("data", "instances_val2017.json", "no annotations"):
+        ready(CocoLabels(root=str(root), val=str(val)))
+    train.write_text(json.dumps({**json.loads(train.read_text()), "annotations": []}))
+    with refused("data", "instances_train2017.json", "no annotations"):
+        ready(CocoLabels(root=str(root)))
+
+
+def test_the_column_split_of_one_table_divides_it(tmp_path: Path) -> None:
+    splits = {"age": lambda i: str(i), "split": lambda i: ("train", "train", "valid", "test")[i % 4]}
+    train = write_listed(tmp_path, splits)["train"]
+    data = ready(ImageTable(train=train, label_column="age", task="regression"))
+    found = {name: split.samples.targets[split.rows].tolist() for name, split in data.splits.items()}
+    assert {name: {int(v) % 4 for v in values} for name, values in found.items()} == {
+        "train": {0, 1},
+        "val": {2},
+        "test": {3},
+    }
+    assert data.splits["test"].samples.name(0).endswith("train3.png") and any(
+        "'split' divides" in n for n in data.notes
+    )
+    with refused("data", "split", "train"):
+        ready(ImageTable(train=train, val=train, label_column="age", task="regression"))
+
+
+def test_numbers_that_single_precision_does_not_tell_apart_are_noted(tmp_path: Path) -> None:
+    files = write_listed(tmp_path, {"time": lambda i: str(2**24 + i), "years": lambda i: f"{i / 7}"})
+    data = ready(ImageTable(train=files["train"], label_column="time", task="regression"))
+    assert any("24 different numbers in column 'time' are 13" in note for note in data.notes)
+    assert not ready(ImageTable(train=files["train"], label_column="years", task="regression")).notes
+
+
+def test_how_labels_are_written_is_said_as_it_is(tmp_path: Path) -> None:
+    one = write_listed(tmp_path / "one", {"labels": lambda i: ("a b", "", "b")[i % 3]})["train"]
+    assert any("at most one label in a row" in note for note in ready(MultiLabelImages(train=one)).notes)
+    lists = write_listed(tmp_path / "lists", {"labels": lambda i: ("['a']", "[]", "['b']")[i % 3]})["train"]
+    assert any("are lists" in note for note in ready(MultiLabelImages(train=lists)).notes)
+
+
 def test_bad_input_is_one_line_or_skipped_and_counted(tmp_path: Path) -> None:
     files = write_listed(
         tmp_path, {"label": lambda i: "x" if i == 3 else str(i), "labels": lambda i: "a;a" if i == 2 else "a;b"}
@@ -110,7 +155,8 @@ def test_bad_input_is_one_line_or_skipped_and_counted(tmp_path: Path) -> None:
     with refused("data", "train.csv line 5", "'x'", "number"):
         ready(ImageTable(train=train, task="regression"))
     skipping = ready(ImageTable(train=train, task="regression", on_bad_sample="skip"))
-    assert skipping.skipped_report()["train"]["count"] == 1 and len(skipping.fingerprint()["train"]) > 8
+    report = skipping.skipped_report()["train"]
+    assert report["count"] == 1 and "sample 3" in str(report) and len(skipping.fingerprint()["train"]) > 8
     with refused("data", "line 4", "twice"):
         ready(MultiLabelImages(train=train))
     with refused("data", "no column 'lables'", "data.label_column"):

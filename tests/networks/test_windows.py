@@ -16,7 +16,7 @@ from sft_lightning.data.vision.mask_folder import MaskFolder
 from sft_lightning.data.vision.masks import UNLABELLED
 from sft_lightning.export.formats import FORMATS
 from sft_lightning.networks import TimmSegmentation, TransformersSegmentation, UNet
-from sft_lightning.networks.windows import starts
+from sft_lightning.networks.windows import check_sizes, starts
 from tests.data.vision_files import write_masks
 from tests.networks.test_contract import segformer
 from tests.refused import refused
@@ -87,6 +87,26 @@ def test_maps_smaller_than_the_image_are_put_together_at_their_own_resolution() 
         seen(network, torch.randn(1, 3, 91, 64), (64, 32))
 
 
+def test_a_batch_of_fillers_alone_has_no_output_whatever_the_network(tmp_path: Path) -> None:
+    network = TransformersSegmentation(TASK, **segformer(tmp_path)).eval()
+    none = seen(network, torch.randn(2, 3, 96, 64), (64, 32), torch.tensor([False, False]))
+    assert none.logits.shape == (0, 24, 16, 3) and none.features.shape[:3] == (0, 24, 16)
+
+
+class Part(nn.Parameter):
+    """As torch's parameter in parts, of which each rank holds one."""
+
+    def to_local(self) -> torch.Tensor:
+        return self.data
+
+
+def test_parameters_in_parts_need_images_of_one_size_as_ranks_would_have_different_windows(unet: UNet) -> None:
+    with refused("data.window", "fsdp2", "data.image_size"):
+        check_sizes(None, [Part(torch.zeros(1))])
+    check_sizes((96, 96), [Part(torch.zeros(1))])
+    check_sizes(None, unet.parameters())
+
+
 # ---- the data ----
 
 
@@ -122,6 +142,10 @@ def test_options_without_effect_are_refused(tmp_path: Path) -> None:
         MaskFolder(root=str(tmp_path), window_overlap=0.5)
     with refused("data.window", "image_size"):
         MaskFolder(root=str(tmp_path), window=64, image_size=64)
+    assert MaskFolder(root=str(tmp_path), window=64, window_overlap=0.2).window == (64, 32), "not rounded to none"
+    assert MaskFolder(root=str(tmp_path), window=64, window_overlap=0.0).window == (64, 64)
+    with refused("data.window_overlap", "32"):
+        MaskFolder(root=str(tmp_path), window=32, window_overlap=0.4)
 
 
 def test_images_of_different_sizes_are_measured_one_by_one(tmp_path: Path, unet: UNet) -> None:

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.audio.sounds import Sounds
-from sft_lightning.data.audio.split_column import Only, by_split, chosen
 from sft_lightning.data.listed_files import below, file_column, groups_of, listed_files
+from sft_lightning.data.split_column import Only, by_split, chosen
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.labels import class_names, class_numbers
 

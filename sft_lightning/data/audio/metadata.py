@@ -9,7 +9,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.audio.listed import FILE_COLUMNS, below
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.audio.sounds import Sounds
-from sft_lightning.data.audio.split_column import chosen
+from sft_lightning.data.split_column import chosen
 from sft_lightning.data.split_names import by_kind, split_of
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below

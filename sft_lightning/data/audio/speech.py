@@ -13,9 +13,9 @@ from sft_lightning.data.audio.librispeech import librispeech_tables
 from sft_lightning.data.audio.listed import file_column_of, files_of, groups_of, kept_rows
 from sft_lightning.data.audio.metadata import Metadata, metadata_of
 from sft_lightning.data.audio.one_place import sounds_at
-from sft_lightning.data.audio.split_column import by_split
 from sft_lightning.data.audio.transcribed import SpeechTask, Transcribed
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import by_split
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.vision.image_folder import folder
 from sft_lightning.tasks.error_rates import ERROR_RATES

@@ -26,6 +26,7 @@ KINDS = {
 }
 Bad = dict[int, str] | None
 """Rows that cannot be used, and why; None if the first of them is an error."""
+LARGEST = float(np.finfo(np.float32).max)
 REMEDY = "fill it or remove the row, or set data.on_bad_sample skip"
 
 
@@ -83,19 +84,22 @@ class Table:
         return values
 
     def numbers(self, name: str, argument: str) -> np.ndarray:
-        """A column of finite numbers, float32; NaN in rows that are left out."""
-        found = np.full(len(self), np.nan, dtype=np.float32)
+        """A column of finite numbers, float32; NaN in rows that are left out. Different numbers that become one are noted."""
+        found = np.full(len(self), np.nan)
         for row, value in enumerate(self.column(name, argument)):
             read = number(value)
             if missing(value):
-                problem = f"{self.name(row)}: column '{name}' has no value"
-                self.refuse(row, UserError("data", problem, REMEDY))
-            elif read is None or not np.isfinite(np.float32(read)):
+                self.refuse(row, UserError("data", f"{self.name(row)}: column '{name}' has no value", REMEDY))
+            elif read is None or abs(read) > LARGEST:
                 problem = f"{self.name(row)}: column '{name}' is {shown(value)}, not a finite number"
                 self.refuse(row, UserError("data", problem, REMEDY.replace("fill it", "write a number")))
             else:
                 found[row] = read
-        return found
+        single = found.astype(np.float32)
+        if (before := len(np.unique(found))) > (after := len(np.unique(single))):  # both count NaN once
+            said = f"{self.where}: {before:,} different numbers in column '{name}' are {after:,} in single precision"
+            self.notes.append(f"{said}; write differences from one number, or other units")
+        return single
 
 
 def check_text(value: Any, what: str, row: str, argument: str, allow_empty: bool = False) -> None:

@@ -18,7 +18,7 @@ from sft_lightning.data.text.label_sets import (
     read_sets,
     set_targets,
 )
-from sft_lightning.data.text.labels import all_unlabelled
+from sft_lightning.data.text.labels import all_unlabelled, is_list
 from sft_lightning.data.text.notes import Notes
 
 NAMED = 6
@@ -107,9 +107,14 @@ class SetColumns:
             if not any(isinstance(v, str) and separator in v for v in train.columns[self.column]):
                 how += f", but no cell of {train.where} has it"
             return f"labels in column '{self.column}' are separated by '{separator}' ({how})"
-        if any(labels is not None and len(labels) != 1 for labels in sets):
+        if any(isinstance(v, list) or (isinstance(v, str) and is_list(v)) for v in train.columns[self.column]):
             return f"labels in column '{self.column}' are lists"
-        return f"column '{self.column}' has one label in every row; data.label_separator sets what separates several"
+        most = (
+            "one label in every row"
+            if all(labels is None or labels for labels in sets)
+            else "at most one label in a row"
+        )
+        return f"column '{self.column}' has {most}; data.label_separator sets what separates several"
 
 
 def no_shots(shots_per_class: int | None) -> None:

@@ -66,6 +66,11 @@ class CocoLabels(LabelSets):
                     "data", f"{path} has other categories than {files['train']}", "use files of one data set"
                 )
             names = own
+            if not held["annotations"]:
+                if split == "train" or self.files[("train", "val", "test").index(split)] is not None:
+                    raise UserError("data", f"{path} has no annotations, thus no labels", "use another file")
+                notes.append(f"{path.name} has no annotations, as hidden test sets have, and is left out")
+                continue
             found[split] = self.labelled(root, held, names, path, places_of(root, split, path, self.images), notes)
         return Splits(found["train"], found.get("val"), found.get("test"), self.chosen(names), notes)
 

@@ -10,6 +10,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Splits
 from sft_lightning.data.listed_files import file_column, groups_of, listed_files
+from sft_lightning.data.split_column import by_split
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.text.labels import class_names, class_numbers
 from sft_lightning.data.vision.base import ImageData
@@ -21,7 +22,7 @@ class ListedData(ImageData, base=True):
     """Images that tables list (.csv, .tsv, .json, .jsonl, .parquet): a file and what is known of it in each row.
 
     Args:
-        train: Table of the training images.
+        train: Table of the training images; alone, its column split (train, validation, test) divides it, if it has one.
         val: Table of the validation images; default a share of the training images.
         test: Table of the test images.
         predict: An image, or a folder of images, to predict on; predicting needs no training data.
@@ -50,7 +51,9 @@ class ListedData(ImageData, base=True):
             raise UserError("data.image_root", f"{image_root} is not a folder", "set it to an existing folder")
 
     def tables(self) -> dict[str, Table]:
-        """The tables by split. A row of train without a file is refused, so that it names no label."""
+        """The tables by split: a single one is divided by its column `split`, if that names splits. A row of train without a
+        file is refused, so that it names no label.
+        """
         if self.files["train"] is None:
             raise UserError("data", f"{type(self).__name__} needs train, a table of images", "set it")
         found = {
@@ -58,6 +61,8 @@ class ListedData(ImageData, base=True):
             for split, file in self.files.items()
             if file is not None
         }
+        folders = {split: Path(table.where).parent for split, table in found.items()}
+        found, _ = by_split(found, folders, None)
         for table in found.values():
             self.paths(table)
         return found
@@ -84,7 +89,8 @@ class ImageTable(ListedData):
     instead of years, since a new head starts near 0.
 
     Args:
-        train: Table of the training images (.csv, .tsv, .json, .jsonl, .parquet).
+        train: Table of the training images (.csv, .tsv, .json, .jsonl, .parquet); alone, its column split (train, validation,
+            test) divides it, if it has one.
         val: Table of the validation images; default a share of the training images.
         test: Table of the test images.
         predict: An image, or a folder of images, to predict on; predicting needs no training data.

@@ -40,6 +40,9 @@ class ListedImages(FileImages):
     def groups(self) -> np.ndarray | None:
         return self._groups
 
+    def name(self, row: int) -> str:
+        return super().name(row) if self.paths[row].name else f"sample {row}"
+
     def key(self, row: int) -> str:
         return f"left out {row}" if row in self._bad else super().key(row)
 

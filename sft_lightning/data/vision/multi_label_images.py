@@ -34,7 +34,8 @@ class MultiLabelImages(ListedData, LabelSets):
     MultiLabelTable reads them. Subsets and validation splits are drawn at random, not by label.
 
     Args:
-        train: Table of the training images (.csv, .tsv, .json, .jsonl, .parquet).
+        train: Table of the training images (.csv, .tsv, .json, .jsonl, .parquet); alone, its column split (train, validation,
+            test) divides it, if it has one.
         val: Table of the validation images; default a share of the training images.
         test: Table of the test images.
         predict: An image, or a folder of images, to predict on; predicting needs no training data.

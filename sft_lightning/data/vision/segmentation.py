@@ -55,7 +55,7 @@ class SegmentationData(ImageData, base=True):
         window: See images in windows of this height and width, in pixels, a multiple of 32: training takes one window anywhere
             in each image; validation, test and predict pass windows over whole images, and average the outputs where they
             overlap. With image_size, images are resized first. Null for whole images at once.
-        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels; default 0.5.
+        window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels, but not to none; default 0.5.
         score_size: Where metrics compare: at the network's input size, to which masks are resized, or at each mask's own size,
             to which predictions are enlarged, as the field's benchmarks do.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
@@ -92,6 +92,8 @@ class SegmentationData(ImageData, base=True):
         super().__init__(image_size=image_size, crop_padding=crop_padding, **kwargs)
         self.score_size = score_size
         self.window = window_of(window, window_overlap, image_size)
+        if score_size == "mask" and window is not None and image_size is None:
+            raise own_size_anyway()
         self.labels, self.mask_values, self.ignore_index = labels, mask_values, ignore_index
         self.unknown_values, self.moves, self.predict_root = unknown_values, list(augment or []), predict_root
         self.overlays, self.class_weights, self.focal_gamma = overlays, class_weights, focal_gamma
@@ -220,9 +222,8 @@ class SegmentationData(ImageData, base=True):
             samples.moves, samples.padding, samples.overlays = self.moves, self.crop_padding, self.overlays
             samples.set_window(None if self.window is None else self.window[0])
             samples.scores_own = self.score_size == "mask"
-        if self.score_size == "mask" and self.image_size is None and (spec.size is None or self.window is not None):
-            problem = "has no effect on images that keep their own size: metrics are of this size anyway"
-            raise UserError("data.score_size", problem, "leave it out, or set data.image_size")
+        if self.score_size == "mask" and self.image_size is None and spec.size is None:
+            raise own_size_anyway()
         if self.window is None:
             return super().prepare(replace(spec, kind="image", view=None))
         view, side = super().prepare(replace(spec, kind="image", view=None, size=None)), self.window[0]
@@ -241,6 +242,12 @@ class SegmentationData(ImageData, base=True):
         return "; ".join(part for part in (super().describe(), seen, places) if part)
 
 
+def own_size_anyway() -> UserError:
+    """The error of `score_size` on images that are not resized."""
+    problem = "has no effect on images that keep their own size: metrics are of this size anyway"
+    return UserError("data.score_size", problem, "leave it out, or set data.image_size")
+
+
 def window_of(window: int | None, overlap: float | None, image_size: int | None) -> tuple[int, int] | None:
     """Height and width of the windows, and pixels from one to the next; None without windows."""
     if window is None:
@@ -255,4 +262,9 @@ def window_of(window: int | None, overlap: float | None, image_size: int | None)
         )
         raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
     step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    if overlap and step >= window:  # rounding must not take all of an overlap that was asked for
+        if window == STEP:
+            problem = f"has no effect on windows of {STEP} pixels, as it is rounded to {STEP} pixels"
+            raise UserError("data.window_overlap", problem, "set a larger data.window, or leave it out")
+        step = window - STEP
     return window, max(STEP, step)

@@ -1,4 +1,4 @@
-"""Divides a table of sounds by its column `split`, whose values name splits: train, validation, test."""
+"""Divides a table that lists files by its column `split`, whose values name splits: train, validation, test."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -68,9 +68,7 @@ def check_own(split: str, table: Table, kinds: list[str | None]) -> None:
     row = next((row for row, kind in enumerate(kinds) if kind not in (None, split)), None)
     if row is not None:
         problem = f"{table.name(row)}: column '{NAME}' says {table.columns[NAME][row]}, and the row is read for {split}"
-        raise UserError(
-            "data", problem, f"give one table alone, choose rows with data.only, or rename the column {NAME}"
-        )
+        raise UserError("data", problem, f"give one table alone, or rename the column {NAME}")
 
 
 def chosen(table: Table, rows: Sequence[int]) -> Table:
