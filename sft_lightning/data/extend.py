@@ -77,8 +77,9 @@ class Extend(SFTDataModule):
         for part in self.parts:
             for name in OF_BOTH + OF_NEW if part is self.new else OF_BOTH:
                 setattr(part, name, getattr(self, name))
-        for part in self.parts[1:]:
-            augment_alike(self.new, part, "data.old" if part is self.old else "data.pool")
+        for part in self.parts:
+            part.fewest_classes = 1
+            augment_alike(self.new, part, f"data.{self._name_of(part)}")
         self.known, self.rehearse, self.ratio = known, rehearse, ratio
         self.old_in_training = 0
         """Training samples that are not of the new data: those that are rehearsed, and the pool's"""
@@ -95,9 +96,12 @@ class Extend(SFTDataModule):
         assert targets is not None
         return int(((targets >= 0) & (targets < self.task_info.known)).sum()), int((targets < 0).sum())
 
+    def _name_of(self, part: SFTDataModule) -> str:
+        return "new" if part is self.new else "old" if part is self.old else "pool"
+
     def _said_of(self, part: SFTDataModule) -> str:
         """What stands behind the names of a data set's samples."""
-        return "" if part is self.new else " of the old data" if part is self.old else " of the pool"
+        return "" if part is self.new else f" of the {self._name_of(part)} data"
 
     def load(self) -> Splits:
         """The new data's samples; `setup` puts those of both together."""
@@ -105,8 +109,6 @@ class Extend(SFTDataModule):
 
     def load_for_prediction(self) -> Samples | None:
         return self.new.load_for_prediction()
-
-    # ---- both as one ----
 
     def setup(self, stage: str = "fit") -> None:
         """Sets both data modules up, and puts their samples together."""
@@ -259,6 +261,16 @@ class Extend(SFTDataModule):
         order.resume_at(*self._resume_at)
         self._resume_at = (0, 0)
         return loader_of(split, order, self.num_workers, seed)
+
+    def found(self) -> dict[str, Any]:
+        """Adds the largest share of unknown tokens of any of the data, if it is large."""
+        unknown = [part.found().get("unknown_tokens", 0) for part in self.parts if getattr(part, "unknown", 0)]
+        return {**super().found(), **({"unknown_tokens": max(unknown)} if any(unknown) else {})}
+
+    def remarks(self) -> list[str]:
+        """Adds what each of the data sets says of itself, such as the share of texts that are truncated."""
+        own = [f"{self._name_of(part)}: {part.describe()}" for part in self.parts if part.splits]
+        return [*own, *super().remarks()]
 
     def describe(self) -> str:
         """Adds the number of old samples in each split."""

@@ -10,11 +10,9 @@ from torch.func import functional_call
 
 from sft_lightning.anchors import add_squares
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.structures import Batch, Output
+from sft_lightning.core.structures import Batch
 from sft_lightning.modules.base import SFTModule
 from sft_lightning.modules.teacher import Teacher
-from sft_lightning.networks.base import Network
-from sft_lightning.networks.joint_head import JointHead
 
 if TYPE_CHECKING:
     from sft_lightning.evaluation.source_data import SourceData
@@ -71,7 +69,7 @@ def at_start(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
     assert source.task is not None
     weights = {n: w.detach().requires_grad_() for n, w in teacher.initial.items()}
     output = functional_call(teacher.network, weights, (batch["x"], source.task.select(batch)))
-    output = source.output(teacher.network, through_old_rows(teacher.network, output))
+    output = source.output(teacher.network, output)
     loss, count = source.task.loss(output, labelled(source, batch, output.logits, labels))
     gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
     return dict(zip(weights, gradients, strict=True)), int(count)
@@ -82,20 +80,12 @@ def by_parts(module: SFTModule, teacher: Teacher, source: "SourceData", batch: B
     network = module.network
     assert source.task is not None and network is not None
     network.eval()
-    output = source.output(network, through_old_rows(network, network(batch["x"], source.task.select(batch))))
+    output = source.output(network, network(batch["x"], source.task.select(batch)))
     loss, count = source.task.loss(output, labelled(source, batch, output.logits, labels))
     loss.backward()  # type: ignore[no-untyped-call]
     gradients: dict[str, Tensor | None] = {n: p.grad for n, p in network.shared_parameters().items()}
     network.zero_grad()
     return gradients, int(count)  # items of a source task have no weights
-
-
-def through_old_rows(network: Network, output: Output) -> Output:
-    """In a joint head, takes the source logits from its old rows, which start as the source head: F covers these rows too."""
-    head = network.head
-    if not isinstance(head, JointHead):
-        return output
-    return output._replace(source_logits=output.logits[..., : head.old.out_features])
 
 
 def labelled(source: "SourceData", batch: Batch, logits: Tensor, labels: str) -> Batch:

@@ -1,13 +1,14 @@
 """Old and new samples as one data set: labels, splits, rehearsed samples, batches with a share of old ones."""
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sft_lightning.data import Extend
+from sft_lightning.data import Extend, TextTable
 from sft_lightning.data.joined import placed
 from sft_lightning.data.mixed import MixedBatches
 from sft_lightning.data.sampler import Key
@@ -63,6 +64,13 @@ def test_a_sample_of_an_old_label_in_the_new_data_counts_as_old() -> None:
     assert set(data.splits["train"].targets.tolist()) == {3, 4, 5, 6} and data.old_and_unlabelled()[0] > 0
 
 
+def test_a_single_label_can_be_added() -> None:
+    data = Extend(new=few((6, 3, 3), [7]), old=few((40, 12, 13), OLD), rehearse=1, batch_size=8, seed=0)
+    data.setup()
+    assert data.task_info is not None and data.task_info.labels == [*map(str, OLD), "7"]
+    assert np.bincount(data.splits["train"].targets).tolist() == [1, 1, 1, 1, 1, 6]
+
+
 def test_a_pool_has_no_labels_and_is_in_training_alone() -> None:
     data = both(rehearse=1, pool=few((12, 5, 5), OLD))
     train = data.splits["train"]
@@ -106,6 +114,24 @@ class WithBad(FewDigits):
         loaded = super().load()
         loaded.train.bad_rows = lambda: {0: "is damaged"}  # type: ignore[method-assign]
         return loaded
+
+
+def test_texts_that_are_truncated_are_said(tmp_path: Path) -> None:
+    from sft_lightning.core.structures import InputSpec
+    from tests.data.text_files import write_text
+    from tests.networks.tiny import unigram
+
+    def table(name: str, labels: tuple[str, str], words: int) -> TextTable:
+        rows = [f"{'day ' * words}{i},{labels[i % 2]}" for i in range(20)]
+        path = write_text(tmp_path / f"{name}.csv", "\n".join(["text,label", *rows]))
+        return TextTable(train=str(path), text_column="text", label_column="label", max_length=12)
+
+    data = Extend(table("new", ("c", "d"), 1), table("old", ("a", "b"), 40), val_fraction=0.3, batch_size=8, seed=0)
+    data.setup()
+    data.settle(InputSpec(kind="text", tokenizer=unigram(), max_length=12))
+    said = data.remarks()
+    assert said[0].startswith("new: TextTable") and "truncated" not in said[0]
+    assert said[1].startswith("old: TextTable") and "truncated to 12 tokens: 100.0% of train" in said[1]
 
 
 def test_samples_that_loading_leaves_out_of_either_data_are_counted() -> None:

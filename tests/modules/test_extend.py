@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Extend
-from sft_lightning.modules import EWCSFT, L2SPSFT, ExtendSFT, PlainSFT, SFTModule
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, ExtendSFT, PlainSFT, SFTModule
 from sft_lightning.modules.bias_correction import solve_correction
 from sft_lightning.networks import build_network
 from sft_lightning.networks.joint_head import JointHead
@@ -254,6 +254,18 @@ def test_the_fisher_information_covers_the_old_rows(pretrained: str) -> None:
     torch.testing.assert_close(module.fisher["head.old.weight"], total / len(split), rtol=1e-9, atol=1e-15)
 
 
+def test_what_is_kept_is_measured_on_the_old_rows_that_are_exported(pretrained: str) -> None:
+    """With a frozen encoder the former output layer would always agree with itself."""
+    module, data = PlainSFT(pretrained_mlp(pretrained), lr=0.1, freeze="all-but-head"), both(rehearse=0)
+    values = fit(module, data, max_epochs=3).callback_metrics
+    head, same = module.network.head.eval(), []
+    for raw in data.loader("val", 0, 1):
+        batch = data.receive(raw)
+        features = module.network.encode(batch["x"])
+        same += (head.old(features).argmax(1) == module.network.source_head(features).argmax(1)).tolist()
+    assert float(values["retention/agreement"]) == pytest.approx(sum(same) / len(same)) and not all(same)
+
+
 def test_rows_of_another_task_are_no_labels(pretrained: str, tmp_path: Path) -> None:
     info = TaskInfo("multi_label", KNOWN, [str(d) for d in OLD])
     build_network(pretrained_mlp(None), info).save_pretrained(str(tmp_path))
@@ -386,6 +398,10 @@ REFUSED: list[tuple[Callable[[str], Any], tuple[object, ...]]] = [
     (
         lambda folder: fit(ExtendSFT(pretrained_mlp(folder), old_labels=False), both(0, pool=few(OLD))),
         ("model.old_labels", "no effect", "data.rehearse"),
+    ),
+    (
+        lambda folder: fit(DistillSFT(pretrained_mlp(folder), train_source_head=True), both()),
+        ("model.train_source_head", "rows"),
     ),
     (
         lambda folder: fit(ExtendSFT(pretrained_mlp(folder), correction="norms"), both(), limit_val_batches=0),
