@@ -677,9 +677,11 @@ CASES: dict[str, Case] = {
 
 def _old_and_new(sizes: tuple[int, int, int], **settings: Any) -> Extend:
     """Digits of old and new labels, in steps that have two old samples of each five."""
-    few = [FewDigits(tuple(n - 2 * n // 5 for n in sizes), NEW, batch_size=32, seed=None)]
-    few += [FewDigits(tuple(2 * n // 5 for n in sizes), OLD, batch_size=32, seed=None)]
-    return Extend(*few, rehearse="all", **{"batch_size": 8, "seed": 0, **settings})
+    train, val, test = (2 * n // 5 for n in sizes)
+    old = FewDigits((train, val, test), OLD, batch_size=32, seed=None)
+    rest = (sizes[0] - train, sizes[1] - val, sizes[2] - test)
+    new = FewDigits(rest, NEW, batch_size=32, seed=None)
+    return Extend(new, old, rehearse="all", **{"batch_size": 8, "seed": 0, **settings})
 
 
 OLD_AND_NEW = "old and new labels"
