@@ -17,7 +17,7 @@ from sft_lightning.core.structures import Batch, InputSpec, Output, TaskInfo
 from sft_lightning.data.base import SFTDataModule, Splits
 from sft_lightning.data.vision.base import ArrayImages, ImageData
 from sft_lightning.data.vision.digits import Digits
-from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, PlainSFT, SFTModule
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, ExtendSFT, PlainSFT, SFTModule
 from sft_lightning.modules.base import VARIANTS as REGISTERED
 from sft_lightning.networks import MLP, Network, spec
 from sft_lightning.networks.small import SmallNetwork
@@ -39,7 +39,9 @@ VARIANTS: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
 SOLVED = {"LinearProbe"}
 """Variants without a gradient step: tests/modules/test_linear_probe.py compares their solution with scikit-learn's."""
 EXTENDS = {"ExtendSFT"}
-"""Variants that need old and new labels in one head: tests/modules/test_extend.py has the same tests of them."""
+"""Variants that need old and new labels in one head: they are tried on a case of their own, see ON_OWN_CASE, and
+tests/modules/test_extend.py has other tests of them.
+"""
 VARIANTS |= {
     name: (cls, {})
     for name, cls in REGISTERED.items()
@@ -64,6 +66,11 @@ WITH_STAGES: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
     "lpft": (L2SPSFT, {"alpha": 0.1, "beta": 0.01}),
 }
 """Those whose steps are not all alike, tried on one case: the first trains the new head alone, the others all"""
+ON_OWN_CASE: dict[str, tuple[type[SFTModule], dict[str, Any]]] = {
+    "extend": (ExtendSFT, {"loss_over": "own", "anchor_weight": 0.3}),
+    "extend-kl-old": (ExtendSFT, {"loss_over": "new", "anchor_weight": 0.3, "distance": "kl", "anchor_on": "old"}),
+}
+"""Those of EXTENDS, tried where the data has old and new labels"""
 
 
 def make(variant: str, folder: str, *, network: dict[str, Any] | None = None, **settings: Any) -> SFTModule:

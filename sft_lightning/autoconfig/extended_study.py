@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sft_lightning.autoconfig.recipe import arm
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.findings import look_alikes
 
 if TYPE_CHECKING:
     from sft_lightning.autoconfig.data_plan import DataPlan
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.recipe import Recipe
 
 REHEARSE, RATIO, SHARE = 5, 0.25, 0.2
+FEWEST = 3
+"""Samples of a new label without splits of its own: one to train on, one to choose and one to test on"""
 STRENGTHS = [0.01, 0.1, 1.0]
 SHOWN = ("accuracy_old", "accuracy_new", "accuracy", "harmonic", "old_as_new", "new_as_old")
 
@@ -46,6 +49,12 @@ def extended(
         raise UserError(
             "--extend", f"the data have no label that {net.name} does not know", "leave it out, to tune on known labels"
         )
+    if all(plan.counts[label] < FEWEST for label in fresh):
+        raise UserError(
+            "--extend",
+            f"the new label '{fresh[0]}' has {plural(plan.counts[fresh[0]], 'sample')}, too few to train, choose and test on",
+            f"give at least {FEWEST}",
+        )
     measured = source is not None or len(fresh) < len(plan.counts)
     base = {name: value for name, value in study["base"].items() if name != "retention"}
     base["data"] = joined(base["data"], None if source is None else source.block, known)
@@ -63,6 +72,10 @@ def extended(
             "chosen by the harmonic mean of both accuracies"
             if measured
             else "no old sample is there, so --retention would help"
+        )
+        + "".join(
+            f"; warning: {' and '.join(repr(name) for name in group)} are different labels that look alike"
+            for group in look_alikes([*known, *fresh], [0] * (len(known) + len(fresh)))
         )
     )
     report = [f"test/{name}" for name in SHOWN if measured or name == "accuracy_new"]

@@ -146,7 +146,7 @@ class Output(NamedTuple):
     features: Tensor
     """`[N, D]`, the input of the heads"""
     source_logits: Tensor | None = None
-    """`[N, S]` from the kept source head, or None without one"""
+    """`[N, S]` from the kept source head, or None without one; in a joint head, from its old rows"""
     below_new: Tensor | None = None
     """`[N, E]`, the input of the first new layer inside the encoder (`[N, 0]` if nothing pretrained lies below it); None if
     the encoder has no new layer"""

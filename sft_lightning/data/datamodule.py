@@ -108,6 +108,8 @@ class SFTDataModule(Batches, ABC):
         self.splits: dict[str, Split] = {}
         self.total_train = 0
         """Samples that the training split was drawn from"""
+        self.fewest_classes = 2
+        """Classes that there must be; 1 for a part of other data"""
         self.notes: list[str] = []
         """What loading guessed, converted or left out"""
         self.spec: InputSpec | None = None
@@ -165,7 +167,7 @@ class SFTDataModule(Batches, ABC):
     def _share_out(self, loaded: Splits) -> None:
         """Sets `task_info` and `splits`."""
         classes, by_class = choose_classes(self.classes, loaded.labels), TASKS.find(self.task_name).has_classes
-        if by_class and len(classes.labels) < 2:
+        if by_class and len(classes.labels) < self.fewest_classes:
             number = len(classes.labels)
             found = f"1 class ({classes.labels[0]})" if number else "no class"
             if self.classes is not None:

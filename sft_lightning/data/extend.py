@@ -13,7 +13,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, ProperShare, check_arguments
 from sft_lightning.data.datamodule import DATA_MODULES, SFTDataModule
-from sft_lightning.data.joined import Joined
+from sft_lightning.data.joined import Joined, augment_alike
 from sft_lightning.data.loaders import loader_of
 from sft_lightning.data.mixed import MixedBatches
 from sft_lightning.data.sampler import micro_batch_size
@@ -61,7 +61,7 @@ class Extend(SFTDataModule):
     ) -> None:
         super().__init__(**kwargs)
         check_arguments(Extend.__init__, {"ratio": ratio})
-        if rehearse != "all" and not (isinstance(rehearse, int) and rehearse >= 0):
+        if rehearse != "all" and not (isinstance(rehearse, int) and not isinstance(rehearse, bool) and rehearse >= 0):
             raise UserError("data.rehearse", f"must be a number of at least 0, or all, got {rehearse!r}")
         if self.classes is not None:
             raise UserError("data.classes", "would choose among both data sets", "set data.new.init_args.classes")
@@ -69,27 +69,39 @@ class Extend(SFTDataModule):
             raise UserError("data.rehearse", "has no effect without old data", "set data.old, or leave rehearse out")
         if old is None and known is None:
             raise UserError("data.known", "is needed without old data", "name the network's labels in its order")
+        if known is not None and (twice := [label for i, label in enumerate(known) if label in known[:i]]):
+            raise UserError("data.known", f"names '{twice[0]}' twice", "name each label once, in the network's order")
         self.new = one_of("data.new", new)
         self.old = None if old is None else one_of("data.old", old)
         self.pool = None if pool is None else one_of("data.pool", pool)
         for part in self.parts:
             for name in OF_BOTH + OF_NEW if part is self.new else OF_BOTH:
                 setattr(part, name, getattr(self, name))
+        for part in self.parts:
+            part.fewest_classes = 1
+            augment_alike(self.new, part, f"data.{self._name_of(part)}")
         self.known, self.rehearse, self.ratio = known, rehearse, ratio
         self.old_in_training = 0
-        """Old training samples that are rehearsed"""
+        """Training samples that are not of the new data: those that are rehearsed, and the pool's"""
 
     @property
     def parts(self) -> list[SFTDataModule]:
         """The data modules: of new samples, then, if there are some, of old ones and of the pool."""
         return [part for part in (self.new, self.old, self.pool) if part is not None]
 
-    @property
-    def rehearses(self) -> bool:
-        """Whether training has samples of old labels."""
-        assert self.task_info is not None
+    def old_and_unlabelled(self) -> tuple[int, int]:
+        """Numbers of training samples with an old label, from whichever data, and without a label."""
+        assert self.task_info is not None and "train" in self.splits
         targets = self.splits["train"].targets
-        return self.old_in_training > 0 or targets is None or bool((targets < self.task_info.known).any())
+        assert targets is not None
+        return int(((targets >= 0) & (targets < self.task_info.known)).sum()), int((targets < 0).sum())
+
+    def _name_of(self, part: SFTDataModule) -> str:
+        return "new" if part is self.new else "old" if part is self.old else "pool"
+
+    def _said_of(self, part: SFTDataModule) -> str:
+        """What stands behind the names of a data set's samples."""
+        return "" if part is self.new else f" of the {self._name_of(part)} data"
 
     def load(self) -> Splits:
         """The new data's samples; `setup` puts those of both together."""
@@ -97,8 +109,6 @@ class Extend(SFTDataModule):
 
     def load_for_prediction(self) -> Samples | None:
         return self.new.load_for_prediction()
-
-    # ---- both as one ----
 
     def setup(self, stage: str = "fit") -> None:
         """Sets both data modules up, and puts their samples together."""
@@ -120,6 +130,9 @@ class Extend(SFTDataModule):
             )
         for part in self.parts:
             part.setup(stage)
+            behind = self._said_of(part)
+            for name, samples in part.skipped.items():  # each part has warned of its own
+                self._left_out.note(name, {sample + behind: why for sample, why in samples.items()}, warn=False)
         self.notes = [note for part in self.parts for note in part.notes]
         labels, known = self.all_labels()
         info = self.new.task_info
@@ -167,10 +180,11 @@ class Extend(SFTDataModule):
                 if self.old is not None and name in self.old.splits:
                     self.notes.append(f"the {name} samples of the old data are not used, because the new data has none")
                 continue
+            if self.old is not None and name not in self.old.splits:
+                self.notes.append(f"the old data has no {name} samples: {name} measures samples of the new data alone")
             behind = [part.splits[name if name in part.splits else "train"] for part in self.parts]
-            samples = joined.setdefault(
-                tuple(id(s.samples) for s in behind), Joined([s.samples for s in behind], tables)
-            )
+            key, said = tuple(id(s.samples) for s in behind), [self._said_of(part) for part in self.parts]
+            samples = joined.setdefault(key, Joined([s.samples for s in behind], tables, said))
             rows, targets = [], []
             for part, split, table, start in zip(self.parts, behind, tables, samples.starts, strict=False):
                 chosen = self._chosen(part, name)
@@ -201,9 +215,11 @@ class Extend(SFTDataModule):
         assert isinstance(self.rehearse, int)
         if not self.rehearse:
             return positions[:0]
-        return shots(
-            positions, split.targets, self.rehearse, self.subset_seed, dict(enumerate(self.old.task_info.labels))
-        )
+        labels = dict(enumerate(self.old.task_info.labels))
+        try:
+            return shots(positions, split.targets, self.rehearse, self.subset_seed, labels)
+        except UserError as error:
+            raise UserError("data.rehearse", error.problem, error.fix) from None
 
     # ---- meeting the network ----
 
@@ -246,12 +262,26 @@ class Extend(SFTDataModule):
         self._resume_at = (0, 0)
         return loader_of(split, order, self.num_workers, seed)
 
+    def found(self) -> dict[str, Any]:
+        """Adds the largest share of unknown tokens of any of the data, if it is large."""
+        unknown = [part.found().get("unknown_tokens", 0) for part in self.parts if getattr(part, "unknown", 0)]
+        return {**super().found(), **({"unknown_tokens": max(unknown)} if any(unknown) else {})}
+
+    def remarks(self) -> list[str]:
+        """Adds what each of the data sets says of itself, such as the share of texts that are truncated."""
+        own = [f"{self._name_of(part)}: {part.describe()}" for part in self.parts if part.splits]
+        return [*own, *super().remarks()]
+
     def describe(self) -> str:
         """Adds the number of old samples in each split."""
         if self.task_info is None:
             return super().describe()
         old = f"{self.task_info.known} labels known, {len(self.task_info.labels) - self.task_info.known} new"
-        return f"{super().describe()}; {old}, {self.old_in_training:,} old training samples"
+        if "train" not in self.splits:
+            return f"{super().describe()}; {old}"
+        rehearsed, unlabelled = self.old_and_unlabelled()
+        pool = f", {unlabelled:,} without a label" if self.pool is not None else ""
+        return f"{super().describe()}; {old}, {rehearsed:,} old training samples{pool}"
 
 
 def one_of(key: str, given: Any) -> SFTDataModule:

@@ -12,8 +12,12 @@ from torch import Tensor
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo, Texts
 from sft_lightning.data.bad_samples import BadSample
+from sft_lightning.data.datamodule import SFTDataModule
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.samples import Samples
+
+AUGMENTATION = {"augment": None, "crop_padding": 4}
+"""Settings of images that hold for all training samples alike, and stand in the new data; with their defaults"""
 
 
 class Joined(Samples):
@@ -22,10 +26,11 @@ class Joined(Samples):
     Args:
         parts: The data sets' samples.
         tables: For each, its class numbers as numbers over all labels, `[C]`; −1 for a class that is not used.
+        said: For each, what stands behind the names of its samples.
     """
 
-    def __init__(self, parts: Sequence[Samples], tables: Sequence[np.ndarray]) -> None:
-        self.parts, self.tables = list(parts), list(tables)
+    def __init__(self, parts: Sequence[Samples], tables: Sequence[np.ndarray], said: Sequence[str]) -> None:
+        self.parts, self.tables, self.said = list(parts), list(tables), list(said)
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         # Each split has its targets. Here it matters only whether the samples have them.
         self.targets = None
@@ -134,7 +139,7 @@ class Joined(Samples):
 
     def name(self, row: int) -> str:
         part, own = self.at(row)
-        return self.parts[part].name(own) + (" of the old data" if part else "")
+        return self.parts[part].name(own) + self.said[part]
 
 
 def placed(parts: Sequence[tuple[list[int], Tensor]], size: int, fill: int, left: bool) -> Tensor:
@@ -151,3 +156,18 @@ def placed(parts: Sequence[tuple[list[int], Tensor]], size: int, fill: int, left
         spaces = [slice(-n, None) if left else slice(n) for n in tensor.shape[1:]]
         whole[(torch.tensor(mine), *spaces)] = tensor
     return whole
+
+
+def augment_alike(new: SFTDataModule, part: SFTDataModule, key: str) -> None:
+    """Lets other data augment as the new data does. Raises UserError if it was given settings of its own."""
+    for name, default in AUGMENTATION.items():
+        if not (hasattr(new, name) and hasattr(part, name)):
+            continue
+        wanted, own = getattr(new, name), part.arguments.get(name, default)
+        if own != default and getattr(part, name) != wanted:
+            raise UserError(
+                f"{key}.{name}",
+                f"is {own}, and data.new has {wanted}: all training samples are augmented alike",
+                "set it in data.new alone",
+            )
+        setattr(part, name, wanted)

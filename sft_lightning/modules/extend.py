@@ -97,9 +97,14 @@ class ExtendSFT(SFTModule):
             raise UserError(
                 "data.pool", "has no effect without an anchor on it", "set anchor_weight, and anchor_on all or old"
             )
-        rehearsed = getattr(getattr(self.trainer, "datamodule", None), "rehearses", True)
-        for name, without in (("old_labels", False), ("anchor_on", "old")):
-            if self.hparams[name] == without and not rehearsed:
+        if self.hparams["correction"] != "none" and self.trainer.limit_val_batches == 0:
+            raise UserError(
+                "model.correction", "is solved in validation, and trainer.limit_val_batches is 0", "set it higher"
+            )
+        count = getattr(getattr(self.trainer, "datamodule", None), "old_and_unlabelled", lambda: (1, 0))
+        old, unlabelled = count()
+        for name, without, there in (("old_labels", False, old), ("anchor_on", "old", old + unlabelled)):
+            if self.hparams[name] == without and not there:
                 raise UserError(
                     f"model.{name}", "has no effect without old training samples", "set data.rehearse, or leave it out"
                 )

@@ -132,8 +132,12 @@ class Network(nn.Module):
         if select is not None:
             features = features[select]
             below = None if below is None else below[select]
-        source = self.source_head(features) if self.source_head is not None else None
-        return Output(self.head(features), features, source, below)
+        logits: Tensor = self.head(features)
+        if isinstance(self.head, JointHead):  # its old rows are the source head that is tuned, and exported
+            source: Tensor | None = logits[..., : self.head.old.out_features]
+        else:
+            source = self.source_head(features) if self.source_head is not None else None
+        return Output(logits, features, source, below)
 
     def generate(self, prompt: dict[str, Tensor]) -> list[str]:
         """One text for each of the B rows of `prompt`, for networks that generate. Draws no random number."""

@@ -28,6 +28,12 @@ def join(network: Network) -> None:
             f"{network.name} has an output layer that new labels cannot be added to",
             "choose another network",
         )
+    if network.source_task is not None and network.source_task.name != task.name:
+        raise UserError(
+            "network.pretrained",
+            f"has an output layer for {network.source_task.name}, and the data's task is {task.name}",
+            "choose weights of a classifier",
+        )
     if source.out_features != task.known:
         raise UserError(
             "data.known",

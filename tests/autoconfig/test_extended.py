@@ -8,6 +8,7 @@ from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.config.overrides import merged, nested
 from tests.autoconfig.files import csv_rows, scores
+from tests.data.text_files import write_text
 from tests.refused import refused
 
 ALL = ["old0", "old1", "old2", "sad", "glad"]
@@ -44,9 +45,19 @@ def test_without_an_old_sample_the_old_output_layer_is_watched(nets: dict[str, s
     make_study(study, tmp_path, "study")
 
 
+def test_labels_that_look_like_known_ones_are_said(nets: dict[str, str], tmp_path: Path) -> None:
+    _, lines = front_door(nets["bert"], csv_rows(tmp_path / "new.csv", kinds=("Old0", "old1 ", "sad")), extend=True)
+    assert "'old0' and 'Old0'" in lines[-1] and "'old1' and 'old1 '" in lines[-1]
+
+
 def test_what_cannot_be_extended_is_refused(nets: dict[str, str], tmp_path: Path) -> None:
     with refused("--extend", "no label", "leave it out"):
         front_door(nets["bert"], csv_rows(tmp_path / "a.csv", kinds=("old0", "old2")), extend=True)
+    rows = write_text(
+        tmp_path / "d.csv", "\n".join(["text,label", *(f"a {i} b,old{i % 2}" for i in range(30)), "c d,sad"])
+    )
+    with refused("--extend", "'sad'", "1 sample"):
+        front_door(nets["bert"], rows, extend=True)
     with refused("--extend", "no output layer"):
         front_door(nets["encoder"], csv_rows(tmp_path / "b.csv"), extend=True)
     with refused("--extend", "regression"):

@@ -1,16 +1,18 @@
 """Old and new samples as one data set: labels, splits, rehearsed samples, batches with a share of old ones."""
 
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sft_lightning.data import Extend
+from sft_lightning.data import Extend, TextTable
 from sft_lightning.data.joined import placed
 from sft_lightning.data.mixed import MixedBatches
 from sft_lightning.data.sampler import Key
+from sft_lightning.data.samples import Splits
 from tests.refused import refused
 from tests.support import NEW, OLD, FewDigits
 
@@ -59,7 +61,14 @@ def test_a_sample_of_an_old_label_in_the_new_data_counts_as_old() -> None:
     data = Extend(new=few((40, 20, 20), [3, 4, 5, 6]), known=[str(d) for d in OLD], batch_size=8, seed=0)
     data.setup()
     assert data.task_info is not None and data.task_info.labels == ["0", "1", "2", "3", "4", "5", "6"]
-    assert set(data.splits["train"].targets.tolist()) == {3, 4, 5, 6} and data.rehearses
+    assert set(data.splits["train"].targets.tolist()) == {3, 4, 5, 6} and data.old_and_unlabelled()[0] > 0
+
+
+def test_a_single_label_can_be_added() -> None:
+    data = Extend(new=few((6, 3, 3), [7]), old=few((40, 12, 13), OLD), rehearse=1, batch_size=8, seed=0)
+    data.setup()
+    assert data.task_info is not None and data.task_info.labels == [*map(str, OLD), "7"]
+    assert np.bincount(data.splits["train"].targets).tolist() == [1, 1, 1, 1, 1, 6]
 
 
 def test_a_pool_has_no_labels_and_is_in_training_alone() -> None:
@@ -67,12 +76,71 @@ def test_a_pool_has_no_labels_and_is_in_training_alone() -> None:
     train = data.splits["train"]
     assert (train.targets[:30] >= 5).all() and sorted(train.targets[30:35]) == [0, 1, 2, 3, 4]
     assert train.targets[35:].tolist() == [-1] * 12
+    assert "5 old training samples, 12 without a label" in data.describe()
     assert [len(data.splits[n]) for n in ("val", "test")] == [22, 24] and data.old_in_training == 17
     assert "classes_without_samples" not in data.found(), "samples without a label are no class"
     batch = train.__getitems__([Key(p, 0) for p in (46, 0, 30)])
     assert batch["y"].tolist()[0] == -1 and torch.equal(
         batch["x"]["image"][0], data.pool.splits["train"].samples.images[11]
     )
+
+
+def test_other_data_is_augmented_as_the_new_data_is() -> None:
+    data = Extend(new=few(augment=["flip", "randaugment"]), old=few(digits=OLD), batch_size=8, seed=0)
+    assert data.old is not None and data.old.augment == ["flip", "randaugment"]
+    with refused("data.old.augment", "flip", "data.new"):
+        Extend(new=few(), old=few(digits=OLD, augment=["flip"]))
+
+
+class Untested(FewDigits):
+    """Without test samples."""
+
+    def load(self) -> Splits:
+        loaded = super().load()
+        loaded.test = None
+        return loaded
+
+
+def test_a_split_that_the_old_data_lacks_is_said() -> None:
+    data = Extend(new=few(), old=Untested((40, 12, 13), OLD, batch_size=32, seed=None), batch_size=8, seed=0)
+    data.setup()
+    assert ["no test samples" in note for note in data.notes] == [True]
+
+
+class WithBad(FewDigits):
+    """Samples whose first row cannot be read."""
+
+    def load(self) -> Splits:
+        loaded = super().load()
+        loaded.train.bad_rows = lambda: {0: "is damaged"}  # type: ignore[method-assign]
+        return loaded
+
+
+def test_texts_that_are_truncated_are_said(tmp_path: Path) -> None:
+    from sft_lightning.core.structures import InputSpec
+    from tests.data.text_files import write_text
+    from tests.networks.tiny import unigram
+
+    def table(name: str, labels: tuple[str, str], words: int) -> TextTable:
+        rows = [f"{'day ' * words}{i},{labels[i % 2]}" for i in range(20)]
+        path = write_text(tmp_path / f"{name}.csv", "\n".join(["text,label", *rows]))
+        return TextTable(train=str(path), text_column="text", label_column="label", max_length=12)
+
+    data = Extend(table("new", ("c", "d"), 1), table("old", ("a", "b"), 40), val_fraction=0.3, batch_size=8, seed=0)
+    data.setup()
+    data.settle(InputSpec(kind="text", tokenizer=unigram(), max_length=12))
+    said = data.remarks()
+    assert said[0].startswith("new: TextTable") and "truncated" not in said[0]
+    assert said[1].startswith("old: TextTable") and "truncated to 12 tokens: 100.0% of train" in said[1]
+
+
+def test_samples_that_loading_leaves_out_of_either_data_are_counted() -> None:
+    new, old = (WithBad((30, 10, 11), digits, batch_size=32, seed=None) for digits in (NEW, OLD))
+    data = Extend(new=new, old=old, rehearse="all", on_bad_sample="skip", batch_size=8, seed=0)
+    data.setup()
+    report = data.skipped_report()["train"]
+    assert report["count"] == 2 and [s["name"].endswith(" of the old data") for s in report["samples"]].count(True) == 1
+    assert len(data.splits["train"]) == 58
 
 
 # ---- steps with a share of old samples ----
@@ -138,6 +206,9 @@ def test_padding_is_on_the_tokenizers_side() -> None:
         ({"new": few(), "known": ["0"], "rehearse": 2}, ("data.rehearse", "no effect")),
         ({"new": few(shots_per_class=3), "known": ["0"]}, ("data.new.shots_per_class", "data.init_args")),
         ({"new": few(), "old": few(digits=OLD), "rehearse": -1}, ("data.rehearse", -1)),
+        ({"new": few(), "old": few(digits=OLD), "rehearse": True}, ("data.rehearse", True)),
+        ({"new": few(), "old": few(digits=OLD), "rehearse": 30}, ("data.rehearse", "only", "of 30")),
+        ({"new": few(), "known": ["0", "1", "0"]}, ("data.known", "'0' twice")),
         ({"new": few(), "known": ["0"], "classes": [1, 2]}, ("data.classes", "data.new")),
         ({"new": {"class_path": "Digitz"}, "known": ["0"]}, ("data.new.class_path", "Digitz")),
     ],

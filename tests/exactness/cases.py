@@ -28,6 +28,7 @@ from sft_lightning.data.audio.sounds import Sounds
 from sft_lightning.data.audio.speech import Speech
 from sft_lightning.data.audio.transcribed import Transcribed
 from sft_lightning.data.base import Splits
+from sft_lightning.data.extend import Extend
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.choice_table import Choices
 from sft_lightning.data.text.conversation import InstructionRows
@@ -69,7 +70,7 @@ from tests.data.audio_files import RATE, beep, write_sound
 from tests.exactness.tokenizers import fixed_words, gpt2, llama3
 from tests.networks.tiny import SENTENCES, bart_pieces, tiny_folder
 from tests.networks.tiny_audio import MASKED, tiny_ctc, tiny_whisper
-from tests.support import HIDDEN, NEW, OLD, VARIANTS, WITH_STAGES, FewDigits, NormNet
+from tests.support import HIDDEN, NEW, OLD, ON_OWN_CASE, VARIANTS, WITH_STAGES, FewDigits, NormNet
 
 Sizes = tuple[int, int, int]
 WORDS = " ".join(SENTENCES[:6]).split()
@@ -689,11 +690,38 @@ CASES: dict[str, Case] = {
     ),
 }
 
+
+def _old_and_new(sizes: tuple[int, int, int], **settings: Any) -> Extend:
+    """Digits of old and new labels, in steps that have two old samples of each five."""
+    train, val, test = (2 * n // 5 for n in sizes)
+    old = FewDigits((train, val, test), OLD, batch_size=32, seed=None)
+    rest = (sizes[0] - train, sizes[1] - val, sizes[2] - test)
+    new = FewDigits(rest, NEW, batch_size=32, seed=None)
+    return Extend(new, old, rehearse="all", **{"batch_size": 8, "seed": 0, **settings})
+
+
+OLD_AND_NEW = "old and new labels"
+OWN_CASES = {
+    OLD_AND_NEW: Case(
+        "classification",
+        _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
+        lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder),
+        _old_and_new,
+    )
+}
+"""Cases that only the variants of ON_OWN_CASE meet, for how the work is split."""
+
+
+def case_of(name: str) -> Case:
+    """A case of CASES or OWN_CASES."""
+    return CASES.get(name) or OWN_CASES[name]
+
+
 PAIRS = [(case, variant) for case in CASES for variant in VARIANTS if variant not in CASES[case].refused]
 """(case, variant) wherever the library accepts it."""
 IN_PARTS = [(case, variant) for case, variant in PAIRS if variant not in CASES[case].refused_in_parts]
 """Those that are accepted with parameters in parts (fsdp2) too."""
-STAGED = [("images", variant) for variant in WITH_STAGES]
+STAGED = [*(("images", variant) for variant in WITH_STAGES), *((OLD_AND_NEW, variant) for variant in ON_OWN_CASE)]
 """Also tried, for how the work is split."""
 REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]
 
@@ -703,14 +731,14 @@ def folder_of(case: str, root: Path) -> str:
     folder = root / case.replace(" ", "-")
     if not (folder / "config.json").is_file():
         folder.mkdir(parents=True, exist_ok=True)
-        CASES[case].pretrain(folder)
+        case_of(case).pretrain(folder)
     return str(folder)
 
 
 def make(case: str, variant: str, root: Path, dropout: float = 0.0, **settings: Any) -> SFTModule:
     """A module of `variant` on the case's pretrained network."""
-    cls, arguments = {**VARIANTS, **WITH_STAGES}[variant]
-    own = CASES[case]
+    cls, arguments = {**VARIANTS, **WITH_STAGES, **ON_OWN_CASE}[variant]
+    own = case_of(case)
     network = own.network(folder_of(case, root))
     network["init_args"]["dropout"] = dropout
     return cls(network, **{**own.settings, **arguments, **own.arguments.get(variant, {}), **settings})

@@ -9,7 +9,7 @@ from sft_lightning.core.registry import Registry
 from sft_lightning.tasks import TASKS
 from tests.exactness.cases import CASES, PAIRS, REFUSED, make
 from tests.refused import refused
-from tests.support import SOLVED, VARIANTS, fit
+from tests.support import EXTENDS, ON_OWN_CASE, SOLVED, VARIANTS, fit
 
 
 def of_ours(registry: Registry[Any]) -> set[type]:
@@ -28,7 +28,8 @@ def test_every_task_has_a_case() -> None:
 
 def test_every_registered_variant_is_tried_or_solved() -> None:
     untried = of_ours(modules.VARIANTS) - {cls for cls, _ in VARIANTS.values()}
-    assert {cls.__name__ for cls in untried} == SOLVED
+    assert {cls.__name__ for cls in untried} == SOLVED | EXTENDS
+    assert {cls.__name__ for cls, _ in ON_OWN_CASE.values()} == EXTENDS
 
 
 def test_every_variant_meets_every_case() -> None:

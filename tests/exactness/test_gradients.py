@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from tests.exactness import figures
-from tests.exactness.cases import CASES, IN_PARTS, PAIRS
+from tests.exactness.cases import CASES, IN_PARTS, PAIRS, case_of
 from tests.exactness.jobs import ACCUMULATE, SHARDED, every
 from tests.exactness.training import (
     CLIP,
@@ -35,7 +35,7 @@ LOG_P = {"float64": 1e-12, "float32": 2**-22}
 
 def check(found: list[Step], expected: list[Step], kind: str, split: str, case: str) -> None:
     """Gradients before and after clipping, and weights, after each optimizer step."""
-    shifts = CASES[case].shifts if kind != "float64" else ()
+    shifts = case_of(case).shifts if kind != "float64" else ()
     assert len(found) == len(expected), f"{len(found)} optimizer steps with {split}, {len(expected)} in one piece"
     bound = TRAINING[kind][1]
     for number, (one, other) in enumerate(zip(found, expected, strict=True), 1):

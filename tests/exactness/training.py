@@ -17,7 +17,7 @@ from sft_lightning.core.structures import Batch
 from sft_lightning.data import SFTDataModule
 from sft_lightning.modules import SFTModule
 from sft_lightning.sharding.tensors import part_of, whole
-from tests.exactness.cases import CASES, make
+from tests.exactness.cases import case_of, make
 from tests.support import fit, own_callbacks, weights
 
 GLOBAL_BATCH, ROWS, STEPS = 16, 21, 3
@@ -147,7 +147,7 @@ def train(
 
     `seed` is that of the new head, or None for the generators as they are.
     """
-    own, (precision, _, arguments) = CASES[case], TRAINING[kind]
+    own, (precision, _, arguments) = case_of(case), TRAINING[kind]
     module = make(case, variant, root, dropout, **arguments)
     samples = own.data(**{"sizes": (ROWS, 5, 5), "batch_size": GLOBAL_BATCH, "eval_batch_size": 4, **(data or {})})
     recorder = Steps()

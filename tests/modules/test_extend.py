@@ -12,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data import Extend
-from sft_lightning.modules import L2SPSFT, ExtendSFT, PlainSFT, SFTModule
+from sft_lightning.modules import EWCSFT, L2SPSFT, DistillSFT, ExtendSFT, PlainSFT, SFTModule
 from sft_lightning.modules.bias_correction import solve_correction
 from sft_lightning.networks import build_network
 from sft_lightning.networks.joint_head import JointHead
@@ -235,6 +236,43 @@ def test_weight_space_anchors_hold_the_old_rows_too(pretrained: str) -> None:
     assert 0 < away[1] < 0.5 * away[0]
 
 
+def test_the_fisher_information_covers_the_old_rows(pretrained: str) -> None:
+    """As it covers the kept output layer's weights: the mean over source samples of each one's squared gradient."""
+    module = EWCSFT(pretrained_mlp(pretrained), fisher="empirical", fisher_samples=None)
+    fit(module, both(), max_steps=1, precision="64-true", limit_val_batches=0, callbacks=[RetentionMonitor(few(OLD))])
+    assert module.source is not None and module.teacher is not None
+    split: Any = module.source.data.splits["train"]
+    w = {n: v.double() for n, v in module.teacher.network.state_dict().items()}
+    total = torch.zeros(KNOWN, HIDDEN[-1], dtype=torch.float64)
+    for row, label in zip(split.rows.tolist(), split.targets.tolist(), strict=True):
+        image = (split.samples.images[row : row + 1].float() / 255).double()
+        hidden = torch.relu(image.flatten(1) @ w["encoder.1.weight"].T + w["encoder.1.bias"])
+        x = torch.relu(hidden @ w["encoder.4.weight"].T + w["encoder.4.bias"])
+        p = (x @ w["source_head.weight"].T + w["source_head.bias"]).softmax(1)
+        total += ((p - F.one_hot(torch.tensor([label]), KNOWN)).T @ x).square()
+    assert total.any()
+    torch.testing.assert_close(module.fisher["head.old.weight"], total / len(split), rtol=1e-9, atol=1e-15)
+
+
+def test_what_is_kept_is_measured_on_the_old_rows_that_are_exported(pretrained: str) -> None:
+    """With a frozen encoder the former output layer would always agree with itself."""
+    module, data = PlainSFT(pretrained_mlp(pretrained), lr=0.1, freeze="all-but-head"), both(rehearse=0)
+    values = fit(module, data, max_epochs=3).callback_metrics
+    head, same = module.network.head.eval(), []
+    for raw in data.loader("val", 0, 1):
+        batch = data.receive(raw)
+        features = module.network.encode(batch["x"])
+        same += (head.old(features).argmax(1) == module.network.source_head(features).argmax(1)).tolist()
+    assert float(values["retention/agreement"]) == pytest.approx(sum(same) / len(same)) and not all(same)
+
+
+def test_rows_of_another_task_are_no_labels(pretrained: str, tmp_path: Path) -> None:
+    info = TaskInfo("multi_label", KNOWN, [str(d) for d in OLD])
+    build_network(pretrained_mlp(None), info).save_pretrained(str(tmp_path))
+    with refused("network.pretrained", "multi_label", "classification"):
+        fit(PlainSFT(pretrained_mlp(str(tmp_path))), both(), max_steps=1)
+
+
 def test_new_rows_can_learn_alone(pretrained: str) -> None:
     module, recorder = tuned(pretrained, both(), PlainSFT, freeze=["^encoder", "^head.old"])
     still = [n for n, v in recorder.start.items() if torch.equal(v, weights(module)[n])]
@@ -356,6 +394,18 @@ REFUSED: list[tuple[Callable[[str], Any], tuple[object, ...]]] = [
     (
         lambda folder: fit(ExtendSFT(pretrained_mlp(folder), anchor_on="new"), both(pool=few(OLD))),
         ("data.pool", "anchor"),
+    ),
+    (
+        lambda folder: fit(ExtendSFT(pretrained_mlp(folder), old_labels=False), both(0, pool=few(OLD))),
+        ("model.old_labels", "no effect", "data.rehearse"),
+    ),
+    (
+        lambda folder: fit(DistillSFT(pretrained_mlp(folder), train_source_head=True), both()),
+        ("model.train_source_head", "rows"),
+    ),
+    (
+        lambda folder: fit(ExtendSFT(pretrained_mlp(folder), correction="norms"), both(), limit_val_batches=0),
+        ("model.correction", "limit_val_batches"),
     ),
     (lambda folder: ExtendSFT(pretrained_mlp(folder), anchor_weight=-1.0), ("model.anchor_weight", -1.0)),
 ]
