@@ -56,7 +56,7 @@ def claim(outputs: Tensor) -> bool:
 def shared(outputs: Tensor) -> bool:
     """Whether another tensor has the same memory, such as a view or a detached one."""
     alone = 2  # the tensor, and the storage's object that is asked here
-    return torch._C._storage_Use_Count(outputs.untyped_storage()._cdata) > alone  # type: ignore[attr-defined, no-any-return]
+    return torch._C._storage_Use_Count(outputs.untyped_storage()._cdata) > alone
 
 
 def held(outputs: Tensor) -> bool:
