@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.precision import DoublePrecision
 from torch import Tensor, nn
 
 from sft_lightning.core import redaction
@@ -207,6 +208,8 @@ class SFTModule(MeasuredModule):
         if self.network is not None and self.network.input_view.ends is None and ENDS_KEY in checkpoint:
             # Data to predict on has no answers whose ends could be seen.
             self.network.input_view = replace(self.network.input_view, ends=tuple(checkpoint[ENDS_KEY]))
+        if self._trainer is not None and isinstance(self.trainer.precision_plugin, DoublePrecision):
+            self.double()  # Lightning does it after loading, when single precision has rounded the weights
         if self._trainer is not None and self.trainer.state.fn == "fit":
             self.trainable.load(checkpoint.get(TRAINABLE_KEY))
 

@@ -154,6 +154,8 @@ class BuiltModule(TunedModule):
     def teacher_output(self, batch: Batch) -> Output:
         """The pretrained network's output on the same rows of the same batch, without gradient."""
         assert self.teacher is not None and self.task is not None
+        if self.teacher.rests:  # as between measurements, where somebody's own variant or callback may ask
+            self.move_teacher()
         return self.teacher(batch["x"], self.task.select(batch))
 
     def train(self, mode: bool = True) -> "BuiltModule":

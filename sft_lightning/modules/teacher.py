@@ -91,6 +91,11 @@ class Teacher:
             tensor.data = self._on_disk[name]
         self._note_start()
 
+    @property
+    def rests(self) -> bool:
+        """Whether its weights were left on disk, in the device and precision of that time."""
+        return bool(self._on_disk)
+
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         """Its parameters and buffers, by name."""
         yield from self.network.named_parameters()

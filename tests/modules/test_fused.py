@@ -57,6 +57,16 @@ def test_a_resumed_run_has_the_kernel_of_its_checkpoint(pretrained: str, tmp_pat
     assert kernel_of(trainer.optimizers[0]) == "single"
 
 
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_resumed_run_ends_as_one_that_was_not_interrupted(pretrained: str, tmp_path: Path, precision: Any) -> None:
+    """In double precision, too: a network that is built in single precision must not round its checkpoint's weights."""
+    first, whole, resumed = (PlainSFT(pretrained_mlp(pretrained), lr=1e-2) for _ in range(3))
+    fit(first, digits(), max_epochs=1, precision=precision).save_checkpoint(tmp_path / "first.ckpt")
+    fit(whole, digits(), max_epochs=2, precision=precision)
+    fit(resumed, digits(), max_epochs=2, precision=precision, ckpt_path=str(tmp_path / "first.ckpt"))
+    assert all(torch.equal(w, weights(whole)[n]) for n, w in weights(resumed).items())
+
+
 @pytest.mark.parametrize(
     ("optimizer", "arguments", "kernel"),
     [

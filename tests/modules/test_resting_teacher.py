@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor
-from sft_lightning.modules import SFTModule, teacher
+from sft_lightning.core.structures import Batch, Loss, Output
+from sft_lightning.modules import PlainSFT, SFTModule, teacher
 from sft_lightning.networks.tensors import weights_hash
-from tests.support import OLD, digits, fit, make, weights
+from tests.support import OLD, digits, fit, make, pretrained_mlp, weights
 
 
 def from_file(module: SFTModule) -> set[bool]:
@@ -36,6 +37,22 @@ def test_numbers_do_not_depend_on_where_the_teacher_lies(
     assert all(torch.equal(w, weights(usual)[n]) for n, w in weights(resting).items())
     assert not list(tmp_path.glob(".teacher*")), "the file has a name"
     assert usual.teacher and resting.teacher and usual.teacher.hash == resting.teacher.hash
+
+
+class Asks(PlainSFT):
+    """Reads the teacher's outputs in each step, where nothing says that it does."""
+
+    def task_loss(self, batch: Batch, output: Output) -> Loss:
+        assert self.teacher_output(batch).features.dtype == output.features.dtype
+        return super().task_loss(batch, output)
+
+
+def test_a_resting_teacher_answers_in_a_step(pretrained: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher, "LARGE", 0)
+    module = Asks(pretrained_mlp(pretrained))
+    for precision in ("32-true", "64-true"):
+        fit(module, digits(), max_steps=1, precision=precision, limit_val_batches=0, default_root_dir=str(tmp_path))
+        assert module.teacher is not None and module.teacher.rests
 
 
 def test_a_teacher_that_a_full_disk_cannot_take_stays_in_memory(
