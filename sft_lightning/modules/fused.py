@@ -11,13 +11,13 @@ from torch.optim.optimizer import _get_fused_kernels_supported_devices  # type: 
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.step_hooks import unscales_itself
-from sft_lightning.sharding.tensors import is_sharded
+from sft_lightning.sharding.tensors import local
 
 FUSED = (torch.optim.AdamW, torch.optim.Adam)
 """Optimizers for which the fused kernel is the default. Torch's for SGD fails if some weights have momentum and others, thawed
 later, have none yet.
 """
-KERNELS = {"fused": None, "foreach": None, "differentiable": False}
+KERNELS = {"fused": None, "foreach": None, "differentiable": False, "capturable": False}
 """Arguments that choose a kernel, with the values that choose none"""
 
 
@@ -33,7 +33,7 @@ def choose_kernel(optimizer: Optimizer, arguments: Mapping[str, Any] | None) -> 
         # The scaler is to unscale gradients before the step, as for other kernels: penalties and clipping need that.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     weights = [p for g in optimizer.param_groups for p in g["params"]]
-    if (arguments or {}).get("fused") and not all(is_sharded(p) or is_dense(p) for p in weights):
+    if (arguments or {}).get("fused") and not all(is_dense(local(p)) for p in weights):
         raise UserError(
             "model.optimizer_args",
             "fused: true would step wrong values, because a weight is a part of a larger tensor with gaps",
@@ -44,7 +44,7 @@ def choose_kernel(optimizer: Optimizer, arguments: Mapping[str, Any] | None) -> 
     ):
         return
     devices = _get_fused_kernels_supported_devices()
-    if all(p.is_floating_point() and p.device.type in devices and not is_sharded(p) and is_dense(p) for p in weights):
+    if all(p.is_floating_point() and p.device.type in devices and is_dense(local(p)) for p in weights):
         for group in (optimizer.defaults, *optimizer.param_groups):
             group["fused"] = True
 

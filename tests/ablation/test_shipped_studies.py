@@ -22,7 +22,8 @@ def test_a_shipped_study_resolves_and_has_the_baselines_tuned(file):
     assert plain.tune, f"{file.name}: the baseline's learning rate is not tuned, but the anchors' strength is"
     models = [a.overlay.get("model", {}) for a in study.arms]
     unsolvable = ("TransformersLM", "TransformersSeq2Seq", "Segmentation")  # outputs that are kept, or of maps
-    keeps_outputs = configs[0]["network"]["class_path"].endswith(unsolvable)
+    extends = configs[0]["data"]["class_path"].endswith("Extend")  # old rows of the output layer are kept
+    keeps_outputs = extends or configs[0]["network"]["class_path"].endswith(unsolvable)
     frozen = [m for m in models if "freeze" in m.get("init_args", m)]
     probes = frozen if keeps_outputs else [m for m in models if m.get("class_path") == "LinearProbe"]
     assert probes, f"{file.name}: there is no linear probe (or, without a new head, no frozen arm) to compare with"

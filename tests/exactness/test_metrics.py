@@ -250,6 +250,9 @@ def test_predictions_have_every_sample_once_in_order(together: Any, root: Path, 
             assert line.pop("file") == f"sample {line['index']}"
             found, right = np.array(line.pop("boxes")).reshape(-1, 4), np.array(want.pop("boxes")).reshape(-1, 4)
             assert found == pytest.approx(right, abs=0.0051), "other boxes than those of the image alone, rounded"
+        if case == "questions":
+            listed = {one["answer"]: one["score"] for one in line.pop("n_best")}
+            assert listed == pytest.approx(want.pop("n_best"), abs=2e-6), "other answers are likely"
         by_data = {"sounds": "file", "transcripts": "file", "speech": "file", "choices": "text"}.get(case)
         assert by_data is None or line.pop(by_data) is not None
         assert sum(line.pop("pixels", [36])) == 36, "a pixel has no class, or two"
@@ -264,7 +267,11 @@ def in_words(case: str, said: Answers, items: np.ndarray) -> dict[str, Any]:
     """A sample's prediction as predictions.jsonl has it, from the logits of its items."""
     logits = said.logits[items]
     if CASES[case].task == "extractive_qa":
-        return squad_by_hand.answer(logits[0], said.beside[items[0]], may_be_none=True)
+        asked = (logits[0], said.beside[items[0]])
+        return {
+            **squad_by_hand.answer(*asked, may_be_none=True),
+            "n_best": squad_by_hand.n_best(*asked, may_be_none=True),
+        }
     if CASES[case].task == "ctc":
         return ctc_by_hand.answer(logits[0])
     if CASES[case].task == "object_detection":

@@ -72,12 +72,7 @@ def tuned(root: Path, family: str, strategy: str, precision: str = "64-true") ->
         network = TEXTS[family](folder)
     network["init_args"]["dropout"] = 0.0
     data = FewDigits(digits=NEW, **sizes) if family in IMAGES else FewTexts(**sizes)
-    # Parts have no fused kernel, and small BatchNorms make much of a last bit: the same kernel for both.
-    how: dict[str, Any] = {
-        "lr": 1e-2,
-        "optimizer_args": {"fused": False},
-        "freeze": {"bottom_layers": 2} if family == FROZEN else None,
-    }
+    how: dict[str, Any] = {"lr": 1e-2, "freeze": {"bottom_layers": 2} if family == FROZEN else None}
     module: SFTModule = PlainSFT(network, **how) if family == "LSTM" else L2SPSFT(network, alpha=0.1, **how)
     trainer = fit(module, data, max_steps=3, precision=precision, strategy=strategy, devices=2)
     return {**weights(module), **{k: v.detach() for k, v in trainer.callback_metrics.items()}}
