@@ -1,6 +1,6 @@
 """Speed beside peers: the same work in interleaved turns, on one thread and on all; what a command and a study cost.
 
-    python -m benchmarks.run                     # all: under 15 minutes on two quiet cores
+    python -m benchmarks.run                     # all, on one thread and on all: more than 15 minutes
     python -m benchmarks.run --quick             # a few turns of mlp, lenet and minilm: 3 minutes, written only with --out
     python -m benchmarks.run mlp lenet           # these alone
     python -m benchmarks.run mlp --arms cli hf   # these arms alone, beside the baseline and its A/A control
