@@ -14,8 +14,8 @@ setup: ## the environment alone: .venv with the locked requirements
 quickstart: setup ## set up, then tune a small pretrained network on 20 digits a class, anchored by distillation
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
-commands := tests/survival tests/cli tests/cluster tests/runs tests/fuzz
-studies := tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config
+commands := tests/survival tests/cli tests/cluster tests/runs
+studies := tests/fuzz tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config
 quick := $(py) -m pytest -q -m "not slow"
 
 test: setup ## set up, then the tests, in three parts side by side: some of each wait for processes
