@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
     if unknown := [n for n in options.names if n not in NAMES]:
         parser.error(f"there is no {', '.join(unknown)}; choose {', '.join(NAMES)}")
     if unknown := [a for a in options.arms or () if a not in ARMS]:
-        parser.error(f"there is no arm {', '.join(unknown)}; choose {', '.join(ARMS)}")
+        parser.error(f"unknown arm {', '.join(unknown)}; choose {', '.join(ARMS)}")
     names = options.names or (list(QUICK) if options.quick else list(NAMES))
     load = results.load_average()
     found: dict[str, Any] = {}

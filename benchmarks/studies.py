@@ -192,8 +192,8 @@ GAUGES = """## Which gauge tells what was kept
 Without source data a gauge must stand in for the source metric. The table has Spearman's correlation of each gauge with what
 was kept, over all settings that a study tried (means over the seeds that chose, on validation) and over its arms (means over
 the tested seeds). A gauge that orders them rightly has −1 for a distance and +1 for an agreement. Anchors on source outputs
-lower the divergence on the new inputs by construction, so each number is also given without them. Settings of one study are
-no random sample of ways of tuning, so there are no p values.
+lower the divergence on the new inputs by construction, so each number is also given without them. Settings of one study were
+chosen by hand, not drawn at random, so p values would mean nothing and are left out.
 
 ![What was kept over four gauges, a mark for each setting](gauges.svg)
 """

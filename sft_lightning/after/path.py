@@ -65,7 +65,7 @@ class Walk(Callback):
         if self.ends is None:
             if pl_module.teacher is None:
                 raise UserError(
-                    "path", "the run started from random weights, so that there is no way back", "name another run"
+                    "path", "the run started from random weights, so it has no pretrained end", "name another run"
                 )
             self.ends = Ends(network, pl_module.teacher.network)
             if not self.ends.moved:

@@ -57,7 +57,7 @@ def make_parser() -> Parser:
 
 
 def alphas_of(text: str | None) -> tuple[float, ...]:
-    """The points to measure, ascending. Raises UserError for a value that is no number from 0 to 1."""
+    """The points to measure, ascending. Raises UserError for anything but numbers from 0 to 1."""
     if text is None:
         return tuple(i / STEPS for i in range(STEPS + 1))
     try:

@@ -24,7 +24,7 @@ def rank_correlations(
 ) -> dict[str, RankCorrelation]:
     """Spearman's correlation of each gauge with `kept`, over the units that have both. Ties share their mean rank.
 
-    Units are no random sample of ways of tuning, so there is no p value: the number says how well the gauge ordered these.
+    Units were chosen by hand, so a p value would mean nothing: the number says how well the gauge ordered these.
 
     Args:
         kept: Unit (an arm, or a setting) to what it kept.
