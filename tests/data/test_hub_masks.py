@@ -57,3 +57,13 @@ def test_a_wrong_mask_is_named_or_left_out_and_counted(tmp_path: Path, wrong: st
         ready(write_masked_table(tmp_path, "other"))
     with refused("data", "'msk'"):
         ready(files, mask_column="msk")
+
+
+def test_a_name_of_a_split_that_is_not_there_is_refused_although_another_means_it(tmp_path: Path) -> None:
+    files = write_masked_table(tmp_path)
+    with refused("data", "'tset'"):
+        ready(files, test_split="tset")
+    renamed = {"Training": files["train"], "testing": files["test"]}
+    assert {kind: len(split) for kind, split in ready(renamed).splits.items()} == {
+        kind: len(split) for kind, split in ready(files).splits.items()
+    }

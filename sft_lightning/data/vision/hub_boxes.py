@@ -10,14 +10,13 @@ from PIL import Image, ImageOps
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
-from sft_lightning.data.split_names import one_of
 from sft_lightning.data.vision.boxed import BoxedRows
 from sft_lightning.data.vision.boxes import FORMATS, Box, Boxes, as_corners, check_format
 from sft_lightning.data.vision.detection import DetectionData, Pictured
 from sft_lightning.data.vision.encoded import DAMAGE
 from sft_lightning.data.vision.hub_images import TableImages, encoded
 from sft_lightning.data.vision.paths import folders_of, named_files
-from sft_lightning.data.vision.tables import load_tables, local_files, pick
+from sft_lightning.data.vision.tables import load_tables, local_files, named_splits, pick
 
 BOX_NAMES, CLASS_NAMES, IGNORED = ("bbox", "bboxes", "boxes"), ("category", "categories", "label", "labels"), "iscrowd"
 
@@ -76,15 +75,8 @@ class HubDetection(DetectionData):
     def load(self) -> Splits:
         tables = load_tables(self.path, self.data_files, self.config_name)
         folders = folders_of(self.path, local_files(self.path, self.data_files))
-        own = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
-        for kind, name in own.items():
-            fix = f"set data.init_args.{kind}_split"
-            own[kind] = pick(name, tables, "split") if name and name in tables else one_of(tables, kind, fix) or name
-        chosen = {kind: tables[pick(name, tables, "split")] for kind, name in own.items() if name}
-        if "train" not in chosen:
-            raise UserError(
-                "data", f"there is no split {self.train_split}, only {', '.join(tables)}", "set train_split"
-            )
+        own = named_splits(tables, self.train_split, self.val_split, self.test_split)
+        chosen = {kind: tables[name] for kind, name in own.items()}
         names = self.names_of(chosen)
         columns = {
             kind: encoded(table, pick(self.image_column, table.column_names, "column"))

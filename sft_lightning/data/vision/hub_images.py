@@ -8,10 +8,9 @@ import numpy as np
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
-from sft_lightning.data.split_names import one_of
 from sft_lightning.data.vision.base import EncodedImages, ImageData
 from sft_lightning.data.vision.paths import folders_of, named_files
-from sft_lightning.data.vision.tables import classes_of, load_tables, local_files, pick, targets_of
+from sft_lightning.data.vision.tables import classes_of, load_tables, local_files, named_splits, pick, targets_of
 
 BINARY = ("binary", "large_binary")
 
@@ -89,10 +88,8 @@ class HubImages(ImageData):
     def load(self) -> Splits:
         tables = load_tables(self.path, self.data_files, self.config_name)
         folders = folders_of(self.path, local_files(self.path, self.data_files))
-        train = self.train_split if self.train_split in tables else self.named(tables, "train") or self.train_split
-        val = self.val_split or self.named(tables, "val")
-        test = self.test_split or self.named(tables, "test")
-        chosen = {n: tables[pick(n, tables, "split")] for n in (train, val, test) if n is not None}
+        own = named_splits(tables, self.train_split, self.val_split, self.test_split)
+        train, chosen = own["train"], {name: tables[name] for name in own.values()}
         for table in chosen.values():
             pick(self.image_column, table.column_names, "column")
             pick(self.label_column, table.column_names, "column")
@@ -108,13 +105,7 @@ class HubImages(ImageData):
             )
             for name, table in chosen.items()
         }
-        return Splits(splits[train], splits.get(val or ""), splits.get(test or ""), labels)
-
-    def named(self, tables: dict[str, Any], kind: str) -> str | None:
-        """The split whose name means `kind`: `testing`, `Val`. Raises UserError if there are several."""
-        if kind == "train" and self.train_split != "train":
-            return None
-        return one_of(tables, kind, f"set data.init_args.{kind}_split")
+        return Splits(splits[train], splits.get(own.get("val", "")), splits.get(own.get("test", "")), labels)
 
 
 def encoded(table: Any, column: str) -> Any:

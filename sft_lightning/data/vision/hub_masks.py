@@ -6,13 +6,12 @@ from typing import Any, BinaryIO
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import Splits
-from sft_lightning.data.split_names import one_of
 from sft_lightning.data.vision.hub_images import TableImages, encoded
 from sft_lightning.data.vision.masked_rows import MaskedRows
 from sft_lightning.data.vision.masks import MaskRule
 from sft_lightning.data.vision.paths import folders_of, named_files
 from sft_lightning.data.vision.segmentation import SegmentationData
-from sft_lightning.data.vision.tables import load_tables, local_files, pick
+from sft_lightning.data.vision.tables import load_tables, local_files, named_splits, pick
 
 MASK_COLUMNS = ("mask", "label", "annotation", "segmentation_mask", "semantic_mask", "labels")
 """Names of the column of masks, the likeliest first"""
@@ -95,11 +94,8 @@ class HubSegmentation(SegmentationData):
     def load(self) -> Splits:
         tables = load_tables(self.path, self.data_files, self.config_name)
         folders = folders_of(self.path, local_files(self.path, self.data_files))
-        own = {"train": self.train_split, "val": self.val_split, "test": self.test_split}
-        for kind, name in own.items():
-            fix = f"set data.init_args.{kind}_split"
-            own[kind] = pick(name, tables, "split") if name and name in tables else one_of(tables, kind, fix) or name
-        chosen = {kind: tables[pick(name, tables, "split")] for kind, name in own.items() if name}
+        own = named_splits(tables, self.train_split, self.val_split, self.test_split)
+        chosen = {kind: tables[name] for kind, name in own.items()}
         column = self.column_of(chosen["train"])
         cells = {kind: self.cells(table, column, kind, folders) for kind, table in chosen.items()}
         rule = self.rule([cell for cell in cells["train"] if cell is not None])

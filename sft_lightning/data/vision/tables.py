@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.data.split_names import split_within
+from sft_lightning.data.split_names import one_of, split_within
 from sft_lightning.data.text.cells import missing, whole
 from sft_lightning.data.vision.walk import SUFFIXES
 
@@ -151,6 +151,19 @@ def pick(wanted: str, names: Iterable[str], what: str) -> str:
     if wanted not in names:
         raise UserError("data", f"there is no {what} '{wanted}', only {', '.join(names)}{nearest(wanted, names)}")
     return wanted
+
+
+def named_splits(tables: Iterable[str], train: str, val: str | None, test: str | None) -> dict[str, str]:
+    """The name of the table of each split there is: the one given, or the one that means it, such as `Val` or `testing`.
+
+    Raises:
+        UserError: A name that was given is not there, or none is for training, or several mean one split.
+    """
+    names = list(tables)
+    given = {"train": None if train == "train" and train not in names else train, "val": val, "test": test}
+    found = {kind: name or one_of(names, kind, f"set data.init_args.{kind}_split") for kind, name in given.items()}
+    found["train"] = found["train"] or train
+    return {kind: pick(name, names, "split") for kind, name in found.items() if name}
 
 
 def classes_of(tables: dict[str, Any], column: str, train: str) -> tuple[list[str], dict[Any, int]]:
