@@ -1,5 +1,7 @@
 """Builds one rank's data loader of a split: the order of its batches, and the loader that fetches them."""
 
+import sys
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -55,8 +57,23 @@ def loader_of(split: Split, order: GlobalBatches, num_workers: int, seed: int) -
         generator=torch.Generator().manual_seed(seed),  # else each iteration would draw from the global one
         pin_memory=torch.cuda.is_available(),
         multiprocessing_context="fork" if num_workers and not torch.cuda.is_available() else None,
-        worker_init_fn=ignore_in_worker if num_workers else None,
+        worker_init_fn=ready_worker if num_workers else None,
     )
+
+
+def ready_worker(number: int = 0) -> None:
+    """Makes a process that loads data ignore signals, and stay silent where the process that it loads for has hung up.
+
+    That one ends for a reason of its own, which it prints. A tensor on its way there would add a traceback.
+    """
+    ignore_in_worker(number)
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not issubclass(kind, ConnectionError | EOFError):
+            before(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def _as_is(batch: Any) -> Any:

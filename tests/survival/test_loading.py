@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from sft_lightning.core.environment_errors import machine_fault
+from sft_lightning.data.loaders import ready_worker
 from sft_lightning.data.vision.base import ArrayImages
 from sft_lightning.networks import LeNet
 from sft_lightning.runs import Run, load
@@ -119,6 +120,18 @@ def test_a_loading_process_that_a_signal_ends(
         time.sleep(0.1)
     assert not set(loading(os.getpid())) - before, "other loading processes live on"
     check_goes_on(load(path), command)
+
+
+def test_a_loading_process_says_nothing_when_the_one_it_loads_for_hangs_up(capfd: pytest.CaptureFixture[str]) -> None:
+    """A tensor that is being passed on when another loading process has crashed breaks a pipe, which is no news."""
+    for error, shown in ((BrokenPipeError(32, "Broken pipe"), False), (EOFError(), False), (ValueError("a bug"), True)):
+        if (pid := os.fork()) == 0:
+            ready_worker()
+            sys.excepthook(type(error), error, None)
+            sys.stderr.flush()
+            os._exit(0)
+        os.waitpid(pid, 0)
+        assert (type(error).__name__ in capfd.readouterr().err) == shown, error
 
 
 def test_a_loading_process_that_leaves_by_itself(
