@@ -54,6 +54,7 @@ def code_of(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_readme_alone_repeats_a_prediction_of_both_heads_of_a_text(
     tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
