@@ -17,7 +17,7 @@ from sft_lightning.config.files import check_yaml
 from sft_lightning.config.options import OPTIONS, underscored
 from sft_lightning.core.errors import UserError, nearest
 
-ELSEWHERE = ("--import", "--run", "--resume", "--help", "--help-all", "-h", "--print_config")
+ELSEWHERE = ("--import", "--run", "--resume", "--help", "--help-all", "-h", "--print_config", "--print_shtab")
 """Options with which a command knows more names, or does something else"""
 FOLDERS = {**{key: folder for key, (folder, _) in KINDS.items()}, "retention": KINDS["data"][0]}
 """{key: the folder of its classes}"""
@@ -93,7 +93,7 @@ def of_class(item: given.Given, items: list[given.Given]) -> UserError | None:
 @cache
 def known_keys() -> frozenset[str]:
     """The dotted names of all options of these commands."""
-    own = [*TOPS, *OF_TRAINER, *(name for name, *_ in OPTIONS)]
+    own = [*TOPS, *OF_TRAINER, *(name for name, *_ in OPTIONS), *(["print_shtab"] if find_spec("shtab") else [])]
     return frozenset([*own, *(f"{key}.help" for key in WITH_HELP), *(f"trainer.{n}" for n in trainer_arguments())])
 
 
