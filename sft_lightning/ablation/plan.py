@@ -165,6 +165,9 @@ def address(config: dict[str, Any]) -> str:
             **content["data"],
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
+    model = content.get("model", {})
+    if "teacher_cache" in model.get("init_args", {}):  # changes no bit
+        content["model"] = {**model, "init_args": {k: v for k, v in model["init_args"].items() if k != "teacher_cache"}}
     network = content.get("network", {})
     args = network.get("init_args", {})
     if "transforms" in args and not args["transforms"]:  # empty transforms change nothing

@@ -19,6 +19,7 @@ from sft_lightning.evaluation.said import SaidSamples, note_said
 from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
 from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.evaluation.source_meter import SourceMeter
+from sft_lightning.modules.step_values import log_measured
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task
 
@@ -212,10 +213,8 @@ class RetentionMonitor(Callback):
         if not batch.get("compared", True):
             return
         began = time.perf_counter()
-        key = (
-            number,
-            *(batch.get("rows") or batch["index"].tolist()),
-        )  # a sample that cannot be read this time may be missing
+        # a sample that cannot be read this time may be missing
+        key = (number, *(batch.get("rows") or batch["index"].tolist()))
         teacher = self._cache.get(key)
         if teacher is None:
             with trainer.precision_plugin.forward_context():
@@ -265,7 +264,7 @@ class RetentionMonitor(Callback):
             values |= self.meter.kept(trainer, module, split, self.before, self._answers)
         for meter in self.sets.values():
             values |= meter.kept(trainer, module, split, self.before)
-        module.log_dict(values | self._samples(split))
+        log_measured(module, values | self._samples(split))
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
