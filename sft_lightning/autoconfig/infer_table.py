@@ -12,17 +12,19 @@ from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classe
 from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
-from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
+from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.split_column import without_splits
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
+from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
 from sft_lightning.data.text.layouts import layout_of, no_layout
+from sft_lightning.data.text.local_copy import split_file
 from sft_lightning.data.text.table import TextTable
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
@@ -56,10 +58,10 @@ def files_of(path: Path) -> dict[str, Path]:
     )
 
 
-def read_sheet(path: Path) -> tuple[Table, list[str]]:
+def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
     """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
-        return read_table(path, "--data"), []
+        return read_table(path, "--data", header=header), []
     import pyarrow as pa  # type: ignore[import-untyped]
     from pyarrow import parquet
 
@@ -88,12 +90,17 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     instructions, or plain text.
     """
     said = of_table(said)
-    table, embedded = read_sheet(files["train"])
+    table, embedded = read_sheet(files["train"], header=said.settings.get("header") is not False)
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
+    if "split" not in (said.text_column, said.label_column):
+        table = without_splits(table)
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
+    if unlabelled_pairs and (bare := headless(files["train"], table, said, kinds == ("pairs",))) is not None:
+        return headless_plan({split: str(file) for split, file in files.items()}, bare, said)
     layout = layout_of(table)
     meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
     if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
@@ -103,7 +110,6 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return choices_plan(files, table, asked, said)
     if holds_questions(table, said):
         return question_plan(files, kinds, network, said)
-    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
     if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
         return pair_plan({split: str(file) for split, file in files.items()}, said, *pair)
     if said.task == "seq2seq" or kinds == ("pairs",):

@@ -57,6 +57,22 @@ def by_split(
     return whole, places
 
 
+def divided(tables: Mapping[str, Table], *columns: str | None) -> dict[str, Table]:
+    """The table of each split, with the rows of a single table divided by its column `split`, unless that is one of the
+    columns that have another use. See `by_split` for errors.
+    """
+    if NAME in columns:
+        return dict(tables)
+    return by_split(tables, dict.fromkeys(tables, Path()), None)[0]
+
+
+def without_splits(table: Table) -> Table:
+    """The table without its column `split`, if that names splits."""
+    if not any(not missing(value) and split_of(str(value)) for value in table.columns.get(NAME, [])):
+        return table
+    return replace(table, columns={name: values for name, values in table.columns.items() if name != NAME})
+
+
 def unknown(table: Table, row: int, value: Any) -> UserError:
     """The error of a row whose split is not known."""
     what = "has no value" if missing(value) else f"has {value!r:.40}, which names no split"
