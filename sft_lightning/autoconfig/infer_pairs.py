@@ -140,10 +140,11 @@ def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
 
 def headless_plan(files: dict[str, Any], table: Table, said: Overrides) -> DataPlan:
     """Plans pairs of tables without a header, in the columns source and target unless the user names others."""
-    source, target = given_columns(table, said.text_column, None, True) if said.text_column else (SOURCE, TARGET)
-    told = said.settings.get("header") is None
+    pair = given_columns(table, said.text_column, None, True) if said.text_column else None
+    source, target = pair or (SOURCE, TARGET)
+    guessed = said.settings.get("header") is None
     plan = pair_plan(files, said, source, target, header=False)
-    if told:
+    if guessed:
         plan.lines.insert(
             1, "its first line reads like a pair, not like names of columns (--set data.header=true says otherwise)"
         )

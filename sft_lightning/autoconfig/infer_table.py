@@ -1,5 +1,6 @@
 """Infers a data block from tables: texts with labels, images with labels, or instructions with answers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
-from sft_lightning.data.split_column import without_splits
+from sft_lightning.data.split_column import NAME, parts_of
 from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
@@ -94,8 +95,9 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
-    if "split" not in (said.text_column, said.label_column):
-        table = without_splits(table)
+    others: list[Table] = []
+    if NAME not in (said.text_column, said.label_column):
+        table, *others = parts_of(table).values()  # what is inferred is of the training rows
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
     unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
@@ -129,7 +131,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         fits(kinds, ("text",), network, f"{table.where} holds texts with sets of labels")
         return sets_plan(files, table, labels, said)
     fits(kinds, ("text",), network, f"{table.where} is taken for texts with labels")
-    return text_plan(files, table, said, no_labels(table, kinds))
+    return text_plan(files, table, said, no_labels(table, kinds), others)
 
 
 def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
@@ -207,8 +209,12 @@ def largest(images: list[Any]) -> int | None:
     return max(sides, default=None)
 
 
-def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -> DataPlan:
-    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels."""
+def text_plan(
+    files: dict[str, Path], table: Table, said: Overrides, fix: str, others: Sequence[Table] = ()
+) -> DataPlan:
+    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels.
+    `others` are the parts of the table that its column `split` gives to other splits.
+    """
     probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
     label = columns.label_of(table, said.label_column, probable, fix)
     texts = probable or columns.texts_of(table, None, label)
@@ -226,6 +232,9 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -
     for split, file in files.items():
         if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts, said):
             init[split] = str(file)
+    for part in others:
+        if not all_unlabelled(part, label):
+            leave_out(plan, part, lacking(part, label, [label, *texts], plan.task), [label, *texts], said)
     read_as_fit_does(plan, init)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"

@@ -192,9 +192,9 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
     how, said = AS[kind], with_columns(said, FORM[kind])
     if kind == "TaggedTable":
-        train = files["train"]
-        delimited = train.suffix.lower() in DELIMITED
-        names = in_cells(train, said) if delimited else columns_of(first_row(train), said, train)
+        file = files["train"]
+        delimited = file.suffix.lower() in DELIMITED
+        names = in_cells(file, said) if delimited else columns_of(first_row(file), said, file)
         assert names is not None
         init |= {"token_column": names[0], "tag_column": names[1]}
         how = f"words in column '{names[0]}', tags in column '{names[1]}'"

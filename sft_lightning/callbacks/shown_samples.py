@@ -44,7 +44,9 @@ def named(entry: dict[str, Any]) -> dict[str, Any]:
     if entry.get("form") != "choice" or not isinstance(choices, list):
         return entry
     places = {str(at): text for at, text in enumerate(choices)}
-    said = {key: places.get(str(entry[key]), entry[key]) for key in ("before", "after", "label") if key in entry}
+    said: dict[str, Any] = {
+        key: places.get(str(entry[key]), entry[key]) for key in ("before", "after", "label") if key in entry
+    }
     return {**entry, "choices": "\n".join(choices), **said}
 
 

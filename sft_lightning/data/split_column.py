@@ -66,11 +66,20 @@ def divided(tables: Mapping[str, Table], *columns: str | None) -> dict[str, Tabl
     return by_split(tables, dict.fromkeys(tables, Path()), None)[0]
 
 
-def without_splits(table: Table) -> Table:
-    """The table without its column `split`, if that names splits."""
-    if not any(not missing(value) and split_of(str(value)) for value in table.columns.get(NAME, [])):
-        return table
-    return replace(table, columns={name: values for name, values in table.columns.items() if name != NAME})
+def parts_of(table: Table) -> dict[str, Table]:
+    """The parts of a table that its column `split` divides, without this column; the table itself as `train` if none does.
+    See `by_split` for errors.
+    """
+    found = divided({"train": table})
+    if len(found) == 1 and len(found["train"]) == len(table) and not named(table):
+        return found
+    kept = [name for name in table.columns if name != NAME]
+    return {of: replace(part, columns={n: part.columns[n] for n in kept}) for of, part in found.items()}
+
+
+def named(table: Table) -> bool:
+    """Whether the column `split` names splits."""
+    return any(not missing(value) and split_of(str(value)) for value in table.columns.get(NAME, []))
 
 
 def unknown(table: Table, row: int, value: Any) -> UserError:

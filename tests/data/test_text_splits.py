@@ -78,6 +78,18 @@ def test_the_front_door_takes_the_splits_of_a_column_and_counts_them(tmp_path: P
     assert plan.block["init_args"]["label_column"] == "kind", "splits are not labels"
     assert (plan.train, plan.val, plan.test) == (12, 4, 8) and sum(plan.counts.values()) == 12
     assert any("divides 24 rows" in line for line in plan.lines) and "12 texts" in plan.lines[0], plan.lines
+    blank = [
+        {**r, **({"label": None} if OURS[s.lower()] == "test" else {}), "split": s}
+        for r, s in zip(ROWS["labels"][1], NAMES, strict=True)
+    ]
+    plan = table_plan({"train": Path(write_jsonl(tmp_path / "blank.jsonl", blank))}, ("text",), "bert", Overrides())
+    assert (plan.train, plan.val, plan.test) == (12, 4, None), "a test split without labels is left out"
+    assert any("no row of test has a label" in line for line in plan.lines), plan.lines
+    few = [{**row, "text": f"{row['text']} {copy}"} for copy in range(6) for row in blank]
+    few[2]["label"] = None  # one of 24 validation samples
+    plan = table_plan({"train": Path(write_jsonl(tmp_path / "few.jsonl", few))}, ("text",), "bert", Overrides())
+    assert (plan.train, plan.val, plan.test) == (72, 23, None)
+    assert plan.block["init_args"]["on_bad_sample"] == "skip"
     for network, rows_of in (("pairs", "pairs"), ("choices", "choices"), ("tokens", "answers")):
         other = Path(
             write_jsonl(

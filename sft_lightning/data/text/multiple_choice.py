@@ -114,9 +114,12 @@ class MultipleChoice(TokenData):
         tables = divided(
             {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}, self.label_column, *used
         )
-        for name, table in tables.items():
+        for name, table in list(tables.items()):
             if name != "train" and all_unlabelled(table, self.label_column):
-                raise no_labels(name, table, self.label_column)
+                if name in named:
+                    raise no_labels(name, table, self.label_column)
+                del tables[name]  # a part of the training file, by its column `split`
+                tables["train"].notes.append(f"{table.where}: no row of {name} has a label, so they are left out")
         return tables
 
     def load(self) -> Splits:

@@ -89,9 +89,12 @@ class TextTable(TextData):
             raise UserError("data", needs, "set one of them")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
         tables = self._divided({n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()})
-        for name, table in tables.items():
+        for name, table in list(tables.items()):
             if name != "train" and self.unlabelled(table):
-                raise no_labels(name, table, self.label_column)
+                if name in named:
+                    raise no_labels(name, table, self.label_column)
+                del tables[name]  # a part of the training file, by its column `split`
+                tables["train"].notes.append(f"{table.where}: no row of {name} has a label, so they are left out")
         return tables
 
     def _divided(self, tables: dict[str, Table]) -> dict[str, Table]:
