@@ -44,7 +44,7 @@ class Said(NamedTuple):
     score: float | None = None
     """How much of it is right, in [0, 1]; None if that is unknown"""
     form: str = "text"
-    """'text', 'tags' (one for each word) or 'answer' (a part of the sample's text)"""
+    """'text', 'tags' (one for each word), 'answer' (a part of the sample's text) or 'choice' (the place of one of several)"""
 
 
 TASKS: Registry["Task"] = Registry("task")
