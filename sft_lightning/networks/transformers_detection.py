@@ -20,7 +20,8 @@ from sft_lightning.networks.transformers_image import TransformersImage
 from sft_lightning.networks.transforms import Transform
 
 KINDS = ("detr", "table-transformer", "yolos")
-"""Model types whose loss is DETR's. Others' losses differ, or need more outputs than the last layer's"""
+"""Model types whose loss is DETR's, of the last layer's outputs. Others use class scores or boxes inside the network, as
+RT-DETR does to choose its queries, so that a kept head would need a pass of its own; RT-DETR also trains on drawn noise"""
 CLASSES, BOXES = "class_labels_classifier", "bbox_predictor"
 MOST = 100
 """Largest number of detections of an image"""
