@@ -19,7 +19,7 @@ from sft_lightning.data.vision.palette import overlay_of, palette, palette_image
 from sft_lightning.data.vision.windowed import Windowed
 from sft_lightning.tasks.region_scores import UNLABELLED
 
-QUALITY = 80
+QUALITY = 60
 """Of a picture's JPEG"""
 MOST_COLOURS = 20
 """Largest number of classes whose colours are listed beside a picture"""

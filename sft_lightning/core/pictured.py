@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDE = 192
+SIDE = 160
 """Largest height and width, in pixels, at which classes of pixels are kept and pictures are drawn"""
 
 

@@ -57,7 +57,7 @@ def test_regions_are_the_mask_that_is_predicted_and_the_true_one() -> None:
     wide = torch.zeros(1, 100, 400, 3)
     batch = {"select": torch.ones(1, 100, 400, dtype=torch.bool), "count": 40000}
     (large,) = task.said(Output(wide, wide), batch) or []
-    assert isinstance(large.found, Regions) and (large.found.height, large.found.width) == (48, SIDE)
+    assert isinstance(large.found, Regions) and (large.found.height, large.found.width) == (SIDE // 4, SIDE)
 
 
 def test_masks_are_drawn_in_their_colours_where_the_image_fills_the_windows(tmp_path: Path) -> None:
@@ -82,9 +82,9 @@ def test_masks_are_drawn_in_their_colours_where_the_image_fills_the_windows(tmp_
 def test_boxes_are_drawn_where_they_are_and_reduced_with_their_image() -> None:
     found = Outlines(np.array([[0.25, 0.5, 0.75, 1.0]]), np.array([1]), np.array([0.9]))
     drawn = np.array(over(None, torch.zeros(1, 400, 800, dtype=torch.uint8), found))  # type: ignore[arg-type]
-    assert drawn.shape == (96, 192, 3)
+    assert drawn.shape == (80, 160, 3)
     green = (drawn == palette(3)[6:]).all(-1)
-    assert green[48, 50:140].all() and green[60:90, 48].all() and green[60:90, 144].all() and not green[:40].any()
+    assert green[40, 45:115].all() and green[45:75, 40].all() and green[45:75, 120].all() and not green[:35].any()
 
 
 def test_wandb_gets_masks_and_boxes_of_its_own_kind_that_read_back_as_they_were() -> None:
