@@ -11,6 +11,7 @@ from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig import infer_listed as listed
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.data_settings import of_table
+from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
 from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
@@ -63,23 +64,13 @@ def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
     """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
         return read_table(path, "--data", header=header), []
-    import pyarrow as pa  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    def holds_bytes(kind: Any) -> bool:
-        within = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
-        return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
-
-    try:
-        schema = parquet.read_schema(path)
-        embedded = [f.name for f in schema if holds_bytes(f.type)]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            "--data", f"{path} is damaged or not parquet: {str(error).splitlines()[0]}", "write it again"
-        ) from None
-    if embedded and len(embedded) == len(schema.names):
+    holds = held_bytes(path)
+    embedded = [name for name, bytes_in in holds.items() if bytes_in]
+    if embedded and len(embedded) == len(holds):
         problem = f"{path} holds images and nothing else, in columns {', '.join(embedded)}"
-        raise UserError("--data", problem, "name HubSegmentation in a study file for images and masks, or add labels")
+        raise UserError(
+            "--data", problem, "call the masks' column mask, or set --set data.mask_column=NAME, or add labels"
+        )
     return read_table(path, "--data", leave_out=embedded), embedded
 
 
@@ -150,6 +141,10 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
     others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
     rest = replace(table, columns={name: values for name, values in table.columns.items() if name not in others})
+    if (several := listed.several_numbers(rest, said)) is not None:
+        plan = listed.values_plan(files, table, image, several, said)
+        plan.pixels = largest(images_at(files["train"], image, table))
+        return plan
     if (labels := sets_of(rest, said)) is not None:
         plan = listed.sets_plan(files, table, image, labels, said)
         plan.pixels = largest(images_at(files["train"], image, table))
@@ -163,7 +158,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
     if plan.task == "regression":
-        plan = listed.values_plan(files, table, image, label, said)
+        plan = listed.values_plan(files, table, image, [label], said)
         plan.pixels = largest(images_at(files["train"], image, table))
         return plan
     if plan.task != "classification":

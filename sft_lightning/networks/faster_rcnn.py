@@ -1,7 +1,7 @@
 """Faster R-CNN of torchvision, with a choice of candidates that draws no random number."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,8 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         score_threshold: Lowest score of a detection.
         dropout: Must be 0: these networks have no dropout.
         image_size: Height and width of the images that the network sees, in pixels; default the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones; source keeps those that a run kept, and
+            exported, beside its own.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
@@ -54,7 +55,7 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         score_threshold: float = 0.05,
         dropout: float = 0.0,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         transforms: list[Transform] | None = None,
     ) -> None:
         super().__init__(task, transforms)

@@ -39,7 +39,8 @@ class TimmDetection(DenseDetector, Timm):
         score_threshold: Lowest score of a detection.
         dropout: Probability of dropping a feature in the backbone; null for the architecture's own.
         image_size: Height and width of the images that the network sees, in pixels; default the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones; source keeps those that a run kept, and
+            exported, beside its own.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
@@ -57,7 +58,7 @@ class TimmDetection(DenseDetector, Timm):
         score_threshold: float = 0.05,
         dropout: float | None = None,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         transforms: list[Transform] | None = None,
     ) -> None:
         if kind not in ("fcos", "retinanet"):

@@ -57,7 +57,7 @@ class Timm(Backbone):
         self.model_name, self.image_size, self.match = name, image_size, match
         self.options = {} if dropout is None else {"drop_rate": dropout}
         self.cfg: dict[str, Any] = {}
-        keep = keep_source_head is True
+        keep = bool(keep_source_head)
         if pretrained is None or pretrained is False:
             self.take_apart(self.build(), keep, [])
             self.resize()
