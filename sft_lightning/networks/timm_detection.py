@@ -75,7 +75,7 @@ class TimmDetection(DenseDetector, Timm):
         mean, std = (tuple(self.cfg[n]) if known and self.cfg.get(n) else None for n in ("mean", "std"))
         self.own_spec, self.built_for = InputSpec("boxes", mean=mean, std=std), None
 
-    def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
+    def take_apart(self, model: Any, keep: bool, labels: list[str], task: str | None = None) -> None:
         """Replaces classifier and pooling by the pyramid and the detector's layers."""
         if classifier := classifier_name(model):
             self.take_off(model, classifier, False, [])
@@ -127,7 +127,7 @@ class TimmDetection(DenseDetector, Timm):
             "score_threshold": self.score_threshold,
         }
 
-    def resize(self) -> None:
+    def resize(self, model: Any = None) -> None:
         """A convolutional backbone takes any size."""
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
