@@ -90,7 +90,8 @@ def infer_study(
     from sft_lightning.autoconfig.summary import lines_of
 
     net = infer_network(network)
-    said = Overrides(task, text_column, label_column, image_column, dict(settings or {}))
+    fewest = 1 if extend else 2
+    said = Overrides(task, text_column, label_column, image_column, dict(settings or {}), fewest)
     plan = infer_data(data, net.kinds, net.said, said)
     settle(plan, said)
     net = net.on(plan.kind)

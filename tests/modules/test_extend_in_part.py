@@ -256,6 +256,7 @@ def test_the_export_is_one_ordinary_tagger_with_one_list_of_tags(root: Path, tmp
     assert again.source_labels == LABELS["tags"], "it can be extended again"
 
 
+@pytest.mark.slow
 def test_the_export_of_sets_keeps_the_order_of_labels(root: Path, tmp_path: Path) -> None:
     module, recorder, _ = tuned(root, "sets")
     network = module.float().network.eval()
@@ -269,6 +270,7 @@ def test_the_export_of_sets_keeps_the_order_of_labels(root: Path, tmp_path: Path
         torch.testing.assert_close(again.eval()(x).logits, network(x).logits, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_micro_batches_train_the_same_network(root: Path) -> None:
     for kind in CASES:
         whole, parts = (tuned(root, kind, loss_over="own", accumulate_grad_batches=n)[0] for n in (1, 3))
