@@ -165,7 +165,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
         raise UserError(
             "--task", f"{table.where} is images with labels, not data for {plan.task}", "use classification"
         )
-    count_classes(plan, table, label)
+    count_classes(plan, table, label, said)
     count_others(plan, files)
     plan.pixels = largest(images_at(files["train"], image, table))
     plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
@@ -230,7 +230,7 @@ def text_plan(
     for part in others:
         if not all_unlabelled(part, label):
             leave_out(plan, part, lacking(part, label, [label, *texts], plan.task), [label, *texts], said)
-    read_as_fit_does(plan, init)
+    read_as_fit_does(plan, init, said)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
     plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
@@ -248,7 +248,7 @@ def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[s
     return True
 
 
-def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
+def read_as_fit_does(plan: DataPlan, init: dict[str, Any], said: Overrides) -> None:
     """Reads all files with the class that `fit` uses, so that errors and counts are those of `fit`."""
     data = TextTable(**init)
     loaded = data.load()
@@ -262,7 +262,7 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
         used = np.delete(targets, list(loaded.train.bad_rows()))
         counts = np.bincount(used, minlength=len(loaded.labels))
         plan.counts = dict(zip(loaded.labels, counts.tolist(), strict=True))
-        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
+        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan, said.fewest_classes)
 
 
 # ---- labels ----
@@ -329,14 +329,14 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
             )
 
 
-def count_classes(plan: DataPlan, table: Table, label: str) -> None:
+def count_classes(plan: DataPlan, table: Table, label: str, said: Overrides) -> None:
     """Sets the plan's number of training samples of each class, in class order."""
     sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
     order = class_names(sheet, label, None)
     targets = class_numbers(sheet, label, order)
     counts = np.bincount(targets[targets >= 0], minlength=len(order))
     plan.counts = dict(zip(order, counts.tolist(), strict=True))
-    check_classes(table.where, f"column '{label}'", plan)
+    check_classes(table.where, f"column '{label}'", plan, said.fewest_classes)
 
 
 def count_others(plan: DataPlan, files: dict[str, Path]) -> None:

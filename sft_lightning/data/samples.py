@@ -30,7 +30,7 @@ class Samples(ABC):
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """Fetches the network inputs of these rows as one batch, a dict. Samples that consist of items, such as tokens, add
         `select` (bool, `[B, T]` or more dimensions) and `y` (the items' targets; `targets` if it is absent), and `bytes` (int64
-        `[B]`) if they know the text behind them.
+        `[B]`) if they know the text behind them. Samples that are annotated in part add `covered` (see `Batch`).
 
         Raises BadSample with the rows that cannot be read.
         """
