@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench.arithmetic import spread
+from benchmarks.bench.arithmetic import noise, spread
 from benchmarks.bench.results import ROOT
 
 TITLE = "The end of a run of 400 steps"
@@ -35,7 +35,7 @@ def by_command(rounds: int) -> dict[str, list[float]]:
 
     from sft_lightning.runs import RunDirectory, session
 
-    found: dict[str, list[float]] = {"end": [], "parts": []}
+    found: dict[str, list[float]] = {"end": [], "parts": [], "again": []}
     seen: list[Any] = []
 
     class Ends(Callback):
@@ -55,15 +55,19 @@ def by_command(rounds: int) -> dict[str, list[float]]:
             if code:
                 raise RuntimeError(f"fit ended with exit code {code}")
             ended, (began, trainer, module) = time.process_time(), seen
-            by_hand = time.process_time()
-            content = {"state_dict": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
-            torch.save(content, Path(place) / "by_hand.ckpt")
-            module.network.save_pretrained(str(Path(place) / "by_hand"))
             best = RunDirectory(Path(trainer.default_root_dir)).best
-            trainer.test(module, datamodule=trainer.datamodule, ckpt_path=str(best), weights_only=True, verbose=False)
+            for name in ("parts", "again"):
+                by_hand = time.process_time()
+                content = {"state_dict": module.state_dict(), "optimizer": trainer.optimizers[0].state_dict()}
+                torch.save(content, Path(place) / "by_hand.ckpt")
+                module.network.save_pretrained(str(Path(place) / "by_hand"))
+                trainer.test(
+                    module, datamodule=trainer.datamodule, ckpt_path=str(best), weights_only=True, verbose=False
+                )
+                if number:
+                    found[name].append(time.process_time() - by_hand)
             if number:
                 found["end"].append(ended - began)
-                found["parts"].append(time.process_time() - by_hand)
     return found
 
 
@@ -79,12 +83,14 @@ def measure(place: Path, quick: bool) -> dict[str, Any]:
         raise RuntimeError(f"{' '.join(command)}: {done.stderr[-500:]}")
     found: dict[str, list[float]] = json.loads(done.stdout.strip().splitlines()[-1])
     of = {name: spread(values).median for name, values in found.items()}
-    named = {"end": "the end of a run", "parts": "its parts, called by hand"}
+    named = {"end": "the end of a run", "parts": "its parts, called by hand", "again": "the same once more (A/A)"}
+    held = noise(found["again"], found["parts"])
     return {
         "title": TITLE,
-        "how": f"{HOW} The end ÷ its parts: {of['end'] / of['parts']:.2f}.",
+        "how": f"{HOW} A/A control: CPU {held.ratio:.3f} ({held.verdict}). The end ÷ its parts: {of['end'] / of['parts']:.2f}.",
         "rows": [{"what": named[name], "cpu": seconds} for name, seconds in of.items()],
         "turns": found,
+        "noise": {"cpu": held.to_dict()},
         "end_over_parts": of["end"] / of["parts"],
     }
 
