@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from jsonargparse._parameter_resolvers import get_signature_parameters
 
 from sft_lightning.cli.fit import run
 from sft_lightning.cli.names import FOLDERS, arguments_of, known_keys, refuse_unknown
@@ -107,4 +108,7 @@ def test_arguments_read_from_the_source_are_those_of_the_class(folder: str) -> N
     for name, found in judged.items():
         path = f"{ours[name].__module__}.{ours[name].__qualname__}"
         assert found is None or set(found) == set(parser_errors.arguments_of(path)), name
+        assert {p.name for p in get_signature_parameters(ours[name])} <= set(found or ()), (
+            f"{name}: the parser takes more"
+        )
     assert sum(found is not None for found in judged.values()) == len(ours)
