@@ -94,7 +94,8 @@ def infer_study(
     from sft_lightning.autoconfig.trainer_settings import with_settings
 
     net = infer_network(network)
-    said = Overrides(task, text_column, label_column, image_column, dict(settings or {}))
+    fewest = 1 if extend else 2
+    said = Overrides(task, text_column, label_column, image_column, dict(settings or {}), fewest)
     plan = infer_data(data, net.kinds, net.said, said)
     settle(plan, said)
     net = net.on(plan.kind)

@@ -11,6 +11,7 @@ from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig import infer_listed as listed
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.data_settings import of_table
+from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
 from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
@@ -63,23 +64,13 @@ def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
     """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
         return read_table(path, "--data", header=header), []
-    import pyarrow as pa  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    def holds_bytes(kind: Any) -> bool:
-        within = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
-        return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
-
-    try:
-        schema = parquet.read_schema(path)
-        embedded = [f.name for f in schema if holds_bytes(f.type)]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            "--data", f"{path} is damaged or not parquet: {str(error).splitlines()[0]}", "write it again"
-        ) from None
-    if embedded and len(embedded) == len(schema.names):
+    holds = held_bytes(path)
+    embedded = [name for name, bytes_in in holds.items() if bytes_in]
+    if embedded and len(embedded) == len(holds):
         problem = f"{path} holds images and nothing else, in columns {', '.join(embedded)}"
-        raise UserError("--data", problem, "name HubSegmentation in a study file for images and masks, or add labels")
+        raise UserError(
+            "--data", problem, "call the masks' column mask, or set --set data.mask_column=NAME, or add labels"
+        )
     return read_table(path, "--data", leave_out=embedded), embedded
 
 
@@ -150,6 +141,10 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
     others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
     rest = replace(table, columns={name: values for name, values in table.columns.items() if name not in others})
+    if (several := listed.several_numbers(rest, said)) is not None:
+        plan = listed.values_plan(files, table, image, several, said)
+        plan.pixels = largest(images_at(files["train"], image, table))
+        return plan
     if (labels := sets_of(rest, said)) is not None:
         plan = listed.sets_plan(files, table, image, labels, said)
         plan.pixels = largest(images_at(files["train"], image, table))
@@ -163,14 +158,14 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
     if plan.task == "regression":
-        plan = listed.values_plan(files, table, image, label, said)
+        plan = listed.values_plan(files, table, image, [label], said)
         plan.pixels = largest(images_at(files["train"], image, table))
         return plan
     if plan.task != "classification":
         raise UserError(
             "--task", f"{table.where} is images with labels, not data for {plan.task}", "use classification"
         )
-    count_classes(plan, table, label)
+    count_classes(plan, table, label, said)
     count_others(plan, files)
     plan.pixels = largest(images_at(files["train"], image, table))
     plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
@@ -235,7 +230,7 @@ def text_plan(
     for part in others:
         if not all_unlabelled(part, label):
             leave_out(plan, part, lacking(part, label, [label, *texts], plan.task), [label, *texts], said)
-    read_as_fit_does(plan, init)
+    read_as_fit_does(plan, init, said)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
     plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
@@ -253,7 +248,7 @@ def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[s
     return True
 
 
-def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
+def read_as_fit_does(plan: DataPlan, init: dict[str, Any], said: Overrides) -> None:
     """Reads all files with the class that `fit` uses, so that errors and counts are those of `fit`."""
     data = TextTable(**init)
     loaded = data.load()
@@ -267,7 +262,7 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
         used = np.delete(targets, list(loaded.train.bad_rows()))
         counts = np.bincount(used, minlength=len(loaded.labels))
         plan.counts = dict(zip(loaded.labels, counts.tolist(), strict=True))
-        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
+        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan, said.fewest_classes)
 
 
 # ---- labels ----
@@ -334,14 +329,14 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
             )
 
 
-def count_classes(plan: DataPlan, table: Table, label: str) -> None:
+def count_classes(plan: DataPlan, table: Table, label: str, said: Overrides) -> None:
     """Sets the plan's number of training samples of each class, in class order."""
     sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
     order = class_names(sheet, label, None)
     targets = class_numbers(sheet, label, order)
     counts = np.bincount(targets[targets >= 0], minlength=len(order))
     plan.counts = dict(zip(order, counts.tolist(), strict=True))
-    check_classes(table.where, f"column '{label}'", plan)
+    check_classes(table.where, f"column '{label}'", plan, said.fewest_classes)
 
 
 def count_others(plan: DataPlan, files: dict[str, Path]) -> None:

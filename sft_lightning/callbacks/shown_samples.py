@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sft_lightning.callbacks.overlays import NAMES, picture_of
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.bad_samples import printable
@@ -20,7 +21,7 @@ MOST_SOUND = 60_000
 
 
 def table_of(changed: list[dict[str, Any]]) -> Any:
-    """The changed samples as a table of W&B, with what was said before and after, and players for short sounds."""
+    """The changed samples as a table of W&B: what was said before and after, pictures of it, and players for short sounds."""
     import wandb
 
     known = ("name", "question", "choices", "text", "words", "label", "before", "after", "score_before", "score_after")
@@ -30,6 +31,12 @@ def table_of(changed: list[dict[str, Any]]) -> Any:
         columns.insert(1, "sound")
         for row, entry in zip(rows, changed, strict=True):
             row.insert(1, wandb.Audio(*decoded(entry["sound"]), caption=entry["name"]) if "sound" in entry else None)
+    for name, called in NAMES.items():
+        uris = [entry.get("pictures", {}).get(name) for entry in changed]
+        if any(uris):
+            columns.append(f"picture {called}")
+            for row, uri in zip(rows, uris, strict=True):
+                row.append(wandb.Image(picture_of(uri)) if uri else None)
     return wandb.Table(columns=columns, data=rows)
 
 

@@ -35,7 +35,8 @@ def make_parser() -> Parser:
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
     group.add_argument(
         "--data",
-        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, images, sounds.",
+        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, images, images "
+        "with masks or boxes, sounds.",
     )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
@@ -49,7 +50,10 @@ def make_parser() -> Parser:
     )
     for name, text in (
         ("text_column", "Column of texts, or of lists of words; two with a comma are a pair."),
-        ("label_column", "Column of labels, or of lists of tags."),
+        (
+            "label_column",
+            "Column of labels, or of lists of tags; several columns of numbers or of 0 and 1 with commas.",
+        ),
         ("image_column", "Column of image files."),
         (
             "task",

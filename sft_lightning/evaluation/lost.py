@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.evaluation.predictions import Predictions
-from sft_lightning.stats.score_test import interval
 from sft_lightning.tasks.base import Said
 
 TAIL = 0.025
@@ -52,6 +51,8 @@ def lost_and_gained_in_words(before: Mapping[int, Said], after: Mapping[int, Sai
 
 def changed(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Counts of N scores of 0 and 1, and the change of their mean with its interval."""
+    from sft_lightning.stats.score_test import interval  # with scipy.stats, which a run needs once, at its end
+
     n, lost, gained = len(before), int((before > after).sum()), int((after > before).sum())
     ends = interval(gained, lost, n, TAIL) if n else (0.0, 0.0)
     low, high = (round(end, 6) for end in ends)

@@ -7,7 +7,6 @@ from typing import Any
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputView, TaskInfo
 from sft_lightning.networks.base import NETWORKS, Network
-from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.source_head_file import WEIGHTS
 from sft_lightning.networks.weights import resolve
@@ -50,9 +49,6 @@ def load_export(folder: str | Path, **more: Any) -> Network:
         network.head.load_state_dict(kept.state_dict())
         network.source_head, network.source_task, network.source_labels = None, None, []
         if source.folder is not None and (source.folder / WEIGHTS).is_file():
-            if isinstance(network, Detector):
-                network.load_source_head(source.folder)
-            else:
-                take_source_head(network, str(folder), "source")
+            take_source_head(network, str(folder), "source")
     network.pretrained = None
     return network.requires_grad_(False).eval()

@@ -1,5 +1,6 @@
 """Exports folders of timm, which `timm.create_model("local-dir:…")` loads."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from sft_lightning.export.snippets import source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.image_view import ImageView
+from sft_lightning.networks.weights import OURS
 
 
 class TimmFolder(Format):
@@ -49,6 +51,7 @@ class TimmFolder(Format):
             safe_serialization=True,
             data_config=data_config(network),
         )
+        add_ours(network, folder)
         if SOURCE in heads:
             add_source_head(tuned, folder, layer)
         if adapters:
@@ -56,6 +59,14 @@ class TimmFolder(Format):
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         return f"```python\n{SNIPPET}```\n" + (source_head_in() if SOURCE in heads else "")
+
+
+def add_ours(network: Network, folder: Path) -> None:
+    """Adds our own entry to config.json, as other formats have it: timm reads past it."""
+    path = folder / "config.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content[OURS] = network.about()
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def data_config(network: Network) -> dict[str, Any]:
