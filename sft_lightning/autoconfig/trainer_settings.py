@@ -27,22 +27,14 @@ def with_settings(run: Length, samples: int, said: dict[str, Any]) -> Length:
     """
     given = {name: said[name] for name in (*LENGTHS, *WHEN) if said.get(name) is not None}
     for name, value in given.items():
-        whole = name in ("max_epochs", "max_steps", "check_val_every_n_epoch", "accumulate_grad_batches")
-        fine = isinstance(value, int) if whole else isinstance(value, int | float) or name in WHEN  # a time as text
-        if (
-            not fine
-            or isinstance(value, bool)
-            or (not isinstance(value, str) and value <= 0 and (value, whole) != (-1, True))
-        ):
-            raise UserError(
-                f"trainer.{name}", f"must be a {'whole ' * whole}number above 0, got {value!r}", "set it to one"
-            )
+        check(name, value)
     shown = {"precision": str(said["precision"])} if said.get("precision") is not None else {}
     if not given:
         return Length(run.batch_size, {**run.trainer, **shown}, run.steps, run.validations)
     pieces = given.get("accumulate_grad_batches", 1)
     per_epoch = batches(ceil(samples / run.batch_size), given.get("limit_train_batches"), pieces)
-    most = int(given.get("max_steps", -1))
+    before = run.trainer.get("max_steps", -1) if "max_epochs" not in given else -1
+    most = int(given.get("max_steps", before))
     epochs = int(given.get("max_epochs", -1))
     if epochs < 0:
         epochs = ceil(most / per_epoch) if most > 0 else ceil(run.steps / per_epoch)
@@ -50,6 +42,17 @@ def with_settings(run: Length, samples: int, said: dict[str, Any]) -> Length:
     when = {name: given[name] for name in WHEN if name in given} or planned(epochs, per_epoch, steps, pieces)
     trainer: dict[str, Any] = {"max_epochs": epochs, **({"max_steps": most} if most > 0 else {}), **when, **shown}
     return Length(run.batch_size, trainer, steps, validations(when, per_epoch, steps, pieces))
+
+
+def check(name: str, value: Any) -> None:
+    """Raises UserError unless a setting is a number above 0, or -1 for a length without a limit. A time is left to the run."""
+    if name == "val_check_interval" and isinstance(value, str):
+        return
+    whole = name not in ("limit_train_batches", "val_check_interval")
+    number = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    if not number or (value <= 0 and (name not in ("max_epochs", "max_steps") or value != -1)):
+        what = f"must be a {'whole ' * whole}number above 0, got {value!r}"
+        raise UserError(f"trainer.{name}", what, "set it to one")
 
 
 def batches(per_epoch: int, limit: Any, pieces: int) -> int:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from sft_lightning.autoconfig.default_study import front_door, infer_study
+from sft_lightning.autoconfig.recipe import Length
+from sft_lightning.autoconfig.trainer_settings import with_settings
 from sft_lightning.cli.main import main
 from tests.autoconfig.files import csv_rows, instructions, scores
 from tests.data.text_files import texts, write_jsonl, write_text
@@ -158,7 +160,16 @@ def test_the_length_of_a_fit_that_the_user_sets_is_planned_and_said(nets: dict[s
         assert trainer.items() <= found.items() and said in line, (given, found, line)
     plain, unset = (of_fit(nets["bert"], file, **given) for given in ({}, {"log_every_n_steps": 2}))
     assert plain == unset, "a setting that changes no length changed the plan"
-    for wrong in ({"max_epochs": 0}, {"max_steps": 1.5}, {"max_epochs": "many"}, {"limit_train_batches": 0}):
+    planned = Length(16, {"max_epochs": 1, "max_steps": 600, "val_check_interval": 60}, 600, 10)
+    assert with_settings(planned, 99_999, {"val_check_interval": 100}).trainer["max_steps"] == 600, "the limit is lost"
+    assert "max_steps" not in with_settings(planned, 99_999, {"max_epochs": 2}).trainer
+    for wrong in (
+        {"max_epochs": 0},
+        {"accumulate_grad_batches": -1},
+        {"max_steps": 1.5},
+        {"max_epochs": "many"},
+        {"limit_train_batches": 0},
+    ):
         with refused(f"trainer.{next(iter(wrong))}", "number above 0"):
             of_fit(nets["bert"], file, **wrong)
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from sft_lightning.data.text.cells import missing
 
+WRITTEN, SPLIT = "lists written as texts", "texts that are split at blanks"
+"""How the cells of a column hold lists"""
 BLANKS = re.compile(r"[ \t\r\n]+")
 ITEM = re.compile(
     r"""[ \t\r\n]*('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[-+]?\d+(?:\.\d*)?)(?:[ \t\r\n]*,|[ \t\r\n]|$)""", re.DOTALL
@@ -58,4 +60,4 @@ def as_lists(values: Sequence[Any]) -> tuple[list[Any], str]:
             value if one is None else one for value, one in zip(values, read, strict=True)
         ], "lists written as texts"
     split = [BLANKS.split(v.strip(" \t\r\n")) if isinstance(v, str) and not missing(v) else v for v in values]
-    return split, "texts that are split at blanks"
+    return split, SPLIT
