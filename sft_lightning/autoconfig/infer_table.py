@@ -170,7 +170,7 @@ def images_at(path: Path, column: str, table: Table) -> list[Any]:
         return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
     from io import BytesIO
 
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-untyped]
 
     with parquet.ParquetFile(path) as file:
         cells = next(file.iter_batches(8, columns=[column])).column(column).to_pylist()
