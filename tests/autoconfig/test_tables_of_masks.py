@@ -11,7 +11,7 @@ from tests.data.vision_files import write_listed, write_masked_table
 from tests.refused import refused
 
 
-@pytest.mark.parametrize("form", ["file", "folder", "saved"])
+@pytest.mark.parametrize("form", [pytest.param("file", marks=pytest.mark.slow), "folder", "saved"])
 def test_tables_of_images_and_masks_are_recognised_in_every_form(
     nets: dict[str, str], tmp_path: Path, form: str
 ) -> None:

@@ -6,11 +6,15 @@ from typing import Any
 import pytest
 import torch
 
+from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.networks import FasterRCNN, Network, TimmDetection, TorchvisionDetection, TransformersDetection
+from sft_lightning.modules import PlainSFT
+from sft_lightning.networks import FasterRCNN, Network, TimmDetection, TorchvisionDetection, TransformersDetection, spec
+from tests.exactness.cases import CASES
 from tests.networks.test_detection import CELLS, IMAGES
 from tests.networks.vision import tiny_detr
 from tests.refused import refused
+from tests.support import quiet_trainer
 
 KEPT: dict[str, tuple[type[Network], dict[str, Any], dict[str, Any]]] = {
     "timm": (TimmDetection, {"name": "test_resnet", "width": 64, "convolutions": 1}, {"kind": "retinanet"}),
@@ -20,9 +24,7 @@ KEPT: dict[str, tuple[type[Network], dict[str, Any], dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "kind", [n if n in ("timm", "detr") else pytest.param(n, marks=pytest.mark.slow) for n in KEPT]
-)
+@pytest.mark.parametrize("kind", [n if n == "detr" else pytest.param(n, marks=pytest.mark.slow) for n in KEPT])
 @torch.no_grad()
 def test_a_second_tuning_keeps_the_head_that_the_first_one_kept(kind: str, tmp_path: Path) -> None:
     cls, arguments, other = KEPT[kind]
@@ -60,3 +62,33 @@ def test_a_second_tuning_keeps_the_head_that_the_first_one_kept(kind: str, tmp_p
         cls(four, **{**given, "pretrained": str(tmp_path / "old")}, keep_source_head="source")
     with refused("network.keep_source_head", "'both'"):
         cls(four, **given, keep_source_head="both")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["timm", "detr"])
+def test_retention_before_a_second_tuning_is_that_after_the_first(kind: str, tmp_path: Path) -> None:
+    """The source loss, as the source mAP of networks this small is 0."""
+    case = CASES["images with boxes"]
+    if kind == "timm":
+        network = case.network(case.pretrain(tmp_path / "old"))
+    else:
+        torch.manual_seed(0)
+        old = TaskInfo("object_detection", 3, ["old0", "old1", "old2"])
+        TransformersDetection(old, config=tiny_detr()).save_pretrained(str(tmp_path / "old"))
+        network = spec(TransformersDetection, pretrained=str(tmp_path / "old"))
+    assert case.source is not None
+    values = []
+    for number, labels in enumerate((("a", "b", "c"), ("p", "q", "r", "s"))):
+        if number:
+            network["init_args"] |= {"pretrained": str(tmp_path / "first"), "keep_source_head": "source"}
+        monitor = RetentionMonitor(case.source(sizes=(8, 8, 8)))
+        module = PlainSFT(network, lr=0.01, freeze_batchnorm_stats=True)
+        trainer = quiet_trainer(max_epochs=1, callbacks=[monitor])
+        torch.manual_seed(number)
+        trainer.fit(module, case.data(sizes=(16, 8, 8), labels=labels))
+        values.append((monitor.before["retention/loss"], float(trainer.callback_metrics["retention/loss"])))
+        assert module.network is not None and module.network.source_labels == ["old0", "old1", "old2"]
+        module.network.save_pretrained(str(tmp_path / "first"))
+    (start, first), (again, second) = values
+    assert again == pytest.approx(first, rel=1e-5) and start != pytest.approx(first, rel=1e-3)
+    assert second != pytest.approx(again, rel=1e-3), "nothing was trained"
