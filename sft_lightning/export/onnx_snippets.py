@@ -1,17 +1,21 @@
 """How to load an ONNX export with onnxruntime and predict, as Python that READMEs show."""
 
+from sft_lightning.export.snippets import READ
+
 IMAGE = """import json
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession("model.onnx")
 about = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
 mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
 
 
-def predict(image):
-    image, size = image.convert(about["mode"]), about["resize"]
+"""
+IMAGE += READ
+IMAGE += """def predict(image):
+    image, size = read(image, about["mode"]), about["resize"]
     height, width = about["crop"] or image.size[::-1]
     if size is not None and image.size != (width, height):
         if size == "cover":  # the least size that covers the crop
@@ -40,6 +44,7 @@ IN_GRAPH = (
 PROCESSOR = """import json
 import numpy as np
 import onnxruntime
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor
 
 session, processor = onnxruntime.InferenceSession("model.onnx"), AutoImageProcessor.from_pretrained(".")
@@ -47,8 +52,10 @@ about = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
 mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
 
 
-def predict(image):
-    image = processor(images=image.convert(about["mode"]), return_tensors="np")["pixel_values"]
+"""
+PROCESSOR += READ
+PROCESSOR += """def predict(image):
+    image = processor(images=read(image, about["mode"]), return_tensors="np")["pixel_values"]
     inputs = {"image": image.astype(np.float32)}
     return session.run(["logits"], inputs)[0][0].tolist()
 """

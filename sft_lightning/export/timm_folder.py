@@ -6,7 +6,7 @@ from typing import Any
 
 from sft_lightning.export.folder_files import add_adapter, add_source_head
 from sft_lightning.export.formats import SOURCE, Format
-from sft_lightning.export.snippets import source_head_in
+from sft_lightning.export.snippets import READ, source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.image_view import ImageView
@@ -85,16 +85,19 @@ def data_config(network: Network) -> dict[str, Any]:
     return config
 
 
-SNIPPET = """import timm
+SNIPPET = """import numpy as np
+import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 
 
-def predict(image):
+"""
+SNIPPET += READ
+SNIPPET += """def predict(image):
     with torch.no_grad():
-        logits = model(transform(image.convert("RGB"))[None])[0]
+        logits = model(transform(read(image, "RGB"))[None])[0]
     return logits.tolist()
 """

@@ -129,7 +129,8 @@ def test_the_snippet_of_our_own_format_gives_the_runs_answers(
     here: dict[str, Any] = {}
     exec(re.findall(r"```python\n(.*?)```", made.usage(run, ("new",)), re.DOTALL)[0], here)
     predict, sample = here["predict"], probe.raw[0]
-    said = probe.task.decode(Output(probe.new[0], probe.new[0]), probe.batches[0])[0]
+    output = Output(probe.new[0], probe.new[0], reader=probe.readers[0])
+    said = probe.task.decode(output, probe.batches[0])[0]
     if probe.kind == "words":
         assert predict(sample["words"])["tags"] == said["tags"]
     elif probe.kind == "questions":

@@ -16,18 +16,21 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
     return held.getvalue()
 
 
-def images() -> list[Item]:
-    """Of several sizes, modes and depths, one turned by EXIF, one damaged."""
+def images(size: tuple[int, int] | None = None) -> list[Item]:
+    """Of several sizes, modes and depths, one turned by EXIF, one damaged; with `size` all of that height and width."""
     random, found = np.random.default_rng(0), []
-    for width, height in ((90, 40), (40, 90), (200, 10), (8, 8), (1, 300), (70, 70)):
+    for width, height in ((90, 40), (40, 90), (200, 10), (8, 8), (1, 300), (70, 70)) if size is None else ():
         found.append(encoded(Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))))
-    one = Image.fromarray(random.integers(0, 256, (50, 80, 3), dtype=np.uint8))
+    height, width = size or (50, 80)
+    one = Image.fromarray(random.integers(0, 256, (height, width, 3), dtype=np.uint8))
+    seen = one.convert("RGBA")
+    seen.putalpha(Image.fromarray(random.integers(0, 256, (height, width), dtype=np.uint8)))
     turned = Image.Exif()
     turned[0x0112] = 6
     found += [encoded(one, "JPEG", exif=turned), encoded(one.convert("CMYK"), "JPEG")]
-    found += [encoded(one.convert(mode)) for mode in ("P", "RGBA", "LA", "1")]
-    found.append(encoded(Image.fromarray(random.integers(0, 1 << 16, (40, 60), dtype=np.uint16))))
-    return [Item(f"image {n}", image=data) for n, data in enumerate([*found, b"no image"])]
+    found += [encoded(one.convert(mode)) for mode in ("P", "L", "1")] + [encoded(seen), encoded(seen.convert("LA"))]
+    found.append(encoded(Image.fromarray(random.integers(0, 1 << 16, (height, width), dtype=np.uint16))))
+    return [Item(f"image {n}", image=data) for n, data in enumerate([*found, *([b"no image"] if size is None else [])])]
 
 
 def sounds() -> list[Item]:

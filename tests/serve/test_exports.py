@@ -1,13 +1,17 @@
 """Exports of every format answer as the run does, whatever the order and the sizes of batches."""
 
 import json
+import re
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from shutil import copytree
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from PIL import Image
 
 from sft_lightning.cli.main import main
 from sft_lightning.core.errors import UserError
@@ -18,7 +22,7 @@ from sft_lightning.serve.answering import Answer, Model
 from sft_lightning.serve.loading import graph_at, load_served
 from tests.export.cases import CASES, make_run
 from tests.refused import refused
-from tests.serve.hostile import items
+from tests.serve.hostile import images, items
 
 MLP, TIMM = ("classification-mlp", "onnx"), ("classification-timm", "timm")
 EVERY = [
@@ -97,8 +101,6 @@ def test_predict_takes_the_folder_of_a_graph_and_the_graph_itself(
 ) -> None:
     run, folder = exported(*MLP)
     (tmp_path / "images").mkdir()
-    from PIL import Image
-
     for n in range(3):
         Image.effect_noise((8, 8), 90).save(tmp_path / "images" / f"{n}.png")
     said = []
@@ -158,3 +160,28 @@ def test_answers_of_int8_do_not_depend_on_the_other_samples(
     together = model.answer(given)
     assert not apart(together, [model.answer([item])[0] for item in given])
     assert together != Model.load(folder).answer(given)
+
+
+SEEN = [
+    TIMM,
+    *((name, form) for name, form in (("classification-vit", "transformers"), ("classification-vit", "onnx"))),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [pytest.param(*e, marks=() if e == TIMM else pytest.mark.slow) for e in SEEN]
+)
+def test_the_readme_reads_turned_deep_and_transparent_images_as_the_run_does(
+    name: str, form: str, exported: Callable[[str, str], tuple[Path, Path]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, folder = exported(name, form)
+    model = Model.load(run)
+    height, width = model.network.input_view.size or (0, 0)
+    monkeypatch.chdir(folder)
+    here: dict[str, Any] = {}
+    exec(re.findall(r"```python\n(.*?)```", Path("README.md").read_text(), re.DOTALL)[0], here)
+    given = images((height, width))
+    for item, answer in zip(given, model.answer(given), strict=True):
+        assert isinstance(answer, dict)
+        said = torch.tensor(here["predict"](Image.open(BytesIO(item.image or b"")))).softmax(0).tolist()
+        assert said == pytest.approx(answer["new"]["probabilities"], abs=2e-6), item.name
