@@ -34,7 +34,7 @@ def among_covered(logits: Tensor, covered: Tensor, outside: int) -> Tensor:
 def partial_cross_entropy(logits: Tensor, y: Tensor, covered: Tensor, outside: int, smoothing: float = 0.0) -> Tensor:
     """Cross-entropy of `among_covered`, summed over rows. If all labels are covered, it is the ordinary one.
 
-    It is the unbiased cross-entropy of Cermelli et al. (2020), Modeling the Background, eq. 5, where `outside` is the
+    It is the unbiased cross-entropy of Cermelli et al. (2020), Modeling the Background, where `outside` is the
     background. A share `smoothing` of each label is spread evenly over the labels that are covered.
     """
     covered = covered.clone()
