@@ -150,7 +150,9 @@ def forgotten(tuned: Tuned) -> Iterator[str]:
 def lost_lines(details: dict[str, Any]) -> list[str]:
     """What was lost and gained, and the classes that lost most, with 95 % intervals."""
     held, split = details["lost_and_gained"], details.get("split", "")
-    lines = [f"Of {held['n']} source samples ({split}), {held['lost']} were lost and {held['gained']} gained.\n"]
+    about = held.get("beyond_guesses")
+    more = f" (about {about['lost']:g} and {about['gained']:g} beyond lucky guesses)" if about else ""
+    lines = [f"Of {held['n']} source samples ({split}), {held['lost']} were lost and {held['gained']} gained{more}.\n"]
     worst = [entry for entry in held.get("classes", []) if entry["change"] < 0][:WORST]
     if worst:
         said = (f"{c['label']} {c['change']:+.3f} [{c['low']:.3f}, {c['high']:.3f}] (n = {c['n']})" for c in worst)

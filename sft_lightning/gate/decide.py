@@ -1,7 +1,7 @@
 """Decides each requirement by a test on paired samples, and all of them together."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -111,7 +111,7 @@ def measured(candidate: Model, base: Model | None, requirement: Requirement, alp
         check_same(candidate, base, *place)
     test = tested(mine, theirs, requirement, info.sign, alpha)
     if info.share:
-        test = with_unseen(test, info.sign * requirement.number, alpha)
+        test = with_unseen(test, info.sign * requirement.number, alpha, parts_of(requirement.name, mine.values))
     low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
     notes = [against_record(candidate, requirement, mine)]
     if theirs is not None and base is not None:
@@ -182,6 +182,17 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
             "measure more samples, or choose another metric",
         )
     return resampled(whole, found[defined], mine.n, margin, alpha)
+
+
+def parts_of(name: str, values: Mapping[str, float]) -> list[tuple[int, float]] | None:
+    """(samples, slope) of each group of labels whose accuracies the harmonic mean 2ab/(a + b) is made of; None for others."""
+    if name != "harmonic" or not {"accuracy_old", "accuracy_new"} <= values.keys():
+        return None
+    a, b = values["accuracy_old"], values["accuracy_new"]
+    if not a * b:
+        return None
+    counts = int(values["samples_old"]), int(values["samples_new"])
+    return [(n, 2 * other**2 / (a + b) ** 2) for n, other in zip(counts, (b, a), strict=True)]
 
 
 def drawn(n: int, number: int) -> Iterator[Array]:

@@ -265,6 +265,9 @@ def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
     }
     counted = card.lost_lines({"split": "test", "lost_and_gained": held})
     assert counted[0] == "Of 9 source samples (test), 2 were lost and 1 gained.\n"
+    held["beyond_guesses"] = {"lost": 1.5, "gained": 0.0}
+    counted = card.lost_lines({"split": "test", "lost_and_gained": held})
+    assert counted[0].endswith("1 gained (about 1.5 and 0 beyond lucky guesses).\n")
     assert "b -0.500 [-0.900, 0.200] (n = 4)" in counted[1]
 
 
