@@ -84,7 +84,7 @@ class TeacherCache:
                 "the view of a sample has changed since an earlier epoch, as by augmentation",
                 "set it to none, or let views stay the same",
             )
-        output = Output(**{name: held[at] for name, held in self._held.items() if name != MARKS})
+        output = made({name: held[at] for name, held in self._held.items() if name != MARKS})
         if not self._shown:
             self._shown, self.why_off = True, self._differs(batch, output, compute)
             if self.why_off:
@@ -145,9 +145,8 @@ class TeacherCache:
             return "a sample's output has other bits beside other samples"
         for row in sorted({0, self._size // 2, self._size - 1}):
             everywhere = {n: torch.empty_like(v).copy_(v[row : row + 1].expand_as(v)) for n, v in batch["x"].items()}
-            alone = Output(
-                *(None if part is None else part[row : row + 1].expand_as(part) for part in kept[: len(FIELDS)])
-            )  # type: ignore[arg-type]
+            parts = {name: part for name in FIELDS if (part := getattr(kept, name)) is not None}
+            alone = made({name: part[row : row + 1].expand_as(part) for name, part in parts.items()})
             if not same(alone, compute({**batch, "x": everywhere})):
                 return "a sample's output has other bits in another place of a batch"
         return ""
@@ -190,6 +189,11 @@ def numbers(count: int, device: torch.device) -> Tensor:
         drawn = torch.randn(count, generator=torch.Generator().manual_seed(count))
         _numbers[count, device] = drawn.to(device)
     return _numbers[count, device]
+
+
+def made(parts: dict[str, Tensor]) -> Output:
+    """The output of these tensors by name."""
+    return Output(parts["logits"], parts["features"], parts.get("source_logits"), parts.get("below_new"))
 
 
 def same(one: Output, other: Output) -> bool:
