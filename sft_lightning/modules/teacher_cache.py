@@ -84,7 +84,7 @@ class TeacherCache:
                 "the view of a sample has changed since an earlier epoch, as by augmentation",
                 "set it to none, or let views stay the same",
             )
-        output = Output(**{name: held[at] for name, held in self._held.items() if name != MARKS})
+        output = made({name: held[at] for name, held in self._held.items() if name != MARKS})
         if not self._shown:
             self._shown, self.why_off = True, self._differs(batch, output, compute)
             if self.why_off:
@@ -113,7 +113,7 @@ class TeacherCache:
 
     def _keep(self, output: Output, rows: list[int], places: list[int], marks: Tensor) -> None:
         """Copies the rows that are not kept yet."""
-        parts = {name: part for name in FIELDS if (part := getattr(output, name)) is not None} | {MARKS: marks}
+        parts = tensors_of(output) | {MARKS: marks}
         if not self._held:
             if any(len(part) != len(rows) for part in parts.values()) or output.reader is not None:
                 raise UserError("model.teacher_cache", "is for tasks with one output for each sample", "set it to none")
@@ -145,10 +145,8 @@ class TeacherCache:
             return "a sample's output has other bits beside other samples"
         for row in sorted({0, self._size // 2, self._size - 1}):
             everywhere = {n: torch.empty_like(v).copy_(v[row : row + 1].expand_as(v)) for n, v in batch["x"].items()}
-            alone = Output(
-                *(None if part is None else part[row : row + 1].expand_as(part) for part in kept[: len(FIELDS)])
-            )  # type: ignore[arg-type]
-            if not same(alone, compute({**batch, "x": everywhere})):
+            alone = {n: part[row : row + 1].expand_as(part) for n, part in tensors_of(kept).items()}
+            if not same(made(alone), compute({**batch, "x": everywhere})):
                 return "a sample's output has other bits in another place of a batch"
         return ""
 
@@ -190,6 +188,16 @@ def numbers(count: int, device: torch.device) -> Tensor:
         drawn = torch.randn(count, generator=torch.Generator().manual_seed(count))
         _numbers[count, device] = drawn.to(device)
     return _numbers[count, device]
+
+
+def tensors_of(output: Output) -> dict[str, Tensor]:
+    """An output's tensors by name, without those that are None."""
+    return {name: part for name in FIELDS if (part := getattr(output, name)) is not None}
+
+
+def made(tensors: Mapping[str, Tensor]) -> Output:
+    """The output with these tensors."""
+    return Output(tensors["logits"], tensors["features"], tensors.get("source_logits"), tensors.get("below_new"))
 
 
 def same(one: Output, other: Output) -> bool:
