@@ -14,7 +14,7 @@ STEPS, QUICK = 40, 8
 HOW = (
     f"An encoder of {LAYERS} transformer layers of width {WIDTH}, forward, backward and AdamW; batches of {BATCH} texts of "
     f"{', '.join(map(str, LENGTHS))} tokens in turns. One thread, one process; medians of CPU time of a step, the first pass "
-    "through all lengths left out. Break-even: steps after which the time of compiling is won back."
+    "through all lengths left out. Break-even: steps that win back the time of compiling, the C++ compiler left out."
 )
 
 

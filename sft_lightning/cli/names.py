@@ -41,7 +41,7 @@ def refuse_unknown(arguments: list[str]) -> None:
     words = [underscored(word) for word in arguments[1:]]
     if "--" in words or any(word.partition("=")[0] in ELSEWHERE for word in words):
         return
-    for word, after in zip(words, [*words[1:], ""], strict=True):
+    for word, after in zip(words, [*words[1:], ""], strict=False):
         if (word in ("--config", "-c") and after) or word.startswith("--config="):
             check_yaml(Path(word.partition("=")[2] or after))
     items = list(given.from_arguments(words))

@@ -70,20 +70,13 @@ class TeacherCache:
         self._size = self._size or self._begin(len(rows), batch)
         if self.why_off or len(rows) != self._size:
             return compute(batch)
-        marks, places = marks_of(batch["x"]), [self._slots.get(row, -1) for row in rows]
+        places = [self._slots.get(row, -1) for row in rows]
         if -1 in places:
             output = compute(batch)
-            self._keep(output, rows, places, marks)
+            self._keep(output, rows, places, marks_of(batch["x"]))
             return output
-        at = torch.tensor(places, device=marks.device)
-        if self._spread is None:
-            self._spread = float(self._held[MARKS][: len(self._slots)].std())
-        if float((self._held[MARKS][at] - marks).abs().max()) > CLOSE * self._spread:
-            raise UserError(
-                "model.teacher_cache",
-                "the view of a sample has changed since an earlier epoch, as by augmentation",
-                "set it to none, or let views stay the same",
-            )
+        self._check_view(batch["x"], places)
+        at = torch.tensor(places, device=self._held[MARKS].device)
         output = made({name: held[at] for name, held in self._held.items() if name != MARKS})
         if not self._shown:
             self._shown, self.why_off = True, self._differs(batch, output, compute)
@@ -93,6 +86,23 @@ class TeacherCache:
                 return compute(batch)
         self.used += 1
         return output
+
+    def _check_view(self, x: Mapping[str, Tensor], places: list[int]) -> None:
+        """Compares one sample of the batch with what it was, in each batch another one; on a GPU, which has to be waited for,
+        in each 32nd batch.
+        """
+        if self.used % 32 and self._held[MARKS].device.type != "cpu":
+            return
+        if self._spread is None:
+            self._spread = float(self._held[MARKS][: len(self._slots)].std())
+        row = self.used % len(places)
+        mark = marks_of({name: tensor[row : row + 1] for name, tensor in x.items()})
+        if abs(float(self._held[MARKS][places[row]] - mark)) > CLOSE * self._spread:
+            raise UserError(
+                "model.teacher_cache",
+                "the view of a sample has changed since an earlier epoch, as by augmentation",
+                "set it to none, or let views stay the same",
+            )
 
     def _begin(self, size: int, batch: Batch) -> int:
         """Takes outputs that another run left on disk. Returns the size of batches."""
@@ -113,7 +123,7 @@ class TeacherCache:
 
     def _keep(self, output: Output, rows: list[int], places: list[int], marks: Tensor) -> None:
         """Copies the rows that are not kept yet."""
-        parts = {name: part for name in FIELDS if (part := getattr(output, name)) is not None} | {MARKS: marks}
+        parts = tensors_of(output) | {MARKS: marks}
         if not self._held:
             if any(len(part) != len(rows) for part in parts.values()) or output.reader is not None:
                 raise UserError("model.teacher_cache", "is for tasks with one output for each sample", "set it to none")
@@ -145,9 +155,8 @@ class TeacherCache:
             return "a sample's output has other bits beside other samples"
         for row in sorted({0, self._size // 2, self._size - 1}):
             everywhere = {n: torch.empty_like(v).copy_(v[row : row + 1].expand_as(v)) for n, v in batch["x"].items()}
-            parts = {name: part for name in FIELDS if (part := getattr(kept, name)) is not None}
-            alone = made({name: part[row : row + 1].expand_as(part) for name, part in parts.items()})
-            if not same(alone, compute({**batch, "x": everywhere})):
+            alone = {n: part[row : row + 1].expand_as(part) for n, part in tensors_of(kept).items()}
+            if not same(made(alone), compute({**batch, "x": everywhere})):
                 return "a sample's output has other bits in another place of a batch"
         return ""
 
@@ -191,9 +200,14 @@ def numbers(count: int, device: torch.device) -> Tensor:
     return _numbers[count, device]
 
 
-def made(parts: dict[str, Tensor]) -> Output:
-    """The output of these tensors by name."""
-    return Output(parts["logits"], parts["features"], parts.get("source_logits"), parts.get("below_new"))
+def tensors_of(output: Output) -> dict[str, Tensor]:
+    """An output's tensors by name, without those that are None."""
+    return {name: part for name in FIELDS if (part := getattr(output, name)) is not None}
+
+
+def made(tensors: Mapping[str, Tensor]) -> Output:
+    """The output with these tensors."""
+    return Output(tensors["logits"], tensors["features"], tensors.get("source_logits"), tensors.get("below_new"))
 
 
 def same(one: Output, other: Output) -> bool:

@@ -89,6 +89,11 @@ def test_what_the_parser_may_accept_is_left_to_it(flags: list[str]) -> None:
     refuse_unknown([*BASE, *flags])
 
 
+def test_a_command_without_options_is_left_to_the_parser() -> None:
+    refuse_unknown(["fit"])
+    refuse_unknown(["fit", "--config"])
+
+
 def test_no_config_that_ships_is_refused() -> None:
     files = [f for f in sorted((ROOT / "experiments").rglob("*.yaml")) if "\nnetwork:" in f.read_text()]
     assert len(files) > 30
