@@ -21,6 +21,8 @@ class Overrides:
     image_column: str | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     """Arguments of the data module, as `--set data.NAME=VALUE` gives them"""
+    fewest_classes: int = 2
+    """Classes that there must be; 1 if they are added to a network's own"""
 
 
 @dataclass
@@ -132,10 +134,10 @@ def fits(
         raise UserError("--data", f"{what}, but the network {network} takes {wanted}", fix)
 
 
-def check_classes(where: str, what: str, plan: DataPlan) -> None:
-    """Raises UserError for fewer than two classes; adds a line on rare classes."""
+def check_classes(where: str, what: str, plan: DataPlan, fewest: int = 2) -> None:
+    """Raises UserError for fewer than `fewest` classes, one or two; adds a line on rare classes."""
     present = [name for name, count in plan.counts.items() if count]
-    if len(present) < 2:
+    if len(present) < fewest:
         only = f" ('{present[0]}')" if present else ""
         found = "1 class" if present else "no classes"
         raise UserError("--data", f"{where}: {what} has {found}{only}", "use data with at least 2 classes")
@@ -145,8 +147,8 @@ def check_classes(where: str, what: str, plan: DataPlan) -> None:
         plan.lines.append(f"{classes} fewer than 5 samples ({some}); some splits may lack samples of them")
 
 
-def classes_said(plan: DataPlan) -> str:
-    """Number of classes and their counts: `3 classes: cat 40, dog 38, elk 2`."""
+def classes_said(plan: DataPlan, noun: tuple[str, str] = ("class", "es")) -> str:
+    """Number of classes and their counts: `3 classes: cat 40, dog 38, elk 2`; `noun` has its plural's ending."""
     most = sorted(plan.counts.items(), key=lambda item: -item[1]) if len(plan.counts) > 8 else list(plan.counts.items())
     shown = ", ".join(f"{name} {count:,}" for name, count in most[:8])
-    return f"{len(plan.counts)} classes: {shown}" + (", …" if len(plan.counts) > 8 else "")
+    return f"{plural(len(plan.counts), *noun)}: {shown}" + (", …" if len(plan.counts) > 8 else "")

@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, Any
 from sft_lightning.autoconfig.recipe import arm
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.extended_labels import PARTLY, TASKS_EXTENDED
 from sft_lightning.data.findings import look_alikes
+from sft_lightning.networks.source_task import PROBLEMS
+from sft_lightning.tasks.schemes import OUTSIDE
 
 if TYPE_CHECKING:
     from sft_lightning.autoconfig.data_plan import DataPlan
@@ -17,7 +20,12 @@ REHEARSE, RATIO, SHARE = 5, 0.25, 0.2
 FEWEST = 3
 """Samples of a new label without splits of its own: one to train on, one to choose and one to test on"""
 STRENGTHS = [0.01, 0.1, 1.0]
-SHOWN = ("accuracy_old", "accuracy_new", "accuracy", "harmonic", "old_as_new", "new_as_old")
+SHOWN = {
+    "classification": ("accuracy_old", "accuracy_new", "accuracy", "harmonic", "old_as_new", "new_as_old"),
+    "token_classification": ("entity_f1_old", "entity_f1_new", "entity_f1", "harmonic", "old_as_new", "new_as_old"),
+    "multi_label": ("f1_micro_old", "f1_micro_new", "f1_micro", "f1_macro_old", "f1_macro_new", "harmonic"),
+}
+"""Metrics of the tables by task; the second, on new labels, chooses settings if no old label is measured"""
 
 
 def extended(
@@ -25,8 +33,9 @@ def extended(
 ) -> tuple[dict[str, Any], str]:
     """Returns (the study for `--extend`, a line on what it adds).
 
-    With `source`, samples of the old labels, settings are chosen by the harmonic mean of both accuracies, and there are arms
-    with rehearsal and a ceiling. Without them, by the accuracy on new labels and the agreement of the old output layer.
+    With `source`, samples of the old labels, settings are chosen by the harmonic mean of the scores on old and new labels, and
+    there are arms with rehearsal and a ceiling. Without them, by the score on new labels and the agreement of the old
+    output layer.
 
     Args:
         study: The default study of the same network and data.
@@ -35,13 +44,14 @@ def extended(
         source: Data of the network's labels; None if there is none.
         recipe: Learning rates and strengths for the network.
     """
-    known = net.source_labels
-    if plan.task != "classification":
-        raise UserError("--extend", f"adds labels to classifiers, and the data's task is {plan.task}", "leave it out")
-    if not known or net.source_task not in (None, "classification", "single_label_classification"):
+    known, task = net.source_labels, plan.task
+    if task not in TASKS_EXTENDED:
+        problem = f"adds labels to classifiers of samples and of words, and the data's task is {task}"
+        raise UserError("--extend", problem, "leave it out")
+    if not known or PROBLEMS.get(net.source_task or "", net.source_task) not in (None, task):
         raise UserError(
             "--extend",
-            f"{net.name} has no output layer with named classes that labels could be added to",
+            f"{net.name} has no output layer for {task} with named classes that labels could be added to",
             "choose a network with labels, or write a study file with data.init_args.known",
         )
     fresh = [label for label in plan.counts if label not in known]
@@ -50,15 +60,17 @@ def extended(
             "--extend", f"the data have no label that {net.name} does not know", "leave it out, to tune on known labels"
         )
     if all(plan.counts[label] < FEWEST for label in fresh):
+        what = plural(plan.counts[fresh[0]], "word" if plan.kind == "words" else "sample")
         raise UserError(
             "--extend",
-            f"the new label '{fresh[0]}' has {plural(plan.counts[fresh[0]], 'sample')}, too few to train, choose and test on",
+            f"the new label '{fresh[0]}' has {what}, too few to train, choose and test on",
             f"give at least {FEWEST}",
         )
-    measured = source is not None or len(fresh) < len(plan.counts)
+    measured = source is not None or any(label in known and label != OUTSIDE for label in plan.counts)
+    of_new = SHOWN[task][1]
     base = {name: value for name, value in study["base"].items() if name != "retention"}
     base["data"] = joined(base["data"], None if source is None else source.block, known)
-    base["select_by"] = "val/harmonic" if measured else "val/accuracy_new"
+    base["select_by"] = "val/harmonic" if measured else f"val/{of_new}"
     rule = {
         "target": base["select_by"],
         "kept": "retention/agreement",
@@ -69,7 +81,7 @@ def extended(
         f"extend     {plural(len(fresh), 'new label')} ({', '.join(fresh[:6])}{', …' if len(fresh) > 6 else ''}) beside "
         f"{plural(len(known), 'old one')} in one output layer; "
         + (
-            "chosen by the harmonic mean of both accuracies"
+            "chosen by the harmonic mean of the scores on both"
             if measured
             else "no old sample is there, so --retention would help"
         )
@@ -78,8 +90,8 @@ def extended(
             for group in look_alikes([*known, *fresh], [0] * (len(known) + len(fresh)))
         )
     )
-    report = [f"test/{name}" for name in SHOWN if measured or name == "accuracy_new"]
-    changed = {"base": base, "arms": ways(recipe, source), "baseline": "naive", "select": rule}
+    report = [f"test/{name}" for name in SHOWN[task] if measured or name == of_new]
+    changed = {"base": base, "arms": ways(recipe, source, task in PARTLY), "baseline": "naive", "select": rule}
     return {**study, **changed, "report": [*report, "test/retention/agreement"]}, said
 
 
@@ -102,24 +114,32 @@ def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) ->
     return {"class_path": "Extend", "init_args": init}
 
 
-def ways(recipe: "Recipe", source: "DataPlan | None") -> dict[str, dict[str, Any]]:
-    """The arms. All choose from the same learning rates."""
+def ways(recipe: "Recipe", source: "DataPlan | None", in_part: bool = False) -> dict[str, dict[str, Any]]:
+    """The arms. All choose from the same learning rates.
+
+    With `in_part`, samples of new labels say nothing of old ones, and the reverse. Then all arms but the naive ones take what
+    is not annotated as unknown.
+    """
     lr = {"model.lr": list(recipe.lr)}
     anchored = {"model.anchor_weight": STRENGTHS, **lr}
+    plain = ("ExtendSFT", {"loss_over": "own", "anchor_weight": 0.0}) if in_part else ("PlainSFT", {})
+    new, every = ("own", "own") if in_part else ("new", "all")
     made = {
         "naive": arm("PlainSFT", {}, lr),
         "head_alone": arm("PlainSFT", {"freeze": "all-but-head"}, lr),
         "l2sp": arm("L2SPSFT", recipe.l2sp, {f"model.{recipe.strength}": list(recipe.strengths), **lr}),
-        "new_mse": arm("ExtendSFT", {"loss_over": "new"}, anchored),
+        "new_mse": arm("ExtendSFT", {"loss_over": new}, anchored),
     }
+    if in_part:
+        made["new_kl"] = arm("ExtendSFT", {"loss_over": new, "distance": "kl", "temperature": 1.0}, anchored)
     if source is None:
-        made["new_mse_norms"] = arm("ExtendSFT", {"loss_over": "new", "correction": "norms"}, anchored)
+        made["new_mse_norms"] = arm("ExtendSFT", {"loss_over": new, "correction": "norms"}, anchored)
         return made
     few = {"rehearse": REHEARSE, "ratio": RATIO}
-    made["mse_corrected"] = arm("ExtendSFT", {"loss_over": "new", "correction": "validation"}, anchored)
-    made["rehearse"] = with_old(arm("PlainSFT", {}, lr), few)
-    made["rehearse_mse"] = with_old(arm("ExtendSFT", {"loss_over": "all"}, anchored), few)
-    made["ceiling"] = {**with_old(arm("PlainSFT", {}, lr), {"rehearse": "all"}), "reference": True}
+    made["mse_corrected"] = arm("ExtendSFT", {"loss_over": new, "correction": "validation"}, anchored)
+    made["rehearse"] = with_old(arm(*plain, lr), few)
+    made["rehearse_mse"] = with_old(arm("ExtendSFT", {"loss_over": every}, anchored), few)
+    made["ceiling"] = {**with_old(arm(*plain, lr), {"rehearse": "all"}), "reference": True}
     return made
 
 

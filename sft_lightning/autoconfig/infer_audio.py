@@ -35,6 +35,6 @@ def sound_plan(path: str, said: Overrides) -> DataPlan:
     counts = np.bincount(targets[targets >= 0], minlength=len(loaded.labels)).tolist()
     plan.counts = dict(zip(loaded.labels, counts, strict=True))
     by = "its folders" if metadata is None else f"column '{label}'"
-    check_classes(path, by, plan)
+    check_classes(path, by, plan, said.fewest_classes)
     plan.lines.insert(0, f"{path}: {plan.train:,} sounds in {classes_said(plan)}, by {by}")
     return plan

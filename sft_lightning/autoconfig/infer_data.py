@@ -112,6 +112,6 @@ def folder_plan(path: str, layout: Layout, said: Overrides) -> DataPlan:
         counts,
     )
     plan.pixels = largest(first)
-    check_classes(path, "its folders", plan)
+    check_classes(path, "its folders", plan, said.fewest_classes)
     plan.lines = [f"{path}: {len(train):,} images in {classes_said(plan)}, by folder", *train.notes]
     return plan

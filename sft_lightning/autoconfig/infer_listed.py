@@ -67,7 +67,7 @@ def add_sets(plan: DataPlan, cls: type[SFTDataModule], said: Overrides, line: st
     used = targets_of(loaded)
     plan.counts = dict(zip(loaded.labels, used.sum(0, dtype=np.int64).tolist(), strict=True))
     each, none = used.sum(1), int((used.sum(1) == 0).sum())
-    counts = classes_said(plan).replace("classes", "labels", 1)
+    counts = classes_said(plan, ("label", "s"))
     plan.lines.insert(
         0, f"{line.format(f'{plan.train:,}')}: {counts}; {each.mean():.2f} an image, {none:,} images without any"
     )

@@ -98,7 +98,7 @@ def sets_plan(files: dict[str, Path], table: Table, labels: dict[str, Any], said
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     where = f"column '{init['label_column']}'" if "label_column" in init else f"{len(loaded.labels)} columns of 0 and 1"
     each, none = used.sum(1), int((used.sum(1) == 0).sum())
-    counts = classes_said(plan).replace("classes", "labels", 1)
+    counts = classes_said(plan, ("label", "s"))
     plan.lines.insert(
         0,
         f"{table.where}: {plan.train:,} texts in column '{texts[0]}', sets of labels in {where}: {counts}; "

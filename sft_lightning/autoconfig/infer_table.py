@@ -1,5 +1,6 @@
 """Infers a data block from tables: texts with labels, images with labels, or instructions with answers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
-from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
+from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.split_column import NAME, parts_of
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
+from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
 from sft_lightning.data.text.layouts import layout_of, no_layout
+from sft_lightning.data.text.local_copy import split_file
 from sft_lightning.data.text.table import TextTable
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
@@ -57,10 +60,10 @@ def files_of(path: Path) -> dict[str, Path]:
     )
 
 
-def read_sheet(path: Path) -> tuple[Table, list[str]]:
+def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
     """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
-        return read_table(path, "--data"), []
+        return read_table(path, "--data", header=header), []
     holds = held_bytes(path)
     embedded = [name for name, bytes_in in holds.items() if bytes_in]
     if embedded and len(embedded) == len(holds):
@@ -79,12 +82,18 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     instructions, or plain text.
     """
     said = of_table(said)
-    table, embedded = read_sheet(files["train"])
+    table, embedded = read_sheet(files["train"], header=said.settings.get("header") is not False)
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
+    others: list[Table] = []
+    if NAME not in (said.text_column, said.label_column):
+        table, *others = parts_of(table).values()  # what is inferred is of the training rows
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
+    if unlabelled_pairs and (bare := headless(files["train"], table, said, kinds == ("pairs",))) is not None:
+        return headless_plan({split: str(file) for split, file in files.items()}, bare, said)
     layout = layout_of(table)
     meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
     if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
@@ -94,7 +103,6 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return choices_plan(files, table, asked, said)
     if holds_questions(table, said):
         return question_plan(files, kinds, network, said)
-    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
     if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
         return pair_plan({split: str(file) for split, file in files.items()}, said, *pair)
     if said.task == "seq2seq" or kinds == ("pairs",):
@@ -114,7 +122,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         fits(kinds, ("text",), network, f"{table.where} holds texts with sets of labels")
         return sets_plan(files, table, labels, said)
     fits(kinds, ("text",), network, f"{table.where} is taken for texts with labels")
-    return text_plan(files, table, said, no_labels(table, kinds))
+    return text_plan(files, table, said, no_labels(table, kinds), others)
 
 
 def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
@@ -157,7 +165,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
         raise UserError(
             "--task", f"{table.where} is images with labels, not data for {plan.task}", "use classification"
         )
-    count_classes(plan, table, label)
+    count_classes(plan, table, label, said)
     count_others(plan, files)
     plan.pixels = largest(images_at(files["train"], image, table))
     plan.lines.insert(0, f"{table.where}: {plan.train:,} images in column '{image}', {labels_said(plan, label)}")
@@ -196,8 +204,12 @@ def largest(images: list[Any]) -> int | None:
     return max(sides, default=None)
 
 
-def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -> DataPlan:
-    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels."""
+def text_plan(
+    files: dict[str, Path], table: Table, said: Overrides, fix: str, others: Sequence[Table] = ()
+) -> DataPlan:
+    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels.
+    `others` are the parts of the table that its column `split` gives to other splits.
+    """
     probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
     label = columns.label_of(table, said.label_column, probable, fix)
     texts = probable or columns.texts_of(table, None, label)
@@ -215,7 +227,10 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -
     for split, file in files.items():
         if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts, said):
             init[split] = str(file)
-    read_as_fit_does(plan, init)
+    for part in others:
+        if not all_unlabelled(part, label):
+            leave_out(plan, part, lacking(part, label, [label, *texts], plan.task), [label, *texts], said)
+    read_as_fit_does(plan, init, said)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"
     plan.lines.insert(0, f"{table.where}: {plan.train:,} {what}, {labels_said(plan, label)}")
@@ -233,7 +248,7 @@ def labelled(plan: DataPlan, split: str, table: Table, label: str, texts: list[s
     return True
 
 
-def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
+def read_as_fit_does(plan: DataPlan, init: dict[str, Any], said: Overrides) -> None:
     """Reads all files with the class that `fit` uses, so that errors and counts are those of `fit`."""
     data = TextTable(**init)
     loaded = data.load()
@@ -247,7 +262,7 @@ def read_as_fit_does(plan: DataPlan, init: dict[str, Any]) -> None:
         used = np.delete(targets, list(loaded.train.bad_rows()))
         counts = np.bincount(used, minlength=len(loaded.labels))
         plan.counts = dict(zip(loaded.labels, counts.tolist(), strict=True))
-        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan)
+        check_classes(str(init["train"]), f"column '{init['label_column']}'", plan, said.fewest_classes)
 
 
 # ---- labels ----
@@ -314,14 +329,14 @@ def read_labels(plan: DataPlan, table: Table, label: str, needed: list[str], sai
             )
 
 
-def count_classes(plan: DataPlan, table: Table, label: str) -> None:
+def count_classes(plan: DataPlan, table: Table, label: str, said: Overrides) -> None:
     """Sets the plan's number of training samples of each class, in class order."""
     sheet = Table(table.where, {label: table.columns[label]}, table.names, table.lines, bad={})
     order = class_names(sheet, label, None)
     targets = class_numbers(sheet, label, order)
     counts = np.bincount(targets[targets >= 0], minlength=len(order))
     plan.counts = dict(zip(order, counts.tolist(), strict=True))
-    check_classes(table.where, f"column '{label}'", plan)
+    check_classes(table.where, f"column '{label}'", plan, said.fewest_classes)
 
 
 def count_others(plan: DataPlan, files: dict[str, Path]) -> None:

@@ -24,9 +24,9 @@ def table_of(changed: list[dict[str, Any]]) -> Any:
     """The changed samples as a table of W&B: what was said before and after, pictures of it, and players for short sounds."""
     import wandb
 
-    known = ("name", "question", "text", "words", "label", "before", "after", "score_before", "score_after")
+    known = ("name", "question", "choices", "text", "words", "label", "before", "after", "score_before", "score_after")
     columns = [n for n in known if any(n in entry for entry in changed)]
-    rows: list[list[Any]] = [[" ".join(v) if isinstance(v := e.get(n), list) else v for n in columns] for e in changed]
+    rows: list[list[Any]] = [[cell(named(entry).get(column)) for column in columns] for entry in changed]
     if any("sound" in entry for entry in changed):
         columns.insert(1, "sound")
         for row, entry in zip(rows, changed, strict=True):
@@ -40,6 +40,23 @@ def table_of(changed: list[dict[str, Any]]) -> Any:
     return wandb.Table(columns=columns, data=rows)
 
 
+def cell(held: Any) -> Any:
+    """A value of a changed sample for a cell of a table."""
+    return " ".join(held) if isinstance(held, list) else held
+
+
+def named(entry: dict[str, Any]) -> dict[str, Any]:
+    """A changed sample, with the texts of choices instead of their places, and its choices on lines of their own."""
+    choices = entry.get("choices")
+    if entry.get("form") != "choice" or not isinstance(choices, list):
+        return entry
+    places = {str(at): text for at, text in enumerate(choices)}
+    said: dict[str, Any] = {
+        key: places.get(str(entry[key]), entry[key]) for key in ("before", "after", "label") if key in entry
+    }
+    return {**entry, "choices": "\n".join(choices), **said}
+
+
 def short(name: str) -> str:
     """A sample's name. An absolute path is cut to its folder and file, so that a report does not reveal a machine's paths."""
     parts = Path(name).parts
@@ -48,7 +65,7 @@ def short(name: str) -> str:
 
 def seen(samples: Samples, row: int) -> dict[str, Any]:
     """A sample as it is stored, before preprocessing: `image` (data URI), `sound` (data URI, as the network hears it, if it is
-    short), `text` or `words`, if it has one of them.
+    short), `text`, `words`, or `question` and `choices`, if it has one of them.
     """
     from sft_lightning.data.audio.sounds import Sounds
     from sft_lightning.data.vision.base import Images

@@ -153,17 +153,20 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
-    of_data = nested(settings(given), "--set").get("data") or {}
-    if "class_path" in of_data:
-        fix = "leave it out, or write a study file"
-        raise UserError("data.class_path", "cannot be set, because it is inferred from --data", fix)
-    read = of_data.get("init_args") or {}
+    changed = nested(settings(given), "--set")
+    for block in ("data", "retention"):
+        if "class_path" in (changed.get(block) or {}):
+            fix = "leave it out, or write a study file"
+            raise UserError(f"{block}.class_path", f"cannot be set, because it is inferred from --{block}", fix)
+    read, of_source = ((changed.get(block) or {}).get("init_args") or {} for block in ("data", "retention"))
     found = infer_study(
         given.network,
         given.data,
         given.retention,
         accelerator=(said or ["auto"])[-1],
         settings=read,
+        of_retention=of_source,
+        of_trainer=changed.get("trainer"),
         extend=given.extend,
         **named,
     )

@@ -74,6 +74,7 @@ Batch = dict[str, Any]
 `prompt`: dict of network inputs, tensors with B rows, from which the network is to generate, and `references`: `Texts` with a
 tuple of right texts for each of the B samples; present if texts are generated for this batch;
 `bytes`: `[B]` int64, the UTF-8 bytes of the text that each sample's items are tokens of, 0 for fillers; present if known;
+`covered`: bool `[B, C]`, which labels each sample's annotation speaks of, present if that may be some of them alone;
 `beside`: `Texts` with what the task reads on the host about each of the B samples; present in evaluation, if samples have it;
 `index`: `[B]` int64, the samples' row numbers; `rows`: the same as `Rows`, on the host; `count`: int N, known on the host.
 

@@ -13,15 +13,15 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, ProperShare, check_arguments
 from sft_lightning.data.datamodule import DATA_MODULES, SFTDataModule
+from sft_lightning.data.extended_labels import PARTLY, all_labels, among_all, covers, kinds_of
 from sft_lightning.data.joined import Joined, augment_alike
 from sft_lightning.data.loaders import loader_of
 from sft_lightning.data.mixed import MixedBatches
 from sft_lightning.data.sampler import micro_batch_size
 from sft_lightning.data.samples import Samples, Splits
 from sft_lightning.data.split import Split
-from sft_lightning.data.subset import shots
+from sft_lightning.data.subset import shots, shots_of_types
 
-TASKS_EXTENDED = ("classification",)
 OF_BOTH = ("val_fraction", "test_fraction", "on_bad_sample")
 """Settings that hold for new and old data alike"""
 OF_NEW = ("shots_per_class", "train_fraction", "subset_seed", "folds", "fold")
@@ -35,6 +35,9 @@ class Extend(SFTDataModule):
     test have the samples of both data sets, and are measured on old labels, on new ones and on all. Training has the new
     data's samples, of which shots_per_class and the like choose some, and `rehearse` old ones.
 
+    In sentences with tags, the new data's O means no new type, and the old data's O no old one. Of sets of labels, the new data
+    speak of new labels alone, the old ones of old labels. Metrics leave out what a sample's annotation does not cover.
+
     Args:
         new: Data with the new labels, without settings of subset, split and batches, which are arguments here. It may have
             samples of old labels too, which are then rehearsed.
@@ -43,7 +46,8 @@ class Extend(SFTDataModule):
         known: All labels of the pretrained network, in its order; default those of `old`.
         pool: Data whose labels are not used, such as any texts or images of the network's kind: all its training samples are
             trained on by ExtendSFT's anchor alone; null for none.
-        rehearse: Old training samples for each old label (for tags: with each type of entity): a number, or all.
+        rehearse: Old training samples for each old label (for tags: with each type of entity; of sets: with each label): a
+            number, or all.
         ratio: Share of old samples in each optimizer step; null to train on new and old ones as one set. With rehearse 0, steps
             have the new samples' share alone: the control with equally many steps and no old sample.
         **kwargs: Subset, split, batches; see Digits. shots_per_class, train_fraction and folds are of the new data.
@@ -92,7 +96,12 @@ class Extend(SFTDataModule):
     def old_and_unlabelled(self) -> tuple[int, int]:
         """Numbers of training samples with an old label, from whichever data, and without a label."""
         assert self.task_info is not None and "train" in self.splits
-        targets = self.splits["train"].targets
+        split = self.splits["train"]
+        targets = split.targets
+        if self.task_info.name in PARTLY:
+            assert isinstance(split.samples, Joined)
+            of = [self.parts[number] for number in split.samples.part_of(split.rows)]
+            return sum(part is self.old for part in of), sum(part is self.pool for part in of)
         assert targets is not None
         return int(((targets >= 0) & (targets < self.task_info.known)).sum()), int((targets < 0).sum())
 
@@ -134,45 +143,21 @@ class Extend(SFTDataModule):
             for name, samples in part.skipped.items():  # each part has warned of its own
                 self._left_out.note(name, {sample + behind: why for sample, why in samples.items()}, warn=False)
         self.notes = [note for part in self.parts for note in part.notes]
-        labels, known = self.all_labels()
         info = self.new.task_info
         assert info is not None
+        labels, known = all_labels(info, None if self.old is None else self.old.task_info, self.known)
         self.task_info = replace(info, num_outputs=len(labels), labels=labels, known=known)
         self._join(labels)
 
-    def all_labels(self) -> tuple[list[str], int]:
-        """All labels, old ones first, and the number of old ones. Raises UserError if there are no new ones."""
-        infos = [one.task_info for one in (self.new, self.old) if one is not None and one.task_info is not None]
-        for info in infos:
-            if info.name not in TASKS_EXTENDED:
-                raise UserError(
-                    "data.new", f"new labels cannot be added for the task {info.name}", "use classification"
-                )
-            if info.name != infos[0].name:
-                raise UserError(
-                    "data.old", f"is for {info.name}, and data.new for {infos[0].name}", "use data of one task"
-                )
-        of_new, of_old = infos[0].labels, infos[-1].labels if self.old is not None else []
-        known = list(self.known if self.known is not None else of_old)
-        if unknown := [label for label in of_old if label not in known]:
-            raise UserError(
-                "data.old", f"has the label '{unknown[0]}', which data.known lacks", "put such samples into data.new"
-            )
-        fresh = [label for label in of_new if label not in known]
-        if not fresh:
-            raise UserError(
-                "data.new",
-                f"has no label that the network does not know already ({', '.join(of_new[:6])})",
-                "give data with new labels, or tune with an ordinary data set",
-            )
-        return known + fresh, len(known)
-
     def _join(self, labels: list[str]) -> None:
-        tables = []
+        assert self.task_info is not None
+        tables, own = [], list[list[str]]()
         for part in self.parts:
             assert part.task_info is not None
-            own = part.task_info.labels
-            tables.append(np.array([-1 if part is self.pool else labels.index(label) for label in own] or [-1]))
+            own.append([] if part is self.pool else part.task_info.labels)
+            unused = [-1] * max(1, len(part.task_info.labels))
+            tables.append(np.array([labels.index(label) for label in own[-1]] or unused))
+        covered, sets = covers(own, labels, self.task_info.name), self.task_info.name == "multi_label"
         joined: dict[tuple[int, ...], Joined] = {}
         self.total_train = sum(part.total_train for part in self.parts)
         for name in ("train", "val", "test"):
@@ -184,18 +169,17 @@ class Extend(SFTDataModule):
                 self.notes.append(f"the old data has no {name} samples: {name} measures samples of the new data alone")
             behind = [part.splits[name if name in part.splits else "train"] for part in self.parts]
             key, said = tuple(id(s.samples) for s in behind), [self._said_of(part) for part in self.parts]
-            samples = joined.setdefault(key, Joined([s.samples for s in behind], tables, said))
+            samples = joined.setdefault(key, Joined([s.samples for s in behind], tables, said, covered))
             rows, targets = [], []
             for part, split, table, start in zip(self.parts, behind, tables, samples.starts, strict=False):
                 chosen = self._chosen(part, name)
                 rows.append(split.rows[chosen] + start)
-                unlabelled = np.full(len(chosen), -1)
-                targets.append(
-                    unlabelled if split.targets is None or part is self.pool else table[split.targets[chosen]]
-                )
+                of_part = None if part is self.pool else split.targets
+                targets.append(among_all(of_part, table, chosen, len(labels) if sets else None))
             if name == "train":
                 self.old_in_training = sum(map(len, rows[1:]))
-            self.splits[name] = Split(samples, np.concatenate(rows), np.concatenate(targets), name == "train", name)
+            of_items = None if self.task_info.name == "token_classification" else np.concatenate(targets)
+            self.splits[name] = Split(samples, np.concatenate(rows), of_items, name == "train", name)
 
     def _chosen(self, part: SFTDataModule, split: str) -> np.ndarray:
         """Positions of the samples of one of the data sets that a split takes."""
@@ -217,9 +201,24 @@ class Extend(SFTDataModule):
             return positions[:0]
         labels = dict(enumerate(self.old.task_info.labels))
         try:
+            if self.old.task_info.name in PARTLY:
+                types = self._types_of_old()
+                if lacking := [n for n in kinds_of(self.old.task_info) if not any(n in of for of in types)]:
+                    problem = f"no old training sample has the label '{lacking[0]}'"
+                    raise UserError("data.rehearse", problem, "leave it out of data.old, or label some")
+                return shots_of_types(positions, types, self.rehearse, self.subset_seed)
             return shots(positions, split.targets, self.rehearse, self.subset_seed, labels)
         except UserError as error:
             raise UserError("data.rehearse", error.problem, error.fix) from None
+
+    def _types_of_old(self) -> list[frozenset[str]]:
+        """The types of entities, or the labels, of each old training sample."""
+        assert self.old is not None and self.old.task_info is not None
+        split, labels = self.old.splits["train"], self.old.task_info.labels
+        if (types := split.samples.types_in()) is not None:
+            return [types[row] for row in split.rows]
+        assert split.targets is not None
+        return [frozenset(labels[i] for i in np.flatnonzero(of)) for of in split.targets]
 
     # ---- meeting the network ----
 

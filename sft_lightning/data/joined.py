@@ -27,10 +27,17 @@ class Joined(Samples):
         parts: The data sets' samples.
         tables: For each, its class numbers as numbers over all labels, `[C]`; −1 for a class that is not used.
         said: For each, what stands behind the names of its samples.
+        covers: For each, which of all labels its annotation speaks of, `[parts, C]`; None if an item has one label.
     """
 
-    def __init__(self, parts: Sequence[Samples], tables: Sequence[np.ndarray], said: Sequence[str]) -> None:
-        self.parts, self.tables, self.said = list(parts), list(tables), list(said)
+    def __init__(
+        self,
+        parts: Sequence[Samples],
+        tables: Sequence[np.ndarray],
+        said: Sequence[str],
+        covers: np.ndarray | None = None,
+    ) -> None:
+        self.parts, self.tables, self.said, self.covers = list(parts), list(tables), list(said), covers
         self.starts = np.cumsum([0, *(len(part) for part in parts)])
         # Each split has its targets. Here it matters only whether the samples have them.
         self.targets = None
@@ -41,8 +48,12 @@ class Joined(Samples):
 
     def at(self, row: int) -> tuple[int, int]:
         """The part that a row is in, and its number there."""
-        part = int(np.searchsorted(self.starts, row, side="right")) - 1
+        part = int(self.part_of(np.array(row)))
         return part, int(row - self.starts[part])
+
+    def part_of(self, rows: np.ndarray) -> np.ndarray:
+        """The number of the part that each row is in."""
+        return np.searchsorted(self.starts, rows, side="right") - 1
 
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """Fetches each part's rows, and puts them in the order of `rows`, padded to the longest sample."""
@@ -62,6 +73,8 @@ class Joined(Samples):
                 continue
             if "y" in x:
                 x["y"] = torch.from_numpy(self.tables[number])[x["y"]]
+            if self.covers is not None:
+                x["covered"] = torch.from_numpy(self.covers[number]).repeat(len(mine), 1)
             found.append((mine, x))
         if failed is not None:
             raise BadSample(failed.key, failed.problem, failed.fix, bad)

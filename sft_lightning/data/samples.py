@@ -1,7 +1,7 @@
 """The interface of loaded data: samples that are fetched by row number, in splits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ class Samples(ABC):
     def fetch(self, rows: Sequence[int], keys: Sequence[Key], train: bool) -> dict[str, Any]:
         """Fetches the network inputs of these rows as one batch, a dict. Samples that consist of items, such as tokens, add
         `select` (bool, `[B, T]` or more dimensions) and `y` (the items' targets; `targets` if it is absent), and `bytes` (int64
-        `[B]`) if they know the text behind them.
+        `[B]`) if they know the text behind them. Samples that are annotated in part add `covered` (see `Batch`).
 
         Raises BadSample with the rows that cannot be read.
         """
@@ -75,6 +75,12 @@ class Samples(ABC):
         prepare a sample as the data do.
         """
         return {}
+
+    def rewritten(self, write: Callable[[list[str], int], list[str]], rows: Sequence[int]) -> "Samples | None":
+        """A copy in which `write(texts, row)` has replaced the texts of these rows; None for samples that are more than texts
+        with targets for the whole or for each word.
+        """
+        return None
 
     def types_in(self) -> Sequence[frozenset[str]] | None:
         """For samples of several types, such as sentences with entities, the types in each row; None for others."""

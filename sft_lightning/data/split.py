@@ -59,6 +59,8 @@ class Split(Dataset[Batch]):
             batch["real"] = real
         if "bytes" in x:
             batch["bytes"] = x.pop("bytes") * real
+        if "covered" in x:
+            batch["covered"] = x.pop("covered")
         if "select" in x:  # the samples have items of their own, such as tokens
             select, y = x.pop("select"), x.pop("y", None)
             of_sample = real.view(-1, *[1] * (select.ndim - 1)).expand_as(select)

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sft_lightning.anchors import DISTANCES, kl
+from sft_lightning.anchors import DISTANCES
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Loss, Output
 from sft_lightning.modules.base import SFTModule, check_choice
@@ -14,6 +14,7 @@ from sft_lightning.networks.base import Network
 from sft_lightning.networks.joint_head import JointHead
 from sft_lightning.networks.spec import Spec
 from sft_lightning.tasks import RowTask
+from sft_lightning.tasks.partial import covered_rows
 
 OVER = ("all", "new", "own")
 ROWS = ("all", "old", "new")
@@ -29,6 +30,12 @@ class ExtendSFT(SFTModule):
     D = ‖z_old − z⁰‖² or T²·KL, as in Learning without Forgetting, on all items or on those of one group. With
     `old_labels: false, anchor_on: old` rehearsal is by logits alone (Dark Experience Replay, Buzzega et al. 2020, with the
     pretrained network's logits instead of those on the way).
+    Where data of new labels say nothing of old ones, and the reverse (`covered`: tags of entities, sets of labels), items of
+    samples that are annotated for old labels alone are the old ones. Over all labels, ℓ takes what is not annotated as
+    absent. The loss over new labels takes it as unknown for new items, `own` for all: with tags, O then stands for the sum
+    of O and the tags of the other group (the unbiased cross-entropy of Cermelli et al. 2020, Modeling the Background); of
+    sets, only labels that are annotated count. kl of tags compares the sum of O and new tags with the teacher's O, as there;
+    so it is not 0 at the start, where new rows are fresh.
     The correction is z_new ← a·z_new + b in evaluation and in exports, never in training. `validation` solves a and b for the
     cross-entropy on the validation samples, old and new ones with equal total weight (bias correction, Wu et al. 2019, who
     hold samples out for it). `norms` makes the new rows as long as the old ones on average (weight aligning, Zhao et al. 2020).
@@ -38,10 +45,11 @@ class ExtendSFT(SFTModule):
     Args:
         network: The network, as class_path and init_args.
         loss_over: Logits in the loss: all; new (items with new labels: the new logits); own (each item: those of its group).
+            With tags, those of the group, and the sum of O and the others.
         anchor_weight: λ, the weight of the anchor relative to the task's loss per item.
         anchor_on: Items with the anchor: all, old (rehearsed ones, and those of a pool) or new.
         distance: mse is ‖·‖² summed over the old labels; kl the divergence from teacher to student with the T² factor, which
-            does not see a shift of all old logits.
+            does not see a shift of all old logits (of sets, the sum of each label's divergence).
         temperature: T of kl.
         old_labels: Use the labels of rehearsed items; false leaves them to the anchor.
         correction: Correction of the new logits: none; validation (a scale and a shift, solved on validation); norms (a scale).
@@ -130,12 +138,22 @@ class ExtendSFT(SFTModule):
         logits, y = task.rows(output.logits, batch), batch["y"]
         if over == "all" and self.hparams["old_labels"] and not self._pool:
             return task.loss(output, batch)
+        if (covered := covered_rows(batch)) is not None:
+            return Loss(self._covered_loss(task, logits, y, covered), int(batch["count"]))
         new = y >= known
         old = (y >= 0) & ~new if self.hparams["old_labels"] else torch.zeros_like(new)
         mine, shift = (logits, 0) if over == "all" else (logits[:, known:], known)
         total = task.row_loss(mine[new], y[new] - shift)
         total = total + task.row_loss((logits[:, :known] if over == "own" else logits)[old], y[old])
         return Loss(total, int(batch["count"]))
+
+    def _covered_loss(self, task: RowTask, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+        """ℓ summed over items whose annotation covers some labels alone."""
+        new, over = covered[:, self.known :].any(1), self.hparams["loss_over"]
+        in_part = {"all": torch.zeros_like(new), "new": new, "own": torch.ones_like(new)}[over]
+        counts = covered.any(1) & (new | self.hparams["old_labels"])  # a pool's samples cover nothing
+        covered = covered | ~in_part[:, None]
+        return task.covered_loss(logits[counts], y[counts], covered[counts])
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """λ·Σ D over the micro-batch's items."""
@@ -144,12 +162,19 @@ class ExtendSFT(SFTModule):
             return None
         task, known = self.objective, self.known
         assert isinstance(task, RowTask)
-        student = task.rows(output.logits, batch)[:, :known]
+        student = task.rows(output.logits, batch)
         teacher = task.rows(self.teacher_output(batch).logits, batch)[:, :known]
         if hp["anchor_on"] != "all":
-            chosen = (batch["y"] < known) == (hp["anchor_on"] == "old")
+            covered = covered_rows(batch)
+            old = batch["y"] < known if covered is None else ~covered[:, known:].any(1)
+            chosen = old == (hp["anchor_on"] == "old")
             student, teacher = student[chosen], teacher[chosen]
-        each = kl(student, teacher, hp["temperature"]) if hp["distance"] == "kl" else DISTANCES["mse"](student, teacher)
+        if hp["distance"] == "mse":
+            each = DISTANCES["mse"](student[:, :known], teacher)
+        else:
+            divergence = task.divergence(task.of_old_labels(student, known), teacher, hp["temperature"])
+            assert divergence is not None
+            each = divergence
         weighted: Tensor = hp["anchor_weight"] * each.sum()
         return weighted
 

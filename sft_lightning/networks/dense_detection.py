@@ -8,11 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.image_list import ImageList
-from torchvision.models.detection.ssd import SSD
-from torchvision.ops import box_iou
 
 from sft_lightning.core.errors import UserError
 
@@ -140,6 +135,9 @@ def anchors_of(generator: Any, side: int, sides: Sequence[int], like: Tensor) ->
     Torchvision's generator keeps the boxes of its last call, rounded to that call's precision and on its device: they are
     made anew.
     """
+    from torchvision.models.detection.anchor_utils import AnchorGenerator
+    from torchvision.models.detection.image_list import ImageList
+
     if isinstance(generator, AnchorGenerator):
         both = zip(generator.sizes, generator.aspect_ratios, strict=True)
         generator.cell_anchors = [generator.generate_anchors(*one) for one in both]
@@ -206,6 +204,10 @@ class DenseReader:
 
     def loss(self, row: Tensor, boxes: Tensor, classes: Tensor, anchors: Tensor) -> dict[str, Tensor]:
         """The parts of one image's loss."""
+        from torchvision.models.detection import FCOS, RetinaNet
+        from torchvision.models.detection.ssd import SSD
+        from torchvision.ops import box_iou
+
         model, outputs, found = self.model, self.outputs(row), dict[str, Tensor]()
         target = [{"boxes": boxes, "labels": classes}]
         if isinstance(model, FCOS):
@@ -221,6 +223,9 @@ class DenseReader:
 
     @torch.no_grad()
     def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        from torchvision.models.detection import FCOS, RetinaNet
+        from torchvision.models.detection.ssd import SSD
+
         rows, model, counts = self.rows(logits), self.model, self.counts
         anchors, found = self.anchors(rows), []
         assert isinstance(model, FCOS | RetinaNet | SSD)

@@ -5,7 +5,6 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.load_report import LoadReport
@@ -215,6 +214,8 @@ class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
 
 def freeze_norms(model: nn.Module) -> None:
     """Replaces BatchNorm by torchvision's FrozenBatchNorm2d, with the same names."""
+    from torchvision.ops import FrozenBatchNorm2d
+
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d):

@@ -148,9 +148,9 @@ def weight_of(entry: dict[str, Any]) -> float:
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
     """The fields of a changed sample that the page shows; pictures and sounds only if they are small and in the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
-    for key in ("on", "name", "label", "before", "after", "question", "text", "words", "form"):
-        if isinstance(held := entry.get(key), list):  # one text for each word
-            shown[key] = [str(one)[:60] for one in held[:MOST_WORDS]]
+    for key in ("on", "name", "label", "before", "after", "question", "choices", "text", "words", "form"):
+        if isinstance(held := entry.get(key), list):  # one text for each word, or choice
+            shown[key] = [str(one)[: 300 if key == "choices" else 60] for one in held[:MOST_WORDS]]
         elif held is not None:
             shown[key] = str(held)[: 3000 if key == "text" and entry.get("form") == "answer" else 300]
     for key in ("confidence_before", "confidence_after", "score_before", "score_after"):

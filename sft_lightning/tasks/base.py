@@ -45,7 +45,7 @@ class Said(NamedTuple):
     score: float | None = None
     """How much of it is right, in [0, 1]; None if that is unknown"""
     form: str = "text"
-    """'text', 'tags' (one for each word) or 'answer' (a part of the sample's text)"""
+    """'text', 'tags' (one for each word), 'answer' (a part of the sample's text) or 'choice' (the place of one of several)"""
     found: Pictured | None = None
     """The same as a picture shows it, for what is found in an image"""
     truth: Pictured | None = None
@@ -226,6 +226,17 @@ class RowTask(Task):
     @abstractmethod
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss of `logits[N, C]` and `y[N]` summed over rows: a scalar. Zero, with a gradient, for N = 0."""
+
+    def covered_loss(self, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+        """`row_loss` of rows whose annotation speaks only of the labels that `covered[N, C]` marks.
+
+        It is `row_loss` if that is all of them. Tasks have it whose samples may be annotated in part.
+        """
+        raise NotImplementedError(f"samples of {self.name} have all their labels")
+
+    def of_old_labels(self, logits: Tensor, known: int) -> Tensor:
+        """`[N, S]`, what `logits[N, C]` say of the S old labels, which come first, to compare with a network of these alone."""
+        return logits[:, :known]
 
     @abstractmethod
     def predict(self, logits: Tensor) -> Tensor:

@@ -5,16 +5,20 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
 from torchmetrics.utilities import dim_zero_cat
 
 from sft_lightning.anchors import bernoulli_kl
-from sft_lightning.core.metric_info import SHARE
+from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single
+from sft_lightning.tasks.partial import covered_rows
+from sft_lightning.tasks.set_groups import SET_GROUPS, OldAndNewSets
+
+UNKNOWN = -1
+"""Target of a label that a sample's annotation does not cover, for metrics that leave it out"""
 
 
 class SampleF1(Metric):
@@ -49,7 +53,8 @@ class SampleF1(Metric):
 class MeanAveragePrecision(Metric):
     """Mean over labels of scikit-learn's average precision, which ranks all items by their logits.
 
-    A label that no item has does not count, since its average precision is undefined; NaN if no item has any label.
+    A label that no item has does not count, since its average precision is undefined; NaN if no item has any label. Items
+    whose target is UNKNOWN are not ranked.
 
     Args:
         labels: Number of labels C.
@@ -79,11 +84,15 @@ class MeanAveragePrecision(Metric):
         self.y.append(y.float().reshape(-1))
 
     def compute(self) -> Tensor:
+        from sklearn.metrics import average_precision_score
+
         logits, y = (dim_zero_cat(part).cpu().numpy().reshape(-1, self.labels) for part in (self.logits, self.y))
-        there = np.flatnonzero(y.any(0))
+        there = np.flatnonzero((y > 0).any(0))
         if not len(there) or not np.isfinite(logits).all():
             return torch.tensor(float("nan"))
-        return torch.tensor(np.mean([average_precision_score(y[:, label], logits[:, label]) for label in there]))
+        known = [y[:, label] != UNKNOWN for label in there]
+        each = [average_precision_score(y[k, label], logits[k, label]) for k, label in zip(known, there, strict=True)]
+        return torch.tensor(np.mean(each))
 
 
 def _f1(average: Any) -> TaskMetric:
@@ -100,7 +109,8 @@ class MultiLabel(RowTask):
     `map` are at the threshold of one half. If they are undefined: a label that no item has and none gets counts 0 in
     `f1_macro`, an item without labels that gets none counts 1 in `f1_samples`, `f1_micro` without any label is 0, and
     `map` leaves out labels that no item has. `exact_match` is the share of items whose labels are all right (subset
-    accuracy), `label_accuracy` the share of all single decisions that are right, which rare labels make high.
+    accuracy), `label_accuracy` the share of all single decisions that are right, which rare labels make high. Labels that a
+    sample's annotation does not cover (`covered`) are in no metric, and not in `covered_loss`.
     """
 
     name = "multi_label"
@@ -113,7 +123,14 @@ class MultiLabel(RowTask):
             "max", SHARE, lambda info: MultilabelExactMatch(info.num_outputs, validate_args=False)
         ),
         "label_accuracy": TaskMetric(
-            "max", SHARE, lambda info: MultilabelAccuracy(info.num_outputs, average="micro", validate_args=False)
+            "max",
+            SHARE,
+            lambda info: MultilabelAccuracy(
+                info.num_outputs,
+                average="micro",
+                ignore_index=UNKNOWN if info.known else None,
+                validate_args=False,
+            ),
         ),
     }
     default_metrics = ("f1_micro", "f1_macro", "f1_samples", "map", "exact_match", "label_accuracy")
@@ -123,12 +140,44 @@ class MultiLabel(RowTask):
         super().__init__(info, label_smoothing)
         self.labels = info.labels or [str(i) for i in range(info.num_outputs)]
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Adds the metrics on old and on new labels, if the network knew some labels before."""
+        return [*super().metric_names, *(SET_GROUPS if self.info.known else ())]
+
+    @classmethod
+    def metric_info(cls, name: str) -> MetricInfo | None:
+        """Adds the metrics on old and on new labels."""
+        return SET_GROUPS.get(name) or super().metric_info(name)
+
+    def make_metrics(self, final: bool = False) -> dict[str, Metric]:
+        """One meter for all metrics on old and on new labels, and one for each other metric."""
+        meters = {name: self._metric(name).make(self.info) for name in self.metric_names if name not in SET_GROUPS}
+        known, labels = self.info.known, self.info.num_outputs
+        return meters | ({"groups": OldAndNewSets(known, labels)} if known else {})
+
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         said = at_least_single(logits)
         return F.binary_cross_entropy_with_logits(said, y.to(said.dtype), reduction="sum")
 
+    def covered_loss(self, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+        said = at_least_single(logits)
+        counts = covered.to(said.dtype)
+        return F.binary_cross_entropy_with_logits(said, y.to(said.dtype), counts, reduction="sum")
+
     def predict(self, logits: Tensor) -> Tensor:
         return (logits > 0).long()
+
+    def update(self, metric: Metric, output: Output, batch: Batch) -> None:
+        covered = covered_rows(batch)
+        if covered is None:
+            super().update(metric, output, batch)
+            return
+        y = batch["y"].long()
+        if isinstance(metric, MeanAveragePrecision | MultilabelAccuracy):
+            self.update_rows(metric, output.logits, y.masked_fill(~covered, UNKNOWN))
+        else:
+            metric.update(self.predict(output.logits) * covered, y * covered)
 
     def update_rows(self, metric: Metric, logits: Tensor, y: Tensor) -> None:
         metric.update(logits if isinstance(metric, MeanAveragePrecision) else self.predict(logits), y.long())

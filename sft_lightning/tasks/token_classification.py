@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
@@ -14,8 +15,10 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.structures import Batch, Output, TaskInfo
 from sft_lightning.tasks.base import RowTask, Said, TaskMetric, at_least_single, by_sample, draw_classes
+from sft_lightning.tasks.entity_groups import ENTITY_GROUPS, OldAndNewEntities
 from sft_lightning.tasks.entity_scores import NUMBER, OF_TYPE, SCORES, EntityScores
-from sft_lightning.tasks.schemes import scheme_of
+from sft_lightning.tasks.partial import covered_rows, old_with_outside, partial_cross_entropy
+from sft_lightning.tasks.schemes import OUTSIDE, scheme_of
 
 OF_ENTITIES = ("entity_f1", "entity_precision", "entity_recall", "token_accuracy")
 
@@ -41,6 +44,9 @@ class TokenClassification(RowTask):
 
     `select[B, T]` marks the first piece of each word. All metrics except those on entities weigh words equally. A test also
     measures entities in strict mode and by type: `entity_f1/TYPE`, with `entity_n/TYPE` true entities.
+
+    If a sentence's annotation covers some types alone (`covered`), O means none of these. Then predictions of other types
+    count as O in all metrics, and `covered_loss` compares the types that are covered with the sum of O and all others.
     """
 
     name = "token_classification"
@@ -62,27 +68,43 @@ class TokenClassification(RowTask):
     @property
     def metric_names(self) -> list[str]:
         """The metrics that the data names, or else those on entities if the tags have a scheme, otherwise those on words."""
-        return list(self.info.metrics or (OF_ENTITIES if scheme_of(self.info.labels) else self.default_metrics))
+        names = self.info.metrics or (OF_ENTITIES if scheme_of(self.info.labels) else self.default_metrics)
+        return [*names, *(ENTITY_GROUPS if self.info.known else ())]
 
     @classmethod
     def metric_info(cls, name: str) -> MetricInfo | None:
-        """Adds the F1 and the number of entities of each type."""
+        """Adds the F1 and the number of entities of each type, and the scores of old and of new types."""
+        if name in ENTITY_GROUPS:
+            return ENTITY_GROUPS[name]
         if name.startswith(NUMBER):
             return MetricInfo(name, None, "entities")
         return MetricInfo(name, "max", SHARE) if name.startswith(OF_TYPE) else super().metric_info(name)
 
     def make_metrics(self, final: bool = False) -> dict[str, Metric]:
         """One meter for all scores of entities, which counts them once, and one for each other metric."""
-        meters = super().make_metrics(final)
+        meters = {name: self._metric(name).make(self.info) for name in self.metric_names if name not in ENTITY_GROUPS}
         of_entities = [name for name, meter in meters.items() if isinstance(meter, EntityScores)]
-        if not of_entities:
+        if not of_entities and not self.info.known:
             return meters
         names = list(SCORES) if final else of_entities
         others = {name: meter for name, meter in meters.items() if name not in of_entities}
-        return {"entities": EntityScores(self.info, list(dict.fromkeys([*of_entities, *names])), final), **others}
+        kind = OldAndNewEntities if self.info.known else EntityScores
+        return {"entities": kind(self.info, list(dict.fromkeys([*of_entities, *names])), final), **others}
 
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         return F.cross_entropy(at_least_single(logits), y, reduction="sum", label_smoothing=self.label_smoothing)
+
+    @property
+    def outside(self) -> int:
+        """Number of the tag O."""
+        return self.tags.index(OUTSIDE)
+
+    def covered_loss(self, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+        return partial_cross_entropy(at_least_single(logits), y, covered, self.outside, self.label_smoothing)
+
+    def of_old_labels(self, logits: Tensor, known: int) -> Tensor:
+        """The old tags; O stands for the new ones too, since the pretrained network says it of their words."""
+        return old_with_outside(at_least_single(logits), known, self.outside)
 
     def predict(self, logits: Tensor) -> Tensor:
         return logits.argmax(-1)
@@ -99,11 +121,20 @@ class TokenClassification(RowTask):
         ]
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
+        all_said, covered = self.predict(output.logits), covered_rows(batch)
+        said = all_said if covered is None else self.covered_said(all_said, covered)
         if not isinstance(metric, EntityScores):
-            super().update(metric, output, batch)
+            metric.update(said, batch["y"])
             return
-        said, true = self.predict(output.logits).tolist(), batch["y"].tolist()
-        metric.update(by_sample(said, batch), by_sample(true, batch))
+        lists = [by_sample(tags.tolist(), batch) for tags in (said, batch["y"])]
+        if covered is not None and isinstance(metric, OldAndNewEntities):
+            lists.append(by_sample(all_said.tolist(), batch))
+        metric.update(*lists)
+
+    def covered_said(self, said: Tensor, covered: Tensor) -> Tensor:
+        """Predicted tags `[N]`, with O for those that the row's annotation does not cover."""
+        known = covered.gather(1, said[:, None])[:, 0]
+        return torch.where(known, said, self.outside)
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         return (one.argmax(-1) == other.argmax(-1)).double()

@@ -4,11 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.config.overrides import merged, nested
+from sft_lightning.data.datamodule import DATA_MODULES
 from tests.autoconfig.files import csv_rows, scores
-from tests.data.text_files import write_text
+from tests.data.text_files import texts, write_jsonl, write_text
+from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 
 ALL = ["old0", "old1", "old2", "sad", "glad"]
@@ -50,6 +54,67 @@ def test_labels_that_look_like_known_ones_are_said(nets: dict[str, str], tmp_pat
     assert "'old0' and 'Old0'" in lines[-1] and "'old1' and 'old1 '" in lines[-1]
 
 
+def columns(path: Path, types: tuple[str, ...], sentences: int = 40) -> str:
+    """Sentences whose second and third word are an entity of one of the types in turn."""
+    rows = []
+    for i, text in enumerate(texts(sentences)):
+        tags = {1: f"B-{types[i % len(types)]}", 2: f"I-{types[i % len(types)]}"}
+        rows.append("\n".join(f"{word}\t{tags.get(at, 'O')}" for at, word in enumerate(text.split())))
+    return write_text(path, "\n\n".join(rows))
+
+
+def tagging(folder: Path) -> tuple[str, str, str]:
+    """A network that tags persons, a file with a new type, and one with persons."""
+    tagger = tiny_folder(folder / "tagger", "bert", "tokens", id2label=dict(enumerate(["O", "B-per", "I-per"])))
+    return tagger, columns(folder / "new.conll", ("film",)), columns(folder / "old.conll", ("per",))
+
+
+def test_tags_of_new_types_are_added_to_a_tagger(tmp_path: Path) -> None:
+    tagger, new, old = tagging(tmp_path)
+    study, lines = front_door(tagger, new, old, extend=True)
+    assert "2 new labels (B-film, I-film) beside 3 old ones" in lines[-1]
+    assert study["select"]["target"] == "val/harmonic" and "new_kl" in study["arms"]
+    make_study(study, tmp_path, "study")
+    alone, lines = front_door(tagger, new, extend=True)
+    assert alone["select"]["target"] == "val/entity_f1_new" and "--retention would help" in lines[-1]
+
+
+@pytest.mark.slow
+def test_tags_of_new_types_train_and_export_one_tagger(tmp_path: Path, fit: Callable[..., Any]) -> None:
+    from transformers import AutoModelForTokenClassification
+
+    study, _ = front_door(*tagging(tmp_path), extend=True)
+    config = merged(study["base"], nested(study["arms"]["rehearse_mse"]["set"], "set"))
+    config["trainer"] |= {"val_check_interval": 1}
+    config["trainer"].pop("check_val_every_n_epoch", None)
+    run = fit({**config, "test_after_fit": True}, steps=2)
+    tested = run.record["test"]
+    assert not [m for m in study["report"] if m not in tested and m.removeprefix("test/") not in tested]
+    assert tested["test/entities_old"] > 0 < tested["test/entities_new"]
+    exported = AutoModelForTokenClassification.from_pretrained(run.files.model).config.id2label
+    assert [exported[i] for i in range(5)] == ["O", "B-per", "I-per", "B-film", "I-film"]
+
+
+def test_one_new_label_is_enough(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = csv_rows(tmp_path / "new.csv", kinds=("sad",))
+    study, lines = front_door(nets["bert"], rows, extend=True)
+    assert "1 class: sad 60" in lines[0] and "1 new label (sad) beside 3 old ones" in lines[-1]
+    data = DATA_MODULES.find("Extend")(**study["base"]["data"]["init_args"])
+    data.setup()
+    assert data.task_info.labels == [*ALL[:3], "sad"] and set(data.splits["train"].targets.tolist()) == {3}
+    with refused("--data", "1 class", "'sad'"):
+        front_door(nets["bert"], rows)
+
+
+def test_sets_of_new_labels_are_added_to_a_network_of_sets(tmp_path: Path) -> None:
+    net = tiny_folder(tmp_path / "sets", "bert", "sequence", problem_type="multi_label_classification")
+    rows = [{"text": f"a b {i}", "labels": ["sad", "glad"][: i % 3]} for i in range(40)]
+    study, lines = front_door(net, write_jsonl(tmp_path / "new.jsonl", rows), extend=True)
+    assert "2 new labels (glad, sad)" in lines[-1] and study["select"]["target"] == "val/f1_micro_new"
+    made = make_study(study, tmp_path, "study")
+    assert made.baseline == "naive"
+
+
 def test_what_cannot_be_extended_is_refused(nets: dict[str, str], tmp_path: Path) -> None:
     with refused("--extend", "no label", "leave it out"):
         front_door(nets["bert"], csv_rows(tmp_path / "a.csv", kinds=("old0", "old2")), extend=True)
@@ -60,5 +125,7 @@ def test_what_cannot_be_extended_is_refused(nets: dict[str, str], tmp_path: Path
         front_door(nets["bert"], rows, extend=True)
     with refused("--extend", "no output layer"):
         front_door(nets["encoder"], csv_rows(tmp_path / "b.csv"), extend=True)
+    with refused("--extend", "token_classification", "named classes"):
+        front_door(nets["bert"], columns(tmp_path / "tags.conll", ("film",)), extend=True)
     with refused("--extend", "regression"):
         front_door(nets["bert"], scores(tmp_path / "c.jsonl"), extend=True)

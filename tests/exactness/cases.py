@@ -4,7 +4,7 @@ A new task belongs into CASES, a new variant into VARIANTS of tests/support.py; 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import mkdtemp
@@ -700,6 +700,18 @@ def _old_and_new(sizes: tuple[int, int, int], **settings: Any) -> Extend:
     return Extend(new, old, rehearse="all", **{"batch_size": 8, "seed": 0, **settings})
 
 
+def _old_and_new_of(made: Callable[..., Any], new: Sequence[str], old: Sequence[str]) -> Callable[..., Extend]:
+    """Makes data that are annotated in part, in steps with two old samples of each five."""
+
+    def both(sizes: tuple[int, int, int] = (40, 21, 21), **settings: Any) -> Extend:
+        of_old = [2 * n // 5 for n in sizes]
+        of_new = [n - part for n, part in zip(sizes, of_old, strict=True)]
+        parts = [made(tuple(of), labels, batch_size=32, seed=None) for of, labels in ((of_new, new), (of_old, old))]
+        return Extend(*parts, rehearse="all", **{"batch_size": 8, "seed": 0, **settings})
+
+    return both
+
+
 OLD_AND_NEW = "old and new labels"
 OWN_CASES = {
     OLD_AND_NEW: Case(
@@ -707,7 +719,13 @@ OWN_CASES = {
         _save_small(spec(MLP, in_features=64, hidden=HIDDEN)),
         lambda folder: spec(MLP, in_features=64, hidden=HIDDEN, pretrained=folder),
         _old_and_new,
-    )
+    ),
+    "old and new tags": replace(CASES["tags"], data=_old_and_new_of(FewTags, TAGS, OLD_TAGS), source=None),
+    "old and new sets of labels": replace(
+        CASES["sets of labels"],
+        data=_old_and_new_of(FewSets, ("a", "b", "c", "d"), ("old0", "old1", "old2")),
+        source=None,
+    ),
 }
 """Cases that only the variants of ON_OWN_CASE meet, for how the work is split."""
 
@@ -723,6 +741,8 @@ IN_PARTS = [(case, variant) for case, variant in PAIRS if variant not in CASES[c
 """Those that are accepted with parameters in parts (fsdp2) too."""
 STAGED = [*(("images", variant) for variant in WITH_STAGES), *((OLD_AND_NEW, variant) for variant in ON_OWN_CASE)]
 """Also tried, for how the work is split."""
+STAGED_SLOWLY = [(case, variant) for case in OWN_CASES if case != OLD_AND_NEW for variant in ON_OWN_CASE]
+"""The same, for `make test-all`."""
 REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]
 
 

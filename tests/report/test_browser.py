@@ -303,17 +303,21 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
             "label": "ein Hund",
             "sound": sound_uri(beep(300.0, 0.5), 8000),
         },
+        {**said, "row": 3, "form": "choice", "question": "2 and 2?", "choices": ["<b>3</b>", "4", "5"]}
+        | {"before": "1", "after": "0", "label": "1"},
     ]
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     it: Opened = opened(tmp_path / "page.html")
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
-    assert samples.count() == 3
-    marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(3)]
+    assert samples.count() == 4
+    marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(4)]
     assert marked[0] == ["Anna [per]", "<b>Rome</b> [loc]"] * 2, "before and true; nothing is marked after"
     assert marked[1] == ["1889", "300 metres", "1889"]
     assert marked[2] == ["<i>Haus</i>"], "the word that is new"
+    assert marked[3] == ["<b>3</b>", "4"], "the choices that were chosen or are right"
+    assert samples.nth(3).locator("li").all_inner_texts() == ["<b>3</b> [after]", "4 [true, before]", "5"]
     player = (
         "new Promise((done) => { a.onloadedmetadata = () => done(a.duration); a.onerror = () => done(0); a.load(); })"
     )

@@ -74,7 +74,7 @@ def test_an_offline_run_holds_no_secret(command: Command, tmp_path: Path, monkey
     names = {p.name for p in run.path.rglob("*")}
     assert {"config.yaml", "run.json", "last.ckpt", "debug.log", f"run-{run.files.run_id}.wandb"} <= names
     assert b"***@example.org" in (wandb / f"run-{run.files.run_id}.wandb").read_bytes(), (
-        "W&B's record says nothing of it"
+        f"W&B's record says nothing of it; the command printed:\n{done.out}{done.err}"
     )
     check_run(run.path)
     check_run(tmp_path / "csv")

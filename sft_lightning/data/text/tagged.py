@@ -1,5 +1,6 @@
 """Base of data with a tag for each word: finds the tags' scheme, and reads a user's own texts to predict on."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,8 +17,10 @@ from sft_lightning.data.text.own_texts import AS_COLUMNS, holds_texts, how_split
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
-from sft_lightning.tasks.schemes import OUTSIDE, irregular, is_prefixed, recognise, scheme_of, types_of
+from sft_lightning.tasks.schemes import OUTSIDE, irregular, is_prefixed, recognise, scheme_of, type_of, types_of
 
+SPELLED = re.compile(r"[BIESLUM]_.+|.+[-_][BIESLUM]|[bieslum][-_].+")
+"""Tags of entities as some write them: B_PER, PER-B, b-per"""
 Scheme = Literal["IOB1", "IOB2", "IOBES", "BILOU"]
 
 
@@ -41,6 +44,7 @@ class TaggedData(TokenData, base=True):
         max_length: Most tokens of a sentence, special ones included; words beyond it are counted, and are in no loss and no
             metric; default the network's.
         group_by_length: Make batches of sentences of similar length, to save padding.
+        types: Types of entities that count; words of others are tagged O. Default all.
         **kwargs: Subset, split, batches; see Digits.
     """
 
@@ -61,16 +65,18 @@ class TaggedData(TokenData, base=True):
         split_words: SplitWords | None = None,
         max_length: int | None = None,
         group_by_length: bool = True,
+        types: list[str] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
         check_arguments(TaggedData.__init__, locals())
+        self.types = types
         self.files = {"train": train, "val": val, "test": test, "predict": predict}
         self.labels, self.scheme, self.text_column, self.split_words = labels, scheme, text_column, split_words
         if labels is not None and len(set(labels)) < len(labels):
             raise UserError("data.labels", f"names a tag twice: {', '.join(labels)}", "name each tag once")
         if self.classes is not None:
-            raise UserError("data.classes", "cannot choose sentences, which have many tags", "use data.train_fraction")
+            raise UserError("data.classes", "cannot choose sentences, which have many tags", "use data.types")
 
     @abstractmethod
     def read(self, split: str, file: str, tagged: bool = True) -> Sentences:
@@ -91,12 +97,15 @@ class TaggedData(TokenData, base=True):
         for name, sentences in read.items():
             check_tags(sentences, labels, name, self.labels is not None)
         scheme = self._scheme(labels, used)
+        if self.types is not None:
+            labels = self._of_types(labels, scheme, read)
         if scheme:
             for sentences in read.values():
                 for row in sentences.good():
                     for what in irregular(sentences.tags[row], scheme):
                         sentences.notes.add(what, sentences.name(row))
-        notes = [*scheme_notes(labels, scheme), *together(sentences.notes for sentences in read.values())]
+        about = dict.fromkeys(line for sentences in read.values() for line in sentences.about)
+        notes = [*scheme_notes(labels, scheme), *about, *together(sentences.notes for sentences in read.values())]
         rows = {name: TaggedRows(sentences, labels, scheme) for name, sentences in read.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"), list(labels), notes)
 
@@ -110,6 +119,24 @@ class TaggedData(TokenData, base=True):
             why = f"the tag '{odd}' has none" if odd else f"the tags {', '.join(labels[:5])} have {found or 'none'}"
             raise UserError("data.scheme", f"is {self.scheme}, but {why}", "leave it null")
         return self.scheme
+
+    def _of_types(self, labels: Sequence[str], scheme: str, read: dict[str, Sentences]) -> list[str]:
+        """The tags of `types`. Words of entities of other types are tagged O, and counted."""
+        assert self.types is not None
+        if not scheme or OUTSIDE not in labels:
+            why = "have no scheme for entities" if not scheme else "have no O for words outside of entities"
+            raise UserError("data.types", f"is set, but the tags {', '.join(labels[:5])} {why}", "leave it null")
+        for name in self.types:
+            if name not in types_of(labels):
+                problem = f"there is no type '{name}'{nearest(name, types_of(labels))}"
+                raise UserError("data.types", problem, f"choose from {', '.join(types_of(labels))}")
+        for sentences in read.values():
+            for row in sentences.good():
+                for at, tag in enumerate(sentences.tags[row]):
+                    if tag != OUTSIDE and type_of(tag) not in self.types:
+                        sentences.tags[row][at] = OUTSIDE
+                        sentences.notes.add(f"a word of the type {type_of(tag)} is tagged O", sentences.name(row))
+        return [tag for tag in labels if tag == OUTSIDE or type_of(tag) in self.types]
 
     def _share_out(self, loaded: Splits) -> None:
         super()._share_out(loaded)
@@ -138,7 +165,7 @@ class TaggedData(TokenData, base=True):
         how = [] if sentences.texts is None else [how_split(self.split_words or "punctuation")]
         if not how and known_suffix(file, ".txt"):
             how = [AS_COLUMNS]
-        self.notes = [*how, *sentences.notes.lines()]
+        self.notes = [*how, *sentences.about, *sentences.notes.lines()]
         return TaggedRows(sentences, None)
 
     def reads_table(self, file: str) -> bool:
@@ -176,6 +203,11 @@ def scheme_notes(labels: Sequence[str], scheme: str) -> list[str]:
     """A note on how entities are read, if the tags say too little, or that entities are not measured."""
     if scheme == "IOB1":
         return ["tags are read as IOB1, in which I- begins most entities (data.scheme says otherwise)"]
+    others = [tag for tag in labels if tag != OUTSIDE]
+    if not scheme and others and all(SPELLED.fullmatch(tag) for tag in others):
+        return [
+            f"entities are not measured: tags such as {others[0]!r} have a scheme in another spelling (write B-PER, I-PER)"
+        ]
     if scheme or not any(is_prefixed(tag) for tag in labels):
         return []
     odd = [tag for tag in labels if tag != OUTSIDE and not is_prefixed(tag)]

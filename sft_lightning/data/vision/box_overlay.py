@@ -38,8 +38,9 @@ def outlined(picture: Image.Image, found: Outlines) -> Image.Image:
     """A picture of an image of any size with all boxes that are found in the image."""
     corners = found.boxes.clip(0, 1) * np.array(picture.size * 2)
     numbers = found.classes.astype(int).tolist()
-    written = found.scores is not None and len(numbers) <= MOST_WRITTEN
-    scores = [f"{score:.2f}" if written else "" for score in (found.scores if written else numbers)]
+    scores = [""] * len(numbers)
+    if found.scores is not None and len(numbers) <= MOST_WRITTEN:
+        scores = [f"{score:.2f}" for score in found.scores]
     pen, line = ImageDraw.Draw(picture), max(1, round(max(picture.size) / 150))
     for box, number, score in reversed(list(zip(corners.tolist(), numbers, scores, strict=True))):
         red, green, blue = palette(number + 2)[-3:]

@@ -341,6 +341,8 @@
       if (typeof s.score_after === "number" || Array.isArray(s.after) || s.on === "outputs") {
         const right = (v) => (typeof v === "number" ? ` (${Math.round(100 * v)} % right)` : "");
         const parts = [["before", s.before, right(s.score_before)], ["after", s.after, right(s.score_after)], ["true", s.label, ""]];
+        if (s.form === "choice" && Array.isArray(s.choices)) return make("article", { className: "sample wide" },
+          s.question ? make("p", { className: "said", textContent: s.question }) : null, chosen(s), name);
         return make("article", { className: "sample wide" }, overlaid(s) ?? image, sound,
           s.question ? make("p", { className: "said", textContent: s.question }) : null,
           s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
@@ -353,6 +355,15 @@
         sure(s.confidence_after) ? make("p", { textContent: `sure: ${sure(s.confidence_before) || "?"} → ${sure(s.confidence_after)}` }) : null,
         s.label !== undefined ? make("p", { textContent: `true: ${s.label}` }) : make("p", { textContent: "on the new task's input; its source label is not known" }),
         name);
+    }));
+  }
+
+  // A question's choices in their order, with notes on the right one and on those chosen before and after tuning.
+  function chosen(s) {
+    const roles = [["true", s.label], ["before", s.before], ["after", s.after]];
+    return make("ol", { className: "choices", start: 0 }, ...s.choices.map((text, i) => {
+      const notes = roles.filter(([, at]) => at !== undefined && String(at) === String(i)).map(([role]) => role);
+      return make("li", {}, notes.length ? make("mark", { textContent: text }) : text, notes.length ? ` [${notes.join(", ")}]` : null);
     }));
   }
 
