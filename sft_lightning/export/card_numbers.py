@@ -3,12 +3,11 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sft_lightning.core.metric_info import on_test
+from sft_lightning.core.metric_info import OF_TEXTS, counted, on_test
 from sft_lightning.export.study_place import StudyPlace
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.tasks import Task, make_task
 from sft_lightning.tasks.next_token import NextToken
-from sft_lightning.tasks.texts import TEXT_METRICS
 
 
 def columns(tuned: Tuned, place: StudyPlace | None) -> Iterator[dict[str, Any]]:
@@ -27,24 +26,24 @@ def columns(tuned: Tuned, place: StudyPlace | None) -> Iterator[dict[str, Any]]:
             info = task.metric_info(metric)
             less = info is not None and info.better == "min"
             about = {"what": what, "metric": metric, "less_is_better": less, "data": data}
-            yield from rows_of(tuned.run.record, about, prefix, counted(task, metric, prefix), place)
+            yield from rows_of(tuned.run.record, about, prefix, place)
 
 
 def rows_of(
-    record: dict[str, Any], about: dict[str, Any], prefix: str, n: str, place: StudyPlace | None
+    record: dict[str, Any], about: dict[str, Any], prefix: str, place: StudyPlace | None
 ) -> Iterator[dict[str, Any]]:
     """The rows of one metric: on validation, and on the test split if it was measured there. A number without its n says
     nothing, and is left out.
     """
     name = f"{prefix}/{about['metric']}"
     entry, test, numbers = record["metrics"][name], record.get("test") or {}, record.get("n") or {}
-    if numbers.get(n) is not None:
+    if numbers.get(n := counted(name, numbers)) is not None:
         value = number(entry.get("best", entry.get("final")))
         row = {**about, "split": "validation", "n": numbers[n], "value": value, "spread": ""}
         yield {**row, "before": number(entry.get("before"))}
-    tested, n = on_test(name), "test" if n == "val" else on_test(n)
+    tested = on_test(name)
     name = tested if tested in test else name
-    if name in test and numbers.get(n) is not None:
+    if name in test and numbers.get(n := counted(tested, numbers)) is not None:
         spread = place.spread(tested) if place is not None else ""
         yield {**about, "before": None, "split": "test", "n": numbers[n], "value": number(test[name]), "spread": spread}
 
@@ -61,14 +60,7 @@ def shown_metrics(tuned: Tuned, task: Task, prefix: str) -> list[str]:
     primary = str((tuned.run.record.get("primary") or {}).get("target" if prefix == "val" else "source") or "")
     names = dict.fromkeys([primary.rpartition("/")[2], *task.metric_names, *task.metrics])
     found = [name for name in names if f"{prefix}/{name}" in tuned.run.record["metrics"]]
-    return sorted(found, key=lambda name: name not in TEXT_METRICS or not isinstance(task, NextToken))
-
-
-def counted(task: Task, metric: str, prefix: str) -> str:
-    """The name in the record's `n` of the samples that a metric was measured on."""
-    if metric in TEXT_METRICS and isinstance(task, NextToken):  # which writes texts for some samples alone
-        return {"val": "generated", "retention": "retention_generated"}.get(prefix, "")
-    return prefix
+    return sorted(found, key=lambda name: name not in OF_TEXTS or not isinstance(task, NextToken))
 
 
 def number(value: Any) -> float | None:

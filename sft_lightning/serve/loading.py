@@ -9,6 +9,7 @@ import yaml
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError, one_line
 from sft_lightning.export.card import CONFIG
+from sft_lightning.export.library_folder import described
 from sft_lightning.export.onnx_folder import FILE as ONNX
 from sft_lightning.export.onnx_network import OnnxNetwork
 from sft_lightning.export.own_folder import load_export
@@ -112,10 +113,13 @@ def check_folder(place: Path) -> None:
     """Raises UserError if loading the folder would run code that does not belong to this package."""
     if not any((place / name).is_file() for name in ("run.json", "config.json")):
         raise UserError(place, "has neither config.json nor model.onnx", "choose a run, or an export of one")
-    ours = resolve(str(place)).ours
+    source = resolve(str(place))
+    ours = source.ours or described(source)
     network = str(ours.get("network") or "")
     if not network:
-        raise UserError(place, "has no network of sft_lightning", "choose a run, or an export of one")
+        raise UserError(
+            place, "has no network that sft_lightning serves", "choose a run, an export, or a model of another kind"
+        )
     if not network.startswith(OWN):
         raise UserError(
             place, f"names the class {network}, and only networks of sft_lightning are served", "use it from Python"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from sft_lightning.cli.main import main
 from sft_lightning.core.errors import UserError
@@ -19,9 +19,12 @@ from sft_lightning.export.card import write_card
 from sft_lightning.export.formats import FORMATS, NEW, SOURCE
 from sft_lightning.export.tuned import open_run
 from sft_lightning.serve.answering import Answer, Model
+from sft_lightning.serve.items import Item
 from sft_lightning.serve.loading import graph_at, load_served
 from tests.export.cases import CASES, make_run
+from tests.networks.tiny import CHATML, byte_bpe, tiny_folder
 from tests.refused import refused
+from tests.serve.conftest import TEXTS
 from tests.serve.hostile import images, items
 
 MLP, TIMM = ("classification-mlp", "onnx"), ("classification-timm", "timm")
@@ -185,3 +188,61 @@ def test_the_readme_reads_turned_deep_and_transparent_images_as_the_run_does(
         assert isinstance(answer, dict)
         said = torch.tensor(here["predict"](Image.open(BytesIO(item.image or b"")))).softmax(0).tolist()
         assert said == pytest.approx(answer["new"]["probabilities"], abs=2e-6), item.name
+
+
+def test_a_classifier_of_another_library_is_answered_as_its_own_pipeline_does(tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForSequenceClassification, pipeline
+
+    folder = tiny_folder(tmp_path / "bert", "bert", "sequence")
+    config = AutoConfig.from_pretrained(folder)
+    config.id2label = {0: "zebra", 1: "ant", 2: "LABEL_0"}  # neither in the order of the alphabet nor of numbers
+    AutoModelForSequenceClassification.from_pretrained(folder, config=config).save_pretrained(folder)
+    said = pipeline("text-classification", model=folder)(TEXTS[:2], top_k=None)
+    model = Model.load(folder)
+    assert model.about()["heads"]["new"]["labels"] == ["zebra", "ant", "LABEL_0"] and set(model.tasks) == {"new"}
+    for row, answer in zip(said, model.answer([Item("text", text) for text in TEXTS[:2]]), strict=True):
+        assert isinstance(answer, dict)
+        wanted = {one["label"]: one["score"] for one in row}
+        assert answer["new"]["probabilities"] == pytest.approx(
+            [wanted[n] for n in ("zebra", "ant", "LABEL_0")], abs=2e-6
+        )
+        assert answer["new"]["label"] == max(wanted, key=lambda name: wanted[name])
+
+
+@pytest.mark.slow
+def test_models_of_images_and_of_tokens_and_those_that_write_are_served_too(tmp_path: Path) -> None:
+    import timm
+    from timm.models import save_for_hf
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    save_for_hf(net, str(tmp_path / "timm"), model_config={"label_names": ["c", "a", "b"]}, safe_serialization=True)
+    height, width = timm.data.resolve_model_data_config(net)["input_size"][1:]
+    see = timm.data.create_transform(**timm.data.resolve_model_data_config(net), is_training=False)
+    model, given = Model.load(tmp_path / "timm"), images((height, width))[:1]
+    (answer,) = model.answer(given)
+    with torch.no_grad():
+        turned = ImageOps.exif_transpose(Image.open(BytesIO(given[0].image or b"")))
+        wanted = net(see(turned.convert("RGB"))[None]).softmax(-1)[0].tolist()
+    assert isinstance(answer, dict) and answer["new"]["probabilities"] == pytest.approx(wanted, abs=1e-5)
+    assert model.about()["heads"]["new"]["labels"] == ["c", "a", "b"]
+    tagger = tiny_folder(tmp_path / "tagger", "bert", "tokens")
+    (tagged,) = Model.load(tagger).answer([Item("text", words=("one", "two"))])
+    assert isinstance(tagged, dict) and len(tagged["new"]["tags"]) == 2
+    writer = tiny_folder(tmp_path / "writer", "t5", "seq2seq")
+    (written,) = Model.load(writer).answer([Item("text", "one two")])
+    whole, tokenizer = AutoModelForSeq2SeqLM.from_pretrained(writer), AutoTokenizer.from_pretrained(writer)
+    own = whole.generate(**tokenizer("one two", return_tensors="pt"), max_new_tokens=8, do_sample=False)
+    said = tokenizer.decode(own[0], skip_special_tokens=True)
+    assert isinstance(written, dict) and said and written["new"]["text"].startswith(said)
+    chat = tiny_folder(tmp_path / "chat", "llama", "lm", tokenizer=byte_bpe(pad="<pad>", template=CHATML))
+    (answered,) = Model.load(chat).answer([Item("text", "one two")])
+    whole, tokenizer = AutoModelForCausalLM.from_pretrained(chat), AutoTokenizer.from_pretrained(chat)
+    asked = [{"role": "user", "content": "one two"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    ids = tokenizer(prompt, return_tensors="pt", add_special_tokens=False)["input_ids"]
+    own = whole.generate(ids, max_new_tokens=4, do_sample=False)[0, ids.shape[1] :]
+    said = tokenizer.decode(own, skip_special_tokens=True)
+    assert isinstance(answered, dict) and answered["new"]["text"].startswith(said)
+    with refused(plain := tiny_folder(tmp_path / "plain", "gpt2", "lm"), "has no network that sft_lightning serves"):
+        Model.load(plain)
