@@ -45,9 +45,11 @@ def extended(
         recipe: Learning rates and strengths for the network.
     """
     known, task = net.source_labels, plan.task
-    if task not in TASKS_EXTENDED:
+    if task not in SHOWN:
         problem = f"adds labels to classifiers of samples and of words, and the data's task is {task}"
-        raise UserError("--extend", problem, "leave it out")
+        raise UserError(
+            "--extend", problem, "write a study file with the data Extend" if task in TASKS_EXTENDED else "leave it out"
+        )
     if not known or PROBLEMS.get(net.source_task or "", net.source_task) not in (None, task):
         raise UserError(
             "--extend",

@@ -13,7 +13,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, ProperShare, check_arguments
 from sft_lightning.data.datamodule import DATA_MODULES, SFTDataModule
-from sft_lightning.data.extended_labels import PARTLY, all_labels, among_all, covers, kinds_of
+from sft_lightning.data.extended_labels import PARTLY, all_labels, among_all, covers, kinds_in, kinds_of
 from sft_lightning.data.joined import Joined, augment_alike
 from sft_lightning.data.loaders import loader_of
 from sft_lightning.data.mixed import MixedBatches
@@ -35,8 +35,8 @@ class Extend(SFTDataModule):
     test have the samples of both data sets, and are measured on old labels, on new ones and on all. Training has the new
     data's samples, of which shots_per_class and the like choose some, and `rehearse` old ones.
 
-    In sentences with tags, the new data's O means no new type, and the old data's O no old one. Of sets of labels, the new data
-    speak of new labels alone, the old ones of old labels. Metrics leave out what a sample's annotation does not cover.
+    In sentences with tags, the new data's O means no new type, and the old data's O no old one. Of sets of labels and of boxes,
+    the new data speak of new labels alone, the old ones of old labels. Metrics leave out what an annotation does not cover.
 
     Args:
         new: Data with the new labels, without settings of subset, split and batches, which are arguments here. It may have
@@ -46,8 +46,8 @@ class Extend(SFTDataModule):
         known: All labels of the pretrained network, in its order; default those of `old`.
         pool: Data whose labels are not used, such as any texts or images of the network's kind: all its training samples are
             trained on by ExtendSFT's anchor alone; null for none.
-        rehearse: Old training samples for each old label (for tags: with each type of entity; of sets: with each label): a
-            number, or all.
+        rehearse: Old training samples for each old label (for tags: with each type of entity; of sets and boxes: with each
+            label): a number, or all.
         ratio: Share of old samples in each optimizer step; null to train on new and old ones as one set. With rehearse 0, steps
             have the new samples' share alone: the control with equally many steps and no old sample.
         **kwargs: Subset, split, batches; see Digits. shots_per_class, train_fraction and folds are of the new data.
@@ -178,7 +178,7 @@ class Extend(SFTDataModule):
                 targets.append(among_all(of_part, table, chosen, len(labels) if sets else None))
             if name == "train":
                 self.old_in_training = sum(map(len, rows[1:]))
-            of_items = None if self.task_info.name == "token_classification" else np.concatenate(targets)
+            of_items = np.concatenate(targets) if sets or self.task_info.name == "classification" else None
             self.splits[name] = Split(samples, np.concatenate(rows), of_items, name == "train", name)
 
     def _chosen(self, part: SFTDataModule, split: str) -> np.ndarray:
@@ -202,7 +202,7 @@ class Extend(SFTDataModule):
         labels = dict(enumerate(self.old.task_info.labels))
         try:
             if self.old.task_info.name in PARTLY:
-                types = self._types_of_old()
+                types = kinds_in(split, self.old.task_info.labels)
                 if lacking := [n for n in kinds_of(self.old.task_info) if not any(n in of for of in types)]:
                     problem = f"no old training sample has the label '{lacking[0]}'"
                     raise UserError("data.rehearse", problem, "leave it out of data.old, or label some")
@@ -210,15 +210,6 @@ class Extend(SFTDataModule):
             return shots(positions, split.targets, self.rehearse, self.subset_seed, labels)
         except UserError as error:
             raise UserError("data.rehearse", error.problem, error.fix) from None
-
-    def _types_of_old(self) -> list[frozenset[str]]:
-        """The types of entities, or the labels, of each old training sample."""
-        assert self.old is not None and self.old.task_info is not None
-        split, labels = self.old.splits["train"], self.old.task_info.labels
-        if (types := split.samples.types_in()) is not None:
-            return [types[row] for row in split.rows]
-        assert split.targets is not None
-        return [frozenset(labels[i] for i in np.flatnonzero(of)) for of in split.targets]
 
     # ---- meeting the network ----
 

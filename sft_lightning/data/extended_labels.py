@@ -7,10 +7,12 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.core.wording import listed
+from sft_lightning.data.split import Split
+from sft_lightning.data.vision.boxed import Boxed
 from sft_lightning.tasks.schemes import OUTSIDE, scheme_of, type_of, types_of
 
-TASKS_EXTENDED = ("classification", "token_classification", "multi_label")
-PARTLY = ("token_classification", "multi_label")
+TASKS_EXTENDED = ("classification", "token_classification", "multi_label", "object_detection")
+PARTLY = ("token_classification", "multi_label", "object_detection")
 """Tasks in which data of new labels may have unmarked items of old ones, and the reverse"""
 
 
@@ -68,6 +70,16 @@ def check_tags(new: TaskInfo, old: TaskInfo | None, known: Sequence[str], labels
 def kinds_of(info: TaskInfo) -> list[str]:
     """What samples are rehearsed of: the types of entities, or the labels."""
     return types_of(info.labels) if info.name == "token_classification" else list(info.labels)
+
+
+def kinds_in(split: Split, labels: Sequence[str]) -> list[frozenset[str]]:
+    """The types of entities, or the labels, of each of a split's samples."""
+    if (types := split.samples.types_in()) is not None:
+        return [types[row] for row in split.rows]
+    if isinstance(split.samples, Boxed):
+        return [frozenset(labels[i] for i in split.samples.classes_in(int(row))) for row in split.rows]
+    assert split.targets is not None
+    return [frozenset(labels[i] for i in np.flatnonzero(of).tolist()) for of in split.targets]
 
 
 def covers(of_each: Sequence[Sequence[str]], labels: Sequence[str], task: str) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.datamodule import SFTDataModule
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.samples import Samples
+from sft_lightning.tasks.box_scores import Picture
 
 AUGMENTATION = {"augment": None, "crop_padding": 4}
 """Settings of images that hold for all training samples alike, and stand in the new data; with their defaults"""
@@ -72,7 +73,7 @@ class Joined(Samples):
                 failed = failed or error
                 continue
             if "y" in x:
-                x["y"] = torch.from_numpy(self.tables[number])[x["y"]]
+                x["y"] = renumbered(x["y"], torch.from_numpy(self.tables[number]))
             if self.covers is not None:
                 x["covered"] = torch.from_numpy(self.covers[number]).repeat(len(mine), 1)
             found.append((mine, x))
@@ -96,7 +97,9 @@ class Joined(Samples):
         for name in found[0][1]:
             if name != "y":
                 whole[name] = placed([(mine, x[name]) for mine, x in found], size, fill.get(name, 0), left)
-        if "y" in found[0][1]:  # one target for each item of a sample, sample after sample
+        if "y" in found[0][1] and found[0][1]["y"].ndim > 1:  # boxes of each image
+            whole["y"] = placed([(mine, x["y"]) for mine, x in found], size, -1, False)
+        elif "y" in found[0][1]:  # one target for each item of a sample, sample after sample
             of_sample: list[Tensor] = [torch.empty(0)] * size
             for mine, x in found:
                 counts = x["select"].flatten(1).sum(1).tolist()
@@ -124,8 +127,16 @@ class Joined(Samples):
         return np.concatenate(known) if len(known) == len(contents) else None
 
     def beside(self, rows: Sequence[int]) -> Texts | None:
-        parts = [self.parts[part].beside([row]) for part, row in map(self.at, rows)]
-        return None if any(one is None for one in parts) else Texts(one[0] for one in parts if one is not None)
+        found = []
+        for part, row in map(self.at, rows):
+            one = self.parts[part].beside([row])
+            if one is None:
+                return None
+            known = one[0]
+            if isinstance(known, Picture) and known.labels is not None:
+                known = known._replace(labels=self.tables[part][known.labels])
+            found.append(known)
+        return Texts(found)
 
     def bad_rows(self) -> dict[int, str]:
         return {
@@ -153,6 +164,14 @@ class Joined(Samples):
     def name(self, row: int) -> str:
         part, own = self.at(row)
         return self.parts[part].name(own) + self.said[part]
+
+
+def renumbered(y: Tensor, table: Tensor) -> Tensor:
+    """Classes `[N]` by their numbers in `table`, or boxes `[B, M, 5]` with a class each; −1 stays."""
+    if y.ndim == 1:
+        return table[y]
+    classes = y[..., 4]
+    return torch.cat([y[..., :4], torch.where(classes >= 0, table[classes.clamp(min=0)], -1)[..., None]], -1)
 
 
 def placed(parts: Sequence[tuple[list[int], Tensor]], size: int, fill: int, left: bool) -> Tensor:

@@ -17,7 +17,6 @@ from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
 from sft_lightning.modules.teacher_cache import TeacherCache
 from sft_lightning.networks.base import Network
-from sft_lightning.networks.joint_head import JointHead
 from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.tensors import layers_of
 from sft_lightning.tasks import Task, make_task
@@ -151,7 +150,7 @@ class DistillSFT(SFTModule):
                 f"has no effect with on: {self.on}",
                 "set it to false, or use on: source_logits",
             )
-        if isinstance(network.head, JointHead):
+        if network.joint:
             raise UserError(
                 "model.train_source_head",
                 "has no effect where old labels are rows of the head, which are trained",

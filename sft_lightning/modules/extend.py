@@ -13,7 +13,7 @@ from sft_lightning.modules.bias_correction import fit_correction
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.joint_head import JointHead
 from sft_lightning.networks.spec import Spec
-from sft_lightning.tasks import RowTask
+from sft_lightning.tasks import RowTask, Task, make_task
 from sft_lightning.tasks.partial import covered_rows
 
 OVER = ("all", "new", "own")
@@ -30,12 +30,13 @@ class ExtendSFT(SFTModule):
     D = ‖z_old − z⁰‖² or T²·KL, as in Learning without Forgetting, on all items or on those of one group. With
     `old_labels: false, anchor_on: old` rehearsal is by logits alone (Dark Experience Replay, Buzzega et al. 2020, with the
     pretrained network's logits instead of those on the way).
-    Where data of new labels say nothing of old ones, and the reverse (`covered`: tags of entities, sets of labels), items of
+    Where data of new labels say nothing of old ones, and the reverse (`covered`: tags, sets of labels, boxes), items of
     samples that are annotated for old labels alone are the old ones. Over all labels, ℓ takes what is not annotated as
     absent. The loss over new labels takes it as unknown for new items, `own` for all: with tags, O then stands for the sum
     of O and the tags of the other group (the unbiased cross-entropy of Cermelli et al. 2020, Modeling the Background); of
-    sets, only labels that are annotated count. kl of tags compares the sum of O and new tags with the teacher's O, as there;
-    so it is not 0 at the start, where new rows are fresh.
+    sets and boxes, only labels that are annotated count. kl of tags compares the sum of O and new tags with the teacher's O,
+    as there; so it is not 0 at the start, where new rows are fresh. Detectors have kl alone, of old classes and boxes at all
+    places.
     The correction is z_new ← a·z_new + b in evaluation and in exports, never in training. `validation` solves a and b for the
     cross-entropy on the validation samples, old and new ones with equal total weight (bias correction, Wu et al. 2019, who
     hold samples out for it). `norms` makes the new rows as long as the old ones on average (weight aligning, Zhao et al. 2020).
@@ -83,6 +84,7 @@ class ExtendSFT(SFTModule):
         check_choice("anchor_on", anchor_on, ROWS)
         check_choice("distance", distance, ("mse", "kl"))
         check_choice("correction", correction, CORRECTIONS)
+        self._compared = list[Task]()  # the source task, if items are not rows
         self._pool = False  # whether some training samples have no label
         if not old_labels and (not anchor_weight or anchor_on == "new"):
             raise UserError(
@@ -93,9 +95,16 @@ class ExtendSFT(SFTModule):
 
     def check_network(self, network: Network) -> None:
         """Raises UserError unless the data say which labels are new."""
-        if not isinstance(network.head, JointHead):
+        if not network.joint:
             raise UserError("data", "have no new labels beside old ones, which ExtendSFT needs", "use the data Extend")
-        assert isinstance(self.objective, RowTask)
+        if isinstance(self.objective, RowTask):
+            return
+        assert network.source_task is not None
+        self._compared = [make_task(network.source_task)]
+        for name, value in (("distance", "mse"), ("correction", "validation"), ("correction", "norms")):
+            if self.hparams[name] == value and (name != "distance" or self.hparams["anchor_weight"]):
+                problem = f"{value} is not for {network.task.name}, whose outputs are classes and boxes of many places"
+                raise UserError(f"model.{name}", problem, f"use {'kl' if name == 'distance' else 'none'}")
 
     def on_fit_start(self) -> None:
         """Refuses settings about rehearsed samples if there are none."""
@@ -134,12 +143,12 @@ class ExtendSFT(SFTModule):
     def task_loss(self, batch: Batch, output: Output) -> Loss:
         """ℓ summed over the micro-batch's items, and the number of all items, with or without a term."""
         task, known, over = self.objective, self.known, self.hparams["loss_over"]
-        assert isinstance(task, RowTask)
-        logits, y = task.rows(output.logits, batch), batch["y"]
         if over == "all" and self.hparams["old_labels"] and not self._pool:
             return task.loss(output, batch)
         if (covered := covered_rows(batch)) is not None:
-            return Loss(self._covered_loss(task, logits, y, covered), int(batch["count"]))
+            return Loss(self._loss_in_part(output, batch, covered), int(batch["count"]))
+        assert isinstance(task, RowTask)
+        logits, y = task.rows(output.logits, batch), batch["y"]
         new = y >= known
         old = (y >= 0) & ~new if self.hparams["old_labels"] else torch.zeros_like(new)
         mine, shift = (logits, 0) if over == "all" else (logits[:, known:], known)
@@ -147,13 +156,12 @@ class ExtendSFT(SFTModule):
         total = total + task.row_loss((logits[:, :known] if over == "own" else logits)[old], y[old])
         return Loss(total, int(batch["count"]))
 
-    def _covered_loss(self, task: RowTask, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+    def _loss_in_part(self, output: Output, batch: Batch, covered: Tensor) -> Tensor:
         """ℓ summed over items whose annotation covers some labels alone."""
         new, over = covered[:, self.known :].any(1), self.hparams["loss_over"]
         in_part = {"all": torch.zeros_like(new), "new": new, "own": torch.ones_like(new)}[over]
         counts = covered.any(1) & (new | self.hparams["old_labels"])  # a pool's samples cover nothing
-        covered = covered | ~in_part[:, None]
-        return task.covered_loss(logits[counts], y[counts], covered[counts])
+        return self.objective.loss_in_part(output, batch, covered | ~in_part[:, None], counts)
 
     def anchor_loss(self, batch: Batch, output: Output) -> Tensor | None:
         """λ·Σ D over the micro-batch's items."""
@@ -161,7 +169,8 @@ class ExtendSFT(SFTModule):
         if hp["anchor_weight"] == 0.0:
             return None
         task, known = self.objective, self.known
-        assert isinstance(task, RowTask)
+        if not isinstance(task, RowTask):
+            return self._anchor_of_places(batch, output)
         student = task.rows(output.logits, batch)
         teacher = task.rows(self.teacher_output(batch).logits, batch)[:, :known]
         if hp["anchor_on"] != "all":
@@ -175,6 +184,20 @@ class ExtendSFT(SFTModule):
             divergence = task.divergence(task.of_old_labels(student, known), teacher, hp["temperature"])
             assert divergence is not None
             each = divergence
+        weighted: Tensor = hp["anchor_weight"] * each.sum()
+        return weighted
+
+    def _anchor_of_places(self, batch: Batch, output: Output) -> Tensor:
+        """λ·Σ D of detectors: over the candidates of each image, what the old classes' outputs and the boxes say."""
+        hp, task = self.hparams, self.objective
+        pair = [task.items(one, batch).source_logits for one in (output, self.teacher_output(batch))]
+        assert pair[0] is not None and pair[1] is not None
+        each = self._compared[0].divergence(pair[0], pair[1], hp["temperature"])
+        covered = covered_rows(batch)
+        assert each is not None and covered is not None
+        if hp["anchor_on"] != "all" and len(covered):
+            old = ~covered[:, self.known :].any(1)
+            each = each.view(len(covered), -1)[old == (hp["anchor_on"] == "old")]
         weighted: Tensor = hp["anchor_weight"] * each.sum()
         return weighted
 

@@ -171,9 +171,21 @@ class Network(nn.Module):
         if self.shares_outputs:
             seen = {id(p) for p in shared.values()}
             shared |= {f"head.{n}": p for n, p in self.head.named_parameters() if id(p) not in seen}
-        if isinstance(self.head, JointHead):
-            shared |= {f"head.old.{n}": p for n, p in self.head.old.named_parameters()}
-        return shared
+        return shared | self.joint_parameters()
+
+    @property
+    def joint(self) -> bool:
+        """Whether the head has the pretrained output layer's rows for old labels, beside new ones."""
+        return isinstance(self.head, JointHead)
+
+    def joint_parameters(self) -> dict[str, nn.Parameter]:
+        """The pretrained part of a joint head, by full name; empty for other heads."""
+        head = self.head
+        return {f"head.old.{n}": p for n, p in head.old.named_parameters()} if isinstance(head, JointHead) else {}
+
+    def plain_head(self) -> nn.Module:
+        """The head as exports hold it: a joint one as one layer."""
+        return plain_head(self.head)
 
     def shared_weights(self) -> dict[str, Tensor]:
         """w_S as the network computes with it, by the pretrained network's names, without gradient: w + Δ under an adapter.
@@ -324,7 +336,7 @@ class Network(nn.Module):
             for adapter in self.adapters:
                 undo.enter_context(adapter.merged(self.encoder))
             undo.callback(setattr, self, "head", self.head)
-            self.head = plain_head(self.head)
+            self.head = self.plain_head()
             yield
 
     def about(self) -> dict[str, Any]:

@@ -125,8 +125,8 @@ def arranged(maps: Tensor, each: int) -> Tensor:
 
 def inputs(layer: nn.Module) -> int:
     """Input channels of a convolution."""
-    assert isinstance(layer, nn.Conv2d)
-    return layer.in_channels
+    channels: Any = layer.in_channels
+    return int(channels)
 
 
 def anchors_of(generator: Any, side: int, sides: Sequence[int], like: Tensor) -> Tensor:

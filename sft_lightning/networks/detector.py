@@ -13,6 +13,7 @@ from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart
+from sft_lightning.networks.joint_boxes import JointConv, plain_boxes
 from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.tensors import layers_of
 
@@ -56,11 +57,18 @@ class Detector(Network, base=True):
         if select is not None and select.ndim == 1:
             features, below = features[select], None if below is None else below[select]
         logits = self.head(features)
-        source = None if self.source_head is None else self.source_head(features)
+        if self.joint:  # its old classes are the source head that is tuned, and exported
+            source: Tensor | None = self.of_old_classes(logits)
+        else:
+            source = None if self.source_head is None else self.source_head(features)
         if select is not None and select.ndim > 1:
             features, logits = features[select], logits[select]
             source = None if source is None else source[select]
         return Output(logits, features, source, below, reader=reader)
+
+    def of_old_classes(self, logits: Tensor) -> Tensor:
+        """The outputs of a joint head without those of new classes."""
+        raise NotImplementedError(f"{type(self).__name__} has no joint head")
 
     def _encode_watching(self, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """As in the base class, with a map that enters new layers as its places, whose number is another than the features'."""
@@ -142,6 +150,24 @@ class DenseDetector(Detector, base=True):
     def head_of(self, classes: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             return taken_apart(self.whole(classes), self.kind)[1]
+
+    @property
+    def joint(self) -> bool:
+        return isinstance(self.head, DenseHead) and isinstance(self.head.classes, JointConv)
+
+    def joint_parameters(self) -> dict[str, nn.Parameter]:
+        """Old classes' outputs, and those of boxes, which are of no class."""
+        parts = ("head.classes.old.", "head.boxes.", "head.centred.")
+        return {n: p for n, p in self.named_parameters() if n.startswith(parts)} if self.joint else {}
+
+    def plain_head(self) -> nn.Module:
+        return plain_boxes(self.head)
+
+    def of_old_classes(self, logits: Tensor) -> Tensor:
+        assert isinstance(self.head, DenseHead) and isinstance(self.head.classes, JointConv)
+        each = logits.view(*logits.shape[:-1], self.head.each, logits.shape[-1] // self.head.each)
+        known, every = self.head.classes.known, self.task.num_outputs
+        return torch.cat([each[..., :known], each[..., every:]], -1).flatten(-2)
 
     def take_model(self, model: Any) -> DenseHead:
         """Takes encoder and head off torchvision's model, which is kept outside the module tree to read outputs. Returns its

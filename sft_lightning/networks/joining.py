@@ -22,7 +22,8 @@ def join(network: Network) -> None:
             + (f" ({why})" if why else ""),
             "choose weights that have one, and leave keep_source_head true",
         )
-    if not isinstance(source, nn.Linear) or not isinstance(head, nn.Linear):
+    linear = isinstance(source, nn.Linear) and isinstance(head, nn.Linear)
+    if not linear and not can_join_boxes(network):
         raise UserError(
             "network",
             f"{network.name} has an output layer that new labels cannot be added to",
@@ -34,10 +35,11 @@ def join(network: Network) -> None:
             f"has an output layer for {network.source_task.name}, and the data's task is {task.name}",
             "choose weights of a classifier",
         )
-    if source.out_features != task.known:
+    outputs = network.source_task.num_outputs if network.source_task is not None else task.known
+    if outputs != task.known:
         raise UserError(
             "data.known",
-            f"there are {plural(task.known, 'old label')}, and the network knows {source.out_features}",
+            f"there are {plural(task.known, 'old label')}, and the network knows {outputs}",
             "name all labels that the network knows, in its order",
         )
     if (labels := network.source_labels) and labels != task.labels[: task.known]:
@@ -46,8 +48,22 @@ def join(network: Network) -> None:
             f"the old labels are {task.labels[: task.known]}, and the pretrained network's are {labels}",
             "name the network's labels in its order",
         )
-    network.head = JointHead(source, head)
+    if isinstance(source, nn.Linear) and isinstance(head, nn.Linear):
+        network.head = JointHead(source, head)
+    else:
+        from sft_lightning.networks.joint_boxes import join_boxes
+
+        join_boxes(source, head)
     if not labels:
         network.report.notes.append(
             "the pretrained labels have no names; the data's old labels are taken in their order"
         )
+
+
+def can_join_boxes(network: Network) -> bool:
+    """Whether it is a detector to whose outputs classes can be added."""
+    if network.task.name != "object_detection":
+        return False
+    from sft_lightning.networks.joint_boxes import can_join
+
+    return network.source_head is not None and can_join(network.source_head) and can_join(network.head)

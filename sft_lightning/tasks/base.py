@@ -152,6 +152,14 @@ class Task(ABC):
     def items(self, output: Output, batch: Batch) -> Items:
         """The rows on which student and teacher are compared."""
 
+    def loss_in_part(self, output: Output, batch: Batch, covered: Tensor, counts: Tensor) -> Tensor:
+        """The loss summed over the items that `counts[N]` marks, whose annotation speaks only of the labels that
+        `covered[N, C]` marks.
+
+        It is that of `loss` if that is all of them. Tasks have it whose samples may be annotated in part.
+        """
+        raise NotImplementedError(f"samples of {self.name} have all their labels")
+
     # ---- the meaning of a head's outputs ----
 
     @property
@@ -227,11 +235,12 @@ class RowTask(Task):
     def row_loss(self, logits: Tensor, y: Tensor) -> Tensor:
         """Loss of `logits[N, C]` and `y[N]` summed over rows: a scalar. Zero, with a gradient, for N = 0."""
 
-    def covered_loss(self, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
-        """`row_loss` of rows whose annotation speaks only of the labels that `covered[N, C]` marks.
+    def loss_in_part(self, output: Output, batch: Batch, covered: Tensor, counts: Tensor) -> Tensor:
+        logits = self.rows(output.logits, batch)
+        return self.covered_loss(logits[counts], batch["y"][counts], covered[counts])
 
-        It is `row_loss` if that is all of them. Tasks have it whose samples may be annotated in part.
-        """
+    def covered_loss(self, logits: Tensor, y: Tensor, covered: Tensor) -> Tensor:
+        """`row_loss` of rows that are annotated in part; see `loss_in_part`."""
         raise NotImplementedError(f"samples of {self.name} have all their labels")
 
     def of_old_labels(self, logits: Tensor, known: int) -> Tensor:

@@ -96,12 +96,17 @@ class BoxScores(Metric):
             dim_zero_cat(part).cpu().numpy().view(np.float64) for part in (self.images, self.said, self.true)
         )
         found = evaluated(images, said.reshape(-1, COLUMNS), true.reshape(-1, COLUMNS), len(self.labels))
+        values = self.values(found)
+        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in values.items()}
+
+    def values(self, found: dict[str, Any]) -> dict[str, Any]:
+        """The values to report, of those that `evaluated` returns."""
         values = {name: found[name] for name in self.names}
         if self.each_class:
             for number, label in enumerate(self.labels):
                 if found["boxes"][number]:
                     values |= {OF_CLASS + label: found["ap"][number], NUMBER + label: found["boxes"][number]}
-        return {name: torch.tensor(float(value), dtype=torch.float64) for name, value in values.items()}
+        return values
 
 
 def evaluated(images: np.ndarray, said: np.ndarray, true: np.ndarray, classes: int) -> dict[str, Any]:

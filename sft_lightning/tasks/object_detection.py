@@ -13,7 +13,9 @@ from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.pictured import Outlines
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single
+from sft_lightning.tasks.box_groups import BOX_GROUPS, OldAndNewBoxes
 from sft_lightning.tasks.box_scores import NUMBER, OF_CLASS, SCORES, BoxScores, Picture, f1_of
+from sft_lightning.tasks.partial import covered_rows
 
 FIXED = 256
 """Parts of a pixel in which targets are given: as integers, half precision does not round them"""
@@ -22,6 +24,8 @@ SHOWN = 0.3
 COMPARED = 256
 """Largest number of places of an image at which student and teacher are compared in an evaluation"""
 SOFTMAX = "softmax"
+CERTAIN = -1e4
+"""Class output that says there is no object, without any loss or gradient if there is none"""
 
 
 def score(name: str) -> Callable[[TaskInfo], BoxScores]:
@@ -53,15 +57,24 @@ class ObjectDetection(Task):
 
     @classmethod
     def metric_info(cls, name: str) -> MetricInfo | None:
-        """Adds the average precision and the number of boxes of each class."""
+        """Adds the average precision and the number of boxes of each class, and the scores of old and of new classes."""
+        if name in BOX_GROUPS:
+            return BOX_GROUPS[name]
         if name.startswith(NUMBER):
             return MetricInfo(name, None, "boxes")
         return MetricInfo(name, "max", SHARE) if name.startswith(OF_CLASS) else super().metric_info(name)
 
+    @property
+    def metric_names(self) -> list[str]:
+        """Adds the scores of old and of new classes, if the network knew some classes before."""
+        return [*super().metric_names, *(BOX_GROUPS if self.info.known else ())]
+
     def make_metrics(self, final: bool = False) -> dict[str, Metric]:
         """One meter for all scores, which keeps boxes once."""
-        names = list(super().make_metrics())  # refuses unknown names
-        return {"boxes": BoxScores(self.info, names, final)}
+        names = [name for name in self.metric_names if name not in BOX_GROUPS]
+        for name in names:
+            self._metric(name)  # refuses unknown names
+        return {"boxes": (OldAndNewBoxes if self.info.known else BoxScores)(self.info, names, final)}
 
     # ---- what the task does with a batch ----
 
@@ -77,9 +90,25 @@ class ObjectDetection(Task):
         logits = at_least_single(output.logits)
         return Loss(output.reader.losses(logits, targets(batch["y"], logits.dtype)).sum(), count)
 
+    def loss_in_part(self, output: Output, batch: Batch, covered: Tensor, counts: Tensor) -> Tensor:
+        """Classes that an image's annotation does not cover are in no loss: their outputs are taken as certain of no object."""
+        if not int(batch["count"]):
+            return output.logits.sum() * 0.0
+        assert output.reader is not None
+        rows = output.reader.rows(at_least_single(output.logits))
+        unknown = ~torch.nn.functional.pad(covered, (0, rows.shape[-1] - covered.shape[1]), value=True)
+        logits = rows.masked_fill(unknown[:, None], CERTAIN).reshape(output.logits.shape)
+        losses = output.reader.losses(logits, targets(batch["y"], logits.dtype))
+        return losses[counts].sum()
+
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
-        rows = numbers(batch)
-        for row, picture, found in zip(rows, pictures(batch), detections(output, batch), strict=True):
+        """Detections of classes that an image's annotation does not cover are left out."""
+        rows, covered = numbers(batch), covered_rows(batch)
+        every = zip(rows, pictures(batch), detections(output, batch), strict=True)
+        for at, (row, picture, found) in enumerate(every):
+            if covered is not None:
+                kept = covered[at].cpu().numpy()[found[2]]
+                found = found[0][kept], found[1][kept], found[2][kept]
             metric.update(row, picture, *found)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:

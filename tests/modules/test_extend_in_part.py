@@ -124,12 +124,14 @@ def test_without_anchor_and_over_all_labels_it_is_plain_fine_tuning(root: Path, 
     assert all(torch.equal(v, weights(none)[n]) for n, v in weights(plain).items())
 
 
+@pytest.mark.slow
 def test_the_anchor_is_zero_at_the_start_and_only_then(root: Path) -> None:
     for kind in CASES:
         logged = [step["train/loss_anchor"] for step in tuned(root, kind)[1].logged]
         assert logged[0] == 0.0 < logged[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 def test_a_correction_is_solved_on_validation_and_acts_in_evaluation(root: Path, kind: str) -> None:
     module, _, trainer = tuned(root, kind, correction="validation", limit_val_batches=1.0, max_steps=3)

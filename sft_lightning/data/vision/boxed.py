@@ -106,6 +106,12 @@ class Boxed(Images):
         select = torch.ones(len(rows), 1, dtype=torch.bool)
         return {"image": images, "size": torch.tensor(sizes), "select": select, "y": fixed(boxes)}
 
+    def classes_in(self, row: int) -> set[int]:
+        """Numbers of the classes of an image's boxes, without those that are ignored."""
+        assert self.truth is not None
+        _, labels, ignored = self.truth.of(row)
+        return set(labels[~ignored].tolist())
+
     def trained_on(self, row: int) -> tuple[np.ndarray, np.ndarray]:
         """Corners in the square and labels of an image's boxes, without those that are ignored."""
         assert self.truth is not None
