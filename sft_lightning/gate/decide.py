@@ -16,7 +16,7 @@ from sft_lightning.gate.requirement import KEY, Requirement, check
 from sft_lightning.gate.scores import Scores, equal
 from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
-from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
+from sft_lightning.stats.on_samples import SampleTest, is_right_or_wrong, level, paired, resampled, with_unseen
 from sft_lightning.stats.summary import Array
 from sft_lightning.tasks.old_and_new import GROUPS
 
@@ -82,6 +82,8 @@ def decide(candidate: Model, base: Model | None, requirements: Sequence[Requirem
 
     Raises UserError if a metric is unknown, its direction is the wrong one, or the models' samples differ.
     """
+    if base is not None:
+        base.known = base.known or candidate.known  # of an ordinary model with the same labels
     return conclude([measured(candidate, base, requirement, alpha) for requirement in requirements], alpha)
 
 
@@ -169,7 +171,11 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
     alike = all((np.isfinite(of) == there).all() for of in each)
     if alike and all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
         held = [sign * of[there] for of in each]
-        return level(held[0], margin, alpha) if theirs is None else paired(held[0], held[1], margin, alpha)
+        if theirs is None:
+            return level(held[0], margin, alpha)
+        if sign < 0 and is_right_or_wrong(*(-of for of in held)):
+            held = [1 + of for of in held]  # shares of mistakes, as those of the rest
+        return paired(held[0], held[1], margin, alpha)
     number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
     values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
     found = values[0] - (values[1] if theirs is not None else 0.0)

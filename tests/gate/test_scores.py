@@ -141,6 +141,12 @@ def test_accuracy_on_a_group_of_labels_is_tested_on_its_own_samples(metric: str,
     assert (found.n, found.gained, found.lost, found.method) == (at.sum(), gained, lost, "exact McNemar test")
     assert found.p_above == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
     assert found.value == pytest.approx((one == y)[at].mean() - (two == y)[at].mean())
+    taken = {"accuracy_old": "old_as_new", "accuracy_new": "new_as_old"}[metric]
+    crossed = [(np.isin(said, group) == 0)[at] for said in (one, two)]
+    less, more = int((crossed[0] < crossed[1]).sum()), int((crossed[0] > crossed[1]).sum())
+    wrong = decide.tested(mine, theirs, parse(f"test/{taken} < -0"), -1, 0.05)
+    assert wrong.p_above == pytest.approx(binomtest(less, less + more, alternative="greater").pvalue)
+    assert wrong.value == pytest.approx(crossed[1].mean() - crossed[0].mean())
     alone = decide.tested(mine, None, parse(f"test/{metric} >= 0.8"), 1, 0.05)
     right = int((one == y)[at].sum())
     assert alone.p_above == pytest.approx(binomtest(right, int(at.sum()), 0.8, alternative="greater").pvalue)
