@@ -66,12 +66,14 @@ def join_boxes(source: nn.Module, fresh: nn.Module) -> None:
     """Puts the pretrained class outputs into a fresh head, whose box layers have started from the pretrained ones."""
     assert isinstance(source, DenseHead) and isinstance(fresh, DenseHead)
     assert isinstance(source.classes, nn.Conv2d) and isinstance(fresh.classes, nn.Conv2d)
-    fresh.classes = JointConv(source.classes, fresh.classes, fresh.each)
+    fresh.classes = JointConv(
+        source.classes, fresh.classes, fresh.each[0]
+    )  # the same on each map, with one layer for all
 
 
 def plain_boxes(head: nn.Module) -> nn.Module:
     """A head with joint class outputs as an ordinary one; any other head as it is."""
     if not (isinstance(head, DenseHead) and isinstance(head.classes, JointConv)):
         return head
-    plain = DenseHead(head.classes.plain(), head.boxes, head.centred, head.levels, head.each, head.kind)
+    plain = DenseHead(head.classes.plain(), head.boxes, head.centred, head.each, head.kind)
     return plain.train(head.training)
