@@ -1,6 +1,7 @@
 """Tiny random transformers folders with real tokenizers, trained on a few sentences: no hub, a second each."""
 
 import importlib.util
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -19,20 +20,20 @@ SENTENCES = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
 ]
 LETTERS = [chr(c) for c in range(32, 127)]
+WORDPIECE = Path(__file__).with_name("wordpiece.json")
+"""What `tokenizers` learned from SENTENCES once: each training breaks ties in another way"""
 
 
 def wordpiece() -> Any:
     """As BERT's: lower-case, [CLS] … [SEP]."""
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import BertTokenizerFast
 
-    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    words = json.loads(WORDPIECE.read_text(encoding="utf-8"))
+    tokenizer = Tokenizer(models.WordPiece({word: number for number, word in enumerate(words)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    trainer = trainers.WordPieceTrainer(vocab_size=300, special_tokens=special, initial_alphabet=LETTERS)
-    tokenizer.train_from_iterator(SENTENCES, trainer)
     tokenizer.post_processor = processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return BertTokenizerFast(tokenizer_object=tokenizer, model_max_length=64, vocab=tokenizer.get_vocab())
 
@@ -97,7 +98,6 @@ def unigram(pad: str | None = "<pad>", template: str | None = None) -> Any:
 
 def t5_pieces() -> Any:
     """SentencePiece's unigram with </s> last, as in T5 and Marian."""
-    import json
 
     from transformers import T5Tokenizer
 
