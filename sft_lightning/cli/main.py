@@ -110,9 +110,10 @@ def dispatch(command: str, arguments: list[str]) -> int:
             imported()
             code: int = elsewhere.main(arguments[1:])
             return code
-        from sft_lightning.cli.names import refuse_unknown
+        if "lightning" not in sys.modules:  # else the parser itself answers as fast
+            from sft_lightning.cli.names import refuse_unknown
 
-        refuse_unknown(arguments)
+            refuse_unknown(arguments)
         from sft_lightning.cli.fit import run
 
         imported()

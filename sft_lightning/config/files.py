@@ -45,7 +45,7 @@ def check_yaml(path: Path) -> None:
     try:
         if path.is_char_device() or path.is_block_device():
             raise UserError("--config", f"{path} is a device, not a file")
-        content = plain_yaml.load_file(path)
+        content = plain_yaml.peek_file(path)
     except FileNotFoundError:
         raise UserError("--config", f"{path} does not exist") from None
     except UnicodeDecodeError as error:

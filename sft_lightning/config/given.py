@@ -87,7 +87,7 @@ def read(text: str) -> Any:
     """Reads a value as YAML; if it names a readable file, returns the file's content."""
     try:
         if text.endswith(FILES) and Path(text).expanduser().is_file():
-            return plain_yaml.load_file(Path(text).expanduser())
+            return plain_yaml.peek_file(Path(text).expanduser())
         return plain_yaml.load(text)
     except (yaml.YAMLError, ValueError, OSError, RecursionError):
         return text

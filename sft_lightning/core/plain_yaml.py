@@ -1,6 +1,7 @@
 """Reads YAML as plain values, and raises an error if a mapping has a key twice."""
 
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,16 @@ def load_written(text: str) -> Any:
 def load_file(path: Path) -> Any:
     """Reads a YAML file in UTF-8. Raises the errors of `load`, OSError and UnicodeDecodeError."""
     return load(path.read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=16)
+def _read_only(text: str) -> Any:
+    return load(text)
+
+
+def peek_file(path: Path) -> Any:
+    """Reads a YAML file as `load_file` does, once for each content; what it returns must not be changed."""
+    return _read_only(path.read_text(encoding="utf-8"))
 
 
 def check_keys(text: str) -> None:

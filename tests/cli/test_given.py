@@ -240,3 +240,10 @@ def test_an_error_names_a_key_as_it_was_written_else_in_full(
     named = in_users_words(error, list(from_arguments(arguments)), config)
     wanted = wanted or key
     assert (named.key, named.problem, named.fix) == (wanted, error.problem, f"set {wanted} 1, or correct ./{key}")
+
+
+def test_a_file_that_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "some.yaml"
+    for value in (1, 2, 1):
+        file.write_text(f"model: {{init_args: {{lr: {value}}}}}\n")
+        assert [(g.key, g.value) for g in from_arguments(["--config", str(file)])] == [("model.init_args.lr", value)]
