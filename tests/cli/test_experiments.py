@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from benchmarks.fsdd_words import main as write_words
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import MelCNN, TimmDetection
 from tests.cli.conftest import ROOT, Command
@@ -16,6 +17,7 @@ from tests.data.box_files import write_voc
 from tests.data.text_files import texts, write_glue, write_jsonl, write_text
 from tests.data.vision_files import table, write_cifar, write_folder, write_listed, write_masks
 from tests.networks.tiny import tiny_folder
+from tests.networks.tiny_audio import tiny_whisper
 
 OTHERS = ("ablations", "sweeps")  # folders of files that are no experiments: `ablate` and `wandb sweep` read them
 FILES = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "experiments").rglob("*.yaml") if p.parent.name not in OTHERS)
@@ -238,6 +240,18 @@ def fsdd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command
     }
 
 
+def fsdd_whisper(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
+    write_metadata(tmp / "sounds", classes=10, sizes=(60, 30))
+    write_words(tmp / "sounds")
+    tables = {split: str(tmp / "sounds" / split / "words.csv") for split in ("train", "test")}
+    small, network = {**tables, "val_fraction": 0.34, "generate_samples": 2}, tiny_whisper(tmp / "whisper")
+    return {
+        "network": {"init_args": {"pretrained": network, "max_new_tokens": 4}},
+        "data": {"init_args": {**small, "only": {"digit": [0, 1, 2, 3, 4]}, "train_fraction": 0.9}},
+        "retention": {"init_args": {**small, "only": {"digit": [5, 6, 7, 8, 9]}}},
+    }
+
+
 def bccd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
     root = str(write_voc(tmp / "bccd", names=("WBC", "RBC"), test=4))
     return {
@@ -247,7 +261,8 @@ def bccd(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command
 
 
 def bccd_cells(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
-    columns = {"labels": lambda i: ";".join(("RBC", "WBC", "Platelets")[: i % 4]), "red_cells": lambda i: f"{i / 10}"}
+    columns = {"labels": lambda i: ";".join(("RBC", "WBC", "Platelets")[: i % 4])}
+    columns |= dict.fromkeys(("red_cells", "white_area"), lambda i: f"{i / 10}")
     files = write_listed(tmp / "cells", columns)
     return {
         "network": {"init_args": {"pretrained": state_dict(tmp, "tf_efficientnet_lite0")}},
@@ -278,11 +293,7 @@ MADE_SMALL = {
         cifar,
         imagefolder,
         membrane,
-        bccd,
-        bccd_cells,
-        bccd_held_back,
-        fsdd,
-        *TEXTS,
+        *(bccd, bccd_cells, bccd_held_back, fsdd, fsdd_whisper, *TEXTS),
     )
 }
 
