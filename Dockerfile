@@ -7,6 +7,7 @@ FROM python:3.11-slim
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
+# Two packages are sources of pure Python, which pip builds; all others are wheels.
 # The requirements first, so that a change of the code does not install them again.
 COPY requirements-lock.txt ./
 RUN python -m pip install --require-hashes -r requirements-lock.txt

@@ -48,6 +48,11 @@ def facts_of(held: Any, folder: Path) -> dict[str, Any]:
     return said
 
 
+def joined(parts: list[np.ndarray], kind: str) -> np.ndarray:
+    """Outputs of all batches: for masks one row for each place of the maps, whose sizes may differ."""
+    return np.concatenate([part.reshape(-1, part.shape[-1]) for part in parts] if kind == "masks" else parts)
+
+
 def answer(job: dict[str, Any]) -> None:
     """Does one job."""
     folder, inputs, kind = Path(job["folder"]), Inputs(Path(job["inputs"])), job["kind"]
@@ -67,25 +72,26 @@ def answer(job: dict[str, Any]) -> None:
         said["ids"] = held.tokenizer([s["text"] for s in inputs.raw])["input_ids"]
     for head in job["heads"]:
         if isinstance(held, OwnFolder):
-            found[f"{head}.prepared"] = np.concatenate([held.rows(b, head == "source") for b in inputs.batches()])
+            found[f"{head}.prepared"] = joined([held.rows(b, head == "source") for b in inputs.batches()], kind)
             continue
         run = held.run
         if head == "source" and isinstance(held, OnnxFolder):
             run = held.source
         elif head == "source":
             swap_source(held, folder)
-        found[f"{head}.prepared"] = np.concatenate([rows_of(run, b) for b in inputs.batches()])
+        found[f"{head}.prepared"] = joined([rows_of(run, b) for b in inputs.batches()], kind)
         if not any(inputs.raw) or kind in ("tokens", "pairs", "speech"):
             continue
         if kind in ("audio", "ctc"):
             samples = [held.sound(inputs.sound(sample)) for sample in inputs.raw if sample]
         elif kind in ("image", "masks"):
             samples = [held.pixels(inputs.image(sample)) for sample in inputs.raw]
-            found["pixels"] = np.concatenate([s["image"] for s in samples])
+            if len({s["image"].shape for s in samples}) == 1:  # others keep a size of their own, and are not resized
+                found["pixels"] = np.concatenate([s["image"] for s in samples])
         else:
             samples = [prepared(kind, sample, held.tokenizer) for sample in inputs.raw if sample]
         rows = [rows_of(run, sample) for sample in samples]
-        found[f"{head}.raw"] = np.concatenate([row[0] for row in rows] if kind == "ctc" else rows)
+        found[f"{head}.raw"] = joined([row[0] for row in rows] if kind == "ctc" else rows, kind)
     np.savez(inputs.folder / "answers.npz", **found)  # type: ignore[arg-type]
     (inputs.folder / "answers.json").write_text(json.dumps(said, ensure_ascii=False) + "\n", encoding="utf-8")
 

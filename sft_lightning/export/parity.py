@@ -163,7 +163,7 @@ def of_head(case: Case, head: str, name: str, found: dict[str, np.ndarray], stri
     theirs, ours = probe.split(found[name], head), probe.of(head)
     if theirs is None:
         raise differs(case, f"gives outputs of shape {found[name].shape} ({head} head)")
-    difference, scale = difference_of(found[name], torch.cat(ours).numpy())
+    difference, scale = difference_of(found[name], probe.joined(head))
     before, after = probe.decisions(head, ours), probe.decisions(head, theirs)
     equal = sum(a == b for a, b in zip(before, after, strict=True))
     if strict and difference > bound(case, scale):

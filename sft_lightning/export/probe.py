@@ -72,8 +72,20 @@ class Probe:
             return [pixel for row in rows for pixel in row["mask"].ravel().tolist()]
         return [settled(row) for row in rows]
 
+    def joined(self, head: str) -> np.ndarray:
+        """The run's logits of all batches in the form that `split` takes."""
+        maps = self.of(head)
+        return torch.cat([t.flatten(0, -2) for t in maps] if self.kind == "masks" else maps).numpy()
+
     def split(self, values: np.ndarray, head: str) -> list[Tensor] | None:
-        """Cuts outputs of all items into batches; None if their shape is another one."""
+        """Cuts outputs of all items into batches; None if their shape is another one. Those of masks are places of maps."""
+        if self.kind == "masks":
+            maps = self.of(head)
+            counts = [t.numel() // t.shape[-1] for t in maps]
+            if values.shape != (sum(counts), maps[0].shape[-1]):
+                return None
+            parts = torch.split(torch.from_numpy(values), counts)
+            return [part.reshape(t.shape) for part, t in zip(parts, maps, strict=True)]
         sizes = [tuple(t.shape) for t in self.of(head)]
         if values.shape != (sum(s[0] for s in sizes), *sizes[0][1:]):
             return None

@@ -117,9 +117,7 @@ def check_folder(place: Path) -> None:
     ours = source.ours or described(source)
     network = str(ours.get("network") or "")
     if not network:
-        raise UserError(
-            place, "has no network that sft_lightning serves", "choose a run, an export, or a model of another kind"
-        )
+        raise UserError(place, "has no network that sft_lightning serves", "choose a run, or an export of one")
     if not network.startswith(OWN):
         raise UserError(
             place, f"names the class {network}, and only networks of sft_lightning are served", "use it from Python"

@@ -114,6 +114,19 @@ def scenes(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     return {"root": str(root / "scenes")}
 
 
+def mixed(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Images with masks, each pair of a size of its own."""
+    from PIL import Image
+
+    write_masks(root / "mixed", 12, side=70)
+    for folder in ("images", "masks"):
+        for number in range(12):
+            file = root / "mixed" / folder / f"{number}.png"
+            with Image.open(file) as image:
+                image.crop((0, 0, 40 + 2 * number, 66 - 2 * number)).save(file)
+    return {"root": str(root / "mixed")}
+
+
 def photos(root: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
     """Colour images that are wider than high, and larger than the networks', so that each library resizes and crops them."""
     write_folder(root / "photos", {"dog": 20, "elk": 20}, side=70)
@@ -138,6 +151,7 @@ OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, 
     "unanswered": ("SQuAD", unanswered),
     "photos": ("ImageFolder", photos),
     "large scenes": ("MaskFolder", scenes),
+    "mixed scenes": ("MaskFolder", mixed),
     "two numbers": ("ImageTable", points),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
@@ -204,6 +218,13 @@ CASES = {
         started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
         "safetensors",
         data_arguments={"val_fraction": 0.5, "window": 32},
+    ),
+    "masks-sizes": CaseOf(
+        "mixed scenes",
+        "UNet",
+        started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
+        "safetensors",
+        data_arguments={"val_fraction": 0.5, "window": 32, "eval_batch_size": 1},
     ),
     "masks-timm": CaseOf(
         "MaskFolder",
