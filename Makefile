@@ -16,20 +16,15 @@ quickstart: setup ## set up, then tune a small pretrained network on 20 digits a
 
 commands := tests/survival tests/cli tests/cluster tests/runs
 studies := tests/fuzz tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config
-quick := $(py) -m pytest -q -m "not slow"
+quick := -q -m "not slow"
+all := -q --timeout=2400
 
 test: setup ## set up, then the tests, in three parts side by side: some of each wait for processes
 	@$(py) -m compileall -q sft_lightning
-	@logs=$$(mktemp -d); $(quick) $(commands) > $$logs/1 2>&1 & first=$$!; $(quick) $(studies) > $$logs/2 2>&1 & second=$$!; \
-	$(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%); code=$$?; \
-	wait $$first || code=1; wait $$second || code=1; cat $$logs/1 $$logs/2; rm -r $$logs; exit $$code
-
-all := $(py) -m pytest -q --timeout=2400
+	@$(py) -m tests.side_by_side $(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%) -- $(quick) $(commands) -- $(quick) $(studies)
 
 test-all: setup ## every test, the slow ones with real weights too, in two parts side by side
-	@log=$$(mktemp); $(all) tests/exactness > $$log 2>&1 & first=$$!; \
-	$(all) --ignore=tests/exactness; code=$$?; \
-	wait $$first || code=1; cat $$log; rm $$log; exit $$code
+	@$(py) -m tests.side_by_side $(all) --ignore=tests/exactness -- $(all) tests/exactness
 
 exactness: setup ## every test, the same checks on peers, then docs/exactness.md from what they measured
 	@rm -f benchmarks/results/exactness.json

@@ -5,9 +5,9 @@
     python -m benchmarks.run mlp lenet           # these alone
     python -m benchmarks.run mlp --arms cli hf   # these arms alone, beside the baseline and its A/A control
 
-Names: mlp lenet minilm llama smollm2 lite0 start study. Some need --data FOLDER (or SFT_BENCH_DATA) with
-cifar10/train.parquet and test.parquet, trec/train.jsonl, alpaca/alpaca_en_demo.json, and the packages of weights that
-experiments/ name. What is not at hand is skipped and said.
+Names: mlp lenet fixed minilm llama smollm2 lite0 start study end decode compile growth. Some need --data FOLDER (or
+SFT_BENCH_DATA) with cifar10/train.parquet and test.parquet, trec/train.jsonl, alpaca/alpaca_en_demo.json, and the packages of
+weights that experiments/ name. What is not at hand is skipped and said.
 
 Each arm is a process that stays warm and takes its turns in a shuffled order, so that all see the same machine. Before, arms
 that do the same work must have the same losses on a fixed batch after the same steps, to 1e-5: same initial weights, batches
@@ -20,6 +20,7 @@ import argparse
 import os
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,27 @@ from benchmarks.bench.arms import ARMS
 from benchmarks.bench.targets import verdicts
 from benchmarks.bench.workload import WORKLOADS, Missing
 
-WHOLE = ("start", "study")
-"""Benchmarks of whole commands; run first, while nothing else is in memory"""
+WHOLE = ("start", "study", "end", "decode", "compile", "growth")
+"""Benchmarks of whole commands and of single parts; run first, while nothing else is in memory"""
 NAMES = (*WHOLE, *WORKLOADS)
 QUICK = ("mlp", "lenet", "minilm")
 
 
 def whole(name: str, quick: bool, place: Path) -> dict[str, Any]:
-    from benchmarks.bench import start, study_row
+    from benchmarks.bench import after_training, compiled, decoding, growth, start, study_row
 
     folder = place / name
     folder.mkdir()
-    return {"start": start.measure, "study": study_row.measure}[name](folder, quick)
+    modules = {
+        "start": start,
+        "study": study_row,
+        "end": after_training,
+        "decode": decoding,
+        "compile": compiled,
+        "growth": growth,
+    }
+    measure: Callable[[Path, bool], dict[str, Any]] = modules[name].measure  # type: ignore[attr-defined]
+    return measure(folder, quick)
 
 
 def in_turns(names: list[str], options: argparse.Namespace, place: Path) -> dict[str, Any]:
@@ -108,6 +118,7 @@ def main(arguments: list[str] | None = None) -> int:
                 results.write(out, name, result)
     if keep and options.out is None:
         page.write(results.PAGE, results.read(results.PLACE))
+        page.write_readme(results.ROOT / "README.md", results.read(results.PLACE))
     wrong = [name for name, r in found.items() if r.get("check", {}).get("wrong") or "failed" in r.get("skipped", "")]
     missed = sum(v.met is False for v in verdicts(found))
     results.say(f"{len(found)} measured, {missed} targets missed" + (f"; wrong: {', '.join(wrong)}" if wrong else ""))

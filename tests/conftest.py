@@ -28,6 +28,7 @@ FLAGS = [
 """Of Chromium, for a machine without a screen"""
 
 torch.set_num_threads(1)
+os.fsync = lambda _: None  # type: ignore[assignment]  # what a test writes need not survive a power cut
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -56,6 +56,7 @@ ARMS = {
         Arm("cli", "ours, command line, W&B offline, all telemetry", "own:cli"),
         Arm("packed", "ours, Python, packing", "own:python"),
         Arm("distill_features", "ours, distillation of features", "own:python", does=""),
+        Arm("distill_cached", "ours, distillation of features, the teacher's cached", "own:python", does=""),
         Arm("distill_source_logits", "ours, distillation of source logits", "own:python", does=""),
         Arm("distill_kl", "ours, distillation of logits by KL", "own:python", does="kl"),
         Arm("l2sp_loss", "ours, L2-SP in the loss", "own:python", does=""),

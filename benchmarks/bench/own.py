@@ -23,6 +23,7 @@ DISTIL = {"anchor_weight": 1.0}
 PLAIN: tuple[str, dict[str, Any]] = ("PlainSFT", {})
 OF_ARM: dict[str, tuple[str, dict[str, Any]]] = {
     "distill_features": ("DistillSFT", {**DISTIL, "on": "features"}),
+    "distill_cached": ("DistillSFT", {**DISTIL, "on": "features", "teacher_cache": "memory"}),
     "distill_source_logits": ("DistillSFT", {**DISTIL, "on": "source_logits"}),
     "distill_kl": ("DistillSFT", {**DISTIL, "on": "logits", "distance": "kl", "temperature": 1.0}),
     "l2sp_loss": ("L2SPSFT", {"alpha": 0.01, "beta": 0.0}),

@@ -5,12 +5,26 @@ from typing import Any
 
 from benchmarks.bench.arithmetic import ratio, spread
 from benchmarks.bench.arms import ARMS
+from benchmarks.bench.plots import svg
 from benchmarks.bench.targets import Results, verdicts
 
 BEGIN, END = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
 INTRO = """# Performance
 
 """
+FIGURE = "growth.svg"
+IN_README = (
+    "command line, all telemetry ÷ bare Lightning",
+    "L2-SP ÷ plain",
+    "distill, online ÷ plain",
+    "distill, cached ÷ plain",
+    "start ÷ a bare Lightning script",
+    "study of 27 fits ÷ 27 commands",
+    "end of a run ÷ its parts",
+)
+"""Rows of targets that the README shows"""
+FEW = 4
+"""From so many numbers on, a row has their range"""
 UNITS = {"cpu": "CPU ms", "wall": "wall ms", "device": "GPU ms"}
 
 
@@ -81,8 +95,22 @@ def section(name: str, result: dict[str, Any]) -> list[str]:
         lines += [same, "", *turns_tables(result)]
         lines += [f"Not run: {name}: {why}." for name, why in result["not_run"].items()]
         return [*lines, *([""] if result["not_run"] else [])]
-    rows = [[r["what"], shown(r["cpu"]), shown(r["wall"])] for r in result["rows"]]
-    return [*lines, result["how"], *table(["", "CPU s", "wall s"], rows)]
+    if "curves" in result:
+        return [*lines, result["how"], *curves_table(result["curves"]), f"![{result['title']}]({FIGURE})", ""]
+    measures = [m for m in ("cpu", "wall") if all(m in r for r in result["rows"])]
+    rows = [[r["what"], *(shown(r[m]) for m in measures)] for r in result["rows"]]
+    return [*lines, result["how"], *table(["", *(f"{UNITS[m].split()[0]} s" for m in measures)], rows)]
+
+
+def curves_table(curves: dict[str, Any]) -> list[str]:
+    """One line for each thing that grows."""
+    head = ["what grows", "from – to", "CPU ms a step", "expected", "farthest from it", "MiB", "expected", "farthest"]
+    rows = []
+    for name, c in curves.items():
+        ends = [f"{shown(c[key][0])} – {shown(c[key][-1])}" for key in ("x", "ms", "mib")]
+        bends = [f"× {c['time_bends']:.2f}", f"× {c['memory_bends']:.2f}"]
+        rows.append([name, ends[0], ends[1], c["law_of_time"], bends[0], ends[2], c["law_of_memory"], bends[1]])
+    return table(head, rows)
 
 
 def written(results: Results) -> str:
@@ -93,8 +121,46 @@ def written(results: Results) -> str:
     return "\n".join(lines).strip() + "\n"
 
 
+def readme_table(results: Results) -> str:
+    """The main targets, for the README: those that were measured."""
+    rows: dict[str, list[Any]] = {}
+    for v in verdicts(results):
+        if v.value is not None and v.target.row in IN_README:
+            rows.setdefault(v.target.row, []).append(v)
+    lines = []
+    for name in IN_README:
+        if name in rows:
+            values, bounds = [v.value for v in rows[name]], list(dict.fromkeys(v.bound for v in rows[name]))
+            each = ", ".join(f"{v.target.what} {v.value:.2f}" for v in rows[name])
+            short = (
+                each
+                if len(values) < FEW
+                else f"{min(values):.2f} to {max(values):.2f} on {len(values)} workloads and ways"
+            )
+            lines.append(
+                [
+                    name,
+                    short,
+                    f"≤ {', '.join(f'{b:g}' for b in bounds)}",
+                    f"{sum(v.met for v in rows[name])} of {len(values)}",
+                ]
+            )
+    return "\n".join(table(["CPU time, lower is better", "measured", "target", "met"], lines)).strip() + "\n"
+
+
+def write_readme(readme: Path, results: Results) -> None:
+    """Replaces the README's table of speed."""
+    text = readme.read_text()
+    if BEGIN in text and END in text:
+        before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]
+        readme.write_text(f"{before}{BEGIN}\n{readme_table(results)}{END}{after}")
+
+
 def write(page: Path, results: Results) -> None:
-    """Replaces the part between the marks; adds it at the end of a page without marks."""
+    """Replaces the part between the marks, and draws the curves; adds the part at the end of a page without marks."""
+    for result in results.values():
+        if "curves" in result:
+            (page.parent / FIGURE).write_text(svg(result["curves"]))
     text = page.read_text() if page.is_file() else INTRO
     if BEGIN in text and END in text:
         before, after = text[: text.index(BEGIN)], text[text.index(END) + len(END) :]

@@ -55,7 +55,7 @@ def lite0() -> nn.Module:
 def build(workload: Workload, prepared: Prepared) -> nn.Module:
     """The network with the initial weights, in training mode."""
     if workload.kind == "images":
-        model: nn.Module = ImageModel({"mlp": mlp, "lenet": lenet, "lite0": lite0}[workload.name]())
+        model: nn.Module = ImageModel({"mlp": mlp, "lenet": lenet, "fixed": lenet, "lite0": lite0}[workload.name]())
     elif workload.kind == "text":
         from transformers import AutoModel
 

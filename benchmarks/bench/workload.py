@@ -56,12 +56,16 @@ WORKLOADS = {
     for w in (
         Workload(
             "mlp", "MLP (64-128-64-10) on digits, batch 20", "images", 20, 1000, 8, (7, 3),
-            (*USUAL, *OURS, *ANCHORED), saves=True,
+            (*USUAL, *OURS, *ANCHORED, "distill_cached"), saves=True,
         ),
         Workload(
             "lenet", "LeNet on CIFAR-10 with flip and crop, batch 64", "images", 64, 3200, 1, (5, 2),
             ("raw", "raw_batched", "fabric", "bare", "bare_again", "usual", "hf", "timm", *OURS, *ANCHORED),
             augment=("crop", "flip"), saves=True,
+        ),
+        Workload(
+            "fixed", "LeNet on CIFAR-10 without augmentation, batch 64", "images", 64, 3200, 1, (5, 2),
+            ("bare", "bare_again", "python", "distill_features", "distill_cached"),
         ),
         Workload(
             "minilm", "MiniLM on TREC, batch 32", "text", 32, 128, 1, (3, 1),

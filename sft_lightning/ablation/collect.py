@@ -33,6 +33,8 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
     selected = {p.id for c in choices(scheduler) for p in c.points}
     columns = ["point", "arm", *axes, *names.values(), "seed", *(["fold"] if study.folds else [])]
     columns += ["selected", "status", "steps"]
+    on_paths = any(arm.path is not None for arm in study.arms)
+    columns += ["path_alpha"] if on_paths else []
     metrics: dict[str, None] = {}
     table = []
     for point in scheduler.all_points():
@@ -46,6 +48,7 @@ def rows(scheduler: Scheduler) -> tuple[list[str], list[dict[str, Any]]]:
             "selected": int(point.id in selected),
         }
         row |= {"status": standing.status, "steps": record.get("steps")}
+        row |= {"path_alpha": (record.get("after") or {}).get("alpha")} if on_paths else {}
         if standing.finished:
             values = measured(record, point.id in selected)
             metrics |= dict.fromkeys(values)

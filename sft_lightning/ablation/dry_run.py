@@ -100,6 +100,8 @@ def setting(scheduler: Scheduler, given: dict[str, Any]) -> str:
 
 def settings(scheduler: Scheduler, arm: Any) -> str:
     """The settings that an arm chooses among, in words."""
+    if arm.path is not None:
+        return str(arm.path.words)
     if arm.search is not None:
         return f"{arm.search['trials']} trials over {', '.join(scheduler.study.shown(arm.search['ranges']))}"
     shown = scheduler.study.shown(dict(arm.tune))

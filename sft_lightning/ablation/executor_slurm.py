@@ -52,7 +52,8 @@ def submit(
         raise UserError(
             "--launcher slurm", "squeue does not answer, so the jobs in the queue are unknown", "try again later"
         )
-    due = [point for job, point in scheduler.jobs() if job == "fit"]
+    fits = [point for job, point in scheduler.jobs() if job == "fit"]
+    due = [point for point in fits if scheduler.points[point].along is None]  # the others are for the collecting job
     points = [point for point in due if not held.is_queued(point)]
     before, collecting = held.arrays(), held.collecting()
     said = []

@@ -88,7 +88,7 @@ class Pace:
         """Seconds of a study with the fewest seeds, one run after another."""
         seeds, total = min(LEAST_SEEDS, len(study.seeds)), 0.0
         for arm in study.arms:
-            fits = fits_of([len(arm.settings)], len(study.tune_seeds), study.folds, seeds)
+            fits = 0 if arm.path else fits_of([len(arm.settings)], len(study.tune_seeds), study.folds, seeds)
             config = merged(merged(study.base, study.common), arm.overlay)
             test = self.other_s + self.rows("test", config) * self.row_s * tokens
             total += fits * self.fit(study, arm, tokens) * SLACK + seeds * test

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
 import yaml
 
 from sft_lightning.ablation.study import Arm, Study
+from sft_lightning.after.asked import Asked
 from sft_lightning.config.overrides import looked_up, put
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
@@ -34,6 +35,8 @@ class Point:
     fold: int | None
     config: dict[str, Any] = field(repr=False, compare=False)
     """The resolved config that fit reads"""
+    along: tuple[str, Asked] | None = None
+    """If it is chosen on the path of a run instead of trained: the run's point, and the path"""
 
     @property
     def label(self) -> str:
@@ -115,8 +118,9 @@ class Plan:
         """Resolves every arm in every cell with every setting, before anything runs. Raises UserError if two are equal."""
         found: list[dict[str, Any]] = []
         places: dict[str, str] = {}
+        trained = [arm for arm in self.study.arms if arm.path is None]
         for cell in self.study.cells:
-            for arm in self.study.arms:
+            for arm in trained:
                 for setting in arm.settings:
                     config = self._base(arm, cell, setting)
                     found.append(config)
@@ -143,6 +147,12 @@ class Plan:
         """The points of the chosen setting, which are tested."""
         return [self.point(arm, cell, setting, seed, None) for seed in seeds]
 
+    def along(self, arm: Arm, of: Point) -> Point:
+        """The point of an arm that trains nothing, on the path of another arm's point."""
+        assert arm.path is not None
+        made = address({"path": asdict(arm.path.asked), "of": of.id})
+        return Point(made, arm.name, of.cell, {}, of.seed, None, of.config, (of.id, arm.path.asked))
+
 
 def told(places: dict[str, Any]) -> str:
     """` (k=v, …)`, or an empty string."""
@@ -165,6 +175,9 @@ def address(config: dict[str, Any]) -> str:
             **content["data"],
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
+    model = content.get("model", {})
+    if "teacher_cache" in model.get("init_args", {}):  # changes no bit
+        content["model"] = {**model, "init_args": {k: v for k, v in model["init_args"].items() if k != "teacher_cache"}}
     network = content.get("network", {})
     args = network.get("init_args", {})
     if "transforms" in args and not args["transforms"]:  # empty transforms change nothing

@@ -9,6 +9,7 @@ from sft_lightning.ablation.search import Search
 from sft_lightning.ablation.selection import Candidate, Metrics, candidate, choose, metrics_of, or_zero
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.ablation.study_dir import PointStatus, StudyDir
+from sft_lightning.runs.status import FAILED
 
 Job = tuple[str, str]
 """('fit', 'test' or 'time', point id)"""
@@ -140,6 +141,8 @@ class Scheduler:
 
     def choice(self, cell: dict[str, Any], arm: Arm) -> Choice | None:
         """The arm's choice in a cell; None while tuning points are due."""
+        if arm.path is not None:
+            return self.along(cell, arm)
         if arm.search is None and len(arm.settings) == 1:
             setting = arm.settings[0]
             return Choice(
@@ -151,6 +154,18 @@ class Scheduler:
         if arm.search is not None and not self.search(cell, arm).over:
             return None
         return self.chosen(cell, arm, points)
+
+    def along(self, cell: dict[str, Any], arm: Arm) -> Choice | None:
+        """The choice of an arm that trains nothing: a point on the path of each chosen run of another arm."""
+        assert arm.path is not None
+        of = self.choice(cell, self.study.arm(arm.path.of))
+        if of is None:
+            return None
+        points = [self.plan.along(arm, p) for p in of.points if self.look(p).status != FAILED]
+        if not points:
+            return Choice(arm.name, cell, None, f"no point of {of.arm} is finished", [])
+        found = [((self.look(p).record or {}).get("after") or {}).get("alpha") for p in points]
+        return Choice(arm.name, cell, {}, arm.path.says([a for a in found if a is not None]), [], points)
 
     def chosen(self, cell: dict[str, Any], arm: Arm, points: list[Point]) -> Choice:
         """Chooses a setting by the finished points."""
@@ -192,7 +207,8 @@ class Scheduler:
     def metrics_of(self, cell: dict[str, Any]) -> Metrics | None:
         """The rule's metrics in a cell, by the first finished point in the plan's order; None before a point is finished."""
         for arm in self.study.arms:
-            only = [] if arm.search is not None or len(arm.settings) > 1 else self.first(cell, arm)
+            several = arm.search is not None or arm.path is not None or len(arm.settings) > 1
+            only = [] if several else self.first(cell, arm)
             for point in [*self.tuning(cell, arm), *only]:
                 standing = self.look(point)
                 if standing.finished and standing.record and standing.record.get("task"):
@@ -217,16 +233,27 @@ class Scheduler:
             for point in self.tuning(cell, arm) if choice is None else choice.points:
                 standing = self.look(point)
                 if standing.status in ("queued", "interrupted"):
-                    fits.append((order.index(point.seed), point))
+                    fits += [(order.index(point.seed), first) for first in self.to_fit(point)]
                 elif choice is not None and not self.only_tune and standing.wants_test:
                     if self.folder.has_weights(point.id):
                         tests.append(("test", point.id))
                     else:  # its weights were removed while another setting was chosen
-                        fits.append((order.index(point.seed), point))
+                        fits += [(order.index(point.seed), first) for first in self.to_fit(point)]
         fits.sort(key=lambda f: f[0])
         jobs = list(dict.fromkeys([*tests, *(("fit", point.id) for _, point in fits)]))
         busy = {point for _, point in self.under_way}  # a point that is fitted again has weights before that fit ends
         return [(job, point) for job, point in jobs if point not in busy]
+
+    def to_fit(self, point: Point) -> list[Point]:
+        """What can be fitted now for a point: itself; for one on a run's path that run if its weights were removed, and
+        nothing while it is fitted.
+        """
+        if point.along is None:
+            return [point]
+        of = self.points[point.along[0]]
+        if not self.look(of).finished or of.id in {p for job, p in self.under_way if job == "fit"}:
+            return []
+        return [point if self.folder.has_weights(of.id) else of]
 
     def to_time(self, point: str) -> bool:
         """Whether a fit's first steps are still to be timed. A quick fit is timed twice, as a process's first fit is slow."""

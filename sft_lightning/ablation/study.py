@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from sft_lightning.ablation.path_arm import PathOf, check_paths, read_path
 from sft_lightning.config.overrides import full, nested, short
 from sft_lightning.core.errors import UserError, nearest
 
@@ -28,7 +29,7 @@ KEYS = {
     "select": "how an arm's setting is chosen",
     "report": "metrics of the tables",
 }
-ARM_KEYS = ("set", "tune", "search", "reference")
+ARM_KEYS = ("set", "tune", "search", "reference", "path")
 SELECT_KEYS = ("target", "kept", "rule", "within")
 COLUMNS = ("point", "arm", "seed", "fold", "selected", "status", "steps")
 """Columns that points.csv has in every study"""
@@ -68,6 +69,8 @@ class Arm:
     """Ranges and options of an Optuna search, which replaces `tune`"""
     reference: bool | None = None
     """Whether the arm keeps all knowledge by construction, and is not ranked in the answer; None to decide by its runs"""
+    path: PathOf | None = None
+    """Where its points come from if it trains nothing: the path along another arm's runs"""
 
     @property
     def settings(self) -> list[dict[str, Any]]:
@@ -148,13 +151,15 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
     if not re.fullmatch(NAME, name):
         raise UserError("study", f"'{name}' is not a valid name", NAME_FIX)
     base = read_base(content.get("base"), folder)
-    arms = read_arms(content.get("arms"))
+    select = read_select(content.get("select"))
+    arms = read_arms(content.get("arms"), select)
     seeds = read_seeds(content.get("seeds", 3))
     report_seeds = read_report_seeds(content, seeds)
     tune_seeds = whole_number_within(content.get("tune_seeds"), "tune_seeds", 1, len(seeds)) or len(seeds)
     baseline = str(content.get("baseline") or ("plain" if any(a.name == "plain" for a in arms) else arms[0].name))
     if baseline not in [a.name for a in arms]:
         raise UserError("baseline", f"there is no arm '{baseline}'", f"use one of {', '.join(a.name for a in arms)}")
+    check_paths({a.name: a.path for a in arms}, baseline)
     vary = content.get("vary", ["seed_everything", "data.init_args.subset_seed"])
     if not isinstance(vary, list) or "seed_everything" not in vary or not all(isinstance(v, str) for v in vary):
         raise UserError("vary", f"must be a list of keys with seed_everything in it, got {vary!r}")
@@ -172,7 +177,7 @@ def make_study(content: dict[str, Any], folder: Path, name: str) -> Study:
         tune_seeds=seeds[:tune_seeds],
         folds=whole_number_within(content.get("folds"), "folds", 2, 1000),
         baseline=baseline,
-        select=read_select(content.get("select")),
+        select=select,
         report=report,
         content=content,
         report_seeds=report_seeds,
@@ -223,7 +228,7 @@ def read_base(value: Any, folder: Path) -> dict[str, Any]:
     return nested(named(yaml.safe_load(path.read_text(encoding="utf-8"))), "base")
 
 
-def read_arms(value: Any) -> list[Arm]:
+def read_arms(value: Any, select: Select) -> list[Arm]:
     """Reads the arms, in the file's order."""
     if not isinstance(value, dict) or not value:
         raise UserError(
@@ -248,7 +253,10 @@ def read_arms(value: Any) -> list[Arm]:
         reference = about.get("reference")
         if reference is not None and not isinstance(reference, bool):
             raise UserError(f"{where}.reference", f"must be true or false, got {reference!r}")
-        arms.append(Arm(name, own, tune, read_search(about.get("search"), f"{where}.search"), reference))
+        search = read_search(about.get("search"), f"{where}.search")
+        within = select.within if select.rule == "keep" else None
+        path = read_path(about, where, within, select.target, select.kept)
+        arms.append(Arm(name, own, tune, search, reference, path))
     return arms
 
 

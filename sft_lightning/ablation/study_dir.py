@@ -54,6 +54,10 @@ class StudyDir:
     def config(self, point: str) -> Path:
         return self.path / "plan" / f"{point}.yaml"
 
+    def path_plan(self, point: str) -> Path:
+        """Options of `path` for a point that is chosen on the path of a run."""
+        return self.path / "plan" / f"{point}.json"
+
     def log(self, point: str) -> Path:
         return self.path / "logs" / f"{point}.log"
 
@@ -71,8 +75,15 @@ class StudyDir:
             ) from None
 
     def plan(self, point: Point) -> None:
-        """Writes the config that fit reads for a point; rewritten each time, as options such as `wandb` may have changed."""
-        write_atomic(self.config(point.id), written(point.config))
+        """Writes the config that fit reads for a point; rewritten each time, as options such as `wandb` may have changed.
+
+        For a point on the path of a run, writes the options of `path`.
+        """
+        if point.along is None:
+            write_atomic(self.config(point.id), written(point.config))
+            return
+        of, asked = point.along
+        write_atomic(self.path_plan(point.id), json.dumps([str(self.run(of).path), *asked.options]) + "\n")
 
     # ---- the status of a point ----
 

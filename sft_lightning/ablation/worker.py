@@ -1,6 +1,7 @@
 """Runs a study's points in this process, one after another, as the `fit` and `test` commands would."""
 
 import gc
+import json
 import os
 import re
 import signal
@@ -28,7 +29,7 @@ def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool =
 
     Args:
         folder: The study's folder.
-        job: 'fit', 'test', or 'time' for a short fit that is timed.
+        job: 'fit', 'test', or 'time' for a short fit that is timed. The fit of a point on a run's path is `path`.
         point: The point's id.
         main: The command line: takes arguments, returns the exit code.
         commands: Run the job as a command in a process of its own, which runs with several processes need.
@@ -37,6 +38,10 @@ def run_job(folder: StudyDir, job: str, point: str, main: Main, commands: bool =
         rmtree(folder.timing / "timing" / point, ignore_errors=True)  # left by an interrupted start
         where = ["--runs_dir", str(folder.timing), "--experiment", "timing", "--run_id", point]
         arguments = ["fit", "--config", str(folder.config(point)), *where]
+    elif job == "fit" and folder.path_plan(point).is_file():
+        rmtree(folder.run(point).path, ignore_errors=True)  # left by an interrupted start, or without weights
+        options = json.loads(folder.path_plan(point).read_text())
+        arguments = ["path", *options, "--write", folder.path.name, "--run_id", point]
     elif job == "fit":
         where = ["--runs_dir", str(folder.path.parent), "--experiment", folder.path.name, "--run_id", point]
         arguments = ["fit", "--config", str(folder.config(point)), *where, "--ckpt_path", "last"]

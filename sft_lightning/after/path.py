@@ -4,17 +4,17 @@ import csv
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.after.asked import INTERPOLATE, Asked
 from sft_lightning.after.batchnorm import reestimate
 from sft_lightning.after.choose import Point, Rule
 from sft_lightning.after.ways import WAYS, Ends
-from sft_lightning.core.errors import UserError
+from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.evaluation.known_metrics import info_of
@@ -24,22 +24,8 @@ from sft_lightning.modules.base import SFTModule
 from sft_lightning.runs.record import strict
 from sft_lightning.tasks import make_task
 
-REESTIMATE, INTERPOLATE = "reestimate", "interpolate"
 KEPT = ("retention/agreement", "drift/source_correlation", "drift/weights_relative")
 """What says how much was kept where the source task was not measured; the first that is there"""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What the user asks of a path."""
-
-    how: str
-    """A name of WAYS"""
-    alphas: tuple[float, ...]
-    """Ascending, each in [0, 1]"""
-    margin: float | None = None
-    batchnorm: str | None = None
-    """REESTIMATE or INTERPOLATE; None for the first where statistics moved"""
 
 
 class Walk(Callback):
@@ -112,17 +98,25 @@ class Walk(Callback):
 def rule_of(module: SFTModule, monitor: RetentionMonitor, select_by: str | None, asked: Asked, at: Point) -> Rule:
     """The rule that chooses among points, by the metrics that were measured at one of them.
 
-    The target's metric is that of `select_by` if it is of validation, else the task's first.
+    The target's metric is that which was asked for, else that of `select_by` if it is of validation, else the task's first.
+    Raises UserError for a metric that was asked for and not measured, or of which neither more nor less is better.
     """
     assert module.info is not None
     source = None if monitor.source_task is None else monitor.source_task.info
     wanted = select_by if select_by is not None and select_by.startswith("val/") else None
     learned = MetricInfo(*selecting(module.info, wanted, source))
     names = [f"retention/{make_task(source).primary.name}"] if source is not None else []
-    name = next(n for n in (*names, *KEPT) if n in at.values)
-    kept = info_of(name, module.info, source)
-    assert kept is not None
-    return Rule(learned, kept, asked.margin)
+    kept = info_of(next(n for n in (*names, *KEPT) if n in at.values), module.info, source)
+    found = [learned, kept]
+    for place, (option, name) in enumerate((("--by", asked.by), ("--kept", asked.kept))):
+        if name is not None:
+            found[place] = info_of(name, module.info, source) if name in at.values else None
+            if (held := found[place]) is None or held.better is None:
+                ranked = [n for n in at.values if (i := info_of(n, module.info, source)) is not None and i.better]
+                problem = f"'{name}' was not measured, or neither more nor less of it is better{nearest(name, ranked)}"
+                raise UserError(option, problem, f"use one of {', '.join(ranked)}")
+    assert found[0] is not None and found[1] is not None
+    return Rule(found[0], found[1], asked.margin)
 
 
 # ---- saying it ----

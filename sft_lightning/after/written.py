@@ -30,13 +30,13 @@ OF_RECORD = (
 """What a record keeps of the tuned run's: all but what was measured, and when"""
 
 
-def place_for(run: RunDirectory, experiment: str) -> RunDirectory:
-    """The directory that a run made of `run` will have: beside its experiment, with its id. Nothing is made yet.
+def place_for(run: RunDirectory, experiment: str, run_id: str | None = None) -> RunDirectory:
+    """The directory that a run made of `run` will have: beside its experiment, by default with its id. Nothing is made yet.
 
     Raises UserError if it exists.
     """
     try:
-        path = run_path(run.path.resolve().parent.parent, experiment, run.run_id)
+        path = run_path(run.path.resolve().parent.parent, experiment, run_id or run.run_id)
     except UserError as error:
         raise error.at("--write") from None
     if path.exists():

@@ -43,7 +43,7 @@ class DataPlan:
     counts: dict[str, int] = field(default_factory=dict)
     """Training samples of each class, in class order; of tags, words"""
     labels: list[str] = field(default_factory=list)
-    """Names of the outputs, for tasks without classes whose metrics depend on them"""
+    """Names of the outputs, for tasks without classes whose metrics depend on them, and of several numbers"""
     pixels: int | None = None
     """Shorter side of the largest of some images, in pixels; None if unknown"""
     variance: float = 0.0
@@ -56,13 +56,21 @@ class DataPlan:
     def outputs(self) -> int:
         """Outputs of a network for the task; 0 if the network knows."""
         known = KINDS[self.kind].tasks.get(self.task)
+        if self.task == "regression" and self.labels:
+            return len(self.labels)
         return len(self.counts) if known is None else known
 
     @property
     def where(self) -> str:
         """The training file or folder."""
         init = self.block["init_args"]
-        found = init.get("train") or init.get("data_files", {}).get("train") or init.get("root") or "the data"
+        found = (
+            init.get("train")
+            or init.get("data_files", {}).get("train")
+            or init.get("root")
+            or init.get("path")
+            or "the data"
+        )
         return found if isinstance(found, str) else ", ".join(found)
 
     def set_aside(self, test_share: float = SHARE, val_share: float = SHARE, option: str = "--data") -> None:

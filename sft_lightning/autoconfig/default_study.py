@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from sft_lightning.autoconfig.recipe import Length, Recipe
 
 FOLDS, SCARCE, SCARCE_PER_CLASS = 5, 200, 10
-SOURCE_TEST, SOURCE_VAL = 0.5, 0.9
-"""Shares of source data, which is only measured: half is for testing, and nearly all the rest for validation"""
 SMALL_IMAGES = 96
 """Pixels. On a CPU, convolutional networks see images up to this size at this size: more pixels cost time and add no detail"""
 LONGEST_TEXT = {False: 128, True: 512}
@@ -56,6 +54,8 @@ def infer_study(
     image_column: str | None = None,
     accelerator: str = "auto",
     settings: dict[str, Any] | None = None,
+    of_retention: dict[str, Any] | None = None,
+    of_trainer: dict[str, Any] | None = None,
     extend: bool = False,
 ) -> Inferred:
     """Makes the default study.
@@ -71,6 +71,8 @@ def infer_study(
         image_column: Column of images or of image files.
         accelerator: As trainer.accelerator.
         settings: Arguments of the data module that the user will set, so that the data are read with them.
+        of_retention: The same for the retention data.
+        of_trainer: Settings of the trainer that the user will set, so that the length of a fit is the one they give.
         extend: Add the data's labels to the network's own, in one output layer; `retention` then has samples of the old ones.
 
     Raises:
@@ -86,8 +88,10 @@ def infer_study(
     from sft_lightning.autoconfig.infer_speech import fit_characters
     from sft_lightning.autoconfig.measures import measures
     from sft_lightning.autoconfig.recipe import RECIPES, arms, length
+    from sft_lightning.autoconfig.source_plan import share_view, source_data
     from sft_lightning.autoconfig.study_name import name_of
     from sft_lightning.autoconfig.summary import lines_of
+    from sft_lightning.autoconfig.trainer_settings import with_settings
 
     net = infer_network(network)
     fewest = 1 if extend else 2
@@ -103,15 +107,22 @@ def infer_study(
     recipe = RECIPES[family]
     tokens = lengths_of(net, plan)
     batch = plan.block["init_args"].get("batch_size")
-    run = length(recipe, samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens)), gpu, batch)
+    samples = samples_of(plan, tokens, tokens_of(net, plan, gpu, tokens))
+    run = with_settings(length(recipe, samples, gpu, batch), samples, dict(of_trainer or {}))
     base = base_of(net, plan, recipe, run, gpu, tokens)
     if precision is not None and family != "small":
-        base["trainer"]["precision"] = precision
+        base["trainer"].setdefault("precision", precision)
     if accelerator != "auto":
         base["trainer"]["accelerator"] = accelerator
     source = None
+    if retention is None and of_retention:
+        raise UserError(
+            f"retention.{next(iter(of_retention))}", "has no effect without --retention", "name its data there"
+        )
     if retention is not None:
-        source = source_data(retention, net, plan, Overrides(None, text_column, label_column, image_column))
+        source = source_data(
+            retention, net, plan, Overrides(None, text_column, label_column, image_column, dict(of_retention or {}))
+        )
         fit_characters(net, source, Overrides())
         share_view(source, base["data"], run)
         base["retention"] = source.block
@@ -230,56 +241,6 @@ def tokens_of(net: "NetworkPlan", plan: "DataPlan", gpu: bool, lengths: list[int
     needed = ceil(float(np.percentile(lengths, 95))) if lengths else most
     wanted = min(-(-needed // 16) * 16, most)
     return wanted if wanted < net.max_length else None
-
-
-def source_data(path: str, net: "NetworkPlan", plan: "DataPlan", said: Any) -> "DataPlan":
-    """Infers the retention data, whose classes must be those of the source head."""
-    from sft_lightning.autoconfig.infer_data import infer_data
-
-    try:
-        try:
-            source = infer_data(path, (plan.kind,), net.said, type(said)())
-        except UserError:
-            if said == type(said)():
-                raise
-            source = infer_data(path, (plan.kind,), net.said, said)  # its columns may have the names of the target's
-    except UserError as error:
-        raise (error.at("--retention") if error.key == "--data" else error) from None
-    source.complete(net.source_labels)
-    if not plan.keeps_outputs:
-        outputs = source.outputs
-        if net.source_outputs is None:
-            raise UserError(
-                "--retention",
-                f"{net.name} has no output layer of its own that could be measured on {path}",
-                "leave --retention out to measure drift alone, or choose a network with a head",
-            )
-        if outputs != net.source_outputs:
-            raise UserError(
-                "--retention",
-                f"{path} needs {outputs} outputs, but the network's own head has {net.source_outputs}",
-                "give data of the task it was trained on",
-            )
-        if net.source_labels and source.counts and list(source.counts) != net.source_labels:
-            if set(source.counts) != set(net.source_labels):
-                other = next(c for c in source.counts if c not in net.source_labels)
-                raise UserError(
-                    "--retention",
-                    f"{path} has a class '{other}', which the network's own head does not have",
-                    "give data of the task it was trained on",
-                )
-            source.block["init_args"]["labels" if plan.kind in ("words", "boxes") else "classes"] = net.source_labels
-    source.set_aside(SOURCE_TEST, SOURCE_VAL, "--retention")
-    return source
-
-
-def share_view(source: "DataPlan", data: dict[str, Any], run: "Length") -> None:
-    """Loads source data like the target's: same image size, workers and text length, but larger batches."""
-    init = source.block["init_args"]
-    init["batch_size"] = 4 * run.batch_size
-    for name in ("image_size", "num_workers", "max_length"):
-        if name in data["init_args"]:
-            init[name] = data["init_args"][name]
 
 
 # ---- the study around it ----

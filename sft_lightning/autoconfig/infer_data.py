@@ -9,7 +9,7 @@ from sft_lightning.autoconfig.data_settings import check_places
 from sft_lightning.autoconfig.infer_audio import sound_folder, sound_plan
 from sft_lightning.autoconfig.infer_boxes import boxes_plan, has_boxes
 from sft_lightning.autoconfig.infer_listed import coco_plan, has_coco
-from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan
+from sft_lightning.autoconfig.infer_masks import has_masks, masks_plan, table_of_masks
 from sft_lightning.autoconfig.infer_pairs import pair_plan, parallel_files
 from sft_lightning.autoconfig.infer_plain import plain_files, plain_plan
 from sft_lightning.autoconfig.infer_speech import speech_plan, transcripts_at
@@ -37,7 +37,7 @@ def infer_data(path: str, kinds: tuple[str, ...], network: str, said: Overrides)
             return coco_plan(path, said)
         if where.is_dir() and has_boxes(where, said):
             return boxes_plan(path, kinds, network, said)
-        if where.is_dir() and has_masks(where, said):
+        if (where.is_dir() and has_masks(where, said)) or table_of_masks(where, said) is not None:
             return masks_plan(path, kinds, network, said)
         if where.is_dir() and (images := image_folders(where)) is not None:
             fits(kinds, ("image",), network, f"{path} is a folder of images")

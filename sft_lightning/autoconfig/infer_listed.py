@@ -6,10 +6,13 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, classes_said
+from sft_lightning.autoconfig.infer_columns import listed
 from sft_lightning.autoconfig.one_load import load_as_fit_does, settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule, Splits
+from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import Table, read_table
+from sft_lightning.data.text.label_sets import indicator
 from sft_lightning.data.vision.coco import found_files
 from sft_lightning.data.vision.coco_labels import CocoLabels
 from sft_lightning.data.vision.image_table import ImageTable
@@ -70,22 +73,48 @@ def add_sets(plan: DataPlan, cls: type[SFTDataModule], said: Overrides, line: st
     )
 
 
-def values_plan(files: dict[str, Path], table: Table, image: str, label: str, said: Overrides) -> DataPlan:
-    """Plans `ImageTable` data with a number for each image."""
-    check_files(table, image, f"column '{label}' holds numbers to predict")
-    init: dict[str, Any] = {"file_column": image, "label_column": label, "task": "regression"}
+def several_numbers(table: Table, said: Overrides) -> list[str] | None:
+    """Columns of numbers to predict together, which `--label_column` names with commas between; None for other labels.
+
+    Columns of 0 and 1 are sets of labels, unless the task is regression.
+    """
+    given = said.label_column
+    if given is None or given in table.columns or said.task not in (None, "regression"):
+        return None
+    parts = [part.strip() for part in given.split(",")]
+    if len(parts) < 2 or not all(part in table.columns for part in parts):
+        return None
+    of_numbers = all(numbers([v for v in table.columns[part] if not missing(v)]) is not None for part in parts)
+    sets = all(indicator(v) is not None for part in parts for v in table.columns[part])
+    return parts if said.task == "regression" or (of_numbers and not sets) else None
+
+
+def values_plan(files: dict[str, Path], table: Table, image: str, labels: list[str], said: Overrides) -> DataPlan:
+    """Plans `ImageTable` data with a number, or several, for each image."""
+    one = len(labels) == 1
+    where = f"column '{labels[0]}'" if one else f"columns {listed(labels)}"
+    check_files(table, image, f"{where} {'holds' if one else 'hold'} numbers to predict")
+    init: dict[str, Any] = {"file_column": image, "task": "regression"}
+    init |= {"label_column": labels[0]} if one else {"label_columns": labels}
     init |= {split: str(file) for split, file in files.items()}
     plan = DataPlan("image", "regression", {"class_path": "ImageTable", "init_args": init}, 0)
+    plan.labels = [] if one else labels
     values = targets_of(load_as_fit_does(plan, ImageTable, said)).astype(np.float64)
-    plan.variance = float(values.var())
-    if not plan.variance > 0:
-        raise UserError(
-            "--data", f"{table.where}: all values in column '{label}' are {values[0]:g}", "set --label_column"
-        )
+    spreads = values.reshape(len(values), -1).std(0)
+    plan.variance = float(np.mean(spreads**2))
+    for label, spread in zip(labels, spreads, strict=True):
+        if not spread > 0:
+            value = values.reshape(len(values), -1)[0, labels.index(label)]
+            raise UserError(
+                "--data", f"{table.where}: all values in column '{label}' are {value:g}", "set --label_column"
+            )
+    how = (
+        f"standard deviation {spreads[0]:.3g}"
+        if one
+        else f"standard deviations {', '.join(f'{s:.3g}' for s in spreads)}"
+    )
     plan.lines.insert(
-        0,
-        f"{table.where}: {plan.train:,} images in column '{image}', values in column '{label}' (regression, standard "
-        f"deviation {plan.variance**0.5:.3g})",
+        0, f"{table.where}: {plan.train:,} images in column '{image}', values in {where} (regression, {how})"
     )
     return plan
 

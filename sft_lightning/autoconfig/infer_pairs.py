@@ -12,10 +12,10 @@ from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import FORMATS, Table
+from sft_lightning.data.text.files import DELIMITED, FORMATS, Table
 from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.pairs import TextPairs
-from sft_lightning.data.text.parallel import with_languages
+from sft_lightning.data.text.parallel import SOURCE, TARGET, pair_table, reads_like_texts, with_languages
 
 KNOWN = (
     *(("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "target"), ("input_text", "target_text")),
@@ -78,6 +78,25 @@ def pair_columns(table: Table, said: Overrides, only: bool) -> tuple[str, str] |
     return (texts[0], texts[1]) if sure or not may_have_labels(table, texts) else None
 
 
+def headless(file: Path, table: Table, said: Overrides, only: bool) -> Table | None:
+    """The table with its first line as a pair, if that names no columns; None if it does.
+
+    `--set data.header=false` says so; else the line's two fields must read like texts. A table with more columns may have
+    labels, unless the user names the task.
+
+    Args:
+        file: A .csv or .tsv.
+        table: The table, read with a header.
+        said: The user's options.
+        only: Whether the network takes nothing but pairs.
+    """
+    given = said.settings.get("header")
+    columns_fit = len(table.columns) == 2 or only or said.task == "seq2seq"
+    if given is not False and not (given is None and columns_fit and reads_like_texts(table)):
+        return None
+    return pair_table(file, "--data", True, header=False)
+
+
 def given_columns(table: Table, given: str, found: tuple[str, str] | None, sure: bool) -> tuple[str, str] | None:
     """The user's columns SOURCE,TARGET in this order; None if they may be texts with labels.
 
@@ -119,9 +138,28 @@ def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
     )
 
 
-def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None, target: str | None = None) -> DataPlan:
+def headless_plan(files: dict[str, Any], table: Table, said: Overrides) -> DataPlan:
+    """Plans pairs of tables without a header, in the columns source and target unless the user names others."""
+    pair = given_columns(table, said.text_column, None, True) if said.text_column else None
+    source, target = pair or (SOURCE, TARGET)
+    guessed = said.settings.get("header") is None
+    plan = pair_plan(files, said, source, target, header=False)
+    if guessed:
+        plan.lines.insert(
+            1, "its first line reads like a pair, not like names of columns (--set data.header=true says otherwise)"
+        )
+    return plan
+
+
+def pair_plan(
+    files: dict[str, Any],
+    said: Overrides,
+    source: str | None = None,
+    target: str | None = None,
+    header: bool = True,
+) -> DataPlan:
     """Plans `TextPairs` data, read by the class that `fit` uses, so that errors and counts are those of `fit`."""
-    init: dict[str, Any] = dict(files)
+    init: dict[str, Any] = {**files, **({} if header else {"header": False})}
     if (source, target) != (None, None):
         init |= {"source_column": source, "target_column": target}
     init |= settings_of(TextPairs, said)
@@ -155,6 +193,9 @@ def pair_plan(files: dict[str, Any], said: Overrides, source: str | None = None,
     where = files["train"] if isinstance(files["train"], str) else files["train"][0]
     ways = (source, target) if source is not None else tuple(Path(file).name for file in files["train"])
     plan.lines.insert(0, f"{where}: {plan.train:,} pairs, source texts in {ways[0]}, target texts in {ways[1]}")
+    named = header and source is not None and Path(where).suffix.lower() in DELIMITED
+    if named and (str(source).lower(), str(target).lower()) not in KNOWN:
+        plan.lines.insert(1, "line 1 names the columns (--set data.header=false reads it as a pair)")
     plan.lines[1:1] = columns.unused(train.table, [source, target]) if source and target else []
     plan.lines += loaded.notes
     return plan

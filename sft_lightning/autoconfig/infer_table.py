@@ -1,5 +1,6 @@
 """Infers a data block from tables: texts with labels, images with labels, or instructions with answers."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,22 @@ from sft_lightning.autoconfig import infer_columns as columns
 from sft_lightning.autoconfig import infer_listed as listed
 from sft_lightning.autoconfig.data_plan import DataPlan, Overrides, check_classes, classes_said, fits
 from sft_lightning.autoconfig.data_settings import of_table
+from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
-from sft_lightning.autoconfig.infer_pairs import no_pairs, pair_columns, pair_plan
+from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.split_column import NAME, parts_of
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import FORMATS, Table, read_table, split_file
+from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
 from sft_lightning.data.text.layouts import layout_of, no_layout
+from sft_lightning.data.text.local_copy import split_file
 from sft_lightning.data.text.table import TextTable
 
 VALIDATIONS = ("validation", "val", "valid", "dev")
@@ -56,27 +60,17 @@ def files_of(path: Path) -> dict[str, Path]:
     )
 
 
-def read_sheet(path: Path) -> tuple[Table, list[str]]:
+def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
     """Reads a table; returns (the table, names of columns with images). Images in parquet are not read."""
     if path.suffix.lower() != ".parquet":
-        return read_table(path, "--data"), []
-    import pyarrow as pa  # type: ignore[import-untyped]
-    from pyarrow import parquet
-
-    def holds_bytes(kind: Any) -> bool:
-        within = [kind.field(i) for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
-        return any(map(pa.types.is_binary, (kind, *(f.type for f in within)))) or pa.types.is_large_binary(kind)
-
-    try:
-        schema = parquet.read_schema(path)
-        embedded = [f.name for f in schema if holds_bytes(f.type)]
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            "--data", f"{path} is damaged or not parquet: {str(error).splitlines()[0]}", "write it again"
-        ) from None
-    if embedded and len(embedded) == len(schema.names):
+        return read_table(path, "--data", header=header), []
+    holds = held_bytes(path)
+    embedded = [name for name, bytes_in in holds.items() if bytes_in]
+    if embedded and len(embedded) == len(holds):
         problem = f"{path} holds images and nothing else, in columns {', '.join(embedded)}"
-        raise UserError("--data", problem, "name HubSegmentation in a study file for images and masks, or add labels")
+        raise UserError(
+            "--data", problem, "call the masks' column mask, or set --set data.mask_column=NAME, or add labels"
+        )
     return read_table(path, "--data", leave_out=embedded), embedded
 
 
@@ -88,12 +82,18 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
     instructions, or plain text.
     """
     said = of_table(said)
-    table, embedded = read_sheet(files["train"])
+    table, embedded = read_sheet(files["train"], header=said.settings.get("header") is not False)
     table.where = str(files["train"])
     if "image" in kinds:
         return image_plan(files, table, embedded, said)
+    others: list[Table] = []
+    if NAME not in (said.text_column, said.label_column):
+        table, *others = parts_of(table).values()  # what is inferred is of the training rows
     if embedded and not any(columns.is_text(v) for v in table.columns.values()):
         fits(kinds, ("image",), network, f"{table.where} holds images")
+    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
+    if unlabelled_pairs and (bare := headless(files["train"], table, said, kinds == ("pairs",))) is not None:
+        return headless_plan({split: str(file) for split, file in files.items()}, bare, said)
     layout = layout_of(table)
     meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
     if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
@@ -103,7 +103,6 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return choices_plan(files, table, asked, said)
     if holds_questions(table, said):
         return question_plan(files, kinds, network, said)
-    unlabelled_pairs = "pairs" in kinds and said.label_column is None and said.task in (None, "seq2seq")
     if unlabelled_pairs and (pair := pair_columns(table, said, kinds == ("pairs",))) is not None:
         return pair_plan({split: str(file) for split, file in files.items()}, said, *pair)
     if said.task == "seq2seq" or kinds == ("pairs",):
@@ -123,7 +122,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         fits(kinds, ("text",), network, f"{table.where} holds texts with sets of labels")
         return sets_plan(files, table, labels, said)
     fits(kinds, ("text",), network, f"{table.where} is taken for texts with labels")
-    return text_plan(files, table, said, no_labels(table, kinds))
+    return text_plan(files, table, said, no_labels(table, kinds), others)
 
 
 def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
@@ -142,6 +141,10 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     image = columns.image_of(table, embedded, files["train"].parent, said.image_column)
     others = [c for c in (*embedded, *table.columns) if c == image or columns.is_image(table.columns.get(c, []))]
     rest = replace(table, columns={name: values for name, values in table.columns.items() if name not in others})
+    if (several := listed.several_numbers(rest, said)) is not None:
+        plan = listed.values_plan(files, table, image, several, said)
+        plan.pixels = largest(images_at(files["train"], image, table))
+        return plan
     if (labels := sets_of(rest, said)) is not None:
         plan = listed.sets_plan(files, table, image, labels, said)
         plan.pixels = largest(images_at(files["train"], image, table))
@@ -155,7 +158,7 @@ def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: 
     plan = DataPlan("image", "", {"class_path": "HubImages", "init_args": init}, 0)
     read_labels(plan, table, label, [label, *([image] if image in table.columns else [])], said)
     if plan.task == "regression":
-        plan = listed.values_plan(files, table, image, label, said)
+        plan = listed.values_plan(files, table, image, [label], said)
         plan.pixels = largest(images_at(files["train"], image, table))
         return plan
     if plan.task != "classification":
@@ -175,7 +178,7 @@ def images_at(path: Path, column: str, table: Table) -> list[Any]:
         return [path.parent / name for name in table.columns[column][:8] if not missing(name)]
     from io import BytesIO
 
-    from pyarrow import parquet
+    from pyarrow import parquet  # type: ignore[import-untyped]
 
     with parquet.ParquetFile(path) as file:
         cells = next(file.iter_batches(8, columns=[column])).column(column).to_pylist()
@@ -201,8 +204,12 @@ def largest(images: list[Any]) -> int | None:
     return max(sides, default=None)
 
 
-def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -> DataPlan:
-    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels."""
+def text_plan(
+    files: dict[str, Path], table: Table, said: Overrides, fix: str, others: Sequence[Table] = ()
+) -> DataPlan:
+    """Plans a table with a label for each text or pair of texts. Raises UserError with `fix` if no column could be labels.
+    `others` are the parts of the table that its column `split` gives to other splits.
+    """
     probable = columns.texts_of(table, said.text_column, said.label_column) if said.text_column else []
     label = columns.label_of(table, said.label_column, probable, fix)
     texts = probable or columns.texts_of(table, None, label)
@@ -220,6 +227,9 @@ def text_plan(files: dict[str, Path], table: Table, said: Overrides, fix: str) -
     for split, file in files.items():
         if split == "train" or labelled(plan, split, read_table(file, "--data"), label, texts, said):
             init[split] = str(file)
+    for part in others:
+        if not all_unlabelled(part, label):
+            leave_out(plan, part, lacking(part, label, [label, *texts], plan.task), [label, *texts], said)
     read_as_fit_does(plan, init, said)
     plan.texts = [" ".join(str(table.columns[t][row] or "") for t in texts) for row in columns.spread(len(table))]
     what = f"pairs of texts in columns {columns.listed(texts)}" if len(texts) > 1 else f"texts in column '{texts[0]}'"

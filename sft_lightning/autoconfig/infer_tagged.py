@@ -3,6 +3,7 @@
 import json
 import re
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,26 @@ from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.base import DATA_MODULES
+from sft_lightning.data.text.cell_lists import as_lists, list_of
+from sft_lightning.data.text.cells import missing
+from sft_lightning.data.text.delimited import first_rows, separator
+from sft_lightning.data.text.files import DELIMITED
 from sft_lightning.data.text.own_texts import first_lines, holds_texts
 from sft_lightning.data.text.sentences import BLANK, is_comment
 from sft_lightning.data.text.tagged_rows import TaggedRows
+from sft_lightning.data.text.utf8 import open_text
 from sft_lightning.tasks.schemes import OUTSIDE, is_prefixed, types_of
 
 COLUMNS = (".conll", ".conll03", ".iob", ".iob1", ".iob2", ".bio", ".bioes", ".iobes", ".bilou", ".ner", ".pos", ".txt")
 """Suffixes of files in columns; .txt may also be plain text"""
 OCCURRENCES = 10
 """A tag occurs so often in a .txt file, on average, if it is not one of a known scheme"""
-UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet")
-WORDS, TAGS = ("tokens", "words"), ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags")
+UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet", *DELIMITED)
+WORDS = ("tokens", "words")
+TAGS = ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags", "tag", "ner")
 """Names of lists of words, and of lists of tags, the likeliest first"""
+LOOKED_AT = 200
+"""Lines of a .csv or .tsv, of which the first ten rows tell whether it has a tag for each word"""
 FORM = {"CoNLL": "columns", "CoNLLU": "conllu", "TaggedTable": "lists"}
 AS = {"CoNLL": "words and tags in columns", "CoNLLU": "CoNLL-U", "TaggedTable": "lists of words and tags"}
 
@@ -39,9 +48,8 @@ def tagged_files(where: Path, kinds: tuple[str, ...], said: Overrides) -> tuple[
     found = {"train": [where]} if where.is_file() else split_files(where)
     if not found.get("train"):
         return None
-    train = found["train"][0]
-    kind = kind_of(train, kinds, said)
-    if kind is None:
+    train, kind = next(((path, of) for path in found["train"] if (of := kind_of(path, kinds, said))), (None, None))
+    if train is None or kind is None:
         return None
     files = {split: [p for p in paths if p.suffix == train.suffix] for split, paths in found.items()}
     for split, paths in files.items():
@@ -75,6 +83,8 @@ def kind_of(path: Path, kinds: tuple[str, ...], said: Overrides) -> str | None:
         return "CoNLLU"
     if suffix in TABLES:
         said = with_columns(said, FORM["TaggedTable"])
+        if suffix in DELIMITED:
+            return "TaggedTable" if in_cells(path, said) is not None else None
         return "TaggedTable" if columns_of(first_row(path), said, path) is not None else None
     if suffix != ".txt":
         return "CoNLL" if suffix in COLUMNS else None
@@ -96,6 +106,37 @@ def has_tags(path: Path, kinds: tuple[str, ...], said: Overrides) -> bool:
         return True
     few = "words" in kinds and len(set(tags)) * OCCURRENCES <= len(tags)
     return few or kinds == ("words",) or said.task is not None
+
+
+def in_cells(path: Path, said: Overrides) -> tuple[str, str] | None:
+    """(column of words, column of tags) of a .csv or .tsv, by its first rows: cells with equally many items, some several.
+
+    Tags are in a column with the name of tags, one that the user names, or one of lists written as texts. Words are in a
+    column with the name of words, or one that the user names; beside such lists, any other column whose cells fit, if a
+    list has a tag twice, as no set of labels has.
+    """
+    try:
+        delimiter, skip = separator(path, "\t" if path.suffix.lower() == ".tsv" else ",", strict=False)
+        with open_text(path, strict=False) as file:
+            rows = first_rows(list(islice(file, skip, skip + LOOKED_AT)), delimiter)
+    except OSError:  # the reader of tables says it better
+        return None
+    header = rows[0] if rows else []
+    full = [row for row in rows[1:] if len(row) == len(header) and not any(map(missing, row))]
+    cells = {name: [row[place] for row in full] for place, name in enumerate(header)} if full else {}
+    lists = [name for name, held in cells.items() if all(list_of(one) is not None for one in held)]
+    twice = any(len({*map(str, row)}) < len(row) for name in lists for row in as_lists(cells[name])[0])
+    known = {of: [n for name in of for n in cells if n.strip().lower() == name] for of in (WORDS, TAGS)}
+    of_tags = [said.label_column] if said.label_column else dict.fromkeys([*known[TAGS], *lists])
+    of_words = [said.text_column] if said.text_column else known[WORDS]
+    for tag in (name for name in of_tags if name in cells):
+        tags = as_lists(cells[tag])[0]
+        for word in (name for name in (*of_words, *(cells if tag in lists else ())) if name in cells and name != tag):
+            words = as_lists(cells[word])[0]
+            sizes = {len(w) if len(w) == len(t) else 0 for w, t in zip(words, tags, strict=True)}
+            if 0 not in sizes and max(sizes) > 1 and (twice or word in of_words):
+                return word, tag
+    return None
 
 
 def first_row(path: Path) -> dict[str, Any]:
@@ -151,7 +192,9 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     init: dict[str, Any] = {split: str(file) for split, file in files.items()}
     how, said = AS[kind], with_columns(said, FORM[kind])
     if kind == "TaggedTable":
-        names = columns_of(first_row(files["train"]), said, files["train"])
+        file = files["train"]
+        delimited = file.suffix.lower() in DELIMITED
+        names = in_cells(file, said) if delimited else columns_of(first_row(file), said, file)
         assert names is not None
         init |= {"token_column": names[0], "tag_column": names[1]}
         how = f"words in column '{names[0]}', tags in column '{names[1]}'"

@@ -132,11 +132,14 @@ def length(recipe: Recipe, samples: int, gpu: bool, given: int | None = None) ->
         epochs = ceil(epochs / every) * every
         trainer = {"max_epochs": epochs, "check_val_every_n_epoch": every}
         return Length(batch, trainer, epochs * per_epoch, epochs // every)
-    wanted = max(1, round(VALIDATIONS / epochs))
-    near_the_end = [n for n in range(1, min(wanted, per_epoch) + 1) if per_epoch % (per_epoch // n) <= per_epoch // 20]
-    times = max(near_the_end)
+    times = times_within(per_epoch, max(1, round(VALIDATIONS / epochs)))
     trainer = {"max_epochs": epochs, **({"val_check_interval": per_epoch // times} if times > 1 else {})}
     return Length(batch, trainer, epochs * per_epoch, epochs * times)
+
+
+def times_within(per_epoch: int, wanted: int) -> int:
+    """How often to validate in an epoch, at most as often as wanted, so that the last time is near its end."""
+    return max(n for n in range(1, min(wanted, per_epoch) + 1) if per_epoch % (per_epoch // n) <= per_epoch // 20)
 
 
 def arms(

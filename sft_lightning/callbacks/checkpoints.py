@@ -15,6 +15,7 @@ from sft_lightning.callbacks.monitored import refuse_unknown
 from sft_lightning.callbacks.recorder import RunRecorder, metrics_log
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.signals import SIGNALS, Interrupted
+from sft_lightning.evaluation.beside import CALIBRATION
 from sft_lightning.runs.directory import RunDirectory
 
 AT_MOST = 0.02
@@ -77,10 +78,12 @@ class Checkpoints(
             )
         by, watch = self.recorder.select_by, self.recorder.monitor
         if by is not None and watch is not None and watch.before and by not in watch.before:
+            others = ", ".join(n for n in watch.before if n.startswith(("val/", "retention/", "drift/")))
+            of_calibration = by.rpartition("/")[2] in CALIBRATION and not watch.calibration
             raise UserError(
                 "select_by",
                 f"'{by}' is not measured in this run{nearest(by, watch.before)}",
-                f"use one of {', '.join(n for n in watch.before if n.startswith(('val/', 'retention/', 'drift/')))}",
+                "set calibration: true" if of_calibration else f"use one of {others}",
             )
         if watch is not None and watch.before:
             refuse_unknown(trainer, watch.before)

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.anchors.weight_space import squared_distance
+from sft_lightning.callbacks.overlays import overlays
 from sft_lightning.callbacks.shown_samples import PARAGRAPH, readable, seen, short, table_of
 from sft_lightning.core.structures import Output
 from sft_lightning.data.bad_samples import printable
@@ -38,7 +39,8 @@ class Details(Callback):
       first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
       compares, see its `drift_rows`) for which the kept source head's prediction changed. Of tasks that say tags or texts:
       samples of which less is right (`score_before`, `score_after`), or of which something else is said. Images and short
-      sounds are within the file.
+      sounds are within the file; of masks and boxes `pictures`, the image with what is true and what was found before and
+      after drawn over it, and the `colours` of their classes.
 
     - `lost_and_gained`: numbers of source samples that were right before and are wrong after, and the reverse, with `n`; of
       classes also by class, worst first, with intervals (see `evaluation/lost.py`).
@@ -145,7 +147,7 @@ class Details(Callback):
             labels = class_names(pl_module.info.labels, pl_module.info.num_outputs)
             details["confusion"] = {"labels": labels, "counts": confusion(said[TARGET], len(labels))}
         details |= {"layers": self._layers, **self._kept(trainer, pl_module, said)}
-        details |= self._said_otherwise(trainer, spoken)
+        details |= self._said_otherwise(trainer, pl_module, spoken)
         write_atomic(self.path, json.dumps(details, allow_nan=False) + "\n")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLog) and details.get("changed"):
@@ -176,7 +178,7 @@ class Details(Callback):
             return self._changed("source_head", before, after, before.classes != after.classes, labels, data)
         return {}
 
-    def _said_otherwise(self, trainer: Trainer, spoken: dict[str, Spoken]) -> dict[str, Any]:
+    def _said_otherwise(self, trainer: Trainer, module: TunedModule, spoken: dict[str, Spoken]) -> dict[str, Any]:
         """How texts, tags and the like changed: on the source task's own samples, or else on the target's."""
         on = "source" if spoken.get("source before") else "head"
         before, after = (spoken.get(f"{on} {when}", {}) for when in ("before", "after"))
@@ -185,7 +187,10 @@ class Details(Callback):
         data: Any = self.monitor.source_data if on == "source" and self.monitor else trainer.datamodule  # type: ignore[attr-defined]
         split = data.splits.get(self.split) if isinstance(data, SFTDataModule) else None
         rows, compared = differing(before, after)
-        entries = []
+        source = self.monitor.source_task if on == "source" and self.monitor else None
+        assert module.network is not None
+        info = module.network.source_task if source is None else source.info
+        entries, labels = list[dict[str, Any]](), [] if info is None else class_names(info.labels, info.num_outputs)
         for row in rows[: self.samples]:
             one, other = before[row], after[row]
             entry: dict[str, Any] = {"on": "retention" if on == "source" else "outputs", "row": row, "form": other.form}
@@ -196,7 +201,9 @@ class Details(Callback):
                 entry[when] = readable(said.said)
                 if said.score is not None:
                     entry[f"score_{when}"] = finite_or_none(said.score)
-            shown = seen(split.samples, row) if split else {}
+            pictures = {"truth": other.truth or one.truth, "before": one.found, "after": other.found}
+            shown = overlays(split.samples, row, pictures, labels) if split else {}
+            shown = shown or (seen(split.samples, row) if split else {})
             if other.form == "answer" and split and "text" in (whole := split.samples.shown(row)):
                 shown["text"] = printable(whole["text"][:PARAGRAPH])
             entries.append({**entry, **shown})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sft_lightning.callbacks.overlays import NAMES, picture_of
 from sft_lightning.core import redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.bad_samples import printable
@@ -20,17 +21,40 @@ MOST_SOUND = 60_000
 
 
 def table_of(changed: list[dict[str, Any]]) -> Any:
-    """The changed samples as a table of W&B, with what was said before and after, and players for short sounds."""
+    """The changed samples as a table of W&B: what was said before and after, pictures of it, and players for short sounds."""
     import wandb
 
-    known = ("name", "question", "text", "words", "label", "before", "after", "score_before", "score_after")
+    known = ("name", "question", "choices", "text", "words", "label", "before", "after", "score_before", "score_after")
     columns = [n for n in known if any(n in entry for entry in changed)]
-    rows: list[list[Any]] = [[" ".join(v) if isinstance(v := e.get(n), list) else v for n in columns] for e in changed]
+    rows: list[list[Any]] = [[cell(named(entry).get(column)) for column in columns] for entry in changed]
     if any("sound" in entry for entry in changed):
         columns.insert(1, "sound")
         for row, entry in zip(rows, changed, strict=True):
             row.insert(1, wandb.Audio(*decoded(entry["sound"]), caption=entry["name"]) if "sound" in entry else None)
+    for name, called in NAMES.items():
+        uris = [entry.get("pictures", {}).get(name) for entry in changed]
+        if any(uris):
+            columns.append(f"picture {called}")
+            for row, uri in zip(rows, uris, strict=True):
+                row.append(wandb.Image(picture_of(uri)) if uri else None)
     return wandb.Table(columns=columns, data=rows)
+
+
+def cell(held: Any) -> Any:
+    """A value of a changed sample for a cell of a table."""
+    return " ".join(held) if isinstance(held, list) else held
+
+
+def named(entry: dict[str, Any]) -> dict[str, Any]:
+    """A changed sample, with the texts of choices instead of their places, and its choices on lines of their own."""
+    choices = entry.get("choices")
+    if entry.get("form") != "choice" or not isinstance(choices, list):
+        return entry
+    places = {str(at): text for at, text in enumerate(choices)}
+    said: dict[str, Any] = {
+        key: places.get(str(entry[key]), entry[key]) for key in ("before", "after", "label") if key in entry
+    }
+    return {**entry, "choices": "\n".join(choices), **said}
 
 
 def short(name: str) -> str:
@@ -41,7 +65,7 @@ def short(name: str) -> str:
 
 def seen(samples: Samples, row: int) -> dict[str, Any]:
     """A sample as it is stored, before preprocessing: `image` (data URI), `sound` (data URI, as the network hears it, if it is
-    short), `text` or `words`, if it has one of them.
+    short), `text`, `words`, or `question` and `choices`, if it has one of them.
     """
     from sft_lightning.data.audio.sounds import Sounds
     from sft_lightning.data.vision.base import Images

@@ -1,4 +1,4 @@
-"""Logs pictures to W&B: the confusion matrix and, for images and sounds, samples with their predictions."""
+"""Logs pictures to W&B: the confusion matrix and, for images and sounds, samples with their predictions, masks or boxes."""
 
 from typing import Any
 
@@ -6,17 +6,22 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
-from sft_lightning.core.structures import Output
+from sft_lightning.callbacks.overlays import wandb_image
+from sft_lightning.core.structures import Batch, Output
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.runs.wandb_log import WandbLog
+from sft_lightning.tasks import Task
+from sft_lightning.tasks.base import Said
 
 WAVEFORMS = ("sound", "input_values")
 """Inputs of networks that are waveforms, if they have two dimensions"""
 
 
 class Panels(Callback):
-    """Logs `val/confusion_matrix` and `val/samples` (or `test/…`) of classification, from the last validation.
+    """Logs `val/confusion_matrix` and `val/samples` (or `test/…`) of classification, from the last validation; of segmentation
+    and detection `val/samples` with W&B's masks or boxes `prediction` and `truth`.
 
     Args:
         samples: Number of images or sounds shown, from the start of the validation split.
@@ -32,6 +37,7 @@ class Panels(Callback):
         self._said: list[int] = []
         self._images: list[Any] = []
         self._sounds: list[Any] = []
+        self._overlaid: list[tuple[Tensor, Said]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._clear()
@@ -40,7 +46,11 @@ class Panels(Callback):
 
     def _collect(self, module: LightningModule, outputs: Any, batch: Any) -> None:
         assert isinstance(module, TunedModule)
-        if not isinstance(outputs, Output) or module.task is None or not module.task.has_classes or "y" not in batch:
+        if not isinstance(outputs, Output) or module.task is None or "y" not in batch:
+            return
+        if not module.task.has_classes:
+            if len(self._overlaid) < self.samples and "image" in batch["x"]:
+                self._overlaid += overlaid(module.task, outputs, batch)[: self.samples - len(self._overlaid)]
             return
         said = outputs.logits.argmax(-1).tolist()
         self._targets += batch["y"].tolist()
@@ -86,13 +96,15 @@ class Panels(Callback):
             parts: list[Any] = [None] * trainer.world_size
             dist.all_gather_object(parts, (self._targets, self._said))
             self._targets, self._said = ([row for part in parts for row in part[i]] for i in (0, 1))
-        if logger is None or not trainer.is_global_zero or not self._targets or module.info is None:
+        if logger is None or not trainer.is_global_zero or module.info is None:
+            return
+        if not self._targets and not self._overlaid:
             return
         import wandb
 
         labels = module.info.labels or [str(i) for i in range(module.info.num_outputs)]
         panels: dict[str, Any] = {}
-        if len(labels) <= self.classes:
+        if self._targets and len(labels) <= self.classes:
             panels[f"{stage}/confusion_matrix"] = wandb.plot.confusion_matrix(
                 y_true=self._targets, preds=self._said, class_names=labels, title=f"{stage} confusion matrix"
             )
@@ -108,6 +120,12 @@ class Panels(Callback):
                 )
                 for sound, target, guess in self._sounds
             ]
+        if self._overlaid:
+            panels[f"{stage}/samples"] = [
+                wandb_image(visible(image), said.found, said.truth, labels, f"found {said.said}; true: {said.right}")
+                for image, said in self._overlaid
+                if said.found is not None
+            ]
         logger.log_panels(panels, trainer.global_step)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -119,12 +137,25 @@ class Panels(Callback):
         self._clear()
 
 
-def audible(sound: torch.Tensor) -> Any:
+def overlaid(task: Task, output: Output, batch: Batch) -> list[tuple[Tensor, Said]]:
+    """The images of a batch, without what fills them up, and what is found in each; empty if nothing is found in images."""
+    said = task.said(output, batch)
+    if said is None or any(one.found is None for one in said):
+        return []
+    image, sizes = batch["x"]["image"], batch["x"].get("size")
+    if "real" in batch:
+        image, sizes = image[batch["real"]], None if sizes is None else sizes[batch["real"]]
+    ends = [image.shape[-2:]] * len(image) if sizes is None else sizes.tolist()
+    cut = [one[:, :height, :width].float().cpu() for one, (height, width) in zip(image, ends, strict=True)]
+    return list(zip(cut, said, strict=True))
+
+
+def audible(sound: Tensor) -> Any:
     """A waveform `[T]`, perhaps normalised, scaled so that its largest value is 1."""
     return (sound / sound.abs().max().clamp(min=1e-6)).numpy()
 
 
-def visible(image: torch.Tensor) -> Any:
+def visible(image: Tensor) -> Any:
     """A normalised image `[C, H, W]` as uint8 `[H, W, C]`, scaled so that its darkest value is black, its brightest white."""
     low, high = image.min(), image.max()
     scaled = (image - low) / (high - low).clamp(min=1e-6) * 255

@@ -35,7 +35,8 @@ def make_parser() -> Parser:
     group.add_argument("--network", help="What to tune: hub name, folder, run, timm or torchvision name.")
     group.add_argument(
         "--data",
-        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, images, sounds.",
+        help="What to learn: table (CSV, TSV, JSONL, parquet), tagged words, plain or parallel texts, images, images "
+        "with masks or boxes, sounds.",
     )
     group.add_argument("--retention", help="Data of the source task, to measure what the network keeps.")
     group.add_argument(
@@ -49,7 +50,10 @@ def make_parser() -> Parser:
     )
     for name, text in (
         ("text_column", "Column of texts, or of lists of words; two with a comma are a pair."),
-        ("label_column", "Column of labels, or of lists of tags."),
+        (
+            "label_column",
+            "Column of labels, or of lists of tags; several columns of numbers or of 0 and 1 with commas.",
+        ),
         ("image_column", "Column of image files."),
         (
             "task",
@@ -149,17 +153,20 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
     said = [o.partition("=")[2] for o in given.set if o.startswith("trainer.accelerator=")]
-    of_data = nested(settings(given), "--set").get("data") or {}
-    if "class_path" in of_data:
-        fix = "leave it out, or write a study file"
-        raise UserError("data.class_path", "cannot be set, because it is inferred from --data", fix)
-    read = of_data.get("init_args") or {}
+    changed = nested(settings(given), "--set")
+    for block in ("data", "retention"):
+        if "class_path" in (changed.get(block) or {}):
+            fix = "leave it out, or write a study file"
+            raise UserError(f"{block}.class_path", f"cannot be set, because it is inferred from --{block}", fix)
+    read, of_source = ((changed.get(block) or {}).get("init_args") or {} for block in ("data", "retention"))
     found = infer_study(
         given.network,
         given.data,
         given.retention,
         accelerator=(said or ["auto"])[-1],
         settings=read,
+        of_retention=of_source,
+        of_trainer=changed.get("trainer"),
         extend=given.extend,
         **named,
     )

@@ -22,7 +22,7 @@ from sft_lightning.config.options import monitored, options_of, underscored
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
 from sft_lightning.config.resolve import as_plain, check, keys_of
-from sft_lightning.core import redaction
+from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.evaluation.source_data import SourceData
@@ -120,7 +120,7 @@ def secrets_not_printed(parsers: list[LightningArgumentParser]) -> Iterator[None
 
         def dump(*args: Any, dump: Any = parser.dump, **kwargs: Any) -> str:
             text: str = dump(*args, **kwargs)
-            content = yaml.safe_load(text)
+            content = plain_yaml.load_written(text)
             shown = redaction.without(content)
             return text if shown == content else yaml.safe_dump(shown, sort_keys=False, allow_unicode=True)
 

@@ -110,6 +110,9 @@ def dispatch(command: str, arguments: list[str]) -> int:
             imported()
             code: int = elsewhere.main(arguments[1:])
             return code
+        from sft_lightning.cli.names import refuse_unknown
+
+        refuse_unknown(arguments)
         from sft_lightning.cli.fit import run
 
         imported()

@@ -4,11 +4,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from sft_lightning.after.asked import BATCHNORM, HOW, Asked, alphas_of, margin_of
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError, escape_controls
-
-HOW = ("wise-ft", "lines")
-STEPS = 10
 
 
 def make_parser() -> Parser:
@@ -40,45 +38,39 @@ def make_parser() -> Parser:
     )
     parser.add_argument(
         "--batchnorm",
-        choices=["reestimate", "interpolate"],
+        choices=BATCHNORM,
         help="running statistics between the ends: estimated again on training samples (default), or interpolated as weights "
         "are",
+    )
+    parser.add_argument("--by", metavar="METRIC", help="the target's metric; default select_by, else the task's first")
+    parser.add_argument(
+        "--kept", metavar="METRIC", help="the metric of what is kept; default the source task's first, else agreement"
     )
     parser.add_argument(
         "--write",
         nargs="?",
         const="",
         metavar="NAME",
-        help="write the chosen point as a run of the experiment NAME, with the run's own id; default name EXPERIMENT-HOW",
+        help="write the chosen point as a run of the experiment NAME; default name EXPERIMENT-HOW",
     )
+    parser.add_argument("--run_id", "--run-id", metavar="ID", help="id of the written run; default the run's own")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write all numbers, one row for each point")
     return parser
 
 
-def alphas_of(text: str | None) -> tuple[float, ...]:
-    """The points to measure, ascending. Raises UserError for anything but numbers from 0 to 1."""
-    if text is None:
-        return tuple(i / STEPS for i in range(STEPS + 1))
-    try:
-        found = sorted({float(part) for part in text.split(",")})
-    except ValueError:
-        raise UserError("--alphas", f"must be numbers separated by commas, got '{text}'", "write 0,0.5,1") from None
-    if not all(0 <= alpha <= 1 for alpha in found):
-        raise UserError("--alphas", f"must lie between 0 and 1, got {text}")
-    return tuple(found)
-
-
 def main(arguments: list[str]) -> int:
     """Runs `path`. Returns the exit code, or raises UserError."""
     given = make_parser().parse_args(arguments)
-    alphas = alphas_of(given.alphas)
-    if given.margin is not None and not 0 <= given.margin < float("inf"):
-        raise UserError("--margin", f"must be a number from 0, got {given.margin:g}")
+    alphas = alphas_of(None if given.alphas is None else given.alphas.split(","))
+    margin = margin_of(given.margin)
+    if given.kept is not None and margin is None:
+        raise UserError("--kept", "has no effect without --margin", "give a margin, or leave it out")
+    if given.run_id is not None and given.write is None:
+        raise UserError("--run_id", "has no effect without --write", "add --write, or leave it out")
     for option in ("json", "csv"):
         if (file := getattr(given, option)) is not None and not file.parent.is_dir():
             raise UserError(f"--{option}", f"the folder {file.parent} does not exist", "make it first")
-    from sft_lightning.after.path import Asked
     from sft_lightning.after.written import place_for
     from sft_lightning.cli.carried import carried
     from sft_lightning.cli.fit import existing_run
@@ -100,8 +92,8 @@ def main(arguments: list[str]) -> int:
     run = existing_run(given.run, "run")
     target = None
     if given.write is not None:
-        target = place_for(run, given.write or f"{run.experiment}-{given.how}")
-    asked = Asked(given.how, alphas, given.margin, given.batchnorm)
+        target = place_for(run, given.write or f"{run.experiment}-{given.how}", given.run_id)
+    asked = Asked(given.how, alphas, margin, given.batchnorm, given.by, given.kept)
     checkpoint = run.best if run.best.is_file() else run.last
     one = ["--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto"]
     rest = ["--config", str(run.config), "--ckpt_path", str(checkpoint), *one]

@@ -4,7 +4,8 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from sft_lightning.after.path import Asked, Walk
+from sft_lightning.after.asked import Asked
+from sft_lightning.after.path import Walk
 from sft_lightning.cli.fit import SFTCLI
 from sft_lightning.config.options import monitored
 from sft_lightning.evaluation.retention import RetentionMonitor

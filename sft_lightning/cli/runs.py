@@ -10,6 +10,7 @@ from rich.table import Table
 
 from sft_lightning.cli.parser import Parser
 from sft_lightning.core.errors import UserError, escape_controls
+from sft_lightning.core.metric_info import counted, on_test, on_validation
 from sft_lightning.core.wording import plural
 from sft_lightning.report.garden import FACTS, UNKNOWN, Line, block, kept, ordered, runs_in, shown
 from sft_lightning.report.read import Notes
@@ -120,14 +121,16 @@ def show(path: Path) -> None:
         if value:
             print(escape_controls(f"{name:<9}{value}"))
     made, numbers = Table(), block(record, "n")
-    for name in ("metric", "before", "best", "final", "test", "n"):
+    for name in ("metric", "before", "best", "final", "n", "test", "n of test"):
         made.add_column(name)
     test = block(record, "test")
     for name, entry in record["metrics"].items():
-        tested = test.get(name.replace("val/", "test/", 1))
-        values = [number(entry.get(which)) for which in ("before", "best", "final")] + [number(tested)]
-        of = "drift" if name == "retention/agreement" else name.partition("/")[0]  # measured on the rows of the gauges
-        made.add_row(escape_controls(name), *values, str(numbers.get(of, UNKNOWN)))
+        if name.startswith("test/") and on_validation(name) in record["metrics"]:
+            continue  # beside its value on validation
+        tested = test.get(on_test(name), test.get(name))
+        values = [number(entry.get(which)) for which in ("before", "best", "final")]
+        of = [str(numbers.get(counted(one, numbers), UNKNOWN)) for one in (name, on_test(name))]
+        made.add_row(escape_controls(name), *values, of[0], number(tested), of[1] if tested is not None else UNKNOWN)
     if record["metrics"]:
         console().print(made)
 

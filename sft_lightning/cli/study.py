@@ -112,7 +112,7 @@ def order(state: str) -> tuple[int, str]:
 
 def planned(folder: StudyDir, known: Container[str]) -> list[str]:
     """Returns points that have a plan but are missing from the table."""
-    return sorted(file.stem for file in (folder.path / "plan").glob("*.yaml") if file.stem not in known)
+    return sorted(file.stem for file in (folder.path / "plan").iterdir() if file.stem not in known)
 
 
 def labels_of(folder: StudyDir) -> dict[str, str]:

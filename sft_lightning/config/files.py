@@ -7,6 +7,7 @@ import yaml
 from jsonargparse import get_loader, set_loader
 
 from sft_lightning.config.options import NOT_WRITTEN
+from sft_lightning.config.retention_names import spread
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
 
@@ -26,7 +27,7 @@ def allow_on_as_key() -> None:
             plain_yaml.check_keys(text)
         except plain_yaml.DoubledKey as error:  # the parser reads a value as text if a YAMLError is raised
             raise UserError("--config", error.said, error.fix) from None
-        return named(plain(text))
+        return spread(named(plain(text)))
 
     load.names_keys = True  # type: ignore[attr-defined]
     set_loader("yaml", load)

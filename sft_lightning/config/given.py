@@ -75,6 +75,7 @@ def from_value(key: str, text: str) -> Iterator[Given]:
 def from_mapping(content: Any, above: str = "", file: str | None = None) -> Iterator[Given]:
     """Yields all keys of nested mappings whose value is not a mapping itself."""
     for name, value in content.items() if isinstance(content, dict) else ():
+        name = ("on" if name else "off") if isinstance(name, bool) else name  # YAML 1.1's reading of the key `on`
         key = f"{above}.{name}" if above else str(name)
         if isinstance(value, dict) and value:
             yield from from_mapping(value, key, file)

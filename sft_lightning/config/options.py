@@ -20,10 +20,10 @@ class RunOptions:
         relearn_rows: Number of the source task's training samples on which a fresh linear head is solved at each
             measurement, to tell knowledge that is gone from a head that no longer fits; null for none.
         calibration: Measure how well probabilities of classes fit, of the new head and of the kept source head: ECE and
-            Brier score.
+            Brier score, which `select_by` may name too.
         retention_sets: More sets on which the source task is measured, by name, each with class_path and init_args as
-            retention has, or with corruption (noise, blur, contrast or jpeg) and severity (1 to 5; default 3) of its
-            images; their metrics are retention/NAME/….
+            retention has, or with corruption (noise, blur, contrast or jpeg of images, typos of texts) and severity (1 to
+            5; default 3); their metrics are retention/NAME/…. Files may write all sets as retention, by name.
         select_by: Metric that chooses best.ckpt; default val/ and the task's first metric. A tie goes to the
             lower val/loss.
         test_after_fit: After fit, measure best.ckpt once on the test split.

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from sft_lightning.config.retention_names import spread
 from sft_lightning.core.errors import UserError
 
 BLOCKS = ("model", "network", "data", "retention")
@@ -9,9 +10,12 @@ PARTS = ("class_path", "init_args")
 
 
 def nested(overlay: dict[str, Any], where: str) -> dict[str, Any]:
-    """Returns an overlay with dotted keys as nested mappings; `model.lr` is short for `model.init_args.lr`."""
+    """Returns an overlay with dotted keys as nested mappings; `model.lr` is short for `model.init_args.lr`.
+
+    Sets that `retention` names stand where the parser has them.
+    """
     result: dict[str, Any] = {}
-    for key, value in overlay.items():
+    for key, value in spread(overlay).items():
         if not isinstance(key, str) or not all(key.split(".")):
             raise UserError(
                 where, f"{key!r} is not a valid key", "write keys as model.init_args.lr, or model.lr for short"

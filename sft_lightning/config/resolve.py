@@ -5,7 +5,6 @@ from copy import deepcopy
 from enum import Enum
 from typing import Any
 
-import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
@@ -16,7 +15,7 @@ from sft_lightning.config.overrides import BLOCKS, merged
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
 from sft_lightning.config.validation import check_settings
-from sft_lightning.core import redaction
+from sft_lightning.core import plain_yaml, redaction
 
 
 def resolve(layers: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -135,7 +134,7 @@ def as_plain(parser: LightningArgumentParser, settings: Namespace) -> dict[str, 
     settings = spelled(settings.clone())
     for name in NOT_SAVED:
         settings.pop(name, None)
-    return dict(yaml.safe_load(parser.dump(settings, skip_none=False, skip_validation=True)))
+    return dict(plain_yaml.load_written(parser.dump(settings, skip_none=False, skip_validation=True)))
 
 
 def spelled(value: Any) -> Any:

@@ -73,6 +73,11 @@ COUNTED = {
 }
 """Columns of `n` for each split: samples of the target, of the source task, of drift, those of target and source for which
 texts are generated, and the source's training samples on which a fresh head is solved"""
+OF_TEXTS = (
+    *("bleu", "chrf", "rouge1", "rouge2", "rougeL", "rougeLsum", "exact_match"),
+    *("wer", "cer", "wer_plain", "cer_plain"),
+)
+"""Scores of texts, which are generated for some samples alone"""
 GAUGES = {
     info.name: info
     for info in (
@@ -128,6 +133,25 @@ def on_validation(name: str) -> str:
         return name
     rest = name.removeprefix("test/")
     return rest if rest.startswith(("retention/", "drift/")) else f"val/{rest}"
+
+
+def counted(metric: str, numbers: Mapping[str, Any]) -> str:
+    """The name in a record's `n` of the samples that a logged metric was measured on.
+
+    Args:
+        metric: Its name with its stage, such as `val/wer`.
+        numbers: The record's `n`. Scores of generated texts have a number of their own, if texts were generated for some
+            samples alone.
+    """
+    stage, _, name = metric.rpartition("/")
+    test = "test/" if stage == "test" or stage.startswith("test/") else ""
+    of = stage.removeprefix(test) if stage != "test" else "val"
+    if (of, name) == ("retention", "agreement"):
+        of = "drift"  # measured on the rows of the gauges
+    texts = f"{test}{'generated' if of == 'val' else f'{of}_generated'}"
+    if name.removeprefix("relearn_") in OF_TEXTS and texts in numbers:
+        return texts
+    return (test + of) if of != "val" else "test" if test else "val"
 
 
 def is_source_metric(name: str) -> bool:

@@ -50,7 +50,15 @@ def load(text: str) -> Any:
         DoubledKey: a mapping has a key twice.
         yaml.YAMLError: the text is not YAML, or has a tag that would make an object.
     """
-    return yaml.load(text, Strict)
+    try:
+        return yaml.load(text, FastStrict)
+    except yaml.YAMLError:
+        return yaml.load(text, Strict)  # for its error, which shows the place
+
+
+def load_written(text: str) -> Any:
+    """Reads a YAML text that this package wrote, in which no key can be given twice."""
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def load_file(path: Path) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.data.text.files import Table
-from sft_lightning.data.vision.paths import real
+from sft_lightning.data.vision.paths import outside, real
 
 
 def file_column(table: Table, named: str | None, among: Sequence[str]) -> str:
@@ -39,11 +39,21 @@ def listed_files(table: Table, column: str, folder: Path, what: str, option: str
     for row, name in enumerate(table.texts(column, "data.file_column")):
         place = real(os.path.join(folder, os.path.expanduser(name))) if name else ""
         if name and not place.startswith(top):
-            problem = f"{table.name(row)}: the {what} {name!r} lies outside the folder {folder}"
-            raise UserError("data", problem, f"move it there, or set {option} to the folder of the {what}s")
+            problem = f"{table.name(row)}: the {what} {name!r} {outside(str(folder), name, place)} the folder {folder}"
+            holder = folder_of(name, place)
+            fix = f"set {option} to {holder}, or " if holder else ""
+            raise UserError("data", problem, f"{fix}copy the {what}s there, not as links (cp --dereference)")
         inside = below(folder, name) if name else ""
         found.append(folder / (os.path.expanduser(name) if inside.startswith("..") else inside) if name else Path())
     return found
+
+
+def folder_of(name: str, place: str) -> str:
+    """A folder from which a file at `place` can be named as it is named; empty if a link has given it another name."""
+    written = os.path.normpath(os.path.expanduser(name))
+    if os.path.isabs(written) or written.startswith(".."):
+        return os.path.dirname(place) if os.path.basename(written) == os.path.basename(place) else ""
+    return place.removesuffix(written).rstrip(os.sep) if place.endswith(os.sep + written) else ""
 
 
 def below(root: Path, name: str) -> str:

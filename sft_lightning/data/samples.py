@@ -1,7 +1,7 @@
 """The interface of loaded data: samples that are fetched by row number, in splits."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -75,6 +75,12 @@ class Samples(ABC):
         prepare a sample as the data do.
         """
         return {}
+
+    def rewritten(self, write: Callable[[list[str], int], list[str]], rows: Sequence[int]) -> "Samples | None":
+        """A copy in which `write(texts, row)` has replaced the texts of these rows; None for samples that are more than texts
+        with targets for the whole or for each word.
+        """
+        return None
 
     def types_in(self) -> Sequence[frozenset[str]] | None:
         """For samples of several types, such as sentences with entities, the types in each row; None for others."""

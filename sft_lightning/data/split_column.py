@@ -57,6 +57,31 @@ def by_split(
     return whole, places
 
 
+def divided(tables: Mapping[str, Table], *columns: str | None) -> dict[str, Table]:
+    """The table of each split, with the rows of a single table divided by its column `split`, unless that is one of the
+    columns that have another use. See `by_split` for errors.
+    """
+    if NAME in columns:
+        return dict(tables)
+    return by_split(tables, dict.fromkeys(tables, Path()), None)[0]
+
+
+def parts_of(table: Table) -> dict[str, Table]:
+    """The parts of a table that its column `split` divides, without this column; the table itself as `train` if none does.
+    See `by_split` for errors.
+    """
+    found = divided({"train": table})
+    if len(found) == 1 and len(found["train"]) == len(table) and not named(table):
+        return found
+    kept = [name for name in table.columns if name != NAME]
+    return {of: replace(part, columns={n: part.columns[n] for n in kept}) for of, part in found.items()}
+
+
+def named(table: Table) -> bool:
+    """Whether the column `split` names splits."""
+    return any(not missing(value) and split_of(str(value)) for value in table.columns.get(NAME, []))
+
+
 def unknown(table: Table, row: int, value: Any) -> UserError:
     """The error of a row whose split is not known."""
     what = "has no value" if missing(value) else f"has {value!r:.40}, which names no split"

@@ -10,6 +10,7 @@ import numpy as np
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.stratified import two_parts
 
 
 def strata(targets: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
@@ -30,8 +31,6 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
 
     `where` is the key of the UserError that too few rows raise.
     """
-    from sklearn.model_selection import train_test_split
-
     alone = lone(strata, len(rows))
     stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
     classes = 1 if strata is None else len(np.unique(strata))
@@ -44,7 +43,7 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
         )
     if strata is not None and len(rows) - size < classes:
         strata = None
-    rest, part = train_test_split(rows, test_size=size, stratify=strata, random_state=0)
+    rest, part = two_parts(rows, len(rows) - size, strata, seed=0)
     return np.sort(np.concatenate([rest, stay])), np.sort(part)
 
 
@@ -52,8 +51,6 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
     """Draws a share of the rows, at least one, stratified if possible; `classes` is the number of labels, for the error.
     A class's only row is kept.
     """
-    from sklearn.model_selection import train_test_split
-
     keep = max(1, round(len(rows) * fraction))
     if keep >= len(rows):
         return rows
@@ -66,7 +63,7 @@ def share(rows: np.ndarray, strata: np.ndarray | None, fraction: float, seed: in
     keep -= len(stay)
     if strata is not None and (len(rows) - keep < len(np.unique(strata)) or keep < len(np.unique(strata))):
         strata = None  # fewer rows are left out, or kept, than there are classes
-    kept = train_test_split(rows, train_size=keep, stratify=strata, random_state=seed)[0] if keep > 0 else rows[:0]
+    kept = two_parts(rows, keep, strata, seed)[0] if keep > 0 else rows[:0]
     return np.sort(np.concatenate([kept, stay]))
 
 

@@ -183,19 +183,30 @@ class OnnxFolder:
         self.about: dict[str, Any] = json.loads(self.about_all["preprocessing"])
         self.labels: list[str] | None = json.loads(self.about_all["labels"])
         self.tokenizer: Any = None
-        if kind != "image":
+        if kind not in ("image", "masks", "audio"):
             from transformers import AutoTokenizer
 
             self.tokenizer = AutoTokenizer.from_pretrained(folder)
+        self.processor: Any = None
+        if "processor" in self.about:
+            from transformers import AutoImageProcessor
+
+            self.processor = AutoImageProcessor.from_pretrained(folder)
+        elif (folder / "preprocessor_config.json").is_file():
+            from transformers import AutoFeatureExtractor
+
+            self.processor = AutoFeatureExtractor.from_pretrained(folder)
         self.version = f"onnxruntime {onnxruntime.__version__}"
         self.takes = [held.name for held in self.session.get_inputs()]
 
     def pixels(self, image: Any) -> Arrays:
-        """An image as the metadata describe: mode, resize, crop, then (pixel/255 - mean)/std."""
+        """An image as the metadata describe: mode, resize, crop, then (pixel/255 - mean)/std; or by the folder's processor."""
         from PIL import Image
 
         about = self.about
         image = image.convert(about["mode"])
+        if self.processor is not None:
+            return {"image": self.processor(images=image, return_tensors="np")["pixel_values"]}
         if about["resize"] is not None and list(image.size[::-1]) != about["crop"]:
             width, height = image.size
             size, crop = about["resize"], about["crop"]
@@ -215,8 +226,21 @@ class OnnxFolder:
         mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
         return {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
 
+    def sound(self, sound: np.ndarray) -> Arrays:
+        """A sound as the folder's feature extractor prepares it, or as it is, for a graph that takes samples."""
+        length = np.array([len(sound)])
+        if self.processor is None:
+            return {"sound": sound[None], "sound_lengths": length}
+        made = self.processor(sound, sampling_rate=self.processor.sampling_rate, return_tensors="np")
+        values = {n: made[n] if made[n].dtype.kind == "f" else made[n].astype(np.int64) for n in made}
+        return {**values, "sound_lengths": length}
+
     def outputs(self, x: Arrays, name: str) -> np.ndarray:
         """One of the graph's outputs."""
+        if self.about.get("one_length"):  # one at a time, without padding
+            (given,) = self.takes
+            rows = [x[given][i : i + 1, :n] for i, n in enumerate(x["sound_lengths"].tolist())]
+            return np.concatenate([self.session.run([name], {given: row})[0] for row in rows])
         if self.about.get("in_graph"):  # the stored pixels again
             mean, std = (np.array(self.about[n], dtype=np.float32).reshape(-1, 1, 1) for n in ("mean", "std"))
             pixels = ((x["image"] * std + mean) * 255).round().clip(0, 255).astype(np.uint8)

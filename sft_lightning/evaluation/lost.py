@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.evaluation.predictions import Predictions
-from sft_lightning.stats.score_test import interval
 from sft_lightning.tasks.base import Said
 
 TAIL = 0.025
@@ -18,7 +17,8 @@ def lost_and_gained(before: Predictions, after: Predictions, labels: Sequence[st
 
     `change` is the accuracy (of a class, its recall) after − before, with Tango's paired 95 % interval over these samples, not
     corrected for the number of classes. `chance` is the share of the most frequent class, and `lost_above_chance` the loss
-    of accuracy as a share of what was above chance before; None if nothing was.
+    of accuracy as a share of what was above chance before; None if nothing was. `beyond_guesses` has estimates of how many
+    samples were lost and gained beyond lucky guesses.
 
     Args:
         before: Predictions for N samples with known classes.
@@ -37,7 +37,27 @@ def lost_and_gained(before: Predictions, after: Predictions, labels: Sequence[st
     chance, accuracy = float(sizes.max(initial=0)) / max(1, len(before.rows)), float(right[0].mean())
     above = -found["change"] / (accuracy - chance) if accuracy > chance else None
     found |= {"chance": round(chance, 6), "lost_above_chance": None if above is None else round(above, 6)}
+    found["beyond_guesses"] = beyond_guesses(*right, len(labels))
     return {**found, "classes": classes[:most]}
+
+
+def beyond_guesses(before: np.ndarray, after: np.ndarray, options: int) -> dict[str, float]:
+    """Numbers of samples that were known before and not after (lost), and the reverse (gained): moment estimates, at least 0.
+
+    The model: a network knows a sample, or guesses one of k classes, each with chance c = 1/k, before and after independently.
+    Samples that are wrong twice are guessed twice, so that G = wrong twice / (1 − c)² samples were. Of these c(1 − c)·G become
+    wrong by chance alone, as do c of those that are lost: lost = (right to wrong) / (1 − c) − c·G. The same model as in
+    J. Harmon et al. (2025, arXiv 2510.17776); errors of a network that repeat themselves make G too large.
+
+    Args:
+        before: Whether each of N samples was right.
+        after: The same, of the same samples.
+        options: k, at least 2.
+    """
+    c = 1 / max(2, options)
+    guessed = float((~before & ~after).sum()) / (1 - c) ** 2
+    counts = {"lost": float((before & ~after).sum()), "gained": float((~before & after).sum())}
+    return {name: round(max(0.0, count / (1 - c) - c * guessed), 2) for name, count in counts.items()}
 
 
 def lost_and_gained_in_words(before: Mapping[int, Said], after: Mapping[int, Said]) -> dict[str, Any]:
@@ -52,6 +72,8 @@ def lost_and_gained_in_words(before: Mapping[int, Said], after: Mapping[int, Sai
 
 def changed(before: np.ndarray, after: np.ndarray) -> dict[str, Any]:
     """Counts of N scores of 0 and 1, and the change of their mean with its interval."""
+    from sft_lightning.stats.score_test import interval  # with scipy.stats, which a run needs once, at its end
+
     n, lost, gained = len(before), int((before > after).sum()), int((after > before).sum())
     ends = interval(gained, lost, n, TAIL) if n else (0.0, 0.0)
     low, high = (round(end, 6) for end in ends)

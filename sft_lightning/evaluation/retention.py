@@ -19,6 +19,7 @@ from sft_lightning.evaluation.said import SaidSamples, note_said
 from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
 from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.evaluation.source_meter import SourceMeter
+from sft_lightning.modules.step_values import log_measured
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task
 
@@ -40,7 +41,7 @@ class RetentionMonitor(Callback):
             as `retention/relearn_…`; None for none.
         calibration: Whether ECE and Brier score of the new head and of the kept source head are logged.
         sets: More sets of the source task by name, each a data module's class_path and init_args, or a corruption with its
-            severity; logged as `retention/<name>/…`.
+            severity, or the word retention for `source` itself; logged as `retention/<name>/…`.
     """
 
     def __init__(
@@ -58,8 +59,8 @@ class RetentionMonitor(Callback):
         self.source, self.drift_rows = SourceData.of(source), drift_rows
         self.calibration = calibration
         self.meter = None if self.source is None else SourceMeter(self.source, relearn_rows, calibration)
-        named = make_sets(sets, self.source).items()
-        self.sets = {name: SourceMeter(data, None, calibration, name) for name, data in named}
+        self._named = make_sets(sets, self.source)
+        self.sets = {n: SourceMeter(data, None, calibration, n) for n, data in self._named.items()}
         self.before: dict[str, float] = {}
         self._seconds = 0.0
         self.keeps = False
@@ -148,7 +149,8 @@ class RetentionMonitor(Callback):
             if meter.task is not None and meter.first not in self.before:
                 answers = self._answers("source before") if meter is self.meter else None
                 start = meter.measure(trainer, pl_module, "val", True, answers)
-                self.before |= meter.with_forgetting(start, start)
+                found = meter.with_forgetting(start, start)
+                self.before |= self._named.also(found) if meter is self.meter else found
         if trainer.global_step == 0:
             for logger in trainer.loggers:
                 logger.log_metrics(dict(self.before), step=0)
@@ -158,8 +160,7 @@ class RetentionMonitor(Callback):
         network, data = module.network, getattr(trainer, "datamodule", None)
         if not isinstance(data, SFTDataModule):
             return {}
-        assert network is not None
-        assert module.task is not None
+        assert network is not None and module.task is not None
         began, passed = time.perf_counter(), Passed()
         meter = DriftMeter(network) if module.teacher is not None else None
 
@@ -212,10 +213,8 @@ class RetentionMonitor(Callback):
         if not batch.get("compared", True):
             return
         began = time.perf_counter()
-        key = (
-            number,
-            *(batch.get("rows") or batch["index"].tolist()),
-        )  # a sample that cannot be read this time may be missing
+        # a sample that cannot be read this time may be missing
+        key = (number, *(batch.get("rows") or batch["index"].tolist()))
         teacher = self._cache.get(key)
         if teacher is None:
             with trainer.precision_plugin.forward_context():
@@ -262,10 +261,10 @@ class RetentionMonitor(Callback):
             values |= {f"{split}/{name}": value for name, value in self._calibration.values().items()}
         self._seconds += time.perf_counter() - began
         if self.meter is not None:
-            values |= self.meter.kept(trainer, module, split, self.before, self._answers)
+            values |= self._named.also(self.meter.kept(trainer, module, split, self.before, self._answers))
         for meter in self.sets.values():
             values |= meter.kept(trainer, module, split, self.before)
-        module.log_dict(values | self._samples(split))
+        log_measured(module, values | self._samples(split))
         self._meter = None
 
     def _samples(self, split: str) -> dict[str, float]:
@@ -274,12 +273,12 @@ class RetentionMonitor(Callback):
         source = Passed() if meter is None else meter.passed
         compared = target.compared if self._meter else 0
         counts = [target.samples, source.samples, compared, target.generated, source.generated]
-        names = [f"n/{column}" for column in COUNTED[split]]
         found = [*over_ranks(counts), 0 if meter is None else meter.relearned]
-        counted = {name: float(count) for name, count in zip(names, found, strict=True) if count}
-        of_sets = over_ranks([m.passed.samples for m in self.sets.values()]) if self.sets else []
+        counted = {f"n/{column}": float(n) for column, n in zip(COUNTED[split], found, strict=True) if n}
+        measured = {**self.sets, **({self._named.itself: meter} if self._named.itself and meter else {})}
+        of_sets = over_ranks([m.passed.samples for m in measured.values()]) if measured else []
         test = "test/" if split == "test" else ""
-        return counted | {f"n/{test}retention/{n}": float(c) for n, c in zip(self.sets, of_sets, strict=True)}
+        return counted | {f"n/{test}retention/{n}": float(c) for n, c in zip(measured, of_sets, strict=True)}
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """A line about how many validation samples are drawn; None if all are measured and compared."""

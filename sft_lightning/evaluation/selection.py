@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import GAUGES
 from sft_lightning.core.structures import TaskInfo
+from sft_lightning.evaluation.beside import CALIBRATION
 from sft_lightning.evaluation.known_metrics import info_of
 from sft_lightning.runs.record import improves
 from sft_lightning.tasks import make_task
@@ -52,7 +53,8 @@ def selecting(info: TaskInfo, select_by: str | None, source: TaskInfo | None = N
     task = make_task(info)
     name = f"val/{task.primary.name}" if select_by is None else select_by
     names = [f"val/{n}" for n in ("loss", *task.metric_names)]
-    if name not in names and not name.startswith(("retention/", "drift/")):
+    beside = [f"val/{n}" for n in CALIBRATION if n in task.metrics]  # whether calibration is set, checkpoints.py checks
+    if name not in (*names, *beside) and not name.startswith(("retention/", "drift/")):
         raise UserError(
             "select_by",
             f"'{name}' is not measured on validation{nearest(name, names)}",

@@ -10,11 +10,11 @@ import yaml
 
 from sft_lightning.core import redaction
 from sft_lightning.core.wording import plural
+from sft_lightning.export.card_numbers import columns
 from sft_lightning.export.formats import SOURCE, Format
 from sft_lightning.export.parity import lines
 from sft_lightning.export.study_place import StudyPlace, place_of
 from sft_lightning.export.tuned import Tuned
-from sft_lightning.tasks import make_task
 
 PIPELINES = {
     ("image", "classification"): "image-classification",
@@ -83,40 +83,6 @@ def metadata(tuned: Tuned, made: Format) -> str:
     return str(data.to_yaml()).strip()
 
 
-def columns(tuned: Tuned, place: StudyPlace | None) -> Iterator[dict[str, Any]]:
-    """What was learned and what was kept: metric, values before and after, n, split, and spread over seeds."""
-    record = tuned.run.record
-    metrics, test, numbers = record["metrics"], record.get("test") or {}, record.get("n") or {}
-    target = tuned.task.primary.name
-    source = str((record.get("primary") or {}).get("source") or "").removeprefix("retention/")
-    if not source and tuned.network.source_task is not None:
-        source = make_task(tuned.network.source_task).primary.name
-    blocks = {
-        "learned": (target, "val", "data", ("val", "test"), f"test/{target}"),
-        "kept": (source, "retention", "retention", ("retention", "test/retention"), f"test/retention/{source}"),
-    }
-    for what, (metric, prefix, block, counted, tested) in blocks.items():
-        entry = metrics.get(f"{prefix}/{metric}")
-        if entry is None:
-            continue
-        if numbers.get(counted[0]) is None:
-            continue  # a number without its n says nothing
-        given = (tuned.config.get(block) or {}).get("class_path", "")
-        about = {"what": what, "metric": metric, "data": str(given).rpartition(".")[2], "before": entry.get("before")}
-        value = entry.get("best", entry.get("final"))
-        yield {**about, "split": "validation", "n": numbers.get(counted[0]), "value": number(value), "spread": ""}
-        name = f"{prefix}/{metric}" if what == "kept" else tested
-        if name in test and numbers.get(counted[1]) is not None:
-            spread = place.spread(tested) if place is not None else ""
-            row = {**about, "split": "test", "n": numbers.get(counted[1]), "value": number(test[name])}
-            yield {**row, "before": None, "spread": spread}
-
-
-def number(value: Any) -> float | None:
-    """A metric's value; None for infinities and NaN, which run.json writes as text."""
-    return float(value) if isinstance(value, (int, float)) else None
-
-
 def body(tuned: Tuned, made: Format, heads: tuple[str, ...], parity: dict[str, Any]) -> Iterator[str]:
     """The page, line by line."""
     record, place = tuned.run.record, place_of(tuned.run.path)
@@ -139,7 +105,7 @@ def body(tuned: Tuned, made: Format, heads: tuple[str, ...], parity: dict[str, A
     for row in columns(tuned, place):
         cells = [
             row["what"],
-            row["metric"],
+            row["metric"] + (" (less is better)" if row["less_is_better"] else ""),
             row["split"],
             shown(row["before"]),
             shown(row["value"]),
@@ -184,7 +150,9 @@ def forgotten(tuned: Tuned) -> Iterator[str]:
 def lost_lines(details: dict[str, Any]) -> list[str]:
     """What was lost and gained, and the classes that lost most, with 95 % intervals."""
     held, split = details["lost_and_gained"], details.get("split", "")
-    lines = [f"Of {held['n']} source samples ({split}), {held['lost']} were lost and {held['gained']} gained.\n"]
+    about = held.get("beyond_guesses")
+    more = f" (about {about['lost']:g} and {about['gained']:g} beyond lucky guesses)" if about else ""
+    lines = [f"Of {held['n']} source samples ({split}), {held['lost']} were lost and {held['gained']} gained{more}.\n"]
     worst = [entry for entry in held.get("classes", []) if entry["change"] < 0][:WORST]
     if worst:
         said = (f"{c['label']} {c['change']:+.3f} [{c['low']:.3f}, {c['high']:.3f}] (n = {c['n']})" for c in worst)

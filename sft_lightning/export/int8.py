@@ -5,24 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import DATA_MODULES, SFTDataModule
 from sft_lightning.evaluation.source import check_source, settle_source
 from sft_lightning.export.formats import SOURCE
 from sft_lightning.export.onnx_folder import FILE, silence
-from sft_lightning.export.pixel_graph import pixels_of
+from sft_lightning.export.onnx_network import OnnxNetwork
 from sft_lightning.export.probe import tidy
 from sft_lightning.export.rebuilt import rebuilt
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.tasks import Task, make_task
 
 INT8 = "model.int8.onnx"
-HEADS = {"new": "logits", "source": "source_logits"}
-"""Outputs of the graph"""
 
 
 def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, Any]:
@@ -30,11 +25,9 @@ def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, An
     parity.json: bytes of both files, and for each head the metric, its values with both graphs, n, and the size of the batches.
     The graph quantises what comes between its layers by the range of a whole batch, so that its answers depend on the batch.
     """
-    from onnxruntime import InferenceSession  # type: ignore[import-untyped]
-
     quantise(folder / FILE, folder / INT8)
     found: dict[str, Any] = {"bytes": {name: (folder / name).stat().st_size for name in (FILE, INT8)}, "heads": {}}
-    graphs = {name: InferenceSession(str(folder / name), providers=["CPUExecutionProvider"]) for name in (FILE, INT8)}
+    graphs = {name: OnnxNetwork(folder / name) for name in (FILE, INT8)}
     measured = [("new", tuned.task, tuned.data)]
     if SOURCE in heads:
         try:
@@ -43,7 +36,7 @@ def add_int8(tuned: Tuned, folder: Path, heads: tuple[str, ...]) -> dict[str, An
         except UserError as error:
             found["note"] = f"int8, source head: not measured, since {error}"
     for head, task, data in measured:
-        values = {name: measure(graph, head, task, data, tuned) for name, graph in graphs.items()}
+        values = {name: measure(graph, head, task, data) for name, graph in graphs.items()}
         metric = task.primary.name
         found["heads"][head] = {
             "metric": metric,
@@ -92,13 +85,13 @@ def source_data(tuned: Tuned) -> SFTDataModule:
     return data
 
 
-def measure(graph: Any, head: str, task: Task, data: SFTDataModule, tuned: Tuned) -> dict[str, float]:
+def measure(graph: OnnxNetwork, head: str, task: Task, data: SFTDataModule) -> dict[str, float]:
     """The task's metrics of one output of a graph on the validation split."""
     meters = task.make_metrics()
     for batch in batches_of(data):
-        if graph.get_inputs()[0].type == "tensor(uint8)":
-            batch = {**batch, "x": {"image": pixels_of(batch["x"]["image"], tuned.network.input_view)}}
-        logits = answers(graph, HEADS[head], batch, tuned.network.input_spec.kind)
+        output = graph(batch["x"], task.select(batch))
+        logits = output.logits if head == "new" else output.source_logits
+        assert logits is not None
         for meter in meters.values():
             task.update(meter, Output(logits, logits), batch)
     values: dict[str, float] = {}
@@ -116,15 +109,3 @@ def batches_of(data: SFTDataModule) -> Iterator[Batch]:
             yield tidy(data.receive(batch))
     finally:
         data.generate_samples = generates
-
-
-def answers(graph: Any, output: str, batch: Batch, kind: str) -> Tensor:
-    """`[N, C]` of a graph for the batch's items. Choices and windows are rows of the graph's input."""
-    x: dict[str, Tensor] = {node.name: batch["x"][node.name] for node in graph.get_inputs()}
-    select: Tensor | None = batch.get("select")
-    if kind in ("choices", "questions"):
-        assert select is not None
-        there = select if kind == "choices" else select.any(-1)
-        x, select = {name: value[there] for name, value in x.items()}, None if kind == "choices" else select[there]
-    found = torch.from_numpy(graph.run([output], {name: value.numpy() for name, value in x.items()})[0])
-    return found if select is None else found[select]

@@ -10,21 +10,28 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.export.folder_files import limit_length
 from sft_lightning.export.formats import SOURCE, Format
+from sft_lightning.export.onnx_snippets import IN_GRAPH, PROCESSED_IN_GRAPH, PROCESSOR, SNIPPETS, SOUND
 from sft_lightning.export.pixel_graph import PixelGraph
 from sft_lightning.export.snippets import NONE
 from sft_lightning.export.tuned import Tuned
+from sft_lightning.networks.audio_extractor import MASK
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.processor_view import ProcessorView
 from sft_lightning.tasks.answer_scores import may_be_none
 
 OPSET = 20
-KINDS = ("image", "text", "words", "choices", "questions")
+KINDS = ("image", "masks", "text", "words", "choices", "questions", "audio")
+IMAGES = ("image", "masks")
 FILE = "model.onnx"
+OWN = "sft_lightning"
+"""The entry of the graph's metadata by which this package serves the graph"""
 
 
 class Graph(nn.Module):
@@ -55,6 +62,9 @@ class Graph(nn.Module):
         """The input of the heads."""
         network: Any = self._network[0]
         found: Tensor
+        if one_length(network):
+            found = network._run(x)
+            return found
         if network.input_spec.kind == "choices":
             found = network.encoder(**{name: value[:, None] for name, value in x.items()}).logits
             return found.reshape(x["input_ids"].shape[0], -1)
@@ -83,21 +93,21 @@ class OnnxFolder(Format):
         kind = network.input_spec.kind
         if kind not in KINDS:
             return f"inputs of kind {kind} are not supported yet"
-        if kind != "image" and not hasattr(network.input_spec.tokenizer, "save_pretrained"):
+        if network.input_view.window is not None:
+            return "the run sees larger images in windows, which one graph does not do"
+        if kind not in (*IMAGES, "audio") and not hasattr(network.input_spec.tokenizer, "save_pretrained"):
             return f"{network.name} has a tokenizer of its own, which other libraries cannot load"
         return ""
 
     def write(self, tuned: Tuned, folder: Path, heads: tuple[str, ...], adapters: bool) -> None:
-        network = tuned.network
+        network: Any = tuned.network
         x = example(network)
         outputs = ["logits", *(["source_logits"] if SOURCE in heads else [])]
         graph: nn.Module = Graph(network, list(x), SOURCE in heads).eval()
         if self.pixels:
             x = {"image": x["image"].to(torch.uint8)}
             graph = PixelGraph(graph, network.input_view, x["image"].shape[1]).eval()
-        dynamic = {0: torch.export.Dim.DYNAMIC}
-        if network.input_spec.kind != "image":
-            dynamic[1] = torch.export.Dim.DYNAMIC
+        dynamic = tuple(dict.fromkeys(free(value, network), torch.export.Dim.DYNAMIC) for value in x.values())
         with silence():
             try:
                 torch.onnx.export(
@@ -106,7 +116,7 @@ class OnnxFolder(Format):
                     str(folder / FILE),
                     input_names=list(x),
                     output_names=outputs,
-                    dynamic_shapes=(tuple(dict(dynamic) for _ in x),),
+                    dynamic_shapes=(dynamic,),
                     opset_version=OPSET,
                     dynamo=True,
                     external_data=False,
@@ -118,18 +128,26 @@ class OnnxFolder(Format):
                     "--format", f"onnx: torch cannot trace {network.name}: {said:.160}", "choose another format"
                 ) from None
         describe(folder / FILE, tuned, heads, self.pixels)
-        if network.input_spec.kind != "image":
-            network.tokenizer.save_pretrained(folder)  # type: ignore[operator,union-attr]
+        if network.input_spec.kind == "audio" and hasattr(network, "extractor"):
+            network.extractor.own.save_pretrained(folder)
+        elif network.input_spec.kind not in (*IMAGES, "audio"):
+            network.tokenizer.save_pretrained(folder)
             limit_length(folder, network.input_view.max_length)
+        if (processor := processor_of(network)) is not None:
+            (folder / "preprocessor_config.json").write_text(processor.to_json_string())
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         kind = tuned.network.input_spec.kind
-        snippet = SNIPPETS[kind].replace(*IN_GRAPH) if self.pixels else SNIPPETS[kind]
-        if kind != "image":
+        processor, own = processor_of(tuned.network) is not None, tuned.network.input_spec.extract is None
+        snippet, inside = (PROCESSOR, PROCESSED_IN_GRAPH) if processor else (SNIPPETS[kind], IN_GRAPH)
+        snippet = snippet.replace(*inside) if self.pixels else snippet
+        snippet = SOUND if kind == "audio" and own else snippet
+        if kind not in (*IMAGES, "audio"):
             names = ", ".join(f'"{n}"' for n in example(tuned.network))
             snippet = snippet.format(names=names, none=NONE if may_be_none(tuned.network.task) else "")
-        said = f"```python\n{snippet}```\n\nThe graph has opset {OPSET}, and any batch size"
-        said += ".\n" if kind == "image" else " and length.\n"
+        dimensions = "batch size and length" if kind not in IMAGES else "batch size"
+        dimensions = "batch size, height and width" if any_size(tuned.network) else dimensions
+        said = f"```python\n{snippet}```\n\nThe graph has opset {OPSET}, and any {dimensions}.\n"
         if SOURCE in heads:
             said += (
                 "Its output `source_logits` is the kept source head's; the metadata `source_labels` name its columns.\n"
@@ -140,9 +158,19 @@ class OnnxFolder(Format):
 def example(network: Network) -> dict[str, Tensor]:
     """Inputs for tracing, of two rows."""
     spec, view = network.input_spec, network.input_view
-    if spec.kind == "image":
+    if spec.kind in IMAGES:
         shape = view.shape or (spec.channels or 3, *(view.size or spec.size or (224, 224)))
         return {"image": torch.zeros(2, *shape)}
+    if spec.kind == "audio":
+        rate = spec.sample_rate or 16_000
+        sounds = [np.random.default_rng(n).normal(0, 0.1, rate // (n + 2)).astype(np.float32) for n in range(2)]
+        if spec.extract is None:
+            rows = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(sound) for sound in sounds], batch_first=True)
+            return {"sound": rows, "sound_lengths": torch.tensor([len(sound) for sound in sounds])}
+        model: Any = network
+        made = spec.extract(sounds)
+        mask = [MASK] if model.takes_mask and not model.one_length and MASK in made else []
+        return {name: made[name] for name in (model.extractor.name, *mask)}
     made = spec.tokenizer(["one two three", "four five six seven"], ["eight nine", "ten"], padding=True)
     names = ["input_ids", "attention_mask"]
     if "token_type_ids" in made and getattr(network, "_takes_types", False):
@@ -157,10 +185,16 @@ def describe(path: Path, tuned: Tuned, heads: tuple[str, ...], pixels: bool) -> 
     network, view = tuned.network, tuned.network.input_view
     model = onnx.load(str(path))
     about: dict[str, Any] = {"tokenizer": "the tokenizer in this folder", "max_length": view.max_length}
-    if network.input_spec.kind == "image":
+    if network.input_spec.kind == "audio":
+        about = {"sample_rate": network.input_spec.sample_rate, "channels": 1, "one_length": one_length(network)}
+        made = "the graph, which takes float32 samples in [-1, 1] and their number"
+        about["features"] = made if network.input_spec.extract is None else "the feature extractor in this folder"
+    if network.input_spec.kind in IMAGES:
         channels = view.shape[0] if view.shape is not None else network.input_spec.channels or 3
-        crop = list(view.shape[1:] if view.shape is not None else view.size or ())
+        crop = None if any_size(network) else list(view.shape[1:] if view.shape is not None else view.size or ())
         seen = view.view if view.view is not None and "resize" in view.view else None
+        if processor_of(network) is not None:
+            seen = {"processor": "the image processor in this folder"}
         covered = {"resize": "cover", "crop": crop, "resample": "bilinear"} if view.size is not None else None
         about = {
             "mode": "RGB" if channels == 3 else "L",
@@ -174,10 +208,49 @@ def describe(path: Path, tuned: Tuned, heads: tuple[str, ...], pixels: bool) -> 
     values = {"preprocessing": about, "labels": network.task.labels, "task": network.task.name}
     if SOURCE in heads and network.source_task is not None:
         values |= {"source_labels": network.source_labels, "source_task": network.source_task.name}
+    values[OWN] = ours(network, heads)
     for name, value in values.items():
         held = model.metadata_props.add()
         held.key, held.value = name, json.dumps(value, ensure_ascii=False)
     onnx.save(model, str(path))
+
+
+def one_length(network: Network) -> bool:
+    """Whether the sounds of a batch must be of one length, since padding would change answers."""
+    return bool(getattr(network, "one_length", False))
+
+
+def free(value: Tensor, network: Network) -> tuple[int, ...]:
+    """The dimensions of an input that may have any size: the batch, the length of texts and sounds, sides of images."""
+    if value.ndim == 4:
+        return (0, 2, 3) if any_size(network) else (0,)
+    return (0, 1) if value.ndim == 2 else (0,)
+
+
+def any_size(network: Network) -> bool:
+    """Whether images keep a size of their own, which the graph takes as it comes."""
+    return network.input_spec.kind == "masks" and network.input_view.size is None
+
+
+def processor_of(network: Network) -> Any:
+    """The image processor of transformers that resizes and crops images; None for networks without one."""
+    view = network.input_spec.view
+    return view.processor if isinstance(view, ProcessorView) and network.input_view.view is not None else None
+
+
+def ours(network: Network, heads: tuple[str, ...]) -> dict[str, Any]:
+    """What this package needs to serve the graph: task and inputs in full, as an export's config.json has them."""
+    spec, view, about = network.input_spec, network.input_view, network.about()
+    kept = network.source_task if SOURCE in heads else None
+    return {
+        **{name: about[name] for name in ("network", "task", "input")},
+        "kind": spec.kind,
+        "channels": spec.channels or (None if view.mean is None else len(view.mean)),
+        "max_length": view.max_length,
+        "max_seconds": spec.max_seconds,
+        "least": getattr(spec.extract, "least", None),
+        "source_task": None if kept is None else {**kept.to_dict(), "labels": list(network.source_labels)},
+    }
 
 
 @contextmanager
@@ -194,90 +267,3 @@ def silence() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-
-
-IMAGE = """import json
-import numpy as np
-import onnxruntime
-from PIL import Image
-
-session = onnxruntime.InferenceSession("model.onnx")
-about = json.loads(session.get_modelmeta().custom_metadata_map["preprocessing"])
-mean, std = (np.array(about[name], dtype=np.float32).reshape(-1, 1, 1) for name in ("mean", "std"))
-
-
-def predict(image):
-    image, size = image.convert(about["mode"]), about["resize"]
-    height, width = about["crop"]
-    if size is not None and image.size != (width, height):
-        if size == "cover":  # the least size that covers the crop
-            scale = max(height / image.height, width / image.width)
-            size = max(height, round(image.height * scale)), max(width, round(image.width * scale))
-        elif isinstance(size, int):  # the shorter side
-            long = int(size * max(image.size) / min(image.size))
-            size = (size, long) if image.height <= image.width else (long, size)
-        image = image.resize((size[1], size[0]), getattr(Image.Resampling, about["resample"].upper()))
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        image = image.crop((left, top, left + width, top + height))
-    pixels = np.asarray(image, dtype=np.float32)
-    pixels = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-    pixels = pixels[::-1] if about["channels"] == "BGR" else pixels
-    inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
-    return session.run(["logits"], inputs)[0][0].tolist()
-"""
-IN_GRAPH = (
-    """    pixels = pixels[::-1] if about["channels"] == "BGR" else pixels
-    inputs = {"image": ((pixels / 255 - mean) / std)[None].astype(np.float32)}
-""",
-    """    inputs = {"image": pixels[None].astype(np.uint8)}  # the graph scales them, and turns channels round if it has to
-""",
-)
-"""What of IMAGE is otherwise if the graph takes pixels"""
-LOAD = """import onnxruntime
-from transformers import AutoTokenizer
-
-session, tokenizer = onnxruntime.InferenceSession("model.onnx"), AutoTokenizer.from_pretrained(".")
-
-
-"""
-RUN = """    inputs = {{name: made[name] for name in ({names},)}}
-    logits = session.run(["logits"], inputs)[0]
-"""
-SNIPPETS = {
-    "image": IMAGE,
-    "text": LOAD
-    + """def predict(text, pair=None):
-    made = tokenizer([text], *([[pair]] if pair else []), truncation=True, return_tensors="np")
-"""
-    + RUN
-    + """    return logits[0].tolist()
-""",
-    "words": LOAD
-    + """def predict(words):
-    made = tokenizer(words, is_split_into_words=True, truncation=True, return_tensors="np")
-"""
-    + RUN
-    + """    of = made.word_ids()
-    first = [at for at, word in enumerate(of) if word is not None and word not in of[:at]]
-    return logits[0][first].tolist()  # the first piece of each word has the word's tag
-""",
-    "choices": LOAD
-    + """def predict(question, choices):  # one score each; softmax over a question's choices
-    made = tokenizer([question] * len(choices), choices, truncation=True, padding=True, return_tensors="np")
-"""
-    + RUN
-    + """    return logits[:, 0].tolist()
-""",
-    "questions": LOAD
-    + """def predict(question, context):  # of the first window; longer contexts need several
-    made = tokenizer(question, context, truncation="only_second", return_offsets_mapping=True, return_tensors="np")
-"""
-    + RUN
-    + """    scores, places = logits[0], made["offset_mapping"][0].tolist()
-    may = [at for at, part in enumerate(made.sequence_ids(0)) if part == 1]
-    spans = [(a, b) for a in may for b in may if a <= b < a + 30]
-    a, b = max(spans, key=lambda s: float(scores[s[0], 0] + scores[s[1], 1]))
-{none}    return context[places[a][0] : places[b][1]].strip()
-""",
-}
-"""How to load the folder and predict, by kind of input"""

@@ -6,8 +6,8 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputView, TaskInfo
+from sft_lightning.export.library_folder import described, settle_alone
 from sft_lightning.networks.base import NETWORKS, Network
-from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.source_head_file import WEIGHTS
 from sft_lightning.networks.weights import resolve
@@ -29,14 +29,14 @@ def load_export(folder: str | Path, **more: Any) -> Network:
     `network.init_args.pretrained` reads the same folder for another task, and starts a new head.
 
     Args:
-        folder: A run's `model/`, or an export in our own or transformers' format.
+        folder: A run's `model/`, an export in our own, transformers' or timm's format, or a folder of these libraries.
         more: Arguments of the network beside those in the folder, such as max_new_tokens.
 
     Raises:
         UserError: The folder is damaged, or holds no network of this package.
     """
     source = resolve(str(folder))
-    ours = source.ours
+    ours = source.ours or described(source)
     if not ours.get("network") or not ours.get("task"):
         raise UserError(folder, "has no network of sft_lightning", "choose a run's model/ or an export")
     cls, task = NETWORKS.load(str(ours["network"]), Network), TaskInfo.of(ours["task"])
@@ -50,9 +50,8 @@ def load_export(folder: str | Path, **more: Any) -> Network:
         network.head.load_state_dict(kept.state_dict())
         network.source_head, network.source_task, network.source_labels = None, None, []
         if source.folder is not None and (source.folder / WEIGHTS).is_file():
-            if isinstance(network, Detector):
-                network.load_source_head(source.folder)
-            else:
-                take_source_head(network, str(folder), "source")
+            take_source_head(network, str(folder), "source")
     network.pretrained = None
+    if not source.ours:
+        settle_alone(network)
     return network.requires_grad_(False).eval()

@@ -122,7 +122,7 @@ def of_raw(case: Case, found: dict[str, np.ndarray]) -> dict[str, Any]:
                 case,
                 f"prepares images differently, by up to {levels:.1f} of 255 levels, because the run's data resized them in "
                 "their own way",
-                "choose onnx or safetensors, or fit with images of the network's size",
+                f"choose {'' if case.format == 'onnx' else 'onnx or '}safetensors, or fit with images of the network's size",
             )
         note, strict = {"levels": round(levels, 3)}, levels < 0.01
     heads = {}

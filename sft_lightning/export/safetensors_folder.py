@@ -114,6 +114,9 @@ ASKED = {
 
     return np.array(Image.open(BytesIO(b64decode(answer(image=open(file, "rb").read())["mask"]))))
 """,
+    "boxes": """def predict(file):  # boxes in pixels of the image, their labels and scores
+    return answer(image=open(file, "rb").read())
+""",
     "audio": """def predict(file):  # a sound file of any rate
     return answer(sound=open(file, "rb").read())
 """,

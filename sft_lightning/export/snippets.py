@@ -1,5 +1,16 @@
 """Parts of READMEs that several formats share."""
 
+READ = """def read(image, mode):  # upright, 8 bits a channel, transparency on white
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits
+        image = Image.fromarray(((np.asarray(image).astype(np.uint32) * 2 + 257) // 514).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+    return image.convert("RGB").convert(mode)
+
+
+"""
+"""How the data modules read an image that Pillow opens; without it a photograph that was turned gets another answer"""
 NONE = """    if scores[0].sum() > scores[a, 0] + scores[b, 1]:  # the first token stands for no answer
         return ""
 """

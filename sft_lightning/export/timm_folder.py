@@ -1,14 +1,16 @@
 """Exports folders of timm, which `timm.create_model("local-dir:…")` loads."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from sft_lightning.export.folder_files import add_adapter, add_source_head
 from sft_lightning.export.formats import SOURCE, Format
-from sft_lightning.export.snippets import source_head_in
+from sft_lightning.export.snippets import READ, source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.image_view import ImageView
+from sft_lightning.networks.weights import OURS
 
 
 class TimmFolder(Format):
@@ -49,6 +51,7 @@ class TimmFolder(Format):
             safe_serialization=True,
             data_config=data_config(network),
         )
+        add_ours(network, folder)
         if SOURCE in heads:
             add_source_head(tuned, folder, layer)
         if adapters:
@@ -56,6 +59,14 @@ class TimmFolder(Format):
 
     def usage(self, tuned: Tuned, heads: tuple[str, ...]) -> str:
         return f"```python\n{SNIPPET}```\n" + (source_head_in() if SOURCE in heads else "")
+
+
+def add_ours(network: Network, folder: Path) -> None:
+    """Adds our own entry to config.json, as other formats have it: timm reads past it."""
+    path = folder / "config.json"
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content[OURS] = network.about()
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def data_config(network: Network) -> dict[str, Any]:
@@ -74,16 +85,19 @@ def data_config(network: Network) -> dict[str, Any]:
     return config
 
 
-SNIPPET = """import timm
+SNIPPET = """import numpy as np
+import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model("local-dir:.", pretrained=True).eval()
 transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
 
 
-def predict(image):
+"""
+SNIPPET += READ
+SNIPPET += """def predict(image):
     with torch.no_grad():
-        logits = model(transform(image.convert("RGB"))[None])[0]
+        logits = model(transform(read(image, "RGB"))[None])[0]
     return logits.tolist()
 """

@@ -8,7 +8,7 @@ from sft_lightning.elsewhere.libraries import NAMED
 from sft_lightning.export.folder_files import ADAPTER, add_adapter, limit_length, name_layer
 from sft_lightning.export.formats import SOURCE, Format
 from sft_lightning.export.probe import kind_of
-from sft_lightning.export.snippets import NONE, source_head_in
+from sft_lightning.export.snippets import NONE, READ, source_head_in
 from sft_lightning.export.tuned import Tuned
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS
@@ -78,16 +78,21 @@ from transformers import {auto}, AutoTokenizer
 
 model, tokenizer = {auto}.from_pretrained("."), AutoTokenizer.from_pretrained(".")
 """
-SNIPPETS = {
-    "image": """import torch
-from PIL import Image
+SEE = """import numpy as np
+import torch
+from PIL import Image, ImageOps
 from transformers import AutoImageProcessor, {auto}
 
 model, processor = {auto}.from_pretrained("."), AutoImageProcessor.from_pretrained(".")
 
 
-def predict(image):
-    inputs = processor(images=image, return_tensors="pt")
+"""
+SNIPPETS = {
+    "image": SEE
+    + READ
+    + """def predict(image):
+    mode = "L" if getattr(model.config, "num_channels", 3) == 1 else "RGB"
+    inputs = processor(images=read(image, mode), return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits[0]
     return logits.tolist()
@@ -152,15 +157,10 @@ def predict(text):
     made = model.generate(**tokenizer(text, truncation=True, return_tensors="pt"))[0]
     return tokenizer.decode(made, skip_special_tokens=True)
 """,
-    "masks": """import torch
-from PIL import Image
-from transformers import AutoImageProcessor, {auto}
-
-model, processor = {auto}.from_pretrained("."), AutoImageProcessor.from_pretrained(".")
-
-
-def predict(image):  # [C, h, w]; enlarge it to the image's size, bilinear, and take each pixel's largest output
-    inputs = processor(images=image.convert("RGB"), return_tensors="pt")
+    "masks": SEE
+    + READ
+    + """def predict(image):  # [C, h, w]; enlarge it to the image's size, bilinear, and take each pixel's largest output
+    inputs = processor(images=read(image, "RGB"), return_tensors="pt")
     with torch.no_grad():
         logits = model(**inputs).logits[0]
     return logits.tolist()

@@ -16,6 +16,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.export.card import write_card
 from sft_lightning.export.folder_files import ADAPTER
 from sft_lightning.export.formats import FORMATS, NEW, SOURCE, Format, default_format
+from sft_lightning.export.onnx_folder import IMAGES
 from sft_lightning.export.own_folder import own_module
 from sft_lightning.export.parity import Case, answer_elsewhere, compare
 from sft_lightning.export.probe import kind_of, take_probe
@@ -74,7 +75,7 @@ def export_run(
     made = FORMATS.find(name)()
     if int8 and name != "onnx":
         raise UserError("--int8", f"has no effect on {name}", "set --format onnx, or leave it out")
-    if pixels and (name != "onnx" or tuned.network.input_spec.kind != "image"):
+    if pixels and (name != "onnx" or tuned.network.input_spec.kind not in IMAGES):
         what = f"networks of {tuned.network.input_spec.kind}" if name == "onnx" else name
         raise UserError("--pixels", f"has no effect on {what}", "leave it out")
     if pixels:

@@ -1,7 +1,7 @@
 """Decides each requirement by a test on paired samples, and all of them together."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,13 +10,15 @@ import numpy as np
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.wording import plural
+from sft_lightning.evaluation.beside import CALIBRATION
 from sft_lightning.gate.opened import Model, check_same
 from sft_lightning.gate.requirement import KEY, Requirement, check
 from sft_lightning.gate.scores import Scores, equal
 from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
-from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
+from sft_lightning.stats.on_samples import SampleTest, is_right_or_wrong, level, paired, resampled, with_unseen
 from sft_lightning.stats.summary import Array
+from sft_lightning.tasks.old_and_new import GROUPS
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 CODES = {PASS: 0, FAIL: 3, UNDECIDED: 4}
@@ -80,6 +82,8 @@ def decide(candidate: Model, base: Model | None, requirements: Sequence[Requirem
 
     Raises UserError if a metric is unknown, its direction is the wrong one, or the models' samples differ.
     """
+    if base is not None:
+        base.known = base.known or candidate.known  # of an ordinary model with the same labels
     return conclude([measured(candidate, base, requirement, alpha) for requirement in requirements], alpha)
 
 
@@ -109,7 +113,7 @@ def measured(candidate: Model, base: Model | None, requirement: Requirement, alp
         check_same(candidate, base, *place)
     test = tested(mine, theirs, requirement, info.sign, alpha)
     if info.share:
-        test = with_unseen(test, info.sign * requirement.number, alpha)
+        test = with_unseen(test, info.sign * requirement.number, alpha, parts_of(requirement.name, mine.values))
     low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
     notes = [against_record(candidate, requirement, mine)]
     if theirs is not None and base is not None:
@@ -130,11 +134,13 @@ def known(requirement: Requirement, scores: Scores) -> MetricInfo:
     """Facts about the requirement's metric. Raises UserError if it is not measured, or cannot be read by sample."""
     name = requirement.name
     info = scores.task.metric_info(name)
-    if name not in scores.values or info is None or not info.sign:
-        names = [n for n in scores.values if scores.task.metric_info(n) is not None]
-        raise UserError(
-            KEY, f"'{requirement.text}': {name} is not measured{nearest(name, names)}", f"use one of {', '.join(names)}"
-        )
+    names = [n for n in scores.values if (held := scores.task.metric_info(n)) is not None and held.sign]
+    if (info is not None and not info.sign) or (name in scores.values and info is None):
+        problem = f"'{requirement.text}': neither more nor less of {name} is better"
+        raise UserError(KEY, problem, f"use one of {', '.join(names)}")
+    if name not in scores.values or info is None:
+        problem = f"'{requirement.text}': {unmeasured(name, scores) or f'{name} is not measured{nearest(name, names)}'}"
+        raise UserError(KEY, problem, f"use one of {', '.join(names)}")
     if scores.meter_of(name) is None:
         others = [n for n in scores.values if scores.meter_of(n) is not None]
         raise UserError(
@@ -143,14 +149,33 @@ def known(requirement: Requirement, scores: Scores) -> MetricInfo:
     return info
 
 
+def unmeasured(name: str, scores: Scores) -> str:
+    """Why a metric that runs measure is not one that the gate asks for; empty for other metrics."""
+    if name in GROUPS and not scores.task.info.known:
+        return f"{name} needs labels that the network knew before, and these data have none (Extend has)"
+    if name in GROUPS:
+        group = "old" if name.endswith("_old") or name.startswith("old_") else "new"
+        return f"{name} needs samples of both groups of labels, or those of the {group} group, and the split has none"
+    if name.startswith("relearn_"):
+        return f"{name} is of a head that each measurement solves anew, and not of the network"
+    if name in CALIBRATION:
+        return f"{name} is measured beside a run's metrics, and the gate does not ask for it"
+    return f"{name} is of a named set, and the gate asks on retention itself" if "/" in name else ""
+
+
 def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: int, alpha: float) -> SampleTest:
     """The test of a requirement: of means of samples' scores where the metric is one, else by drawing samples anew."""
     name, margin, sides = requirement.name, sign * requirement.number, [mine, *([] if theirs is None else [theirs])]
     each = [side.of_each(name) for side in sides]
-    first = list(drawn(mine.n, CHECKED))
-    if all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
-        held = [sign * of for of in each]
-        return level(held[0], margin, alpha) if theirs is None else paired(held[0], held[1], margin, alpha)
+    first, there = list(drawn(mine.n, CHECKED)), np.isfinite(each[0])
+    alike = all((np.isfinite(of) == there).all() for of in each)
+    if alike and all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
+        held = [sign * of[there] for of in each]
+        if theirs is None:
+            return level(held[0], margin, alpha)
+        if sign < 0 and is_right_or_wrong(*(-of for of in held)):
+            held = [1 + of for of in held]  # shares of mistakes, as those of the rest
+        return paired(held[0], held[1], margin, alpha)
     number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
     values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
     found = values[0] - (values[1] if theirs is not None else 0.0)
@@ -165,6 +190,17 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
     return resampled(whole, found[defined], mine.n, margin, alpha)
 
 
+def parts_of(name: str, values: Mapping[str, float]) -> list[tuple[int, float]] | None:
+    """(samples, slope) of each group of labels whose accuracies the harmonic mean 2ab/(a + b) is made of; None for others."""
+    if name != "harmonic" or not {"accuracy_old", "accuracy_new"} <= values.keys():
+        return None
+    a, b = values["accuracy_old"], values["accuracy_new"]
+    if not a * b:
+        return None
+    counts = int(values["samples_old"]), int(values["samples_new"])
+    return [(n, 2 * other**2 / (a + b) ** 2) for n, other in zip(counts, (b, a), strict=True)]
+
+
 def drawn(n: int, number: int) -> Iterator[Array]:
     """How often each of n samples is drawn, with replacement, `[n]` for each draw; the same in each call."""
     random, even = np.random.default_rng(SEED), np.full(n, 1 / n)
@@ -173,10 +209,16 @@ def drawn(n: int, number: int) -> Iterator[Array]:
 
 
 def is_mean(side: Scores, name: str, each: Array, draws: Sequence[Array]) -> bool:
-    """Whether the metric is the mean of its values on each sample: on all samples, and on draws of them."""
-    if not np.isfinite(each).all() or not equal(float(each.mean()), side.values[name]):
+    """Whether the metric is the mean of its values on each sample that has one: on all samples, and on draws of them.
+
+    A metric of a group of samples, such as those with old labels, has values on these alone.
+    """
+    there = np.isfinite(each)
+    if not there.any() or not equal(float(each[there].mean()), side.values[name]):
         return False
-    return all(equal(a, float(d @ each) / side.n) for a, d in zip(side.on_draws(name, draws), draws, strict=True))
+    values = np.where(there, each, 0.0)
+    means = (float(d @ values) / float(d @ there) if (d @ there) else math.nan for d in draws)
+    return all(equal(a, b) for a, b in zip(side.on_draws(name, draws), means, strict=True))
 
 
 def against_record(model: Model, requirement: Requirement, scores: Scores) -> str:

@@ -1,6 +1,6 @@
 """Opens what a gate compares: a run, an export, or the pretrained network from which a run started."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class Model:
     def __post_init__(self) -> None:
         self._asked: dict[tuple[bool, str], Scores] = {}
         self._source: SourceData | None = None
+        info = self.data.task_info
+        self.known = 0 if info is None else info.known
+        """Old labels among those of the data, which the metrics of groups need; an export does not tell them from new ones"""
 
     def scores(self, on_source: bool, split: str) -> Scores:
         """The network's scores on a split of the target's data, or of the source task's. It is asked once.
@@ -76,7 +79,7 @@ class Model:
                 "start has no head for the target yet",
                 "require retention/… against start, and val/… against a run or an export",
             )
-        own = make_task(network.task)
+        own = make_task(replace(network.task, known=self.known))
         return ask(network, self.data, split, own, lambda b: network.answered(network(b["x"], own.select(b)), b))
 
     def source(self) -> SourceData:

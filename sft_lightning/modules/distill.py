@@ -15,6 +15,7 @@ from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.core.wording import plural
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.modules.teacher_cache import TeacherCache
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.tensors import layers_of
@@ -44,6 +45,8 @@ class DistillSFT(SFTModule):
             a source head of values (regression, rerankers, reward models) cannot use kl, nor cosine if it has one output.
         temperature: T of kl.
         train_source_head: Train the kept source head too, towards its former outputs, as LwF does; for on source_logits.
+        teacher_cache: Compute the teacher's output on a sample once, if samples look the same in each epoch: kept in memory
+            for this fit, or on disk for later fits of the same teacher and data too. The bits are those of none.
         **kwargs: How training is done; see PlainSFT.
     """
 
@@ -58,6 +61,7 @@ class DistillSFT(SFTModule):
         distance: Literal["mse", "kl", "cosine"] = "mse",
         temperature: float = 2.0,
         train_source_head: bool = False,
+        teacher_cache: Literal["none", "memory", "disk"] = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
@@ -68,6 +72,9 @@ class DistillSFT(SFTModule):
             raise UserError("model.temperature", f"must be above 0, got {temperature}")
         check_choice("on", on, ("auto", "source_logits", "features", "logits"))
         check_choice("distance", distance, tuple(DISTANCES))
+        check_choice("teacher_cache", teacher_cache, ("none", "memory", "disk"))
+        self.cached: TeacherCache | None = None
+        """The teacher's outputs on training samples, while a fit keeps them"""
         self.on: str = on
         self._compared: Task | None = None  # the task whose outputs are compared, which defines kl
 
@@ -157,6 +164,50 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] > 0:
             self.trainable.allow(network.parameter_sets()["source_head"])
 
+    def on_train_start(self) -> None:
+        """Begins the cache of the teacher's outputs. Raises UserError if samples look different in each epoch."""
+        super().on_train_start()
+        data, how = getattr(self.trainer, "datamodule", None), self.hparams["teacher_cache"]
+        self.cached = None
+        if how == "none" or self.hparams["anchor_weight"] == 0.0 or self.teacher is None:
+            return
+        split = getattr(data, "splits", {}).get("train")
+        if split is None or self.teacher.sharded:
+            why = "needs data of this package" if split is None else "does not work with trainer.strategy fsdp2"
+            raise UserError("model.teacher_cache", why, "set it to none")
+        if augment := getattr(data, "augment", None):
+            said = ", ".join(augment)
+            raise UserError(
+                "model.teacher_cache",
+                f"needs the same view of a sample in each epoch, and data.augment is [{said}]",
+                "set it to none, or leave augment out",
+            )
+        if split.samples.lengths() is not None:
+            raise UserError(
+                "model.teacher_cache",
+                "samples are padded to the longest one beside them, which changes last bits of the teacher's outputs",
+                "set it to none",
+            )
+        key = None if how == "memory" else self._cache_key(split.samples.digest().hex())
+        self.cached = TeacherCache(len(split), key)
+
+    def _cache_key(self, samples: str) -> str:
+        """All that the teacher's outputs depend on, but the size of batches."""
+        assert self.teacher is not None and self.network is not None
+        device = (
+            torch.cuda.get_device_name(self.device)
+            if self.device.type == "cuda"
+            else torch.backends.cpu.get_cpu_capability()
+        )
+        run = (self.trainer.precision, torch.__version__, device, torch.get_num_threads(), self.trainer.global_rank)
+        return repr((*self.teacher.identity, samples, self.network.input_view, *run))
+
+    def on_train_end(self) -> None:
+        """Leaves the teacher's outputs to other runs, if asked."""
+        super().on_train_end()
+        if self.cached is not None:
+            self.cached.save()
+
     def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`, or per weighted row of features."""
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
@@ -185,7 +236,8 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] == 0.0:
             return None
         assert self.task is not None
-        student, teacher = self.task.items(output, batch), self.task.items(self.teacher_output(batch), batch)
+        found = self.teacher_output(batch) if self.cached is None else self.cached.output(batch, self.teacher_output)
+        student, teacher = self.task.items(output, batch), self.task.items(found, batch)
         with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)
         weighted: Tensor = self.hparams["anchor_weight"] * distance.sum()

@@ -159,10 +159,16 @@ class LinearProbe(SFTModule):
         return Linear(weight, bias)
 
     def chosen_by(self) -> tuple[str, int]:
-        """The metric for λ (select_by if it is of validation, else the task's first) and its sign, 1 if more is better."""
+        """The metric for λ (select_by if it is of validation, else the task's first) and its sign, 1 if more is better.
+
+        Raises UserError for one that is measured beside the task's own, such as calibration.
+        """
         assert self.task is not None
         stage, _, name = (self.select_by or "").partition("/")
-        if stage != "val" or name not in ("loss", *self.task.metric_names):
+        if stage == "val" and name not in ("loss", *self.task.metric_names):
+            fix = f"use val/loss, or val/{self.task.primary.name}"
+            raise UserError("select_by", f"'{self.select_by}' cannot choose the strength of LinearProbe", fix)
+        if stage != "val":
             name = self.task.primary.name
         found = self.task.metric_info(name)
         assert found is not None

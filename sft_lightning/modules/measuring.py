@@ -5,6 +5,7 @@ from typing import Any
 from torchmetrics import Metric
 
 from sft_lightning.core.structures import Batch, Output
+from sft_lightning.modules.step_values import log_measured
 from sft_lightning.modules.training import TrainingModule
 from sft_lightning.tasks.metrics import read_meters, update_meters
 
@@ -50,7 +51,7 @@ class MeasuredModule(TrainingModule):
         progress = self.trainer.fit_loop.epoch_progress.current
         if progress.ready:  # during or after training, the loggers' step counts optimizer steps
             logged["step"], logged["epoch"] = float(self.trainer.global_step), progress.ready - 1.0
-        self.log_dict(logged)
+        log_measured(self, logged)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> list[dict[str, Any]]:
         """One plain dict per sample, as in predictions.jsonl."""

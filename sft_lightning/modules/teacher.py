@@ -119,17 +119,22 @@ class Teacher:
             output = self.network(x, select)
         return output
 
-    def _key(self, x: dict[str, Tensor]) -> tuple[object, ...]:
-        """The cache key: all that the output depends on, and whether it comes from inference mode."""
+    @property
+    def identity(self) -> tuple[str, str]:
+        """The network's specification, and the hash of all its weights."""
         if not self._whole[1]:
             self._whole = (self._whole[0], weights_hash(self.network.state_dict()))
+        return self._whole
+
+    def _key(self, x: dict[str, Tensor]) -> tuple[object, ...]:
+        """The cache key: all that the output depends on, and whether it comes from inference mode."""
         cast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
         digest = blake2b(digest_size=16)
         for name, tensor in sorted(x.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} {tensor.stride()} ".encode())
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else b"")
         dtype = next(self.network.parameters()).dtype
-        return *self._whole, dtype, cast, torch.is_inference_mode_enabled(), digest.digest()
+        return *self.identity, dtype, cast, torch.is_inference_mode_enabled(), digest.digest()
 
     def initial_weights(self, names: list[str]) -> list[Tensor]:
         """w_S⁰ of the named parameters."""

@@ -91,15 +91,19 @@ class Backbone(Network, base=True):
         by_order = "set network.init_args.match order" if hasattr(self, "match") else ""
         self.fresh = fill(model, state, self.report, head=f"{classifier}.", by_order=by_order)
 
-    def take_off(self, model: nn.Module, classifier: str, keep_source_head: bool, labels: list[str]) -> nn.Linear:
-        """Replaces the linear classifier by the identity; keeps it as the source head if it was pretrained."""
+    def take_off(
+        self, model: nn.Module, classifier: str, keep_source_head: bool, labels: list[str], task: str | None = None
+    ) -> nn.Linear:
+        """Replaces the linear classifier by the identity; keeps it as the source head if it was pretrained. `task` is its name,
+        if that is known.
+        """
         old = model.get_submodule(classifier)
         assert isinstance(old, nn.Linear)
         filled = not any(n.startswith(f"{classifier}.") for n in self.fresh)
         self.fresh = {n for n in self.fresh if not n.startswith(f"{classifier}.")}
         self.report.missing = [n for n in self.report.missing if not n.startswith(f"{classifier}.")]
         if self.pretrained is not None and keep_source_head and filled:
-            self.keep_source_head(old, labels)
+            self.keep_source_head(old, labels, task)
         parent, _, leaf = classifier.rpartition(".")
         setattr(model.get_submodule(parent), leaf, nn.Identity())
         return old

@@ -339,18 +339,21 @@ class Network(nn.Module):
             self.head = self.plain_head()
             yield
 
-    def save_pretrained(self, folder: str) -> None:
-        """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
+    def about(self) -> dict[str, Any]:
+        """What our own entry of an export's config.json says: class, arguments, task, and how inputs are prepared."""
         cls = type(self)
-        about = {
+        return {
             "network": f"{cls.__module__}.{cls.__qualname__}",
             "init_args": redaction.without(self.export_config()),
             "task": replace(self.task, known=0).to_dict(),  # in an export, all labels are alike
             "input": self.input_view.to_dict(),
         }
+
+    def save_pretrained(self, folder: str) -> None:
+        """Writes `config.json` and `model.safetensors` (encoder and new head), and the kept source head in files of its own."""
         with self.merged():
             state = {n: v.detach().cpu().contiguous() for n, v in self.state_dict().items() if isinstance(v, Tensor)}
-        write_folder({n: v for n, v in state.items() if not n.startswith("source_head.")}, about, folder)
+        write_folder({n: v for n, v in state.items() if not n.startswith("source_head.")}, self.about(), folder)
         self.save_beside(folder)
 
     def save_beside(self, folder: str) -> None:

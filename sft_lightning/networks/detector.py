@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +14,11 @@ from sft_lightning.core.wording import plural
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart
 from sft_lightning.networks.joint_boxes import JointConv, plain_boxes
-from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS, read_about, write_source_head
+from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.tensors import layers_of
-from sft_lightning.networks.weights import read_state_dict
 
 NAME = "object_detection"
+NOTE = "the source head has"
 
 
 class Detector(Network, base=True):
@@ -94,7 +93,7 @@ class Detector(Network, base=True):
         self.source_labels = labels
         self.source_task = TaskInfo(NAME, len(labels), labels, scheme=self.scheme)
         started = "; the new head's box layers start from its" if self.start_boxes(head) else ""
-        self.report.notes.append(f"the source head has {plural(len(labels), 'class', 'es')}{started}")
+        self.report.notes.append(f"{NOTE} {plural(len(labels), 'class', 'es')}{started}")
 
     def start_boxes(self, head: nn.Module) -> bool:
         """Copies the box layers of the pretrained head into the new one. Returns whether it could."""
@@ -118,14 +117,14 @@ class Detector(Network, base=True):
         if self.source_head is not None and self.source_task is not None:
             write_source_head(self.source_head, self.source_task, self.source_labels, folder)
 
-    def load_source_head(self, folder: Path) -> None:
-        """Loads the last layers that an export kept."""
-        about = read_about(folder / ABOUT)
-        head = self.head_of(int(about["num_outputs"]))
-        head.load_state_dict(read_state_dict(folder / WEIGHTS))
-        boxes = deepcopy(self.head.state_dict())
-        self.keep_source_head(head, list(about["labels"]))
-        self.head.load_state_dict(boxes)  # which are trained, and start from no other head's
+    def exchange_source_head(self, head: nn.Module, labels: list[str]) -> None:
+        """Keeps the source head that an earlier tuning kept, instead of that tuning's own head, from whose boxes the new ones
+        start.
+        """
+        boxes, self.source_head = deepcopy(self.head.state_dict()), None
+        self.report.notes = [note for note in self.report.notes if not note.startswith(NOTE)]
+        self.keep_source_head(head, labels)
+        self.head.load_state_dict(boxes)
 
     def take_scheme(self) -> None:
         """Notes in the task how class outputs are probabilities."""
@@ -143,10 +142,6 @@ class DenseDetector(Detector, base=True):
     def whole(self, classes: int) -> nn.Module:
         """Torchvision's model, weights random."""
         raise NotImplementedError(f"{type(self).__name__} does not say which model it is made from")
-
-    def encode(self, x: dict[str, Tensor]) -> Tensor:
-        features: Tensor = self.encoder(x["image"])
-        return features
 
     def reader(self, x: dict[str, Tensor], features: Tensor, select: Tensor | None) -> Reader:
         assert isinstance(self.head, DenseHead)

@@ -1,13 +1,10 @@
 """Faster R-CNN of torchvision, with a choice of candidates that draws no random number."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
-from torchvision.models.detection.roi_heads import fastrcnn_loss
-from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
@@ -41,7 +38,8 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         score_threshold: Lowest score of a detection.
         dropout: Must be 0: these networks have no dropout.
         image_size: Height and width of the images that the network sees, in pixels; default the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones; source keeps those that a run kept, and
+            exported, beside its own.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
@@ -57,7 +55,7 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         score_threshold: float = 0.05,
         dropout: float = 0.0,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         transforms: list[Transform] | None = None,
     ) -> None:
         super().__init__(task, transforms)
@@ -91,6 +89,8 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         return old
 
     def head_of(self, classes: int) -> nn.Module:
+        from torchvision.models.detection.faster_rcnn import FastRCNNPredictor
+
         with torch.random.fork_rng(devices=[]):
             return RegionHead(FastRCNNPredictor(self.inputs, classes + 1))
 
@@ -160,12 +160,13 @@ class Regions(nn.Module):
         model.backbone = model.rpn.head = model.roi_heads.box_head = nn.Identity()
 
     def forward(self, image: Tensor) -> Found:
+        from torchvision.models.detection.rpn import concat_box_prediction_layers as joined
+
         model, number, side = self._model[0], len(image), image.shape[-1]
         maps, sizes = self.backbone(image), [(side, side)] * len(image)
         of_levels, deltas = self.rpn(list(maps.values()))
         counts = [one[0].numel() for one in of_levels]
-        objectness, deltas = concat_box_prediction_layers(of_levels, deltas)
-        of_maps = [one.shape[-1] for one in maps.values()]
+        (objectness, deltas), of_maps = joined(of_levels, deltas), [one.shape[-1] for one in maps.values()]
         anchors = anchors_of(model.rpn.anchor_generator, side, of_maps, image)
         with torch.no_grad():  # half precision would move boxes by a pixel or two
             exact, said = deltas.detach().to(anchors.dtype), objectness.detach().to(anchors.dtype)
@@ -282,6 +283,8 @@ class RegionReader:
         numbers, said = roi.assign_targets_to_proposals([regions], [boxes], [classes + 1])
         (chosen,) = roi.subsample(said)
         if len(chosen):
+            from torchvision.models.detection.roi_heads import fastrcnn_loss
+
             true = (boxes if len(boxes) else boxes.new_zeros(1, 4))[numbers[0][chosen]]
             aims = roi.box_coder.encode([true], [regions[chosen]])
             parts = (*parts, *fastrcnn_loss(logits[chosen], moves[chosen], [said[0][chosen]], aims))

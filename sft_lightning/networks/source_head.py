@@ -1,13 +1,17 @@
 """Loads the source head that an export kept, so that a second tuning can be anchored to the same source task.
 
-`source_head.safetensors` holds the layer (`weight`, `bias`), `source_head.json` its labels and its task. They are separate
+`source_head.safetensors` holds the layer (`weight`, `bias`; of a detector its last layers), `source_head.json` its labels
+and its task. They are separate
 files, so that transformers and timm load the folder without noticing them.
 """
+
+from pathlib import Path
 
 from torch import nn
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.networks.base import Network
+from sft_lightning.networks.detector import Detector
 from sft_lightning.networks.source_head_file import ABOUT, WEIGHTS, read_about
 from sft_lightning.networks.weights import read_state_dict, resolve
 
@@ -29,19 +33,6 @@ def take_source_head(network: Network, pretrained: str | None, keep: bool | str)
             + ("pretrained is null" if pretrained is None else f"{pretrained} has none"),
             "use true",
         )
-    about = read_about(folder / ABOUT)
-    state = read_state_dict(folder / WEIGHTS)
-    weight = state.get("weight")
-    assert isinstance(network.head, nn.Linear)
-    features, outputs = network.head.in_features, int(about["num_outputs"])
-    if weight is None or tuple(weight.shape) != (outputs, features):
-        shape = "no weight" if weight is None else f"weights {list(weight.shape)}"
-        raise UserError(
-            "network.keep_source_head",
-            f"{folder / WEIGHTS} has {shape} instead of [{outputs}, {features}], so it belongs to another network's "
-            "features",
-            "use true, or export again",
-        )
     if network.fresh:
         raise UserError(
             "network.keep_source_head",
@@ -49,6 +40,31 @@ def take_source_head(network: Network, pretrained: str | None, keep: bool | str)
             "meaningless",
             "use false",
         )
-    head = nn.Linear(features, outputs, bias="bias" in state)
+    about = read_about(folder / ABOUT)
+    head, labels = source_head_of(network, folder, int(about["num_outputs"])), list(about["labels"])
+    if isinstance(network, Detector):
+        network.exchange_source_head(head, labels)
+    else:
+        network.keep_source_head(head, labels, about["task"])
+
+
+def source_head_of(network: Network, folder: Path, outputs: int) -> nn.Module:
+    """The layers in an export's file, if they fit the network's features."""
+    state = read_state_dict(folder / WEIGHTS)
+    if isinstance(network, Detector):
+        head: nn.Module = network.head_of(outputs)
+    else:
+        assert isinstance(network.head, nn.Linear)
+        head = nn.Linear(network.head.in_features, outputs, bias="bias" in state)
+    wanted = head.state_dict()
+    if state.keys() != wanted.keys() or any(state[n].shape != wanted[n].shape for n in wanted):
+        differ = (n for n in wanted if n not in state or state[n].shape != wanted[n].shape)
+        name = next(differ, next(iter(state.keys() - wanted.keys()), ""))
+        there, expected = (f"{list(of[name].shape)}" if name in of else "nothing" for of in (state, wanted))
+        raise UserError(
+            "network.keep_source_head",
+            f"{folder / WEIGHTS} has {name} {there} instead of {expected}, so it belongs to another network's features",
+            "use true, or export again",
+        )
     head.load_state_dict(state)
-    network.keep_source_head(head, list(about["labels"]), about["task"])
+    return head

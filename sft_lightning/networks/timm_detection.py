@@ -4,11 +4,6 @@ from collections import OrderedDict
 from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, RetinaNet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.fcos import FCOSHead
-from torchvision.models.detection.retinanet import RetinaNetHead
-from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, TaskInfo
@@ -44,7 +39,8 @@ class TimmDetection(DenseDetector, Timm):
         score_threshold: Lowest score of a detection.
         dropout: Probability of dropping a feature in the backbone; null for the architecture's own.
         image_size: Height and width of the images that the network sees, in pixels; default the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones; source keeps those that a run kept, and
+            exported, beside its own.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
@@ -62,7 +58,7 @@ class TimmDetection(DenseDetector, Timm):
         score_threshold: float = 0.05,
         dropout: float | None = None,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         transforms: list[Transform] | None = None,
     ) -> None:
         if kind not in ("fcos", "retinanet"):
@@ -79,7 +75,7 @@ class TimmDetection(DenseDetector, Timm):
         mean, std = (tuple(self.cfg[n]) if known and self.cfg.get(n) else None for n in ("mean", "std"))
         self.own_spec, self.built_for = InputSpec("boxes", mean=mean, std=std), None
 
-    def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
+    def take_apart(self, model: Any, keep: bool, labels: list[str], task: str | None = None) -> None:
         """Replaces classifier and pooling by the pyramid and the detector's layers."""
         if classifier := classifier_name(model):
             self.take_off(model, classifier, False, [])
@@ -98,6 +94,11 @@ class TimmDetection(DenseDetector, Timm):
 
     def whole(self, classes: int) -> nn.Module:
         """Torchvision's detector on the pyramid."""
+        from torchvision.models.detection import FCOS, RetinaNet
+        from torchvision.models.detection.anchor_utils import AnchorGenerator
+        from torchvision.models.detection.fcos import FCOSHead
+        from torchvision.models.detection.retinanet import RetinaNetHead
+
         backbone = self.pyramid[0]
         strides = [backbone.stride * 2**level for level in range(MAPS + 2)]
         options: dict[str, Any] = {"score_thresh": self.score_threshold, "detections_per_img": 100}
@@ -126,7 +127,7 @@ class TimmDetection(DenseDetector, Timm):
             "score_threshold": self.score_threshold,
         }
 
-    def resize(self) -> None:
+    def resize(self, model: Any = None) -> None:
         """A convolutional backbone takes any size."""
 
     def own_layers(self) -> list[tuple[str, list[str]]]:
@@ -147,6 +148,8 @@ class Pyramid(nn.Module):
 
     def __init__(self, model: Any, name: str, cfg: dict[str, Any], width: int) -> None:
         super().__init__()
+        from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
+
         refused = UserError(
             "network.name", f"timm's {name} does not give maps of {MAPS} sizes", "choose a convolutional model"
         )

@@ -57,7 +57,7 @@ class Timm(Backbone):
         self.model_name, self.image_size, self.match = name, image_size, match
         self.options = {} if dropout is None else {"drop_rate": dropout}
         self.cfg: dict[str, Any] = {}
-        keep = keep_source_head is True
+        keep = bool(keep_source_head)
         if pretrained is None or pretrained is False:
             self.take_apart(self.build(), keep, [])
             self.resize()
@@ -124,7 +124,7 @@ class Timm(Backbone):
 
     def from_tensors(self, source: Source, match: str, keep: bool) -> None:
         """Builds the network from a file or a folder: with our names, with timm's, or in timm's order."""
-        if source.ours:
+        if source.ours and "architecture" not in source.config:
             self.check_ours(source)
         self.check_architecture(source, source.config.get("architecture"))
         state = read_weights(source, self.report.notes)
@@ -135,21 +135,22 @@ class Timm(Backbone):
         ours = is_ours(state)
         if match == "name":
             state, ours = named_as(state, model, classifier, source, self.report.notes)
+        theirs = (source.ours.get("init_args") or {}).get("image_size")
+        wanted, self.image_size = self.image_size or theirs, theirs
         if ours:
             self.take_apart(model, False, [])
-            theirs = (source.ours.get("init_args") or {}).get("image_size")
-            wanted, self.image_size = self.image_size or theirs, theirs
             self.resize()
             self.fill_ours(state, source, keep)
-            self.image_size = wanted
-            self.resize()
-            return
-        self.note(source)
-        classes = classes_of(state, model, classifier, match, model.num_classes)  # type: ignore[arg-type]
-        if classes != model.num_classes:
-            model.reset_classifier(classes)  # type: ignore[operator]
-        self.fill_model(model, state, classifier, match)
-        self.take_apart(model, keep, list(source.config.get("label_names") or []))
+        else:
+            self.note(source)
+            classes = classes_of(state, model, classifier, match, model.num_classes)  # type: ignore[arg-type]
+            if classes != model.num_classes:
+                model.reset_classifier(classes)  # type: ignore[operator]
+            self.resize(model)
+            self.fill_model(model, state, classifier, match)
+            task = (source.ours.get("task") or {}).get("name")
+            self.take_apart(model, keep, list(source.config.get("label_names") or []), task)
+        self.image_size = wanted
         self.resize()
 
     def check_architecture(self, source: Source, theirs: str | None) -> None:
@@ -163,11 +164,11 @@ class Timm(Backbone):
 
     # ---- the parts ----
 
-    def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
+    def take_apart(self, model: Any, keep: bool, labels: list[str], task: str | None = None) -> None:
         """Removes the classifier, so that the model gives pooled features."""
         classifier = classifier_name(model)
         if classifier is not None:
-            features = self.take_off(model, classifier, keep, labels).in_features
+            features = self.take_off(model, classifier, keep, labels, task).in_features
         else:  # a convolutional or double classifier: there is no linear layer to keep
             model.reset_classifier(0)
             features = getattr(model, "head_hidden_size", model.num_features)
@@ -175,11 +176,14 @@ class Timm(Backbone):
             self.fresh, self.report.missing = self.fresh & own, [n for n in self.report.missing if n in own]
         self.set_encoder(model, features)
 
-    def resize(self) -> None:
-        """Fits a network of fixed size to `image_size`, and interpolates its position embeddings."""
+    def resize(self, model: Any = None) -> None:
+        """Fits a network of fixed size to `image_size`, and interpolates its position embeddings. `model` is the encoder, if it
+        is not taken apart yet.
+        """
+        model = self.encoder if model is None else model
         if self.image_size is None or not self.cfg.get("fixed_input_size"):
             return
-        if not hasattr(self.encoder, "set_input_size"):
+        if not hasattr(model, "set_input_size"):
             raise UserError(
                 "network.image_size",
                 f"{self.image_size} does not work, because {self.model_name} has a fixed size of "
@@ -187,7 +191,7 @@ class Timm(Backbone):
                 "leave it out",
             )
         try:
-            self.encoder.set_input_size((self.image_size, self.image_size))  # type: ignore[operator]
+            model.set_input_size((self.image_size, self.image_size))
         except (AssertionError, ValueError) as error:
             raise UserError(
                 "network.image_size",

@@ -65,7 +65,7 @@ class TimmSegmentation(Timm):
         fixed = self.image_size or self.input_view.size or self.cfg.get("fixed_input_size")
         return InputSpec("masks", size=spec.size if fixed else None, channels=3, mean=spec.mean, std=spec.std)
 
-    def take_apart(self, model: Any, keep: bool, labels: list[str]) -> None:
+    def take_apart(self, model: Any, keep: bool, labels: list[str], task: str | None = None) -> None:
         """Replaces classifier and pooling by the decoder."""
         if classifier := classifier_name(model):
             self.take_off(model, classifier, False, [])

@@ -1,17 +1,18 @@
-"""Detectors of torchvision, by name: FCOS, RetinaNet and SSDLite."""
+"""Detectors of torchvision, by name: FCOS, RetinaNet, SSD300 and SSDLite."""
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Literal
 
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.load_report import LoadReport
 from sft_lightning.core.structures import InputSpec, TaskInfo
 from sft_lightning.networks.backbone import Backbone, is_ours, read_weights
-from sft_lightning.networks.detector import DenseDetector
+from sft_lightning.networks.detector import DenseDetector, Detector
 from sft_lightning.networks.names import unprefixed
+from sft_lightning.networks.source_head import take_source_head
 from sft_lightning.networks.torchvision_weights import library_weights
 from sft_lightning.networks.transforms import Transform
 from sft_lightning.networks.weights import Source, fill, resolve
@@ -20,9 +21,13 @@ KINDS = {
     "fcos_resnet50_fpn": "fcos",
     "retinanet_resnet50_fpn": "retinanet",
     "retinanet_resnet50_fpn_v2": "retinanet",
+    "ssd300_vgg16": "ssd",
     "ssdlite320_mobilenet_v3_large": "ssd",
 }
-"""The kind of each architecture. Faster R-CNN is `FasterRCNN`, and the maps of SSD300 do not halve"""
+"""The kind of each architecture. Faster R-CNN is `FasterRCNN`"""
+SSD300 = "ssd300_vgg16"
+SIZES = {SSD300: 300, "ssdlite320_mobilenet_v3_large": 320}
+"""Height and width of the images that an architecture is made for, in pixels"""
 CLASSIFIER = "head.classification_head."
 
 
@@ -32,6 +37,7 @@ class FromTorchvision:
     background = 0
     """1 if the model has an output of no object"""
     task: TaskInfo
+    own_spec: InputSpec
     pretrained: str | None
     report: LoadReport
     head: nn.Module
@@ -51,7 +57,7 @@ class FromTorchvision:
         raise NotImplementedError(f"{type(self).__name__} does not say how many classes weights are for")
 
     def start(
-        self, name: str, pretrained: str | None, threshold: float, dropout: float, size: int | None, keep: bool
+        self, name: str, pretrained: str | None, threshold: float, dropout: float, size: int | None, kept: bool | str
     ) -> None:
         """Builds encoder and heads, and fills them."""
         from torchvision import models
@@ -62,7 +68,7 @@ class FromTorchvision:
             raise UserError("network.dropout", f"has no effect on {name}, which has no dropout", "leave it out")
         self.model_name, self.image_size, self.score_threshold = name, size, threshold
         weights = models.get_model_weights(name).__members__
-        self.pretrained = pretrained
+        self.pretrained, keep = pretrained, bool(kept)
         if pretrained is None:
             self.head = self.take_model(self.whole(self.task.num_outputs))
         elif pretrained in weights:
@@ -76,6 +82,8 @@ class FromTorchvision:
                     f"{nearest(pretrained, weights)}; it has {', '.join(weights) or 'no weights'}",
                 )
             self.from_tensors(source, keep)
+        assert isinstance(self, Detector)
+        take_source_head(self, None if pretrained in weights else pretrained, kept)
 
     def whole(self, classes: int, weights: Any = None) -> nn.Module:
         """Torchvision's model; its backbone is never filled by itself, and all of it may be trained."""
@@ -126,7 +134,9 @@ class FromTorchvision:
         self.take_pretrained(model, [str(n) for n in range(outputs)], keep)
 
     def take_pretrained(self, model: nn.Module, labels: list[str], keep: bool) -> None:
-        """Takes a pretrained model apart, and keeps its last layers."""
+        """Takes a pretrained model apart, and keeps its last layers. Images are normalised as the model itself does it."""
+        seen: Any = model.transform
+        self.own_spec = replace(self.own_spec, mean=tuple(seen.image_mean), std=tuple(seen.image_std))
         old = self.take_model(model)
         self.head = self.head_of(self.task.num_outputs)
         if keep:
@@ -137,7 +147,7 @@ class FromTorchvision:
 
 
 class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
-    """FCOS, RetinaNet or SSDLite of torchvision without their last convolutions, and new ones for the data's classes.
+    """FCOS, RetinaNet, SSD300 or SSDLite of torchvision without their last convolutions, and new ones for the data's classes.
 
     The last convolutions, of classes and of boxes, are kept as the source head, and the new ones of boxes start from them.
     BatchNorm of a pretrained ResNet stays as it is, as in torchvision's own tuning. Losses are torchvision's, of each image
@@ -145,14 +155,16 @@ class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
 
     Args:
         task: What is predicted; given by the module.
-        name: torchvision's name: fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2 or
-            ssdlite320_mobilenet_v3_large.
+        name: torchvision's name: fcos_resnet50_fpn, retinanet_resnet50_fpn, retinanet_resnet50_fpn_v2,
+            ssd300_vgg16 or ssdlite320_mobilenet_v3_large.
         pretrained: Where weights come from: a name of torchvision's weights (`DEFAULT`), a run directory, an export folder, a
             state dict file with torchvision's names; null for random ones.
         score_threshold: Lowest score of a detection.
         dropout: Must be 0: these networks have no dropout.
-        image_size: Height and width of the images that the network sees, in pixels; default 320 for SSDLite, else the data's.
-        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones.
+        image_size: Height and width of the images that the network sees, in pixels; default 300 for SSD300, which
+            takes no other, 320 for SSDLite, else the data's.
+        keep_source_head: Keep the pretrained last layers, frozen, beside the new ones; source keeps those that a run kept, and
+            exported, beside its own.
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
@@ -164,7 +176,7 @@ class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
         score_threshold: float = 0.05,
         dropout: float = 0.0,
         image_size: int | None = None,
-        keep_source_head: bool = True,
+        keep_source_head: bool | Literal["source"] = True,
         transforms: list[Transform] | None = None,
     ) -> None:
         super().__init__(task, transforms)
@@ -172,13 +184,21 @@ class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
             raise UserError("network.name", f"must be {', '.join(KINDS)}, got '{name}'{nearest(name, KINDS)}")
         self.kind = KINDS[name]
         self.background = int(self.kind == "ssd")
-        self.own_spec = InputSpec("boxes", size=(320, 320) if self.kind == "ssd" else None)
+        side = SIZES.get(name)
+        self.own_spec = InputSpec("boxes", size=(side, side) if side else None)
         self.start(name, pretrained, score_threshold, dropout, image_size, keep_source_head)
+
+    def encode(self, x: dict[str, Tensor]) -> Tensor:
+        side = x["image"].shape[-1]
+        if self.model_name == SSD300 and side != SIZES[SSD300]:  # its boxes would lie beside their places
+            problem = f"{SSD300} is built for {SIZES[SSD300]} pixels, the images have {side}"
+            raise UserError("network.image_size", problem, "leave it out, as the data's image_size")
+        return super().encode(x)
 
     def options(self) -> dict[str, Any]:
         """Arguments of torchvision's builder."""
         return {
-            "trainable_backbone_layers": 6 if self.kind == "ssd" else 5,
+            "trainable_backbone_layers": 6 if self.model_name.startswith("ssdlite") else 5,
             "score_thresh": self.score_threshold,
             "detections_per_img": 100,
         }
@@ -194,6 +214,8 @@ class TorchvisionDetection(FromTorchvision, DenseDetector, Backbone):
 
 def freeze_norms(model: nn.Module) -> None:
     """Replaces BatchNorm by torchvision's FrozenBatchNorm2d, with the same names."""
+    from torchvision.ops import FrozenBatchNorm2d
+
     for parent in list(model.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, nn.BatchNorm2d):

@@ -1,5 +1,7 @@
 """Tells on how many samples a cell's numbers were measured, from the records' `n`."""
 
+from math import sqrt
+
 from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.report.summary import Row
 
@@ -16,10 +18,30 @@ def counts(rows: list[Row]) -> dict[str, str]:
 
 
 def counts_line(rows: list[Row]) -> str:
-    """`measured on 450 test samples, retention on 451, drift on 450`; empty if no record has it."""
+    """`measured on 450 test samples, retention on 451, drift on 450`, and standard errors; empty if no record has it."""
     found = counts(rows)
     first, *others = found.items() or [("", "")]
     if first[0] not in ("val", "test"):
         return ""
     parts = [f"measured on {first[1]} {first[0]} sample{'' if first[1] == '1' else 's'}"]
-    return ", ".join([*parts, *(f"{name} on {number}" for name, number in others)])
+    measured = ", ".join([*parts, *(f"{name} on {number}" for name, number in others)])
+    return "; ".join([measured, *errors(rows)])
+
+
+def errors(rows: list[Row]) -> list[str]:
+    """What the spread over seeds, which share their test samples, does not show: how an accuracy varies with the samples.
+
+    One phrase with the largest standard error of a run's accuracies; none without accuracies.
+    """
+    split, found = rows[0].split, []
+    source = "test/retention" if split == "test" else "retention"
+    for column, name in ((split, f"{split}/accuracy"), (source, f"{source}/accuracy")):
+        held = [
+            (p.values[name], p.values[f"n/{column}"])
+            for r in rows
+            for p in r.points
+            if {name, f"n/{column}"} <= p.values.keys()
+        ]
+        if worst := [sqrt(max(0.0, a * (1 - a)) / n) for a, n in held if n > 0]:
+            found.append(f"{100 * max(worst):.1f} points in {name}")
+    return [f"standard error over samples at most {' and '.join(found)}"] if found else []

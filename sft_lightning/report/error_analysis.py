@@ -1,5 +1,6 @@
 """Combines the `details.json` of an arm's runs over seeds: layers, confusion matrices, changed samples."""
 
+import re
 from statistics import fmean, stdev
 from typing import Any
 
@@ -10,6 +11,8 @@ MOST_SAMPLES = 12  # shown for each arm
 MOST_WORDS = 80  # shown of a sentence
 MOST_IMAGE = 60_000  # characters of a data URL
 DATA_URLS = {"image": ("data:image/png;base64,",), "sound": ("data:audio/mpeg;base64,", "data:audio/wav;base64,")}
+MOST_COLOURS = 20  # listed beside a picture
+PICTURES, PICTURE = ("truth", "before", "after"), "data:image/jpeg;base64,"
 MEASURES = {
     "relative": "relative change of weights ‖w−w⁰‖/‖w⁰‖",
     "l2": "change of weights ‖w−w⁰‖",
@@ -143,11 +146,11 @@ def weight_of(entry: dict[str, Any]) -> float:
 
 
 def sample(entry: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a changed sample that the page shows; images and sounds only if they are small and in the file itself."""
+    """The fields of a changed sample that the page shows; pictures and sounds only if they are small and in the file itself."""
     shown: dict[str, Any] = {"seeds": entry["seeds"]}
-    for key in ("on", "name", "label", "before", "after", "question", "text", "words", "form"):
-        if isinstance(held := entry.get(key), list):  # one text for each word
-            shown[key] = [str(one)[:60] for one in held[:MOST_WORDS]]
+    for key in ("on", "name", "label", "before", "after", "question", "choices", "text", "words", "form"):
+        if isinstance(held := entry.get(key), list):  # one text for each word, or choice
+            shown[key] = [str(one)[: 300 if key == "choices" else 60] for one in held[:MOST_WORDS]]
         elif held is not None:
             shown[key] = str(held)[: 3000 if key == "text" and entry.get("form") == "answer" else 300]
     for key in ("confidence_before", "confidence_after", "score_before", "score_after"):
@@ -157,4 +160,12 @@ def sample(entry: dict[str, Any]) -> dict[str, Any]:
         held = entry.get(key)
         if isinstance(held, str) and held.startswith(starts) and len(held) <= MOST_IMAGE:
             shown[key] = held
+    pictures, colours = as_mapping(entry.get("pictures")), entry.get("colours")
+    for key in PICTURES:
+        uri = pictures.get(key)
+        if isinstance(uri, str) and uri.startswith(PICTURE) and len(uri) <= MOST_IMAGE:
+            shown.setdefault("pictures", {})[key] = uri
+    if "pictures" in shown and isinstance(colours, list):
+        pairs = [pair for pair in colours if isinstance(pair, list) and len(pair) == 2]
+        shown["colours"] = [[str(n)[:60], c] for n, c in pairs if re.fullmatch("#[0-9a-f]{6}", str(c))][:MOST_COLOURS]
     return shown

@@ -16,7 +16,12 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, sweep_run_id
 from sft_lightning.runs.metrics_log import named_by_split
 
-PATIENCE = 30.0  # seconds that W&B's server has to answer at the start, unless WANDB_INIT_TIMEOUT is set
+PATIENCE = 30.0  # seconds that W&B's server has to answer at the start
+OWN: dict[str, Any] = {
+    "init_timeout": PATIENCE,
+    "x_save_requirements": False,  # reads the metadata of every installed package; run.json has the versions that count
+}
+"""Settings of W&B, unless the environment has them: WANDB_INIT_TIMEOUT and so on"""
 
 
 class WandbLog(WandbLogger):
@@ -99,7 +104,7 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
     import wandb
     from wandb.sdk.lib.service.service_token import WandbServiceConnectionError
 
-    waits = {} if "WANDB_INIT_TIMEOUT" in os.environ else {"init_timeout": PATIENCE}
+    own = {name: value for name, value in OWN.items() if f"WANDB_{name.upper()}" not in os.environ}
     try:
         logger = WandbLog(
             project=settings.wandb_project,
@@ -114,7 +119,7 @@ def make_wandb(settings: RunOptions, run: RunDirectory, config: dict[str, Any], 
             job_type=settings.wandb_job_type,
             tags=redaction.without(settings.wandb_tags),
             config=redaction.without(config),
-            settings=wandb.Settings(silent=not online, console="off", **waits),
+            settings=wandb.Settings(silent=not online, console="off", **own),
         )
         logger._wandb_init.pop("anonymous", None)  # W&B warns about it even if it is None
         if sweep_run_id() is not None:  # the agent has set the project, and W&B accepts no other

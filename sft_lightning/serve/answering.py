@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.export.onnx_network import OnnxNetwork
 from sft_lightning.networks.base import Network
 from sft_lightning.serve.items import Item, Prepared, Reader
 from sft_lightning.serve.loading import load_served
@@ -28,10 +29,15 @@ class Model:
     """
 
     def __init__(self, network: Network, arguments: dict[str, Any], half: bool = False) -> None:
+        graph = isinstance(network, OnnxNetwork)
+        if half and graph:
+            raise UserError("--precision", "bf16 has no effect on a graph, whose numbers are fixed", "leave it out")
         self.half = half
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device("cuda" if torch.cuda.is_available() and not graph else "cpu")
         self.network = network.to(self.device)
         self.reader: Reader = reader_of(network.input_spec)(network, arguments, self.device)
+        if isinstance(network, OnnxNetwork) and network.alone:
+            self.reader.share = 0.0  # batches of one sample
         self.tasks: dict[str, Task] = {"new": make_task(network.task)}
         if network.source_head is not None and network.source_task is not None:
             self.tasks["source"] = make_task(network.source_task)

@@ -12,7 +12,8 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.audio.listed import FILE_COLUMNS
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.bad_samples import printable
-from sft_lightning.data.text.files import FORMATS, Table, check_text, once, read_table
+from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, check_text, once, read_table
+from sft_lightning.data.text.parallel import pair_table
 from sft_lightning.data.text.squad_files import read_questions
 from sft_lightning.data.text.utf8 import MARKS, NO_TEXT
 from sft_lightning.data.vision.walk import IMAGES, LeftOut, images_below
@@ -65,6 +66,9 @@ def opened(place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
         raise UserError(KEY, f"{place} is a folder, and the model takes texts", "name a file")
     if lines:
         return of_lines(read_lines(place), called(place), reader, arguments)
+    bare = arguments.get("header") is False and suffix in DELIMITED  # as the run's data had none
+    if reader.kind == "pairs" and bare and not arguments.get("given"):
+        return of_table(pair_table(path, KEY, skip=True, header=False), reader, arguments)
     read = read_questions if reader.kind == "questions" else read_table
     return of_table(read(path, KEY, skip=True), reader, arguments)
 

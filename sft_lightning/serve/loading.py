@@ -9,7 +9,9 @@ import yaml
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError, one_line
 from sft_lightning.export.card import CONFIG
+from sft_lightning.export.library_folder import described
 from sft_lightning.export.onnx_folder import FILE as ONNX
+from sft_lightning.export.onnx_network import OnnxNetwork
 from sft_lightning.export.own_folder import load_export
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.transforms import without_transforms
@@ -36,6 +38,8 @@ SERVED = {
 """Tasks that are served, by kind of the network's input"""
 GENERATION = ("max_new_tokens", "num_beams", "dtype")
 """Arguments of networks that change answers, and that an export's config.json does not hold"""
+NEVER = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.h5", "*/*.onnx", "*.*.onnx", "*_*.onnx")
+"""Files of a hub that are not downloaded: pickled weights, which are never read, and graphs other than `model.onnx`"""
 
 
 def find_folder(place: str | Path) -> Path:
@@ -46,8 +50,8 @@ def find_folder(place: str | Path) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    try:  # pickled weights are never read, and ONNX graphs are not ours
-        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.ckpt", "*.onnx", "*.h5"]))
+    try:
+        return Path(snapshot_download(name, ignore_patterns=list(NEVER)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         why = redaction.redact(one_line(str(error)))[:200]
         raise UserError(
@@ -61,24 +65,35 @@ def load_served(place: str | Path) -> tuple[Network, dict[str, Any]]:
     The arguments are empty for an export without training_config.yaml. No code comes from the folder.
 
     Args:
-        place: A finished run, its `model/`, or an export that `load_export` loads.
+        place: A finished run, its `model/`, an export of any format, or the graph of one (`model.int8.onnx`).
 
     Raises:
         UserError: The run is unfinished or has lost its weights, the folder is damaged or names other code, or the task is
             not served.
     """
     place = find_folder(place)
-    if not place.is_dir():
-        raise UserError(place, "is not a folder", "name a run or an export")
-    if (place / "run.json").is_file():
-        check_run(place)
-    check_folder(place)
-    network = load_export(place, **generation_arguments(place))
+    if (graph := graph_at(place)) is not None:
+        network: Network = OnnxNetwork(graph)
+        place = graph.parent
+    else:
+        if not place.is_dir():
+            raise UserError(place, "is not a folder", "name a run or an export")
+        if (place / "run.json").is_file():
+            check_run(place)
+        check_folder(place)
+        network = load_export(place, **generation_arguments(place))
     kind, task = network.input_spec.kind, network.task.name
     if task not in SERVED.get(kind, ()):
         served = "; ".join(f"{', '.join(tasks)} of {name}" for name, tasks in SERVED.items())
         raise UserError(place, f"has a network for {task} of {kind}, which is not served", f"serve one for {served}")
     return network, data_arguments(place)
+
+
+def graph_at(place: Path) -> Path | None:
+    """The graph of an ONNX export; None for other folders, which are loaded by their config.json."""
+    if place.suffix == ".onnx" and place.is_file():
+        return place
+    return place / ONNX if (place / ONNX).is_file() and not (place / "config.json").is_file() else None
 
 
 def check_run(place: Path) -> None:
@@ -96,15 +111,14 @@ def check_run(place: Path) -> None:
 
 def check_folder(place: Path) -> None:
     """Raises UserError if loading the folder would run code that does not belong to this package."""
-    if (place / ONNX).is_file():
-        raise UserError(
-            place, "is an export for onnxruntime", "use the run, or an export to transformers or safetensors"
-        )
-    ours = resolve(str(place)).ours
+    if not any((place / name).is_file() for name in ("run.json", "config.json")):
+        raise UserError(place, "has neither config.json nor model.onnx", "choose a run, or an export of one")
+    source = resolve(str(place))
+    ours = source.ours or described(source)
     network = str(ours.get("network") or "")
     if not network:
         raise UserError(
-            place, "has no network of sft_lightning", "choose a run, or an export to transformers or safetensors"
+            place, "has no network that sft_lightning serves", "choose a run, an export, or a model of another kind"
         )
     if not network.startswith(OWN):
         raise UserError(

@@ -106,7 +106,8 @@ def predict(model: Model, place: Path, inputs: Inputs, head: str, output: Path |
 def identity(model: Model, place: Path, inputs: Inputs, head: str) -> str:
     """Identifies model, samples and head: a command that was stopped is resumed only if all are the same."""
     folder = place / "model" if (place / "run.json").is_file() else place
-    files = [facts(file) for file in sorted([*folder.rglob("*.safetensors"), *folder.glob("*.json")])]
+    weights = [place] if place.is_file() else [*folder.rglob("*.safetensors"), *folder.glob("*.onnx")]
+    files = [facts(file) for file in sorted([*weights, *folder.glob("*.json")])]
     return digest_of([__version__, files, model.half, str(model.network.task), inputs.digest, len(inputs), head])
 
 

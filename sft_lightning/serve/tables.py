@@ -1,11 +1,13 @@
 """Reads samples of texts from tables, whose columns are those that the run's data had."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.data.text.cell_lists import WRITTEN, as_lists
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import Table, check_text
+from sft_lightning.data.text.files import DELIMITED, Table, check_text
 from sft_lightning.data.text.own_texts import check_words, column_of
 from sft_lightning.serve.inputs import KEY, Inputs, digest_of
 from sft_lightning.serve.items import Item, Reader
@@ -67,12 +69,18 @@ def texts_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make
 
 
 def words_in(table: Table, reader: Reader, arguments: Mapping[str, Any]) -> Make:
-    """Texts to tag, or lists of words."""
+    """Texts to tag, or lists of words, which a .csv or .tsv writes as texts; in the run's column of words, blanks part them."""
     column = text_column(table, arguments)
+    values, words_given = table.columns[column], False
+    if Path(table.where).suffix.lower() in DELIMITED:
+        lists, how = as_lists(values)
+        if how == WRITTEN or column == arguments.get("token_column"):
+            values, words_given = lists, True
+            table.notes.append(f"{table.where}: column '{column}' holds {how}")
 
     def make(row: int) -> Item:
-        name, value = table.name(row), table.columns[column][row]
-        if isinstance(value, list):
+        name, value = table.name(row), values[row]
+        if isinstance(value, list) or (words_given and not missing(value)):
             return Item(name, words=tuple(check_words(value, column, name)))
         check_text(value, f"column '{column}'", name, "--text_column")
         return Item(name, value)

@@ -5,6 +5,7 @@ being below it.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,20 +45,33 @@ class SampleTest:
     """About how many samples would decide with 80 % power, if the observed value is the true one; None if no number would"""
 
 
-def with_unseen(test: SampleTest, margin: float, alpha: float) -> SampleTest:
+def with_unseen(
+    test: SampleTest, margin: float, alpha: float, parts: Sequence[tuple[int, float]] | None = None
+) -> SampleTest:
     """The test of a share, with what n samples cannot show: a kind of sample as rare as 1 in n may be missing among them.
 
     A share f of such samples changes a mean of shares by up to f, and all n samples miss them with chance (1 − f)ⁿ. Neither p
     may be smaller than that for the distance from the margin, and the interval reaches as far. Where no sample differs, this
     alone is the test, as Tango's is nearly for scores of 0 and 1.
+
+    Args:
+        test: The test.
+        margin: What was tested against.
+        alpha: Level.
+        parts: For a metric made of means over groups of samples: each group's number of samples, and by how much the metric
+            changes with the group's mean. A kind of sample may be missing in one group. Default one group, whose mean it is.
     """
     if test.right_or_wrong or test.method.startswith("exact"):
         return test
-    gap, unseen = min(abs(test.value - margin), 1.0), 1 - alpha ** (1 / test.n)
-    least = (1 - gap) ** test.n
+    parts = parts or [(test.n, 1.0)]
+    gaps = [min(abs(test.value - margin) / slope, 1.0) for _, slope in parts]
+    unseen = max(slope * (1 - alpha ** (1 / n)) for n, slope in parts)
+    least = max((1 - gap) ** n for (n, _), gap in zip(parts, gaps, strict=True))
     needed = test.needed
-    if needed is not None and 0 < gap < 1:
-        needed = max(needed, math.ceil(math.log(alpha) / math.log1p(-gap)))
+    if needed is not None:
+        for (n, _), gap in zip(parts, gaps, strict=True):
+            if 0 < gap < 1:
+                needed = max(needed, math.ceil(test.n / n * math.log(alpha) / math.log1p(-gap)))
     return replace(
         test,
         low=min(test.low, test.value - unseen),
@@ -110,12 +124,20 @@ def level(scores: Array, wanted: float, alpha: float) -> SampleTest:
 
 
 def resampled(value: float, draws: Array, n: int, margin: float, alpha: float) -> SampleTest:
-    """Tests a value by its `draws` on samples drawn anew with replacement: the percentile bootstrap over n samples."""
+    """Tests a value by its `draws` on samples drawn anew with replacement over n samples.
+
+    Each p is the larger one of the percentile bootstrap's and of the normal approximation with the draws' deviation, and the
+    interval holds both. Where a metric depends on few samples, such as 30 of 330, the percentile bootstrap alone was wrong in
+    8 % of simulated gates, in both directions.
+    """
     deviation = float(np.std(draws, ddof=1))
     if deviation <= _rounding(draws):
         return _without_spread(value, n, margin, alpha, "bootstrap, all draws equal", None, None)
     low, high = (float(end) for end in np.quantile(draws, (alpha, 1 - alpha)))
     above, below = ((1 + int(side.sum())) / (len(draws) + 1) for side in (draws <= margin, draws >= margin))
+    z, reach = (value - margin) / deviation, float(stats.norm.isf(alpha)) * deviation
+    above, below = max(above, float(stats.norm.sf(z))), max(below, float(stats.norm.cdf(z)))
+    low, high = min(low, value - reach), max(high, value + reach)
     spread = deviation * math.sqrt(n)
     needed = _needed(value - margin, spread, spread, alpha)
     return SampleTest(n, value, low, high, above, below, f"bootstrap, {len(draws):,} draws", needed=needed)

@@ -15,6 +15,7 @@ from torchmetrics import Metric
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo
+from sft_lightning.core.pictured import Pictured
 from sft_lightning.core.registry import Registry
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 
@@ -44,7 +45,11 @@ class Said(NamedTuple):
     score: float | None = None
     """How much of it is right, in [0, 1]; None if that is unknown"""
     form: str = "text"
-    """'text', 'tags' (one for each word) or 'answer' (a part of the sample's text)"""
+    """'text', 'tags' (one for each word), 'answer' (a part of the sample's text) or 'choice' (the place of one of several)"""
+    found: Pictured | None = None
+    """The same as a picture shows it, for what is found in an image"""
+    truth: Pictured | None = None
+    """The right answer as a picture shows it; None if it is unknown"""
 
 
 TASKS: Registry["Task"] = Registry("task")

@@ -164,3 +164,26 @@ def mean(values: np.ndarray) -> float:
     """Over what pycocotools does not mark as undefined with −1."""
     there = values[values > -1]
     return float(there.mean()) if there.size else float("nan")
+
+
+def f1_of(boxes: np.ndarray, classes: np.ndarray, picture: Picture, least: float = 0.5) -> float:
+    """F1 of an image's detections, best first: `boxes[M, 4]` and `classes[M]`; 1 if nothing is there and nothing is found.
+
+    Each detection in turn takes the free true box of its class with the largest IoU of at least `least`. One that takes none
+    and of whose area a share of at least `least` lies in an ignored box is left out, as in COCO.
+    """
+    assert picture.boxes is not None and picture.labels is not None and picture.ignored is not None
+    left, right, counted = list(np.flatnonzero(~picture.ignored)), 0, len(boxes)
+    total = len(left)
+    for box, label in zip(boxes, classes, strict=True):
+        shared = np.minimum(picture.boxes[:, 2:], box[2:]) - np.maximum(picture.boxes[:, :2], box[:2])
+        shared = shared.clip(0).prod(1)
+        own, true = (box[2:] - box[:2]).prod(), (picture.boxes[:, 2:] - picture.boxes[:, :2]).prod(1)
+        overlap, alike = shared / np.maximum(own + true - shared, 1e-9), picture.labels == label
+        best = max((at for at in left if alike[at]), key=lambda at: overlap[at], default=None)
+        if best is not None and overlap[best] >= least:
+            left.remove(best)
+            right += 1
+        elif (shared[alike & picture.ignored] >= least * own).any():
+            counted -= 1
+    return 2 * right / (counted + total) if counted + total else 1.0

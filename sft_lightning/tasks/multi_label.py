@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from sklearn.metrics import average_precision_score
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAccuracy, MultilabelExactMatch, MultilabelF1Score
@@ -85,6 +84,8 @@ class MeanAveragePrecision(Metric):
         self.y.append(y.float().reshape(-1))
 
     def compute(self) -> Tensor:
+        from sklearn.metrics import average_precision_score
+
         logits, y = (dim_zero_cat(part).cpu().numpy().reshape(-1, self.labels) for part in (self.logits, self.y))
         there = np.flatnonzero((y > 0).any(0))
         if not len(there) or not np.isfinite(logits).all():

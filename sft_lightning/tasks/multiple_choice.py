@@ -59,8 +59,8 @@ class MultipleChoice(RowTask):
         """The place of the chosen choice, from 0."""
         chosen, y = self.predict(self.rows(output.logits, batch)).tolist(), batch.get("y")
         if y is None:
-            return [Said(str(c)) for c in chosen]
-        return [Said(str(c), str(t), float(c == t)) for c, t in zip(chosen, y.tolist(), strict=True)]
+            return [Said(str(c), form="choice") for c in chosen]
+        return [Said(str(c), str(t), float(c == t), "choice") for c, t in zip(chosen, y.tolist(), strict=True)]
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         return (one.argmax(-1) == other.argmax(-1)).double()

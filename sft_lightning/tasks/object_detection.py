@@ -10,10 +10,11 @@ from torchmetrics import Metric
 
 from sft_lightning.anchors import bernoulli_kl, kl
 from sft_lightning.core.metric_info import SHARE, MetricInfo
+from sft_lightning.core.pictured import Outlines
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single
 from sft_lightning.tasks.box_groups import BOX_GROUPS, OldAndNewBoxes
-from sft_lightning.tasks.box_scores import NUMBER, OF_CLASS, SCORES, BoxScores, Picture
+from sft_lightning.tasks.box_scores import NUMBER, OF_CLASS, SCORES, BoxScores, Picture, f1_of
 from sft_lightning.tasks.partial import covered_rows
 
 FIXED = 256
@@ -125,15 +126,26 @@ class ObjectDetection(Task):
         return self.info.labels or [str(i) for i in range(self.info.num_outputs)]
 
     def said(self, output: Output, batch: Batch) -> list[Said] | None:
-        """`2 cat, 1 dog`: how many objects of each class are found in an image, and how many there are."""
+        """`2 cat, 1 dog`: how many objects of each class are found in an image, and how many there are. The score is F1 of the
+        detections that are said, matched to true boxes at an IoU of one half.
+        """
         if "beside" not in batch:
             return None
         said = []
-        for picture, (_, scores, classes) in zip(pictures(batch), detections(output, batch), strict=True):
-            right = None
-            if "y" in batch and picture.labels is not None and picture.ignored is not None:
-                right = self.counted(picture.labels[~picture.ignored])
-            said.append(Said(self.counted(classes[scores >= SHOWN]), right))
+        for picture, (boxes, scores, classes) in zip(pictures(batch), detections(output, batch), strict=True):
+            right, score, truth, kept, size = None, None, None, scores >= SHOWN, [picture.width, picture.height] * 2
+            if (
+                "y" in batch
+                and picture.boxes is not None
+                and picture.labels is not None
+                and picture.ignored is not None
+            ):
+                counted = ~picture.ignored
+                right = self.counted(picture.labels[counted])
+                score = f1_of(boxes[kept], classes[kept], picture)
+                truth = Outlines(picture.boxes[counted] / size, picture.labels[counted])
+            found = Outlines(boxes[kept] / size, classes[kept], scores[kept])
+            said.append(Said(self.counted(classes[kept]), right, score, found=found, truth=truth))
         return said
 
     def counted(self, classes: np.ndarray) -> str:

@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from sft_lightning.anchors import kl
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
+from sft_lightning.core.pictured import Regions, reduced
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single, draw_classes
 from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, UNLABELLED, RegionScores
@@ -138,15 +139,34 @@ class SemanticSegmentation(Task):
 
     def said(self, output: Output, batch: Batch) -> list[Said]:
         """The share of each class among an image's labelled pixels; its score is the share of pixels that are right."""
-        select = labelled(batch)
+        select, labels = labelled(batch), batch.get("y")
         counts = select.flatten(1).sum(1).tolist()
         said = torch.split(self.predict(self.rows(output.logits, batch)), counts)
-        if "y" not in batch:
-            return [Said(self.shares(of)) for of in said]
-        pairs = zip(said, torch.split(batch["y"], counts), strict=True)
+        height, width = select.shape[1:]
+        found = [self.regions(one, height, width) for one in output.logits]
+        if labels is None:
+            return [Said(self.shares(of), found=regions) for of, regions in zip(said, found, strict=True)]
+        masks = torch.full_like(select, UNLABELLED, dtype=torch.long)
+        truth = [self.regions(one, height, width) for one in masks.masked_scatter(select, labels)]
         return [
-            Said(self.shares(a), self.shares(y), float((a == y).double().mean()) if len(y) else None) for a, y in pairs
+            Said(
+                self.shares(a), self.shares(y), float((a == y).double().mean()) if len(y) else None, "text", one, other
+            )
+            for a, y, one, other in zip(said, torch.split(labels, counts), found, truth, strict=True)
         ]
+
+    def regions(self, of: Tensor, height: int, width: int) -> Regions | None:
+        """A picture of a mask `[height, width]`, or of logits `[h, w, C]`, of a network's input of this height and width; None
+        for more classes than a picture has.
+        """
+        if self.info.num_outputs > UNLABELLED:
+            return None
+        small = reduced(height, width)
+        if of.ndim == 3:
+            classes = enlarged(of[None], small)[0].argmax(-1)
+        else:
+            classes = F.interpolate(of[None, None].float(), small, mode="nearest-exact")[0, 0]
+        return Regions.of(classes.cpu().numpy(), (height, width))
 
     def shares(self, classes: Tensor) -> str:
         """`cell 75 %, membrane 25 %`: the classes of some pixels, the most frequent first."""

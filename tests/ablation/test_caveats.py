@@ -78,6 +78,7 @@ def test_what_cannot_be_meant_is_refused(content: dict[str, object], key: str, v
         study(**content)
 
 
+@pytest.mark.slow
 def test_fresh_seeds_are_fitted_with_the_chosen_setting_and_they_alone_are_tested(tmp_path: Path) -> None:
     arms = {"plain": ARMS["plain"], "probe": {"set": {"model.class_path": "LinearProbe"}}}
     file = write(tmp_path / "fresh.yaml", arms=arms, seeds=1, report_seeds=3)

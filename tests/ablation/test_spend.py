@@ -163,6 +163,7 @@ def test_an_arm_that_tunes_what_it_starts_from_has_an_answer(tmp_path: Path) -> 
     assert cell["mixed"] is None and cell["statistics"]
 
 
+@pytest.mark.slow
 def test_training_data_that_changed_before_more_seeds_were_run_gives_no_answer(tmp_path: Path) -> None:
     def file(split: str, word: str) -> str:
         rows = [f"{'good' if i % 2 else 'bad'} {i} {word if i % 2 else 'poor'},{i % 2}" for i in range(60)]

@@ -152,6 +152,7 @@ class TestADryRun:
 
 
 class TestHonesty:
+    @pytest.mark.slow
     def test_the_choice_does_not_change_when_the_test_labels_are_shuffled(self, tmp_path):
         chosen, validation = [], []
         for shuffled in (False, True):
@@ -211,6 +212,7 @@ class TestMoreWaysToChoose:
         before = attempts(folder)
         assert ablate(file, tmp_path) == 0 and attempts(folder) == before
 
+    @pytest.mark.slow
     def test_a_search_that_proposes_a_setting_twice_still_ends_with_a_choice(self, tmp_path):
         search = {"trials": 5, "ranges": {"model.lr": [0.001, 0.01]}, "sampler": "random"}
         arms = {"plain": {}, "tuned": {"search": search}}
@@ -264,6 +266,7 @@ class TestMoreWaysToChoose:
         said = capsys.readouterr()
         assert "no point" not in said.err and said.out.count("one seed") == 4
 
+    @pytest.mark.slow
     def test_a_budget_sets_the_number_of_seeds_before_anything_is_tested(self, tmp_path, capsys):
         file = write(tmp_path / "budget.yaml", arms={"plain": ARMS["plain"]})
         assert ablate(file, tmp_path, "--budget", "1s") == 0
@@ -287,6 +290,7 @@ class TestFailures:
         assert ablate(file, tmp_path) == 2 and attempts(folder)[bad] == 1, "a failed point was run again unasked"
         assert ablate(file, tmp_path, "--retry") == 2 and attempts(folder)[bad] == 1, "forgotten, then tried once"
 
+    @pytest.mark.slow
     def test_a_point_whose_worker_is_killed_is_interrupted_and_tried_again(self, tmp_path, zygote):
         base = {**BASE, "trainer": {**BASE["trainer"], "max_epochs": 300}}
         file = write(tmp_path / "killed.yaml", base=base, seeds=1, arms={"plain": ARMS["plain"]})

@@ -33,6 +33,7 @@ def test_all_stay_unless_asked_and_what_is_not_chosen_goes_when_it_is(tmp_path):
     assert (attempts(folder), (folder / "points.csv").read_bytes()) == before, "what was removed was fitted again"
 
 
+@pytest.mark.slow
 def test_what_was_removed_and_is_chosen_after_all_is_fitted_again_and_tested(tmp_path):
     assert ablate(file(tmp_path, "best", 0.01), tmp_path, "--keep_weights", "chosen") == 0
     folder = tmp_path / "small"

@@ -10,7 +10,7 @@ from sft_lightning.autoconfig.default_study import front_door
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.networks import UNet
 from tests.data.test_contract import pets, streets, voc
-from tests.data.vision_files import write_masked_table, write_masks
+from tests.data.vision_files import write_masks
 from tests.refused import refused
 
 
@@ -51,10 +51,6 @@ def test_what_every_run_would_refuse_is_refused_at_the_front_door(nets: dict[str
     write_masks(tmp_path / "cells", 20, side=100)
     with refused("data.score_size", "no effect", "data.image_size"):
         front_door(nets["resnet"], str(tmp_path / "cells"), settings={"window": 64, "score_size": "mask"})
-    (tmp_path / "hub").mkdir()
-    table = write_masked_table(tmp_path / "hub")["train"]
-    with refused("--data", "images and nothing else", "annotation", "HubSegmentation"):
-        front_door(nets["resnet"], table)
 
 
 def test_a_network_that_does_not_segment_is_refused_unless_folders_are_classes(

@@ -51,7 +51,9 @@ def test_a_table_is_taken_for_pairs_where_its_columns_say_so(nets: dict[str, str
     assert (data["source_column"], data["target_column"]) == ("en", "de")
     odd = "this\tthat\n" + "".join(f"{text}\t{text}!\n" for text in texts(40))
     file = write_text(tmp_path / "odd.tsv", odd)
-    assert front_door(nets["marian"], file)[0]["base"]["data"]["init_args"]["source_column"] == "this"
+    content, lines = front_door(nets["marian"], file)
+    assert content["base"]["data"]["init_args"]["source_column"] == "this"
+    assert any("data.header=false" in line for line in lines), lines
     data = front_door(nets["t5"], file, task="seq2seq", text_column="that,this")[0]["base"]["data"]["init_args"]
     assert (data["source_column"], data["target_column"]) == ("that", "this")
 
@@ -146,3 +148,20 @@ def test_a_column_of_numbers_is_not_taken_for_source_texts(nets: dict[str, str],
             front_door(nets["t5"], file, text_column=given, task="seq2seq")
     _, lines = front_door(nets["t5"], file, text_column="source,id", task="seq2seq")
     assert any("'id'" in line and "numbers" in line for line in lines), lines
+
+
+def test_a_table_whose_first_line_reads_like_a_pair_has_no_header(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = "".join(f"{text} says he.\t{text} sagt er.\n" for text in texts(40))
+    file = write_text(tmp_path / "a.tsv", rows)
+    for network, task in (("marian", None), ("t5", "seq2seq"), ("t5", None)):
+        content, lines = front_door(nets[network], file, task=task)
+        data = content["base"]["data"]["init_args"]
+        assert data["header"] is False and (data["source_column"], data["target_column"]) == ("source", "target")
+        assert any("40 pairs" in line for line in lines) and any("data.header=true" in line for line in lines), lines
+    data = front_door(nets["t5"], file, text_column="target,source")[0]["base"]["data"]["init_args"]
+    assert (data["source_column"], data["target_column"]) == ("target", "source")
+    content, lines = front_door(nets["marian"], file, settings={"header": True})
+    assert content["base"]["data"]["init_args"]["header"] is True and any("39 pairs" in line for line in lines), lines
+    short = write_text(tmp_path / "b.tsv", rows.replace(" says he.", "").replace(" sagt er.", ""))
+    content, lines = front_door(nets["t5"], short, settings={"header": False}, task="seq2seq")
+    assert any("40 pairs" in line for line in lines) and not any("data.header=true" in line for line in lines), lines

@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from sft_lightning.autoconfig.default_study import front_door
+from sft_lightning.autoconfig.default_study import front_door, infer_study
+from sft_lightning.autoconfig.recipe import Length
+from sft_lightning.autoconfig.trainer_settings import with_settings
 from sft_lightning.cli.main import main
 from tests.autoconfig.files import csv_rows, instructions, scores
 from tests.data.text_files import texts, write_jsonl, write_text
@@ -117,3 +119,82 @@ def test_what_data_are_read_cannot_be_set(
     file = csv_rows(tmp_path / "reviews.csv")
     assert main(["ablate", "--network", nets["bert"], "--data", file, "--dry-run", "--set", option]) == 2
     check_printed(capsys.readouterr().err, option.partition("=")[0])
+
+
+def of_fit(network: str, data: str, **trainer: Any) -> tuple[dict[str, Any], str]:
+    """(the settings of the trainer, what is said of training)."""
+    found = infer_study(network, data, of_trainer=trainer)
+    (said,) = (line for line in found.lines if line.startswith("training"))
+    return found.study["base"]["trainer"], said.removeprefix("training   ")
+
+
+def test_the_length_of_a_fit_that_the_user_sets_is_planned_and_said(nets: dict[str, str], tmp_path: Path) -> None:
+    file = csv_rows(tmp_path / "reviews.csv", 400)  # 256 to learn from: 16 steps of 16
+    for given, trainer, said in (
+        (
+            {"max_epochs": 3},
+            {"max_epochs": 3, "val_check_interval": 8},
+            "48 steps of 16 samples (3 epochs), validated 6 times",
+        ),
+        (
+            {"max_epochs": 20},
+            {"max_epochs": 20, "check_val_every_n_epoch": 2},
+            "320 steps of 16 samples (20 epochs), validated 10",
+        ),
+        (
+            {"max_steps": 40},
+            {"max_epochs": 3, "max_steps": 40, "val_check_interval": 4, "check_val_every_n_epoch": None},
+            "40 steps of 16 samples (3 epochs)",
+        ),
+        ({"max_epochs": 2, "max_steps": 64}, {"max_epochs": 2, "max_steps": 64}, "32 steps of 16 samples (2 epochs)"),
+        (
+            {"max_epochs": 6, "check_val_every_n_epoch": 3},
+            {"max_epochs": 6, "check_val_every_n_epoch": 3},
+            "validated 2 times",
+        ),
+        ({"max_epochs": 1, "limit_train_batches": 0.5}, {"max_epochs": 1}, "8 steps of 16 samples (1 epoch)"),
+        ({"precision": "bf16-mixed"}, {"precision": "bf16-mixed"}, ", bf16-mixed"),
+        ({"max_epochs": 3, "accumulate_grad_batches": 2}, {"val_check_interval": 16}, "48 steps of 16"),
+    ):
+        found, line = of_fit(nets["bert"], file, **given)
+        assert trainer.items() <= found.items() and said in line, (given, found, line)
+    plain, unset = (of_fit(nets["bert"], file, **given) for given in ({}, {"log_every_n_steps": 2}))
+    assert plain == unset, "a setting that changes no length changed the plan"
+    planned = Length(16, {"max_epochs": 1, "max_steps": 600, "val_check_interval": 60}, 600, 10)
+    assert with_settings(planned, 99_999, {"val_check_interval": 100}).trainer["max_steps"] == 600, "the limit is lost"
+    assert "max_steps" not in with_settings(planned, 99_999, {"max_epochs": 2}).trainer
+    for wrong in (
+        {"max_epochs": 0},
+        {"accumulate_grad_batches": -1},
+        {"max_steps": 1.5},
+        {"max_epochs": "many"},
+        {"limit_train_batches": 0},
+    ):
+        with refused(f"trainer.{next(iter(wrong))}", "number above 0"):
+            of_fit(nets["bert"], file, **wrong)
+
+
+def test_settings_of_the_retention_data_are_read_with_or_refused(nets: dict[str, str], tmp_path: Path) -> None:
+    rows = [{"source": t, "target": f"{t}!", "note": f"{t}?"} for t in texts(40)]
+    file, old = (write_jsonl(tmp_path / name, rows) for name in ("new.jsonl", "old.jsonl"))
+    given = {
+        "source_column": "note",
+        "target_column": "source",
+        "batch_size": 3,
+        "max_length": 12,
+        "test_fraction": 0.25,
+    }
+    found = infer_study(nets["t5"], file, old, of_retention=given)
+    assert given.items() <= found.study["base"]["retention"]["init_args"].items()
+    assert found.study["base"]["data"]["init_args"]["source_column"] == "source"
+    assert any(line.startswith("retention") and "source texts in note" in line for line in found.lines), found.lines
+    for wrong, value in (("train", "x"), ("max_length", 0), ("source_column", "nosuch")):
+        with refused(f"retention.{wrong}" if value != "nosuch" else "--text_column"):
+            infer_study(
+                nets["t5"],
+                file,
+                old,
+                of_retention={wrong: value, **({"target_column": "target"} if value == "nosuch" else {})},
+            )
+    with refused("retention.batch_size", "--retention"):
+        infer_study(nets["t5"], file, of_retention={"batch_size": 3})

@@ -1,5 +1,6 @@
 """The front door takes tagged words in each format, says what it took them for, and trains on them; heads that tag are kept."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from sft_lightning.autoconfig.data_plan import Overrides
 from sft_lightning.autoconfig.default_study import front_door
+from sft_lightning.autoconfig.infer_tagged import in_cells
 from sft_lightning.cli.main import main
 from tests.data.test_tagged import ROWS, sentence
 from tests.data.text_files import texts, write_jsonl, write_parquet, write_text
@@ -34,6 +37,19 @@ def hub_folder(root: Path) -> str:
     return str(root)
 
 
+def csv_of_lists(root: Path) -> str:
+    """As a much used table has it: sentences, and two columns of Python's lists."""
+    rows = [["Sentence: 1", " ".join(row["tokens"]), repr(["NNP", "NNP", "VB"]), repr(row["tags"])] for row in ROWS]
+    with (root / "ner.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["Sentence #", "Sentence", "POS", "Tag"], *rows])
+    return str(root / "ner.csv")
+
+
+def tsv_of_blanks(root: Path) -> str:
+    lines = ["\t".join(" ".join(row[name]) for name in ("tokens", "tags")) for row in ROWS]
+    return write_text(root / "a.tsv", "\n".join(["tokens\tner_tags", *lines]))
+
+
 FORMATS: dict[str, tuple[str, Callable[[Path], str], tuple[str, ...]]] = {
     "a CoNLL file": ("CoNLL", lambda tmp: write_text(tmp / "a.conll", columns()), ("columns", "IOB2", "PER")),
     "columns in a .txt": ("CoNLL", lambda tmp: write_text(tmp / "a.txt", columns(sep=" ")), ("IOB2",)),
@@ -42,6 +58,8 @@ FORMATS: dict[str, tuple[str, Callable[[Path], str], tuple[str, ...]]] = {
     "JSONL": ("TaggedTable", lambda tmp: write_jsonl(tmp / "a.jsonl", ROWS), ("'tokens'", "'tags'")),
     "parquet as the hub has it": ("TaggedTable", hub_folder, ("'tags'", "9 to validate")),
     "JSON": ("TaggedTable", lambda tmp: write_text(tmp / "a.json", json.dumps(ROWS)), ("'tokens'",)),
+    "lists in a CSV": ("TaggedTable", csv_of_lists, ("'Sentence'", "'Tag'", "split at blanks", "written as texts", "PER")),
+    "blanks in a TSV": ("TaggedTable", tsv_of_blanks, ("'tokens'", "'ner_tags'", "split at blanks", "PER")),
 }  # fmt: skip
 
 
@@ -179,3 +197,11 @@ def test_a_head_for_whole_texts_is_no_source_of_tags(nets: dict[str, str], tmp_p
     assert (
         TransformersTokens(TaskInfo("token_classification", 3, list(OLD)), pretrained=nets["bert"]).source_head is None
     )
+
+
+def test_texts_with_sets_of_labels_and_one_word_each_are_not_taken_for_tagged_words(tmp_path: Path) -> None:
+    sets = "text,labels\n" + "".join(f"\"nice pen {i}\",\"['a', 'b', 'c']\"\n" for i in range(12))
+    for name, text in (("sets.csv", sets), ("words.csv", "words,labels\n" + "yes,good\nno,bad\n" * 12)):
+        file = Path(write_text(tmp_path / name, text))
+        assert in_cells(file, Overrides()) is None, name
+    assert in_cells(Path(write_text(tmp_path / "a.csv", sets)), Overrides(None, "text", "labels")) == ("text", "labels")

@@ -2,10 +2,11 @@
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks.bench import page
+from benchmarks.bench import growth, page
 from benchmarks.bench.compare import changes
 from benchmarks.bench.compare import main as compare
 from benchmarks.bench.results import without_paths, write
@@ -96,3 +97,33 @@ def test_a_regression_is_a_change_beyond_the_noise(tmp_path: Path) -> None:
 def test_results_name_no_path_of_the_machine() -> None:
     assert without_paths(["mlp", "--data", "/home/me/data", "--quick"]) == ["mlp", "--data", "FOLDER", "--quick"]
     assert without_paths(["--data=/home/me/data"]) == ["--data=FOLDER"]
+
+
+CURVE = {
+    "x": [1.0, 2.0, 4.0], "ms": [2.0, 3.3, 5.0], "mib": [1.0, 2.0, 4.0], "law_of_time": "a + b·n", "law_of_memory": "b·n",
+    "time_bends": 1.1, "memory_bends": 1.0,
+}  # fmt: skip
+
+
+def test_a_curve_is_judged_by_the_line_through_its_ends() -> None:
+    assert growth.line([1.0, 4.0], [2.0, 5.0]) == (1.0, 1.0)
+    assert growth.bend(CURVE["x"], CURVE["ms"]) == pytest.approx(1.1)
+    assert growth.bend(CURVE["x"], CURVE["mib"]) == 1.0
+
+
+def test_curves_become_a_table_and_a_figure_beside_the_page(tmp_path: Path) -> None:
+    grown = {"title": "How it grows", "how": "So.", "curves": {"samples": CURVE}, "about": ABOUT}
+    page.write(tmp_path / "page.md", {"growth": grown})
+    assert "| samples | 1 – 4 | 2 – 5 | a + b·n | × 1.10 |" in (tmp_path / "page.md").read_text()
+    drawn = ElementTree.parse(tmp_path / page.FIGURE).getroot()
+    assert len(drawn.findall("{*}circle")) == 6 and len(drawn.findall("{*}polyline")) == 2
+
+
+def test_the_readme_shows_the_main_rows_that_were_measured(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"Before\n{page.BEGIN}\nold\n{page.END}\nafter\n")
+    page.write_readme(readme, {"mlp": result({"cli": [1.05] * 3}), "start": {"fit_over_bare": 1.1, "wrong_key_s": 0.2}})
+    text = readme.read_text()
+    assert text.startswith("Before\n") and text.endswith("after\n") and "old" not in text
+    assert "| start ÷ a bare Lightning script | fit with W&B, CPU to the first step 1.10 | ≤ 1 | 0 of 1 |" in text
+    assert "| command line, all telemetry ÷ bare Lightning | MLP 1.05 | ≤ 1.05 | 1 of 1 |" in text and "GPU" not in text

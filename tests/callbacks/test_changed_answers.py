@@ -109,9 +109,19 @@ def test_sets_of_labels_and_choices_are_said_with_the_share_that_is_right() -> N
     choices = make_task(TaskInfo("multiple_choice", 1))
     scores, batch = torch.tensor([[0.1], [0.7], [0.3]]), {"select": torch.tensor([[True, True], [True, False]])}
     assert choices.said(Output(scores, scores), {**batch, "y": torch.tensor([0, 0])}) == [
-        Said("1", "0", 0.0),
-        Said("0", "0", 1.0),
+        Said("1", "0", 0.0, "choice"),
+        Said("0", "0", 1.0, "choice"),
     ]
+
+
+def test_a_changed_choice_is_shown_by_its_text_among_the_choices() -> None:
+    entry = {"on": "outputs", "row": 3, "name": "a.csv line 5", "form": "choice", "question": "2 and 2?"}
+    entry |= {"choices": ["3", "4", "5"], "before": "1", "after": "2", "label": "1"}
+    table = shown_samples.table_of([entry])
+    held = dict(zip(table.columns, table.data[0], strict=True))
+    assert held["choices"] == "3\n4\n5" and (held["before"], held["after"], held["label"]) == ("4", "5", "4")
+    (shown,) = samples_of([{"changed": [entry]}])["samples"]
+    assert shown["choices"] == ["3", "4", "5"] and (shown["form"], shown["after"]) == ("choice", "2")
 
 
 def test_sounds_whose_transcripts_changed_can_be_heard_on_the_page_and_in_wandb(

@@ -295,7 +295,7 @@ MADE_SMALL = {
 }
 
 
-@pytest.mark.one_in(3)
+@pytest.mark.one_in(5)
 @pytest.mark.parametrize("file", FILES)
 def test_runs_made_small(file: str, command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     overlay = MADE_SMALL[Path(file).parent.name](file, tmp_path, monkeypatch, command)

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from sft_lightning.cli.main import main
+from sft_lightning.core.metric_info import OF_TEXTS
+from sft_lightning.tasks.texts import TEXT_METRICS
 from tests.refused import check_printed
 
 BEFORE = Path(__file__).parents[1] / "compat" / "before"
@@ -64,6 +66,41 @@ def test_show_says_metrics_with_their_n(garden: Path, capsys: pytest.CaptureFixt
         "retention/accuracy",
     ):
         assert told in out
+
+
+def test_show_counts_the_samples_whose_texts_were_scored_and_those_of_the_test_apart(
+    garden: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = garden / "digits-distill" / "before"
+    values = {"val/perplexity": 3.0, "val/wer": 0.25, "retention/wer": 0.5, "retention/agreement": 0.75}
+    change(
+        run,
+        metrics={name: {"best": value, "final": value} for name, value in [*values.items(), ("test/wer", 0.3)]},
+        test={"test/wer": 0.3},
+        n={
+            "val": 40,
+            "generated": 7,
+            "retention": 30,
+            "retention_generated": 5,
+            "drift": 12,
+            "test": 60,
+            "test/generated": 50,
+        },
+    )
+    assert main(["runs", "show", str(run)]) == 0
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines() if "│" in line
+    ]
+    assert {row[0]: (row[4], row[5], row[6]) for row in rows} == {
+        "val/perplexity": ("40", "–", "–"),
+        "val/wer": ("7", "0.3000", "50"),
+        "retention/wer": ("5", "–", "–"),
+        "retention/agreement": ("12", "–", "–"),
+    }
+
+
+def test_scores_of_texts_are_those_of_the_tasks() -> None:
+    assert set(OF_TEXTS) == set(TEXT_METRICS)
 
 
 def test_clean_shows_what_would_go_and_removes_it_only_when_told(

@@ -131,6 +131,7 @@ def test_fit_resolves_the_config_of_a_run_to_what_it_says(
         assert now == then, key
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_fit_of_the_config_of_a_run_gives_its_numbers(name: str, inputs: Path) -> None:
     again = ["--config", str(BEFORE / name / "before/config.yaml"), "--runs_dir", "again", "--run_id", "now"]

@@ -178,6 +178,26 @@ def test_bad_input_is_one_line_or_skipped_and_counted(tmp_path: Path) -> None:
         ready(CocoLabels(root=str(write_coco(tmp_path / "coco")), labels=["disc", "circle"]))
 
 
+def test_links_that_lead_elsewhere_are_refused_with_the_folder_that_works(tmp_path: Path) -> None:
+    write_listed(tmp_path / "true", {"label": lambda i: str(i % 2)})
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables/images").symlink_to(tmp_path / "true/images")
+    table = tmp_path / "tables/train.csv"
+    table.write_text((tmp_path / "true/train.csv").read_text())
+    place = str(tmp_path / "true")
+    said = f"is a link to {place}/images/train0.png, outside", f"set data.image_root to {place}, or copy"
+    with refused("data", *said):
+        ready(ImageTable(train=str(table)))
+    assert len(ready(ImageTable(train=str(table), image_root=place)).splits["train"].rows)
+    (tmp_path / "other/images").mkdir(parents=True)
+    (tmp_path / "other/images/train0.png").symlink_to(tmp_path / "true/images/train5.png")
+    table = tmp_path / "other/train.csv"
+    table.write_text((tmp_path / "true/train.csv").read_text())
+    with refused("data", "is a link to", "copy the images there, not as links") as error:
+        ready(ImageTable(train=str(table)))
+    assert "image_root" not in str(error.value), "no folder has the file under this name"
+
+
 def test_predicting_needs_no_labels(tmp_path: Path) -> None:
     data = marked(tmp_path)
     alone = MultiLabelImages(predict=str(tmp_path / "images"))

@@ -76,7 +76,9 @@ def test_each_choice_is_read_as_the_tokenizer_reads_the_pair(tmp_path: Path, tok
             ids = batch["x"]["input_ids"][at, place][batch["x"]["attention_mask"][at, place].bool()]
             assert ids.tolist() == made(f"what is {row}", choice, truncation=True, max_length=20)["input_ids"]
     assert not batch["x"]["attention_mask"][~batch["select"]].any(), "a choice that is not there has tokens"
-    assert split.samples.shown(4) == {"question": "what is 4", "text": "Paris\nFrance"}, "another sample is shown"
+    assert split.samples.shown(4) == {"question": "what is 4", "choices": ["Paris", "France"]}, (
+        "another sample is shown"
+    )
 
 
 def test_long_contexts_are_cut_and_counted_by_question(tmp_path: Path) -> None:

@@ -258,3 +258,29 @@ def test_source_texts_that_are_all_numbers_are_refused_and_such_targets_are_said
     assert len(loaded(train=[one, lines(tmp_path, "n.de", DE[:1] * 12)]).splits["train"]), (
         "lines of files are what they are"
     )
+
+
+def test_a_table_without_a_header_has_its_first_line_as_a_pair_if_told_so(tmp_path: Path) -> None:
+    import pandas
+
+    file = write_text(tmp_path / "a.tsv", "\n".join(map("\t".join, zip(EN, DE, strict=True))))
+    data = loaded(train=file, header=False)
+    second = pandas.read_csv(file, sep="\t", header=None, quoting=3)
+    assert held(data) == (EN, DE) == (list(second[0]), list(second[1]))
+    assert data.splits["train"].samples.name(0) == f"{file} line 1"
+    assert any("line 1 is read as a pair" in note for note in data.notes), data.notes
+    turned = loaded(train=file, header=False, source_column="target", target_column="source")
+    assert held(turned) == (DE, EN)
+    quoted = [f'"{en}, or so";"{de}";"from ""the"" web"' for en, de in zip(EN, DE, strict=True)]
+    wide = loaded(train=write_text(tmp_path / "b.csv", "\n".join(quoted)), header=False)
+    assert held(wide) == ([f"{en}, or so" for en in EN], DE)
+    assert wide.splits["train"].samples.table.columns["3"][0] == 'from "the" web'
+    with refused("data", "reads like a pair", "data.header false"):
+        loaded(train=write_text(tmp_path / "c.tsv", "Anna sees Rome.\tAnna sieht Rom.\nGo.\tGeh.\n"))
+    with refused("data", "line 2", "1 field where the first row has 2"):
+        loaded(train=write_text(tmp_path / "d.tsv", "Go.\tGeh.\nStay.\n"), header=False)
+    for given in ({"train": write_jsonl(tmp_path / "a.jsonl", [{"source": "a", "target": "b"}])}, {"path": "a/b"}):
+        with refused("data.header", "no effect"):
+            loaded(header=False, **given)
+    with refused("data.header", "no effect"):
+        loaded(train=[lines(tmp_path, "a.en", EN), lines(tmp_path, "a.de", DE)], header=False)

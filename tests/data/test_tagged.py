@@ -1,5 +1,7 @@
 """Tagged words in every format: what is read and refused, schemes, shots of types, and gold that comes back as it went in."""
 
+import ast
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,14 @@ import torch
 
 from sft_lightning.core.structures import Output, TaskInfo
 from sft_lightning.data import CoNLL, CoNLLU, SFTDataModule, TaggedTable
+from sft_lightning.data.text.cell_lists import as_lists, list_of
 from sft_lightning.data.text.sentences import Sentences
+from sft_lightning.data.text.tagged import scheme_notes
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.networks.transformers_tokens import by_word
 from sft_lightning.tasks import make_task
 from tests.data.test_conll import FAMILIES, MANY, write
-from tests.data.text_files import write_jsonl
+from tests.data.text_files import write_jsonl, write_text
 from tests.refused import refused
 
 
@@ -52,6 +56,12 @@ def test_an_unknown_scheme_is_said_and_words_are_measured(tmp_path: Path) -> Non
     data = ready(CoNLL(train=write(tmp_path, MANY.replace("B-x", "E-x")), seed=0))
     assert data.task_info is not None and make_task(data.task_info).primary.name == "token_accuracy"
     assert any("entities are not measured" in note for note in data.notes), data.notes
+    assert (
+        "B-PER" in scheme_notes(["O", "B_PER", "I_PER"], "")[0] and "'PER-B'" in scheme_notes(["PER-B", "LOC-I"], "")[0]
+    )
+    assert scheme_notes(["O", "b-per"], "") and not scheme_notes(["O", "PER", "LOC"], "") + scheme_notes(
+        ["NN", "VB"], ""
+    )
 
 
 # ---- CoNLL-U ----
@@ -301,3 +311,67 @@ def test_gold_tags_that_go_in_come_out_with_a_score_of_one(family: str, limit: i
 
 def info_of(labels: list[str]) -> TaskInfo:
     return TaskInfo("token_classification", len(labels), labels)
+
+
+# ---- lists in the cells of delimited files ----
+
+CELLS = [["it's", "rock'n'roll", ","], ['say "no"', "[x]", "ünï\\x"], ["a", "b"], ['"', "'"]]
+
+
+def test_a_list_in_a_cell_is_read_as_json_python_and_numpy_write_it() -> None:
+    import numpy as np
+
+    for words in (*CELLS, ["5", "1.0"], [3, 0, 7], ["😀", "\u00a0"], ["one"]):
+        for write_as in (json.dumps, repr, lambda held: str(np.array(held, dtype=object))):
+            assert list_of(write_as(words)) == words, write_as(words)
+        assert list_of('"' + repr(words).replace('"', '""') + '"') == words, "quoted"
+    for text in (
+        "a b",
+        "[a b]",
+        "['a''b']",
+        "['a' ... 'b']",
+        "['a'",
+        "[x for x in y]",
+        "[__import__('os')]",
+        "[1, 007]",
+        "",
+    ):
+        assert list_of(text) is None, text
+    assert as_lists(["a  b\tc", "", None]) == ([["a", "b", "c"], "", None], "texts that are split at blanks")
+    assert as_lists(["[1, 2]", "['a'", "[3]"]) == ([[1, 2], "['a'", [3]], "lists written as texts")
+
+
+@pytest.mark.parametrize("sep", [",", "\t"])
+def test_csv_and_tsv_of_pandas_and_of_datasets_hold_what_was_written(tmp_path: Path, sep: str) -> None:
+    import datasets
+    import pandas as pd
+
+    rows = [{"tokens": words, "tags": ["O"] * (len(words) - 1) + ["B-x"]} for words in CELLS]
+    frame, set_of = pd.DataFrame(rows), datasets.Dataset.from_list(rows)
+    files = {name: tmp_path / f"{name}.{'csv' if sep == ',' else 'tsv'}" for name in ("pandas", "json", "datasets")}
+    frame.to_csv(files["pandas"], sep=sep, index=False)
+    frame.map(json.dumps).to_csv(files["json"], sep=sep, index=False)
+    set_of.to_csv(files["datasets"], sep=sep)
+    for name, file in files.items():
+        loaded = TaggedTable(train=str(file)).load()
+        assert isinstance(loaded.train, TaggedRows)
+        assert loaded.train.sentences.words == [row["tokens"] for row in rows], name
+        assert loaded.train.sentences.tags == [row["tags"] for row in rows], name
+        assert any("'tokens' holds lists written as texts" in note for note in loaded.notes), loaded.notes
+    second = pd.read_csv(files["pandas"], sep=sep)["tokens"].map(ast.literal_eval)
+    assert list(second) == [row["tokens"] for row in rows], "pandas reads something else"
+
+
+def test_cells_may_hold_words_and_tags_with_blanks_between(tmp_path: Path) -> None:
+    text = "id,tokens,tags\n" + "".join(f'{i},"Ann{i} , runs",B-PER O O\n' for i in range(30))
+    loaded = TaggedTable(train=write_text(tmp_path / "a.csv", text)).load()
+    assert isinstance(loaded.train, TaggedRows) and loaded.train.sentences.words[2] == ["Ann2", ",", "runs"]
+    assert loaded.labels == ["O", "B-PER"] and any("split at blanks" in note for note in loaded.notes)
+    file = write_text(tmp_path / "b.csv", text + "30,a b,O\n")
+    with refused("data", "line 32", "1 tags for 2 words"):
+        TaggedTable(train=file).load()
+    data = ready(TaggedTable(train=file, on_bad_sample="skip", seed=0))
+    assert data.skipped_report(gather=False)["train"]["count"] == 1
+    cut = "tokens,tags\n" + "\"['a', 'b']\",\"['O', 'O']\"\n" * 3 + "\"['a' ... 'b']\",\"['O', 'O']\"\n"
+    with refused("data", "line 5", "not a list of words"):
+        TaggedTable(train=write_text(tmp_path / "c.csv", cut)).load()

@@ -1,16 +1,20 @@
 """Calibration of both heads, the standard error, and what was lost above chance, against scikit-learn and by hand."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, brier_score_loss
 from torch import Tensor
 
 from sft_lightning.callbacks import RetentionMonitor
+from sft_lightning.cli.main import main
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.evaluation.beside import of_both_heads
+from sft_lightning.runs.load import load
 from sft_lightning.tasks import make_task
 from tests.exactness.measuring import calibration_error
-from tests.refused import refused
+from tests.refused import check_printed, refused
 from tests.support import OLD, digits, fit, make, outputs_on, quiet_trainer
 
 
@@ -60,3 +64,33 @@ def test_where_nothing_has_probabilities_it_is_refused() -> None:
         of_both_heads(regression, None, device)
     assert of_both_heads(regression, classes, device) is None, "the source head alone has them"
     assert of_both_heads(classes, None, device) is not None
+
+
+@pytest.mark.slow
+def test_it_may_choose_the_checkpoint_where_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    flags = ["--runs_dir", str(tmp_path), "--experiment", "a", "--wandb", "disabled", "--quiet", "true"]
+    epochs = ["--trainer.max_epochs", "20", "--trainer.check_val_every_n_epoch", "2", "--select_by", "val/ece"]
+    plain = ["fit", "--config", "experiments/digits/plain.yaml", *flags, *epochs]
+    assert main([*plain, "--calibration", "true", "--run_id", "one"]) == 0
+    run = load(tmp_path / "a/one")
+    rows = [row for row in run.history() if "val/ece" in row and row["step"]]
+    best = min(rows, key=lambda row: row["val/ece"])
+    assert run.record["selected"]["by"] == "val/ece" and run.record["selected"]["step"] == best["step"]
+    assert run.metric("val/accuracy", "best") == best["val/accuracy"]
+    assert main([*plain, "--run_id", "two"]) == 2
+    check_printed(capfd.readouterr().err, "select_by", "calibration: true")
+    probe = [
+        "fit",
+        "--config",
+        "experiments/digits/probe.yaml",
+        *flags,
+        "--select_by",
+        "val/ece",
+        "--calibration",
+        "true",
+    ]
+    assert main([*probe, "--run_id", "three"]) == 2
+    check_printed(capfd.readouterr().err, "select_by", "LinearProbe")

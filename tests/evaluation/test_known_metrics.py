@@ -157,6 +157,10 @@ def test_an_ablation_refuses_a_metric_of_which_nobody_knows_the_direction(paced:
 def test_checkpoints_are_not_chosen_by_what_nobody_knows() -> None:
     info = TaskInfo("classification", 3)
     assert selecting(info, None) == ("val/accuracy", "max")
+    assert selecting(info, "val/ece") == ("val/ece", "min") and selecting(info, "retention/brier") == (
+        "retention/brier",
+        "min",
+    )
     assert selecting(info, "retention/loss") == ("retention/loss", "min")
     with refused("select_by", "'drift/mine'"):
         selecting(info, "drift/mine")

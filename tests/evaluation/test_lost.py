@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import recall_score
 
-from sft_lightning.evaluation.lost import lost_and_gained, lost_and_gained_in_words
+from sft_lightning.evaluation.lost import beyond_guesses, lost_and_gained, lost_and_gained_in_words
 from sft_lightning.evaluation.predictions import Predictions
 from sft_lightning.tasks.base import Said
 
@@ -41,6 +41,21 @@ def test_the_loss_is_a_share_of_what_was_above_chance() -> None:
     assert found["chance"] == 0.5 and found["lost_above_chance"] == pytest.approx(0.25 / 0.5)
     guessed = lost_and_gained(said(y, [0] * 8), said(y, [0] * 8), LABELS, 10)
     assert guessed["lost_above_chance"] is None and guessed["lost"] == 0
+
+
+@pytest.mark.parametrize("k", [2, 4, 10])
+def test_lucky_guesses_are_taken_out_of_what_was_lost_and_gained(k: int) -> None:
+    random, n = np.random.default_rng(k), 200_000
+    knew = random.random(n) < 0.6
+    knows = np.where(knew, random.random(n) < 0.9, random.random(n) < 0.2)
+    right = [held | (random.random(n) < 1 / k) for held in (knew, knows)]
+    found = beyond_guesses(*right, k)
+    assert found["lost"] == pytest.approx((knew & ~knows).sum(), rel=0.05)
+    assert found["gained"] == pytest.approx((~knew & knows).sum(), rel=0.05)
+    net = found["lost"] - found["gained"]
+    assert net == pytest.approx((right[0].sum() - right[1].sum()) / (1 - 1 / k), abs=0.02), "not the corrected change"
+    same = random.random(1000) < 0.8
+    assert beyond_guesses(same, same, k) == {"lost": 0.0, "gained": 0.0}
 
 
 def test_texts_and_tags_count_by_how_much_is_right() -> None:

@@ -10,6 +10,8 @@ from sklearn.metrics import accuracy_score
 from sft_lightning.ablation.plan import address
 from sft_lightning.callbacks import RetentionMonitor
 from sft_lightning.cli.main import main
+from sft_lightning.config.overrides import nested
+from sft_lightning.config.retention_names import spread
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.data.vision.corruptions import corrupt
 from sft_lightning.evaluation.known_metrics import info_of
@@ -95,10 +97,43 @@ def test_a_set_of_other_classes_is_refused_at_its_key(pretrained: str) -> None:
         fit(make("plain", pretrained), digits(), max_steps=1, callbacks=[RetentionMonitor(digits(OLD), sets=other)])
 
 
+def test_retention_may_have_a_name_among_the_sets(pretrained: str) -> None:
+    monitor, module = (
+        RetentionMonitor(digits(OLD), sets={"old": "retention", "small": SMALL}),
+        make("plain", pretrained),
+    )
+    found = {n: float(v) for n, v in fit(module, digits(), max_epochs=1, callbacks=[monitor]).callback_metrics.items()}
+    mine = {n: v for n, v in found.items() if n.startswith("retention/") and "/small/" not in n and "/old/" not in n}
+    for name in ("accuracy", "loss", "forgetting", "accuracy_se", "lost_above_chance"):
+        assert found[f"retention/old/{name}"] == mine[f"retention/{name}"], name
+    assert "retention/old/agreement" not in found, "agreement is on the target's samples"
+    assert found["n/retention/old"] == found["n/retention"] < found["n/retention/small"]
+    with refused("retention_sets.b", "a"):
+        RetentionMonitor(digits(OLD), sets={"a": "retention", "b": "retention"})
+
+
+def test_named_sets_under_retention_are_the_same_as_beside_it() -> None:
+    named = {"noisy": {"corruption": "noise"}, "digits": SMALL, "same": SETS["same"]}
+    held = {"seed_everything": 0, "retention": SMALL}
+    held["retention_sets"] = {"noisy": {"corruption": "noise"}, "digits": "retention", "same": SETS["same"]}
+    assert (
+        spread({"seed_everything": 0, "retention": named})
+        == held
+        == nested({"seed_everything": 0, "retention": named}, "set")
+    )
+    for plain in (SMALL, {"class_path": "Digits"}, {"init_args": {"new": SMALL}}, {"classes": OLD}, {}, None, {"a": 1}):
+        assert spread({"retention": plain}) == {"retention": plain}, "a plain set is read as names"
+    with refused("retention_sets", "beside"):
+        spread({"retention": named, "retention_sets": SETS})
+    with refused("retention", "corrupted"):
+        spread({"retention": {"noisy": {"corruption": "noise"}}})
+
+
 def test_a_file_may_name_sets_and_select_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     settings = yaml.safe_load(Path("experiments/digits/plain.yaml").read_text())
-    settings |= {"retention_sets": {"small": SMALL}, "select_by": "retention/small/accuracy", "test_after_fit": True}
+    settings |= {"retention": {"old": settings["retention"], "small": SMALL}}
+    settings |= {"select_by": "retention/small/accuracy", "test_after_fit": True}
     settings["trainer"] |= {"max_epochs": 4, "check_val_every_n_epoch": 2}
     file = tmp_path / "named.yaml"
     file.write_text(yaml.safe_dump(settings))
@@ -112,7 +147,8 @@ def test_a_file_may_name_sets_and_select_by_one(tmp_path: Path, monkeypatch: pyt
     assert (
         "retention/small/accuracy" in run.record["test"] and "before" in run.record["metrics"]["retention/small/loss"]
     )
-    assert run.config["retention_sets"] == {"small": SMALL}
+    assert run.config["retention_sets"] == {"old": "retention", "small": SMALL}
+    assert run.record["test"]["retention/old/accuracy"] == run.record["test"]["retention/accuracy"]
     without = {k: v for k, v in run.config.items() if k not in ("retention_sets", "relearn_rows", "calibration")}
     assert address({**without, "retention_sets": None, "relearn_rows": None, "calibration": False}) == address(without)
     assert address(run.config) != address(without)

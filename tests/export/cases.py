@@ -178,6 +178,7 @@ CASES = {
     "classification-timm-onnx": CaseOf("Digits", "Timm", backbone("Timm")("test_resnet"), "onnx"),
     "classification-torchvision-onnx": CaseOf("Digits", "Torchvision", backbone("Torchvision")("mnasnet0_5"), "onnx"),
     "classification-vit-onnx": CaseOf("Digits", "TransformersImage", started_vit, "onnx"),
+    "classification-vit-photos-onnx": CaseOf("photos", "TransformersImage", started_vit, "onnx"),
     "classification-bert-onnx": CaseOf("TextTable", "TransformersText", of_transformers("bert", "sequence"), "onnx"),
     "tokens-bert-onnx": CaseOf("CoNLL", "TransformersTokens", of_transformers("distilbert", "tokens"), "onnx"),
     "choices-bert-onnx": CaseOf("MultipleChoice", "TransformersChoice", of_transformers("bert", "choices"), "onnx"),
@@ -227,6 +228,26 @@ CASES = {
         "transformers",
         data_arguments={"image_size": 32, "val_fraction": 0.5},
     ),
+    **{
+        f"masks-{name}-onnx": CaseOf("MaskFolder", network, arguments, "onnx", heads, {"val_fraction": 0.5, **size})
+        for name, network, arguments, heads, size in (
+            (
+                "unet",
+                "UNet",
+                started("UNet", {"channels": 3, "widths": [4, 6]}, "semantic_segmentation"),
+                "both",
+                dict[str, Any](),
+            ),
+            ("timm", "TimmSegmentation", lambda _: {"name": "test_resnet", "width": 8}, "new", dict[str, Any]()),
+            (
+                "segformer",
+                "TransformersSegmentation",
+                started("TransformersSegmentation", segformer(Path()), "semantic_segmentation"),
+                "both",
+                {"image_size": 32},
+            ),
+        )
+    },
     "boxes-timm": CaseOf(
         "CocoDetection",
         "TimmDetection",
@@ -270,6 +291,20 @@ CASES = {
         "AudioFolder", "TransformersAudio", lambda _: {"config": tiny_wav2vec2(**MASKED)}, "transformers", "new"
     ),
     "audio-ast": CaseOf("AudioFolder", "TransformersAudio", lambda _: {"config": tiny_ast()}, "transformers", "new"),
+    "audio-mel-onnx": CaseOf(
+        "AudioFolder",
+        "MelCNN",
+        started("MelCNN", {"sample_rate": 8000, "mels": 8, "channels": [4, 6], "hidden": 8}),
+        "onnx",
+    ),
+    **{
+        f"audio-{name}-onnx": CaseOf("AudioFolder", "TransformersAudio", arguments, "onnx", heads)
+        for name, arguments, heads in (
+            ("wav2vec2", started("TransformersAudio", {"config": tiny_wav2vec2()}), "both"),
+            ("masked", lambda _: {"config": tiny_wav2vec2(**MASKED)}, "new"),
+            ("ast", lambda _: {"config": tiny_ast()}, "new"),
+        )
+    },
     "speech-ctc": CaseOf(
         "Speech",
         "TransformersCTC",

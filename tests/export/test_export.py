@@ -54,6 +54,7 @@ def code_of(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
+@pytest.mark.slow
 def test_the_readme_alone_repeats_a_prediction_of_both_heads_of_a_text(
     tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,10 +109,12 @@ def test_the_card_is_valid_for_the_hub_and_says_what_was_learned_and_kept(
     page, record = (folder / "README.md").read_text(), tuned(MLP).run.record
     held = ModelCard.load(folder / "README.md").data
     results = {result.metric_name: result for result in held.eval_results}
-    assert set(results) == {"accuracy (learned)", "accuracy (kept)"}
-    for name, metric, n in (("learned", "val/accuracy", "val"), ("kept", "retention/accuracy", "retention")):
-        result = results[f"accuracy ({name})"]
-        assert result.metric_value == pytest.approx(record["metrics"][metric]["best"], abs=1e-6)
+    measured = [(name, metric) for name in ("learned", "kept") for metric in ("accuracy", "f1_macro")]
+    assert set(results) == {f"{metric} ({name})" for name, metric in measured}
+    for name, metric in measured:
+        split, n = ("val", "val") if name == "learned" else ("retention", "retention")
+        result = results[f"{metric} ({name})"]
+        assert result.metric_value == pytest.approx(record["metrics"][f"{split}/{metric}"]["best"], abs=1e-6)
         assert result.dataset_args == {"n": record["n"][n]}
     for told in (
         record["data"]["fingerprint"]["val"],
@@ -262,6 +265,9 @@ def test_the_card_says_which_source_classes_lost_most(tuned: Any) -> None:
     }
     counted = card.lost_lines({"split": "test", "lost_and_gained": held})
     assert counted[0] == "Of 9 source samples (test), 2 were lost and 1 gained.\n"
+    held["beyond_guesses"] = {"lost": 1.5, "gained": 0.0}
+    counted = card.lost_lines({"split": "test", "lost_and_gained": held})
+    assert counted[0].endswith("1 gained (about 1.5 and 0 beyond lucky guesses).\n")
     assert "b -0.500 [-0.900, 0.200] (n = 4)" in counted[1]
 
 
@@ -352,4 +358,56 @@ def test_the_card_leaves_out_numbers_whose_n_the_run_does_not_say(tuned: Any) ->
 
     one = tuned(MLP)
     bare = replace(one, run=replace(one.run, record={**one.run.record, "n": {"retention": 9}}))
-    assert [(row["what"], row["n"]) for row in card.columns(bare, None)] == [("kept", 9)]
+    rows = [(row["what"], row["metric"], row["n"]) for row in card.columns(bare, None)]
+    assert rows == [("kept", "accuracy", 9), ("kept", "f1_macro", 9)]
+
+
+def test_the_card_of_a_network_that_writes_texts_shows_their_scores_first_each_with_its_own_n(tuned: Any) -> None:
+    from dataclasses import replace
+
+    from sft_lightning.tasks import make_task
+
+    one = tuned(MLP)
+    task = make_task(TaskInfo("seq2seq", 9, metrics=["perplexity", "token_accuracy", "wer", "cer"]))
+    values = {"perplexity": 3.0, "token_accuracy": 0.5, "wer": 0.25, "cer": 0.125}
+    metrics = {f"val/{name}": {"before": value * 2, "best": value} for name, value in values.items()}
+    record = {
+        **one.run.record,
+        "metrics": metrics,
+        "primary": {"target": "val/perplexity"},
+        "n": {"val": 40, "generated": 7, "test": 50, "test/generated": 50},
+        "test": {"test/wer": 0.3, "test/perplexity": 3.5},
+    }
+    rows = list(card.columns(replace(one, task=task, run=replace(one.run, record=record)), None))
+    assert [(row["metric"], row["split"], row["before"], row["value"], row["n"]) for row in rows] == [
+        ("wer", "validation", 0.5, 0.25, 7),
+        ("wer", "test", None, 0.3, 50),
+        ("cer", "validation", 0.25, 0.125, 7),
+        ("perplexity", "validation", 6.0, 3.0, 40),
+        ("perplexity", "test", None, 3.5, 50),
+        ("token_accuracy", "validation", 1.0, 0.5, 40),
+    ]
+    assert [row["less_is_better"] for row in rows if row["split"] == "validation"] == [True, True, True, False]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", cases.CASES)
+def test_the_card_of_each_task_shows_its_primary_metric_as_the_run_recorded_it(name: str, tuned: Any) -> None:
+    from sft_lightning.export.formats import FORMATS as formats
+
+    one = tuned(name)
+    rows = {row["metric"]: row for row in card.columns(one, None) if row["what"] == "learned"}
+    for metric in (one.task.primary.name, *one.task.metric_names):
+        held = one.run.record["metrics"][f"val/{metric}"]
+        assert rows[metric]["value"] == pytest.approx(held["best"], nan_ok=True) and rows[metric]["n"] > 0
+    if one.network.input_spec.kind == "speech":
+        assert list(rows)[:2] == ["wer", "cer"], "error rates come first"
+    text = "\n".join(card.body(one, formats[cases.CASES[name].format](), ("new",), {"heads": {}}))
+    assert f"| learned | {next(iter(rows))}" in text
+
+
+def test_each_kind_of_input_has_a_readme_in_our_own_format() -> None:
+    from sft_lightning.export.safetensors_folder import ASKED
+    from sft_lightning.serve.readers import READERS
+
+    assert {*ASKED, "image", "text"} == set(READERS)

@@ -137,6 +137,7 @@ def expect(tmp_path: Path, content: bytes, told: Told, *flags: str) -> None:
         check_message(ended.line, *told)
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("key", "value", "told"), SET, ids=[f"{k} {str(v)[:30]}" for k, v, _ in SET])
 def test_a_value(tmp_path: Path, key: str, value: Any, told: Told) -> None:
     expect(tmp_path, with_value(key, value), told)
@@ -218,6 +219,7 @@ DAMAGED: list[tuple[str, str, Edit, list[str]]] = [
 ]
 
 
+@pytest.mark.one_in(2)
 @pytest.mark.parametrize(("subject", "file", "edit", "arguments"), DAMAGED)
 def test_a_file(place: Path, subject: str, file: str, edit: Edit, arguments: list[str]) -> None:
     shutil.rmtree(place / "case", ignore_errors=True)

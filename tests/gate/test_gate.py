@@ -196,3 +196,32 @@ def exported(run: Path, folder: Path, data: dict[str, Any]) -> Path:
     config["data"]["init_args"] |= data
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     return folder
+
+
+@pytest.mark.slow
+def test_runs_that_extend_labels_are_gated_by_group(
+    gate: Gate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(Path(__file__).parents[2])
+    flags = ["--runs_dir", str(tmp_path), "--run_id", "one", "--wandb", "disabled", "--quiet", "true"]
+    short = ["--trainer.max_epochs", "20", "--trainer.check_val_every_n_epoch", "20"]
+    arms = {"kept": [], "naive": ["--data.rehearse", "0", "--model.init_args.anchor_weight", "0"]}
+    for name, more in arms.items():
+        fit = ["fit", "--config", "experiments/extend/digits.yaml", "--experiment", name, *flags, *short, *more]
+        assert main(fit) == 0
+    kept, naive = (tmp_path / name / "one" for name in arms)
+    required = [
+        "--require",
+        "test/accuracy_old > +0.1",
+        "--require",
+        "test/harmonic > +0.1",
+        "--require",
+        "test/old_as_new < -0.1",
+    ]
+    code, out, err = gate(kept, "--against", naive, *required, "--json", tmp_path / "gate.json")
+    assert code == 0, out + err
+    held = {r["metric"]: r for r in json.loads((tmp_path / "gate.json").read_text())["requirements"]}
+    mine, theirs = (load(place).record["test"] for place in (kept, naive))
+    for metric, n in (("test/accuracy_old", 225), ("test/harmonic", 449), ("test/old_as_new", 225)):
+        assert held[metric]["n"] == n
+        assert held[metric]["difference"] == pytest.approx(mine[metric] - theirs[metric], abs=1e-6)

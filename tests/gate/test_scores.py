@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from scipy.stats import binomtest
 from seqeval.metrics import f1_score
 
 from sft_lightning.cli.gate import make_parser
 from sft_lightning.cli.main import COMMANDS
 from sft_lightning.core.structures import Batch, Output, TaskInfo, Texts
-from sft_lightning.gate.decide import drawn, is_mean
+from sft_lightning.gate import decide
+from sft_lightning.gate.decide import drawn, is_mean, known
 from sft_lightning.gate.requirement import parse
 from sft_lightning.gate.scores import Collected, Scores, state_of
 from sft_lightning.tasks import make_task
 from sft_lightning.tasks.box_scores import BoxScores, Picture
+from tests.refused import refused
 
 TAGS = ["O", "B-a", "I-a", "B-b", "I-b"]
 
@@ -115,6 +118,76 @@ def test_entities_are_drawn_by_sentence() -> None:
     assert not is_mean(scores, "loss", scores.of_each("loss"), draws), (
         "words are the items, and sentences differ in length"
     )
+
+
+def of_groups(seed: int, n: int = 120, right: float = 0.7) -> tuple[Scores, np.ndarray, np.ndarray]:
+    """Scores of a network that knew 3 of 5 labels, with true and predicted ones; the samples are the same for each seed."""
+    y = np.random.default_rng(0).integers(0, 5, n)
+    random = np.random.default_rng(seed)
+    said = np.where(random.random(n) < right, y, random.integers(0, 5, n))
+    found = Collected(make_task(TaskInfo("classification", 5, list("abcde"), known=3)), final=True)
+    logits = torch.nn.functional.one_hot(torch.from_numpy(said), 5).float()
+    batch: Batch = {"y": torch.from_numpy(y), "index": torch.arange(n), "count": n, "x": {}}
+    assert found.take(batch, Output(logits, logits))
+    return found.scores(), y, said
+
+
+@pytest.mark.parametrize(("metric", "group"), [("accuracy_old", [0, 1, 2]), ("accuracy_new", [3, 4])])
+def test_accuracy_on_a_group_of_labels_is_tested_on_its_own_samples(metric: str, group: list[int]) -> None:
+    (mine, y, one), (theirs, _, two) = of_groups(1, right=0.9), of_groups(2, right=0.6)
+    at = np.isin(y, group)
+    gained, lost = int(((one == y) > (two == y))[at].sum()), int(((one == y) < (two == y))[at].sum())
+    found = decide.tested(mine, theirs, parse(f"test/{metric} > +0"), 1, 0.05)
+    assert (found.n, found.gained, found.lost, found.method) == (at.sum(), gained, lost, "exact McNemar test")
+    assert found.p_above == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
+    assert found.value == pytest.approx((one == y)[at].mean() - (two == y)[at].mean())
+    taken = {"accuracy_old": "old_as_new", "accuracy_new": "new_as_old"}[metric]
+    crossed = [(np.isin(said, group) == 0)[at] for said in (one, two)]
+    less, more = int((crossed[0] < crossed[1]).sum()), int((crossed[0] > crossed[1]).sum())
+    wrong = decide.tested(mine, theirs, parse(f"test/{taken} < -0"), -1, 0.05)
+    assert wrong.p_above == pytest.approx(binomtest(less, less + more, alternative="greater").pvalue)
+    assert wrong.value == pytest.approx(crossed[1].mean() - crossed[0].mean())
+    alone = decide.tested(mine, None, parse(f"test/{metric} >= 0.8"), 1, 0.05)
+    right = int((one == y)[at].sum())
+    assert alone.p_above == pytest.approx(binomtest(right, int(at.sum()), 0.8, alternative="greater").pvalue)
+
+
+def test_the_harmonic_mean_of_groups_is_computed_anew_on_each_draw() -> None:
+    (mine, y, one), (theirs, _, two) = of_groups(1, right=0.9), of_groups(2, right=0.6)
+    old, differences = y < 3, []
+    for draw in drawn(len(y), 400):
+        sides = []
+        for said in (one, two):
+            a, b = (float(np.average(said[g] == y[g], weights=draw[g])) for g in (old, ~old))
+            sides.append(2 * a * b / (a + b))
+        differences.append(sides[0] - sides[1])
+    found = decide.tested(mine, theirs, parse("test/harmonic >= -0.01"), 1, 0.05)
+    assert found.method.startswith("bootstrap") and found.n == len(y)
+    draws = mine.on_draws("harmonic", drawn(len(y), 400)) - theirs.on_draws("harmonic", drawn(len(y), 400))
+    assert draws == pytest.approx(differences, abs=1e-6)
+    assert abs(found.low - np.quantile(differences, 0.05)) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("metric", "values"),
+    [
+        ("samples_old", ["samples_old", "neither"]),
+        ("accuracy_olds", ["accuracy_old"]),
+        ("ece", ["ece"]),
+        ("x/accuracy", ["set"]),
+    ],
+)
+def test_what_the_gate_cannot_require_is_refused_with_the_reason(metric: str, values: list[str]) -> None:
+    with refused("--require", *values):
+        known(parse(f"test/{metric} >= +0.01"), of_groups(1)[0])
+
+
+def test_groups_of_labels_need_labels_that_were_known() -> None:
+    found = Collected(make_task(TaskInfo("classification", 5, list("abcde"))), final=True)
+    logits = torch.eye(5)
+    found.take({"y": torch.arange(5), "index": torch.arange(5), "count": 5, "x": {}}, Output(logits, logits))
+    with refused("--require", "harmonic", "Extend"):
+        known(parse("test/harmonic >= -0.01"), found.scores())
 
 
 def test_a_batch_whose_outputs_cannot_be_told_apart_is_not_taken() -> None:

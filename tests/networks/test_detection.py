@@ -32,7 +32,10 @@ def of_source(output: Output, row: int) -> tuple[Tensor, Any]:
     "name",
     [
         "ssdlite320_mobilenet_v3_large",
-        *(pytest.param(n, marks=pytest.mark.slow) for n in ("fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2")),
+        *(
+            pytest.param(n, marks=pytest.mark.slow)
+            for n in ("ssd300_vgg16", "fcos_resnet50_fpn", "retinanet_resnet50_fpn_v2")
+        ),
     ],
 )
 @torch.no_grad()
@@ -48,10 +51,13 @@ def test_torchvisions_own_outputs_losses_and_detections_are_those_of_the_source_
     torch.save(model.state_dict(), tmp_path / "model.pth")
     network = TorchvisionDetection(CELLS, name, str(tmp_path / "model.pth"), score_threshold=0.0).eval()
     assert network.source_task is not None and network.source_task.num_outputs == 5
-    output = network({"image": IMAGES})
+    seen = model.transform  # type: ignore[union-attr]
+    assert network.input_spec.mean == tuple(seen.image_mean) and network.input_spec.std == tuple(seen.image_std)  # type: ignore[union-attr,arg-type]
+    images = IMAGES if name != "ssd300_vgg16" else torch.nn.functional.interpolate(IMAGES, (300, 300))
+    output = network({"image": images})
     for row in range(2):
         logits, reader = of_source(output, row)
-        maps = list(model.backbone(IMAGES[row : row + 1]).values())  # type: ignore[operator]
+        maps = list(model.backbone(images[row : row + 1]).values())  # type: ignore[operator]
         theirs, ours = model.head(maps), reader.outputs(reader.rows(logits)[0])  # type: ignore[operator]
         for part, of in theirs.items():
             torch.testing.assert_close(ours[part], of, rtol=1e-4, atol=1e-5)

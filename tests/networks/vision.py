@@ -90,3 +90,10 @@ def tiny_detr(**values: Any) -> dict[str, Any]:
 
 
 SIZES = {"layers": 1, "attention_heads": 2, "ffn_dim": 24}
+
+
+def tiny_yolos(**values: Any) -> dict[str, Any]:
+    """A random YOLOS of one layer with five queries, for images of 64×64 pixels."""
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
+    image = {"image_size": [64, 64], "patch_size": 16, "num_detection_tokens": 5, "use_mid_position_embeddings": False}
+    return {"model_type": "yolos", **sizes, **image, **values}

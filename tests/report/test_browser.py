@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from sft_lightning.callbacks.overlays import jpeg_uri
 from sft_lightning.callbacks.shown_samples import sound_uri
 from tests.data.audio_files import beep
 from tests.report.conftest import Compare
@@ -19,6 +21,7 @@ from tests.report.written import write_run, write_study
 
 DESKTOP, PHONE, NARROWEST = (1280, 900), (375, 740), (360, 740)
 FIGURES = 13
+WHEN = ("true", "before", "after")
 
 
 @dataclass
@@ -303,21 +306,34 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
             "label": "ein Hund",
             "sound": sound_uri(beep(300.0, 0.5), 8000),
         },
+        {**said, "row": 3, "form": "choice", "question": "2 and 2?", "choices": ["<b>3</b>", "4", "5"]}
+        | {"before": "1", "after": "0", "label": "1"},
+        {**said, "row": 4, "form": "text", "before": "2 cell", "after": "1 cell", "label": "2 cell"}
+        | {"pictures": dict.fromkeys(("truth", "before", "after"), jpeg_uri(Image.new("RGB", (40, 20), "white")))}
+        | {"colours": [["cell", "#800000"], ["<b>", "#008000"]]},
     ]
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     it: Opened = opened(tmp_path / "page.html")
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
-    assert samples.count() == 3
-    marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(3)]
+    assert samples.count() == 5
+    marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(4)]
     assert marked[0] == ["Anna [per]", "<b>Rome</b> [loc]"] * 2, "before and true; nothing is marked after"
     assert marked[1] == ["1889", "300 metres", "1889"]
     assert marked[2] == ["<i>Haus</i>"], "the word that is new"
+    assert marked[3] == ["<b>3</b>", "4"], "the choices that were chosen or are right"
+    assert samples.nth(3).locator("li").all_inner_texts() == ["<b>3</b> [after]", "4 [true, before]", "5"]
     player = (
         "new Promise((done) => { a.onloadedmetadata = () => done(a.duration); a.onerror = () => done(0); a.load(); })"
     )
     assert abs(samples.nth(2).locator("audio").evaluate(f"(a) => {player}") - 0.5) < 0.15, "the sound is not played"
+    figures = samples.nth(4).locator(".pictures figure")
+    assert figures.locator("figcaption").all_inner_texts() == ["true", "before", "after"]
+    assert figures.locator("img").evaluate_all("(all) => all.map((one) => one.alt)") == [f"x, {w}" for w in WHEN]
+    assert samples.nth(4).locator(".colours span").all_inner_texts() == ["cell", "<b>"]
+    colour = samples.nth(4).locator(".colours i").first.evaluate("(one) => getComputedStyle(one).backgroundColor")
+    assert colour == "rgb(128, 0, 0)"
     question = samples.nth(1).inner_text()
     assert "When?" in question and "100 % right" in question and "0 % right" in question
     it.check()

@@ -80,6 +80,7 @@ def test_the_plane_marks_each_chosen_seed_and_the_path_each_setting(of_study: tu
     assert sorted(order) == [0.001, 0.01, 0.1], "the path runs in order of strength"
 
 
+@pytest.mark.slow
 def test_figures_are_written_as_files_for_papers(study: Path, tmp_path: Path, compare: Compare) -> None:
     said = compare(study, "--figures", tmp_path / "figures", "--figure_format", "svg")
     svg = {p.stem for p in (tmp_path / "figures").iterdir()}

@@ -6,6 +6,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -56,6 +57,9 @@ def test_a_table_says_of_how_many_samples_its_numbers_are(tmp_path: Path, compar
     counts = [{"val": 90, "test": 450, "test/retention": 451, "test/drift": n} for n in (400, 440)]
     runs = runs_of(tmp_path, counts, {}, (8, 8))
     line = "measured on 450 test samples, retention on 451, drift on 400 to 440"
+    values = [json.loads((run / "run.json").read_text())["test"] for run in runs]
+    worst = max(np.std(np.arange(450) < round(450 * v["test/accuracy"])) / np.sqrt(450) for v in values)
+    line += f"; standard error over samples at most {100 * worst:.1f} points in test/accuracy"
     assert line in compare(*runs).out
     assert line in compare(*runs, "--format", "markdown").out
     (row,) = csv.DictReader(io.StringIO(compare(*runs, "--format", "csv").out))

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from sft_lightning.cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -21,7 +23,7 @@ leave(5)
 
 
 def ends(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 def test_threads_are_waited_for_then_exit_functions_run_then_all_is_written() -> None:
@@ -76,3 +78,26 @@ def test_a_command_called_as_a_function_leaves_the_callers_garbage_alone() -> No
         assert not gc.isenabled() and not gc.get_freeze_count()
     finally:
         gc.enable()
+
+
+@pytest.mark.slow
+def test_a_command_imports_no_library_that_it_does_not_use() -> None:
+    script = """
+import sys
+from sft_lightning.core.interpreter import begin
+begin()
+from sft_lightning.cli.main import main
+assert main(["fit", "--config", "experiments/digits/plain.yaml", "--model.learning_rate", "1"]) == 2
+assert "torch" not in sys.modules, "a wrong key is found without it"
+assert main(["fit", "--config", "experiments/digits/plain.yaml", "--print_config"]) == 0
+heavy = ("transformers", "timm", "torchvision", "sklearn", "scipy", "pandas", "wandb", "datasets", "matplotlib")
+print([name for name in heavy if name in sys.modules])
+import torchmetrics
+assert torchmetrics._waits is not None
+from torchmetrics import Accuracy, Metric
+from torchmetrics.text import BERTScore
+assert issubclass(Accuracy(task="binary").__class__, Metric) and issubclass(BERTScore, Metric)
+assert torchmetrics._waits is None
+"""
+    done = ends("-c", script)
+    assert (done.returncode, done.stdout.splitlines()[-1:]) == (0, ["[]"]), done.stderr

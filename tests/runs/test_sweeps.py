@@ -208,6 +208,7 @@ def run_record(folder: Path) -> dict[str, Any]:
     return dict(next(r["run"] for r in records if r["type"] == "run"))
 
 
+@pytest.mark.slow
 def test_the_command_of_an_agent_runs_and_the_run_is_the_one_that_the_sweep_knows(
     command: Command,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,

@@ -173,6 +173,7 @@ def test_without_a_setting_the_wait_for_a_server_is_bounded(tmp_path: Path, monk
             make_wandb(options, create_run(tmp_path, "e"), {}, online=True, rank=0)
         assert seen["settings"].init_timeout == expected
         assert ("init_timeout" in seen["settings"].model_fields_set) is (variable is None)
+        assert seen["settings"].x_save_requirements is False, "W&B would read the metadata of every installed package"
 
 
 @pytest.mark.parametrize("bad", [("--wandb_project", "a/b"), ("--wandb_tags", f"[{'x' * 65}]")])

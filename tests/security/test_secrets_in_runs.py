@@ -15,6 +15,7 @@ from tests.refused import refused
 from tests.runs.wandb_server import serve
 from tests.security import keyed
 from tests.security.conftest import Command, Result, check_refused, config, network
+from tests.serve.waiting import until
 
 KEY, PASSWORD = "planted-key-1", "planted-pass-2"
 URL = "https://planted-user:planted-3@example.org:8080/x?token=planted-4&v=1"
@@ -73,8 +74,9 @@ def test_an_offline_run_holds_no_secret(command: Command, tmp_path: Path, monkey
     wandb = next((run.path / "wandb").glob("offline-run-*"))
     names = {p.name for p in run.path.rglob("*")}
     assert {"config.yaml", "run.json", "last.ckpt", "debug.log", f"run-{run.files.run_id}.wandb"} <= names
+    until(lambda: "all finished" in (wandb / "logs/debug-internal.log").read_text(), "W&B's process has written all")
     assert b"***@example.org" in (wandb / f"run-{run.files.run_id}.wandb").read_bytes(), (
-        "W&B's record says nothing of it"
+        f"W&B's record says nothing of it; the command printed:\n{done.out}{done.err}"
     )
     check_run(run.path)
     check_run(tmp_path / "csv")

@@ -117,7 +117,9 @@ def test_texts_are_cut_where_the_run_cut_them(served: Serve, tmp_path: Path) -> 
     assert Model.load(run).answer(items) == one.model.answer(items)
     config = run / "config.yaml"
     held = yaml.safe_load(config.read_text())
-    held["data"]["init_args"]["max_length"] = 11  # the first text has 10 words, of a token or more, and two special tokens
+    held["data"]["init_args"]["max_length"] = (
+        11  # the first text has 10 words, of a token or more, and two special tokens
+    )
     config.write_text(yaml.safe_dump(held))
     expected = Served(run, one.client, one.service).predicted("predict", lines_of(tmp_path / "new.jsonl"))
     short = Model.load(run).answer(items)

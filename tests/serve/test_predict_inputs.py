@@ -16,6 +16,8 @@ from sft_lightning.serve import predicting
 from sft_lightning.serve.answering import Model
 from sft_lightning.serve.files import read_inputs
 from sft_lightning.serve.items import Item
+from sft_lightning.serve.row_items import PairReader
+from sft_lightning.serve.text_items import WordReader
 from tests.refused import refused
 from tests.serve.conftest import Served
 from tests.serve.test_answers import same
@@ -169,3 +171,25 @@ def test_an_empty_prompt_is_said_to_be_empty(ask: Ask) -> None:
     code, rows, error = ask("lm-llama", given.encode(), "new.csv")
     assert code == 0 and ["error" in row for row in rows] == [False, True, False] and "1 unreadable" in error
     assert "line 3 has no text" in rows[1]["error"] and [row["line"] for row in rows] == [2, 3, 4]
+
+
+def test_tables_are_read_as_those_that_the_run_was_tuned_on(tmp_path: Path) -> None:
+    """Without a network, which reading does not use: lists in cells, blanks between words, and pairs without a header."""
+    words, pairs = WordReader.__new__(WordReader), PairReader.__new__(PairReader)
+    lists = tmp_path / "lists.csv"
+    lists.write_text("tokens\n\"['Ann', 'is, here']\"\n\"['O\\'Hara']\"\n\"['cut' ...\"\n")
+    read = read_inputs(str(lists), words, {})
+    assert [read.item(n).words for n in (0, 1)] == [
+        ("Ann", "is, here"),
+        ("O'Hara",),
+    ] and "written as texts" in read.notes[-1]
+    with refused("data", "lists.csv line 4", "not a list of words"):
+        read.item(2)
+    blanks = tmp_path / "blanks.tsv"
+    blanks.write_text("tokens\nAnn 's here .\n")
+    assert read_inputs(str(blanks), words, {"token_column": "tokens"}).item(0).words == ("Ann", "'s", "here", ".")
+    assert read_inputs(str(blanks), words, {}).item(0).text == "Ann 's here .", "another run's column is text"
+    bare = tmp_path / "bare.tsv"
+    bare.write_text("Go on.\tWeiter.\nStay.\tBleib.\n")
+    read = read_inputs(str(bare), pairs, {"header": False})
+    assert [read.item(n).text for n in range(len(read))] == ["Go on.", "Stay."] and "line 1" in read.notes[0]

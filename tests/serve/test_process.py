@@ -141,9 +141,9 @@ def test_what_cannot_be_served_is_refused_in_one_line(
     assert "--timeout_s: must be" in refused(capfd, tmp_path, "--timeout_s", "nan")
     assert "--host" in refused(capfd, tmp_path, "--host", "no.such.host.invalid")
     assert "is not a folder" in refused(capfd, tmp_path / "nothing", "--port", 0)
-    assert "has no config.json" in refused(capfd, tmp_path, "--port", 0)
+    assert "has neither config.json nor model.onnx" in refused(capfd, tmp_path, "--port", 0)
     (tmp_path / "model.onnx").touch()
-    assert "is an export for onnxruntime" in refused(capfd, tmp_path, "--port", 0)
+    assert "is not a graph that onnxruntime runs" in refused(capfd, tmp_path, "--port", 0)
     (tmp_path / "model.onnx").unlink()
 
     def write(**ours: Any) -> Path:

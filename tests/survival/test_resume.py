@@ -72,7 +72,7 @@ def check_stopped(config: dict[str, Any], tmp_path: Path, several: int, what: st
 @pytest.mark.parametrize(
     ("variant", "settings"),
     [  # every setting is quick in test_stopped_by_a_signal_at_any_moment
-        pytest.param(*pair, marks=pytest.mark.slow if number % 2 else ())
+        pytest.param(*pair, marks=pytest.mark.slow if number % 4 else ())
         for number, pair in enumerate(zip(VARIANTS, cycle(SETTINGS), strict=False))
     ],
 )
@@ -100,6 +100,7 @@ def test_cut_off_with_adapters(tmp_path: Path) -> None:
     check_cut_off(config, tmp_path, 0, "adapters")
 
 
+@pytest.mark.slow
 def test_cut_off_in_either_phase_of_lpft(tmp_path: Path) -> None:
     """With an average, a schedule and micro-batches; the first of three epochs trains the new head alone."""
     settings = SETTINGS["average, schedule, crops"]

@@ -10,38 +10,49 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 ROOT = Path(__file__).parents[2]
+
+
+FORKED = "SFT_TEST_ZYGOTE"
+"""Names two descriptors, to write to and read from such a process that is there already: `5,6`"""
 
 
 class Zygote:
     """The side of the test."""
 
     def __init__(self) -> None:
-        self._server = subprocess.Popen(
-            [sys.executable, "-m", "tests.survival.zygote"],
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
+        self._server: subprocess.Popen[str] | None = None
+        if held := os.environ.pop(FORKED, ""):
+            asked, answered = map(int, held.split(","))
+            self._asked: IO[str] = os.fdopen(asked, "w")
+            self._answered: IO[str] = os.fdopen(answered)
+        else:
+            self._server = subprocess.Popen(
+                [sys.executable, "-m", "tests.survival.zygote"],
+                cwd=ROOT,
+                env={**os.environ, "OMP_NUM_THREADS": "1"},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert self._server.stdin is not None and self._server.stdout is not None
+            self._asked, self._answered = self._server.stdin, self._server.stdout
         self._answer()
 
     def _answer(self) -> Any:
-        assert self._server.stdout is not None
-        line = self._server.stdout.readline()
+        line = self._answered.readline()
         assert line, "the process that others are forked from has ended"
         return json.loads(line)
 
     def _ask(self, **request: Any) -> Any:
-        assert self._server.stdin is not None
-        self._server.stdin.write(json.dumps(request) + "\n")
-        self._server.stdin.flush()
+        self._asked.write(json.dumps(request) + "\n")
+        self._asked.flush()
         return self._answer()
 
     def spawn(self, arguments: Sequence[object], out: Path, env: Mapping[str, str] | None = None) -> int:
@@ -60,9 +71,9 @@ class Zygote:
         return self.wait(self.spawn(arguments, out, env))
 
     def close(self) -> None:
-        assert self._server.stdin is not None
-        self._server.stdin.close()
-        self._server.wait(30)
+        self._asked.close()
+        if self._server is not None:
+            self._server.wait(30)
 
 
 def child(arguments: list[str], out: str, env: dict[str, str], function: str | None) -> None:
@@ -103,17 +114,21 @@ def wait(pid: int, timeout: float) -> int:
     return -1000
 
 
-def serve() -> None:
+def prepare() -> None:
+    """Imports what the command line needs."""
     import torch
 
     import sft_lightning.cli.fit
     import sft_lightning.data.text
     import sft_lightning.data.vision  # noqa: F401
 
+    os.environ["OMP_NUM_THREADS"] = "1"
     torch.set_num_threads(1)
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+
+
+def serve(requests: Iterable[str], answers: IO[str]) -> None:
     print("{}", file=answers)
-    for line in sys.stdin:
+    for line in requests:
         request = json.loads(line)
         if "wait" in request:
             print(wait(request["wait"], request["timeout"]), file=answers)
@@ -124,5 +139,21 @@ def serve() -> None:
         print(pid, file=answers)
 
 
+def fork() -> tuple[int, int]:
+    """Forks a process that serves from one that is prepared. Returns the descriptors to write to and to read from."""
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    if not os.fork():
+        os.close(ours_out)
+        os.close(ours_in)
+        with suppress(KeyboardInterrupt):
+            serve(os.fdopen(theirs_in), os.fdopen(theirs_out, "w", buffering=1))
+        os._exit(0)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    return ours_out, ours_in
+
+
 if __name__ == "__main__":
-    serve()
+    prepare()
+    serve(sys.stdin, os.fdopen(os.dup(1), "w", buffering=1))

@@ -10,7 +10,7 @@ from sft_lightning.core.structures import Items, Output, TaskInfo
 from sft_lightning.networks import TimmDetection
 from sft_lightning.networks.dense_detection import DenseReader
 from sft_lightning.tasks import make_task
-from sft_lightning.tasks.box_scores import SCORES, BoxScores, Picture
+from sft_lightning.tasks.box_scores import SCORES, BoxScores, Picture, f1_of
 from sft_lightning.tasks.object_detection import COMPARED, FIXED, pick
 from tests.tasks import boxes_by_hand
 
@@ -164,3 +164,19 @@ def test_a_detection_outside_the_file_is_none() -> None:
     maps = torch.zeros(1, 1, 8)
     (found,) = make_task(INFO).decode(Output(maps, maps, reader=Finds()), batch)  # type: ignore[arg-type]
     assert found == {"boxes": [[5.0, 20.0, 20.0, 30.0]], "scores": [0.8], "labels": ["b"]}
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_f1_of_an_image_is_that_of_pycocotools_matches(seed: int) -> None:
+    pictures, found = hostile(seed)
+    values = []
+    for picture, one in zip(pictures, found, strict=True):
+        boxes, scores, labels = by_score(one)
+        boxes, scores, labels = boxes[:60], scores[:60], labels[:60]
+        evaluation = boxes_by_hand.coco([picture], [(boxes, scores, labels)], 3)
+        matches = [e for e in evaluation.evalImgs if e is not None and e["aRng"][1] > 1e9 and not e["aRng"][0]]
+        right = sum(((e["dtMatches"][0] > 0) & ~e["dtIgnore"][0]).sum() for e in matches)
+        counted = sum((~e["dtIgnore"][0]).sum() for e in matches) + (~picture.ignored).sum()
+        values.append(2 * right / counted if counted else 1.0)
+        assert f1_of(boxes, labels, picture) == pytest.approx(values[-1])
+    assert 0 < np.mean(values) < 1

@@ -135,8 +135,8 @@ class ChoiceRows(Tokens):
         return x
 
     def shown(self, row: int) -> dict[str, Any]:
-        """The question, and its choices in lines of their own."""
-        return {"question": self.questions[row], "text": "\n".join(self.choices[row])}
+        """The question and its choices."""
+        return {"question": self.questions[row], "choices": list(self.choices[row])}
 
     def raw(self, row: int) -> dict[str, Any]:
         """Empty if a context was truncated, since plain tokenizers cut question and choice too."""

@@ -16,6 +16,8 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.text.utf8 import NO_TEXT, open_text
 
 NAMES = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
+FIELDS = " where the "
+"""Written where a row has another number of fields than the first one"""
 
 
 @dataclass
@@ -33,12 +35,15 @@ class Rows:
     """Whether the last malformed row includes the rest of the file"""
 
 
-def read_rows(path: Path, strict: bool) -> Rows:
-    """Reads the rows of a file. With `strict`, raises UserError for the first malformed row; else `malformed` lists them."""
+def read_rows(path: Path, strict: bool, header: bool = True) -> Rows:
+    """Reads the rows of a file. With `strict`, raises UserError for the first malformed row; else `malformed` lists them.
+    Without a `header`, the columns are named 1, 2 and so on.
+    """
     usual = "\t" if path.suffix.lower() == ".tsv" else ","
     delimiter, skip = separator(path, usual, strict)
     separated = [] if delimiter == usual else [f"{path} is separated by {NAMES[delimiter]}, not by {NAMES[usual]}"]
-    rows = read_tabs(path, strict, skip) if delimiter == "\t" else read(path, delimiter, True, strict, skip)
+    whole = delimiter == "\t"
+    rows = read_tabs(path, strict, skip, header) if whole else read(path, delimiter, True, strict, skip, header)
     if rows.ends or (strict and rows.malformed):
         row, why = next(reversed(rows.malformed.items())) if rows.ends else next(iter(rows.malformed.items()))
         told = f" (it is separated by {NAMES[delimiter]})" if separated else ""
@@ -82,11 +87,11 @@ def first_rows(lines: list[str], delimiter: str) -> list[list[str]]:
     return found
 
 
-def read_tabs(path: Path, strict: bool, skip: int) -> Rows:
+def read_tabs(path: Path, strict: bool, skip: int, header: bool) -> Rows:
     """Reads a file separated by tabs: without quoting, or quoted if only that gives every row all its fields."""
-    plain = read(path, "\t", False, strict, skip)
-    if any("where the header has" in why for why in plain.malformed.values()):
-        quoted = read(path, "\t", True, strict, skip)
+    plain = read(path, "\t", False, strict, skip, header)
+    if any(FIELDS in why for why in plain.malformed.values()):
+        quoted = read(path, "\t", True, strict, skip, header)
         fits = not any("UTF-8" not in why for why in quoted.malformed.values())
         if fits and not any(isinstance(c, str) and "\n" in c and "\t" in c for row in quoted.cells for c in row):
             row, why = next(iter(plain.malformed.items()))
@@ -109,7 +114,7 @@ def is_quoted(cell: Any) -> bool:
     return '""' in cell[1:-1] and '"' not in cell[1:-1].replace('""', "")
 
 
-def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> Rows:
+def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int, header: bool) -> Rows:
     """Reads all rows in one dialect, and separates malformed ones; `strict` refuses bytes that are not UTF-8."""
     csv.field_size_limit(2**31 - 1)
     found, start = Rows(), 1 + skip
@@ -125,11 +130,13 @@ def read(path: Path, delimiter: str, quoted: bool, strict: bool, skip: int) -> R
                 found.ends = "unexpected end" in why or not found.header  # of the rest of the file nothing is known
             if row is None:
                 return found
-            if not found.header and not why:
-                found.header = row
-            elif row:
+            first = not found.header and not why
+            if first:
+                found.header = row if header else [str(place + 1) for place in range(len(row))]
+            if row and not (first and header):
                 if not why and len(row) != len(found.header):
-                    why = f"{plural(len(row), 'field')} where the header has {len(found.header)}"
+                    of = "header" if header else "first row"
+                    why = f"{plural(len(row), 'field')}{FIELDS}{of} has {len(found.header)}"
                 if not why and not strict and NO_TEXT.search("".join(row)):
                     why = "not UTF-8"
                 if why:

@@ -14,7 +14,8 @@ from sft_lightning.data.text.delimited import read_rows
 from sft_lightning.data.text.features import class_names_of
 from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 
-FORMATS = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+DELIMITED = (".csv", ".tsv")
+FORMATS = (*DELIMITED, ".jsonl", ".json", ".parquet")
 KINDS = {
     "int": "a number",
     "float": "a number",
@@ -128,9 +129,17 @@ def texts_fix(argument: str) -> str:
 # ---- reading ----
 
 
-def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_out: Sequence[str] = ()) -> Table:
-    """Reads a file by its suffix; `where` is the key that names it. With `skip`, rows that cannot be used are left out.
-    Columns to `leave_out` are not read from a parquet file.
+def read_table(
+    path: str | Path, where: str = "data", skip: bool = False, leave_out: Sequence[str] = (), header: bool = True
+) -> Table:
+    """Reads a file by its suffix.
+
+    Args:
+        path: The file.
+        where: The key that names it.
+        skip: Leave out rows that cannot be used.
+        leave_out: Columns that are not read from a parquet file.
+        header: Whether the first line of a .csv or .tsv names its columns; if not, they are named 1, 2 and so on.
     """
     path = Path(path).expanduser()
     if path.is_dir():
@@ -138,16 +147,19 @@ def read_table(path: str | Path, where: str = "data", skip: bool = False, leave_
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(where, f"{path} does not exist{nearest(path.name, here)}")
-    readers = {".csv": _delimited, ".tsv": _delimited, ".jsonl": _jsonl, ".json": _json}
-    if path.suffix.lower() not in FORMATS:
+    suffix = path.suffix.lower()
+    bad: Bad = {} if skip else None
+    if suffix not in FORMATS:
         raise UserError(where, f"{path} has an unknown suffix", f"use one of {', '.join(FORMATS)}")
     try:
-        if path.suffix.lower() == ".parquet":
-            table = _parquet(path, {} if skip else None, leave_out)
+        if suffix == ".parquet":
+            table = _parquet(path, bad, leave_out)
+        elif suffix in DELIMITED:
+            table = _delimited(path, bad, header)
         else:
-            table = readers[path.suffix.lower()](path, {} if skip else None)
+            table = (_jsonl if suffix == ".jsonl" else _json)(path, bad)
     except UnicodeDecodeError:
-        if path.suffix.lower() == ".parquet":
+        if suffix == ".parquet":
             raise UserError("data", f"{path} has a text that is not UTF-8", "write the file again") from None
         raise not_utf8(path) from None
     except OSError as error:
@@ -163,8 +175,8 @@ def _refuse(bad: Bad, row: int, where: str, why: str) -> None:
     bad[row] = f"malformed: {why}"
 
 
-def _delimited(path: Path, bad: Bad) -> Table:
-    rows = read_rows(path, bad is None)
+def _delimited(path: Path, bad: Bad, header: bool) -> Table:
+    rows = read_rows(path, bad is None, header)
     if bad is not None:
         bad |= {row: f"malformed: {why}" for row, why in rows.malformed.items()}
     columns = {name: [row[i] for row in rows.cells] for i, name in enumerate(rows.header)}
@@ -245,34 +257,6 @@ def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
     features = about.get("info", {}).get("features", {})
     classes = {n: names for n, f in features.items() if (names := class_names_of(f)) is not None}
     return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, classes, bad=bad)
-
-
-def split_file(root: str | Path, split: str) -> Path | None:
-    """The file of a split in a local copy: `train.jsonl`, or parquet as the hub lays it out, also one folder down."""
-    root = Path(root).expanduser()
-    if not root.is_dir():
-        raise UserError("data.root", f"{root} is not a folder", "set it to an existing folder")
-    for suffix in FORMATS:
-        if (path := root / f"{split}{suffix}").is_file():
-            return path
-    patterns = (f"{split}-*.parquet", f"*/{split}-*.parquet", f"{split}/*.parquet", f"*/{split}/*.parquet")
-    found = next((files for p in patterns if (files := sorted(root.glob(p)))), [])
-    if len(found) > 1:
-        raise UserError("data.root", f"{root} has {len(found)} files for {split}, first {found[0].name}", "keep one")
-    return found[0] if found else None
-
-
-def root_table(root: str | Path, split: str, skip: bool = False) -> Table:
-    """A split of a local copy."""
-    path = split_file(root, split)
-    if path is None:
-        here = sorted(p.name for p in Path(root).expanduser().iterdir())
-        raise UserError(
-            "data.root",
-            f"{root} has no {split} split, only {', '.join(here[:8]) or 'nothing'}",
-            f"add {split}.jsonl or {split}-00000-of-00001.parquet",
-        )
-    return read_table(path, skip=skip)
 
 
 def hub_tables(

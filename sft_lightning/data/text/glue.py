@@ -5,8 +5,9 @@ from typing import Any, Literal, NamedTuple
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import Table, hub_tables, root_table
+from sft_lightning.data.text.files import Table, hub_tables
 from sft_lightning.data.text.labels import class_numbers
+from sft_lightning.data.text.local_copy import root_table
 
 HUB = "nyu-mll/glue"
 ENTAILMENT = ["entailment", "not_entailment"]

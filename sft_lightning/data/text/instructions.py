@@ -10,6 +10,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
 from sft_lightning.data.text.files import Table, hub_tables, read_table
@@ -92,9 +93,11 @@ class Instructions(TokenData):
                 )
             tables = {n: hub[t] for n, t in (("train", "train"), ("val", "validation"), ("test", "test")) if t in hub}
         else:
-            tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in self.files.items() if f is not None}
+            named = {n: f for n, f in self.files.items() if f is not None}
+            tables = divided({n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()})
         rows = {name: InstructionRows(table) for name, table in tables.items()}
-        return Splits(rows["train"], rows.get("val"), rows.get("test"))
+        notes = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
+        return Splits(rows["train"], rows.get("val"), rows.get("test"), notes=notes)
 
     def load_for_prediction(self) -> Samples | None:
         """Reads the file `predict`. Its prompts continue as those of the training file do."""
@@ -108,7 +111,7 @@ class Instructions(TokenData):
             return hub_tables(self.path, self.config, skip=True).get("train")
         file = self.files["train"]
         there = file is not None and Path(file).expanduser().is_file()
-        return read_table(file, "data.train", skip=True) if file is not None and there else None
+        return divided({"train": read_table(file, "data.train", skip=True)})["train"] if file and there else None
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
         """Returns 0: the network knows the size of its vocabulary."""

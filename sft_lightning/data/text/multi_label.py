@@ -6,6 +6,7 @@ import numpy as np
 
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TextRows
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.text.notes import Notes
@@ -78,6 +79,9 @@ class MultiLabelTable(TextTable):
             label_column, label_separator, label_columns, labels, "TextTable for one decision a text"
         )
         no_shots(self.shots_per_class)
+
+    def _divided(self, tables: dict[str, Table]) -> dict[str, Table]:
+        return divided(tables, self.text_column, self.pair_column, self.label_column, *(self.sets.label_columns or ()))
 
     def unlabelled(self, table: Table) -> bool:
         return self.sets.unlabelled(table)

@@ -9,6 +9,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.choice_rows import ChoiceRows
 from sft_lightning.data.text.choice_table import MEANS, find_reader, read_choices, right_ones
@@ -109,10 +110,16 @@ class MultipleChoice(TokenData):
                 "data", "MultipleChoice needs train (a file) or path (a data set on the hub)", "set one of them"
             )
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
-        tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
-        for name, table in tables.items():
+        used = (self.question_column, self.context_column, self.choices_column, *(self.choice_columns or ()))
+        tables = divided(
+            {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}, self.label_column, *used
+        )
+        for name, table in list(tables.items()):
             if name != "train" and all_unlabelled(table, self.label_column):
-                raise no_labels(name, table, self.label_column)
+                if name in named:
+                    raise no_labels(name, table, self.label_column)
+                del tables[name]  # a part of the training file, by its column `split`
+                tables["train"].notes.append(f"{table.where}: no row of {name} has a label, so they are left out")
         return tables
 
     def load(self) -> Splits:

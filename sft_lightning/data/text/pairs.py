@@ -7,10 +7,19 @@ from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.data.arguments import NonNegativeInt, PositiveInt, check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
-from sft_lightning.data.text.files import FORMATS, Table, hub_tables, read_table
+from sft_lightning.data.text.files import FORMATS, Table, hub_tables
 from sft_lightning.data.text.pair_rows import PairRows
-from sft_lightning.data.text.parallel import SOURCE, TARGET, parallel_table, references_of, sources_of, with_languages
+from sft_lightning.data.text.parallel import (
+    SOURCE,
+    TARGET,
+    pair_table,
+    parallel_table,
+    references_of,
+    sources_of,
+    with_languages,
+)
 from sft_lightning.tasks.seq2seq import Seq2Seq
 from sft_lightning.tasks.texts import TEXT_METRICS
 
@@ -35,6 +44,7 @@ class TextPairs(TokenData):
         predict: Source texts for which target texts are generated, a table or a text file; predicting needs no training data.
         source_column: Column with the source texts, or their language.
         target_column: Column with the target texts, or their language.
+        header: Whether the first line of a .csv or .tsv names its columns. If not, they are source, target, 3, 4 and so on.
         source_prefix: Written before each source text, such as "translate English to German: " for T5.
         metrics: Scores of generated texts: bleu, chrf, rouge1, rouge2, rougeL, rougeLsum, exact_match; default bleu and chrf.
         generate_samples: Validation pairs for which texts are generated and scored, drawn evenly; testing does it for all
@@ -58,6 +68,7 @@ class TextPairs(TokenData):
         predict: str | None = None,
         source_column: str = "source",
         target_column: str = "target",
+        header: bool = True,
         source_prefix: str = "",
         metrics: list[str] | None = None,
         generate_samples: NonNegativeInt = 100,
@@ -68,11 +79,12 @@ class TextPairs(TokenData):
     ) -> None:
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
         given = {"self": self, "generate_samples": generate_samples, "max_target_length": max_target_length}
+        given["header"] = header
         check_arguments(TextPairs.__init__, given)
         self.path, self.config = path, config
         self.files = {"train": train, "val": val, "test": test}
         self.predict_file = predict
-        self.columns, self.source_prefix = (source_column, target_column), source_prefix
+        self.columns, self.header, self.source_prefix = (source_column, target_column), header, source_prefix
         self.generate_samples, self.max_target_length = generate_samples, max_target_length
         self.metrics = scores(metrics, generate_samples)
         self.cut_targets: dict[str, float] = {}
@@ -93,6 +105,10 @@ class TextPairs(TokenData):
                 "data", "TextPairs needs one of train (files) and path (a data set on the hub)", "set one of them"
             )
         if self.path is not None:
+            if not self.header:
+                raise UserError(
+                    "data.header", "false has no effect on the hub's data, which name their columns", "leave it out"
+                )
             hub = hub_tables(self.path, self.config, skip=self.skips)
             if "train" not in hub:
                 raise UserError(
@@ -100,7 +116,8 @@ class TextPairs(TokenData):
                 )
             tables = {ours: hub[theirs] for ours, theirs in SPLITS.items() if theirs in hub}
         else:
-            tables = {name: self._table(name, files) for name, files in self.files.items() if files is not None}
+            named = {name: files for name, files in self.files.items() if files is not None}
+            tables = divided({name: self._table(name, files) for name, files in named.items()}, *self.columns)
         rows = {name: self._rows_of(table) for name, table in tables.items()}
         notes = list(dict.fromkeys(note for table in tables.values() for note in table.notes))
         for name, samples in rows.items():
@@ -118,7 +135,7 @@ class TextPairs(TokenData):
         if not self.generate_samples:
             raise UserError("data.generate_samples", "is 0, so nothing would be predicted", "set it to 1 or more")
         if Path(self.predict_file).suffix.lower() in FORMATS:
-            table = with_languages(read_table(self.predict_file, "data.predict", self.skips))
+            table = with_languages(pair_table(self.predict_file, "data.predict", self.skips, self.header))
             return PairRows(sources_of(table, self.columns[0]), None, table, self.source_prefix)
         table = parallel_table(self.predict_file, None, "data.predict", self.skips)
         return PairRows(sources_of(table, SOURCE), None, table, self.source_prefix)
@@ -130,9 +147,11 @@ class TextPairs(TokenData):
                 raise UserError(
                     key, f"{files} is one text file", f"name two, [SOURCE, TARGET], or a table ({', '.join(FORMATS)})"
                 )
-            return read_table(files, key, self.skips)
+            return pair_table(files, key, self.skips, self.header)
         if len(files) != 2:
             raise UserError(key, f"lists {len(files)} files", "name two text files, [SOURCE, TARGET]")
+        if not self.header:
+            raise UserError("data.header", "false has no effect on text files, which have none", "leave it out")
         if self.columns != (SOURCE, TARGET):
             raise UserError(
                 "data.source_column", "has no effect on text files, which have no columns", "leave the columns out"

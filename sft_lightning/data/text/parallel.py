@@ -6,12 +6,14 @@ from typing import Any
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.cells import missing, numbers
-from sft_lightning.data.text.files import FORMATS, REMEDY, Table, check_text, texts_fix
+from sft_lightning.data.text.files import DELIMITED, FORMATS, REMEDY, Table, check_text, read_table, texts_fix
 from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 
 SOURCE, TARGET = "source", "target"
 FEATURE = "translation"
 """The hub's column with an object of texts by language"""
+SENTENCE, WORDS = (".", "!", "?", "…", "。", "！", "？", "।", "؟"), 4
+"""What ends a text, and the fewest words of a text without such an end, where a name of a column would be"""
 
 
 def lines_of(path: str, key: str, skip: bool) -> list[str]:
@@ -50,6 +52,31 @@ def parallel_table(source: str, target: str | None, key: str, skip: bool) -> Tab
     return Table(source, columns, lines=list(range(1, len(columns[SOURCE]) + 1)), bad={} if skip else None)
 
 
+def pair_table(path: str | Path, key: str, skip: bool, header: bool) -> Table:
+    """Reads a table of pairs. Without a header, its columns are source, target, 3, 4 and so on.
+
+    Raises:
+        UserError: There is no header in a format whose rows name their values.
+    """
+    if header or Path(path).suffix.lower() not in DELIMITED:
+        if not header:
+            what = f"false has no effect on {path}, whose rows name their values"
+            raise UserError("data.header", what, f"leave it out; it is for {' and '.join(DELIMITED)}")
+        return read_table(path, key, skip)
+    table = read_table(path, key, skip, header=False)
+    names = {"1": SOURCE, "2": TARGET}
+    table.columns = {names.get(name, name): values for name, values in table.columns.items()}
+    table.notes.append(f"{table.where}: line 1 is read as a pair; the columns are named {', '.join(table.columns)}")
+    return table
+
+
+def reads_like_texts(table: Table) -> bool:
+    """Whether the names of a delimited file's first two columns read like texts: the file then has no header."""
+    names = list(table.columns)[:2]
+    delimited = Path(table.where).suffix.lower() in DELIMITED
+    return delimited and len(names) == 2 and all(n.strip().endswith(SENTENCE) or len(n.split()) >= WORDS for n in names)
+
+
 def with_languages(table: Table) -> Table:
     """Replaces a column `translation` of objects, {en: …, de: …}, by one column for each language."""
     values = table.columns.get(FEATURE, [])
@@ -68,6 +95,9 @@ def with_languages(table: Table) -> Table:
 
 def sources_of(table: Table, column: str) -> list[str]:
     """Source texts; empty in rows that are left out. Raises UserError for a table's column of numbers, a mistake."""
+    if column not in table.columns and reads_like_texts(table):
+        what = f"{table.where} has no column '{column}': its first line, '{' | '.join(table.columns):.60}', reads like a pair"
+        raise UserError("data", what, "set data.header false, or data.source_column")
     made = []
     for row, value in enumerate(table.column(column, "data.source_column")):
         problem = wrong(value, f"the {SOURCE} text in column '{column}'", table.name(row), "data.source_column")

@@ -8,6 +8,7 @@ from sft_lightning.core.structures import InputSpec, InputView
 from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.base import Split, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.documents import Blocks, Documents, start_and_end
 from sft_lightning.data.text.files import FORMATS, Table, hub_tables, read_table
@@ -121,7 +122,7 @@ class PlainText(TokenData):
                     fix = f"use one of {', '.join((*PLAIN, *FORMATS))}, or set data.documents to read it as plain text"
                     raise UserError(f"data.{name}", f"{file} has an unknown suffix", fix)
                 read[name] = read_table(file, f"data.{name}", self.skips)
-        return read
+        return divided(read, self.text_column)
 
     def count_outputs(self, labels: list[str], loaded: Splits) -> int:
         """Returns 0: the network knows the size of its vocabulary."""

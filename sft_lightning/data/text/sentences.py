@@ -32,6 +32,8 @@ class Sentences:
         self.unit = "line"
         """What `lines` counts: 'line' from 1, or 'row' from 0"""
         self.notes = Notes()
+        self.about: list[str] = []
+        """What reading guessed of the whole file, one line each"""
         self.bad: dict[int, str] | None = {} if skip else None
         """Sentences left out, and why; they have one word, and no tag"""
         self.names: list[str] | None = None

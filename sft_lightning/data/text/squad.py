@@ -11,6 +11,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import Range, check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.split import Split
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.files import Table, hub_tables
 from sft_lightning.data.text.notes import Notes
@@ -86,15 +87,15 @@ class SQuAD(TokenData):
         if self.files["train"] is None:
             raise UserError("data", "SQuAD needs train (a file) or path (a data set on the hub)", "set one of them")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
-        return {n: read_questions(f, f"data.{n}", self.skips) for n, f in named.items()}
+        return divided({n: read_questions(f, f"data.{n}", self.skips) for n, f in named.items()})
 
     def load(self) -> Splits:
-        notes, rows = Notes(), {}
-        for name, table in self._tables().items():
+        notes, rows, tables = Notes(), {}, self._tables()
+        for name, table in tables.items():
             questions, contexts = texts_of(table, "question"), texts_of(table, "context")
             refuse_repeats(table)
             rows[name] = QuestionRows(questions, contexts, answers_of(table, contexts, notes), table, self.doc_stride)
-        lines = notes.lines()
+        lines = [*dict.fromkeys(note for table in tables.values() for note in table.notes), *notes.lines()]
         known = set(rows["train"].plain_contexts)
         for name in rows.keys() - {"train"}:
             if again := sum(text in known for text in rows[name].plain_contexts):

@@ -7,6 +7,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
+from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TextData, TextRows
 from sft_lightning.data.text.files import Table, hub_tables, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers
@@ -87,11 +88,17 @@ class TextTable(TextData):
             needs = f"{type(self).__name__} needs train (a file) or path (a data set on the hub)"
             raise UserError("data", needs, "set one of them")
         named = {n: f for n, f in self.files.items() if f is not None and n != "predict"}
-        tables = {n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()}
-        for name, table in tables.items():
+        tables = self._divided({n: read_table(f, f"data.{n}", self.skips) for n, f in named.items()})
+        for name, table in list(tables.items()):
             if name != "train" and self.unlabelled(table):
-                raise no_labels(name, table, self.label_column)
+                if name in named:
+                    raise no_labels(name, table, self.label_column)
+                del tables[name]  # a part of the training file, by its column `split`
+                tables["train"].notes.append(f"{table.where}: no row of {name} has a label, so they are left out")
         return tables
+
+    def _divided(self, tables: dict[str, Table]) -> dict[str, Table]:
+        return divided(tables, self.text_column, self.pair_column, self.label_column)
 
     def unlabelled(self, table: Table) -> bool:
         """Whether all labels of a table are missing."""

@@ -1,5 +1,6 @@
 """Base of data with a tag for each word: finds the tags' scheme, and reads a user's own texts to predict on."""
 
+import re
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,6 +19,8 @@ from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks.schemes import OUTSIDE, irregular, is_prefixed, recognise, scheme_of, type_of, types_of
 
+SPELLED = re.compile(r"[BIESLUM]_.+|.+[-_][BIESLUM]|[bieslum][-_].+")
+"""Tags of entities as some write them: B_PER, PER-B, b-per"""
 Scheme = Literal["IOB1", "IOB2", "IOBES", "BILOU"]
 
 
@@ -101,7 +104,8 @@ class TaggedData(TokenData, base=True):
                 for row in sentences.good():
                     for what in irregular(sentences.tags[row], scheme):
                         sentences.notes.add(what, sentences.name(row))
-        notes = [*scheme_notes(labels, scheme), *together(sentences.notes for sentences in read.values())]
+        about = dict.fromkeys(line for sentences in read.values() for line in sentences.about)
+        notes = [*scheme_notes(labels, scheme), *about, *together(sentences.notes for sentences in read.values())]
         rows = {name: TaggedRows(sentences, labels, scheme) for name, sentences in read.items()}
         return Splits(rows["train"], rows.get("val"), rows.get("test"), list(labels), notes)
 
@@ -161,7 +165,7 @@ class TaggedData(TokenData, base=True):
         how = [] if sentences.texts is None else [how_split(self.split_words or "punctuation")]
         if not how and known_suffix(file, ".txt"):
             how = [AS_COLUMNS]
-        self.notes = [*how, *sentences.notes.lines()]
+        self.notes = [*how, *sentences.about, *sentences.notes.lines()]
         return TaggedRows(sentences, None)
 
     def reads_table(self, file: str) -> bool:
@@ -199,6 +203,11 @@ def scheme_notes(labels: Sequence[str], scheme: str) -> list[str]:
     """A note on how entities are read, if the tags say too little, or that entities are not measured."""
     if scheme == "IOB1":
         return ["tags are read as IOB1, in which I- begins most entities (data.scheme says otherwise)"]
+    others = [tag for tag in labels if tag != OUTSIDE]
+    if not scheme and others and all(SPELLED.fullmatch(tag) for tag in others):
+        return [
+            f"entities are not measured: tags such as {others[0]!r} have a scheme in another spelling (write B-PER, I-PER)"
+        ]
     if scheme or not any(is_prefixed(tag) for tag in labels):
         return []
     odd = [tag for tag in labels if tag != OUTSIDE and not is_prefixed(tag)]

@@ -1,6 +1,7 @@
 """Sentences with a tag for each word, as word pieces."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
 from hashlib import sha256
 from typing import Any
 
@@ -100,6 +101,15 @@ class TaggedRows(Tokens):
     def contents(self) -> np.ndarray:
         said = (content(*(w.encode("utf-8", "surrogatepass") for w in words)) for words in self.sentences.words)
         return np.fromiter(said, dtype=np.uint64, count=len(self))
+
+    def rewritten(self, write: Callable[[list[str], int], list[str]], rows: Sequence[int]) -> "TaggedRows":
+        made, made_of = copy(self), copy(self.sentences)
+        made.forget()
+        made_of.words, made_of.texts, made_of.spans = list(made_of.words), None, []
+        for row in rows:
+            made_of.words[row] = write(self.sentences.words[row], row)
+        made.sentences = made_of
+        return made
 
     def types_in(self) -> list[frozenset[str]]:
         """The types of each sentence's entities; without a scheme, its tags."""

@@ -1,29 +1,29 @@
-"""Sentences with a list of words and a list of tags in each row: JSONL, JSON, parquet, or a data set on the hub."""
+"""Sentences with a list of words and a list of tags in each row: JSONL, JSON, parquet, CSV, TSV, or a data set on the hub."""
 
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.data.split_column import divided
+from sft_lightning.data.text.cell_lists import as_lists
 from sft_lightning.data.text.cells import missing
-from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, hub_tables, read_table
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.own_texts import check_words
 from sft_lightning.data.text.sentences import Sentences
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged import Scheme, TaggedData, known_suffix
 
-LISTS = (".json", ".jsonl", ".parquet")
-"""Formats whose cells can be lists"""
-
 
 class TaggedTable(TaggedData):
     """Words with one tag each from tables whose rows have a list of words and a list of tags, or from the hub.
 
-    Tags are names. Numbers need names too: those of the file (a `ClassLabel` of datasets), else `labels`.
+    The cells of a .csv or .tsv are lists as JSON, Python or numpy writes them, or words with blanks between them. Tags are
+    names. Numbers need names too: those of the file (a `ClassLabel` of datasets), else `labels`.
 
     Args:
         path: Name of a data set on the hub, where its splits train, validation and test are taken; null for files.
         config: Which of the hub data set's configurations.
-        train: File with the training sentences (.json, .jsonl, .parquet).
+        train: File with the training sentences (.json, .jsonl, .parquet, .csv, .tsv).
         val: File with the validation sentences; default a share of the training sentences.
         test: File with the test sentences.
         predict: File to predict on; it needs no tags, and predicting needs no training data. It may also hold texts, one a
@@ -72,8 +72,13 @@ class TaggedTable(TaggedData):
 
     def read_all(self) -> dict[str, Sentences]:
         """The sentences of each split, from files or the hub."""
+        if self.path is None and self.files["train"] is None:
+            return super().read_all()  # which raises
         if self.path is None:
-            return super().read_all()
+            named = {name: file for name, file in self.files.items() if file is not None and name != "predict"}
+            tables = {name: read_table(file, f"data.{name}", self.skips) for name, file in named.items()}
+            tables = divided(tables, self.token_column, self.tag_column)
+            return {name: self._of_table(table) for name, table in tables.items()}
         hub = hub_tables(self.path, self.config, skip=self.skips)
         if "train" not in hub:
             raise UserError(
@@ -89,7 +94,7 @@ class TaggedTable(TaggedData):
     def reads_table(self, file: str) -> bool:
         """Whether a table to predict on has the column of words."""
         return (
-            known_suffix(file, *LISTS)
+            known_suffix(file, *FORMATS)
             and self.text_column is None
             and self.token_column in read_table(file, "data.predict", True).columns
         )
@@ -99,6 +104,13 @@ class TaggedTable(TaggedData):
         tags = table.column(self.tag_column, "data.tag_column") if tagged else [None] * len(table)
         names = table.names.get(self.tag_column)
         found = Sentences(table.where, self.skips)
+        found.about += table.notes
+        if known_suffix(table.where, *DELIMITED):
+            words, how = as_lists(words)
+            found.about.append(f"{table.where}: column '{self.token_column}' holds {how}")
+            if tagged:
+                tags, how = as_lists(tags)
+                found.about.append(f"{table.where}: column '{self.tag_column}' holds {how}")
         found.unit, found.names = "line" if table.lines else "row", names
         for row, (said, marked) in enumerate(zip(words, tags, strict=True)):
             found.add([], [], table.lines[row] if table.lines else row)

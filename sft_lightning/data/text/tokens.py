@@ -1,7 +1,8 @@
 """Texts as token ids: tokenised once, padded to the longest of each batch."""
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from hashlib import sha256
 from typing import Any
 
@@ -92,6 +93,10 @@ class Tokens(Samples):
         if not cache.DATA.on or made_by != self._made_by:
             self._made_with = None
         self.tokenizer, self.max_length, self.multiple, self._made_by = tokenizer, max_length, multiple, made_by
+
+    def forget(self) -> None:
+        """Forgets the tokens, as the texts are others than they were made of."""
+        self._made_with = self._made_by = None
 
     def ready(self) -> None:
         """Tokenises, unless the tokens are up to date."""
@@ -194,6 +199,20 @@ class TextRows(Tokens):
         texts, pairs = [self.texts[r] for r in rows], self.pairs and [self.pairs[r] for r in rows]
         cut: dict[str, Any] = {"truncation": True, "max_length": max_length} if max_length else {"truncation": False}
         return self.tokenizer(texts, pairs, **cut, return_attention_mask=False, verbose=False)
+
+    def rewritten(self, write: Callable[[list[str], int], list[str]], rows: Sequence[int]) -> "TextRows | None":
+        if type(self) is not TextRows:
+            return None
+        made = copy(self)
+        made.forget()
+        made._contents = None
+        made.texts, made.pairs = list(self.texts), None if self.pairs is None else list(self.pairs)
+        for row in rows:
+            both = [self.texts[row], *(self.pairs[row : row + 1] if self.pairs is not None else [])]
+            made.texts[row], *second = write(both, row)
+            if made.pairs is not None:
+                made.pairs[row] = second[0]
+        return made
 
     def texts_of(self, rows: Sequence[int] | np.ndarray) -> Iterator[str]:
         return (t for r in rows for t in (self.texts[r], *(self.pairs[r : r + 1] if self.pairs else ())))

@@ -4,8 +4,9 @@ from typing import Any
 
 from sft_lightning.data.base import Splits
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import hub_tables, root_table
+from sft_lightning.data.text.files import hub_tables
 from sft_lightning.data.text.labels import class_numbers
+from sft_lightning.data.text.local_copy import root_table
 
 HUB, REVISION = "CogComp/trec", "refs/convert/parquet"  # its main branch is a script, which is never run
 JSONL_LABELS = ["DESC", "ENTY", "ABBR", "HUM", "LOC", "NUM"]

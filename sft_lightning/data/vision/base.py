@@ -8,7 +8,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, InputSpec, InputView
@@ -18,7 +17,7 @@ from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.vision.augment import hashed_uniform, shifted
 from sft_lightning.data.vision.encoded import EncodedImages
-from sft_lightning.data.vision.images import ArrayImages, Images
+from sft_lightning.data.vision.images import ArrayImages, Images, random_augmentation
 
 __all__ = ["ArrayImages", "EncodedImages", "ImageData", "Images", "hashed_uniform"]
 
@@ -69,7 +68,7 @@ class ImageData(SFTDataModule, base=True):
             images.fit(size, spec.channels, own_view)
             images.keep()
             images.seed = self.seed or 0
-            images.randaugment = v2.RandAugment() if "randaugment" in self.augment else None
+            images.randaugment = random_augmentation() if "randaugment" in self.augment else None
         return InputView(
             size=size,
             mean=tuple(mean),

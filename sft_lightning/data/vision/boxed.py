@@ -11,8 +11,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as v2
 
 from sft_lightning.core.structures import TaskInfo, Texts
 from sft_lightning.data.bad_samples import BadSample, printable
@@ -124,6 +122,9 @@ class Boxed(Images):
         self, image: Tensor, size: tuple[int, int], boxes: tuple[np.ndarray, np.ndarray], row: int, epoch: int
     ) -> tuple[Tensor, tuple[int, int], tuple[np.ndarray, np.ndarray]]:
         """Image and boxes moved together, within the part of the square that the image fills."""
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import functional as v2
+
         numbers = [float(hashed_uniform(self.seed, epoch, np.array([row]), stream)[0]) for stream in range(6)]
         (height, width), (corners, labels) = size, boxes
         pair: Any = (
@@ -270,6 +271,8 @@ def fitted_size(height: int, width: int, side: int) -> tuple[int, int]:
 def in_square(image: Tensor, size: tuple[int, int], side: int) -> Tensor:
     """An image at a size, at the top left of a black square."""
     if tuple(image.shape[-2:]) != size:
+        from torchvision.transforms.v2 import functional as v2
+
         image = v2.resize(image, list(size), antialias=True)
     found: Tensor = torch.nn.functional.pad(image, (0, side - size[1], 0, side - size[0]))
     return found

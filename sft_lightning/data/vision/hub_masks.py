@@ -60,7 +60,8 @@ class HubSegmentation(SegmentationData):
     A row may name files instead of holding them; they must lie in the parquet files' folder or below.
 
     Args:
-        path: The hub's name of the data set, a parquet file, a pattern of parquet files, or a folder of them.
+        path: The hub's name of the data set, a parquet file, a pattern of parquet files, a folder of them, or a folder that
+            `save_to_disk` of `datasets` wrote.
         data_files: Parquet file or pattern for each split, as `{train: …, test: …}`, in place of path.
         config_name: The hub data set's configuration, if it has several.
         image_column: Name of the column of images.

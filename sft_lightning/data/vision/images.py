@@ -1,7 +1,7 @@
 """Images that are read one by one, fitted to the network's input, and kept as bytes."""
 
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from math import prod
 from mmap import mmap
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import View
@@ -32,7 +31,7 @@ class Images(Samples):
         self.channels: int | None = None
         self.own_view: View | None = None
         self.notes: list[str] = []  # what reading left out or guessed
-        self.randaugment: v2.RandAugment | None = None
+        self.randaugment: Callable[[Tensor], Tensor] | None = None
         self.seed = 0
         self._kept: Tensor | None = None
         self._have: Tensor | None = None
@@ -46,6 +45,13 @@ class Images(Samples):
         """Sets the form of `view`: height and width in pixels, number of channels, and the network's own view."""
         if (size, channels, own_view) != (self.size, self.channels, self.own_view):
             self.size, self.channels, self.own_view, self._kept = size, channels, own_view, None
+        if not self.as_they_are:
+            import torchvision.transforms.v2  # noqa: F401  here, once, rather than in each worker that forks
+
+    @property
+    def as_they_are(self) -> bool:
+        """Whether it is known that the network wants the size and channels that all images have."""
+        return False
 
     def keep(self) -> None:
         """Makes room for all views, if they fit. Called before workers fork, so that they share it."""
@@ -73,11 +79,13 @@ class Images(Samples):
         """Resizes the shorter side to `size`, bilinear, and crops the centre."""
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
+        from torchvision.transforms.v2 import functional as v2
+
         height, width = self.size
         scale = max(height / image.shape[-2], width / image.shape[-1])
         shape = [max(height, round(image.shape[-2] * scale)), max(width, round(image.shape[-1] * scale))]
-        resized = v2.functional.resize(image, shape, antialias=True)
-        cropped: Tensor = v2.functional.center_crop(resized, [height, width])
+        resized = v2.resize(image, shape, antialias=True)
+        cropped: Tensor = v2.center_crop(resized, [height, width])
         return cropped
 
     def repeated(self, image: Tensor, row: int) -> Tensor:
@@ -163,7 +171,6 @@ class ArrayImages(Images):
 
     @property
     def as_they_are(self) -> bool:
-        """Whether the network wants the size and channels that the images have."""
         same_size = self.size in (None, tuple(self.images.shape[2:]))
         return self.own_view is None and same_size and self.channels in (None, self.images.shape[1])
 
@@ -186,6 +193,14 @@ class ArrayImages(Images):
         return self._contents
 
     _contents: np.ndarray | None = None
+
+
+def random_augmentation() -> Callable[[Tensor], Tensor]:
+    """RandAugment with torchvision's settings."""
+    from torchvision.transforms.v2 import RandAugment
+
+    made: Callable[[Tensor], Tensor] = RandAugment()
+    return made
 
 
 def shared_bytes(shape: Sequence[int]) -> Tensor:

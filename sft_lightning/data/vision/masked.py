@@ -9,8 +9,6 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision import tv_tensors
-from torchvision.transforms.v2 import functional as v2
 
 from sft_lightning.core.structures import TaskInfo, Texts
 from sft_lightning.data.bad_samples import BadSample, printable
@@ -57,6 +55,8 @@ class Masked(Windowed):
         """The whole image at the network's size."""
         if self.size is None or tuple(image.shape[-2:]) == self.size:
             return image
+        from torchvision.transforms.v2 import functional as v2
+
         resized: Tensor = v2.resize(image, list(self.size), antialias=True)
         return resized
 
@@ -83,6 +83,8 @@ class Masked(Windowed):
             size = self.size or (mask.shape[0], mask.shape[1])
         if self.size is None or tuple(mask.shape) == self.size:
             return self.padded(mask, UNLABELLED)
+        from torchvision.transforms.v2 import functional as v2
+
         # NEAREST takes the upper left pixel of those that become one, so that a mask would not lie on its image
         resized: Tensor = v2.resize(mask[None], list(size), interpolation=v2.InterpolationMode.NEAREST_EXACT)[0]
         return self.padded(resized, UNLABELLED)
@@ -151,6 +153,9 @@ class Masked(Windowed):
 
     def moved(self, images: Tensor, masks: Tensor, rows: Sequence[int], epoch: int) -> tuple[Tensor, Tensor]:
         """Images and masks moved together. What `crop` uncovers is black, and has no label."""
+        from torchvision import tv_tensors
+        from torchvision.transforms.v2 import functional as v2
+
         streams = {number: hashed_uniform(self.seed, epoch, np.asarray(rows), number) for number in (0, 1, 2, 4)}
         made = []
         for at, (image, mask) in enumerate(zip(images, masks, strict=True)):

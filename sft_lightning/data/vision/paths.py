@@ -43,10 +43,16 @@ def below(folders: list[str], path: str, row: str) -> str:
     if not inside:
         raise UserError(
             "data",
-            f"{row}: its image {path!r} lies outside the data's folder {folders[0]}",
-            "move it there",
+            f"{row}: its image {path!r} {outside(folders[0], path, places[0])} the data's folder {folders[0]}",
+            "copy the images there, not as links (cp --dereference)",
         )
     return next((p for p in inside if os.path.exists(p)), inside[0])
+
+
+def outside(folder: str, name: str, place: str) -> str:
+    """`lies outside`, or, of a file whose true place `place` is not what its name below `folder` says, where a link leads."""
+    written = os.path.normpath(os.path.join(os.path.realpath(folder), os.path.expanduser(name)))
+    return "lies outside" if place == written else f"is a link to {place}, outside"
 
 
 def real(path: str) -> str:

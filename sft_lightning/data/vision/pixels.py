@@ -10,7 +10,7 @@
 """
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 WHITE_IS_ZERO, PHOTOMETRIC = 0, 262  # TIFF's value for negatives, and its tag
 
@@ -21,14 +21,17 @@ class OutOfRange(ValueError):
 
 def pixels_of(image: Image.Image, grey: bool) -> np.ndarray:
     """uint8 `[H, W]` of an open image where `grey`, else `[H, W, 3]`. Raises OutOfRange, naming the values."""
-    upright = ImageOps.exif_transpose(image)
+    image.load()  # some formats have their EXIF data at the end
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+    upright = ImageOps.exif_transpose(image) if turned else image  # which copies all pixels
     if upright.mode in ("I", "F") or upright.mode.startswith("I;16"):
         upright = eight_bits(upright, image)
     elif upright.has_transparency_data:
         upright = on_white(upright)
     if grey and upright.mode not in ("1", "L"):
         upright = upright.convert("RGB")  # Pillow has no way from CMYK to grey
-    return np.array(upright.convert("L" if grey else "RGB"))
+    wanted = "L" if grey else "RGB"
+    return np.array(upright if upright.mode == wanted else upright.convert(wanted))
 
 
 def eight_bits(upright: Image.Image, source: Image.Image) -> Image.Image:

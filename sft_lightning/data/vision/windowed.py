@@ -37,6 +37,11 @@ class Windowed(Images):
         height, width = mask.shape if self.window is None else self.size or image
         return mask[:height, :width]
 
+    def filled(self, seen: tuple[int, int], image: tuple[int, int]) -> tuple[float, float]:
+        """Shares of the height and width of the network's input that an image of a size (height, width) fills."""
+        height, width = seen if self.window is None else self.size or image
+        return min(1.0, height / seen[0]), min(1.0, width / seen[1])
+
     def view(self, row: int) -> Tensor:
         return self.padded(super().view(row), 0)
 

@@ -329,7 +329,8 @@
     $("changed-said").textContent = !found ? "No run has data about samples."
       : !found.samples.length ? "No sample that was right before tuning is wrong after it."
       : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} changed` +
-        `${found.of > 1 ? ` in the mean of ${found.of} seeds` : ""}; those that most seeds agree on come first.`;
+        `${found.of > 1 ? ` in the mean of ${found.of} seeds` : ""}; those that most seeds agree on come first` +
+        `${total > found.samples.length ? `, and ${found.samples.length} are shown` : ""}.`;
     box.replaceChildren(...(found?.samples ?? []).map((s) => {
       const sure = (v) => (typeof v === "number" ? `${Math.round(100 * v)} %` : "");
       const image = typeof s.image === "string" && s.image.startsWith("data:image/png;base64,")
@@ -340,7 +341,9 @@
       if (typeof s.score_after === "number" || Array.isArray(s.after) || s.on === "outputs") {
         const right = (v) => (typeof v === "number" ? ` (${Math.round(100 * v)} % right)` : "");
         const parts = [["before", s.before, right(s.score_before)], ["after", s.after, right(s.score_after)], ["true", s.label, ""]];
-        return make("article", { className: "sample wide" }, sound,
+        if (s.form === "choice" && Array.isArray(s.choices)) return make("article", { className: "sample wide" },
+          s.question ? make("p", { className: "said", textContent: s.question }) : null, chosen(s), name);
+        return make("article", { className: "sample wide" }, overlaid(s) ?? image, sound,
           s.question ? make("p", { className: "said", textContent: s.question }) : null,
           s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
           ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
@@ -353,6 +356,27 @@
         s.label !== undefined ? make("p", { textContent: `true: ${s.label}` }) : make("p", { textContent: "on the new task's input; its source label is not known" }),
         name);
     }));
+  }
+
+  // A question's choices in their order, with notes on the right one and on those chosen before and after tuning.
+  function chosen(s) {
+    const roles = [["true", s.label], ["before", s.before], ["after", s.after]];
+    return make("ol", { className: "choices", start: 0 }, ...s.choices.map((text, i) => {
+      const notes = roles.filter(([, at]) => at !== undefined && String(at) === String(i)).map(([role]) => role);
+      return make("li", {}, notes.length ? make("mark", { textContent: text }) : text, notes.length ? ` [${notes.join(", ")}]` : null);
+    }));
+  }
+
+  // The image with masks or boxes drawn over it: the true ones, those found before tuning and those found after it.
+  function overlaid(s) {
+    const shown = [["true", "truth"], ["before", "before"], ["after", "after"]]
+      .filter(([, key]) => /^data:image\/jpeg;base64,/.test(s.pictures?.[key] ?? ""));
+    if (!shown.length) return null;
+    return make("div", {},
+      make("div", { className: "pictures" }, ...shown.map(([title, key]) => make("figure", {},
+        make("img", { src: s.pictures[key], alt: `${s.name ?? "sample"}, ${title}`, loading: "lazy" }), make("figcaption", { textContent: title })))),
+      make("p", { className: "colours" }, ...(s.colours ?? []).map(([label, colour]) => make("span", {},
+        make("i", { style: `background:${colour}`, ariaHidden: "true" }), label))));
   }
 
   // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words are marked.
