@@ -173,6 +173,12 @@ def test_sets_of_the_parts_are_sets_among_all_labels() -> None:
     assert data.splits["train"].samples.covers.tolist() == [[0, 1, 0, 1, 1, 1], [1, 1, 1, 0, 0, 0], [0] * 6]
 
 
+def test_old_labels_that_no_data_are_annotated_for_are_said() -> None:
+    data = Extend(sets_of(("a", "b")), sets_of(("old0",)), known=["old0", "old1"], batch_size=8, seed=0)
+    data.setup()
+    assert any("annotated for old1:" in note for note in data.notes), data.notes
+
+
 def test_some_samples_with_each_label_are_rehearsed() -> None:
     data = Extend(sets_of(("a", "b")), sets_of(("old0", "old1", "old2", "none"), 40), rehearse=2, batch_size=8, seed=0)
     with refused("data.rehearse", "'none'"):
