@@ -78,6 +78,29 @@ def extend(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comma
             for name, label in (("new", "WBC"), ("old", "RBC"))
         }
         return {"network": whole["network"], "data": {"init_args": parts}}
+    if "trec" in file:
+        whole = trec(file, tmp, monkeypatch, command)
+        if "pretrain" in file:
+            return whole
+        known = dict(enumerate(("DESC", "ENTY", "ABBR", "HUM")))
+        network = {"pretrained": tiny_folder(tmp / "knows", "bert", "sequence", labels=4, id2label=known)}
+        return {"network": {"init_args": network}, **in_parts(file, whole["data"]["init_args"])}
+    if "cifar" in file:
+        whole = cifar("extend/lite0", tmp, monkeypatch, command)  # images of three animals
+        whole["data"]["init_args"]["classes"] = ["ant", "bee"]
+        if "pretrain" in file:
+            return whole
+        (tmp / "whole.json").write_text(json.dumps(whole))
+        first = ("--config", "experiments/extend/cifar_pretrain.yaml", "--config", tmp / "whole.json")
+        source = command(
+            "fit", *first, "--wandb", "disabled", "--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1
+        )
+        assert source.code == 0, source.err
+        network = {"pretrained": str(source.run.path)}
+        images = {k: v for k, v in whole["data"]["init_args"].items() if k != "shots_per_class"}
+        made = in_parts(file, images)
+        made["data"]["init_args"]["new"]["init_args"]["classes"] = ["cat"]
+        return {"network": {"init_args": network}, **made}
     kinds = ["person", "location", "group", "corporation", "creative-work", "product"]
     files = {}
     for split, count in (("train", 48), ("val", 12), ("test", 12)):
@@ -100,6 +123,14 @@ def extend(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Comma
         "network": {"init_args": {"pretrained": tagger, "max_length": 64}},
         "data": {"init_args": small},
     }
+
+
+def in_parts(file: str, small: dict[str, Any]) -> dict[str, Any]:
+    """Settings with `small` data in both parts of an experiment's Extend."""
+    written = body(file)["data"]["init_args"]
+    parts = {part: {**written[part], "init_args": {**written[part]["init_args"], **small}} for part in ("new", "old")}
+    small = {**parts, "rehearse": 1, "shots_per_class": 2}
+    return {"data": {"init_args": small}, "trainer": {"val_check_interval": 1.0}}
 
 
 def coloured_digits(file: str, tmp: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> dict[str, Any]:
