@@ -59,7 +59,7 @@ def test_joint_class_outputs_are_the_old_ones_and_then_the_new_ones_of_each_cand
 
 def test_a_softmax_over_classes_cannot_be_joined() -> None:
     conv = nn.Conv2d(4, 3, 3)
-    heads = {kind: DenseHead(conv, nn.Conv2d(4, 4, 3), None, 1, 1, kind) for kind in ("retinanet", "ssd")}
+    heads = {kind: DenseHead(conv, nn.Conv2d(4, 4, 3), None, [1], kind) for kind in ("retinanet", "ssd")}
     assert can_join(heads["retinanet"]) and not can_join(heads["ssd"]) and not can_join(nn.Linear(4, 3))
 
 
