@@ -158,8 +158,8 @@ class Extend(SFTDataModule):
             unused = [-1] * max(1, len(part.task_info.labels))
             tables.append(np.array([labels.index(label) for label in own[-1]] or unused))
         covered, sets = covers(own, labels, self.task_info.name), self.task_info.name == "multi_label"
-        if covered is not None and self.old is not None and not (anywhere := covered.any(0)).all():
-            unknown = [label for label, there in zip(labels, anywhere, strict=True) if not there]
+        if covered is not None and self.old is not None and not covered.any(0).all():
+            unknown = [label for label, there in zip(labels, covered.T, strict=True) if not there.any()]
             self.notes.append(f"no sample is annotated for {', '.join(unknown)}: neither trained on nor measured")
         joined: dict[tuple[int, ...], Joined] = {}
         self.total_train = sum(part.total_train for part in self.parts)

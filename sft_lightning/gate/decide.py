@@ -18,7 +18,10 @@ from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
 from sft_lightning.stats.on_samples import SampleTest, is_right_or_wrong, level, paired, resampled, with_unseen
 from sft_lightning.stats.summary import Array
+from sft_lightning.tasks.box_groups import BOX_GROUPS
+from sft_lightning.tasks.entity_groups import ENTITY_GROUPS
 from sft_lightning.tasks.old_and_new import GROUPS
+from sft_lightning.tasks.set_groups import SET_GROUPS
 
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 CODES = {PASS: 0, FAIL: 3, UNDECIDED: 4}
@@ -151,9 +154,10 @@ def known(requirement: Requirement, scores: Scores) -> MetricInfo:
 
 def unmeasured(name: str, scores: Scores) -> str:
     """Why a metric that runs measure is not one that the gate asks for; empty for other metrics."""
-    if name in GROUPS and not scores.task.info.known:
+    groups = {*GROUPS, *ENTITY_GROUPS, *SET_GROUPS, *BOX_GROUPS}
+    if name in groups and not scores.task.info.known:
         return f"{name} needs labels that the network knew before, and these data have none (Extend has)"
-    if name in GROUPS:
+    if name in groups:
         group = "old" if name.endswith("_old") or name.startswith("old_") else "new"
         return f"{name} needs samples of both groups of labels, or those of the {group} group, and the split has none"
     if name.startswith("relearn_"):

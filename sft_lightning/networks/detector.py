@@ -165,8 +165,8 @@ class DenseDetector(Detector, base=True):
 
     def of_old_classes(self, logits: Tensor) -> Tensor:
         assert isinstance(self.head, DenseHead) and isinstance(self.head.classes, JointConv)
-        many = self.head.each[0]
-        each = logits.view(*logits.shape[:-1], many, logits.shape[-1] // many)
+        candidates = self.head.each[0]
+        each = logits.reshape(*logits.shape[:-1], candidates, logits.shape[-1] // candidates)
         known, every = self.head.classes.known, self.task.num_outputs
         return torch.cat([each[..., :known], each[..., every:]], -1).flatten(-2)
 

@@ -57,6 +57,7 @@ def can_join(head: nn.Module) -> bool:
     return (
         isinstance(head, DenseHead)
         and head.kind != "ssd"
+        and len(set(head.each)) == 1
         and isinstance(head.classes, nn.Conv2d)
         and head.classes.bias is not None
     )
@@ -66,14 +67,12 @@ def join_boxes(source: nn.Module, fresh: nn.Module) -> None:
     """Puts the pretrained class outputs into a fresh head, whose box layers have started from the pretrained ones."""
     assert isinstance(source, DenseHead) and isinstance(fresh, DenseHead)
     assert isinstance(source.classes, nn.Conv2d) and isinstance(fresh.classes, nn.Conv2d)
-    fresh.classes = JointConv(
-        source.classes, fresh.classes, fresh.each[0]
-    )  # the same on each map, with one layer for all
+    fresh.classes = JointConv(source.classes, fresh.classes, fresh.each[0])
 
 
 def plain_boxes(head: nn.Module) -> nn.Module:
     """A head with joint class outputs as an ordinary one; any other head as it is."""
     if not (isinstance(head, DenseHead) and isinstance(head.classes, JointConv)):
         return head
-    plain = DenseHead(head.classes.plain(), head.boxes, head.centred, head.each, head.kind)
+    plain = DenseHead(head.classes.plain(), head.boxes, head.centred, head.each, head.kind, head.unpadded)
     return plain.train(head.training)
