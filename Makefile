@@ -15,13 +15,15 @@ quickstart: setup ## set up, then tune a small pretrained network on 20 digits a
 	@$(py) -m sft_lightning fit --config experiments/digits/distill.yaml
 
 commands := tests/survival tests/cli tests/cluster tests/runs
-studies := tests/fuzz tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config
+studies := tests/fuzz tests/ablation tests/report tests/autoconfig tests/export tests/serve tests/security tests/compat tests/config \
+	tests/stats tests/gate tests/after tests/evaluation
+others := $(patsubst %,--ignore=%,$(commands) $(studies))
 quick := -q -m "not slow"
 all := -q --timeout=2400
 
 test: setup ## set up, then the tests, in three parts side by side: some of each wait for processes
 	@$(py) -m compileall -q sft_lightning
-	@$(py) -m tests.side_by_side $(quick) $(commands:%=--ignore=%) $(studies:%=--ignore=%) -- $(quick) $(commands) -- $(quick) $(studies)
+	@$(py) -m tests.side_by_side $(quick) $(others) -- $(quick) $(commands) -- $(quick) $(studies)
 
 test-all: setup ## every test, the slow ones with real weights too, in two parts side by side
 	@$(py) -m tests.side_by_side $(all) --ignore=tests/exactness -- $(all) tests/exactness

@@ -11,9 +11,14 @@ from sft_lightning.config.resolve import resolve
 
 FOLDER = Path(__file__).resolve().parents[2] / "experiments/ablations"
 STUDIES = sorted(FOLDER.glob("*.yaml"))
+LONG = ("extend-digits", "trec-minilm")
+"""Those with more than 50 points each, of which `make test` resolves one other, digits"""
 
 
-@pytest.mark.parametrize("file", STUDIES, ids=lambda f: f.stem)
+@pytest.mark.parametrize(
+    "file",
+    [pytest.param(file, marks=pytest.mark.slow if file.stem in LONG else (), id=file.stem) for file in STUDIES],
+)
 def test_a_shipped_study_resolves_and_has_the_baselines_tuned(file):
     study = read_study(file)
     configs = Plan(study, resolve).check()

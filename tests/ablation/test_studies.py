@@ -198,7 +198,8 @@ class TestMoreWaysToChoose:
         assert [(r["shots_per_class"], r["net"]) for r in table] == [(s, n) for s in "24" for n in ("two", "frozen")]
         assert len(json.loads((tmp_path / "cells" / "study.json").read_text())["cells"]) == 4
 
-    @pytest.mark.parametrize("rule", ["keep", pytest.param("best", marks=pytest.mark.slow)])
+    @pytest.mark.slow
+    @pytest.mark.parametrize("rule", ["keep", "best"])
     def test_a_search_proposes_settings_and_goes_on_from_its_journal(self, rule, tmp_path):
         search = {"trials": 3, "ranges": {"model.lr": {"low": 0.001, "high": 0.01, "log": True}}, "sampler": "random"}
         file = write(
