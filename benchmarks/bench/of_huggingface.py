@@ -9,24 +9,31 @@ from benchmarks.bench.job import FOREVER, Job
 from benchmarks.bench.peer_data import collator_of, dataset_of
 
 
+def same_work(job: Job) -> dict[str, Any]:
+    """Settings of every trainer here: a constant rate, a log every 50 steps, no bar, no checkpoint."""
+    return {
+        "output_dir": str(job.folder),
+        "per_device_train_batch_size": job.workload.batch,
+        "learning_rate": job.lr,
+        "lr_scheduler_type": "constant",
+        "weight_decay": 0.0,
+        "max_grad_norm": 0.0,
+        "num_train_epochs": FOREVER,
+        "logging_steps": 50,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": job.device.type == "cpu",
+    }
+
+
 def fit(job: Job, **settings: Any) -> None:
-    """Its own optimizer (fused AdamW), a log every 50 steps, no bar, no checkpoint."""
+    """With its own optimizer, fused AdamW."""
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     arguments = TrainingArguments(
-        output_dir=str(job.folder),
-        per_device_train_batch_size=job.workload.batch,
-        learning_rate=job.lr,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        max_grad_norm=0.0,
-        num_train_epochs=FOREVER,
-        logging_steps=50,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
+        **same_work(job),
         remove_unused_columns=False,
-        use_cpu=job.device.type == "cpu",
         dataloader_pin_memory=job.device.type != "cpu",
         **settings,
     )
@@ -59,18 +66,7 @@ def trl(job: Job) -> None:
     from transformers import AutoTokenizer
 
     arguments = library.SFTConfig(
-        output_dir=str(job.folder),
-        per_device_train_batch_size=job.workload.batch,
-        learning_rate=job.lr,
-        lr_scheduler_type="constant",
-        weight_decay=0.0,
-        max_grad_norm=0.0,
-        num_train_epochs=FOREVER,
-        logging_steps=50,
-        save_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        use_cpu=job.device.type == "cpu",
+        **same_work(job),
         bf16=False,
         gradient_checkpointing=False,
         dataset_kwargs={"skip_prepare_dataset": True},

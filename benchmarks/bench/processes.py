@@ -114,7 +114,7 @@ def own_home(to: Connection, address: str) -> None:
                 to.send(("prepared", str(folder / "prepared.pt")))
             except Missing as error:
                 to.send(("missing", str(error)))
-            except Exception:
+            except Exception:  # it goes to the process that asked
                 to.send(("failed", traceback.format_exc()))
         elif asked[0] == "start":
             _, workload, names, place = asked
