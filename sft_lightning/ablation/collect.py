@@ -232,10 +232,15 @@ def ends(scheduler: Scheduler, choice: Choice) -> list[dict[str, Any]]:
 
 
 def is_reference(scheduler: Scheduler, choice: Choice) -> bool:
-    """Whether an arm keeps all knowledge by construction: by the study file, else if its runs trained only the new head."""
+    """Whether an arm is named beside the others and not ranked: by the study file, else if it keeps all."""
     said = scheduler.study.arm(choice.arm).reference
+    return said if said is not None else keeps_all(scheduler, choice)
+
+
+def keeps_all(scheduler: Scheduler, choice: Choice) -> bool:
+    """Whether an arm keeps all knowledge by construction: its runs trained only the new head."""
     records = [r for p in choice.points if (r := scheduler.look(p).record) and r.get("parameters")]
-    return said if said is not None else bool(records) and all(map(leaves_the_encoder, records))
+    return bool(records) and all(map(leaves_the_encoder, records))
 
 
 def leaves_the_encoder(record: dict[str, Any]) -> bool:
@@ -302,6 +307,7 @@ def statistics_of(scheduler: Scheduler, cell: dict[str, Any], made: dict[str, Ch
         at=cell,
         settings=shown,
         references=[a for a, c in made.items() if is_reference(scheduler, c) and a != scheduler.study.baseline],
+        keeping=[a for a, c in made.items() if keeps_all(scheduler, c)],
     )
     caveats = seen(scheduler.study, any(len(c.candidates) > 1 for c in made.values()))
     if said := ends_said({a: ends(scheduler, c) for a, c in made.items()}):

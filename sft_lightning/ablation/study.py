@@ -68,7 +68,7 @@ class Arm:
     search: dict[str, Any] | None = None
     """Ranges and options of an Optuna search, which replaces `tune`"""
     reference: bool | None = None
-    """Whether the arm keeps all knowledge by construction, and is not ranked in the answer; None to decide by its runs"""
+    """Whether the arm is named beside the answer and not ranked; None for arms that keep all by construction, by their runs"""
     path: PathOf | None = None
     """Where its points come from if it trains nothing: the path along another arm's runs"""
 

@@ -37,6 +37,7 @@ def answer_cell(
     equivalences: Sequence[Equivalence] = (),
     settings: Mapping[str, Mapping[str, object]] | None = None,
     references: Collection[str] = (),
+    keeping: Collection[str] | None = None,
 ) -> str:
     """One sentence: which arm learns and keeps how much more than the baseline, with intervals, p values and seeds.
 
@@ -56,7 +57,8 @@ def answer_cell(
         at: the cell's place on the axes: name → value.
         equivalences: tests of 'learns as well', one per arm, or none.
         settings: arm → chosen setting, written after the arm's name.
-        references: arms that keep all knowledge by construction.
+        references: arms that are named beside the others, and not ranked.
+        keeping: those of the references that keep all knowledge by construction; None for all.
     """
     by_arm = {d.arm: d for d in kept or ()}
     as_good = {e.arm: e for e in equivalences if e.verdict != "not shown"}
@@ -65,14 +67,19 @@ def answer_cell(
     cases = [Case(d.arm, named[d.arm], d, by_arm.get(d.arm), as_good.get(d.arm), needed.get(d.arm)) for d in target]
     ranked = [c for c in cases if c.arm not in references]
     margin = equivalences[0].margin if equivalences else None
-    beside = _reference([c for c in cases if c.arm in references], columns)
+    beside = _reference(
+        [c for c in cases if c.arm in references], baseline, columns, references if keeping is None else keeping
+    )
     return at_levels(at) + _say(ranked, baseline, columns, margin) + beside + "."
 
 
-def _reference(cases: list[Case], columns: Mapping[str, Column]) -> str:
+def _reference(cases: list[Case], baseline: str, columns: Mapping[str, Column], keeping: Collection[str]) -> str:
     """`; for reference, linear_probe keeps all by construction, and learns less (…)`, or an empty string."""
     said = []
     for c in (c for c in cases if c.target.mean is not None):
+        if c.arm not in keeping:
+            said.append(_both(c, baseline, columns))
+            continue
         verdict = {"better": "learns more", "worse": "learns less"}.get(
             c.target.verdict, "no difference in learning is shown"
         )

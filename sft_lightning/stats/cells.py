@@ -46,6 +46,7 @@ def cell_statistics(
     settings: Mapping[str, Mapping[str, object]] | None = None,
     level: float = 0.95,
     references: Collection[str] = (),
+    keeping: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """All statistics of one cell, as plain values for `study.json` under `cells[].statistics`.
 
@@ -69,7 +70,8 @@ def cell_statistics(
         at: the cell's place on the axes.
         settings: arm → chosen setting, for the answer.
         level: of confidence.
-        references: arms that keep all knowledge by construction, such as a linear probe; they are compared but not ranked.
+        references: arms that are compared but not ranked, such as a linear probe or training on all data.
+        keeping: those of the references that keep all knowledge by construction; None for all.
 
     Raises:
         UserError: a metric with unknown direction, or a negative margin.
@@ -102,7 +104,9 @@ def cell_statistics(
         "tests": tests,
         "at_most_true": at_most,
         "methods": methods(level, tests, at_most, within or None, kept is not None),
-        "answer": answer_cell(found["target"], found.get("kept"), baseline, columns, at, as_good, settings, references),
+        "answer": answer_cell(
+            found["target"], found.get("kept"), baseline, columns, at, as_good, settings, references, keeping
+        ),
     }
 
 
@@ -158,7 +162,7 @@ def methods(level: float, tests: int, at_most: int, within: float | None, kept: 
             4,
             f"'As well' is shown by one-sided paired t-tests (TOST) against a difference of {within:g} in the target metric; "
             "'no difference shown' claims nothing of the kind. Of the arms that keep more, the answer ranks those alone that "
-            "are shown to learn as well or more. An arm that keeps all by construction is a reference, and is not ranked.",
+            "are shown to learn as well or more. A reference, such as an arm that keeps all by construction, is not ranked.",
         )
     return said
 

@@ -46,8 +46,8 @@ def test_an_arm_that_keeps_more_and_learns_as_well():
     assert "one-sided p" in said and said.endswith(", over 10 seeds.")
 
 
-def with_references(target, kept, references, within=0.01):
-    return cell_statistics(target, kept, "plain", ACCURACIES, within, {}, references=references)
+def with_references(target, kept, references, keeping=None):
+    return cell_statistics(target, kept, "plain", ACCURACIES, 0.01, {}, references=references, keeping=keeping)
 
 
 def test_only_arms_whose_loss_is_shown_to_lie_within_the_margin_compete_for_keeping_most():
@@ -105,6 +105,17 @@ def test_a_probe_is_a_reference_line_and_never_wins():
     )
     alone = with_references({a: target[a] for a in ("plain", "probe")}, None, ("probe",))
     assert alone["answer"].startswith("In this study, there is nothing to compare plain with; for reference, probe")
+
+
+def test_a_reference_that_trains_the_encoder_is_not_said_to_keep_all():
+    target = study({"plain": 0, "ceiling": 0.1, "distill": 0.0}, noise=0.002)
+    kept = study({"plain": -0.3, "ceiling": -0.2, "distill": -0.1})
+    said = with_references(target, kept, ("ceiling",), ())["answer"]
+    assert "by construction" not in said, said
+    assert "; for reference, ceiling keeps more than plain (" in said and said.startswith("In this study, distill"), (
+        said
+    )
+    assert "and learns more (test/accuracy +10.00 points" in said.split("for reference")[1], said
 
 
 def test_without_a_shown_equality_it_says_that_no_difference_in_learning_is_shown():
