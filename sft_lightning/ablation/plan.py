@@ -19,6 +19,10 @@ ASIDE = (
     *("wandb", "wandb_fallback", "wandb_project", "wandb_group", "wandb_job_type", "wandb_tags"),
 )
 """Keys that do not change what a run computes."""
+SAME_BITS = ("teacher_cache", "reference_offload")
+"""Arguments of variants that change no bit"""
+LATER = ("reference_dtype",)
+"""Arguments of variants that earlier versions did not have, and that change nothing unless they are set"""
 FOLD = ("data.init_args.folds", "data.init_args.fold")
 
 
@@ -176,8 +180,9 @@ def address(config: dict[str, Any]) -> str:
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
     model = content.get("model", {})
-    if "teacher_cache" in model.get("init_args", {}):  # changes no bit
-        content["model"] = {**model, "init_args": {k: v for k, v in model["init_args"].items() if k != "teacher_cache"}}
+    if given := model.get("init_args", {}):
+        kept = {k: v for k, v in given.items() if k not in SAME_BITS and not (k in LATER and not v)}
+        content["model"] = {**model, "init_args": kept}
     network = content.get("network", {})
     args = network.get("init_args", {})
     if "transforms" in args and not args["transforms"]:  # empty transforms change nothing

@@ -57,15 +57,13 @@ class Lean(Callback):
 
 def rest_teacher(trainer: Trainer, module: LightningModule) -> None:
     """Leaves the teacher's weights on disk if training steps do not need them; not with several ranks, which would write as
-    many files.
+    many files, unless the anchor has a smaller reference.
     """
-    if (
-        trainer.world_size == 1
-        and isinstance(module, TunedModule)
-        and module.teacher is not None
-        and not module.changes_steps
-    ):
-        module.teacher.rest(Path(trainer.default_root_dir))
+    if not isinstance(module, TunedModule) or module.teacher is None or module.changes_steps:
+        return
+    replaced = getattr(module, "reference", None) is not None
+    if replaced or trainer.world_size == 1:
+        module.teacher.rest(Path(trainer.default_root_dir), 0 if replaced else None)
 
 
 def skip_empty_hooks(callback: Callback) -> None:

@@ -15,6 +15,7 @@ from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.core.wording import plural
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.modules.reference import DTYPES, ReferenceNetwork, check_reference
 from sft_lightning.modules.teacher_cache import TeacherCache
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
@@ -47,10 +48,12 @@ class DistillSFT(SFTModule):
         train_source_head: Train the kept source head too, towards its former outputs, as LwF does; for on source_logits.
         teacher_cache: Compute the teacher's output on a sample once, if samples look the same in each epoch: kept in memory
             for this fit, or on disk for later fits of the same teacher and data too. The bits are those of none.
+        reference_dtype: bf16 computes the teacher's outputs for the anchor in bfloat16, with half the memory for its weights;
+            null for the student's dtype.
         **kwargs: How training is done; see PlainSFT.
     """
 
-    anchor_settings = ("anchor_weight", "on", "distance", "temperature", "train_source_head")
+    anchor_settings = ("anchor_weight", "on", "distance", "temperature", "train_source_head", "reference_dtype")
     needs_pretrained = True
 
     def __init__(
@@ -62,6 +65,7 @@ class DistillSFT(SFTModule):
         temperature: float = 2.0,
         train_source_head: bool = False,
         teacher_cache: Literal["none", "memory", "disk"] = "none",
+        reference_dtype: Literal["bf16"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
@@ -73,6 +77,10 @@ class DistillSFT(SFTModule):
         check_choice("on", on, ("auto", "source_logits", "features", "logits"))
         check_choice("distance", distance, tuple(DISTANCES))
         check_choice("teacher_cache", teacher_cache, ("none", "memory", "disk"))
+        if reference_dtype is not None:
+            check_choice("reference_dtype", reference_dtype, tuple(DTYPES))
+        self.reference: ReferenceNetwork | None = None
+        """The teacher in another dtype, if that is asked"""
         self.cached: TeacherCache | None = None
         """The teacher's outputs on training samples, while a fit keeps them"""
         self.on: str = on
@@ -164,6 +172,26 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] > 0:
             self.trainable.allow(network.parameter_sets()["source_head"])
 
+    def on_fit_start(self) -> None:
+        """Makes the reference in its dtype, if asked."""
+        super().on_fit_start()
+        dtype = self.hparams["reference_dtype"]
+        check_reference(self, dtype)
+        wanted = dtype is not None and self.hparams["anchor_weight"] and self.teacher is not None
+        self.reference = ReferenceNetwork(self.teacher, dtype) if wanted else None  # type: ignore[arg-type]
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether steps need the teacher, which a reference replaces."""
+        return self.reference is None
+
+    def reference_output(self, batch: Batch) -> Output:
+        """The output that the anchor compares with: the teacher's, or that of the reference."""
+        assert self.task is not None
+        if self.reference is None:
+            return self.teacher_output(batch)
+        return self.reference(batch["x"], self.task.select(batch))
+
     def on_train_start(self) -> None:
         """Begins the cache of the teacher's outputs. Raises UserError if samples look different in each epoch."""
         super().on_train_start()
@@ -200,7 +228,8 @@ class DistillSFT(SFTModule):
             else torch.backends.cpu.get_cpu_capability()
         )
         run = (self.trainer.precision, torch.__version__, device, torch.get_num_threads(), self.trainer.global_rank)
-        return repr((*self.teacher.identity, samples, self.network.input_view, *run))
+        told = (*self.teacher.identity, samples, self.network.input_view, *run)
+        return repr(told if self.reference is None else (*told, self.hparams["reference_dtype"]))
 
     def on_train_end(self) -> None:
         """Leaves the teacher's outputs to other runs, if asked."""
@@ -236,7 +265,8 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] == 0.0:
             return None
         assert self.task is not None
-        found = self.teacher_output(batch) if self.cached is None else self.cached.output(batch, self.teacher_output)
+        compute = self.reference_output
+        found = compute(batch) if self.cached is None else self.cached.output(batch, compute)
         student, teacher = self.task.items(output, batch), self.task.items(found, batch)
         with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)
