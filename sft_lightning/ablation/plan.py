@@ -21,7 +21,7 @@ ASIDE = (
 """Keys that do not change what a run computes."""
 SAME_BITS = ("teacher_cache", "reference_offload")
 """Arguments of variants that change no bit"""
-LATER = ("reference_dtype",)
+LATER = ("reference_dtype", "teacher_cache_dtype", "teacher_cache_top_k")
 """Arguments of variants that earlier versions did not have, and that change nothing unless they are set"""
 FOLD = ("data.init_args.folds", "data.init_args.fold")
 

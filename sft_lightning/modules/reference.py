@@ -80,7 +80,9 @@ class ReferenceNetwork:
                 f"the network cannot compute in {self.dtype}: {str(error).splitlines()[0]:.120}",
                 "leave it out",
             ) from None
-        wide = {n: t.float() for n, t in output._asdict().items() if isinstance(t, Tensor) and t.is_floating_point()}
+        wide: dict[str, Any] = {
+            n: t.float() for n, t in output._asdict().items() if isinstance(t, Tensor) and t.is_floating_point()
+        }
         return output._replace(**wide)
 
 
