@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-import yaml
-
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.after.asked import Asked
 from sft_lightning.config.overrides import looked_up, put
-from sft_lightning.core import redaction
+from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
 
 ASIDE = (
@@ -192,4 +190,4 @@ def address(config: dict[str, Any]) -> str:
 
 def written(config: dict[str, Any]) -> str:
     """A resolved config as the text of the file that fit reads."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return plain_yaml.dump(config)

@@ -42,9 +42,10 @@ class ReadOnce:
 
     def __init__(self, arguments: Sequence[str]) -> None:
         self.known: Known | None = None
-        self._numbers: dict[Place, int | float] = {}
+        self._numbers: dict[Place, tuple[Any, Any]] = {}  # before and now
         self._texts: dict[str, str] = {}
-        self._file, self._key, self._content = "", "", None
+        self._file = self._key = ""
+        self._content: Any = None
         if cache.CONFIGS.on:
             self._look(list(arguments))
 

@@ -1,5 +1,6 @@
 """Points of a study that differ in numbers have the settings that the parser makes of each."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,11 +9,12 @@ import pytest
 import yaml
 from jsonargparse import Namespace
 
+from sft_lightning.cli.main import main
 from sft_lightning.config.overrides import merged
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.read_once import ReadOnce, is_word
 from sft_lightning.config.resolve import as_plain, resolve
-from sft_lightning.core import cache
+from sft_lightning.core import cache, plain_yaml
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 EARLY = [
@@ -95,3 +97,42 @@ def test_only_a_studys_worker_does_it(tmp_path: Path) -> None:
     file.write_text("model: {class_path: PlainSFT}")
     assert not ReadOnce(["fit", "--config", str(file), "--experiment", "a"])._key
     assert is_word("runs/a-b_1") and not is_word("12")
+
+
+def test_configs_are_written_as_before_in_c() -> None:
+    for file in sorted(EXPERIMENTS.glob("*/*.yaml")):
+        content = plain_yaml.load_file(file)
+        assert plain_yaml.dump(content) == yaml.safe_dump(content, sort_keys=False, allow_unicode=True), file
+    odd = {
+        "text": "ä " * 90 + ": #",
+        "numbers": [1e-5, 1e16, -0.0, float("inf")],
+        "none": None,
+        "empty": [{}, ""],
+        "on": True,
+    }
+    assert plain_yaml.load(plain_yaml.dump(odd)) == odd
+
+
+def test_a_run_is_that_of_a_command_of_its_own(tmp_path: Path) -> None:
+    base = {"trainer": {"max_epochs": 1, "accelerator": "cpu"}, "wandb": "disabled", "quiet": True}
+    base = resolve([yaml.safe_load((EXPERIMENTS / "digits/plain.yaml").read_text()), base, {"test_after_fit": False}])
+    for at in range(2):
+        change = {"model": {"init_args": {"lr": 0.001 * (at + 1)}}, "seed_everything": at}
+        (tmp_path / f"{at}.yaml").write_text(plain_yaml.dump(merged(base, change)))
+
+    def run(at: int, root: str) -> tuple[str, dict[str, Any]]:
+        place = ["--runs_dir", str(tmp_path / root), "--experiment", "study", "--run_id", f"p{at}"]
+        assert main(["fit", "--config", str(tmp_path / f"{at}.yaml"), *place, "--ckpt_path", "last"]) == 0
+        folder = tmp_path / root / "study" / f"p{at}"
+        record = json.loads((folder / "run.json").read_text())
+        for name in ("times", "command"):
+            record.pop(name)
+        return (folder / "config.yaml").read_text().replace(str(tmp_path / root), "ROOT"), record
+
+    cache.begin()
+    try:
+        in_worker = [run(at, "worker") for at in range(2)]
+        assert len(cache.CONFIGS._held) == 1
+    finally:
+        cache.end()
+    assert in_worker[1] == run(1, "alone")
