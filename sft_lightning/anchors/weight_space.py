@@ -36,12 +36,17 @@ def _squares(weight: Tensor, start: Tensor | None) -> Tensor:
     exact = torch.float32 if weight.device.type == "mps" else torch.float64
     single = torch.promote_types(weight.dtype, torch.float32)
     total = torch.zeros((), dtype=exact, device=weight.device)
-    pieces = torch.split(weight.reshape(-1), PIECE)
-    starts = [None] * len(pieces) if start is None else torch.split(start.reshape(-1), PIECE)
+    pieces = in_pieces(weight)
+    starts = [None] * len(pieces) if start is None else in_pieces(start)
     for piece, origin in zip(pieces, starts, strict=True):
         moved = piece.to(single) if origin is None else piece.to(single) - origin.to(piece.device, single)
         total += torch.linalg.vector_norm(moved, dtype=exact).square()
     return total
+
+
+def in_pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """The values in pieces of `PIECE`; a smaller tensor as it is."""
+    return (tensor,) if tensor.numel() <= PIECE and tensor.is_contiguous() else torch.split(tensor.reshape(-1), PIECE)
 
 
 def l2sp_penalty(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> Tensor:

@@ -85,6 +85,8 @@ class L2SPSFT(SFTModule):
                 raise UserError(f"model.{name}", f"must not be negative, got {getattr(self, name)}")
         self.resolved = {"alpha": self.alpha, "beta": self.beta, "decoupled_weight": self.decoupled_weight}
         self._sets: dict[str, dict[str, nn.Parameter]] = {}
+        self._pairs: dict[Any, tuple[list[nn.Parameter], list[Tensor]]] = {}
+        self._origin: object = None
         self.reference: ReferenceWeights | None = None
         """The start as steps read it, if not the teacher's own weights"""
 
@@ -127,6 +129,7 @@ class L2SPSFT(SFTModule):
     def configure_optimizers(self) -> Any:
         """Forgets the parameters of an earlier fit, because they may have been sharded since."""
         self._sets.clear()
+        self._pairs.clear()
         return super().configure_optimizers()
 
     def no_decay_names(self) -> set[str]:
@@ -144,11 +147,24 @@ class L2SPSFT(SFTModule):
         """Whether steps need the teacher, which a reference replaces."""
         return self.reference is None
 
+    def _pair(self, names: tuple[str, ...] | None = None) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """Anchored weights, those of `names` that are trained now if given, and their w⁰: the same lists until one changes."""
+        assert self.teacher is not None
+        origin = self.teacher.initial if self.reference is None else self.reference
+        if self._origin is not origin:
+            self._origin = origin
+            self._pairs.clear()
+        key = names, self.trainable.trained
+        if key not in self._pairs:
+            anchored = self.anchored()
+            chosen = list(anchored) if names is None else [n for n in names if n in anchored and n in key[1]]
+            self._pairs[key] = [anchored[n] for n in chosen], self.start(chosen)
+        return self._pairs[key]
+
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """Adds α·(w − w⁰) and β·w_new to the gradients."""
         if self.alpha:
-            anchored = self.anchored()
-            add_l2sp_gradient(list(anchored.values()), self.start(list(anchored)), self.alpha)
+            add_l2sp_gradient(*self._pair(), self.alpha)
             for adapter in self.adapters():
                 adapter.add_grad(lambda delta: 0.5 * self.alpha * delta.square().sum())
         if self.beta:
@@ -158,13 +174,12 @@ class L2SPSFT(SFTModule):
         """The decoupled pull: w ← w − lr·λ·(w − w⁰), as AdamW decays."""
         if not self.decoupled_weight:
             return
-        anchored, lrs = self.anchored(), dict[str, float]()
         for group in optimizer.param_groups:
-            lrs |= dict.fromkeys(group["names"], group["lr"])
-            names = [n for n in group["names"] if n in anchored and n in self.trainable.trained]
-            pull_towards([anchored[n] for n in names], self.start(names), group["lr"] * self.decoupled_weight)
-        for adapter in self.adapters():
-            adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
+            pull_towards(*self._pair(tuple(group["names"])), group["lr"] * self.decoupled_weight)
+        if adapters := self.adapters():
+            lrs = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+            for adapter in adapters:
+                adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
 
     def on_fit_start(self) -> None:
         """Keeps the start in less memory, if asked."""
