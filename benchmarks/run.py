@@ -5,9 +5,11 @@
     python -m benchmarks.run mlp lenet           # these alone
     python -m benchmarks.run mlp --arms cli hf   # these arms alone, beside the baseline and its A/A control
 
-Names: mlp lenet fixed minilm llama smollm2 lite0 start study end decode compile growth. Some need --data FOLDER (or
+Names: mlp lenet fixed minilm llama smollm2 lite0 start study end decode compile growth profile. Some need --data FOLDER (or
 SFT_BENCH_DATA) with cifar10/train.parquet and test.parquet, trec/train.jsonl, alpaca/alpaca_en_demo.json, and the packages of
 weights that experiments/ name. What is not at hand is skipped and said.
+
+`profile` says what each part of a step takes, in the arms that miss targets.
 
 Each arm is a process that stays warm and takes its turns in a shuffled order, so that all see the same machine. Before, arms
 that do the same work must have the same losses on a fixed batch after the same steps, to 1e-5: same initial weights, batches
@@ -31,7 +33,9 @@ from benchmarks.bench.workload import WORKLOADS, Missing
 
 WHOLE = ("start", "study", "end", "decode", "compile", "growth")
 """Benchmarks of whole commands and of single parts; run first, while nothing else is in memory"""
-NAMES = (*WHOLE, *WORKLOADS)
+PROFILE = "profile"
+"""The parts of a step, for each missed target"""
+NAMES = (*WHOLE, *WORKLOADS, PROFILE)
 QUICK = ("mlp", "lenet", "minilm")
 
 
@@ -80,6 +84,24 @@ def in_turns(names: list[str], options: argparse.Namespace, place: Path) -> dict
     return found
 
 
+def profiled(options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """Why targets are missed."""
+    from benchmarks.bench import why
+    from benchmarks.bench.processes import Home
+
+    folder, fits = place / "arms-of-profile", place / "warm-fits"
+    folder.mkdir()
+    fits.mkdir()
+    os.environ.update(why.environment())
+    home = Home(folder)
+    try:
+        return why.measure(home, options.data, options.quick, fits)
+    finally:
+        home.close()
+        for name in why.environment():
+            del os.environ[name]
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command; 1 if an arm did other work than the reference, or a workload failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -106,6 +128,8 @@ def main(arguments: list[str] | None = None) -> int:
                 found[name] = whole(name, options.quick, Path(place))
         if turns := [n for n in WORKLOADS if n in names]:
             found |= in_turns(turns, options, Path(place))
+        if PROFILE in names:
+            found[PROFILE] = profiled(options, Path(place))
     about = results.about(given, load)
     for result in found.values():
         result["about"] = about

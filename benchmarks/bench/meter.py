@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from benchmarks.bench.parts import Clock
+
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -26,8 +28,13 @@ def cpu_of_children() -> float:
 class Turn:
     """The time from `begin` to `end`."""
 
+    clock: Clock | None = None
+    """Times the parts of a step, if that is asked"""
+
     def begin(self, cuda: bool) -> None:
         self.cuda = cuda
+        if self.clock is not None:
+            self.clock.spent.clear()
         self.children = cpu_of_children()
         if cuda:
             torch.cuda.synchronize()
@@ -44,6 +51,9 @@ class Turn:
             found["device"] = self.events[0].elapsed_time(self.events[1]) / steps
         cpu, wall = time.process_time() - self.cpu, time.perf_counter() - self.wall
         children = max(0.0, cpu_of_children() - self.children)
+        if self.clock is not None:
+            found |= {f"part {name}": 1e3 * seconds / steps for name, seconds in self.clock.spent.items()}
+            found["part other processes"] = 1e3 * children / steps
         return {"cpu": 1e3 * (cpu + children) / steps, "wall": 1e3 * wall / steps, **found}
 
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from benchmarks.bench.arithmetic import ratio, spread
 from benchmarks.bench.arms import ARMS
+from benchmarks.bench.parts import reason
 from benchmarks.bench.plots import svg
 from benchmarks.bench.targets import Results, verdicts
+from benchmarks.bench.workload import WORKLOADS
 
 BEGIN, END = "<!-- bench: written by `make bench` -->", "<!-- /bench -->"
 INTRO = """# Performance
@@ -51,7 +53,8 @@ def targets_table(results: Results) -> list[str]:
     rows = []
     for v in verdicts(results):
         bound, value = f"≤ {v.bound:g}", "–" if v.value is None else f"{v.value:.2f}"
-        rows.append([v.target.row, v.target.what, bound, value, v.text])
+        why = reason(results.get("profile"), *v.target.arms) if v.met is False and v.target.arms else ""
+        rows.append([v.target.row, v.target.what, bound, value, f"{v.text}; {why}" if why else v.text])
     return ["### Targets", *table(["what", "where", "target", "measured", ""], rows)]
 
 
@@ -95,11 +98,29 @@ def section(name: str, result: dict[str, Any]) -> list[str]:
         lines += [same, "", *turns_tables(result)]
         lines += [f"Not run: {name}: {why}." for name, why in result["not_run"].items()]
         return [*lines, *([""] if result["not_run"] else [])]
+    if "parts" in result:
+        said = [f"Not run: {name}: {why}." for name, why in result["not_run"].items()]
+        return [*lines, result["how"], *parts_tables(result["parts"]), *said, *([""] if said else [])]
     if "curves" in result:
         return [*lines, result["how"], *curves_table(result["curves"]), f"![{result['title']}]({FIGURE})", ""]
     measures = [m for m in ("cpu", "wall") if all(m in r for r in result["rows"])]
     rows = [[r["what"], *(shown(r[m]) for m in measures)] for r in result["rows"]]
     return [*lines, result["how"], *table(["", *(f"{UNITS[m].split()[0]} s" for m in measures)], rows)]
+
+
+def parts_tables(held: dict[str, Any]) -> list[str]:
+    """One table for each workload: an arm a line, milliseconds and shares of its whole."""
+    lines: list[str] = []
+    for name, arms in held.items():
+        parts = [part for part in next(iter(arms.values())) if part != "cpu"]
+        rows = []
+        for arm, ms in arms.items():
+            cells = [
+                f"{shown(ms[part])} ({100 * ms[part] / ms['cpu']:.0f} %)" if ms.get(part) else "–" for part in parts
+            ]
+            rows.append([ARMS[arm].title if arm in ARMS else arm, shown(ms["cpu"]), *cells])
+        lines += table([WORKLOADS[name].title if name in WORKLOADS else name, "CPU ms", *parts], rows)
+    return lines
 
 
 def curves_table(curves: dict[str, Any]) -> list[str]:

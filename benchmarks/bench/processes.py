@@ -16,6 +16,7 @@ from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
 
+from benchmarks.bench import parts
 from benchmarks.bench.arms import ARMS, Arm
 from benchmarks.bench.gate import Enough, Gate, leave
 from benchmarks.bench.job import Job
@@ -155,6 +156,7 @@ def work(arm: Arm, workload: Workload, prepared: Prepared, address: str, place: 
     if os.waitpid(child, 0)[1] == 0 and to.recv() == "turns":
         job.check = False
         job.gate.take_turns()
+        job.gate.turn.clock = parts.asked()
         fit(arm, job)
     leave(0)
 

@@ -6,12 +6,10 @@ from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from typing import Any
 
-import yaml
-
 from sft_lightning.ablation.study import Arm, Study
 from sft_lightning.after.asked import Asked
 from sft_lightning.config.overrides import looked_up, put
-from sft_lightning.core import redaction
+from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
 
 ASIDE = (
@@ -19,6 +17,10 @@ ASIDE = (
     *("wandb", "wandb_fallback", "wandb_project", "wandb_group", "wandb_job_type", "wandb_tags"),
 )
 """Keys that do not change what a run computes."""
+SAME_BITS = ("teacher_cache", "reference_offload")
+"""Arguments of variants that change no bit"""
+LATER = ("reference_dtype", "teacher_cache_dtype", "teacher_cache_top_k")
+"""Arguments of variants that earlier versions did not have, and that change nothing unless they are set"""
 FOLD = ("data.init_args.folds", "data.init_args.fold")
 
 
@@ -176,8 +178,9 @@ def address(config: dict[str, Any]) -> str:
             "init_args": {k: v for k, v in init.items() if k not in ("fold", "folds")},
         }
     model = content.get("model", {})
-    if "teacher_cache" in model.get("init_args", {}):  # changes no bit
-        content["model"] = {**model, "init_args": {k: v for k, v in model["init_args"].items() if k != "teacher_cache"}}
+    if given := model.get("init_args", {}):
+        kept = {k: v for k, v in given.items() if k not in SAME_BITS and not (k in LATER and not v)}
+        content["model"] = {**model, "init_args": kept}
     network = content.get("network", {})
     args = network.get("init_args", {})
     if "transforms" in args and not args["transforms"]:  # empty transforms change nothing
@@ -187,4 +190,4 @@ def address(config: dict[str, Any]) -> str:
 
 def written(config: dict[str, Any]) -> str:
     """A resolved config as the text of the file that fit reads."""
-    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return plain_yaml.dump(config)

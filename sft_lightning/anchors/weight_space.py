@@ -36,12 +36,17 @@ def _squares(weight: Tensor, start: Tensor | None) -> Tensor:
     exact = torch.float32 if weight.device.type == "mps" else torch.float64
     single = torch.promote_types(weight.dtype, torch.float32)
     total = torch.zeros((), dtype=exact, device=weight.device)
-    pieces = torch.split(weight.reshape(-1), PIECE)
-    starts = [None] * len(pieces) if start is None else torch.split(start.reshape(-1), PIECE)
+    pieces = in_pieces(weight)
+    starts = [None] * len(pieces) if start is None else in_pieces(start)
     for piece, origin in zip(pieces, starts, strict=True):
-        moved = piece.to(single) if origin is None else piece.to(single) - origin.to(single)
+        moved = piece.to(single) if origin is None else piece.to(single) - origin.to(piece.device, single)
         total += torch.linalg.vector_norm(moved, dtype=exact).square()
     return total
+
+
+def in_pieces(tensor: Tensor) -> Sequence[Tensor]:
+    """The values in pieces of `PIECE`; a smaller tensor as it is."""
+    return (tensor,) if tensor.numel() <= PIECE and tensor.is_contiguous() else torch.split(tensor.reshape(-1), PIECE)
 
 
 def l2sp_penalty(weights: Sequence[Tensor], start: Sequence[Tensor] | None, strength: float) -> Tensor:
@@ -65,7 +70,14 @@ def add_l2sp_gradient(weights: Sequence[Tensor], start: Sequence[Tensor] | None,
         torch._foreach_add_(grads, moved, alpha=strength)
         return
     for some, ws, origins in pieces_of(grads, moved, [local(start[i]) for i, _, _ in active]):
-        torch._foreach_add_(some, torch._foreach_sub(ws, origins), alpha=strength)
+        torch._foreach_add_(some, torch._foreach_sub(ws, beside(origins, ws)), alpha=strength)
+
+
+def beside(origins: list[Tensor], weights: list[Tensor]) -> list[Tensor]:
+    """The origins on their weights' devices, copied there if they lie in the host's memory."""
+    if all(o.device == w.device for o, w in zip(origins, weights, strict=True)):
+        return origins
+    return [o.to(w.device, non_blocking=True) for o, w in zip(origins, weights, strict=True)]
 
 
 def pieces_of(*lists: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
@@ -93,5 +105,12 @@ def pieces_of(*lists: Sequence[Tensor]) -> Iterator[tuple[list[Tensor], ...]]:
 @torch.no_grad()
 def pull_towards(weights: Sequence[Tensor], start: Sequence[Tensor], share: float) -> None:
     """W ← w − share·(w − w⁰), in place: decoupled L2-SP, with share = lr·λ. With w⁰ = 0 it is AdamW's weight decay."""
-    if weights and share != 0.0:
-        torch._foreach_lerp_([local(w.detach()) for w in weights], [local(s) for s in start], share)
+    if not weights or share == 0.0:
+        return
+    ws, origins = [local(w.detach()) for w in weights], [local(s) for s in start]
+    if all(o.dtype == w.dtype and o.device == w.device for o, w in zip(origins, ws, strict=True)):
+        torch._foreach_lerp_(ws, origins, share)
+        return
+    for some, kept in pieces_of(ws, origins):
+        like = [o.to(w.device, w.dtype, non_blocking=True) for o, w in zip(kept, some, strict=True)]
+        torch._foreach_lerp_(some, like, share)

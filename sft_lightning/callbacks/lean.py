@@ -10,19 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from sft_lightning.callbacks.lean_calls import HOOKS, ask_once, begin, end
 from sft_lightning.modules.tuned import TunedModule
 
-HOOKS = (
-    "on_train_batch_start",
-    "on_train_batch_end",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-)
-"""Hooks that Lightning calls on each callback in each step"""
 ASK_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Lightning sets it, so that torch asks NVML, not CUDA, whether there is a GPU. An optimizer asks at each step."""
 _NOTHING: AbstractContextManager[Any] = nullcontext()
@@ -33,7 +23,8 @@ class Lean(Callback):
 
     Lightning enters a context of its profiler for each hook of each callback, also if the hook does nothing, and skips an
     attribute that cannot be called. So hooks that a callback's class inherits from Callback are set to None on the object;
-    a class that defines a hook, and `super()`, are as before. Without a profiler, the context is one that does nothing.
+    a class that defines a hook, and `super()`, are as before. Without a profiler, the context is one that does nothing, and
+    hooks are called directly (see `lean_calls.py`).
 
     Where there is no GPU, torch's search for NVML fails again at each step. There, torch asks CUDA itself, which is fast and
     safe: processes that are forked later have no GPU to share.
@@ -42,13 +33,22 @@ class Lean(Callback):
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        end(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             skip_empty_hooks(callback)
         profiler: Any = trainer.profiler  # type: ignore[attr-defined]
         if type(profiler) is PassThroughProfiler:
             profiler.profile = _profile_nothing  # type: ignore[method-assign, assignment]
+            begin(trainer)
+        ask_once(trainer)
         ask_cuda_without_gpu()
         rest_teacher(trainer, pl_module)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        end(trainer)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        end(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn == "fit":
@@ -57,15 +57,13 @@ class Lean(Callback):
 
 def rest_teacher(trainer: Trainer, module: LightningModule) -> None:
     """Leaves the teacher's weights on disk if training steps do not need them; not with several ranks, which would write as
-    many files.
+    many files, unless the anchor has a smaller reference.
     """
-    if (
-        trainer.world_size == 1
-        and isinstance(module, TunedModule)
-        and module.teacher is not None
-        and not module.changes_steps
-    ):
-        module.teacher.rest(Path(trainer.default_root_dir))
+    if not isinstance(module, TunedModule) or module.teacher is None or module.changes_steps:
+        return
+    replaced = getattr(module, "reference", None) is not None
+    if replaced or trainer.world_size == 1:
+        module.teacher.rest(Path(trainer.default_root_dir), 0 if replaced else None)
 
 
 def skip_empty_hooks(callback: Callback) -> None:

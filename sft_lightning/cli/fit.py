@@ -21,6 +21,7 @@ from sft_lightning.config.files import allow_on_as_key, check_values, check_yaml
 from sft_lightning.config.options import monitored, options_of, underscored
 from sft_lightning.config.parser import command_parser
 from sft_lightning.config.parser_errors import explain
+from sft_lightning.config.read_once import ReadOnce
 from sft_lightning.config.resolve import as_plain, check, keys_of
 from sft_lightning.core import plain_yaml, redaction
 from sft_lightning.core.errors import UserError
@@ -58,7 +59,8 @@ class SFTCLI(LightningCLI):
         given.refuse_linked(written, given.links_of(self._parser(self.arguments[0])))
         try:
             with secrets_not_printed([parser, *self._subcommand_parsers.values()]):
-                self.config = parser.parse_args(args)
+                self.read = ReadOnce(self.arguments)
+                self.config = self.read.parsed(lambda: parser.parse_args(args))
         except ArgumentError as error:
             raise explain(error, keys_of(*self._subcommand_parsers.values()), self.arguments) from None
         except yaml.YAMLError as error:  # in a file that an option names, or in the value of an option
@@ -94,8 +96,12 @@ class SFTCLI(LightningCLI):
         settings.ckpt_path, task = start
         if task:
             settings.model.init_args.task = task
+
+        def plain() -> dict[str, Any]:
+            return as_plain(self._parser(stage), settings)
+
         session.open(
-            as_plain(self._parser(stage), settings),
+            plain() if task else self.read.plain(plain),
             variant=settings.model.class_path.rpartition(".")[2],
             network=settings.network.class_path.rpartition(".")[2],
             seed=settings.seed_everything,

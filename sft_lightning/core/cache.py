@@ -1,4 +1,4 @@
-"""Caches that several runs in one process share: teacher outputs and data sets. Only the workers of a study turn them on.
+"""Caches that several runs in one process share: teacher outputs, data sets, parsed configs. Only studies' workers use them.
 
 The caches change no bit of any run: each key holds everything that the value depends on.
 """
@@ -43,17 +43,19 @@ TEACHER = LRUCache(512 << 20)
 """Teacher outputs per batch, in bytes. Used on the CPU only, where comparing a batch with the key costs little."""
 DATA = LRUCache(4)
 """Samples as read, decoded or tokenised. Each data set takes 1 of the room."""
+CONFIGS = LRUCache(64)
+"""Parsed configs by structure. Each takes 1 of the room."""
 _taken: set[Hashable] = set()
 
 
 def begin() -> None:
     """Turns the caches on for the next runs of this process."""
-    TEACHER.on = DATA.on = True
+    TEACHER.on = DATA.on = CONFIGS.on = True
 
 
 def end() -> None:
     """Turns the caches off and empties them."""
-    for kept in (TEACHER, DATA):
+    for kept in (TEACHER, DATA, CONFIGS):
         kept.on = False
         kept.clear()
 

@@ -67,6 +67,13 @@ def load_file(path: Path) -> Any:
     return load(path.read_text(encoding="utf-8"))
 
 
+def dump(content: Any) -> str:
+    """Writes plain values as YAML, keys in their order, in C if PyYAML has it."""
+    return str(
+        yaml.dump(content, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True)
+    )
+
+
 @lru_cache(maxsize=16)
 def _read_only(text: str) -> Any:
     return load(text)

@@ -9,13 +9,16 @@ from torch import Tensor
 
 from sft_lightning.anchors import DISTANCES
 from sft_lightning.anchors.by_rows import spared
+from sft_lightning.anchors.top_k import top_k_kl
 from sft_lightning.core import cache
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Items, Output
 from sft_lightning.core.wording import plural
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.modules.reference import DTYPES, ReferenceNetwork, check_reference
 from sft_lightning.modules.teacher_cache import TeacherCache
+from sft_lightning.modules.teacher_cache_begun import begin, check_form
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
 from sft_lightning.networks.tensors import layers_of
@@ -47,10 +50,19 @@ class DistillSFT(SFTModule):
         train_source_head: Train the kept source head too, towards its former outputs, as LwF does; for on source_logits.
         teacher_cache: Compute the teacher's output on a sample once, if samples look the same in each epoch: kept in memory
             for this fit, or on disk for later fits of the same teacher and data too. The bits are those of none.
+        teacher_cache_dtype: bf16 keeps the cached outputs that are compared rounded to bfloat16, in half the memory; the anchor
+            compares with the rounded ones; null for the exact ones.
+        teacher_cache_top_k: For kl of classes: keep only the k largest cached outputs and compare the rest as one outcome;
+            null for all of them.
+        reference_dtype: bf16 computes the teacher's outputs for the anchor in bfloat16, with half the memory for its weights;
+            null for the student's dtype.
         **kwargs: How training is done; see PlainSFT.
     """
 
-    anchor_settings = ("anchor_weight", "on", "distance", "temperature", "train_source_head")
+    anchor_settings = (
+        *("anchor_weight", "on", "distance", "temperature", "train_source_head"),
+        *("reference_dtype", "teacher_cache_dtype", "teacher_cache_top_k"),
+    )
     needs_pretrained = True
 
     def __init__(
@@ -62,6 +74,9 @@ class DistillSFT(SFTModule):
         temperature: float = 2.0,
         train_source_head: bool = False,
         teacher_cache: Literal["none", "memory", "disk"] = "none",
+        teacher_cache_dtype: Literal["bf16"] | None = None,
+        teacher_cache_top_k: int | None = None,
+        reference_dtype: Literal["bf16"] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
@@ -73,6 +88,12 @@ class DistillSFT(SFTModule):
         check_choice("on", on, ("auto", "source_logits", "features", "logits"))
         check_choice("distance", distance, tuple(DISTANCES))
         check_choice("teacher_cache", teacher_cache, ("none", "memory", "disk"))
+        for name, dtype in (("reference_dtype", reference_dtype), ("teacher_cache_dtype", teacher_cache_dtype)):
+            if dtype is not None:
+                check_choice(name, dtype, tuple(DTYPES))
+        check_form(self.hparams)
+        self.reference: ReferenceNetwork | None = None
+        """The teacher in another dtype, if that is asked"""
         self.cached: TeacherCache | None = None
         """The teacher's outputs on training samples, while a fit keeps them"""
         self.on: str = on
@@ -164,43 +185,32 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] > 0:
             self.trainable.allow(network.parameter_sets()["source_head"])
 
-    def on_train_start(self) -> None:
-        """Begins the cache of the teacher's outputs. Raises UserError if samples look different in each epoch."""
-        super().on_train_start()
-        data, how = getattr(self.trainer, "datamodule", None), self.hparams["teacher_cache"]
-        self.cached = None
-        if how == "none" or self.hparams["anchor_weight"] == 0.0 or self.teacher is None:
-            return
-        split = getattr(data, "splits", {}).get("train")
-        if split is None or self.teacher.sharded:
-            why = "needs data of this package" if split is None else "does not work with trainer.strategy fsdp2"
-            raise UserError("model.teacher_cache", why, "set it to none")
-        if augment := getattr(data, "augment", None):
-            said = ", ".join(augment)
-            raise UserError(
-                "model.teacher_cache",
-                f"needs the same view of a sample in each epoch, and data.augment is [{said}]",
-                "set it to none, or leave augment out",
-            )
-        if split.samples.lengths() is not None:
-            raise UserError(
-                "model.teacher_cache",
-                "samples are padded to the longest one beside them, which changes last bits of the teacher's outputs",
-                "set it to none",
-            )
-        key = None if how == "memory" else self._cache_key(split.samples.digest().hex())
-        self.cached = TeacherCache(len(split), key)
+    def on_fit_start(self) -> None:
+        """Makes the reference in its dtype, if asked."""
+        super().on_fit_start()
+        dtype = self.hparams["reference_dtype"]
+        check_reference(self, dtype)
+        wanted = dtype is not None and self.hparams["anchor_weight"] and self.teacher is not None
+        self.reference = ReferenceNetwork(self.teacher, dtype) if wanted else None  # type: ignore[arg-type]
 
-    def _cache_key(self, samples: str) -> str:
-        """All that the teacher's outputs depend on, but the size of batches."""
-        assert self.teacher is not None and self.network is not None
-        device = (
-            torch.cuda.get_device_name(self.device)
-            if self.device.type == "cuda"
-            else torch.backends.cpu.get_cpu_capability()
-        )
-        run = (self.trainer.precision, torch.__version__, device, torch.get_num_threads(), self.trainer.global_rank)
-        return repr((*self.teacher.identity, samples, self.network.input_view, *run))
+    @property
+    def changes_steps(self) -> bool:
+        """Whether steps need the teacher, which a reference replaces."""
+        return self.reference is None
+
+    def reference_output(self, batch: Batch) -> Output:
+        """The output that the anchor compares with: the teacher's, or that of the reference."""
+        assert self.task is not None
+        if self.reference is None:
+            return self.teacher_output(batch)
+        return self.reference(batch["x"], self.task.select(batch))
+
+    def on_train_start(self) -> None:
+        """Begins the cache of the teacher's outputs, if asked."""
+        super().on_train_start()
+        own = type(self).distance is DistillSFT.distance and type(self).anchor_loss is DistillSFT.anchor_loss
+        wanted = self.hparams["anchor_weight"] and self.teacher is not None
+        self.cached = begin(self, self.on if own else "", self._compared) if wanted else None
 
     def on_train_end(self) -> None:
         """Leaves the teacher's outputs to other runs, if asked."""
@@ -218,11 +228,13 @@ class DistillSFT(SFTModule):
                 "use PlainSFT or L2SPSFT",
             )
         kind = self.hparams["distance"]
-        if kind != "kl":
+        if self.cached is not None and self.cached.form.top_k is not None:
+            each: Tensor = top_k_kl(mine, theirs, self.hparams["temperature"])
+        elif kind != "kl":
             if self.on != "features":
                 assert self._compared is not None
                 mine, theirs = self._compared.vectors(mine), self._compared.vectors(theirs)
-            each: Tensor = DISTANCES[kind](mine, theirs)
+            each = DISTANCES[kind](mine, theirs)
         else:
             assert self._compared is not None
             divergence = self._compared.divergence(mine, theirs, self.hparams["temperature"])
@@ -236,7 +248,8 @@ class DistillSFT(SFTModule):
         if self.hparams["anchor_weight"] == 0.0:
             return None
         assert self.task is not None
-        found = self.teacher_output(batch) if self.cached is None else self.cached.output(batch, self.teacher_output)
+        compute = self.reference_output
+        found = compute(batch) if self.cached is None else self.cached.output(batch, compute)
         student, teacher = self.task.items(output, batch), self.task.items(found, batch)
         with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)

@@ -64,13 +64,17 @@ def match_layouts(optimizer: Optimizer) -> None:
         if not group.get("fused"):
             continue
         for weight in group["params"]:
-            if weight.grad is None or weight.grad.layout is not torch.strided:
+            grad = weight.grad
+            if grad is None or grad.layout is not torch.strided:
                 continue
-            if weight.grad.stride() != weight.stride():
-                weight.grad = torch.empty_like(weight).copy_(weight.grad)
+            stride = weight.stride()
+            if grad.stride() != stride:
+                weight.grad = torch.empty_like(weight).copy_(grad)
+            if len(stride) < 2:  # there is one layout
+                continue
             moments = optimizer.state.get(weight, {})
             for name, value in moments.items():
-                if isinstance(value, Tensor) and value.shape == weight.shape and value.stride() != weight.stride():
+                if isinstance(value, Tensor) and value.stride() != stride and value.shape == weight.shape:
                     moments[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 

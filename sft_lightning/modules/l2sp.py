@@ -9,6 +9,7 @@ from sft_lightning.anchors import add_l2sp_gradient, l2sp_penalty, pull_towards
 from sft_lightning.core.errors import UserError
 from sft_lightning.modules.base import SFTModule, check_choice
 from sft_lightning.modules.optim import trained_as_published
+from sft_lightning.modules.reference import DTYPES, ReferenceWeights, check_reference
 from sft_lightning.networks.adapters import Adapter, squared_length
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.spec import Spec
@@ -38,10 +39,14 @@ class L2SPSFT(SFTModule):
             default 10.
         penalise: weights spares biases and norms, as in the paper; all takes every parameter.
         how: loss adds the penalty's gradient; decoupled pulls beside the optimizer.
+        reference_dtype: bf16 keeps the start w⁰ of anchored weights rounded to bfloat16, in half the memory, and pulls towards
+            these values; null for the weights' own dtype.
+        reference_offload: Keep the start of anchored weights in pinned memory of the host and copy it to the GPU in each step;
+            the numbers stay the same.
         **kwargs: How training is done; see PlainSFT.
     """
 
-    anchor_settings = ("alpha", "beta", "decoupled_weight", "penalise", "how")
+    anchor_settings = ("alpha", "beta", "decoupled_weight", "penalise", "how", "reference_dtype")
     needs_pretrained = True
 
     def __init__(
@@ -52,12 +57,16 @@ class L2SPSFT(SFTModule):
         decoupled_weight: float | None = None,
         penalise: Literal["weights", "all"] = "weights",
         how: Literal["loss", "decoupled"] = "loss",
+        reference_dtype: Literal["bf16"] | None = None,
+        reference_offload: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(network, **kwargs)
         self.save_hyperparameters()
         check_choice("penalise", penalise, ("weights", "all"))
         check_choice("how", how, ("loss", "decoupled"))
+        if reference_dtype is not None:
+            check_choice("reference_dtype", reference_dtype, tuple(DTYPES))
         if how == "loss" and decoupled_weight is not None:
             raise UserError(
                 "model.decoupled_weight", "has no effect with how: loss", "set alpha and beta, or how: decoupled"
@@ -76,6 +85,10 @@ class L2SPSFT(SFTModule):
                 raise UserError(f"model.{name}", f"must not be negative, got {getattr(self, name)}")
         self.resolved = {"alpha": self.alpha, "beta": self.beta, "decoupled_weight": self.decoupled_weight}
         self._sets: dict[str, dict[str, nn.Parameter]] = {}
+        self._pairs: dict[Any, tuple[list[nn.Parameter], list[Tensor]]] = {}
+        self._origin: object = None
+        self.reference: ReferenceWeights | None = None
+        """The start as steps read it, if not the teacher's own weights"""
 
     @property
     def fidelity(self) -> str:  # type: ignore[override]
@@ -116,6 +129,7 @@ class L2SPSFT(SFTModule):
     def configure_optimizers(self) -> Any:
         """Forgets the parameters of an earlier fit, because they may have been sharded since."""
         self._sets.clear()
+        self._pairs.clear()
         return super().configure_optimizers()
 
     def no_decay_names(self) -> set[str]:
@@ -123,12 +137,34 @@ class L2SPSFT(SFTModule):
         anchored = self.anchored_names() if self.alpha or self.decoupled_weight else set()
         return anchored | (set(self.new()) if self.beta else set())
 
+    def start(self, names: list[str]) -> list[Tensor]:
+        """w⁰ of anchored weights."""
+        assert self.teacher is not None
+        return self.teacher.initial_weights(names) if self.reference is None else self.reference.of(names)
+
+    @property
+    def changes_steps(self) -> bool:
+        """Whether steps need the teacher, which a reference replaces."""
+        return self.reference is None
+
+    def _pair(self, names: tuple[str, ...] | None = None) -> tuple[list[nn.Parameter], list[Tensor]]:
+        """Anchored weights, those of `names` that are trained now if given, and their w⁰: the same lists until one changes."""
+        assert self.teacher is not None
+        origin = self.teacher.initial if self.reference is None else self.reference
+        if self._origin is not origin:
+            self._origin = origin
+            self._pairs.clear()
+        key = names, self.trainable.trained
+        if key not in self._pairs:
+            anchored = self.anchored()
+            chosen = list(anchored) if names is None else [n for n in names if n in anchored and n in key[1]]
+            self._pairs[key] = [anchored[n] for n in chosen], self.start(chosen)
+        return self._pairs[key]
+
     def add_penalty_grad(self, optimizer: Optimizer) -> None:
         """Adds α·(w − w⁰) and β·w_new to the gradients."""
-        assert self.teacher is not None
         if self.alpha:
-            anchored = self.anchored()
-            add_l2sp_gradient(list(anchored.values()), self.teacher.initial_weights(list(anchored)), self.alpha)
+            add_l2sp_gradient(*self._pair(), self.alpha)
             for adapter in self.adapters():
                 adapter.add_grad(lambda delta: 0.5 * self.alpha * delta.square().sum())
         if self.beta:
@@ -136,18 +172,25 @@ class L2SPSFT(SFTModule):
 
     def before_step(self, optimizer: Optimizer) -> None:
         """The decoupled pull: w ← w − lr·λ·(w − w⁰), as AdamW decays."""
-        assert self.teacher is not None
         if not self.decoupled_weight:
             return
-        anchored, lrs = self.anchored(), dict[str, float]()
         for group in optimizer.param_groups:
-            lrs |= dict.fromkeys(group["names"], group["lr"])
-            names = [n for n in group["names"] if n in anchored and n in self.trainable.trained]
-            pull_towards(
-                [anchored[n] for n in names], self.teacher.initial_weights(names), group["lr"] * self.decoupled_weight
-            )
-        for adapter in self.adapters():
-            adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
+            pull_towards(*self._pair(tuple(group["names"])), group["lr"] * self.decoupled_weight)
+        if adapters := self.adapters():
+            lrs = {name: group["lr"] for group in optimizer.param_groups for name in group["names"]}
+            for adapter in adapters:
+                adapter.scale(1.0 - lrs[next(iter(adapter.parameters()))] * self.decoupled_weight)
+
+    def on_fit_start(self) -> None:
+        """Keeps the start in less memory, if asked."""
+        super().on_fit_start()
+        assert self.teacher is not None
+        dtype, offload = self.hparams["reference_dtype"], self.hparams["reference_offload"]
+        check_reference(self, dtype, offload)
+        anchored = self.anchored() if dtype is not None or offload else {}
+        names = list(anchored) if self.alpha or self.decoupled_weight else []
+        start = dict(zip(names, self.teacher.initial_weights(names), strict=True))
+        self.reference = ReferenceWeights(start, dtype, offload) if start else None
 
     def on_train_start(self) -> None:
         """Refuses a pull that would overshoot the start."""
@@ -164,9 +207,8 @@ class L2SPSFT(SFTModule):
 
     def penalty_value(self) -> Tensor | None:
         """(α/2)‖w_S − w_S⁰‖² + (β/2)‖w_new‖²; if decoupled, (λ/2)‖w_S − w_S⁰‖², which is not in the loss."""
-        assert self.teacher is not None
         anchored, new = self.anchored(), self.new()
-        start = self.teacher.initial_weights(list(anchored))
+        start = self.start(list(anchored))
         strength = self.alpha or self.decoupled_weight
         value = l2sp_penalty(list(anchored.values()), start, strength)
         if adapters := self.adapters():

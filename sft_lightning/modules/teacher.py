@@ -63,18 +63,20 @@ class Teacher:
         self.sharded = True
         self._note_start()
 
-    def rest(self, folder: Path) -> None:
+    def rest(self, folder: Path, least: int | None = None) -> None:
         """Leaves large weights on disk until they are used, so that they take no memory in training steps.
 
         The file in `folder` has no name any more once it is mapped, and goes with the process. On the CPU the weights are read
         from it when a measurement uses them, and the system may drop them again at any time; `to` copies them to other devices.
-        Where nothing can be written, they stay in memory.
+        Where nothing can be written, they stay in memory. So do fewer than `least` bytes, by default LARGE.
 
         Raises:
             RuntimeError: The file does not hold the same weights.
         """
         weights = dict(self._tensors())
-        if self.sharded or sum(t.numel() * t.element_size() for t in weights.values()) < LARGE:
+        if self.sharded or sum(t.numel() * t.element_size() for t in weights.values()) < (
+            LARGE if least is None else least
+        ):
             return
         if not self._on_disk:
             before = weights_hash(weights)

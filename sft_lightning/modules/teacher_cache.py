@@ -4,6 +4,9 @@ An output computed with other samples beside it may differ in its last bits: lib
 number of rows, or at the end of a block. So rows are kept, and used again, in batches of one size alone. Before the first use
 it is shown on the network itself that a row's output has the same bits in other places and beside other rows; else the cache
 turns itself off and says so. Then training has the bits that it has without a cache.
+
+Outputs kept in a form that is not exact are read in this form also the first time, and while the cache is off. So what a
+step computes does not depend on what was kept before.
 """
 
 import os
@@ -21,9 +24,9 @@ from torch import Tensor
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
+from sft_lightning.modules.kept_form import Form
 from sft_lightning.networks.tensors import weights_hash
 
-FIELDS = ("logits", "features", "source_logits", "below_new")
 MARKS = "marks"
 LARGEST = 2 << 30
 """Bytes of outputs that are kept in memory"""
@@ -45,10 +48,11 @@ class TeacherCache:
         samples: Largest number of samples.
         key: All that the outputs depend on but the size of batches, to share them with other runs on disk; None for memory
             alone.
+        form: What is kept of an output.
     """
 
-    def __init__(self, samples: int, key: str | None = None) -> None:
-        self.samples, self.key = samples, key
+    def __init__(self, samples: int, key: str | None = None, form: Form | None = None) -> None:
+        self.samples, self.key, self.form = samples, key, form or Form()
         self.why_off = ""
         """Why it is off; empty while it is on"""
         self.used = 0
@@ -56,7 +60,9 @@ class TeacherCache:
         self._size = 0  # rows of a batch
         self._slots: dict[int, int] = {}  # row number: place in the tensors
         self._held: dict[str, Tensor] = {}
-        self._spread: float | None = None  # the marks' standard deviation
+        self._reads: list[str] = []  # names of the tensors that are read
+        self._nearest = -1.0  # largest difference of two marks of one view; negative before it is known
+        self._views = 0  # samples compared so far
         self._shown = False
         self._new = False
 
@@ -69,35 +75,43 @@ class TeacherCache:
         rows: list[int] = list(batch["rows"])
         self._size = self._size or self._begin(len(rows), batch)
         if self.why_off or len(rows) != self._size:
-            return compute(batch)
-        places = [self._slots.get(row, -1) for row in rows]
-        if -1 in places:
-            output = compute(batch)
-            self._keep(output, rows, places, marks_of(batch["x"]))
-            return output
-        self._check_view(batch["x"], places)
-        at = torch.tensor(places, device=self._held[MARKS].device)
-        output = made({name: held[at] for name, held in self._held.items() if name != MARKS})
+            return self._made(batch, compute)
+        places = list(map(self._slots.get, rows))
+        if None in places:
+            found = compute(batch)
+            parts = self.form.kept(found)
+            self._keep(parts, rows, marks_of(batch["x"]), found.reader is not None)
+            return self.form.made(parts)
+        self._reads = self._reads or self.form.reads(self._held)
+        self._check_view(batch["x"], places)  # type: ignore[arg-type]
+        at = torch.tensor(places)
+        if self._held[MARKS].device.type != "cpu":
+            at = at.to(self._held[MARKS].device)
+        parts = {name: self._held[name].index_select(0, at) for name in self._reads}
         if not self._shown:
-            self._shown, self.why_off = True, self._differs(batch, output, compute)
+            self._shown, self.why_off = True, self._differs(batch, parts, compute)
             if self.why_off:
                 warnings.warn(f"teacher_cache is off: {self.why_off}")
                 self._held.clear()
-                return compute(batch)
+                return self._made(batch, compute)
         self.used += 1
-        return output
+        return self.form.made(parts)
+
+    def _made(self, batch: Batch, compute: Callable[[Batch], Output]) -> Output:
+        """A computed output, in the form in which others are kept."""
+        return self.form.made(self.form.kept(compute(batch)))
 
     def _check_view(self, x: Mapping[str, Tensor], places: list[int]) -> None:
-        """Compares one sample of the batch with what it was, in each batch another one; on a GPU, which has to be waited for,
-        in each 32nd batch.
+        """Compares one sample of the batch with what it was, each time another one: in the first 64 batches, and in each eighth
+        after that; on a GPU, which has to be waited for, in each 32nd.
         """
-        if self.used % 32 and self._held[MARKS].device.type != "cpu":
+        marks = self._held[MARKS]
+        if self.used % 32 if marks.device.type != "cpu" else self.used >= 64 and self.used % 8:
             return
-        if self._spread is None:
-            self._spread = float(self._held[MARKS][: len(self._slots)].std())
-        row = self.used % len(places)
-        mark = marks_of({name: tensor[row : row + 1] for name, tensor in x.items()})
-        if abs(float(self._held[MARKS][places[row]] - mark)) > CLOSE * self._spread:
+        if self._nearest < 0:
+            self._nearest = CLOSE * float(marks[: len(self._slots)].std())
+        row, self._views = self._views % len(places), self._views + 1
+        if abs(marks[places[row]].item() - mark_of({name: tensor[row] for name, tensor in x.items()})) > self._nearest:
             raise UserError(
                 "model.teacher_cache",
                 "the view of a sample has changed since an earlier epoch, as by augmentation",
@@ -121,11 +135,11 @@ class TeacherCache:
     def _file(self, size: int) -> Path:
         return folder() / f"{blake2b(f'{self.key} {size}'.encode(), digest_size=16).hexdigest()}.pt"
 
-    def _keep(self, output: Output, rows: list[int], places: list[int], marks: Tensor) -> None:
-        """Copies the rows that are not kept yet."""
-        parts = tensors_of(output) | {MARKS: marks}
+    def _keep(self, outputs: dict[str, Tensor], rows: list[int], marks: Tensor, read: bool) -> None:
+        """Copies the rows that are not kept yet. `read` says that outputs need a reader to make sense."""
+        parts = outputs | {MARKS: marks}
         if not self._held:
-            if any(len(part) != len(rows) for part in parts.values()) or output.reader is not None:
+            if any(len(part) != len(rows) for part in parts.values()) or read:
                 raise UserError("model.teacher_cache", "is for tasks with one output for each sample", "set it to none")
             size = sum(part[0].numel() * part.element_size() for part in parts.values()) * self.samples
             if size > LARGEST:
@@ -134,7 +148,7 @@ class TeacherCache:
                     f"the outputs take {size / 2**30:.1f} GiB, and at most {LARGEST >> 30} GiB are kept",
                     "set it to none, or train on fewer samples",
                 )
-        new = [i for i, place in enumerate(places) if place < 0 and rows[i] not in rows[:i]]
+        new = [i for i, row in enumerate(rows) if row not in self._slots and row not in rows[:i]]
         first, self._new = len(self._slots), True
         for name, part in parts.items():
             held = self._held.get(name)
@@ -146,17 +160,17 @@ class TeacherCache:
             held[first : first + len(new)] = part.detach()[new]
         self._slots |= {rows[i]: first + at for at, i in enumerate(new)}
 
-    def _differs(self, batch: Batch, kept: Output, compute: Callable[[Batch], Output]) -> str:
+    def _differs(self, batch: Batch, kept: dict[str, Tensor], compute: Callable[[Batch], Output]) -> str:
         """How computed outputs differ from kept ones; empty if they have the same bits in each place that is tried.
 
         Tried are this batch as it is, and batches of one of its samples in all places.
         """
-        if not same(kept, compute(batch)):
+        if not same(kept, self.form.kept(compute(batch))):
             return "a sample's output has other bits beside other samples"
         for row in sorted({0, self._size // 2, self._size - 1}):
             everywhere = {n: torch.empty_like(v).copy_(v[row : row + 1].expand_as(v)) for n, v in batch["x"].items()}
-            alone = {n: part[row : row + 1].expand_as(part) for n, part in tensors_of(kept).items()}
-            if not same(made(alone), compute({**batch, "x": everywhere})):
+            alone = {n: part[row : row + 1].expand_as(part) for n, part in kept.items()}
+            if not same(alone, self.form.kept(compute({**batch, "x": everywhere}))):
                 return "a sample's output has other bits in another place of a batch"
         return ""
 
@@ -189,6 +203,19 @@ def marks_of(x: Mapping[str, Tensor]) -> Tensor:
     return total
 
 
+def mark_of(x: Mapping[str, Tensor]) -> float:
+    """The mark of one sample's inputs, without the first dimension, up to rounding."""
+    total = 0.0
+    for tensor in x.values():
+        flat = tensor.reshape(-1).float()
+        if torch.is_autocast_enabled(flat.device.type):
+            with torch.autocast(flat.device.type, enabled=False):
+                total += torch.dot(flat, numbers(len(flat), flat.device)).item()
+        else:
+            total += torch.dot(flat, numbers(len(flat), flat.device)).item()
+    return total
+
+
 _numbers: dict[tuple[int, torch.device], Tensor] = {}
 
 
@@ -200,20 +227,9 @@ def numbers(count: int, device: torch.device) -> Tensor:
     return _numbers[count, device]
 
 
-def tensors_of(output: Output) -> dict[str, Tensor]:
-    """An output's tensors by name, without those that are None."""
-    return {name: part for name in FIELDS if (part := getattr(output, name)) is not None}
-
-
-def made(tensors: Mapping[str, Tensor]) -> Output:
-    """The output with these tensors."""
-    return Output(tensors["logits"], tensors["features"], tensors.get("source_logits"), tensors.get("below_new"))
-
-
-def same(one: Output, other: Output) -> bool:
-    """Whether two outputs have the same bits."""
-    pairs = ((getattr(one, name), getattr(other, name)) for name in FIELDS)
-    return all(a is b or (a is not None and b is not None and bits(a) == bits(b)) for a, b in pairs)
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether the tensors of `one` have the same bits in `other`."""
+    return all(name in other and bits(tensor) == bits(other[name]) for name, tensor in one.items())
 
 
 def bits(tensor: Tensor) -> bytes:

@@ -1,5 +1,6 @@
 """The training step: sums the loss over micro-batches and ranks, divides by the exact number of items, adds the penalty."""
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -105,6 +106,8 @@ class TrainingModule(Objective):
         sums = in_double(task, anchor)
         self._sums = sums if self._sums is None else self._sums + sums
         return total * (self.trainer.accumulate_grad_batches * self.trainer.world_size / self.expected_items)
+
+    training_step.__signature__ = signature(training_step)  # type: ignore[attr-defined]  # Lightning looks for it in each step
 
     @property
     def expected_items(self) -> int:

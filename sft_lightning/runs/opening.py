@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from sft_lightning.config.options import RunOptions
+from sft_lightning.core import plain_yaml
 from sft_lightning.core.errors import UserError
 from sft_lightning.runs.directory import RunDirectory, create_run, run_path, sweep, write_atomic
 from sft_lightning.runs.lock import RunLock
@@ -88,7 +87,7 @@ class OpenRun:
     def write_config(self, config: dict[str, Any]) -> None:
         """Writes config.yaml, also after a resume, whose flags may have changed settings."""
         if self.rank == 0 and self.writes:
-            write_atomic(self.directory.config, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            write_atomic(self.directory.config, plain_yaml.dump(config))
 
     def start(self, resumed: bool, **about: Any) -> None:
         """Writes the first run.json: the run is running."""

@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 import time
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -171,7 +172,13 @@ def versions() -> dict[str, str]:
     """Returns the versions of this package and of those that results depend on."""
     from sft_lightning import __version__
 
-    found = {"sft_lightning": __version__}
+    return {"sft_lightning": __version__, **_installed()}
+
+
+@cache
+def _installed() -> dict[str, str]:
+    """The packages' versions, read once: modules that are imported do not change with the installation."""
+    found = {}
     for name in PACKAGES:
         try:
             found[name] = metadata.version(name)

@@ -15,8 +15,10 @@ def is_sharded(tensor: object) -> bool:
 
 def local(tensor: Any) -> Tensor:
     """The part that this rank holds, sharing its memory, without gradient; an ordinary tensor itself."""
-    with torch.no_grad():
-        part: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
+    part: Tensor = tensor
+    if is_sharded(tensor):
+        with torch.no_grad():
+            part = tensor.to_local()
     return part
 
 

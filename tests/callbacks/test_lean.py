@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from sft_lightning.callbacks import Lean
 from sft_lightning.callbacks.lean import ASK_NVML, HOOKS, skip_empty_hooks
+from sft_lightning.callbacks.lean_calls import KEY
 from tests.support import Recorder, digits, fit, make, weights
 
 
@@ -55,3 +56,33 @@ def test_torch_does_not_search_for_nvml_where_there_is_no_gpu(pretrained: str, m
     monkeypatch.setenv(ASK_NVML, "1")  # as Lightning sets it
     fit(make("plain", pretrained), digits(), max_steps=1)
     assert ASK_NVML not in os.environ and not torch.cuda.is_available()
+
+
+class Adds(Counts):
+    """Adds a callback and a hook while training, and sees the hook that is under way."""
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.calls.append(str(pl_module._current_fx_name))
+        if trainer.global_step == 1:
+            self.added = CountsMore()
+            trainer.callbacks.append(self.added)  # type: ignore[attr-defined]
+
+
+def test_a_callback_that_is_added_while_training_is_called(pretrained: str) -> None:
+    adds = Adds()
+    trainer = fit(make("plain", pretrained), digits(), max_steps=4, callbacks=[adds])
+    assert adds.added.calls == 3 * ["backward", "end"] and KEY not in vars(trainer)
+    assert adds.calls == 4 * ["on_train_batch_start", "end"]
+
+
+def test_calls_are_left_to_lightning_after_an_error(pretrained: str) -> None:
+    class Fails(Callback):
+        def on_before_backward(self, trainer: Trainer, *_: Any) -> None:
+            assert KEY in vars(trainer)
+            self.trainer = trainer
+            raise LookupError
+
+    fails = Fails()
+    with pytest.raises(LookupError):
+        fit(make("plain", pretrained), digits(), max_steps=1, callbacks=[fails])
+    assert KEY not in vars(fails.trainer)
