@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.callbacks.step_memory import StepMemory
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
@@ -285,6 +286,9 @@ class RunRecorder(Callback):
             if isinstance(module, TunedModule):
                 self._describe_metrics(trainer, module)
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
+            for memory in (c for c in trainer.callbacks if isinstance(c, StepMemory)):  # type: ignore[attr-defined]
+                if found := memory.record(trainer):
+                    self.record.update(step_memory=found)
             if isinstance(module, TunedModule) and module.found:
                 self.record.update(solved=module.found)
 

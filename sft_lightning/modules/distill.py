@@ -208,6 +208,10 @@ class DistillSFT(SFTModule):
         if self.cached is not None:
             self.cached.save()
 
+    def kept_tensors(self) -> list[Tensor]:
+        """The teacher's cached outputs."""
+        return [] if self.cached is None else self.cached.tensors
+
     def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`, or per weighted row of features."""
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
