@@ -224,8 +224,10 @@ def summary(record: dict[str, Any]) -> list[Any]:
     times = record.get("times", {})
     if times.get("fit_s"):
         share = times["retention_s"] / times["fit_s"]
+        before = times.get("target_before_s")
         lines.append(
             f"time       {times['fit_s']:.1f} s, of which retention and drift {times['retention_s']:.2f} s ({share:.1%})"
+            + (f", the target's metrics before training {before:.2f} s" if before else "")
         )
     if "step_memory" in record:
         lines.append(memory_line(record["step_memory"]))

@@ -1,6 +1,8 @@
 """Writes `run.json` during a run: its facts at the start, every metric before, after and at best.ckpt, its outcome."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -264,6 +266,19 @@ class RunRecorder(Callback):
             self._best = found
             self.record.select(values, name, step, epoch)
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Context of the validation at the end of a fit, which measures and records as those within it."""
+        self.closing = True
+        if self.monitor is not None:
+            self.monitor.closing = True
+        try:
+            yield
+        finally:
+            self.closing = False
+            if self.monitor is not None:
+                self.monitor.closing = False
+
     def judge_the_start(self, trainer: Trainer, module: TunedModule) -> None:
         """Records `never_beat_start`: no validation was better than the network before training, if that was measured."""
         name, mode = self.by(module)
@@ -281,6 +296,7 @@ class RunRecorder(Callback):
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
         times["retention_s"] = round(self.monitor.seconds, 3) if self.monitor else 0.0
+        times["target_before_s"] = round(self.monitor.seconds_before, 3) if self.monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
             if isinstance(module, TunedModule):

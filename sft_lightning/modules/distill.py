@@ -241,7 +241,7 @@ class DistillSFT(SFTModule):
             return None
         assert self.task is not None
         found = self.teacher_output(batch) if self.cached is None else self.cached.output(batch, self.teacher_output)
-        student, teacher = self.task.items(output, batch), self.task.items(found, batch)
+        student, teacher = self.task.pair(output, found, batch)
         with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)
         weighted: Tensor = self.hparams["anchor_weight"] * distance.sum()

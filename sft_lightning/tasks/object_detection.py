@@ -52,6 +52,7 @@ class ObjectDetection(Task):
 
     name = "object_detection"
     one_item_per_sample = False
+    compares_places = True
     metrics = {name: TaskMetric("max", SHARE, score(name)) for name in SCORES}
     default_metrics = SCORES
 
