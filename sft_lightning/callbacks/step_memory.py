@@ -75,7 +75,7 @@ class StepMemory(Callback):
             setattr(self, hook, None)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._samples = self._samples or len(batch["index"])
+        self._samples = self._samples or len(batch.get("index", ()))
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert isinstance(pl_module, TunedModule) and pl_module.network is not None
