@@ -146,7 +146,7 @@ class Small:
             raise RuntimeError(last_line(done.err), found)
         with (self.out / "studies" / content["study"] / "points.csv").open() as text:
             rows = list(csv.DictReader(text))
-        timed = ("seconds", "fit_s", "retention_s", "wall")
+        timed = ("seconds", "fit_s", "retention_s", "target_before_s", "wall")
         return {**found, "points": [{k: v for k, v in row.items() if not k.endswith(timed)} for row in rows]}
 
 

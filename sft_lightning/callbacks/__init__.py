@@ -12,6 +12,7 @@ from sft_lightning.callbacks.predictions import WritePredictions
 from sft_lightning.callbacks.pulse import Pulse
 from sft_lightning.callbacks.random_state import RandomState
 from sft_lightning.callbacks.recorder import RunRecorder
+from sft_lightning.callbacks.step_memory import StepMemory
 from sft_lightning.callbacks.steps import Steps
 from sft_lightning.callbacks.wandb_panels import Panels
 from sft_lightning.evaluation.retention import RetentionMonitor
@@ -31,6 +32,7 @@ __all__ = [
     "RandomState",
     "RetentionMonitor",
     "RunRecorder",
+    "StepMemory",
     "Steps",
     "WritePredictions",
 ]

@@ -13,6 +13,7 @@ from rich.table import Table
 from sft_lightning.callbacks.ema import EMA
 from sft_lightning.callbacks.lpft import LPFT
 from sft_lightning.callbacks.pulse import Pulse
+from sft_lightning.callbacks.step_memory import memory_line
 from sft_lightning.core.metric_info import is_source_metric
 from sft_lightning.core.wording import plural
 from sft_lightning.data.bad_samples import skipped_lines
@@ -223,9 +224,13 @@ def summary(record: dict[str, Any]) -> list[Any]:
     times = record.get("times", {})
     if times.get("fit_s"):
         share = times["retention_s"] / times["fit_s"]
+        before = times.get("target_before_s")
         lines.append(
             f"time       {times['fit_s']:.1f} s, of which retention and drift {times['retention_s']:.2f} s ({share:.1%})"
+            + (f", the target's metrics before training {before:.2f} s" if before else "")
         )
+    if "step_memory" in record:
+        lines.append(memory_line(record["step_memory"]))
     return lines
 
 

@@ -1,6 +1,8 @@
 """Writes `run.json` during a run: its facts at the start, every metric before, after and at best.ckpt, its outcome."""
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from sft_lightning.callbacks.step_memory import StepMemory
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.base import SFTDataModule
@@ -263,6 +266,19 @@ class RunRecorder(Callback):
             self._best = found
             self.record.select(values, name, step, epoch)
 
+    @contextmanager
+    def closed(self) -> Iterator[None]:
+        """Context of the validation at the end of a fit, which measures and records as those within it."""
+        self.closing = True
+        if self.monitor is not None:
+            self.monitor.closing = True
+        try:
+            yield
+        finally:
+            self.closing = False
+            if self.monitor is not None:
+                self.monitor.closing = False
+
     def judge_the_start(self, trainer: Trainer, module: TunedModule) -> None:
         """Records `never_beat_start`: no validation was better than the network before training, if that was measured."""
         name, mode = self.by(module)
@@ -280,11 +296,15 @@ class RunRecorder(Callback):
         times = self.record.content.setdefault("times", {})
         times["fit_s"] = round(self._elapsed(), 3)
         times["retention_s"] = round(self.monitor.seconds, 3) if self.monitor else 0.0
+        times["target_before_s"] = round(self.monitor.seconds_before, 3) if self.monitor else 0.0
         module = trainer.lightning_module
         if trainer.is_global_zero:
             if isinstance(module, TunedModule):
                 self._describe_metrics(trainer, module)
             self.record.update(steps=trainer.global_step, epochs=epochs_begun(trainer))
+            for memory in (c for c in trainer.callbacks if isinstance(c, StepMemory)):  # type: ignore[attr-defined]
+                if found := memory.record(trainer):
+                    self.record.update(step_memory=found)
             if isinstance(module, TunedModule) and module.found:
                 self.record.update(solved=module.found)
 

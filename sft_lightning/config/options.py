@@ -16,7 +16,8 @@ class RunOptions:
         runs_dir: Root of run directories; default SFT_RUNS_DIR, else runs.
         run_id: Name of this run and its W&B id; default a new one.
         drift_rows: Number of samples of a split, drawn evenly, on which the network is compared with the pretrained
-            one; a smaller split is used whole.
+            one; a smaller split is used whole. Default 1024; with masks and boxes, while fitting, one for each 25
+            training samples between two validations, and at least 16.
         relearn_rows: Number of the source task's training samples on which a fresh linear head is solved at each
             measurement, to tell knowledge that is gone from a head that no longer fits; null for none.
         calibration: Measure how well probabilities of classes fit, of the new head and of the kept source head: ECE and
@@ -42,7 +43,7 @@ class RunOptions:
     experiment: str | None = None
     runs_dir: str | None = None
     run_id: str | None = None
-    drift_rows: int = 1024
+    drift_rows: int | None = None
     relearn_rows: int | None = None
     calibration: bool = False
     retention_sets: dict[str, Any] | None = None

@@ -1,7 +1,7 @@
 """How a detector's outputs are read: each kind of detector brings its own reader."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -24,3 +24,27 @@ class Reader(Protocol):
 
     def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """For each image boxes `[M, 4]` as above, scores `[M]` in [0, 1], from the highest on, and classes `[M]`."""
+
+
+class RegionOutputs(NamedTuple):
+    """A network's outputs at M regions of R images."""
+
+    regions: list[Tensor]
+    """`[K, 4]` of each image: left, top, right, bottom in pixels"""
+    features: Tensor
+    """`[M, D]`, image after image"""
+    logits: Tensor
+    """`[M, K + 4]` or `[M, K + 4·C]`, as `Reader.rows` has them"""
+    source_logits: Tensor | None
+    """The same of the kept source head; None without one"""
+
+
+@runtime_checkable
+class Proposes(Protocol):
+    """A reader of outputs at regions that the network proposed itself, which it can have at other regions too."""
+
+    def own(self) -> RegionOutputs:
+        """At the network's best proposals."""
+
+    def at(self, regions: list[Tensor]) -> RegionOutputs:
+        """At regions of each image that another network proposed."""

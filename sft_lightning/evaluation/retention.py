@@ -2,23 +2,25 @@
 
 import time
 from collections.abc import Mapping
+from itertools import count
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from sft_lightning.core.errors import UserError
-from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
 from sft_lightning.evaluation import Answers, DriftMeter, evaluate, moved
 from sft_lightning.evaluation.beside import Beside, of_both_heads
+from sft_lightning.evaluation.compared import ROWS, rows_in_fit
 from sft_lightning.evaluation.retention_sets import make_sets
 from sft_lightning.evaluation.said import SaidSamples, note_said
-from sft_lightning.evaluation.samples import Passed, drawn_line, over_ranks
+from sft_lightning.evaluation.samples import Passed, counted, drawn_line
 from sft_lightning.evaluation.source_data import SourceData
 from sft_lightning.evaluation.source_meter import SourceMeter
+from sft_lightning.evaluation.teacher_answers import TeacherAnswers
 from sft_lightning.modules.step_values import log_measured
 from sft_lightning.modules.tuned import TunedModule
 from sft_lightning.tasks import Task
@@ -36,7 +38,8 @@ class RetentionMonitor(Callback):
 
     Args:
         source: The source task's data; None measures drift only.
-        drift_rows: Largest number of validation (or test) samples on which student and teacher are compared.
+        drift_rows: Largest number of validation (or test) samples on which student and teacher are compared; None for ROWS, or
+            what `evaluation/compared.py` decides for measurements within a fit.
         relearn_rows: Number of source training samples on which a fresh linear head is solved, whose source metric is logged
             as `retention/relearn_…`; None for none.
         calibration: Whether ECE and Brier score of the new head and of the kept source head are logged.
@@ -47,22 +50,26 @@ class RetentionMonitor(Callback):
     def __init__(
         self,
         source: SourceData | SFTDataModule | None = None,
-        drift_rows: int = 1024,
+        drift_rows: int | None = None,
         relearn_rows: int | None = None,
         calibration: bool = False,
         sets: Mapping[str, Any] | None = None,
     ) -> None:
-        if drift_rows < 1:
+        if drift_rows is not None and drift_rows < 1:
             raise UserError("drift_rows", f"must be at least 1, got {drift_rows}")
         if relearn_rows is not None and source is None:
             raise UserError("relearn_rows", "has no effect without retention", "set retention, or leave it out")
         self.source, self.drift_rows = SourceData.of(source), drift_rows
+        self.rows = drift_rows or ROWS
+        """Largest number of samples that the measurements now compare"""
+        self.closing = False
+        """Set for the validation at the end of a fit, which measures as those within it"""
         self.calibration = calibration
         self.meter = None if self.source is None else SourceMeter(self.source, relearn_rows, calibration)
         self._named = make_sets(sets, self.source)
         self.sets = {n: SourceMeter(data, None, calibration, n) for n, data in self._named.items()}
         self.before: dict[str, float] = {}
-        self._seconds = 0.0
+        self._seconds = self.seconds_before = 0.0  # the latter for the target's own metrics before training
         self.keeps = False
         """Keep what the pretrained network said between validations, which must be on the same data"""
         self.said: dict[str, Answers | SaidSamples] | None = None
@@ -72,23 +79,22 @@ class RetentionMonitor(Callback):
         self._meter: DriftMeter | None = None
         self._calibration: Beside | None = None
         self._passed: dict[str, Passed] = {}
-        self._cache: dict[tuple[int, ...], Output] = {}
-        self._forget_answers()
+        self._teacher = TeacherAnswers()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Clears the cached teacher outputs, as this fit or test may be on other data than the one before."""
-        if self.keeps and self._passed:
+        if (self.keeps and self._passed) or self.closing:
             return
-        self._forget_answers()
+        self._teacher.clear()
         for meter in self.meters:
             meter.forget()
         self.said = None
         if isinstance(data := getattr(trainer, "datamodule", None), SFTDataModule):
-            data.compare_on(self.drift_rows)
+            self._compare_on(data, self.drift_rows or ROWS)
 
-    def _forget_answers(self) -> None:
-        self._cache.clear()
-        self._cache_room = 256 << 20
+    def _compare_on(self, data: SFTDataModule, rows: int) -> None:
+        self.rows = rows
+        data.compare_on(rows)
 
     # ---- the source task's data ----
 
@@ -99,7 +105,7 @@ class RetentionMonitor(Callback):
 
     @property
     def seconds(self) -> float:
-        """Time that all measurements took so far."""
+        """Time that all measurements took so far, without those of the target's own metrics."""
         return self._seconds + sum(meter.seconds for meter in self.meters)
 
     @property
@@ -128,6 +134,9 @@ class RetentionMonitor(Callback):
         """Loads the source data, and gives it to the variant too."""
         self._load_source(trainer, pl_module)
         assert isinstance(pl_module, TunedModule)
+        data = getattr(trainer, "datamodule", None)
+        if self.drift_rows is None and pl_module.task is not None and isinstance(data, SFTDataModule):
+            self._compare_on(data, rows_in_fit(trainer, data, pl_module.task))
         pl_module.prepare(self.source)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -161,15 +170,16 @@ class RetentionMonitor(Callback):
         if not isinstance(data, SFTDataModule):
             return {}
         assert network is not None and module.task is not None
-        began, passed = time.perf_counter(), Passed()
+        began, passed, numbers = time.perf_counter(), Passed(), count()
         meter = DriftMeter(network) if module.teacher is not None else None
 
-        task, calibration = module.task, self._of_target(module)
+        task, calibration, compared = module.task, self._of_target(module), self._seconds
 
         def score(batch: Batch) -> Output:
             output: Output = network(batch["x"], task.select(batch))
+            number = next(numbers)
             if meter is not None and passed.compared_now:
-                meter.add(task.items(output, batch), task.items(module.teacher_output(batch), batch))
+                self._add(meter, trainer, module, output, batch, number)
             if calibration is not None:
                 calibration.add(output, batch)
             return network.answered(output, batch)
@@ -179,10 +189,22 @@ class RetentionMonitor(Callback):
         values = {f"val/{k}": v for k, v in evaluate(trainer, module, loader, data.receive, module.task, score).items()}
         if calibration is not None:
             values |= {f"val/{name}": value for name, value in calibration.values().items()}
-        if meter is not None:
-            values |= {**moved(module), **meter.values()}
+        self.seconds_before += time.perf_counter() - began - (self._seconds - compared)
+        began = time.perf_counter()
+        drift = {} if meter is None else {**moved(module), **meter.values()}
         self._seconds += time.perf_counter() - began
-        return values
+        return values | drift
+
+    def _add(
+        self, meter: DriftMeter, trainer: Trainer, module: TunedModule, student: Output, batch: Batch, number: int
+    ) -> Output:
+        """Compares both networks on a batch, and returns the teacher's output."""
+        assert module.task is not None
+        began = time.perf_counter()
+        teacher = self._teacher.of(trainer, module, batch, number)
+        meter.add(*module.task.pair(student, teacher, batch))
+        self._seconds += time.perf_counter() - began
+        return teacher
 
     def _of_target(self, module: TunedModule) -> Beside | None:
         assert module.task is not None
@@ -209,24 +231,9 @@ class RetentionMonitor(Callback):
             self._calibration.add(student, batch)
         if self._meter is None or not isinstance(student, Output) or module.teacher is None:
             return
-        assert module.task is not None
         if not batch.get("compared", True):
             return
-        began = time.perf_counter()
-        # a sample that cannot be read this time may be missing
-        key = (number, *(batch.get("rows") or batch["index"].tolist()))
-        teacher = self._cache.get(key)
-        if teacher is None:
-            with trainer.precision_plugin.forward_context():
-                teacher = module.teacher_output(batch)
-            room = teacher.bytes
-            # The teacher's outputs can be cached because validation views never change. A sharded teacher must be called by
-            # all ranks or none, and its outputs are not cached because the ranks may run out of room at different times.
-            if room <= self._cache_room and not module.teacher.sharded:
-                self._cache[key] = teacher
-                self._cache_room -= room
-        self._meter.add(module.task.items(student, batch), module.task.items(teacher, batch))
-        self._seconds += time.perf_counter() - began
+        teacher = self._add(self._meter, trainer, module, student, batch, number)
         if self.said is not None:
             note_said(self.said, module, batch, teacher, student)
 
@@ -254,9 +261,8 @@ class RetentionMonitor(Callback):
 
     def _finish(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         assert isinstance(module, TunedModule)
-        began, values = time.perf_counter(), dict[str, float]()
-        if self._meter is not None:
-            values |= {**moved(module), **self._meter.values()}
+        began = time.perf_counter()
+        values = {} if self._meter is None else {**moved(module), **self._meter.values()}
         if self._calibration is not None:
             values |= {f"{split}/{name}": value for name, value in self._calibration.values().items()}
         self._seconds += time.perf_counter() - began
@@ -270,19 +276,14 @@ class RetentionMonitor(Callback):
     def _samples(self, split: str) -> dict[str, float]:
         """Numbers of samples behind the metrics, on all ranks, as `n/…`: for the columns of `COUNTED`."""
         meter, target = self.meter, self._passed["target"]
-        source = Passed() if meter is None else meter.passed
+        source, relearned = (Passed(), 0) if meter is None else (meter.passed, meter.relearned)
         compared = target.compared if self._meter else 0
-        counts = [target.samples, source.samples, compared, target.generated, source.generated]
-        found = [*over_ranks(counts), 0 if meter is None else meter.relearned]
-        counted = {f"n/{column}": float(n) for column, n in zip(COUNTED[split], found, strict=True) if n}
         measured = {**self.sets, **({self._named.itself: meter} if self._named.itself and meter else {})}
-        of_sets = over_ranks([m.passed.samples for m in measured.values()]) if measured else []
-        test = "test/" if split == "test" else ""
-        return counted | {f"n/{test}retention/{n}": float(c) for n, c in zip(measured, of_sets, strict=True)}
+        return counted(split, target, source, compared, relearned, {n: m.passed for n, m in measured.items()})
 
     def says_of_samples(self, trainer: Trainer) -> str | None:
         """A line about how many validation samples are drawn; None if all are measured and compared."""
-        return drawn_line(trainer, self.source_data, self.drift_rows)
+        return drawn_line(trainer, self.source_data, self.rows)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._finish(trainer, pl_module, "val")

@@ -1,11 +1,12 @@
 """Counts the samples that a metric is measured on, batch by batch, on all ranks."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 
+from sft_lightning.core.metric_info import COUNTED
 from sft_lightning.core.structures import Batch
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.drawn import limit_of
@@ -42,6 +43,20 @@ def over_ranks(counts: list[int]) -> list[int]:
     parts: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(parts, counts)
     return [sum(part) for part in zip(*parts, strict=True)]
+
+
+def counted(
+    split: str, target: Passed, source: Passed, compared: int, relearned: int, sets: Mapping[str, Passed]
+) -> dict[str, float]:
+    """Numbers of samples behind the metrics of a split, on all ranks, as `n/…`: for the columns of `COUNTED`, and for named
+    sets. Every rank must call this.
+    """
+    counts = [target.samples, source.samples, compared, target.generated, source.generated]
+    found = [*over_ranks(counts), relearned]
+    numbers = {f"n/{column}": float(n) for column, n in zip(COUNTED[split], found, strict=True) if n}
+    of_sets = over_ranks([passed.samples for passed in sets.values()]) if sets else []
+    test = "test/" if split == "test" else ""
+    return numbers | {f"n/{test}retention/{n}": float(c) for n, c in zip(sets, of_sets, strict=True)}
 
 
 def drawn_line(trainer: Trainer, source: SFTDataModule | None, drift_rows: int) -> str | None:

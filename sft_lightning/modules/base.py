@@ -158,7 +158,16 @@ class SFTModule(MeasuredModule):
 
     def configure_callbacks(self) -> list[Callback]:
         """Adds the callbacks of every run, such as the measurement of drift, and the average of weights if it is set."""
-        from sft_lightning.callbacks import EMA, FiniteLoss, Lean, Position, RandomState, RetentionMonitor, Steps
+        from sft_lightning.callbacks import (
+            EMA,
+            FiniteLoss,
+            Lean,
+            Position,
+            RandomState,
+            RetentionMonitor,
+            StepMemory,
+            Steps,
+        )
         from sft_lightning.callbacks.monitored import refuse_wrong_modes
         from sft_lightning.callbacks.of_lightning import refuse_callbacks
 
@@ -170,7 +179,9 @@ class SFTModule(MeasuredModule):
         callbacks: list[Callback] = [] if RetentionMonitor in have else [RetentionMonitor()]
         if self.hparams["ema_decay"] is not None and EMA not in have:
             callbacks.append(EMA(self.hparams["ema_decay"], self.hparams["ema_warmup"]))
-        callbacks += [kind() for kind in (FiniteLoss, RandomState, Position, Steps, Lean) if kind not in have]
+        callbacks += [
+            kind() for kind in (FiniteLoss, RandomState, Position, Steps, StepMemory, Lean) if kind not in have
+        ]
         return callbacks
 
     # ---- checkpoints ----

@@ -218,6 +218,10 @@ class DistillSFT(SFTModule):
         if self.cached is not None:
             self.cached.save()
 
+    def kept_tensors(self) -> list[Tensor]:
+        """The teacher's cached outputs."""
+        return [] if self.cached is None else self.cached.tensors
+
     def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`, or per weighted row of features."""
         mine, theirs = getattr(student, self.on), getattr(teacher, self.on)
@@ -250,7 +254,7 @@ class DistillSFT(SFTModule):
         assert self.task is not None
         compute = self.reference_output
         found = compute(batch) if self.cached is None else self.cached.output(batch, compute)
-        student, teacher = self.task.items(output, batch), self.task.items(found, batch)
+        student, teacher = self.task.pair(output, found, batch)
         with spared(teacher.logits) if self._reads_once() else nullcontext():
             distance = self.distance(student, teacher)
         weighted: Tensor = self.hparams["anchor_weight"] * distance.sum()

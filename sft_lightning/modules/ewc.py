@@ -113,6 +113,10 @@ class EWCSFT(SFTModule):
         weights = self._weights()
         self.fisher = {n: part_of(f, weights[n]).to(weights[n].device) for n, f in self.fisher.items()}
 
+    def kept_tensors(self) -> list[Tensor]:
+        """F of each weight."""
+        return list(self.fisher.values())
+
     # ---- the penalty ----
 
     def _weights(self) -> dict[str, nn.Parameter]:

@@ -190,7 +190,7 @@ class ExtendSFT(SFTModule):
     def _anchor_of_places(self, batch: Batch, output: Output) -> Tensor:
         """λ·Σ D of detectors: over the candidates of each image, what the old classes' outputs and the boxes say."""
         hp, task = self.hparams, self.objective
-        pair = [task.items(one, batch).source_logits for one in (output, self.teacher_output(batch))]
+        pair = [one.source_logits for one in task.pair(output, self.teacher_output(batch), batch)]
         assert pair[0] is not None and pair[1] is not None
         each = self._compared[0].divergence(pair[0], pair[1], hp["temperature"])
         covered = covered_rows(batch)

@@ -57,6 +57,10 @@ class Objective(BuiltModule):
         """Value of the penalty on weights, a scalar, for the log."""
         return None
 
+    def kept_tensors(self) -> list[Tensor]:
+        """Tensors of the variant's own that it keeps from step to step, beside network and teacher, to count their memory."""
+        return []
+
     @property
     def acts_on_steps(self) -> bool:
         """Whether the variant defines a penalty's gradient, or acts before or after steps."""

@@ -66,6 +66,11 @@ class TeacherCache:
         self._shown = False
         self._new = False
 
+    @property
+    def tensors(self) -> list[Tensor]:
+        """The kept outputs."""
+        return list(self._held.values())
+
     def output(self, batch: Batch, compute: Callable[[Batch], Output]) -> Output:
         """The teacher's output on a batch, computed or as it was.
 

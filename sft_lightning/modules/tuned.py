@@ -51,6 +51,10 @@ class TunedModule(L.LightningModule):
         """Whether the variant may need the teacher in each step."""
 
     @abstractmethod
+    def kept_tensors(self) -> list[Tensor]:
+        """Tensors of the variant's own that it keeps from step to step, beside network and teacher."""
+
+    @abstractmethod
     def prepare(self, source: Any) -> None:
         """Gets the source task's data (`SourceData`) at the start of a fit."""
 

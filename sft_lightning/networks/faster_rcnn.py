@@ -1,7 +1,7 @@
 """Faster R-CNN of torchvision, with a choice of candidates that draws no random number."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.networks.backbone import Backbone
-from sft_lightning.networks.dense_detection import anchors_of
 from sft_lightning.networks.detector import Detector
+from sft_lightning.networks.region_reader import Even, RegionReader
+from sft_lightning.networks.regions import Found, Look, RegionHead, Regions
 from sft_lightning.networks.torchvision_detection import FromTorchvision
 from sft_lightning.networks.transforms import Transform
 
@@ -26,8 +27,8 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
 
     Losses are torchvision's, of each image by itself, but for the choice of candidates: those that the loss is of are spread
     evenly over all positive and all negative ones, instead of drawn, and true boxes are not added to the proposals. So the
-    loss is a function of image and weights alone. Student and teacher are compared on boxes of a fixed grid (an eighth, a
-    quarter, a half and the whole of the image in width and height), since their proposals differ.
+    loss is a function of image and weights alone. Student and teacher are compared at the teacher's own proposals, the best
+    64 of an image: the student looks at the same boxes in its own features, with its own layers.
 
     Args:
         task: What is predicted; given by the module.
@@ -107,7 +108,9 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         features = found.features
         logits = self.head(features)
         source = None if self.source_head is None else self.source_head(features)
-        reader = RegionReader(self._model[0], image.shape[-1], found)
+        assert isinstance(self.encoder, Regions)
+        look = Look(self.encoder, self.head, self.source_head, found.maps, image.shape[-1])
+        reader = RegionReader(self._model[0], image.shape[-1], found, look)
         if select is not None and select.ndim > 1:
             features, logits = features[select], logits[select]
             source = None if source is None else source[select]
@@ -121,181 +124,3 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
 
     def export_config(self) -> dict[str, Any]:
         return {**super().export_config(), "proposals": self.proposals}
-
-
-class Found(NamedTuple):
-    """What the encoder finds in R images. G: boxes of the grid; P: proposals, filled up; A: the network's anchors."""
-
-    features: Tensor
-    """`[R, G + P, D]`"""
-    regions: Tensor
-    """`[R, G + P, 4]`"""
-    there: Tensor
-    """`[R, G + P]`, which are proposals"""
-    objectness: Tensor
-    """`[R, A, 1]`"""
-    deltas: Tensor
-    """`[R, A, 4]`"""
-    sides: list[int]
-    """Sides of the maps that proposals are made of"""
-
-    def first(self, images: int) -> "Found":
-        """Of the first images alone."""
-        features, regions, there = (held[:images] for held in (self.features, self.regions, self.there))
-        return Found(features, regions, there, self.objectness[:images], self.deltas[:images], self.sides)
-
-
-class Regions(nn.Module):
-    """Backbone, proposals, and the features of the proposals and of a grid of boxes.
-
-    Args:
-        model: torchvision's model, whose layers are taken.
-        proposals: P.
-    """
-
-    def __init__(self, model: Any, proposals: int) -> None:
-        super().__init__()
-        self.backbone, self.rpn, self.box_head = model.backbone, model.rpn.head, model.roi_heads.box_head
-        self.proposals, self._model = proposals, (model,)
-        model.backbone = model.rpn.head = model.roi_heads.box_head = nn.Identity()
-
-    def forward(self, image: Tensor) -> Found:
-        from torchvision.models.detection.rpn import concat_box_prediction_layers as joined
-
-        model, number, side = self._model[0], len(image), image.shape[-1]
-        maps, sizes = self.backbone(image), [(side, side)] * len(image)
-        of_levels, deltas = self.rpn(list(maps.values()))
-        counts = [one[0].numel() for one in of_levels]
-        (objectness, deltas), of_maps = joined(of_levels, deltas), [one.shape[-1] for one in maps.values()]
-        anchors = anchors_of(model.rpn.anchor_generator, side, of_maps, image)
-        with torch.no_grad():  # half precision would move boxes by a pixel or two
-            exact, said = deltas.detach().to(anchors.dtype), objectness.detach().to(anchors.dtype)
-            boxes = model.rpn.box_coder.decode(exact, [anchors] * number).view(number, -1, 4)
-            boxes, _ = model.rpn.filter_proposals(boxes, said, sizes, counts)
-            fixed = grid(side).to(anchors)
-            filled = anchors.new_tensor([0.0, 0.0, 1.0, 1.0])
-            every = [torch.cat([fixed, one, filled.expand(self.proposals - len(one), 4)]) for one in boxes]
-            there = torch.zeros(number, len(every[0]), dtype=torch.bool, device=image.device)
-            for at, one in enumerate(boxes):
-                there[at, len(fixed) : len(fixed) + len(one)] = True
-        features = self.box_head(model.roi_heads.box_roi_pool(maps, [one.to(image.dtype) for one in every], sizes))
-        return Found(
-            features.view(number, len(every[0]), -1),
-            torch.stack(every),
-            there,
-            objectness.view(number, -1, 1),
-            deltas.view(number, -1, 4),
-            of_maps,
-        )
-
-
-def grid(side: int) -> Tensor:
-    """Boxes `[G, 4]` of an eighth, a quarter, a half and the whole of the side; the middle two overlap by half."""
-    found = []
-    for size, step in ((side / 8, side / 8), (side / 4, side / 8), (side / 2, side / 4), (side, side)):
-        starts = torch.arange(0, side - size + 1, step)
-        y, x = torch.meshgrid(starts, starts, indexing="ij")
-        found.append(torch.stack([x, y, x + size, y + size], -1).reshape(-1, 4))
-    return torch.cat(found)
-
-
-class RegionHead(nn.Module):
-    """The last layers: `[R, Q, D]` to `[R, Q, C + 1 + 4·C]`, classes, no object, and a box for each class."""
-
-    def __init__(self, predictor: Any) -> None:
-        super().__init__()
-        self.classes, self.boxes = predictor.cls_score, predictor.bbox_pred
-
-    def forward(self, features: Tensor) -> Tensor:
-        return torch.cat([self.classes(features).roll(-1, -1), self.boxes(features)[..., 4:]], -1)
-
-
-class Even:
-    """Chooses positive and negative candidates as torchvision's sampler does, but spread evenly instead of drawn.
-
-    Args:
-        number: Candidates of an image.
-        share: Largest share of positive ones.
-    """
-
-    def __init__(self, number: int, share: float) -> None:
-        self.number, self.share = number, share
-
-    def __call__(self, labels: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        chosen: tuple[list[Tensor], list[Tensor]] = ([], [])
-        for of in labels:
-            positive, negative = torch.where(of >= 1)[0], torch.where(of == 0)[0]
-            most = min(len(positive), int(self.number * self.share))
-            for into, found, count in zip(chosen, (positive, negative), (most, self.number - most), strict=True):
-                mask = torch.zeros_like(of, dtype=torch.bool)
-                mask[spread(found, count)] = True
-                into.append(mask)
-        return chosen
-
-
-def spread(found: Tensor, count: int) -> Tensor:
-    """`count` of some numbers, evenly."""
-    if len(found) <= count:
-        return found
-    return found[torch.arange(count, device=found.device) * len(found) // max(1, count)]
-
-
-class RegionReader:
-    """Reads a `RegionHead`'s outputs with torchvision's own matching, losses and choice of detections, image by image.
-
-    Args:
-        model: torchvision's model, of which no weight is used.
-        side: Height and width of the image, in pixels.
-        found: What the encoder found.
-    """
-
-    def __init__(self, model: Any, side: int, found: Found) -> None:
-        self.model, self.side, self.found, self.fixed = model, side, found, len(grid(side))
-
-    def places(self, features: Tensor) -> Tensor:
-        return features[:, : self.fixed]
-
-    def rows(self, logits: Tensor) -> Tensor:
-        return logits[:, : self.fixed]
-
-    def of_regions(self, row: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Class logits and box outputs of an image's proposals as torchvision has them, and the proposals."""
-        there, regions = self.found.there[at].to(row.device), self.found.regions[at].to(row)
-        kept = row[there]
-        classes = (row.shape[-1] - 1) // 5
-        boxes = torch.cat([kept.new_zeros(len(kept), 4), kept[:, classes + 1 :]], 1)
-        return kept[:, : classes + 1].roll(1, -1), boxes, regions[there]
-
-    def losses(self, logits: Tensor, targets: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        with torch.autocast(logits.device.type, enabled=False):
-            each = [self.loss(row, *target, at) for at, (row, target) in enumerate(zip(logits, targets, strict=True))]
-        return torch.stack(each)
-
-    def loss(self, row: Tensor, boxes: Tensor, classes: Tensor, at: int) -> Tensor:
-        """Of one image: that of the proposals, and that of what is made of them."""
-        rpn, roi, found = self.model.rpn, self.model.roi_heads, self.found
-        anchors = [anchors_of(rpn.anchor_generator, self.side, found.sides, row)]
-        labels, matched = rpn.assign_targets_to_anchors(anchors, [{"boxes": boxes}])
-        wanted = rpn.box_coder.encode([m.to(row.dtype) for m in matched], anchors)
-        of_labels = [label.to(row.dtype) for label in labels]
-        parts = rpn.compute_loss(found.objectness[at].to(row.dtype), found.deltas[at].to(row.dtype), of_labels, wanted)
-        logits, moves, regions = self.of_regions(row, at)
-        numbers, said = roi.assign_targets_to_proposals([regions], [boxes], [classes + 1])
-        (chosen,) = roi.subsample(said)
-        if len(chosen):
-            from torchvision.models.detection.roi_heads import fastrcnn_loss
-
-            true = (boxes if len(boxes) else boxes.new_zeros(1, 4))[numbers[0][chosen]]
-            aims = roi.box_coder.encode([true], [regions[chosen]])
-            parts = (*parts, *fastrcnn_loss(logits[chosen], moves[chosen], [said[0][chosen]], aims))
-        return torch.stack(parts).sum()
-
-    @torch.no_grad()
-    def detections(self, logits: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        found = []
-        for at, row in enumerate(logits):
-            outputs = self.of_regions(row, at)
-            sizes = [(self.side, self.side)]
-            boxes, scores, labels = self.model.roi_heads.postprocess_detections(*outputs[:2], [outputs[2]], sizes)
-            found.append((boxes[0], scores[0], labels[0] - 1))
-        return found

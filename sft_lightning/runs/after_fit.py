@@ -31,9 +31,8 @@ def measure_the_end(
         trainer.save_checkpoint(run.last)
     measured = trainer.strategy.broadcast(recorder.measured_at)
     if measured != trainer.global_step and "val" in data.splits:  # type: ignore[attr-defined]
-        recorder.closing = True
-        trainer.validate(module, datamodule=data, verbose=False)
-        recorder.closing = False
+        with recorder.closed():
+            trainer.validate(module, datamodule=data, verbose=False)
         if trainer.is_global_zero and recorder.is_best:
             link(run.last, run.best)
     recorder.judge_the_start(trainer, module)

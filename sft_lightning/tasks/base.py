@@ -75,6 +75,8 @@ class Task(ABC):
     confusions are counted, and labelled subsets are drawn by class"""
     one_item_per_sample: ClassVar[bool] = True
     """Whether a sample is one row of the output, so that predictions can be listed by sample"""
+    compares_places: ClassVar[bool] = False
+    """Whether many places of each sample are compared with the teacher's, so that few samples say much"""
     smooths_labels: ClassVar[bool] = False
 
     def __init__(self, info: TaskInfo, label_smoothing: float = 0.0) -> None:
@@ -147,6 +149,10 @@ class Task(ABC):
         cannot be read, and for tasks with one class a sample, whose predictions are compared as numbers.
         """
         return None
+
+    def pair(self, student: Output, teacher: Output, batch: Batch) -> tuple[Items, Items]:
+        """The items of both networks' outputs on a batch, at the same rows."""
+        return self.items(student, batch), self.items(teacher, batch)
 
     @abstractmethod
     def items(self, output: Output, batch: Batch) -> Items:

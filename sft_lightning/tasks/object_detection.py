@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from sft_lightning.anchors import bernoulli_kl, kl
+from sft_lightning.core.box_reader import Proposes, RegionOutputs
 from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.pictured import Outlines
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
@@ -46,12 +47,14 @@ class ObjectDetection(Task):
     A candidate's divergence is that of its classes (yes or no for each, or a softmax with no object), plus, times the
     teacher's probability of an object, ½‖Δ‖² of the box's outputs: the KL of normal distributions of variance 1. An evaluation
     compares at most COMPARED candidates of an image, drawn evenly, from an offset that depends on the row number alone.
+    Networks that propose regions are compared at the teacher's best proposals, in training and in an evaluation.
 
     Metrics are pycocotools', in pixels of the files. A test also measures each class: `ap/CLASS`, with `boxes/CLASS` boxes.
     """
 
     name = "object_detection"
     one_item_per_sample = False
+    compares_places = True
     metrics = {name: TaskMetric("max", SHARE, score(name)) for name in SCORES}
     default_metrics = SCORES
 
@@ -170,6 +173,14 @@ class ObjectDetection(Task):
         of_source = None if source is None else self.spread(source, output, rows)
         return Items(below, outputs, of_source, count, weights)
 
+    def pair(self, student: Output, teacher: Output, batch: Batch) -> tuple[Items, Items]:
+        """Networks that propose regions are compared at those of the teacher, which both look at in their own features."""
+        mine, theirs = student.reader, teacher.reader
+        if not (isinstance(mine, Proposes) and isinstance(theirs, Proposes) and int(batch["count"])):
+            return super().pair(student, teacher, batch)
+        proposed = theirs.own()
+        return of_regions(mine.at(proposed.regions)), of_regions(proposed)
+
     def spread(self, logits: Tensor, output: Output, rows: list[int] | None) -> Tensor:
         """Candidates `[M, K + 4]` of a head's outputs."""
         assert output.reader is not None
@@ -212,6 +223,14 @@ class ObjectDetection(Task):
         moved = moved.reshape(len(moved), moved.shape[1] // 4, 4).sum(-1)
         each: Tensor = compare(mine, theirs, temperature) + 0.5 * (there * moved).sum(-1)
         return each
+
+
+def of_regions(found: RegionOutputs) -> Items:
+    """The items of images at some regions: features as a mean over those of an image, outputs at all of them."""
+    dtype = torch.promote_types(found.features.dtype, torch.float32)
+    counts = torch.tensor([len(of) for of in found.regions], device=found.features.device)
+    weights = counts.to(dtype).reciprocal().repeat_interleave(counts)
+    return Items(found.features, found.logits, found.source_logits, len(counts), weights)
 
 
 def targets(y: Tensor, dtype: torch.dtype) -> list[tuple[Tensor, Tensor]]:

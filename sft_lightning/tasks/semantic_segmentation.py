@@ -49,6 +49,7 @@ class SemanticSegmentation(Task):
 
     name = "semantic_segmentation"
     one_item_per_sample = False
+    compares_places = True
     smooths_labels = True
     metrics = {name: TaskMetric("max", SHARE, score(name)) for name in SCORES}
     default_metrics = SCORES

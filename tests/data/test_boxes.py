@@ -151,9 +151,9 @@ def test_what_does_not_fit_is_clipped_or_left_out_and_counted(tmp_path: Path) ->
     data = ready(CocoDetection, str(coco(tmp_path, spoil)), val_fraction=0.2)
     said = " ".join(data.remarks())
     for part in (
-        "clipped 1 box to their image",
+        "clipped 1 box to the image",
         "left out 1 box of no area",
-        "left out 1 box outside their image",
+        "left out 1 box outside the image",
         "left out 1 annotation of train.json without image",
         "category ids 3 to 7 have gaps",
     ):
@@ -225,7 +225,10 @@ def test_an_image_of_another_size_than_its_annotation_is_refused(tmp_path: Path)
 DAMAGED: dict[str, tuple[Callable[[dict[str, Any]], Any], tuple[str, ...]]] = {
     "a bbox of three numbers": (lambda held: held["annotations"][0]["bbox"].pop(), ("bbox", "four numbers")),
     "no list of images": (lambda held: held.pop("images"), ("lists", "images")),
-    "an unknown category": (lambda held: held["annotations"][0].update(category_id=5), ("category 5", "not defined")),
+    "an unknown category": (
+        lambda held: held["annotations"][0].update(category_id=5),
+        ("image_id 10", "category 5", "not defined", "categories"),
+    ),
     "two images of one id": (lambda held: held["images"][1].update(id=10), ("two images", "10")),
     "an id that is a list": (lambda held: held["images"][0].update(id=[1]), ("id [1]",)),
     "a category that is a list": (lambda held: held["annotations"][0].update(category_id=[1]), ("category [1]",)),

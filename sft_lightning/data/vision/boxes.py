@@ -113,11 +113,11 @@ def checked(boxes: Iterable[Box], size: tuple[int, int], where: str, left: Left)
             left.note("left out # box(es) of no area", where)
             continue
         if box.right <= 0 or box.bottom <= 0 or box.left >= width or box.top >= height:
-            left.note("left out # box(es) outside their image", where)
+            left.note("left out # box(es) outside the image", where)
             continue
         inside = max(0.0, box.left), max(0.0, box.top), min(float(width), box.right), min(float(height), box.bottom)
         if max(abs(a - b) for a, b in zip(inside, corners, strict=True)) > ROUNDED:
-            left.note("clipped # box(es) to their image", where)
+            left.note("clipped # box(es) to the image", where)
         kept.append(Box(*inside, box.label, box.ignored))
     return kept
 

@@ -101,9 +101,7 @@ class CocoDetection(DetectionData):
                 lonely += 1
                 continue
             if not isinstance(category, int) or category not in names:
-                raise UserError(
-                    "data", f"{path}: an annotation has the category {category!r:.40}, which is not defined"
-                )
+                raise undefined(path, of, category)
             numbers.append((of, box))
             ignored = bool(entry.get("iscrowd")) or bool(entry.get("ignore")) or bool(entry.get("difficult"))
             image.boxes.append(Box(*as_corners(box, self.box_format), names[category], ignored))
@@ -115,6 +113,12 @@ class CocoDetection(DetectionData):
         raw, sizes = np.array([box for _, box in sized]), np.array([size for size, _ in sized])
         notes += check_format(raw.reshape(-1, 4), sizes.reshape(-1, 2), self.box_format, FORMAT_FIX)
         return list(images.values())
+
+
+def undefined(path: Path, image: object, category: object) -> UserError:
+    """The error of an annotation whose category the file does not define."""
+    what = f"an annotation of image_id {image!r:.40} has the category {category!r:.40}, which is not defined"
+    return UserError("data", f"{path}: {what}", "add it to the file's categories, or correct the annotation")
 
 
 def files_of(root: Path, given: Sequence[str | None]) -> dict[str, Path]:

@@ -12,7 +12,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.bad_samples import BadSample
 from sft_lightning.data.base import Splits
-from sft_lightning.data.vision.coco import categories, files_of, images_in, places_of, read
+from sft_lightning.data.vision.coco import categories, files_of, images_in, places_of, read, undefined
 from sft_lightning.data.vision.image_folder import FileImages, folder
 from sft_lightning.data.vision.listed import ListedImages, images_at
 from sft_lightning.data.vision.multi_label_images import LabelSets
@@ -100,9 +100,7 @@ class CocoLabels(LabelSets):
         for entry in held["annotations"]:
             of, category = (entry.get(k) if isinstance(entry, dict) else None for k in ("image_id", "category_id"))
             if not isinstance(category, int) or category not in names:
-                raise UserError(
-                    "data", f"{path}: an annotation has the category {category!r:.40}, which is not defined"
-                )
+                raise undefined(path, of, category)
             row = row_of.get(of) if isinstance(of, int | str) else None
             label = number.get(names[category])
             if row is None:
