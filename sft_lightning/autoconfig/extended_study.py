@@ -9,7 +9,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.extended_labels import PARTLY, TASKS_EXTENDED
 from sft_lightning.data.findings import look_alikes
 from sft_lightning.networks.source_task import PROBLEMS
-from sft_lightning.tasks.schemes import OUTSIDE
+from sft_lightning.tasks.schemes import OUTSIDE, PREFIXES, scheme_of, types_of
 
 if TYPE_CHECKING:
     from sft_lightning.autoconfig.data_plan import DataPlan
@@ -65,13 +65,14 @@ def extended(
             f"{net.name} is {block['class_path']} with one softmax over all classes, which classes cannot be added to",
             "choose TimmDetection, or FCOS or RetinaNet of torchvision",
         )
-    fresh = [label for label in plan.counts if label not in known]
+    fresh = new_labels(plan, known)
     if not fresh:
         raise UserError(
             "--extend", f"the data have no label that {net.name} does not know", "leave it out, to tune on known labels"
         )
-    if all(plan.counts[label] < FEWEST for label in fresh):
-        what = plural(plan.counts[fresh[0]], "word" if plan.kind == "words" else "sample")
+    counts = [plan.counts.get(label, FEWEST) for label in fresh]  # of tags that are written anew, words are not counted
+    if max(counts) < FEWEST:
+        what = plural(counts[0], "word" if plan.kind == "words" else "sample")
         raise UserError(
             "--extend",
             f"the new label '{fresh[0]}' has {what}, too few to train, choose and test on",
@@ -104,6 +105,15 @@ def extended(
     report = [f"test/{name}" for name in SHOWN[task] if measured or name == of_new]
     changed = {"base": base, "arms": ways(recipe, source, task), "baseline": "naive", "select": rule}
     return {**study, **changed, "report": [*report, "test/retention/agreement"]}, said
+
+
+def new_labels(plan: "DataPlan", known: list[str]) -> list[str]:
+    """Labels of the data that the network does not know. Tags are those that the network's scheme has for the new types."""
+    found, scheme = list(plan.counts), scheme_of(known)
+    if plan.task == "token_classification" and scheme and scheme_of(found) not in ("", scheme):
+        types = [kind for kind in types_of(found) if kind not in types_of(known)]
+        return [f"{prefix}-{kind}" for kind in types for prefix in PREFIXES[scheme]]
+    return [label for label in found if label not in known]
 
 
 def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) -> dict[str, Any]:

@@ -83,6 +83,17 @@ def test_tags_of_new_types_are_added_to_a_tagger(tmp_path: Path) -> None:
     assert alone["select"]["target"] == "val/entity_f1_new" and "--retention would help" in lines[-1]
 
 
+def test_tags_in_another_scheme_are_added_in_the_networks(tmp_path: Path) -> None:
+    known = ["O", "B-per", "I-per", "E-per", "S-per"]
+    tagger = tiny_folder(tmp_path / "tagger", "bert", "tokens", labels=5, id2label=dict(enumerate(known)))
+    study, lines = front_door(tagger, columns(tmp_path / "new.conll", ("film",)), extend=True)
+    assert "4 new labels (B-film, I-film, E-film, S-film) beside 5 old ones" in lines[-1]
+    data = DATA_MODULES.find("Extend")(**study["base"]["data"]["init_args"])
+    data.setup()
+    assert data.task_info.labels == [*known, "B-film", "I-film", "E-film", "S-film"]
+    assert any("are in IOB2, and are written in IOBES" in note for note in data.notes)
+
+
 @pytest.mark.slow
 def test_tags_of_new_types_train_and_export_one_tagger(tmp_path: Path, fit: Callable[..., Any]) -> None:
     from transformers import AutoModelForTokenClassification
