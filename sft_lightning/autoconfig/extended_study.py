@@ -4,6 +4,7 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from sft_lightning.autoconfig.recipe import arm
+from sft_lightning.config.overrides import full
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.extended_labels import PARTLY, TASKS_EXTENDED
@@ -133,6 +134,23 @@ def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) ->
             if name in old["init_args"]:
                 init.setdefault(name, SHARE)
     return {"class_path": "Extend", "init_args": init}
+
+
+def in_parts(changed: dict[str, Any]) -> dict[str, Any]:
+    """The user's changes by dotted key: those of the data, but for common settings, are of the new data, and those of retention
+    of the old.
+    """
+    from sft_lightning.data.base import SFTDataModule
+    from sft_lightning.data.extend import Extend
+
+    own = {name for cls in (Extend, SFTDataModule) for name in signature(cls.__init__).parameters}
+    found = {}
+    for key, value in changed.items():
+        block, *rest = full(key).split(".")
+        if rest[:1] == ["init_args"] and (block == "retention" or (block == "data" and rest[1] not in own)):
+            key = ".".join(("data.init_args", "new" if block == "data" else "old", *rest))
+        found[key] = value
+    return found
 
 
 def joins(block: dict[str, Any]) -> bool:

@@ -8,7 +8,7 @@ import pytest
 
 from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
-from sft_lightning.autoconfig.extended_study import joins
+from sft_lightning.autoconfig.extended_study import in_parts, joins
 from sft_lightning.config.overrides import merged, nested
 from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.datamodule import DATA_MODULES
@@ -149,6 +149,23 @@ def test_boxes_of_a_new_class_are_added_to_a_detector(tmp_path: Path, fit: Calla
     assert tested["test/boxes_old"] > 0 < tested["test/boxes_new"] and 0 <= tested["test/old_as_new"] <= 1
     alone, lines = front_door(str(tmp_path / "net"), new, extend=True, settings={"labels": ["disc"]})
     assert alone["select"]["target"] == "val/map_new" and "ceiling" not in alone["arms"]
+
+
+def test_settings_of_the_data_go_to_the_new_and_those_of_retention_to_the_old() -> None:
+    given = {
+        "data.labels": ["a"],
+        "data.init_args.batch_size": 4,
+        "retention.labels": ["b"],
+        "model.lr": 0.1,
+        "seeds": 1,
+    }
+    assert in_parts(given) == {
+        "data.init_args.new.init_args.labels": ["a"],
+        "data.init_args.batch_size": 4,
+        "data.init_args.old.init_args.labels": ["b"],
+        "model.lr": 0.1,
+        "seeds": 1,
+    }
 
 
 def test_detectors_with_one_softmax_over_all_classes_are_told_apart() -> None:
