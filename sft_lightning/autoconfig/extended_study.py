@@ -4,12 +4,13 @@ from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 from sft_lightning.autoconfig.recipe import arm
+from sft_lightning.config.overrides import full
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.extended_labels import PARTLY, TASKS_EXTENDED
 from sft_lightning.data.findings import look_alikes
 from sft_lightning.networks.source_task import PROBLEMS
-from sft_lightning.tasks.schemes import OUTSIDE
+from sft_lightning.tasks.schemes import OUTSIDE, PREFIXES, scheme_of, types_of
 
 if TYPE_CHECKING:
     from sft_lightning.autoconfig.data_plan import DataPlan
@@ -20,10 +21,13 @@ REHEARSE, RATIO, SHARE = 5, 0.25, 0.2
 FEWEST = 3
 """Samples of a new label without splits of its own: one to train on, one to choose and one to test on"""
 STRENGTHS = [0.01, 0.1, 1.0]
+KL: dict[str, Any] = {"distance": "kl", "temperature": 1.0}
+BOXES = "object_detection"
 SHOWN = {
     "classification": ("accuracy_old", "accuracy_new", "accuracy", "harmonic", "old_as_new", "new_as_old"),
     "token_classification": ("entity_f1_old", "entity_f1_new", "entity_f1", "harmonic", "old_as_new", "new_as_old"),
     "multi_label": ("f1_micro_old", "f1_micro_new", "f1_micro", "f1_macro_old", "f1_macro_new", "harmonic"),
+    "object_detection": ("map_old", "map_new", "map", "harmonic", "old_as_new", "new_as_old"),
 }
 """Metrics of the tables by task; the second, on new labels, chooses settings if no old label is measured"""
 
@@ -46,7 +50,7 @@ def extended(
     """
     known, task = net.source_labels, plan.task
     if task not in SHOWN:
-        problem = f"adds labels to classifiers of samples and of words, and the data's task is {task}"
+        problem = f"adds labels to classifiers of samples and of words and to detectors, and the data's task is {task}"
         raise UserError(
             "--extend", problem, "write a study file with the data Extend" if task in TASKS_EXTENDED else "leave it out"
         )
@@ -56,13 +60,20 @@ def extended(
             f"{net.name} has no output layer for {task} with named classes that labels could be added to",
             "choose a network with labels, or write a study file with data.init_args.known",
         )
-    fresh = [label for label in plan.counts if label not in known]
+    if task == BOXES and not joins(block := net.blocks["boxes"]):
+        raise UserError(
+            "--extend",
+            f"{net.name} is {block['class_path']} with one softmax over all classes, which classes cannot be added to",
+            "choose TimmDetection, or FCOS or RetinaNet of torchvision",
+        )
+    fresh = new_labels(plan, known)
     if not fresh:
         raise UserError(
             "--extend", f"the data have no label that {net.name} does not know", "leave it out, to tune on known labels"
         )
-    if all(plan.counts[label] < FEWEST for label in fresh):
-        what = plural(plan.counts[fresh[0]], "word" if plan.kind == "words" else "sample")
+    counts = [plan.counts.get(label, FEWEST) for label in fresh]  # of tags that are written anew, words are not counted
+    if max(counts) < FEWEST:
+        what = plural(counts[0], "word" if plan.kind == "words" else "sample")
         raise UserError(
             "--extend",
             f"the new label '{fresh[0]}' has {what}, too few to train, choose and test on",
@@ -93,8 +104,17 @@ def extended(
         )
     )
     report = [f"test/{name}" for name in SHOWN[task] if measured or name == of_new]
-    changed = {"base": base, "arms": ways(recipe, source, task in PARTLY), "baseline": "naive", "select": rule}
+    changed = {"base": base, "arms": ways(recipe, source, task), "baseline": "naive", "select": rule}
     return {**study, **changed, "report": [*report, "test/retention/agreement"]}, said
+
+
+def new_labels(plan: "DataPlan", known: list[str]) -> list[str]:
+    """Labels of the data that the network does not know. Tags are those that the network's scheme has for the new types."""
+    found, scheme = list(plan.counts), scheme_of(known)
+    if plan.task == "token_classification" and scheme and scheme_of(found) not in ("", scheme):
+        types = [kind for kind in types_of(found) if kind not in types_of(known)]
+        return [f"{prefix}-{kind}" for kind in types for prefix in PREFIXES[scheme]]
+    return [label for label in found if label not in known]
 
 
 def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) -> dict[str, Any]:
@@ -116,31 +136,66 @@ def joined(new: dict[str, Any], old: dict[str, Any] | None, known: list[str]) ->
     return {"class_path": "Extend", "init_args": init}
 
 
-def ways(recipe: "Recipe", source: "DataPlan | None", in_part: bool = False) -> dict[str, dict[str, Any]]:
+def in_parts(changed: dict[str, Any]) -> dict[str, Any]:
+    """The user's changes by dotted key: those of the data, but for common settings, are of the new data, and those of retention
+    of the old.
+    """
+    from sft_lightning.data.base import SFTDataModule
+    from sft_lightning.data.extend import Extend
+
+    own = {name for cls in (Extend, SFTDataModule) for name in signature(cls.__init__).parameters}
+    found = {}
+    for key, value in changed.items():
+        block, *rest = full(key).split(".")
+        if rest[:1] == ["init_args"] and (block == "retention" or (block == "data" and rest[1] not in own)):
+            key = ".".join(("data.init_args", "new" if block == "data" else "old", *rest))
+        found[key] = value
+    return found
+
+
+def joins(block: dict[str, Any]) -> bool:
+    """Whether a detector has a yes or no for each class, to which others can be added."""
+    from sft_lightning.networks.torchvision_detection import KINDS
+
+    name = block["class_path"].rpartition(".")[2]
+    return name == "TimmDetection" or (
+        name == "TorchvisionDetection" and KINDS.get(block["init_args"].get("name", "")) != "ssd"
+    )
+
+
+def ways(recipe: "Recipe", source: "DataPlan | None", task: str = "classification") -> dict[str, dict[str, Any]]:
     """The arms. All choose from the same learning rates.
 
-    With `in_part`, samples of new labels say nothing of old ones, and the reverse. Then all arms but the naive ones take what
-    is not annotated as unknown.
+    Where samples of new labels say nothing of old ones, and the reverse, all arms but the naive ones take what is not
+    annotated as unknown. Detectors have no anchor but kl, and no correction.
     """
     lr = {"model.lr": list(recipe.lr)}
     anchored = {"model.anchor_weight": STRENGTHS, **lr}
-    plain = ("ExtendSFT", {"loss_over": "own", "anchor_weight": 0.0}) if in_part else ("PlainSFT", {})
+    in_part, boxes = task in PARTLY, task == BOXES
+    plain = (
+        ("ExtendSFT", {"loss_over": "own", "anchor_weight": 0.0, **(KL if boxes else {})})
+        if in_part
+        else ("PlainSFT", {})
+    )
     new, every = ("own", "own") if in_part else ("new", "all")
     made = {
         "naive": arm("PlainSFT", {}, lr),
         "head_alone": arm("PlainSFT", {"freeze": "all-but-head"}, lr),
         "l2sp": arm("L2SPSFT", recipe.l2sp, {f"model.{recipe.strength}": list(recipe.strengths), **lr}),
-        "new_mse": arm("ExtendSFT", {"loss_over": new}, anchored),
     }
+    made["own" if boxes else "new_mse"] = arm(*plain, lr) if boxes else arm("ExtendSFT", {"loss_over": new}, anchored)
     if in_part:
-        made["new_kl"] = arm("ExtendSFT", {"loss_over": new, "distance": "kl", "temperature": 1.0}, anchored)
+        made["new_kl"] = arm("ExtendSFT", {"loss_over": new, **KL}, anchored)
     if source is None:
-        made["new_mse_norms"] = arm("ExtendSFT", {"loss_over": new, "correction": "norms"}, anchored)
+        if not boxes:
+            made["new_mse_norms"] = arm("ExtendSFT", {"loss_over": new, "correction": "norms"}, anchored)
         return made
     few = {"rehearse": REHEARSE, "ratio": RATIO}
-    made["mse_corrected"] = arm("ExtendSFT", {"loss_over": new, "correction": "validation"}, anchored)
+    if not boxes:
+        made["mse_corrected"] = arm("ExtendSFT", {"loss_over": new, "correction": "validation"}, anchored)
     made["rehearse"] = with_old(arm(*plain, lr), few)
-    made["rehearse_mse"] = with_old(arm("ExtendSFT", {"loss_over": every}, anchored), few)
+    name, distance = ("rehearse_kl", KL) if boxes else ("rehearse_mse", {})
+    made[name] = with_old(arm("ExtendSFT", {"loss_over": every, **distance}, anchored), few)
     made["ceiling"] = {**with_old(arm(*plain, lr), {"rehearse": "all"}), "reference": True}
     return made
 

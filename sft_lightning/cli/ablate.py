@@ -173,6 +173,10 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
     if not given.quiet:
         print("\n".join(found.lines), flush=True)
     content = with_options(found.study, given, MOST_SEEDS if budget_s else found.study.get("seeds", 3))
+    if given.extend and "set" in content:
+        from sft_lightning.autoconfig.extended_study import in_parts
+
+        content["set"] = in_parts(content["set"])
     every = sizes(content, found.steps, found.tokens)[: None if budget_s else 1]
     return [Sized(make_study(size.content, Path.cwd(), "study"), size.left_out, size.tokens) for size in every]
 

@@ -17,6 +17,7 @@ from sft_lightning.data.extended_labels import PARTLY, all_labels, among_all, co
 from sft_lightning.data.joined import Joined, augment_alike
 from sft_lightning.data.loaders import loader_of
 from sft_lightning.data.mixed import MixedBatches
+from sft_lightning.data.one_scheme import in_one_scheme
 from sft_lightning.data.sampler import micro_batch_size
 from sft_lightning.data.samples import Samples, Splits
 from sft_lightning.data.split import Split
@@ -143,6 +144,7 @@ class Extend(SFTDataModule):
             for name, samples in part.skipped.items():  # each part has warned of its own
                 self._left_out.note(name, {sample + behind: why for sample, why in samples.items()}, warn=False)
         self.notes = [note for part in self.parts for note in part.notes]
+        self.notes += in_one_scheme({self._name_of(p): p for p in self.parts if p is not self.pool}, self.known)
         info = self.new.task_info
         assert info is not None
         labels, known = all_labels(info, None if self.old is None else self.old.task_info, self.known)

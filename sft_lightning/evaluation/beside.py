@@ -28,7 +28,7 @@ class Beside:
 
     def __init__(self, task: Task, names: Collection[str], device: torch.device) -> None:
         self.task = task
-        self.meters: dict[str, Metric] = {"loss": MeanLoss(), **{n: task.metrics[n].make(task.info) for n in names}}
+        self.meters: dict[str, Metric] = {"loss": MeanLoss(), **made(task, names)}
         for meter in self.meters.values():
             meter.to(device)
 
@@ -43,8 +43,23 @@ class Beside:
 
 def calibration_of(task: Task, device: torch.device) -> Beside | None:
     """Meters of a task's calibration; None if it has no probabilities of classes."""
-    names = [name for name in CALIBRATION if name in task.metrics and name not in task.metric_names]
+    names = beside(task)
     return Beside(task, names, device) if names else None
+
+
+def beside(task: Task) -> list[str]:
+    """Names of the metrics of calibration that a task has, and does not measure by itself."""
+    return [name for name in CALIBRATION if name in task.metrics and name not in task.metric_names]
+
+
+def made(task: Task, names: Collection[str]) -> dict[str, Metric]:
+    """Meters of some of a task's metrics."""
+    return {name: task.metrics[name].make(task.info) for name in names}
+
+
+def calibration_meters(task: Task) -> dict[str, Metric]:
+    """Meters of the calibration that a task does not measure by itself, by name."""
+    return made(task, beside(task))
 
 
 def of_both_heads(task: Task, source: Task | None, device: torch.device) -> Beside | None:

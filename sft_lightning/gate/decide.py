@@ -1,23 +1,21 @@
 """Decides each requirement by a test on paired samples, and all of them together."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.evaluation.beside import CALIBRATION
+from sft_lightning.gate.chosen_test import parts_of, tested
 from sft_lightning.gate.opened import Model, check_same
 from sft_lightning.gate.requirement import KEY, Requirement, check
 from sft_lightning.gate.scores import Scores, equal
 from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
-from sft_lightning.stats.on_samples import SampleTest, is_right_or_wrong, level, paired, resampled, with_unseen
-from sft_lightning.stats.summary import Array
+from sft_lightning.stats.on_samples import SampleTest, with_unseen
 from sft_lightning.tasks.box_groups import BOX_GROUPS
 from sft_lightning.tasks.entity_groups import ENTITY_GROUPS
 from sft_lightning.tasks.old_and_new import GROUPS
@@ -26,11 +24,6 @@ from sft_lightning.tasks.set_groups import SET_GROUPS
 PASS, FAIL, UNDECIDED = "pass", "fail", "undecided"
 CODES = {PASS: 0, FAIL: 3, UNDECIDED: 4}
 """Exit code of each verdict"""
-DRAWS, FEWER, SEED, CHECKED = 2_000, 400, 0, 20
-"""Bootstrap draws of samples; draws for metrics that are computed from all texts or values anew; their seed; draws on which
-a metric must be the mean over samples to count as one"""
-UNDEFINED = 0.05
-"""Largest share of draws on which a metric may be undefined, as the recall of a class that was not drawn"""
 FAR = 0.02
 """A value that is further from the recorded one was measured on another network"""
 
@@ -104,7 +97,8 @@ def overall(decisions: Sequence[Decision]) -> str:
 
 def measured(candidate: Model, base: Model | None, requirement: Requirement, alpha: float) -> Decision:
     """Asks the models, and tests."""
-    place = requirement.on_source, requirement.split
+    requirement = requirement.among(candidate.sets)
+    place = requirement.within if requirement.on_source else None, requirement.split
     mine = candidate.scores(*place)
     info = known(requirement, mine)
     check(requirement, info)
@@ -163,66 +157,8 @@ def unmeasured(name: str, scores: Scores) -> str:
     if name.startswith("relearn_"):
         return f"{name} is of a head that each measurement solves anew, and not of the network"
     if name in CALIBRATION:
-        return f"{name} is measured beside a run's metrics, and the gate does not ask for it"
-    return f"{name} is of a named set, and the gate asks on retention itself" if "/" in name else ""
-
-
-def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: int, alpha: float) -> SampleTest:
-    """The test of a requirement: of means of samples' scores where the metric is one, else by drawing samples anew."""
-    name, margin, sides = requirement.name, sign * requirement.number, [mine, *([] if theirs is None else [theirs])]
-    each = [side.of_each(name) for side in sides]
-    first, there = list(drawn(mine.n, CHECKED)), np.isfinite(each[0])
-    alike = all((np.isfinite(of) == there).all() for of in each)
-    if alike and all(is_mean(side, name, of, first) for side, of in zip(sides, each, strict=True)):
-        held = [sign * of[there] for of in each]
-        if theirs is None:
-            return level(held[0], margin, alpha)
-        if sign < 0 and is_right_or_wrong(*(-of for of in held)):
-            held = [1 + of for of in held]  # shares of mistakes, as those of the rest
-        return paired(held[0], held[1], margin, alpha)
-    number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
-    values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
-    found = values[0] - (values[1] if theirs is not None else 0.0)
-    defined = np.isfinite(found)
-    whole = sign * (mine.values[name] - (0.0 if theirs is None else theirs.values[name]))
-    if not np.isfinite(whole) or defined.mean() < 1 - UNDEFINED:
-        raise UserError(
-            KEY,
-            f"'{requirement.text}': {name} is undefined on {(~defined).sum():,} of {number:,} draws of {mine.n:,} samples",
-            "measure more samples, or choose another metric",
-        )
-    return resampled(whole, found[defined], mine.n, margin, alpha)
-
-
-def parts_of(name: str, values: Mapping[str, float]) -> list[tuple[int, float]] | None:
-    """(samples, slope) of each group of labels whose accuracies the harmonic mean 2ab/(a + b) is made of; None for others."""
-    if name != "harmonic" or not {"accuracy_old", "accuracy_new"} <= values.keys():
-        return None
-    a, b = values["accuracy_old"], values["accuracy_new"]
-    if not a * b:
-        return None
-    counts = int(values["samples_old"]), int(values["samples_new"])
-    return [(n, 2 * other**2 / (a + b) ** 2) for n, other in zip(counts, (b, a), strict=True)]
-
-
-def drawn(n: int, number: int) -> Iterator[Array]:
-    """How often each of n samples is drawn, with replacement, `[n]` for each draw; the same in each call."""
-    random, even = np.random.default_rng(SEED), np.full(n, 1 / n)
-    for _ in range(number):
-        yield random.multinomial(n, even).astype(np.float64)
-
-
-def is_mean(side: Scores, name: str, each: Array, draws: Sequence[Array]) -> bool:
-    """Whether the metric is the mean of its values on each sample that has one: on all samples, and on draws of them.
-
-    A metric of a group of samples, such as those with old labels, has values on these alone.
-    """
-    there = np.isfinite(each)
-    if not there.any() or not equal(float(each[there].mean()), side.values[name]):
-        return False
-    values = np.where(there, each, 0.0)
-    means = (float(d @ values) / float(d @ there) if (d @ there) else math.nan for d in draws)
-    return all(equal(a, b) for a, b in zip(side.on_draws(name, draws), means, strict=True))
+        return f"{name} needs probabilities of classes, which {scores.task.info.name} does not have"
+    return f"there is no named set '{name.partition('/')[0]}' in retention" if "/" in name else ""
 
 
 def against_record(model: Model, requirement: Requirement, scores: Scores) -> str:
@@ -233,7 +169,8 @@ def against_record(model: Model, requirement: Requirement, scores: Scores) -> st
     if test:
         name = requirement.metric.removeprefix("test/") if requirement.on_source else requirement.metric
         recorded = (model.record.get("test") or {}).get(name) if model.which == "best" else None
-    column = ("test/" if test else "") + "retention" if requirement.on_source else requirement.split
+    of_set = f"retention/{requirement.within}" if requirement.within else "retention"
+    column = ("test/" if test else "") + of_set if requirement.on_source else requirement.split
     number = (model.record.get("n") or {}).get(column)
     if not isinstance(recorded, int | float) or number != scores.n:
         return (

@@ -11,6 +11,7 @@ from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
 from sft_lightning.data.fingerprints import fingerprints
+from sft_lightning.evaluation.retention_sets import ITSELF, KEY, SEVERITY, make_sets
 from sft_lightning.evaluation.source import check_source, settle_source
 from sft_lightning.evaluation.source_data import SourceData, at_retention
 from sft_lightning.export.card import CONFIG
@@ -40,39 +41,49 @@ class Model:
     """The recorded values that are this network's: 'best' or 'before'"""
 
     def __post_init__(self) -> None:
-        self._asked: dict[tuple[bool, str], Scores] = {}
-        self._source: SourceData | None = None
+        self._asked: dict[tuple[str | None, str], Scores] = {}
+        self._sources: dict[str, SourceData] = {}
         info = self.data.task_info
         self.known = 0 if info is None else info.known
         """Old labels among those of the data, which the metrics of groups need; an export does not tell them from new ones"""
 
-    def scores(self, on_source: bool, split: str) -> Scores:
-        """The network's scores on a split of the target's data, or of the source task's. It is asked once.
+    @property
+    def sets(self) -> dict[str, Any]:
+        """The named sets of the source task, as the config describes them."""
+        return dict(self.config.get(KEY) or {})
 
-        Raises UserError if there is no such split, or no source data.
+    def scores(self, place: str | None, split: str) -> Scores:
+        """The network's scores on a split. It is asked once.
+
+        Args:
+            place: None for the target's data, '' for those of retention, or the name of a set.
+            split: 'val' or 'test'.
+
+        Raises:
+            UserError: there is no such split, or no source data.
         """
-        key = on_source, split
+        key = place, split
         if key not in self._asked:
             self._asked[key] = self._ask(*key)
         return self._asked[key]
 
-    def fingerprint(self, on_source: bool, split: str) -> str:
+    def fingerprint(self, place: str | None, split: str) -> str:
         """Hash of a split's content, rows and targets."""
-        data = self.source().data if on_source else self.data
+        data = self.data if place is None else self.source(place).data
         return fingerprints({split: data.splits[split]})["fingerprint"][split]
 
-    def _ask(self, on_source: bool, split: str) -> Scores:
+    def _ask(self, place: str | None, split: str) -> Scores:
         network = self.network
-        if on_source:
-            source = self.source()
+        if place is not None:
+            source = self.source(place)
             task = source.task
             assert task is not None
 
             def answer(batch: Batch) -> Output:
                 return source.output(network, network.answered(network(batch["x"], task.select(batch)), batch))
 
-            with at_retention():
-                return ask(network, source.data, split, task, answer)
+            with at_retention(source.place):
+                return ask(network, source.data, split, task, answer, source.receive)
         if self.which == "before" and not network.shares_outputs:
             raise UserError(
                 "--against",
@@ -82,25 +93,47 @@ class Model:
         own = make_task(replace(network.task, known=self.known))
         return ask(network, self.data, split, own, lambda b: network.answered(network(b["x"], own.select(b)), b))
 
-    def source(self) -> SourceData:
-        """The source task's data, prepared for this network, as the run prepared it."""
-        if self._source is None:
-            if not self.config.get("retention"):
-                raise UserError(
-                    "--require",
-                    f"{self.name} measured no retention, so that there is no source data to ask on",
-                    "fit with retention: data, or require val/… and test/… alone",
-                )
-            pretrained = pretrained_of(self.config, self.network)
-            if not self.network.shares_outputs and self.network.source_head is None:
-                raise UserError("--require", f"{self.name} has no source head", "export it with --heads both")
-            with at_retention():
-                data = open_data(self.config, "retention")
-                info = check_source(pretrained, data)
-                settle_source(self.network, pretrained, data)
-            self._source = SourceData(data)
-            self._source.task = make_task(info)
-        return self._source
+    def source(self, name: str = "") -> SourceData:
+        """The source task's data, or those of a named set, prepared for this network, as the run prepared them."""
+        if name and name not in self.sets:
+            raise UserError(
+                "--require", f"{self.name} has no set '{name}' among its {KEY}", "compare runs with equal sets"
+            )
+        if name and self.sets[name] == ITSELF:
+            return self.source()
+        if name not in self._sources:
+            self._sources[name] = self._of_set(name) if name else self._of_retention()
+        return self._sources[name]
+
+    def _of_retention(self) -> SourceData:
+        if not self.config.get("retention"):
+            raise UserError(
+                "--require",
+                f"{self.name} measured no retention, so that there is no source data to ask on",
+                "fit with retention: data, or require val/… and test/… alone",
+            )
+        pretrained = pretrained_of(self.config, self.network)
+        if not self.network.shares_outputs and self.network.source_head is None:
+            raise UserError("--require", f"{self.name} has no source head", "export it with --heads both")
+        with at_retention():
+            data = open_data(self.config, "retention")
+            info = check_source(pretrained, data)
+            settle_source(self.network, pretrained, data)
+        found = SourceData(data)
+        found.task = make_task(info)
+        return found
+
+    def _of_set(self, name: str) -> SourceData:
+        own = self.source()
+        found = make_sets({name: self.sets[name]}, own)[name]
+        if found.data is own.data:  # the same samples, corrupted
+            found.task = own.task
+            return found
+        if found.data.seed is None:
+            found.data.seed = int(self.config.get("seed_everything") or 0)
+        found.data.prepare_data()
+        found.load(None, self.network, pretrained_of(self.config, self.network))
+        return found
 
 
 def open_model(place: str) -> Model:
@@ -149,11 +182,17 @@ def pretrained_of(config: dict[str, Any], tuned: Network) -> Network:
     return made
 
 
-def check_same(candidate: Model, base: Model, on_source: bool, split: str) -> None:
+def check_same(candidate: Model, base: Model, place: str | None, split: str) -> None:
     """Raises UserError unless both models are asked on the same samples, with the same targets and labels."""
-    one, other = candidate.scores(on_source, split), base.scores(on_source, split)
-    what = f"{split} of {'retention' if on_source else 'data'}"
-    mine, theirs = candidate.fingerprint(on_source, split), base.fingerprint(on_source, split)
+    how = [{} if not place or m.sets[place] == ITSELF else m.sets[place] for m in (candidate, base)]
+    corrupted = [(one.get("corruption"), one.get("severity", SEVERITY)) for one in how]
+    if corrupted[0] != corrupted[1]:
+        raise UserError(
+            "--against", f"the set {place} of {base.name} is corrupted in another way", "compare runs with equal sets"
+        )
+    one, other = candidate.scores(place, split), base.scores(place, split)
+    what = f"{split} of {'data' if place is None else place or 'retention'}"
+    mine, theirs = candidate.fingerprint(place, split), base.fingerprint(place, split)
     if one.n != other.n or (one.rows != other.rows).any() or mine != theirs:
         raise UserError(
             "--against",

@@ -2,7 +2,8 @@
 
 import math
 import re
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
@@ -13,8 +14,8 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 PLACE = r"^(val|test/retention|test|retention)/"
 EXAMPLE = "write METRIC OPERATOR NUMBER, such as 'retention/accuracy >= -0.01' or 'val/accuracy > +0'"
 OPPOSITE = {">": "<", ">=": "<=", "<": ">", "<=": ">="}
-NOT_OF_SAMPLES = ("retention/forgetting", "retention/agreement")
-"""Metrics that compare with the start; a requirement compares by itself"""
+NOT_OF_SAMPLES = ("forgetting", "agreement", "lost_above_chance")
+"""Metrics of retention that compare with the start; a requirement compares by itself"""
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Requirement:
     """In the metric's unit"""
     signed: bool
     """Whether the number is a difference from the base; else it is a level of the candidate alone"""
+    within: str = ""
+    """The named set of the source task that is measured; empty for `retention` itself"""
 
     @property
     def on_source(self) -> bool:
@@ -43,7 +46,13 @@ class Requirement:
     @property
     def name(self) -> str:
         """The task's name of the metric."""
-        return re.sub(PLACE, "", self.metric)
+        name = re.sub(PLACE, "", self.metric)
+        return name.removeprefix(f"{self.within}/") if self.within else name
+
+    def among(self, sets: Collection[str]) -> "Requirement":
+        """The requirement on one of the named sets, if its metric begins with the name of one."""
+        first, slash, _ = self.name.partition("/")
+        return replace(self, within=first) if self.on_source and slash and first in sets else self
 
 
 def parse(text: str) -> Requirement:
@@ -54,7 +63,7 @@ def parse(text: str) -> Requirement:
     metric, written = found["metric"], found["number"].replace("−", "-")
     if not NUMBER.fullmatch(written) or not math.isfinite(float(written)):
         raise UserError(KEY, f"'{text}': '{found['number']}' is not a number", EXAMPLE)
-    if metric in NOT_OF_SAMPLES or "drift/" in metric or metric.removeprefix("test/") in NOT_OF_SAMPLES:
+    if "drift/" in metric or ("retention/" in metric and metric.rpartition("/")[2] in NOT_OF_SAMPLES):
         raise UserError(
             KEY,
             f"'{text}': {metric} compares with the pretrained network already",

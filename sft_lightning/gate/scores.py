@@ -18,10 +18,12 @@ from torchmetrics import Metric
 
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.data.base import SFTDataModule
+from sft_lightning.evaluation.beside import calibration_meters
 from sft_lightning.networks.base import Network
 from sft_lightning.stats.summary import Array
 from sft_lightning.tasks import RowTask, Task
 from sft_lightning.tasks.box_scores import COLUMNS, BoxScores
+from sft_lightning.tasks.calibration import BINS, CalibrationError
 from sft_lightning.tasks.metrics import MeanLoss, read_meters, update_meters
 from sft_lightning.tasks.text_score import TextScore
 
@@ -63,6 +65,13 @@ class Scores:
         """Whether the metric is computed from sums, which takes little time for many samples."""
         return not any(self.lists[self.meter_of(metric) or ""])
 
+    def gaps(self, metric: str) -> Array | None:
+        """`[N, BINS + 1]`: in the bin of each sample's confidence, confidence − right. None for other metrics than ECE."""
+        name = self.meter_of(metric)
+        if name is None or not isinstance(self.meters[name], CalibrationError):
+            return None
+        return self.states[name][:, : BINS + 1]
+
     def on_draws(self, metric: str, draws: Iterable[Array]) -> Array:
         """The metric `[B]` on each of B draws, each `[N]`: how often each sample was drawn."""
         name = self.meter_of(metric)
@@ -91,7 +100,14 @@ class Scores:
 
 
 @torch.no_grad()
-def ask(network: Network, data: SFTDataModule, split: str, task: Task, answer: Callable[[Batch], Output]) -> Scores:
+def ask(
+    network: Network,
+    data: SFTDataModule,
+    split: str,
+    task: Task,
+    answer: Callable[[Batch], Output],
+    receive: Callable[[Batch], Batch] | None = None,
+) -> Scores:
     """Scores of a network on all samples of a split, in the batches of an evaluation.
 
     Where outputs of a batch cannot be told apart by sample, each sample is a batch of its own.
@@ -102,7 +118,9 @@ def ask(network: Network, data: SFTDataModule, split: str, task: Task, answer: C
         split: 'val' or 'test'.
         task: The task whose metrics are measured.
         answer: The network's output on a batch.
+        receive: Finishes a batch on the device; default the data's own way.
     """
+    receive = receive or data.receive
     if data.generate_samples != 0:
         data.generate_samples = None  # all
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -111,14 +129,14 @@ def ask(network: Network, data: SFTDataModule, split: str, task: Task, answer: C
     one = data.eval_batch_size
     try:
         for raw in data.loader(split, 0, 1):
-            batch = data.receive(move_data_to_device(raw, device))
+            batch = receive(move_data_to_device(raw, device))
             if not found.take(batch, answer(batch)):
                 break
         else:
             return found.scores()
         found, data.eval_batch_size = Collected(task, split == "test"), 1
         for raw in data.loader(split, 0, 1):
-            batch = data.receive(move_data_to_device(raw, device))
+            batch = receive(move_data_to_device(raw, device))
             found.take(batch, answer(batch))
         return found.scores()
     finally:
@@ -135,7 +153,9 @@ class Collected:
 
     def __init__(self, task: Task, final: bool) -> None:
         self.task = task
-        self.whole, self.single = ({"loss": MeanLoss(), **task.make_metrics(final)} for _ in range(2))
+        self.whole, self.single = (
+            {"loss": MeanLoss(), **calibration_meters(task), **task.make_metrics(final)} for _ in range(2)
+        )
         self.rows: list[int] = []
         self.states: dict[str, list[tuple[Array, Lists]]] = {name: [] for name in self.single}
 

@@ -82,9 +82,22 @@ class BoxScores(Metric):
         bits = np.ascontiguousarray(values, dtype=np.float64).reshape(-1).view(np.int64)
         return torch.from_numpy(bits.copy()).to(self.device)
 
-    def update(self, row: int, picture: Picture, boxes: np.ndarray, scores: np.ndarray, labels: np.ndarray) -> None:
-        """Adds an image: its row number, true boxes, and detections, `[M, 4]` in pixels of the file, `[M]` and `[M]`."""
+    def update(
+        self,
+        row: int,
+        picture: Picture,
+        boxes: np.ndarray,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        counts: np.ndarray | None = None,
+    ) -> None:
+        """Adds an image: its row number, true boxes, and detections, `[M, 4]` in pixels of the file, `[M]` and `[M]`.
+
+        `counts` says which of the detections count, `[M]`; None for all.
+        """
         assert picture.boxes is not None and picture.labels is not None and picture.ignored is not None
+        if counts is not None:
+            boxes, scores, labels = boxes[counts], scores[counts], labels[counts]
         self.images.append(self.flat(np.array([row])))
         said = np.column_stack([np.full(len(labels), row), labels, scores, boxes.reshape(-1, 4)])
         true = np.column_stack([np.full(len(picture.labels), row), picture.labels, picture.ignored, picture.boxes])
@@ -164,6 +177,14 @@ def mean(values: np.ndarray) -> float:
     """Over what pycocotools does not mark as undefined with −1."""
     there = values[values > -1]
     return float(there.mean()) if there.size else float("nan")
+
+
+def overlaps(boxes: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """IoU `[M, N]` of boxes `[M, 4]` and `[N, 4]`."""
+    shared = np.minimum(boxes[:, None, 2:], true[None, :, 2:]) - np.maximum(boxes[:, None, :2], true[None, :, :2])
+    inner = shared.clip(0).prod(-1)
+    own, theirs = ((of[:, 2:] - of[:, :2]).prod(-1) for of in (boxes, true))
+    return np.asarray(inner / np.maximum(own[:, None] + theirs[None] - inner, 1e-9))
 
 
 def f1_of(boxes: np.ndarray, classes: np.ndarray, picture: Picture, least: float = 0.5) -> float:

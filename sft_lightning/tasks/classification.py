@@ -58,7 +58,7 @@ class Classification(RowTask):
         "f1": TaskMetric("max", SHARE, _f1),
         "f1_macro": TaskMetric("max", SHARE, lambda info: MulticlassF1Score(info.num_outputs, average="macro")),
         "matthews": TaskMetric("max", "", lambda info: Matthews(info.num_outputs)),
-        "ece": TaskMetric("min", SHARE, lambda info: CalibrationError(info.num_outputs)),
+        "ece": TaskMetric("min", SHARE, lambda info: CalibrationError()),
         "brier": TaskMetric("min", "", lambda info: Brier()),
     }
     default_metrics = ("accuracy", "f1_macro")

@@ -105,14 +105,12 @@ class ObjectDetection(Task):
         return losses[counts].sum()
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
-        """Detections of classes that an image's annotation does not cover are left out."""
+        """Detections of classes that an image's annotation does not cover are left out of the scores."""
         rows, covered = numbers(batch), covered_rows(batch)
         every = zip(rows, pictures(batch), detections(output, batch), strict=True)
         for at, (row, picture, found) in enumerate(every):
-            if covered is not None:
-                kept = covered[at].cpu().numpy()[found[2]]
-                found = found[0][kept], found[1][kept], found[2][kept]
-            metric.update(row, picture, *found)
+            counts = None if covered is None else covered[at].cpu().numpy()[found[2]]
+            metric.update(row, picture, *found, counts)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
         """For each image `boxes` (left, top, right, bottom in pixels of the file), `scores` and `labels`, the best first."""

@@ -87,6 +87,24 @@ def entities(tags: Sequence[str]) -> list[Entity]:
     return list(_lenient(tuple(tags)))
 
 
+def in_scheme(tags: Sequence[str], scheme: str) -> list[str]:
+    """The tags of one sentence in another scheme, with the same `entities`."""
+    made, end, kind_before = [OUTSIDE] * len(tags), 0, ""
+    for start, stop, kind in entities(tags):
+        follows = start == end and kind == kind_before
+        made[start:stop] = [f"{prefix}-{kind}" for prefix in prefixes_of(stop - start, scheme, follows)]
+        end, kind_before = stop, kind
+    return made
+
+
+def prefixes_of(length: int, scheme: str, follows: bool) -> str:
+    """The prefixes of the tags of an entity of some words; `follows` says that it follows another of its type at once."""
+    if scheme in ALONE:
+        inside, last, alone = "IES" if scheme == "IOBES" else "ILU"
+        return alone if length == 1 else "B" + inside * (length - 2) + last
+    return ("B" if scheme == "IOB2" or follows else "I") + "I" * (length - 1)
+
+
 @lru_cache(CACHED)
 def _lenient(tags: tuple[str, ...]) -> tuple[Entity, ...]:
     from seqeval.metrics.sequence_labeling import get_entities

@@ -8,9 +8,13 @@ import pytest
 
 from sft_lightning.ablation.study import make_study
 from sft_lightning.autoconfig.default_study import front_door
+from sft_lightning.autoconfig.extended_study import in_parts, joins
 from sft_lightning.config.overrides import merged, nested
+from sft_lightning.core.structures import TaskInfo
 from sft_lightning.data.datamodule import DATA_MODULES
+from sft_lightning.networks import TimmDetection
 from tests.autoconfig.files import csv_rows, scores
+from tests.data.box_files import write_voc
 from tests.data.text_files import texts, write_jsonl, write_text
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
@@ -79,6 +83,17 @@ def test_tags_of_new_types_are_added_to_a_tagger(tmp_path: Path) -> None:
     assert alone["select"]["target"] == "val/entity_f1_new" and "--retention would help" in lines[-1]
 
 
+def test_tags_in_another_scheme_are_added_in_the_networks(tmp_path: Path) -> None:
+    known = ["O", "B-per", "I-per", "E-per", "S-per"]
+    tagger = tiny_folder(tmp_path / "tagger", "bert", "tokens", labels=5, id2label=dict(enumerate(known)))
+    study, lines = front_door(tagger, columns(tmp_path / "new.conll", ("film",)), extend=True)
+    assert "4 new labels (B-film, I-film, E-film, S-film) beside 5 old ones" in lines[-1]
+    data = DATA_MODULES.find("Extend")(**study["base"]["data"]["init_args"])
+    data.setup()
+    assert data.task_info.labels == [*known, "B-film", "I-film", "E-film", "S-film"]
+    assert any("are in IOB2, and are written in IOBES" in note for note in data.notes)
+
+
 @pytest.mark.slow
 def test_tags_of_new_types_train_and_export_one_tagger(tmp_path: Path, fit: Callable[..., Any]) -> None:
     from transformers import AutoModelForTokenClassification
@@ -113,6 +128,55 @@ def test_sets_of_new_labels_are_added_to_a_network_of_sets(tmp_path: Path) -> No
     assert "2 new labels (glad, sad)" in lines[-1] and study["select"]["target"] == "val/f1_micro_new"
     made = make_study(study, tmp_path, "study")
     assert made.baseline == "naive"
+
+
+@pytest.mark.slow
+def test_boxes_of_a_new_class_are_added_to_a_detector(tmp_path: Path, fit: Callable[..., Any]) -> None:
+    made = {"name": "test_resnet", "width": 64, "convolutions": 1}
+    TimmDetection(TaskInfo("object_detection", 1, ["square"]), **made).save_pretrained(str(tmp_path / "net"))
+    new, old = str(write_voc(tmp_path / "new")), str(write_voc(tmp_path / "old"))
+    of = {"settings": {"labels": ["disc"]}, "of_retention": {"labels": ["square"]}}
+    study, lines = front_door(str(tmp_path / "net"), new, old, extend=True, **of)
+    assert "1 new label (disc) beside 1 old one" in lines[-1]
+    assert study["select"]["target"] == "val/harmonic" and {"own", "new_kl", "rehearse_kl"} < set(study["arms"])
+    make_study(study, tmp_path, "study")
+    config = merged(study["base"], nested(study["arms"]["rehearse_kl"]["set"], "set"))
+    config["trainer"] |= {"val_check_interval": 1}
+    config["trainer"].pop("check_val_every_n_epoch", None)
+    run = fit({**config, "test_after_fit": True}, steps=2)
+    tested = run.record["test"]
+    assert not [m for m in study["report"] if m not in tested and m.removeprefix("test/") not in tested]
+    assert tested["test/boxes_old"] > 0 < tested["test/boxes_new"] and 0 <= tested["test/old_as_new"] <= 1
+    alone, lines = front_door(str(tmp_path / "net"), new, extend=True, settings={"labels": ["disc"]})
+    assert alone["select"]["target"] == "val/map_new" and "ceiling" not in alone["arms"]
+
+
+def test_settings_of_the_data_go_to_the_new_and_those_of_retention_to_the_old() -> None:
+    given = {
+        "data.labels": ["a"],
+        "data.init_args.batch_size": 4,
+        "retention.labels": ["b"],
+        "model.lr": 0.1,
+        "seeds": 1,
+    }
+    assert in_parts(given) == {
+        "data.init_args.new.init_args.labels": ["a"],
+        "data.init_args.batch_size": 4,
+        "data.init_args.old.init_args.labels": ["b"],
+        "model.lr": 0.1,
+        "seeds": 1,
+    }
+
+
+def test_detectors_with_one_softmax_over_all_classes_are_told_apart() -> None:
+    named = {"TimmDetection": "resnet18", "TorchvisionDetection": "fcos_resnet50_fpn"}
+    assert all(joins({"class_path": cls, "init_args": {"name": name}}) for cls, name in named.items())
+    others = {
+        "TorchvisionDetection": "ssd300_vgg16",
+        "TransformersDetection": "x",
+        "FasterRCNN": "fasterrcnn_resnet50_fpn",
+    }
+    assert not any(joins({"class_path": cls, "init_args": {"name": name}}) for cls, name in others.items())
 
 
 def test_what_cannot_be_extended_is_refused(nets: dict[str, str], tmp_path: Path) -> None:

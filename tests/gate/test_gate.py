@@ -122,13 +122,33 @@ def test_a_base_of_other_samples_is_refused(gate: Gate, runs: dict[str, Path], t
 
 def test_the_numbers_are_those_of_run_json(runs: dict[str, Path]) -> None:
     run, model = load(runs["distill"]), open_model(str(runs["distill"]))
-    for on_source, split in itertools.product((False, True), ("val", "test")):
-        for name, value in model.scores(on_source, split).values.items():
-            metric = f"{'retention' if on_source else split}/{name}"
+    for place, split in itertools.product((None, ""), ("val", "test")):
+        for name, value in model.scores(place, split).values.items():
+            metric = f"{'retention' if place == '' else split}/{name}"
             recorded = run.record["test"][metric] if split == "test" else run.metric(metric, "best")
             assert value == pytest.approx(recorded, abs=1e-6), f"{metric} on {split}"
-    start = open_start(model).scores(True, "val")
+    start = open_start(model).scores("", "val")
     assert start.values["accuracy"] == pytest.approx(run.metric("retention/accuracy", "before"))
+
+
+def test_named_sets_are_asked_as_the_runs_measured_them(gate: Gate, runs: dict[str, Path], tmp_path: Path) -> None:
+    run, model = load(runs["distill"]), open_model(str(runs["distill"]))
+    for place, split in itertools.product(("noise", "more", "itself"), ("val", "test")):
+        for name, value in model.scores(place, split).values.items():
+            metric = f"retention/{place}/{name}"
+            recorded = run.record["test"][metric] if split == "test" else run.metric(metric, "best")
+            assert value == pytest.approx(recorded, abs=1e-6), f"{metric} on {split}"
+    required = ["--require", "retention/more/accuracy > +0", "--require", "test/retention/noise/ece <= 0.9"]
+    code, out, err = gate(runs["distill"], "--against", runs["plain"], *required)
+    assert code == 0 and not err and "note" not in out, err
+    assert model.scores("more", "val").n > model.scores("", "val").n
+    code, _, err = gate(runs["distill"], "--require", "retention/mor/accuracy >= 0.1")
+    assert code == 2
+    check_printed(err, "--require", "'mor'")
+    changed = exported(runs["plain"], tmp_path / "changed", {}, {"noise": {"corruption": "noise", "severity": 3}})
+    code, _, err = gate(runs["distill"], "--against", changed, "--require", "retention/noise/accuracy >= -0.1")
+    assert code == 2
+    check_printed(err, "--against", "noise")
 
 
 @pytest.mark.parametrize("metric", ["val/accuracy", "retention/accuracy", "test/accuracy", "test/retention/accuracy"])
@@ -151,7 +171,7 @@ def test_metrics_on_drawn_samples_are_those_of_an_evaluation_on_them(runs: dict[
     from sklearn.metrics import f1_score
 
     model = open_model(str(runs["plain"]))
-    scores = model.scores(False, "val")
+    scores = model.scores(None, "val")
     batches = [model.data.receive(batch) for batch in model.data.loader("val", 0, 1)]
     said = np.concatenate([model.network(batch["x"]).logits.argmax(-1) for batch in batches])
     y = np.concatenate([batch["y"] for batch in batches])
@@ -181,19 +201,22 @@ def collected(model: Any, task: Any, batches: list[Batch]) -> Scores:
 def test_an_export_answers_as_its_run(gate: Gate, runs: dict[str, Path], tmp_path: Path) -> None:
     folder = exported(runs["distill"], tmp_path / "export", {})
     run, export = open_model(str(runs["distill"])), open_model(str(folder))
-    for on_source in (False, True):
-        assert (run.scores(on_source, "val").of_each("loss") == export.scores(on_source, "val").of_each("loss")).all()
+    for place in (None, ""):
+        assert (run.scores(place, "val").of_each("loss") == export.scores(place, "val").of_each("loss")).all()
     code, out, _ = gate(folder, "--against", runs["distill"], "--require", "retention/accuracy >= -0.05")
     assert code == 0 and "0 lost, 0 gained" in out
 
 
-def exported(run: Path, folder: Path, data: dict[str, Any]) -> Path:
-    """The run's export, without the comparison in a fresh process; `data` are other arguments of its data module."""
+def exported(run: Path, folder: Path, data: dict[str, Any], sets: dict[str, Any] | None = None) -> Path:
+    """The run's export, without the comparison in a fresh process; `data` are other arguments of its data module, `sets` other
+    named sets.
+    """
     tuned = open_run(run)
     folder.mkdir()
     FORMATS["safetensors"]().write(tuned, folder, ("new", "source"), adapters=False)
     config = json.loads(json.dumps(tuned.config))
     config["data"]["init_args"] |= data
+    config["retention_sets"] |= sets or {}
     (folder / CONFIG).write_text(yaml.safe_dump(config))
     return folder
 

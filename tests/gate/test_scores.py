@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_rel
 from seqeval.metrics import f1_score
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from sft_lightning.cli.gate import make_parser
 from sft_lightning.cli.main import COMMANDS
 from sft_lightning.core.structures import Batch, Output, TaskInfo, Texts
-from sft_lightning.gate import decide
-from sft_lightning.gate.decide import drawn, is_mean, known
+from sft_lightning.gate import chosen_test
+from sft_lightning.gate.chosen_test import drawn, is_mean
+from sft_lightning.gate.decide import known
 from sft_lightning.gate.requirement import parse
 from sft_lightning.gate.scores import Collected, Scores, state_of
 from sft_lightning.tasks import make_task
@@ -137,17 +139,17 @@ def test_accuracy_on_a_group_of_labels_is_tested_on_its_own_samples(metric: str,
     (mine, y, one), (theirs, _, two) = of_groups(1, right=0.9), of_groups(2, right=0.6)
     at = np.isin(y, group)
     gained, lost = int(((one == y) > (two == y))[at].sum()), int(((one == y) < (two == y))[at].sum())
-    found = decide.tested(mine, theirs, parse(f"test/{metric} > +0"), 1, 0.05)
+    found = chosen_test.tested(mine, theirs, parse(f"test/{metric} > +0"), 1, 0.05)
     assert (found.n, found.gained, found.lost, found.method) == (at.sum(), gained, lost, "exact McNemar test")
     assert found.p_above == pytest.approx(binomtest(gained, gained + lost, alternative="greater").pvalue)
     assert found.value == pytest.approx((one == y)[at].mean() - (two == y)[at].mean())
     taken = {"accuracy_old": "old_as_new", "accuracy_new": "new_as_old"}[metric]
     crossed = [(np.isin(said, group) == 0)[at] for said in (one, two)]
     less, more = int((crossed[0] < crossed[1]).sum()), int((crossed[0] > crossed[1]).sum())
-    wrong = decide.tested(mine, theirs, parse(f"test/{taken} < -0"), -1, 0.05)
+    wrong = chosen_test.tested(mine, theirs, parse(f"test/{taken} < -0"), -1, 0.05)
     assert wrong.p_above == pytest.approx(binomtest(less, less + more, alternative="greater").pvalue)
     assert wrong.value == pytest.approx(crossed[1].mean() - crossed[0].mean())
-    alone = decide.tested(mine, None, parse(f"test/{metric} >= 0.8"), 1, 0.05)
+    alone = chosen_test.tested(mine, None, parse(f"test/{metric} >= 0.8"), 1, 0.05)
     right = int((one == y)[at].sum())
     assert alone.p_above == pytest.approx(binomtest(right, int(at.sum()), 0.8, alternative="greater").pvalue)
 
@@ -161,7 +163,7 @@ def test_the_harmonic_mean_of_groups_is_computed_anew_on_each_draw() -> None:
             a, b = (float(np.average(said[g] == y[g], weights=draw[g])) for g in (old, ~old))
             sides.append(2 * a * b / (a + b))
         differences.append(sides[0] - sides[1])
-    found = decide.tested(mine, theirs, parse("test/harmonic >= -0.01"), 1, 0.05)
+    found = chosen_test.tested(mine, theirs, parse("test/harmonic >= -0.01"), 1, 0.05)
     assert found.method.startswith("bootstrap") and found.n == len(y)
     draws = mine.on_draws("harmonic", drawn(len(y), 400)) - theirs.on_draws("harmonic", drawn(len(y), 400))
     assert draws == pytest.approx(differences, abs=1e-6)
@@ -173,13 +175,50 @@ def test_the_harmonic_mean_of_groups_is_computed_anew_on_each_draw() -> None:
     [
         ("samples_old", ["samples_old", "neither"]),
         ("accuracy_olds", ["accuracy_old"]),
-        ("ece", ["ece"]),
         ("x/accuracy", ["set"]),
     ],
 )
 def test_what_the_gate_cannot_require_is_refused_with_the_reason(metric: str, values: list[str]) -> None:
     with refused("--require", *values):
         known(parse(f"test/{metric} >= +0.01"), of_groups(1)[0])
+
+
+def with_confidence(seed: int, n: int = 200) -> tuple[Scores, np.ndarray, np.ndarray]:
+    """Scores of a network of three classes in three batches, with its probabilities and true labels."""
+    y = torch.from_numpy(np.random.default_rng(0).integers(0, 3, n))
+    logits = torch.nn.functional.one_hot(y, 3) * 1.5 + torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    found = Collected(make_task(TaskInfo("classification", 3, list("abc"))), final=False)
+    for part in torch.split(torch.arange(n), 70):
+        batch: Batch = {"y": y[part], "index": part, "count": len(part), "x": {}}
+        assert found.take(batch, Output(logits[part], logits[part]))
+    return found.scores(), logits.softmax(-1).numpy(), y.numpy()
+
+
+def test_the_brier_score_is_tested_as_a_mean_over_pairs_of_samples() -> None:
+    (mine, p, y), (theirs, q, _) = with_confidence(1), with_confidence(2)
+    one, two = (((held - np.eye(3)[y]) ** 2).sum(1) for held in (p, q))
+    found = chosen_test.tested(mine, theirs, parse("val/brier <= +0.02"), -1, 0.05)
+    wanted = ttest_rel(-one, -two - 0.02, alternative="greater")
+    assert found.method == "paired t-test" and found.n == len(y)
+    assert found.value == pytest.approx(two.mean() - one.mean(), abs=1e-6)
+    assert found.p_above == pytest.approx(wanted.pvalue, rel=1e-4)
+
+
+def test_the_calibration_error_is_that_of_torchmetrics_and_tested_by_its_own_test() -> None:
+    (mine, p, y), (theirs, q, _) = with_confidence(1), with_confidence(2)
+    values = [
+        float(multiclass_calibration_error(torch.from_numpy(held), torch.from_numpy(y), 3, n_bins=15))
+        for held in (p, q)
+    ]
+    assert [s.values["ece"] for s in (mine, theirs)] == pytest.approx(values, abs=1e-6)
+    found = chosen_test.tested(mine, theirs, parse("val/ece <= +0.02"), -1, 0.05)
+    assert found.method.startswith("bounded bootstrap") and found.value == pytest.approx(
+        values[1] - values[0], abs=1e-6
+    )
+    alone = chosen_test.tested(mine, None, parse("val/ece <= 0.5"), -1, 0.05)
+    assert alone.p_above <= 0.05 and alone.value == pytest.approx(-values[0], abs=1e-6)
+    with refused("--require", "ece", "probabilities"):
+        known(parse("val/ece <= +0.01"), of_values(20))
 
 
 def test_groups_of_labels_need_labels_that_were_known() -> None:

@@ -23,7 +23,7 @@ SLOW = (
 
 def check(model: Model, path: Path) -> None:
     """Values are the recorded ones, and each metric that has a direction passes against itself by a wide margin."""
-    scores, run = model.scores(False, "val"), load(path)
+    scores, run = model.scores(None, "val"), load(path)
     for name, value in scores.values.items():
         if f"val/{name}" in run.record["metrics"]:
             recorded = run.metric(f"val/{name}", "best")
@@ -64,6 +64,6 @@ def test_a_language_model_is_compared_with_its_start_in_both_columns(tmp_path: P
     model = open_model(str(path))
     check(model, path)
     start, run = open_start(model), load(path)
-    for metric, on_source in (("val/loss", False), ("retention/loss", True)):
-        assert start.scores(on_source, "val").values["loss"] == pytest.approx(run.metric(metric, "before"), rel=1e-5)
-        assert model.scores(on_source, "val").values["loss"] == pytest.approx(run.metric(metric, "best"), rel=1e-5)
+    for metric, place in (("val/loss", None), ("retention/loss", "")):
+        assert start.scores(place, "val").values["loss"] == pytest.approx(run.metric(metric, "before"), rel=1e-5)
+        assert model.scores(place, "val").values["loss"] == pytest.approx(run.metric(metric, "best"), rel=1e-5)

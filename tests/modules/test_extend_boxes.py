@@ -15,7 +15,8 @@ from sft_lightning.networks import build_network
 from sft_lightning.networks.dense_detection import DenseHead
 from sft_lightning.networks.joint_boxes import JointConv, can_join
 from sft_lightning.tasks import make_task
-from sft_lightning.tasks.box_scores import BoxScores
+from sft_lightning.tasks.box_groups import OldAndNewBoxes
+from sft_lightning.tasks.box_scores import BoxScores, Picture
 from sft_lightning.tasks.object_detection import detections, numbers, pictures, targets
 from tests.exactness.cases import FewBoxes, case_of, folder_of
 from tests.refused import refused
@@ -186,6 +187,43 @@ def test_scores_of_old_classes_are_those_on_old_images_alone(root: Path) -> None
         assert found[f"map_{name}"] == pytest.approx(float(theirs["map"])) and found[f"map_{name}"] > 0
         assert found[f"boxes_{name}"] == sum(float(v) for n, v in theirs.items() if n.startswith("boxes/"))
     assert found["harmonic"] == pytest.approx(2 / (1 / found["map_old"] + 1 / found["map_new"]))
+
+
+def share(one: list[float], other: list[float]) -> float:
+    """IoU of two boxes."""
+    wide, high = (max(0.0, min(one[i + 2], other[i + 2]) - max(one[i], other[i])) for i in (0, 1))
+    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
+    return wide * high / (sum(areas) - wide * high)
+
+
+def test_boxes_of_old_classes_that_are_taken_for_new_ones_are_counted_one_by_one() -> None:
+    random, meter = np.random.default_rng(0), OldAndNewBoxes(TaskInfo("object_detection", 5, list("abcde"), known=2))
+    expected, numbers_of = [0, 0], [0, 0]
+    for row in range(30):
+        corners = random.uniform(0, 60, (row % 4, 2))
+        true = np.hstack([corners, corners + random.uniform(10, 30, corners.shape)])
+        classes, ignored = random.integers(0, 5, len(true)), random.random(len(true)) < 0.2
+        said = np.repeat(true, 4, 0) + random.normal(0, 3, (4 * len(true), 4))
+        scores, labels = random.random(len(said)).round(1), random.integers(0, 5, len(said))
+        picture = Picture(100, 100, (1.0, 1.0), true, classes, ignored)
+        meter.update(row, picture, said, scores, labels, counts=labels < 2)  # annotated for old classes alone
+        for box, cls, left_out in zip(true.tolist(), classes, ignored, strict=True):
+            if left_out:
+                continue
+            new = int(cls >= 2)
+            numbers_of[new] += 1
+            best = [-1.0, -1.0]
+            for other, score, label in zip(said.tolist(), scores, labels, strict=True):
+                if share(box, other) >= 0.5:
+                    best[int(label >= 2)] = max(best[int(label >= 2)], score)
+            expected[new] += best[1 - new] > best[new]
+    found = {n: float(v) for n, v in meter.compute().items()}
+    assert 0 < expected[0] < numbers_of[0] and 0 < expected[1] < numbers_of[1]
+    assert [found["boxes_old"], found["boxes_new"]] == numbers_of
+    shares = [crossed / number for crossed, number in zip(expected, numbers_of, strict=True)]
+    assert [found["old_as_new"], found["new_as_old"]] == pytest.approx(shares)
+    meter.reset()
+    assert not meter.crossed.any()
 
 
 @pytest.mark.slow

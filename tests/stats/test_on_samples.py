@@ -5,7 +5,7 @@ import pytest
 from scipy import optimize, stats
 from statsmodels.stats.contingency_tables import mcnemar
 
-from sft_lightning.gate.decide import parts_of
+from sft_lightning.gate.chosen_test import parts_of
 from sft_lightning.stats import score_test
 from sft_lightning.stats.on_samples import SampleTest, level, paired, resampled, with_unseen
 
