@@ -99,7 +99,8 @@ def callback_hooks(trainer: Any, hook_name: str, *args: Any, monitoring_callback
     module: Any = calls.module
     before, module._current_fx_name = module._current_fx_name, hook_name
     for callback in callbacks:
-        getattr(callback, hook_name)(trainer, module, *args, **kwargs)
+        if (hook := getattr(callback, hook_name)) is not None:  # a callback may end its hook in the course of training
+            hook(trainer, module, *args, **kwargs)
     module._current_fx_name = before
     return None
 

@@ -75,6 +75,19 @@ def test_a_callback_that_is_added_while_training_is_called(pretrained: str) -> N
     assert adds.calls == 4 * ["on_train_batch_start", "end"]
 
 
+def test_a_hook_that_a_callback_ends_while_training_is_not_called(pretrained: str) -> None:
+    class Ends(Callback):
+        calls = 0
+
+        def on_before_backward(self, *_: Any) -> None:
+            self.calls += 1
+            self.on_before_backward = None  # type: ignore[method-assign, assignment]
+
+    ends = Ends()
+    fit(make("plain", pretrained), digits(), max_steps=3, callbacks=[ends])
+    assert ends.calls == 1
+
+
 def test_calls_are_left_to_lightning_after_an_error(pretrained: str) -> None:
     class Fails(Callback):
         def on_before_backward(self, trainer: Trainer, *_: Any) -> None:
