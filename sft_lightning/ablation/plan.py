@@ -171,7 +171,12 @@ def address(config: dict[str, Any]) -> str:
     ):  # options that earlier versions did not have, and that change nothing
         if not content.get(name):
             content.pop(name, None)
-    content["drift_rows"] = content.get("drift_rows") or 1024  # the default of earlier versions, so that ids stay
+    rows = content.get(
+        "drift_rows"
+    )  # 1024 was the default of earlier versions: ids stay, and a 1024 that is asked differs,
+    content["drift_rows"] = (
+        1024 if rows is None else str(rows) if rows == 1024 else rows
+    )  # as it does for masks and boxes
     init = content.get("data", {}).get("init_args", {})
     if init.get("fold") is None and "folds" in init:  # the number of folds matters only if one is left out
         content["data"] = {

@@ -36,7 +36,7 @@ class StepMemory(Callback):
         self.samples = 0
         """Samples of the micro-batch whose activations were counted"""
         self._now: dict[str, int] = {}
-        self._samples = self._step = 0
+        self._micro_batch = self._samples = self._step = 0
 
     @property
     def total(self) -> int:
@@ -75,11 +75,12 @@ class StepMemory(Callback):
             setattr(self, hook, None)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int) -> None:
-        self._samples = self._samples or len(batch.get("index", ()))
+        self._micro_batch = len(batch.get("index", ()))  # the trainable set may change after this, which begins a count
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         assert isinstance(pl_module, TunedModule) and pl_module.network is not None
         self.on_before_backward = None  # type: ignore[method-assign, assignment]
+        self._samples = self._micro_batch
         network, teacher = pl_module.network, pl_module.teacher
         if pl_module.hparams["compile"] or any(map(is_sharded, network.parameters())):
             return

@@ -6,7 +6,6 @@ word, another list or a number below `network`, which the parser hands to the mo
 study do this.
 """
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -59,7 +58,7 @@ class ReadOnce:
         self._texts = {name.lstrip("-"): given.pop(name) for name in NAMES if name in given}
         self._content = plain_yaml.peek_file(Path(self._file))
         if isinstance(self._content, dict) and all(is_word(text) for text in self._texts.values()):
-            self._key = json.dumps([command, given, sorted(self._texts), without_numbers(self._content)], default=repr)
+            self._key = repr([command, given, sorted(self._texts), without_numbers(self._content)])
 
     def parsed(self, parse: Callable[[], Namespace]) -> Namespace:
         """The parsed settings, of the sub-command too; `parse` calls the parser."""
@@ -111,12 +110,12 @@ def is_number(value: Any) -> bool:
 
 
 def without_numbers(content: Any, kept: bool = False) -> Any:
-    """The content with the type of each number instead of the number, but below `network`."""
+    """The content with the type of each number in its place, but below `network`."""
     if isinstance(content, dict):
         return {k: without_numbers(v, kept or k == LINKED) for k, v in content.items()}
     if isinstance(content, list):
         return [without_numbers(v, kept) for v in content]
-    return content if kept or not is_number(content) else f"any {type(content).__name__}"
+    return content if kept or not is_number(content) else type(content)
 
 
 def changed(old: Any, new: Any, place: Place = ()) -> Iterator[tuple[Place, tuple[Any, Any]]]:

@@ -219,8 +219,9 @@ class DistillSFT(SFTModule):
             self.cached.save()
 
     def kept_tensors(self) -> list[Tensor]:
-        """The teacher's cached outputs."""
-        return [] if self.cached is None else self.cached.tensors
+        """The teacher's cached outputs, and its weights in another dtype."""
+        kept = [] if self.cached is None else self.cached.tensors
+        return kept if self.reference is None else [*kept, *self.reference.tensors]
 
     def distance(self, student: Items, teacher: Items) -> Tensor:
         """D per item: `[N]`, or per weighted row of features."""

@@ -187,10 +187,20 @@ class L2SPSFT(SFTModule):
         assert self.teacher is not None
         dtype, offload = self.hparams["reference_dtype"], self.hparams["reference_offload"]
         check_reference(self, dtype, offload)
-        anchored = self.anchored() if dtype is not None or offload else {}
-        names = list(anchored) if self.alpha or self.decoupled_weight else []
+        names = list(self.anchored()) if dtype is not None or offload else []
+        if (dtype is not None or offload) and not names:
+            raise UserError(
+                f"model.{'reference_offload' if dtype is None else 'reference_dtype'}",
+                "has no effect, since this run trains no pretrained weight whose start must be kept (adapters start at 0)",
+                "leave it out",
+            )
         start = dict(zip(names, self.teacher.initial_weights(names), strict=True))
-        self.reference = ReferenceWeights(start, dtype, offload) if start else None
+        pulls = start and (self.alpha or self.decoupled_weight)
+        self.reference = ReferenceWeights(start, dtype, offload) if pulls else None
+
+    def kept_tensors(self) -> list[Tensor]:
+        """The start in less memory."""
+        return [] if self.reference is None else self.reference.tensors
 
     def on_train_start(self) -> None:
         """Refuses a pull that would overshoot the start."""

@@ -38,9 +38,9 @@ class ReferenceWeights:
         return [self._kept[n] for n in names]
 
     @property
-    def bytes(self) -> int:
-        """Memory of all of them."""
-        return sum(t.numel() * t.element_size() for t in self._kept.values())
+    def tensors(self) -> list[Tensor]:
+        """All that is kept."""
+        return list(self._kept.values())
 
 
 class ReferenceNetwork:
@@ -59,6 +59,11 @@ class ReferenceNetwork:
         for buffer in teacher.network.buffers():
             rounded[id(buffer)] = self._cast(buffer).clone()
         self.network: Network = deepcopy(teacher.network, rounded)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Weights and buffers."""
+        return [*self.network.parameters(), *self.network.buffers()]
 
     def _cast(self, tensor: Tensor) -> Tensor:
         return tensor.to(self.dtype) if tensor.is_floating_point() else tensor

@@ -37,7 +37,9 @@ def activations(samples: int) -> int:
 
 
 def counted(variant: str, folder: str, callbacks: tuple[Callback, ...] = (), **settings: Any) -> StepMemory:
-    given = {k: settings.pop(k) for k in list(settings) if k in ("ema_decay", "teacher_cache", "optimizer")}
+    given = {
+        k: settings.pop(k) for k in list(settings) if k in ("ema_decay", "teacher_cache", "optimizer", "head_warmup")
+    }
     memory = StepMemory()
     module = make(variant, folder, **given)
     fit(module, digits(), max_steps=3, limit_val_batches=0, callbacks=[memory, *callbacks], **settings)
@@ -85,6 +87,8 @@ def test_a_step_after_more_was_thawed_is_counted_too(pretrained: str) -> None:
     fit(make("plain", pretrained), digits(), max_steps=3, limit_val_batches=0, callbacks=[memory, probe, First()])
     assert held[0]["gradients"] == 4 * sum(HEAD) < memory.bytes["gradients"] == TRAINED
     assert memory.bytes["optimizer"] == ADAMW
+    warmed = counted("plain", pretrained, head_warmup=1)
+    assert (warmed.samples, warmed.bytes["activations"]) == (16, activations(16)), "the module thaws as the step begins"
 
 
 @pytest.mark.parametrize("variant", ["plain", "distill-logits-kl"])

@@ -92,6 +92,17 @@ def test_names_that_could_be_other_values_are_parsed(tmp_path: Path, on: None) -
         assert called or name in ("1e5", "012345678901")
 
 
+@pytest.mark.parametrize(("first", "second"), [("{1: 2.5}", "{'1': 2.5}"), ("2.5", "any float")])
+def test_what_only_looks_alike_is_parsed(tmp_path: Path, on: None, first: str, second: str) -> None:
+    called = []
+    for text in (first, second):
+        file = tmp_path / f"{len(called)}.yaml"
+        file.write_text(f"model: {text}\n")
+        read = ReadOnce(["fit", "--config", str(file), "--experiment", "study"])
+        read.parsed(lambda text=text: called.append(text) or Namespace(subcommand="fit", fit=Namespace()))
+    assert called == [first, second]
+
+
 def test_only_a_studys_worker_does_it(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("model: {class_path: PlainSFT}")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sft_lightning.ablation.plan import address
 from sft_lightning.anchors import add_l2sp_gradient, pull_towards
+from sft_lightning.callbacks.step_memory import StepMemory
 from sft_lightning.modules import L2SPSFT, DistillSFT, SFTModule
 from sft_lightning.modules.reference import ReferenceNetwork, ReferenceWeights
 from tests.modules.test_l2sp import MATRICES, sgd
@@ -98,16 +99,16 @@ def in_layers(w: dict[str, Tensor], image: Tensor) -> Any:
 def test_drift_is_measured_from_the_exact_start_which_lies_on_disk(
     pretrained: str, tmp_path: Path, variant: str
 ) -> None:
-    module = make(variant, pretrained, reference_dtype="bf16", lr=0.0)
-    trainer = fit(module, digits(), max_epochs=1, default_root_dir=str(tmp_path))
+    memory, module = StepMemory(), make(variant, pretrained, reference_dtype="bf16", lr=0.0)
+    trainer = fit(module, digits(), max_epochs=1, default_root_dir=str(tmp_path), callbacks=[memory])
     drift = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("drift/")}
     assert drift["drift/weights_l2"] == 0.0 and module.teacher is not None and module.teacher.rests
     full = sum(p.numel() * p.element_size() for p in module.teacher.network.parameters())
     kept = module.reference
-    if isinstance(kept, ReferenceNetwork):
-        assert sum(p.numel() * p.element_size() for p in kept.network.parameters()) == full / 2
-    else:
-        assert kept.bytes == sum(2 * p.numel() for p in module.anchored().values())
+    expected = (
+        full / 2 if isinstance(kept, ReferenceNetwork) else sum(2 * p.numel() for p in module.anchored().values())
+    )
+    assert memory.bytes["copies"] == expected, f"a step's memory counts {memory.bytes} of the start in bfloat16"
 
 
 @pytest.mark.parametrize("variant", ["l2sp-loss", "distill-logits-kl"])
@@ -134,6 +135,8 @@ def test_what_has_no_effect_is_refused(pretrained: str) -> None:
             make(variant, pretrained, reference_dtype="fp8")
     with refused("model.reference_offload", "needs a GPU, and the run is on cpu"):
         fit(make("l2sp-loss", pretrained, reference_offload=True), digits(), max_steps=1)
+    with refused("model.reference_dtype", "has no effect, since this run trains no pretrained weight"):
+        fit(make("l2sp-loss", pretrained, reference_dtype="bf16", freeze="all-but-head"), digits(), max_steps=1)
 
 
 def test_a_study_has_the_points_that_it_had() -> None:
@@ -144,6 +147,9 @@ def test_a_study_has_the_points_that_it_had() -> None:
     }
     other = {"model": {"class_path": "L2SPSFT", "init_args": {**args, "reference_dtype": "bf16"}}}
     assert address(before) == address(now) != address(other)
+    asked = {**before, "drift_rows": 1024}
+    assert address(before) == address({**before, "drift_rows": None})
+    assert address(before) != address(asked), "masks and boxes compare fewer rows by default than if 1024 are asked for"
 
 
 @pytest.mark.gpu
