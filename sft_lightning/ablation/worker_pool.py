@@ -44,6 +44,8 @@ class Pool:
         self.alive, self._ours = Pipe(duplex=False)  # workers end when our end is closed, even by our death
         self.closing = False
         self.workers: list[Worker] = []
+        if self.context.get_start_method() == "fork":
+            import scipy.stats  # type: ignore[import-untyped]  # noqa: F401  runs and the study's answer need it
         for number in range(workers):
             self.workers.append(self._start(number))
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sft_lightning.core.cache_folder import cache_folder
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import Batch, Output
 from sft_lightning.modules.kept_form import Form
@@ -37,8 +38,8 @@ CLOSE = 1e-3
 
 
 def folder() -> Path:
-    """Where files of outputs lie: SFT_CACHE_DIR, else ~/.cache/sft_lightning."""
-    return Path(os.environ.get("SFT_CACHE_DIR") or "~/.cache/sft_lightning").expanduser() / "teacher"
+    """Where files of outputs lie."""
+    return cache_folder("teacher")
 
 
 class TeacherCache:

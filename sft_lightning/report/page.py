@@ -1,7 +1,6 @@
 """Writes the comparison as one self-contained HTML file with data, figures and JavaScript (Vega's and its own)."""
 
 import json
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from sft_lightning.report.model import Comparison, setting_text
 from sft_lightning.report.read import number_or_none
 from sft_lightning.report.sets import Sets
 from sft_lightning.report.summary import Row, answers, rounded, shown
+from sft_lightning.report.vega_script import vega
 
 TEMPLATES = Path(__file__).parent / "templates"
 SECTIONS = {
@@ -109,14 +109,6 @@ def page(comparison: Comparison, rows: list[Row]) -> str:
         vega=script(vega()),
         content=embedded(content),
     )
-
-
-@cache
-def vega() -> str:
-    """Vega, Vega-Lite and vega-embed as one script that sets `vegaEmbed`; cached, as making it takes a second."""
-    import vl_convert
-
-    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
 
 
 def columnar(table: list[dict[str, Any]]) -> dict[str, Any]:
