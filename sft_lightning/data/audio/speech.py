@@ -123,7 +123,8 @@ class Speech(AudioData):
             if offset not in (None, "", 0, "0", 0.0, "0.0"):
                 problem = f"{table.name(row)}: a part of a sound (offset {offset}) cannot be read"
                 table.refuse(row, UserError("data", problem, "cut the sound into files of one transcript each"))
-        paths = files_of(table, file_column_of(table, file_column), place)
+        option = "data.audio_root" if self.root is None else ""
+        paths = files_of(table, file_column_of(table, file_column), place, option)
         column = text_column or next((name for name in TEXT_COLUMNS if name in table.columns), TEXT_COLUMNS[0])
         texts = table.texts(column, "data.text_column")
         cased = [{"lower": text.lower(), "upper": text.upper()}.get(self.letter_case, text).strip() for text in texts]
