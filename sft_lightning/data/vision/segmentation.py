@@ -268,10 +268,10 @@ def window_of(window: int | None, overlap: float | None, image_size: int | None)
             f"has no effect on images that data.image_size resizes to {image_size} pixels, as one window holds {window}"
         )
         raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
-    step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    step = max(STEP, round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP)
     if overlap and step >= window:  # rounding must not take all of an overlap that was asked for
         if window == STEP:
             problem = f"has no effect on windows of {STEP} pixels, as it is rounded to {STEP} pixels"
             raise UserError("data.window_overlap", problem, "set a larger data.window, or leave it out")
         step = window - STEP
-    return window, max(STEP, step)
+    return window, step
