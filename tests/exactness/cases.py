@@ -50,6 +50,7 @@ from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
+    FasterRCNN,
     MelCNN,
     TimmDetection,
     TransformersChoice,
@@ -533,6 +534,27 @@ def _save_boxes(folder: Path) -> str:
     return str(folder)
 
 
+class SmallFasterRCNN(FasterRCNN):
+    """Faster R-CNN that sees one place of a region and no 7×7."""
+
+    def options(self) -> dict[str, Any]:
+        from torchvision.models.detection.faster_rcnn import TwoMLPHead
+        from torchvision.ops import MultiScaleRoIAlign
+
+        pool = MultiScaleRoIAlign(["0", "1", "pool"], output_size=1, sampling_ratio=2)
+        return {**super().options(), "box_roi_pool": pool, "box_head": TwoMLPHead(256, 1024)}
+
+
+REGIONS = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8, "score_threshold": 0.0}
+
+
+def _save_regions(folder: Path) -> str:
+    torch.manual_seed(0)
+    info = TaskInfo("object_detection", 3, ["old0", "old1", "old2"])
+    build_network(spec(SmallFasterRCNN, **REGIONS), info).save_pretrained(str(folder))
+    return str(folder)
+
+
 def _old_texts(**settings: Any) -> FewTexts:
     return FewTexts(labels=("old0", "old1", "old2"), **settings)
 
@@ -647,6 +669,15 @@ CASES: dict[str, Case] = {
         "object_detection",
         _save_boxes,
         lambda folder: spec(TimmDetection, **BOXED, pretrained=folder),
+        FewBoxes,
+        lambda **settings: FewBoxes(labels=("old0", "old1", "old2"), **settings),
+        arguments={"ewc": {"fisher": "empirical"}},  # boxes cannot be drawn
+        settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+    ),
+    "images with regions": Case(
+        "object_detection",
+        _save_regions,
+        lambda folder: spec(SmallFasterRCNN, **REGIONS, pretrained=folder),
         FewBoxes,
         lambda **settings: FewBoxes(labels=("old0", "old1", "old2"), **settings),
         arguments={"ewc": {"fisher": "empirical"}},  # boxes cannot be drawn
