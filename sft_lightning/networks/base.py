@@ -49,6 +49,8 @@ class Network(nn.Module):
     """Names of the tasks the network can be used for."""
     library: ClassVar[str] = ""
     """The library in whose own format the network can be exported: 'transformers' or 'timm'; empty for none"""
+    works_in_parts: ClassVar[bool] = True
+    """Whether it can be tuned with trainer.strategy fsdp2"""
     shares_outputs: bool = False
     """True where logits live in the pretrained output space, as in language models: the head is pretrained too."""
 

@@ -682,6 +682,7 @@ CASES: dict[str, Case] = {
         lambda **settings: FewBoxes(labels=("old0", "old1", "old2"), **settings),
         arguments={"ewc": {"fisher": "empirical"}},  # boxes cannot be drawn
         settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+        refused_in_parts=tuple(VARIANTS),
     ),
     "llama": Case("causal_lm", _save_tiny("llama", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
     "gpt2": Case("causal_lm", _save_tiny("gpt2", "lm"), _language, FewAnswers, FewAnswers, new_head=False),
