@@ -48,3 +48,6 @@ class Proposes(Protocol):
 
     def at(self, regions: list[Tensor]) -> RegionOutputs:
         """At regions of each image that another network proposed."""
+
+    def idle(self, logits: Tensor) -> Tensor:
+        """0, with a gradient of 0 for all layers. DDP waits for ever for layers that get no gradient on one of the ranks."""

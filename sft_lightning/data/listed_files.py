@@ -33,7 +33,7 @@ def listed_files(table: Table, column: str, folder: Path, what: str, option: str
         column: The files' names.
         folder: The folder from which names are written.
         what: What a file is, in messages.
-        option: The key that sets the folder.
+        option: The key that sets the folder; empty if none does.
     """
     top, found = os.path.join(os.path.realpath(folder), ""), []
     for row, name in enumerate(table.texts(column, "data.file_column")):
@@ -41,7 +41,7 @@ def listed_files(table: Table, column: str, folder: Path, what: str, option: str
         if name and not place.startswith(top):
             problem = f"{table.name(row)}: the {what} {name!r} {outside(str(folder), name, place)} the folder {folder}"
             holder = folder_of(name, place)
-            fix = f"set {option} to {holder}, or " if holder else ""
+            fix = f"set {option} to {holder}, or " if holder and option else ""
             raise UserError("data", problem, f"{fix}copy the {what}s there, not as links (cp --dereference)")
         inside = below(folder, name) if name else ""
         found.append(folder / (os.path.expanduser(name) if inside.startswith("..") else inside) if name else Path())

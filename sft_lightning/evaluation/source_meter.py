@@ -142,7 +142,7 @@ class SourceMeter:
         primary = self.task.primary
         first = before[self.first]
         lost = first - now[self.first]
-        found = {**now, f"{self.prefix}forgetting": primary.sign * lost}
+        found = {**now, f"{self.prefix}forgetting": primary.sign * lost + 0.0}  # 0, not -0
         if self.chance is not None and primary.name == ACCURACY and first > self.chance:
             found[f"{self.prefix}lost_above_chance"] = lost / (first - self.chance)
         return found

@@ -22,6 +22,10 @@ UNDEFINED = 0.05
 def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: int, alpha: float) -> SampleTest:
     """The test of a requirement: of means of samples' scores where the metric is one, else by drawing samples anew."""
     name, margin, sides = requirement.name, sign * requirement.number, [mine, *([] if theirs is None else [theirs])]
+    # first, as the error is a mean over samples too if those of each bin are all right or all wrong
+    if all((gaps := side.gaps(name)) is not None for side in sides):
+        every = [gaps for side in sides if (gaps := side.gaps(name)) is not None]
+        return sums_of_gaps(every[0], every[1] if theirs is not None else None, drawn(mine.n, DRAWS), margin, alpha)
     each = [side.of_each(name) for side in sides]
     first, there = list(drawn(mine.n, CHECKED)), np.isfinite(each[0])
     alike = all((np.isfinite(of) == there).all() for of in each)
@@ -32,9 +36,6 @@ def tested(mine: Scores, theirs: Scores | None, requirement: Requirement, sign: 
         if sign < 0 and is_right_or_wrong(*(-of for of in held)):
             held = [1 + of for of in held]  # shares of mistakes, as those of the rest
         return paired(held[0], held[1], margin, alpha)
-    if all((gaps := side.gaps(name)) is not None for side in sides):
-        every = [gaps for side in sides if (gaps := side.gaps(name)) is not None]
-        return sums_of_gaps(every[0], every[1] if theirs is not None else None, drawn(mine.n, DRAWS), margin, alpha)
     number = DRAWS if all(side.is_sum(name) for side in sides) else FEWER
     values = [sign * side.on_draws(name, drawn(mine.n, number)) for side in sides]
     found = values[0] - (values[1] if theirs is not None else 0.0)

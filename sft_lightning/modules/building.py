@@ -93,6 +93,8 @@ class BuiltModule(TunedModule):
             if self.teacher is not None:
                 self.teacher.shard(strategy.mesh, strategy.precision)
         strategy.check_same(start)
+        if not network.works_in_parts:  # here, because all ranks must come out of their turns
+            raise UserError("trainer.strategy", f"fsdp2 does not work with {network.name}", "use ddp")
 
     def _build(self) -> Network:
         assert self.info is not None

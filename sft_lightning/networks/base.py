@@ -49,6 +49,8 @@ class Network(nn.Module):
     """Names of the tasks the network can be used for."""
     library: ClassVar[str] = ""
     """The library in whose own format the network can be exported: 'transformers' or 'timm'; empty for none"""
+    works_in_parts: ClassVar[bool] = True
+    """Whether it can be tuned with trainer.strategy fsdp2"""
     shares_outputs: bool = False
     """True where logits live in the pretrained output space, as in language models: the head is pretrained too."""
 
@@ -323,6 +325,10 @@ class Network(nn.Module):
             self.source_head.eval()
         return self
 
+    def answering_source_head(self) -> nn.Module | None:
+        """The layer that gives `source_logits`: the old rows of a joint head, which are tuned, or the kept source head."""
+        return self.head.old if isinstance(self.head, JointHead) and self.source_head is not None else self.source_head
+
     def export_config(self) -> dict[str, Any]:
         """Constructor arguments that rebuild this network without its `pretrained`, as plain values."""
         return {}
@@ -358,7 +364,8 @@ class Network(nn.Module):
 
     def save_beside(self, folder: str) -> None:
         """Writes what an export holds beside the network: the kept source head, and what transforms keep of themselves."""
-        if isinstance(self.source_head, nn.Linear) and self.source_task is not None:
-            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+        head = self.answering_source_head()
+        if isinstance(head, nn.Linear) and self.source_task is not None:
+            write_source_head(head, self.source_task, self.source_labels, folder)
         for transform in self.applied:
             transform.save(self, folder)

@@ -13,7 +13,7 @@ from sft_lightning.core.structures import InputSpec, Output, TaskInfo
 from sft_lightning.core.wording import plural
 from sft_lightning.networks.base import Network
 from sft_lightning.networks.dense_detection import DenseHead, DenseReader, taken_apart
-from sft_lightning.networks.joint_boxes import JointConv, plain_boxes
+from sft_lightning.networks.joint_boxes import JointConv, old_boxes, plain_boxes
 from sft_lightning.networks.source_head_file import write_source_head
 from sft_lightning.networks.tensors import layers_of
 
@@ -114,8 +114,8 @@ class Detector(Network, base=True):
 
     def save_beside(self, folder: str) -> None:
         super().save_beside(folder)
-        if self.source_head is not None and self.source_task is not None:
-            write_source_head(self.source_head, self.source_task, self.source_labels, folder)
+        if (head := self.answering_source_head()) is not None and self.source_task is not None:
+            write_source_head(head, self.source_task, self.source_labels, folder)
 
     def exchange_source_head(self, head: nn.Module, labels: list[str]) -> None:
         """Keeps the source head that an earlier tuning kept, instead of that tuning's own head, from whose boxes the new ones
@@ -162,6 +162,9 @@ class DenseDetector(Detector, base=True):
 
     def plain_head(self) -> nn.Module:
         return plain_boxes(self.head)
+
+    def answering_source_head(self) -> nn.Module | None:
+        return old_boxes(self.head) if self.joint and self.source_head is not None else self.source_head
 
     def of_old_classes(self, logits: Tensor) -> Tensor:
         assert isinstance(self.head, DenseHead) and isinstance(self.head.classes, JointConv)

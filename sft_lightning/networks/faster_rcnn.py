@@ -44,6 +44,7 @@ class FasterRCNN(FromTorchvision, Detector, Backbone):
         transforms: What changes the network once it is pretrained, in order, such as LoRA; null for nothing.
     """
 
+    works_in_parts = False  # student and teacher look at regions between passes, when their parameters are in parts
     scheme = "softmax"
     background = 1
 

@@ -76,3 +76,9 @@ def plain_boxes(head: nn.Module) -> nn.Module:
         return head
     plain = DenseHead(head.classes.plain(), head.boxes, head.centred, head.each, head.kind, head.unpadded)
     return plain.train(head.training)
+
+
+def old_boxes(head: nn.Module) -> DenseHead:
+    """A head with joint class outputs without those of new classes; its layers are the head's own."""
+    assert isinstance(head, DenseHead) and isinstance(head.classes, JointConv)
+    return DenseHead(head.classes.old, head.boxes, head.centred, head.each, head.kind, head.unpadded)

@@ -77,6 +77,9 @@ class RegionReader:
             self._look, self.found = None, self.found._replace(maps={})
         return self._own
 
+    def idle(self, logits: Tensor) -> Tensor:
+        return (logits.sum() + self.found.objectness.sum() + self.found.deltas.sum()) * 0.0
+
     def of_regions(self, row: Tensor, at: int) -> tuple[Tensor, Tensor, Tensor]:
         """Class logits and box outputs of an image's proposals as torchvision has them, and the proposals."""
         there, regions = self.found.there[at].to(row.device), self.found.regions[at].to(row)
@@ -99,6 +102,8 @@ class RegionReader:
         of_labels = [label.to(row.dtype) for label in labels]
         parts = rpn.compute_loss(found.objectness[at].to(row.dtype), found.deltas[at].to(row.dtype), of_labels, wanted)
         logits, moves, regions = self.of_regions(row, at)
+        if not len(regions):
+            return torch.stack(parts).sum() + self.idle(row)
         numbers, said = roi.assign_targets_to_proposals([regions], [boxes], [classes + 1])
         (chosen,) = roi.subsample(said)
         if len(chosen):

@@ -88,7 +88,7 @@ class ObjectDetection(Task):
     def loss(self, output: Output, batch: Batch) -> Loss:
         count = int(batch["count"])
         if not count:
-            return Loss(output.logits.sum() * 0.0, 0)
+            return Loss(self.idle(output), 0)
         assert output.reader is not None
         logits = at_least_single(output.logits)
         return Loss(output.reader.losses(logits, targets(batch["y"], logits.dtype)).sum(), count)
@@ -96,13 +96,18 @@ class ObjectDetection(Task):
     def loss_in_part(self, output: Output, batch: Batch, covered: Tensor, counts: Tensor) -> Tensor:
         """Classes that an image's annotation does not cover are in no loss: their outputs are taken as certain of no object."""
         if not int(batch["count"]):
-            return output.logits.sum() * 0.0
+            return self.idle(output)
         assert output.reader is not None
         rows = output.reader.rows(at_least_single(output.logits))
         unknown = ~torch.nn.functional.pad(covered, (0, rows.shape[-1] - covered.shape[1]), value=True)
         logits = rows.masked_fill(unknown[:, None], CERTAIN).reshape(output.logits.shape)
         losses = output.reader.losses(logits, targets(batch["y"], logits.dtype))
         return losses[counts].sum()
+
+    def idle(self, output: Output) -> Tensor:
+        """0, with a gradient of 0 for all layers, for a batch without images that count."""
+        reader = output.reader
+        return reader.idle(output.logits) if isinstance(reader, Proposes) else output.logits.sum() * 0.0
 
     def update(self, metric: Metric, output: Output, batch: Batch) -> None:
         """Detections of classes that an image's annotation does not cover are left out of the scores."""

@@ -104,6 +104,7 @@ def test_forgetting_is_positive_where_the_source_metric_got_worse(metric: str) -
     better, worse = ({f"retention/{metric}": v} for v in ((0.9, 0.6) if metric == "accuracy" else (0.6, 0.9)))
     assert monitor.meter.with_forgetting(worse, better)["retention/forgetting"] == pytest.approx(0.3)
     assert monitor.meter.with_forgetting(better, worse)["retention/forgetting"] == pytest.approx(-0.3)
+    assert str(monitor.meter.with_forgetting(better, better)["retention/forgetting"]) == "0.0", "shown as -0.0000"
 
 
 @pytest.mark.one_in(3)

@@ -171,6 +171,29 @@ def test_metadata_in_split_folders_or_in_one_table_with_splits_by_folder(tmp_pat
     assert "left out 1 sound that the metadata does not list" in " ".join(ready(folder(tmp_path)).remarks())
 
 
+def test_a_file_in_no_split_folder_does_not_turn_the_test_sounds_into_training_sounds(tmp_path: Path) -> None:
+    write_metadata(tmp_path)
+    rows = [
+        f"{split}/{line}"
+        for split in ("train", "test")
+        for line in (tmp_path / split / "metadata.csv").read_text().splitlines()[1:]
+    ]
+    for split in ("train", "test"):
+        (tmp_path / split / "metadata.csv").unlink()
+    write_sound(tmp_path / "more/a.wav", beep(300, 0.2))
+    table = tmp_path / "metadata.csv"
+    table.write_text("\n".join(["file_name,label,speaker", *rows, "more/a.wav,0,a"]))
+    with refused("data", "more/a.wav", "no folder of a split", "test"):
+        ready(folder(tmp_path))
+    table.write_text("\n".join(["file_name,label,speaker", *rows, ",0,a"]))
+    without_file = ready(folder(tmp_path, on_bad_sample="skip"))
+    assert {name: len(split) for name, split in without_file.splits.items()} == {"train": 27, "val": 9, "test": 12}
+    table.write_text("\n".join(["file_name,label,speaker", *rows, "../a.wav,0,a"]))
+    with refused("data", "../a.wav") as caught:
+        ready(folder(tmp_path))
+    assert "audio_root" not in str(caught.value), "the fix names an option that AudioFolder does not have"
+
+
 def test_a_split_without_metadata_beside_one_with_it_is_counted_and_steps_up_and_down_are_not(tmp_path: Path) -> None:
     write_metadata(tmp_path)
     (tmp_path / "test/metadata.csv").unlink()

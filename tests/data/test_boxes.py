@@ -257,6 +257,15 @@ def test_damaged_json_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
         ready(CocoDetection, str(coco(tmp_path, spoil)))
 
 
+@pytest.mark.parametrize("said", ["1", "true", "True", "0", "false", ""])
+def test_objects_are_difficult_by_a_number_or_a_word(tmp_path: Path, said: str) -> None:
+    root = write_voc(tmp_path)
+    path = root / "Annotations" / "0.xml"
+    path.write_text(path.read_text().replace("<difficult>0", f"<difficult>{said}"))
+    samples = ready(VOCDetection, str(root)).splits["train"].samples
+    assert set(samples.truth.of(0)[2].tolist()) == {said in ("1", "true", "True")}
+
+
 def test_vocs_difficult_objects_and_damaged_xml(tmp_path: Path) -> None:
     root = write_voc(tmp_path)
     box = scene(0)[1][0]

@@ -125,6 +125,28 @@ def test_smoothed_masks_are_not_taken_for_masks_of_many_classes(tmp_path: Path) 
         ready(tmp_path)
 
 
+@pytest.mark.parametrize("values", [(0, 1, 2), (0, 10, 20), (0, 255)])
+def test_the_noise_of_jpeg_masks_is_not_taken_for_classes(tmp_path: Path, values: tuple[int, ...]) -> None:
+    write_masks(tmp_path, 6, values=values, side=24)
+    for path in list((tmp_path / "masks").iterdir()):
+        Image.open(path).save(path.with_suffix(".jpg"), quality=80)
+        path.unlink()
+    with refused("data", ".jpg", "JPEG", "PNG"):
+        ready(tmp_path)
+    with refused("data", ".jpg", "JPEG", "PNG"):
+        ready(tmp_path, labels=[str(value) for value in values])
+
+
+def test_masks_of_floats_are_not_told_to_name_colours(tmp_path: Path) -> None:
+    write_masks(tmp_path, 4)
+    for path in list((tmp_path / "masks").iterdir()):
+        Image.open(path).convert("F").save(path.with_suffix(".tif"))
+        path.unlink()
+    with refused("data", "type F", "PNG") as caught:
+        ready(tmp_path)
+    assert "colours" not in str(caught.value)
+
+
 def test_two_folders_of_one_split_and_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
     write_splits(tmp_path, "train", "val", "valid")
     with refused("data", "val, valid"):

@@ -71,6 +71,25 @@ def test_librispeech_an_audiofolder_and_a_manifest_are_read_alike(tmp_path: Path
     assert "left out 1 sound that the metadata does not list" in " ".join(audiofolder.remarks())
 
 
+def test_the_splits_of_librispeech_are_found_in_the_folder_that_its_archives_make(tmp_path: Path) -> None:
+    write_librispeech(tmp_path / "LibriSpeech")
+    data = Speech(root=str(tmp_path), task="ctc", seed=0)
+    data.setup()
+    assert {name: len(split) for name, split in data.splits.items()} == {"train": 6, "val": 2, "test": 3}
+
+
+def test_a_sound_of_which_a_manifest_states_a_part_is_refused_or_left_out(tmp_path: Path) -> None:
+    manifest = write_transcripts(tmp_path, 12)
+    write_sound(tmp_path / "3.wav", beep(300, 4.0))  # the manifest says 0.55 s
+    with refused("data", "3.wav", "0.55 s", "lasts 4 s"):
+        Speech(train=manifest, seed=0).setup()
+    data = Speech(train=manifest, seed=0, on_bad_sample="skip")
+    data.setup()
+    assert sum(len(split) for split in data.splits.values()) == 11
+    write_sound(tmp_path / "3.wav", beep(300, 1.0))  # some silence that the manifest does not count
+    Speech(train=manifest, seed=0).setup()
+
+
 def test_error_rates_of_hostile_texts_are_jiwers(tmp_path: Path) -> None:
     pairs = [
         ("a  b", "a b"),

@@ -50,6 +50,7 @@ from sft_lightning.data.vision.segmentation import SegmentationData
 from sft_lightning.modules import SFTModule
 from sft_lightning.networks import (
     MLP,
+    FasterRCNN,
     MelCNN,
     TimmDetection,
     TransformersChoice,
@@ -533,6 +534,27 @@ def _save_boxes(folder: Path) -> str:
     return str(folder)
 
 
+class SmallFasterRCNN(FasterRCNN):
+    """Faster R-CNN that sees a region as one place, not as 7×7."""
+
+    def options(self) -> dict[str, Any]:
+        from torchvision.models.detection.faster_rcnn import TwoMLPHead
+        from torchvision.ops import MultiScaleRoIAlign
+
+        pool = MultiScaleRoIAlign(["0", "1", "pool"], output_size=1, sampling_ratio=2)
+        return {**super().options(), "box_roi_pool": pool, "box_head": TwoMLPHead(256, 1024)}
+
+
+REGIONS = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8, "score_threshold": 0.0}
+
+
+def _save_regions(folder: Path) -> str:
+    torch.manual_seed(0)
+    info = TaskInfo("object_detection", 3, ["old0", "old1", "old2"])
+    build_network(spec(SmallFasterRCNN, **REGIONS), info).save_pretrained(str(folder))
+    return str(folder)
+
+
 def _old_texts(**settings: Any) -> FewTexts:
     return FewTexts(labels=("old0", "old1", "old2"), **settings)
 
@@ -712,7 +734,9 @@ def _old_and_new_of(made: Callable[..., Any], new: Sequence[str], old: Sequence[
     return both
 
 
-OLD_AND_NEW = "old and new labels"
+OLD_AND_NEW, OF_REGIONS = "old and new labels", "images with regions"
+IN_REGIONS = ("plain", "distill-logits-kl")
+"""Variants that a network meets which proposes regions: it is large"""
 OWN_CASES = {
     OLD_AND_NEW: Case(
         "classification",
@@ -732,8 +756,16 @@ OWN_CASES = {
         data=_old_and_new_of(FewSets, ("a", "b", "c", "d"), ("old0", "old1", "old2")),
         source=None,
     ),
+    OF_REGIONS: Case(
+        "object_detection",
+        _save_regions,
+        lambda folder: spec(SmallFasterRCNN, **REGIONS, pretrained=folder),
+        FewBoxes,
+        settings={"freeze_batchnorm_stats": True},  # statistics of a batch depend on the batch, whoever splits it
+        refused_in_parts=tuple(VARIANTS),
+    ),
 }
-"""Cases that only the variants of ON_OWN_CASE meet, for how the work is split."""
+"""Cases that only a few variants meet, those of ON_OWN_CASE or IN_REGIONS, for how the work is split."""
 
 
 def case_of(name: str) -> Case:
@@ -748,12 +780,17 @@ IN_PARTS = [(case, variant) for case, variant in PAIRS if variant not in CASES[c
 STAGED = [*(("images", variant) for variant in WITH_STAGES), *((OLD_AND_NEW, variant) for variant in ON_OWN_CASE)]
 """Also tried, for how the work is split."""
 STAGED_SLOWLY = [
-    (case, variant)
-    for case in OWN_CASES
-    for variant in ON_OWN_CASE
-    if case != OLD_AND_NEW and variant not in OWN_CASES[case].refused
+    *((OF_REGIONS, variant) for variant in IN_REGIONS),
+    *(
+        (case, variant)
+        for case in OWN_CASES
+        for variant in ON_OWN_CASE
+        if case not in (OLD_AND_NEW, OF_REGIONS) and variant not in OWN_CASES[case].refused
+    ),
 ]
 """The same, for `make test-all`."""
+SLOWLY_IN_PARTS = [(case, variant) for case, variant in STAGED_SLOWLY if variant not in case_of(case).refused_in_parts]
+"""Those of these that are accepted with parameters in parts."""
 REFUSED = [(case, variant) for case in CASES for variant in CASES[case].refused]
 
 

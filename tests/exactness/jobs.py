@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.cover import pairwise
-from tests.exactness.cases import CASES, IN_PARTS, PAIRS, STAGED, STAGED_SLOWLY
+from tests.exactness.cases import CASES, IN_PARTS, PAIRS, SLOWLY_IN_PARTS, STAGED, STAGED_SLOWLY
 from tests.exactness.two_processes import Job
 from tests.support import VARIANTS
 
@@ -55,7 +55,8 @@ def every(test: str, staged: bool = False) -> Any:
     """Parametrizes case and variant; `staged` adds STAGED and, slowly, STAGED_SLOWLY, where a test is of how work is split."""
     quick = {*pairs_of(test), *STAGED}
     accepted = PAIRS if test != "sharding" else [pair for pair in IN_PARTS if pair[0] in SHARDED]
-    rows = [*accepted, *([*STAGED, *STAGED_SLOWLY] if staged else ())]
+    slowly = STAGED_SLOWLY if test != "sharding" else SLOWLY_IN_PARTS
+    rows = [*accepted, *([*STAGED, *slowly] if staged else ())]
     return pytest.mark.parametrize(("case", "variant"), [marked(row, row in quick) for row in rows])
 
 
@@ -87,7 +88,7 @@ EVERY: list[Job] = [
     *(("measure", case, rows, how, "fsdp2") for case in CASES_IN_PARTS for rows in SIZES for how in HOW),
     *(("measure", case, rows, how) for case in CASES for rows in SIZES for how in HOW),
     *(("saved", strategy, precision) for strategy in ("ddp", "fsdp2") for precision in ("bf16-true", "64-true")),
-    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in STAGED_SLOWLY),
+    *(("train", case, variant, "float64", 2, "fsdp2") for case, variant in SLOWLY_IN_PARTS),
     *(("train", case, variant, "float64", 4) for case, variant in STAGED_SLOWLY),
     *(
         ("train", case, variant, kind, accumulate)

@@ -19,6 +19,10 @@ from tests.networks.vision import tiny_detr
 Arguments = Callable[[Path], dict[str, Any]]
 
 
+OLD = [0, 1, 2, 3, 4]
+"""Digits that the builtin network knows"""
+
+
 class CaseOf(NamedTuple):
     """A task on a network family."""
 
@@ -145,6 +149,14 @@ def lora(folder: Path) -> dict[str, Any]:
     }
 
 
+def old_and_new(folder: Path, patch: pytest.MonkeyPatch | None) -> dict[str, Any]:
+    """Digits of new labels beside a few of old ones."""
+    of = {
+        name: {"class_path": "Digits", "init_args": {"classes": own}} for name, own in (("new", [5, 6]), ("old", OLD))
+    }
+    return {**of, "rehearse": 2}
+
+
 OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, Any]]]] = {
     "values": ("TextTable", values),
     "chats": ("Instructions", chats),
@@ -153,11 +165,13 @@ OWN: dict[str, tuple[str, Callable[[Path, pytest.MonkeyPatch | None], dict[str, 
     "large scenes": ("MaskFolder", scenes),
     "mixed scenes": ("MaskFolder", mixed),
     "two numbers": ("ImageTable", points),
+    "old and new": ("Extend", old_and_new),
 }
 """Data beside the examples of tests/data/test_contract.py: their module, and what writes them"""
 MLP = {"in_features": 64, "hidden": [128, 64], "pretrained": "builtin:digits-0-4"}
 CASES = {
     "classification-mlp": CaseOf("Digits", "MLP", lambda _: MLP, "safetensors", retention=True),
+    "classification-mlp-extended": CaseOf("old and new", "MLP", lambda _: MLP, "safetensors"),
     "classification-mlp-onnx": CaseOf("Digits", "MLP", lambda _: MLP, "onnx", retention=True),
     "classification-lenet": CaseOf(
         "Digits", "LeNet", lambda _: {"channels": 1, "image_size": 16}, "safetensors", "new"
@@ -364,7 +378,7 @@ def make_run(name: str, root: Path, *more: object, patch: pytest.MonkeyPatch | N
         "test_after_fit": False,
     }
     if case.retention:
-        config["retention"] = {"class_path": "Digits", "init_args": {"classes": [0, 1, 2, 3, 4]}}
+        config["retention"] = {"class_path": "Digits", "init_args": {"classes": OLD}}
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     code = main(["fit", "--config", str(folder / "config.yaml"), "--runs_dir", str(root / "runs"), "--run_id", "one"])
     assert code == 0

@@ -54,6 +54,16 @@ def code_of(folder: Path) -> list[str]:
 
 
 @torch.no_grad()
+def test_a_run_with_new_labels_beside_old_ones_exports_its_tuned_old_rows_as_source_head(
+    tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path
+) -> None:
+    network = load_export(exported("classification-mlp-extended", tmp_path / "extended"))
+    assert network.task.num_outputs == 7 and network.source_labels == ["0", "1", "2", "3", "4"]
+    said = network.eval()({"image": torch.rand(4, 1, 8, 8)})
+    torch.testing.assert_close(said.source_logits, said.logits[:, :5])
+
+
+@torch.no_grad()
 @pytest.mark.slow
 def test_the_readme_alone_repeats_a_prediction_of_both_heads_of_a_text(
     tuned: Callable[[str], Tuned], exported: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

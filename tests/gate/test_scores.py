@@ -221,6 +221,14 @@ def test_the_calibration_error_is_that_of_torchmetrics_and_tested_by_its_own_tes
         known(parse("val/ece <= +0.01"), of_values(20))
 
 
+def test_the_calibration_error_of_few_samples_in_bins_of_their_own_is_not_tested_as_a_mean() -> None:
+    (mine, p, y), (theirs, _, _) = with_confidence(9, 12), with_confidence(21, 12)
+    one = np.abs(p.max(1) - (p.argmax(1) == y))
+    assert mine.values["ece"] == pytest.approx(one.mean(), abs=1e-6), "some samples of the example share a bin"
+    found = chosen_test.tested(mine, theirs, parse("val/ece <= +0.5"), -1, 0.05)
+    assert found.method.startswith("bounded bootstrap")
+
+
 def test_groups_of_labels_need_labels_that_were_known() -> None:
     found = Collected(make_task(TaskInfo("classification", 5, list("abcde"))), final=True)
     logits = torch.eye(5)

@@ -293,6 +293,17 @@ def test_the_export_is_one_ordinary_model_with_one_list_of_labels(pretrained: st
     assert isinstance(network.head, JointHead), "writing changes nothing"
 
 
+def test_the_source_head_of_the_export_says_what_the_tuned_old_rows_say(pretrained: str, tmp_path: Path) -> None:
+    module, recorder = tuned(pretrained, both(), max_steps=3)
+    assert not torch.equal(recorder.start["head.old.weight"], weights(module)["head.old.weight"])
+    network = module.float().network.eval()
+    network.save_pretrained(str(tmp_path))
+    kept = build_network(pretrained_mlp(str(tmp_path), keep_source_head="source"), TaskInfo("classification", 4, []))
+    x = {"image": torch.rand(4, 1, 8, 8)}
+    assert kept.source_labels == [str(d) for d in OLD]
+    torch.testing.assert_close(kept.eval()(x).source_logits, network(x).source_logits)
+
+
 # ---- however the work is split ----
 
 

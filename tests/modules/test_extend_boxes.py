@@ -237,6 +237,11 @@ def test_the_export_is_one_ordinary_detector_that_can_be_extended_again(root: Pa
     x = {n: v.float() if v.is_floating_point() else v for n, v in recorder.batches[0]["x"].items()}
     with torch.no_grad():
         torch.testing.assert_close(again.eval()(x).logits, network(x).logits)
+    kept = case_of(CASE).network(str(tmp_path))
+    kept["init_args"]["keep_source_head"] = "source"
+    third = build_network(kept, TaskInfo("object_detection", 2, ["c", "d"]))
+    with torch.no_grad():
+        torch.testing.assert_close(third.eval()(x).source_logits, network(x).source_logits)
 
 
 @pytest.mark.slow

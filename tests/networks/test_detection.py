@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sft_lightning.core.structures import Output, TaskInfo
+from sft_lightning.data.vision.boxed import fixed
 from sft_lightning.networks import FasterRCNN, Network, TimmDetection, TorchvisionDetection, TransformersDetection
 from sft_lightning.networks.dense_detection import anchors_of, halved, sides_of
 from sft_lightning.networks.image_fit import refusal
@@ -191,6 +192,33 @@ def test_a_loss_of_outputs_that_are_no_numbers_is_no_number(cls: type[Network]) 
         spoiled = output.reader.losses(output.logits * float("nan"), [TARGETS[0], nothing])
         assert spoiled.isnan().all()
         assert output.reader.losses(output.logits, [TARGETS[0], nothing]).isfinite().all()
+
+
+def reached(network: Network, images: int, proposed: bool = True) -> set[str]:
+    """Names of the parameters that get a gradient from a batch in which some images count."""
+    network.zero_grad()
+    output = network({"image": IMAGES}, torch.arange(2) < images)
+    if not proposed:
+        output.reader.found.there.fill_(False)  # type: ignore[union-attr]
+    y = fixed([(boxes.numpy(), classes.numpy()) for boxes, classes in TARGETS][:images])
+    loss = make_task(network.task).loss(output, {"count": images, "y": y, "x": {}})
+    assert loss.n == images
+    loss.total.backward()
+    return {name for name, parameter in network.named_parameters() if parameter.grad is not None}
+
+
+@pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection, FasterRCNN])
+def test_all_layers_get_a_gradient_where_no_image_counts_or_no_region_is_proposed(cls: type[Network]) -> None:
+    """DDP waits for ever for a layer that has a gradient on one rank and none on another."""
+    made: dict[str, Any] = {"name": "test_resnet", "width": 64, "convolutions": 1}
+    if cls is FasterRCNN:
+        made = {"name": "fasterrcnn_mobilenet_v3_large_320_fpn", "proposals": 8}
+    three = TaskInfo("object_detection", 3, ["a", "b", "c"])
+    network = cls(three, **({"config": tiny_detr()} if cls is TransformersDetection else made)).eval()
+    every = reached(network, 2)
+    assert reached(network, 0) == every
+    if cls is FasterRCNN:
+        assert reached(network, 2, proposed=False) == every
 
 
 @pytest.mark.parametrize("cls", [TimmDetection, TransformersDetection, FasterRCNN])

@@ -144,8 +144,11 @@ def test_options_without_effect_are_refused(tmp_path: Path) -> None:
         MaskFolder(root=str(tmp_path), window=64, image_size=64)
     assert MaskFolder(root=str(tmp_path), window=64, window_overlap=0.2).window == (64, 32), "not rounded to none"
     assert MaskFolder(root=str(tmp_path), window=64, window_overlap=0.0).window == (64, 64)
-    with refused("data.window_overlap", "32"):
-        MaskFolder(root=str(tmp_path), window=32, window_overlap=0.4)
+    for overlap in (0.4, 0.5, 0.9):
+        with refused("data.window_overlap", "32"):
+            MaskFolder(root=str(tmp_path), window=32, window_overlap=overlap)
+    assert MaskFolder(root=str(tmp_path), window=32).window == (32, 32)
+    assert MaskFolder(root=str(tmp_path), window=64, window_overlap=0.9).window == (64, 32)
 
 
 def test_images_of_different_sizes_are_measured_one_by_one(tmp_path: Path, unet: UNet) -> None:

@@ -12,14 +12,14 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from torch import nn
 
 from sft_lightning.core.structures import TaskInfo
-from sft_lightning.modules import L2SPSFT, DistillSFT
-from sft_lightning.networks import MLP, Timm, Torchvision, TransformersLM, TransformersText
+from sft_lightning.modules import L2SPSFT, DistillSFT, PlainSFT
+from sft_lightning.networks import MLP, FasterRCNN, Timm, Torchvision, TransformersLM, TransformersText, spec
 from sft_lightning.sharding.split import blocks, shard
 from sft_lightning.sharding.strategy import FSDP2, check_strategy
 from sft_lightning.sharding.tensors import gathered, is_sharded, local, over_ranks, part_of, whole
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
-from tests.support import Scaled, digits, fit, moved, pretrained_mlp, quiet_trainer, weights
+from tests.support import HIDDEN, Scaled, digits, fit, moved, pretrained_mlp, quiet_trainer, weights
 
 TASK = TaskInfo("classification", 3, ["a", "b", "c"])
 
@@ -94,6 +94,20 @@ def test_what_cannot_be_in_parts_is_refused(
     module = DistillSFT(pretrained_mlp(pretrained), **settings)
     with refused(*told):
         quiet_trainer(strategy="fsdp2", devices=1, plugins=plugins).fit(module, digits())
+
+
+class BetweenPasses(MLP):
+    """A network whose layers are also called outside of its passes, as those of Faster R-CNN are."""
+
+    works_in_parts = False
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_network_that_looks_at_its_layers_between_passes_is_refused() -> None:
+    module = PlainSFT(spec(BetweenPasses, in_features=64, hidden=HIDDEN))
+    with refused("trainer.strategy", "fsdp2", "BetweenPasses", "ddp"):
+        quiet_trainer(strategy="fsdp2", devices=1).fit(module, digits())
+    assert not FasterRCNN.works_in_parts
 
 
 @pytest.mark.usefixtures("alone")

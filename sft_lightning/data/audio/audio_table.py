@@ -62,7 +62,7 @@ class AudioTable(AudioData):
         tables = {split: read_table(file, f"data.{split}", self.skips) for split, file in named.items()}
         root = None if self.audio_root is None else Path(self.audio_root).expanduser()
         folders = {split: root or file.parent for split, file in named.items()}
-        found, classes, notes = Listed(*self.columns, self.only, self.labels).splits(tables, folders)
+        found, classes, notes = Listed(*self.columns, self.only, self.labels, "data.audio_root").splits(tables, folders)
         return Splits(found["train"], found.get("val"), found.get("test"), classes, notes)
 
     def load_for_prediction(self) -> Sounds | None:

@@ -14,15 +14,16 @@ PATTERN = "*.trans.txt"
 def librispeech_tables(root: Path, skip: bool) -> dict[str, Table] | None:
     """Tables with file_name (below `root`), text and speaker of each split; None if `root` has no such transcripts.
 
-    Folders named as splits (`train-clean-100`, `dev-clean`, `test-other`) give the splits; without any, all are `train`.
+    Folders named as splits (`train-clean-100`, `dev-clean`, `test-other`) give the splits, at any depth, since archives hold
+    them in a folder `LibriSpeech`; without any, all are `train`.
     """
     lists = sorted(root.rglob(PATTERN))
     if not lists:
         return None
     rows: dict[str, list[tuple[str, str, str]]] = {}
     for path in lists:
-        below = path.relative_to(root).parts
-        split = (split_within(below[0]) if len(below) > 1 else None) or "train"
+        folders = path.relative_to(root).parts[:-1]
+        split = next(filter(None, map(split_within, folders)), "train")
         rows.setdefault(split, []).extend(transcripts_in(path, root))
     if "train" not in rows:
         raise UserError("data.root", f"{root} has {', '.join(rows)}, but no train", "name a folder train")

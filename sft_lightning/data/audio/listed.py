@@ -43,9 +43,9 @@ def kept_rows(table: Table, only: Only | None) -> Table:
     return kept
 
 
-def files_of(table: Table, column: str, folder: Path) -> list[Path]:
-    """The file of each row, which must lie below `folder`; an empty path in rows that are left out."""
-    return listed_files(table, column, folder, "sound", "data.audio_root")
+def files_of(table: Table, column: str, folder: Path, option: str) -> list[Path]:
+    """The file of each row, which must lie below `folder`, that the key `option` sets; an empty path in rows left out."""
+    return listed_files(table, column, folder, "sound", option)
 
 
 class Listed:
@@ -55,6 +55,7 @@ class Listed:
         file_column, label_column, group_column: Names of columns; None for defaults.
         only: Rows to keep.
         labels: Classes in order; None for those of the training table.
+        option: The key that sets the folder of the files; empty if none does.
     """
 
     def __init__(
@@ -64,13 +65,14 @@ class Listed:
         group_column: str | None = None,
         only: Only | None = None,
         labels: Sequence[str] | None = None,
+        option: str = "",
     ) -> None:
         self.file_column, self.label_column, self.group_column = file_column, label_column or "label", group_column
-        self.only, self.labels = only, labels
+        self.only, self.labels, self.option = only, labels, option
 
     def sounds(self, table: Table, folder: Path, classes: Sequence[str] | None) -> Sounds:
         """The sounds of a table, with their classes if these are given."""
-        paths = files_of(table, file_column_of(table, self.file_column), folder)
+        paths = files_of(table, file_column_of(table, self.file_column), folder, self.option)
         numbered = self.labels is not None or self.label_column in table.names
         targets = None if classes is None else class_numbers(table, self.label_column, classes, numbered)
         return Sounds(paths, targets, folder, table.bad, groups_of(table, self.group_column))
@@ -81,7 +83,8 @@ class Listed:
         """(the sounds of each split, the classes, notes)."""
         kept, folder = by_split({split: kept_rows(t, self.only) for split, t in tables.items()}, folder, self.only)
         train = kept["train"]
-        files_of(train, file_column_of(train, self.file_column), folder["train"])  # a row left out names no class
+        # first, because a row without a file is left out and names no class
+        files_of(train, file_column_of(train, self.file_column), folder["train"], self.option)
         classes = class_names(train, self.label_column, self.labels)
         found = {split: self.sounds(table, folder[split], classes) for split, table in kept.items()}
         return found, classes, list(dict.fromkeys(note for table in kept.values() for note in table.notes))

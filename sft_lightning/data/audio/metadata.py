@@ -10,7 +10,9 @@ from sft_lightning.data.audio.listed import FILE_COLUMNS, below
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.audio.sounds import Sounds
 from sft_lightning.data.split_column import chosen
+from sft_lightning.data.split_column import named as has_splits
 from sft_lightning.data.split_names import by_kind, split_of
+from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table, read_table
 from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below
 
@@ -70,11 +72,23 @@ def metadata_file(folder: Path) -> Path | None:
 
 
 def by_first_folder(table: Table, root: Path, file_column: str | None = None) -> Metadata:
-    """The rows of one table by the split that their file's first folder names; one split if any names none."""
+    """The rows of one table by the split that their file's first folder names; one split if no folder names train.
+
+    A row without a file is of train. Raises UserError if some folders name train and another split, and some neither,
+    because samples to test on might be trained on. A column `split` decides then.
+    """
     column = next((name for name in (file_column, *FILE_COLUMNS) if name in table.columns), None)
-    names = [] if column is None else [below(root, str(value)) for value in table.columns[column]]
-    kinds = [split_of(name.partition("/")[0]) if "/" in name else None for name in names]
-    if not names or None in kinds or "train" not in kinds:
+    files = [] if column is None else [None if missing(v) else below(root, str(v)) for v in table.columns[column]]
+    kinds = ["train" if f is None else split_of(f.partition("/")[0]) if "/" in f else None for f in files]
+    by_folder = any(file is not None and kind == "train" for file, kind in zip(files, kinds, strict=True))
+    if not by_folder or None in kinds:
+        others = sorted({kind for kind in kinds if kind and kind != "train"})
+        if by_folder and others and not has_splits(table):
+            row = kinds.index(None)
+            problem = (
+                f"{table.name(row)}: {files[row]} is in no folder of a split, but others are in {' and '.join(others)}"
+            )
+            raise UserError("data", problem, "move it, or add a column split (train, validation or test)")
         return Metadata({"train": table}, {"train": root}, root)
     tables = {}
     for kind in dict.fromkeys(kinds):

@@ -1,5 +1,6 @@
 """Speech with transcripts: an audiofolder with a column of texts, LibriSpeech's layout, or tables such as JSONL manifests."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -28,7 +29,8 @@ class Speech(AudioData):
     """Sounds with transcripts: a folder, or tables with a file and a text in each row (.csv, .tsv, .json, .jsonl, .parquet).
 
     A folder has a metadata file with the columns file_name and transcription (or text), alone or in its train, val and test
-    folders; or LibriSpeech's layout, whose folders are named as splits. A JSONL manifest has audio_filepath and text.
+    folders; or LibriSpeech's layout, whose folders are named as splits. A JSONL manifest has audio_filepath and text; a sound
+    that lasts longer than its `duration` there says, or begins at an `offset`, is refused.
 
     Args:
         root: The folder; null for tables.
@@ -123,11 +125,13 @@ class Speech(AudioData):
             if offset not in (None, "", 0, "0", 0.0, "0.0"):
                 problem = f"{table.name(row)}: a part of a sound (offset {offset}) cannot be read"
                 table.refuse(row, UserError("data", problem, "cut the sound into files of one transcript each"))
-        paths = files_of(table, file_column_of(table, file_column), place)
+        option = "data.audio_root" if self.root is None else ""
+        paths = files_of(table, file_column_of(table, file_column), place, option)
         column = text_column or next((name for name in TEXT_COLUMNS if name in table.columns), TEXT_COLUMNS[0])
         texts = table.texts(column, "data.text_column")
         cased = [{"lower": text.lower(), "upper": text.upper()}.get(self.letter_case, text).strip() for text in texts]
-        return Transcribed(paths, cased, place, self.speech_task, table.bad, groups_of(table, group_column))
+        groups = groups_of(table, group_column)
+        return Transcribed(paths, cased, place, self.speech_task, table.bad, groups, durations_of(table))
 
     def load_for_prediction(self) -> Samples | None:
         if self.predict is None:
@@ -169,6 +173,16 @@ class Speech(AudioData):
         if dropped:
             parts.append("characters dropped: " + ", ".join(f"{c!r} in {n:,}" for c, n in sorted(dropped.items())))
         return "; ".join(parts)
+
+
+def durations_of(table: Table) -> dict[int, float]:
+    """Seconds of each row's sound, where a column `duration` has them."""
+    found = {}
+    for row, value in enumerate(table.columns.get("duration", [])):
+        with suppress(TypeError, ValueError):
+            if 0 < (seconds := float(value)) < float("inf"):
+                found[row] = seconds
+    return found
 
 
 def rates_of(metrics: list[str] | None, task: SpeechTask, generate_samples: int) -> tuple[str, ...]:

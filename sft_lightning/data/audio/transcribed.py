@@ -13,12 +13,16 @@ import torch
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.structures import InputSpec, Texts
 from sft_lightning.core.wording import plural
+from sft_lightning.data.audio.reading import Header
 from sft_lightning.data.audio.sounds import Sounds
 from sft_lightning.data.sampler import Key
 
 SpeechTask = Literal["seq2seq", "ctc"]
 NONE = -1
 """Fills a CTC target after its end"""
+SLACK, SHARE = 0.5, 0.9
+"""A sound is of its transcript alone if its table states all but so many seconds of it, or this share"""
+OF_A_PART = "and it lasts {:.3g} s: cut it into files of one transcript each"
 
 
 class Transcribed(Sounds):
@@ -31,6 +35,7 @@ class Transcribed(Sounds):
         task: Whether targets are tokens of a text, or outputs of frames.
         bad: Rows that cannot be used, and why.
         groups: `[rows]` group numbers, such as speakers.
+        stated: Seconds of some rows' sounds, as their table has them.
     """
 
     def __init__(
@@ -41,8 +46,10 @@ class Transcribed(Sounds):
         task: SpeechTask,
         bad: Mapping[int, str] | None = None,
         groups: np.ndarray | None = None,
+        stated: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__(paths, None, root, bad, groups)
+        self.stated = dict(stated or {})
         self.transcripts, self.task = None if transcripts is None else list(transcripts), task
         self.one_item_each = task == "ctc"
         self.target_ids: list[list[int]] = []
@@ -51,6 +58,15 @@ class Transcribed(Sounds):
         """Characters that the network cannot write, and in how many transcripts they are"""
         self.too_short: dict[int, str] = {}
         """Rows with fewer frames than their transcript needs, and why"""
+
+    def headers(self) -> list[Header | None]:
+        """Sounds much longer than their table says are unusable: their transcripts are of a part."""
+        unread, found = self._headers is None, super().headers()
+        for row, seconds in self.stated.items() if unread else ():
+            header = found[row]
+            if header is not None and (own := header.samples / header.rate) > max(seconds + SLACK, seconds / SHARE):
+                self._bad[row], found[row] = f"its table has {seconds:g} s of it, {OF_A_PART.format(own)}", None
+        return found
 
     def write(self, spec: InputSpec, drop: bool) -> None:
         """Makes the targets. Raises UserError for characters that the network cannot write, unless they are to be dropped."""

@@ -17,9 +17,11 @@ from sft_lightning.tasks.region_scores import UNLABELLED
 
 __all__ = [
     "MOST_CLASSES",
+    "PNG",
     "UNLABELLED",
     "MaskRule",
     "UnknownValue",
+    "changed_by_jpeg",
     "raw_values",
     "rule_of_table",
     "rule_of_values",
@@ -37,8 +39,21 @@ Values = Mapping[str, int | str | Sequence[int]]
 FIX = "name the values in data.init_args.mask_values, or set data.init_args.unknown_values ignore"
 
 
+JPEG = b"\xff\xd8\xff"
+"""Begins each JPEG"""
+PNG = "save masks as PNG with 8 or 16 bits of grey, or with a palette"
+
+
 class UnknownValue(ValueError):
     """A mask has values that are no class's."""
+
+    fix = PNG
+
+
+class InColour(UnknownValue):
+    """A mask is in colour where values are expected."""
+
+    fix = "name the classes' colours in data.init_args.mask_values, such as {road: '#804080'}"
 
 
 @dataclass(frozen=True)
@@ -82,11 +97,18 @@ def raw_values(file: BinaryIO, colours: bool) -> np.ndarray:
         if image.mode in ("RGB", "RGBA", "LA"):
             channels = np.asarray(image)[..., : len(image.mode.rstrip("A"))]
             if (channels != channels[..., :1]).any():
-                raise UnknownValue("its mask is in colour, and no colours of classes are named")
+                raise InColour("its mask is in colour, and no colours of classes are named")
             return channels[..., 0].astype(np.int64)
         if image.mode not in ("P", "L", "1", "I") and not image.mode.startswith("I;16"):
             raise UnknownValue(f"its mask has pixels of type {image.mode}, not palette, grey or colour")
         return np.asarray(image).astype(np.int64) // scale
+
+
+def changed_by_jpeg(file: BinaryIO) -> bool:
+    """Whether a mask is a JPEG, whose compression changes values."""
+    found = file.read(len(JPEG)) == JPEG
+    file.seek(0)
+    return found
 
 
 def values_in(raw: np.ndarray) -> set[int]:

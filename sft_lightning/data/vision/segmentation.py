@@ -19,9 +19,11 @@ from sft_lightning.data.vision.masked import Masked
 from sft_lightning.data.vision.masked_rows import Encoded, MaskedFiles, MaskedRows
 from sft_lightning.data.vision.masks import (
     MOST_CLASSES,
+    PNG,
     UNLABELLED,
     MaskRule,
     UnknownValue,
+    changed_by_jpeg,
     raw_values,
     rule_of_table,
     rule_of_values,
@@ -174,18 +176,23 @@ class SegmentationData(ImageData, base=True):
         if self.mask_values is not None:
             return self.rule_of_table(masks, self.mask_values)
         values: set[int] = set()
-        both = False
+        both, jpeg = False, None
         for mask in masks:
             try:
                 with mask.open("rb") as stream:
+                    jpeg = jpeg or (mask if changed_by_jpeg(stream) else None)
                     found = values_in(raw_values(stream, colours=False))
                 values, both = values | found, both or found >= {1, 255}
             except UnknownValue as error:
                 if not self.skips:
-                    fix = "name the classes' colours in data.init_args.mask_values, such as {road: '#804080'}"
-                    raise UserError("data", f"{mask}: {error}", fix) from None
+                    raise UserError("data", f"{mask}: {error}", error.fix) from None
             except DAMAGE:
                 continue  # reading the sample will raise the error, or skip it
+        if jpeg is not None and values - {0, 255}:
+            problem = (
+                f"{jpeg} is a JPEG, whose compression changes the values of masks ({len(values)} of 0 to {max(values)})"
+            )
+            raise UserError("data", problem, f"{PNG}, or set data.mask_values and data.unknown_values ignore")
         if values == {0, 1, 255} and not both and self.ignore_index is None:
             raise UserError(
                 "data",
@@ -261,10 +268,10 @@ def window_of(window: int | None, overlap: float | None, image_size: int | None)
             f"has no effect on images that data.image_size resizes to {image_size} pixels, as one window holds {window}"
         )
         raise UserError("data.window", problem, "set image_size higher, or leave one of them out")
-    step = round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP
+    step = max(STEP, round(window * (1 - (0.5 if overlap is None else overlap)) / STEP) * STEP)
     if overlap and step >= window:  # rounding must not take all of an overlap that was asked for
         if window == STEP:
             problem = f"has no effect on windows of {STEP} pixels, as it is rounded to {STEP} pixels"
             raise UserError("data.window_overlap", problem, "set a larger data.window, or leave it out")
         step = window - STEP
-    return window, max(STEP, step)
+    return window, step

@@ -126,9 +126,8 @@ def read_xml(image: Path, path: Path) -> Pictured:
             if len(corners) < 4 or not label:
                 raise ValueError("an object lacks a name or a bndbox")
             left, top, right, bottom = corners
-            found.boxes.append(
-                Box(left, top, right, bottom, label, (entry.findtext("difficult") or "0").strip() == "1")
-            )
+            difficult = (entry.findtext("difficult") or "0").strip().lower() in ("1", "true")
+            found.boxes.append(Box(left, top, right, bottom, label, difficult))
     except FileNotFoundError:
         found.refused = f"it has no {path.name}"
     except (OSError, ValueError, LookupError, OverflowError, ElementTree.ParseError) as error:
