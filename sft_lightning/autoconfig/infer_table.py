@@ -14,7 +14,14 @@ from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
-from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
+from sft_lightning.autoconfig.infer_pairs import (
+    headless,
+    headless_plan,
+    if_headless,
+    no_pairs,
+    pair_columns,
+    pair_plan,
+)
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
@@ -133,7 +140,7 @@ def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
             fixes.insert(0, "set --task seq2seq and --text_column SOURCE,TARGET")
         if "tokens" in kinds:
             fixes.insert(0, "rename the columns of texts and of answers to prompt and completion")
-    return ", or ".join(fixes)
+    return ", or ".join(fixes) + (if_headless(table) if "pairs" in kinds else "")
 
 
 def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:
