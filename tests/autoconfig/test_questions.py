@@ -1,10 +1,11 @@
 """The front door recognises questions with contexts, and keeps a question answering head as the source head."""
 
+import json
 from pathlib import Path
 
 from sft_lightning.autoconfig.default_study import front_door
 from tests.autoconfig.files import questions
-from tests.data.text_files import texts, write_jsonl
+from tests.data.text_files import texts, write_jsonl, write_text
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 
@@ -36,7 +37,9 @@ def test_questions_of_which_some_have_no_answer_are_also_measured_on_those(
 
 def test_a_question_answering_head_is_the_source_head(nets: dict[str, str], tmp_path: Path) -> None:
     rows = [{"question": "What?", "context": t, "answers": {"text": [t[:3]], "answer_start": [0]}} for t in texts(40)]
-    path = write_jsonl(tmp_path / "asked.jsonl", rows)
+    path = write_text(
+        tmp_path / "asked.json", json.dumps({"version": "1", "data": rows})
+    )  # as transformers' script wants it
     net = tiny_folder(tmp_path / "net", "bert", "qa")
     study, lines = front_door(net, path, path)
     assert study["select"]["kept"] == "retention/f1"
