@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.autoconfig import infer_columns as columns
-from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
+from sft_lightning.autoconfig.data_plan import LEAST, DataPlan, Overrides
 from sft_lightning.autoconfig.data_settings import with_columns
 from sft_lightning.autoconfig.infer_table import VALIDATIONS
 from sft_lightning.autoconfig.one_load import load_as_fit_does
@@ -21,6 +21,7 @@ from sft_lightning.data.text.delimited import first_rows, separator
 from sft_lightning.data.text.files import DELIMITED
 from sft_lightning.data.text.own_texts import first_lines, holds_texts
 from sft_lightning.data.text.sentences import BLANK, is_comment
+from sft_lightning.data.text.tagged import check_several
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.data.text.utf8 import open_text
 from sft_lightning.tasks.schemes import OUTSIDE, is_prefixed, types_of
@@ -213,6 +214,8 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     loaded = load_as_fit_does(plan, DATA_MODULES.find(kind), said)
     train = loaded.train
     assert isinstance(train, TaggedRows)
+    if plan.train >= LEAST:  # fewer sentences are refused as such
+        check_several(loaded, said.fewest_classes)
     counts = Counter(tag for tags in train.sentences.tags for tag in tags)
     plan.counts = {label: counts[label] for label in loaded.labels}
     plan.texts = [" ".join(train.sentences.words[row]) for row in columns.spread(len(train))]

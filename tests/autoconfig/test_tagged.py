@@ -113,6 +113,8 @@ def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path
     with refused("--task", "a.csv"):
         table = write_text(tmp_path / "a.csv", "text,label\n" + "".join(f'"{t}",x\n' for t in texts(30)))
         front_door(nets["encoder"], table, task="token_classification")
+    with refused("--data", "a.conll", "1 tag (O)"):
+        front_door(nets["encoder"], write_text(tmp_path / "a.conll", "\n\n".join(f"w{i}\tO" for i in range(30))))
     with refused("--data", "a.conll line 2"):
         front_door(nets["encoder"], write_text(tmp_path / "a.conll", "a\tO\nb\n"))
 

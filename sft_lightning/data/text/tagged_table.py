@@ -3,6 +3,7 @@
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.cell_lists import as_lists
 from sft_lightning.data.text.cells import missing
@@ -136,7 +137,7 @@ class TaggedTable(TaggedData):
             kind = "no value" if missing(tags) else f"{tags!r:.40}, not a list of tags"
             raise UserError("data", f"{where}: column '{self.tag_column}' has {kind}", "write a tag for each word")
         if len(tags) != words:
-            problem = f"{where} has {len(tags)} tags for {words} words"
+            problem = f"{where} has {plural(len(tags), 'tag')} for {plural(words, 'word')}"
             raise UserError("data", problem, "write one tag for each word")
         return [self._name(tag, at, names, where, notes) for at, tag in enumerate(tags)]
 
