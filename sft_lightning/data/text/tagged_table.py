@@ -7,7 +7,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.cell_lists import as_lists
 from sft_lightning.data.text.cells import missing
-from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, hub_tables, read_table
+from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.own_texts import check_words
 from sft_lightning.data.text.sentences import Sentences
@@ -68,8 +68,7 @@ class TaggedTable(TaggedData):
             raise UserError(
                 "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
             )
-        if path is None and config is not None:
-            raise UserError("data.config", "has no effect without data.path", "leave it null")
+        check_hub(self.path, self.config, self.files)
 
     def read_all(self) -> dict[str, Sentences]:
         """The sentences of each split, from files or the hub."""
