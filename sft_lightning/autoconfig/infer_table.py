@@ -103,7 +103,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return headless_plan({split: str(file) for split, file in files.items()}, bare, said)
     layout = layout_of(table)
     meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
-    if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
+    if ("choices" in kinds or meant) and (asked := choices_of(table, said, kinds == ("choices",))):
         of_texts = "choose another network, or set --label_column to take it for texts with labels"
         what = f"{table.where} holds questions with choices"
         fits(kinds, ("choices",), network, what, *([of_texts] if "text" in kinds and said.task is None else []))
