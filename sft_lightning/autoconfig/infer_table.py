@@ -29,6 +29,7 @@ from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.split_column import NAME, parts_of
+from sft_lightning.data.split_names import split_within
 from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
@@ -57,6 +58,8 @@ def files_of(path: Path) -> dict[str, Path]:
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and not p.name.startswith("."))
     if len(tables) == 1:
         return {"train": tables[0]}
+    if "train" in (named := by_name(tables)):
+        return named
     if tables:
         some = ", ".join(p.name for p in tables[:4])
         raise UserError("--data", f"{path} has {len(tables)} tables ({some}), but no train", "name one file")
@@ -65,6 +68,22 @@ def files_of(path: Path) -> dict[str, Path]:
         f"{path} has neither tables nor class folders of images",
         "put train.csv, or a folder of images for each class, into it",
     )
+
+
+def by_name(tables: Sequence[Path]) -> dict[str, Path]:
+    """The tables by the split that a word of their names tells, as in train-v2.0.json and dev-v2.0.json; empty unless each
+    names another one.
+    """
+    found: dict[str, Path] = {}
+    for table in tables:
+        try:
+            split = split_within(table.stem)
+        except UserError:  # of two splits
+            split = None
+        if split is None or split in found:
+            return {}
+        found[split] = table
+    return found
 
 
 def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:

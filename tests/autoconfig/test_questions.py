@@ -47,6 +47,16 @@ def test_a_question_answering_head_is_the_source_head(nets: dict[str, str], tmp_
     assert study["arms"]["distill"]["set"]["model"]["init_args"]["distance"] == "kl"
 
 
+def test_files_with_the_names_that_squad_gives_them_are_its_splits(nets: dict[str, str], tmp_path: Path) -> None:
+    for name in ("train-v2.0", "dev-v2.0"):
+        questions(tmp_path / f"{name}.json")
+    data = front_door(nets["bert"], str(tmp_path))[0]["base"]["data"]["init_args"]
+    assert [Path(data[split]).name for split in ("train", "val")] == ["train-v2.0.json", "dev-v2.0.json"]
+    questions(tmp_path / "train-v1.1.json")
+    with refused("--data", "3 tables", "no train"):
+        front_door(nets["bert"], str(tmp_path))
+
+
 def test_questions_for_images_or_about_one_text_are_refused(nets: dict[str, str], tmp_path: Path) -> None:
     one = [
         {"question": f"What {i}?", "context": "a fox", "answers": {"text": ["fox"], "answer_start": [2]}}

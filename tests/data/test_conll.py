@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sft_lightning.data import CoNLL
-from sft_lightning.data.text.sentences import COMMENT, RANGE, Columns
+from sft_lightning.data.text.sentences import COMMENT, RANGE, SPACED, Columns
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks import make_task
 from tests.exactness.tokenizers import bert, fixed_words, gpt2, llama, llama3
@@ -70,6 +70,11 @@ def test_one_odd_line_at_the_top_leaves_the_other_sentences_in(tmp_path: Path) -
     with refused("data", f"{path} line 1", "has 2 columns", "line 3 has 3"):
         Columns(path, "data.train", (0, -1))
     assert Columns(path, "data.train", (0, -1), skip=True).good() == [1, 2]
+
+
+def test_a_tag_with_a_space_of_a_line_that_mixes_tabs_and_spaces_is_said(tmp_path: Path) -> None:
+    read = Columns(write(tmp_path, "EU\tNNP B-ORG\nnow\tRB O\n"), "data.train", (0, -1))
+    assert read.tags == [["NNP B-ORG", "RB O"]] and read.notes.counts() == {SPACED: 2}
 
 
 def test_document_marks_of_conll_2012_are_no_words(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 BLANK = " \t\r\n"  # characters of lines between sentences; a word may be another space, such as U+00A0
 DOCUMENT = "-DOCSTART-"
 COMMENT, RANGE = "a comment is left out", "a range or an empty node (1-2, 8.1) is left out"
+SPACED = "a tag holds a space, because only tabs separate the columns of a line that has one"
 Span = tuple[int, int]
 
 
@@ -119,6 +120,8 @@ class Columns(Sentences):
         if row not in (self.bad or {}):
             self.words[row].append(word)
             self.tags[row].append(tag)
+            if " " in tag:
+                self.notes.add(SPACED, f"{self.where} line {number}")
 
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
         check_utf8(line, f"{self.where} line {number}")
