@@ -77,8 +77,8 @@ class DataPlan:
         """Sets the block's test and validation shares if the data lacks these splits."""
         init = self.block["init_args"]
         if self.train < LEAST:
-            ends = ", in which blank lines end sentences," if self.kind == "words" else ""
-            problem = f"{self.where}, read as {KINDS[self.kind].says},{ends} has {plural(self.train, 'sample')}"
+            ends = ", in which blank lines end sentences" if self.kind == "words" else ""
+            problem = f"{self.where}, read as {KINDS[self.kind].says}{ends}, has {plural(self.train, 'sample')}"
             fix = f"label at least {LEAST}, or set --task if it is something else"
             raise UserError(option, f"{problem}, too few to train, validate and test", fix)
         if self.test is None and init.get("test_fraction") is None:

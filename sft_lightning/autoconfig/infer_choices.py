@@ -24,8 +24,10 @@ RIGHT = (
 )
 
 
-def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
-    """The arguments of MultipleChoice on columns; None if the table has no questions with choices."""
+def choices_of(table: Table, said: Overrides, only: bool = False) -> dict[str, Any] | None:
+    """The arguments of MultipleChoice on columns; None if the table has no questions with choices. Raises UserError instead if
+    the user names that task, or if the table has choices and the network takes `only` such.
+    """
     if said.task not in (None, "multiple_choice"):
         return None
     own = {n: v for n, v in said.settings.items() if n.startswith("choice") and n.endswith(("_column", "_columns"))}
@@ -45,10 +47,10 @@ def choices_of(table: Table, said: Overrides) -> dict[str, Any] | None:
     asked |= {n: said.settings[n] for n in ("question_column", "context_column") if n in said.settings}
     if found and label is not None and asked["question_column"] is not None:
         return {**asked, **found, "label_column": label}
-    if said.task == "multiple_choice":
+    if said.task == "multiple_choice" or (only and found):
         lacking = "choices" if not found else "the right choice" if label is None else "questions"
         raise UserError(
-            "--task",
+            "--task" if said.task else "--data",
             f"{table.where} has no column that looks like {lacking} (columns: {', '.join(table.columns)})",
             "rename it to question, choices or label, or write a study file",
         )

@@ -11,6 +11,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.cells import missing, numbers, whole
 from sft_lightning.data.text.files import Table
+from sft_lightning.data.text.label_sets import indicator
 from sft_lightning.data.text.labels import wrong
 from sft_lightning.data.vision.walk import SUFFIXES
 
@@ -123,9 +124,10 @@ def label_of(table: Table, given: str | None, taken: Sequence[str], fix: str = "
             f"{table.where} has no column that looks like labels (columns: {', '.join(table.columns)})",
             fix,
         )
-    raise UserError(
-        "--data", f"{table.where}: {listed(candidates)} could each be the labels", "set --label_column to one of them"
-    )
+    digits = [c for c in free if all(missing(v) or indicator(v) is not None for v in table.columns[c])]
+    sets = f", or to {','.join(digits)} for sets of labels" if len(digits) > 1 else ""
+    problem = f"{table.where}: {listed(candidates)} could each be the labels"
+    raise UserError("--data", problem, f"set --label_column to one of them{sets}")
 
 
 def could_be_label(values: Sequence[Any]) -> bool:

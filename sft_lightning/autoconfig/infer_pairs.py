@@ -15,7 +15,15 @@ from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import DELIMITED, FORMATS, Table
 from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.pairs import TextPairs
-from sft_lightning.data.text.parallel import SOURCE, TARGET, pair_table, reads_like_texts, with_languages
+from sft_lightning.data.text.parallel import (
+    SOURCE,
+    TARGET,
+    languages_of,
+    pair_table,
+    reads_like_texts,
+    repeats_its_names,
+    with_languages,
+)
 
 KNOWN = (
     *(("source", "target"), ("src", "tgt"), ("src", "trg"), ("input", "target"), ("input_text", "target_text")),
@@ -67,9 +75,13 @@ def pair_columns(table: Table, said: Overrides, only: bool) -> tuple[str, str] |
         said: The user's columns, `--text_column SOURCE,TARGET`.
         only: Whether the network takes nothing but pairs, so that two columns of texts are taken for one.
     """
+    languages = languages_of(table)
     names, sure = list(with_languages(table).columns), said.task == "seq2seq"
     known = {name.lower().strip(): name for name in names}
     found = next(((known[one], known[other]) for one, other in KNOWN if one in known and other in known), None)
+    if found is None and len(languages) == 2:  # the hub's name for such an object says that it is a pair
+        first, second = sorted(languages, key=lambda name: name.lower() != "en")
+        found = first, second
     if said.text_column is not None:
         return given_columns(table, said.text_column, found, only or sure)
     texts = [name for name in names if columns.is_text(table.columns[name])]
@@ -81,8 +93,8 @@ def pair_columns(table: Table, said: Overrides, only: bool) -> tuple[str, str] |
 def headless(file: Path, table: Table, said: Overrides, only: bool) -> Table | None:
     """The table with its first line as a pair, if that names no columns; None if it does.
 
-    `--set data.header=false` says so; else the line's two fields must read like texts. A table with more columns may have
-    labels, unless the user names the task.
+    `--set data.header=false` says so; else the line's two fields must read like texts, or one of them must occur again below.
+    A table with more columns may have labels, unless the user names the task.
 
     Args:
         file: A .csv or .tsv.
@@ -90,9 +102,9 @@ def headless(file: Path, table: Table, said: Overrides, only: bool) -> Table | N
         said: The user's options.
         only: Whether the network takes nothing but pairs.
     """
-    given = said.settings.get("header")
-    columns_fit = len(table.columns) == 2 or only or said.task == "seq2seq"
-    if given is not False and not (given is None and columns_fit and reads_like_texts(table)):
+    given, sure = said.settings.get("header"), only or said.task == "seq2seq"
+    like_texts = (sure and repeats_its_names(table)) or ((sure or len(table.columns) == 2) and reads_like_texts(table))
+    if given is not False and not (given is None and like_texts):
         return None
     return pair_table(file, "--data", True, header=False)
 
@@ -134,8 +146,14 @@ def no_pairs(table: Table, kinds: tuple[str, ...], network: str) -> UserError:
     return UserError(
         "--data",
         f"{table.where}: of its columns {columns.listed(list(table.columns))}, it is unclear which are source and target",
-        "set --text_column SOURCE,TARGET and --task seq2seq",
+        f"set --text_column SOURCE,TARGET and --task seq2seq{if_headless(table)}",
     )
+
+
+def if_headless(table: Table) -> str:
+    """The part of a fix that says how to read the first line of a delimited file as a pair; empty for other files."""
+    bare = Path(table.where).suffix.lower() in DELIMITED and len(table.columns) > 1
+    return ", or, if its first line is a pair, --set data.header=false" if bare else ""
 
 
 def headless_plan(files: dict[str, Any], table: Table, said: Overrides) -> DataPlan:

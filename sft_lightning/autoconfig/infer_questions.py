@@ -11,6 +11,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.squad import SQuAD
+from sft_lightning.data.text.squad_files import are_flat
 
 TASK = "extractive_qa"
 SEEN = 256
@@ -24,8 +25,8 @@ def holds_questions(table: Table, said: Overrides) -> bool:
     if said.task == TASK:
         return True
     articles = table.columns.get("data", [None])[0] if len(table) == 1 else None
-    if isinstance(articles, list) and any(isinstance(a, dict) and "paragraphs" in a for a in articles):
-        return True
+    if isinstance(articles, list):
+        return are_flat(articles) or any(isinstance(a, dict) and "paragraphs" in a for a in articles)
     names = set(table.columns)
     return {"question", "context"} <= names and ("answers" in names or {"answer", "answer_start"} <= names)
 

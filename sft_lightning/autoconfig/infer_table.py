@@ -14,7 +14,14 @@ from sft_lightning.autoconfig.data_settings import of_table
 from sft_lightning.autoconfig.held_bytes import held_bytes
 from sft_lightning.autoconfig.infer_choices import choices_of, choices_plan
 from sft_lightning.autoconfig.infer_instructions import instruction_plan
-from sft_lightning.autoconfig.infer_pairs import headless, headless_plan, no_pairs, pair_columns, pair_plan
+from sft_lightning.autoconfig.infer_pairs import (
+    headless,
+    headless_plan,
+    if_headless,
+    no_pairs,
+    pair_columns,
+    pair_plan,
+)
 from sft_lightning.autoconfig.infer_plain import plain_column, plain_table_plan
 from sft_lightning.autoconfig.infer_questions import holds_questions, question_plan
 from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
@@ -22,6 +29,7 @@ from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.split_column import NAME, parts_of
+from sft_lightning.data.split_names import split_within
 from sft_lightning.data.text.cells import missing, numbers
 from sft_lightning.data.text.files import FORMATS, Table, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers, unlabelled, wrong
@@ -50,6 +58,8 @@ def files_of(path: Path) -> dict[str, Path]:
     tables = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMATS and not p.name.startswith("."))
     if len(tables) == 1:
         return {"train": tables[0]}
+    if "train" in (named := by_name(tables)):
+        return named
     if tables:
         some = ", ".join(p.name for p in tables[:4])
         raise UserError("--data", f"{path} has {len(tables)} tables ({some}), but no train", "name one file")
@@ -58,6 +68,22 @@ def files_of(path: Path) -> dict[str, Path]:
         f"{path} has neither tables nor class folders of images",
         "put train.csv, or a folder of images for each class, into it",
     )
+
+
+def by_name(tables: Sequence[Path]) -> dict[str, Path]:
+    """The tables by the split that a word of their names tells, as in train-v2.0.json and dev-v2.0.json; empty unless each
+    names another one.
+    """
+    found: dict[str, Path] = {}
+    for table in tables:
+        try:
+            split = split_within(table.stem)
+        except UserError:  # of two splits
+            split = None
+        if split is None or split in found:
+            return {}
+        found[split] = table
+    return found
 
 
 def read_sheet(path: Path, header: bool = True) -> tuple[Table, list[str]]:
@@ -96,7 +122,7 @@ def table_plan(files: dict[str, Path], kinds: tuple[str, ...], network: str, sai
         return headless_plan({split: str(file) for split, file in files.items()}, bare, said)
     layout = layout_of(table)
     meant = said.task == "multiple_choice" or (said.label_column is None and layout is None)
-    if ("choices" in kinds or meant) and (asked := choices_of(table, said)):
+    if ("choices" in kinds or meant) and (asked := choices_of(table, said, kinds == ("choices",))):
         of_texts = "choose another network, or set --label_column to take it for texts with labels"
         what = f"{table.where} holds questions with choices"
         fits(kinds, ("choices",), network, what, *([of_texts] if "text" in kinds and said.task is None else []))
@@ -133,7 +159,7 @@ def no_labels(table: Table, kinds: tuple[str, ...]) -> str:
             fixes.insert(0, "set --task seq2seq and --text_column SOURCE,TARGET")
         if "tokens" in kinds:
             fixes.insert(0, "rename the columns of texts and of answers to prompt and completion")
-    return ", or ".join(fixes)
+    return ", or ".join(fixes) + (if_headless(table) if "pairs" in kinds else "")
 
 
 def image_plan(files: dict[str, Path], table: Table, embedded: list[str], said: Overrides) -> DataPlan:

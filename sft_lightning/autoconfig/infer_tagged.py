@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sft_lightning.autoconfig import infer_columns as columns
-from sft_lightning.autoconfig.data_plan import DataPlan, Overrides
+from sft_lightning.autoconfig.data_plan import LEAST, DataPlan, Overrides
 from sft_lightning.autoconfig.data_settings import with_columns
 from sft_lightning.autoconfig.infer_table import VALIDATIONS
 from sft_lightning.autoconfig.one_load import load_as_fit_does
@@ -21,15 +21,19 @@ from sft_lightning.data.text.delimited import first_rows, separator
 from sft_lightning.data.text.files import DELIMITED
 from sft_lightning.data.text.own_texts import first_lines, holds_texts
 from sft_lightning.data.text.sentences import BLANK, is_comment
+from sft_lightning.data.text.tagged import check_several
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.data.text.utf8 import open_text
 from sft_lightning.tasks.schemes import OUTSIDE, is_prefixed, types_of
 
 COLUMNS = (".conll", ".conll03", ".iob", ".iob1", ".iob2", ".bio", ".bioes", ".iobes", ".bilou", ".ner", ".pos", ".txt")
 """Suffixes of files in columns; .txt may also be plain text"""
+CONLL_2003 = {".train": "train", ".testa": "val", ".testb": "test", ".dev": "val", ".test": "test"}
+"""Suffixes of files in columns that name their split: eng.train, eng.testa, eng.testb"""
 OCCURRENCES = 10
 """A tag occurs so often in a .txt file, on average, if it is not one of a known scheme"""
 UD, TABLES = ".conllu", (".jsonl", ".json", ".parquet", *DELIMITED)
+KNOWN = (*COLUMNS, *CONLL_2003, UD, *TABLES)
 WORDS = ("tokens", "words")
 TAGS = ("tags", "ner_tags", "labels", "upos", "pos_tags", "chunk_tags", "tag", "ner")
 """Names of lists of words, and of lists of tags, the likeliest first"""
@@ -51,7 +55,8 @@ def tagged_files(where: Path, kinds: tuple[str, ...], said: Overrides) -> tuple[
     train, kind = next(((path, of) for path in found["train"] if (of := kind_of(path, kinds, said))), (None, None))
     if train is None or kind is None:
         return None
-    files = {split: [p for p in paths if p.suffix == train.suffix] for split, paths in found.items()}
+    alike = CONLL_2003 if train.suffix in CONLL_2003 else (train.suffix,)
+    files = {split: [p for p in paths if p.suffix in alike] for split, paths in found.items()}
     for split, paths in files.items():
         if len(paths) > 1:
             problem = f"{where} has {paths[0].name} and {paths[1].name} for {split}"
@@ -65,11 +70,11 @@ def split_files(folder: Path) -> dict[str, list[Path]]:
     """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.suffix.lower() not in (*COLUMNS, UD, *TABLES) or not path.is_file():
+        if path.name.startswith(".") or path.suffix.lower() not in KNOWN or not path.is_file():
             continue
         stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem.lower())
         name = re.split(r"[-_.]", stem)[-1]
-        split = "val" if name in VALIDATIONS else name
+        split = CONLL_2003.get(path.suffix.lower()) or ("val" if name in VALIDATIONS else name)
         if split in ("train", "val", "test"):
             found.setdefault(split, []).append(path)
     exact = {split: [p for p in paths if p.stem.lower() in (split, *VALIDATIONS)] for split, paths in found.items()}
@@ -86,13 +91,14 @@ def kind_of(path: Path, kinds: tuple[str, ...], said: Overrides) -> str | None:
         if suffix in DELIMITED:
             return "TaggedTable" if in_cells(path, said) is not None else None
         return "TaggedTable" if columns_of(first_row(path), said, path) is not None else None
-    if suffix != ".txt":
+    if suffix != ".txt" and suffix not in CONLL_2003:
         return "CoNLL" if suffix in COLUMNS else None
     return "CoNLL" if has_tags(path, kinds, said) else None
 
 
 def has_tags(path: Path, kinds: tuple[str, ...], said: Overrides) -> bool:
-    """Whether a .txt file is words and tags in columns, and not plain text whose lines have equally many words.
+    """Whether a .txt file, or one of CoNLL-2003's, is words and tags in columns, and not plain text whose lines have equally
+    many words.
 
     Tags of entities say so. Others must be few, unless the network takes nothing else, or the user names the task.
     """
@@ -213,6 +219,8 @@ def tagged_plan(kind: str, files: dict[str, Path], said: Overrides) -> DataPlan:
     loaded = load_as_fit_does(plan, DATA_MODULES.find(kind), said)
     train = loaded.train
     assert isinstance(train, TaggedRows)
+    if plan.train >= LEAST:  # fewer sentences are refused as such
+        check_several(loaded, said.fewest_classes)
     counts = Counter(tag for tags in train.sentences.tags for tag in tags)
     plan.counts = {label: counts[label] for label in loaded.labels}
     plan.texts = [" ".join(train.sentences.words[row]) for row in columns.spread(len(train))]

@@ -205,6 +205,8 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
             raise UserError("--set", f"{key}: {error.said}", error.fix) from None
         except yaml.YAMLError:
             raise UserError("--set", f"the value of '{option}' is not valid YAML", "quote it") from None
+        if not found[key] and text[:1] in ("#", "|", ">"):  # a comment, or the mark of a text on the next lines
+            raise UserError("--set", f"the value of '{option}' is {found[key]!r} in YAML", f"quote it: '\"{text}\"'")
     return found
 
 

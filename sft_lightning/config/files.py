@@ -27,10 +27,11 @@ def allow_on_as_key() -> None:
             plain_yaml.check_keys(text)
         except plain_yaml.DoubledKey as error:  # the parser reads a value as text if a YAMLError is raised
             raise UserError("--config", error.said, error.fix) from None
-        return spread(named(plain(text)))
+        value = plain(text)
+        return text if value is None and text.lstrip().startswith("#") else spread(named(value))
 
     load.names_keys = True  # type: ignore[attr-defined]
-    set_loader("yaml", load)
+    set_loader("yaml", load, exceptions=(yaml.YAMLError,))  # a text such as `,` is read once more, and is not YAML
 
 
 def named(value: Any) -> Any:

@@ -47,7 +47,8 @@ def by_split(
         if "train" not in kinds:
             raise UserError("data", f"{table.where}: column '{NAME}' has no row with train", FIX)
         parts = {kind: [row for row, one in enumerate(kinds) if (one or "train") == kind] for kind in ORDER}
-        whole = {kind: chosen(table, rows) for kind, rows in parts.items() if rows}
+        rest = replace(table, columns={name: values for name, values in table.columns.items() if name != NAME})
+        whole = {kind: chosen(rest, rows) for kind, rows in parts.items() if rows}
         places = dict.fromkeys(whole, folders[split])
         sizes = ", ".join(f"{len(part):,} {kind}" for kind, part in whole.items())
         whole["train"].notes = [

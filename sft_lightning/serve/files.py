@@ -13,7 +13,7 @@ from sft_lightning.data.audio.listed import FILE_COLUMNS
 from sft_lightning.data.audio.reading import SOUNDS
 from sft_lightning.data.bad_samples import printable
 from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, check_text, once, read_table
-from sft_lightning.data.text.parallel import pair_table
+from sft_lightning.data.text.parallel import pair_table, with_languages
 from sft_lightning.data.text.squad_files import read_questions
 from sft_lightning.data.text.utf8 import MARKS, NO_TEXT
 from sft_lightning.data.vision.walk import IMAGES, LeftOut, images_below
@@ -70,7 +70,8 @@ def opened(place: str, reader: Reader, arguments: Mapping[str, Any]) -> Inputs:
     if reader.kind == "pairs" and bare and not arguments.get("given"):
         return of_table(pair_table(path, KEY, skip=True, header=False), reader, arguments)
     read = read_questions if reader.kind == "questions" else read_table
-    return of_table(read(path, KEY, skip=True), reader, arguments)
+    table = read(path, KEY, skip=True)
+    return of_table(with_languages(table) if reader.kind == "pairs" else table, reader, arguments)
 
 
 def called(place: str) -> str:

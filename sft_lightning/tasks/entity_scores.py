@@ -38,7 +38,7 @@ class EntityScores(Metric):
         self.tags, self.names, self.each_type = list(info.labels), list(names), each_type
         self.scheme = info.scheme or scheme_of(self.tags)
         self.types = types_of(self.tags)
-        self._place = {spelled: at for at, kind in enumerate(self.types) for spelled in (kind.strip("-"), kind)}
+        self._place = {spelled: at for at, kind in enumerate(self.types) for spelled in (kind.strip("-") or "_", kind)}
         strict = any(name.endswith("_strict") for name in names)
         zeros = torch.zeros(1 + strict, len(self.types), 3, dtype=torch.int64)
         self.add_state("counts", zeros, dist_reduce_fx="sum")

@@ -49,6 +49,9 @@ def test_a_table_is_taken_for_pairs_where_its_columns_say_so(nets: dict[str, str
     both = [{"translation": {"de": text, "en": text[:9]}} for text in texts(40)]
     data = front_door(nets["t5"], write_jsonl(tmp_path / "wmt.jsonl", both))[0]["base"]["data"]["init_args"]
     assert (data["source_column"], data["target_column"]) == ("en", "de")
+    rare = [{"translation": {"cs": text[:9], "en": text}} for text in texts(40)]
+    data = front_door(nets["t5"], write_jsonl(tmp_path / "wmt19.jsonl", rare))[0]["base"]["data"]["init_args"]
+    assert (data["source_column"], data["target_column"]) == ("en", "cs"), "any two languages are a pair"
     odd = "this\tthat\n" + "".join(f"{text}\t{text}!\n" for text in texts(40))
     file = write_text(tmp_path / "odd.tsv", odd)
     content, lines = front_door(nets["marian"], file)
@@ -162,6 +165,13 @@ def test_a_table_whose_first_line_reads_like_a_pair_has_no_header(nets: dict[str
     assert (data["source_column"], data["target_column"]) == ("target", "source")
     content, lines = front_door(nets["marian"], file, settings={"header": True})
     assert content["base"]["data"]["init_args"]["header"] is True and any("39 pairs" in line for line in lines), lines
+    words = "Hi\tHallo\nRun\tLauf\nHi\tGrüß Gott\n" + "".join(f"Word{i}\tWort{i}\n" for i in range(40))
+    data = front_door(nets["marian"], write_text(tmp_path / "w.tsv", words))[0]["base"]["data"]["init_args"]
+    assert data["header"] is False, "a name that its own column repeats is a text"
+    once = write_text(tmp_path / "o.tsv", words.replace("Hi\tGrüß Gott\n", ""))
+    for network in ("marian", "t5"):
+        with refused("--data", "Hallo", "data.header=false"):
+            front_door(nets[network], once)
     short = write_text(tmp_path / "b.tsv", rows.replace(" says he.", "").replace(" sagt er.", ""))
     content, lines = front_door(nets["t5"], short, settings={"header": False}, task="seq2seq")
     assert any("40 pairs" in line for line in lines) and not any("data.header=true" in line for line in lines), lines

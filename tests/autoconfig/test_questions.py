@@ -1,10 +1,11 @@
 """The front door recognises questions with contexts, and keeps a question answering head as the source head."""
 
+import json
 from pathlib import Path
 
 from sft_lightning.autoconfig.default_study import front_door
 from tests.autoconfig.files import questions
-from tests.data.text_files import texts, write_jsonl
+from tests.data.text_files import texts, write_jsonl, write_text
 from tests.networks.tiny import tiny_folder
 from tests.refused import refused
 
@@ -36,12 +37,24 @@ def test_questions_of_which_some_have_no_answer_are_also_measured_on_those(
 
 def test_a_question_answering_head_is_the_source_head(nets: dict[str, str], tmp_path: Path) -> None:
     rows = [{"question": "What?", "context": t, "answers": {"text": [t[:3]], "answer_start": [0]}} for t in texts(40)]
-    path = write_jsonl(tmp_path / "asked.jsonl", rows)
+    path = write_text(
+        tmp_path / "asked.json", json.dumps({"version": "1", "data": rows})
+    )  # as transformers' script wants it
     net = tiny_folder(tmp_path / "net", "bert", "qa")
     study, lines = front_door(net, path, path)
     assert study["select"]["kept"] == "retention/f1"
     assert any("its output layer is kept as the source head" in line for line in lines)
     assert study["arms"]["distill"]["set"]["model"]["init_args"]["distance"] == "kl"
+
+
+def test_files_with_the_names_that_squad_gives_them_are_its_splits(nets: dict[str, str], tmp_path: Path) -> None:
+    for name in ("train-v2.0", "dev-v2.0"):
+        questions(tmp_path / f"{name}.json")
+    data = front_door(nets["bert"], str(tmp_path))[0]["base"]["data"]["init_args"]
+    assert [Path(data[split]).name for split in ("train", "val")] == ["train-v2.0.json", "dev-v2.0.json"]
+    questions(tmp_path / "train-v1.1.json")
+    with refused("--data", "3 tables", "no train"):
+        front_door(nets["bert"], str(tmp_path))
 
 
 def test_questions_for_images_or_about_one_text_are_refused(nets: dict[str, str], tmp_path: Path) -> None:

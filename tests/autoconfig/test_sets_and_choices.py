@@ -71,6 +71,15 @@ def test_a_task_that_the_table_does_not_have_is_refused(nets: dict[str, str], tm
         front_door(nets["bert"], file, task="multiple_choice")
 
 
+def test_columns_of_0_and_1_of_which_one_lacks_a_value_could_be_sets_of_labels(
+    nets: dict[str, str], tmp_path: Path
+) -> None:
+    file = Path(sets(tmp_path, "columns"))
+    file.write_text(file.read_text().replace(",1,", ",,", 1))
+    with refused("--data", "'a'", "--label_column", "a,b,c for sets of labels"):
+        front_door(nets["bert"], str(file))
+
+
 def questions(root: Path, how: str) -> str:
     rows = [(f"what is {i}", [f"a {i}", f"b {i}", f"c {i}"], i % 3) for i in range(60)]
     if how == "lists":
@@ -109,6 +118,9 @@ def test_a_multiple_choice_model_keeps_its_head_and_takes_nothing_else(nets: dic
     labelled = write_jsonl(tmp_path / "b.jsonl", [{"text": t, "label": i % 2} for i, t in enumerate(texts(40))])
     with refused("--data", labelled, "TransformersChoice", "questions with choices"):
         front_door(folder, labelled)
+    swag = "".join(f"A man {i},runs {i},sits {i},{i % 2}\n" for i in range(30))
+    with refused("--data", "looks like questions", "sent1, ending0, ending1, label"):
+        front_door(folder, write_text(tmp_path / "swag.csv", f"sent1,ending0,ending1,label\n{swag}"))
     with refused("--data", "questions with choices"):
         front_door(nets["bert"], questions(tmp_path, "lists"), task="multiple_choice")
 

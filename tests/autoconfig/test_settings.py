@@ -1,5 +1,6 @@
 """What the user sets with `--set data.NAME=VALUE` is in what the front door reads, counts and says, or it is refused."""
 
+from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from sft_lightning.autoconfig.default_study import front_door, infer_study
 from sft_lightning.autoconfig.recipe import Length
 from sft_lightning.autoconfig.trainer_settings import with_settings
+from sft_lightning.cli.ablate import settings
 from sft_lightning.cli.main import main
 from tests.autoconfig.files import csv_rows, instructions, scores
 from tests.data.text_files import texts, write_jsonl, write_text
@@ -198,3 +200,10 @@ def test_settings_of_the_retention_data_are_read_with_or_refused(nets: dict[str,
             )
     with refused("retention.batch_size", "--retention"):
         infer_study(nets["t5"], file, of_retention={"batch_size": 3})
+
+
+@pytest.mark.parametrize("text", ["#", "# a", "|", ">"])
+def test_a_value_that_yaml_reads_as_nothing_is_refused_with_its_quotes(text: str) -> None:
+    with refused("--set", f"data.label_separator={text}", f'"{text}"'):
+        settings(Namespace(set=[f"data.label_separator={text}"]))
+    assert settings(Namespace(set=[f'a="{text}"', "b=", "c=null"])) == {"a": text, "b": None, "c": None}

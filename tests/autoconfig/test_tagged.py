@@ -106,6 +106,14 @@ def test_a_split_with_two_files_is_refused_unless_one_is_named_after_it(nets: di
     assert study["base"]["data"]["init_args"]["train"] == train
 
 
+def test_the_files_of_conll_2003_are_its_splits(nets: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    files = [write_text(tmp_path / "data" / f"eng.{split}", columns()) for split in ("train", "testa", "testb")]
+    data = front_door(nets["encoder"], str(tmp_path / "data"))[0]["base"]["data"]
+    assert data["class_path"] == "CoNLL" and [data["init_args"][s] for s in ("train", "val", "test")] == files
+    assert front_door(nets["encoder"], files[0])[0]["base"]["data"]["init_args"]["train"] == files[0]
+
+
 def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path: Path) -> None:
     file = write_text(tmp_path / "a.conll", columns())
     with refused("--data", "a.conll", "test_resnet"):
@@ -113,6 +121,8 @@ def test_what_has_no_tags_or_no_tagger_is_refused(nets: dict[str, str], tmp_path
     with refused("--task", "a.csv"):
         table = write_text(tmp_path / "a.csv", "text,label\n" + "".join(f'"{t}",x\n' for t in texts(30)))
         front_door(nets["encoder"], table, task="token_classification")
+    with refused("--data", "a.conll", "1 tag (O)"):
+        front_door(nets["encoder"], write_text(tmp_path / "a.conll", "\n\n".join(f"w{i}\tO" for i in range(30))))
     with refused("--data", "a.conll line 2"):
         front_door(nets["encoder"], write_text(tmp_path / "a.conll", "a\tO\nb\n"))
 

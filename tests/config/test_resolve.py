@@ -88,6 +88,15 @@ def test_text_that_looks_like_a_number_stays_text() -> None:
     assert resolve([BASE, {"experiment": "1e3"}])["experiment"] == "1e3"
 
 
+@pytest.mark.parametrize("text", [",", "|", "#", "# a", "@a", "[EN] ", "{", "a: b", "'", "%"])
+def test_text_that_is_no_yaml_by_itself_stays_text(text: str) -> None:
+    """The parser reads a file's texts once more: a separator `,` in quotation marks was refused, and `#` was read as null."""
+    data = {"class_path": "MultiLabelTable", "init_args": {"train": "a.csv", "label_separator": text}}
+    layer = {**{k: v for k, v in BASE.items() if k != "retention"}, "data": data}
+    for made in (resolve([layer]), as_files([layer])):
+        assert made["data"]["init_args"]["label_separator"] == text
+
+
 @pytest.mark.parametrize(
     "file",
     [

@@ -10,8 +10,13 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from sft_lightning.core.structures import Rows
 from sft_lightning.data import Digits
 from sft_lightning.data.arguments import Range
-from sft_lightning.data.base import SFTDataModule, Splits
+from sft_lightning.data.base import DATA_MODULES, SFTDataModule, Splits
 from tests.refused import refused
+
+HUB_OR_FILES = [
+    *("TextTable", "MultiLabelTable", "MultipleChoice", "SQuAD"),
+    *("TextPairs", "PlainText", "Instructions", "TaggedTable"),
+]
 
 
 @pytest.mark.parametrize(
@@ -52,6 +57,18 @@ def test_a_value_out_of_range_is_refused_by_its_key(name: str, wrong: list[Any],
 )
 def test_a_range_is_written_as_it_is_meant(limits: Range, said: str) -> None:
     assert repr(limits) == said
+
+
+@pytest.mark.parametrize("name", HUB_OR_FILES)
+def test_files_beside_a_hub_data_set_and_a_configuration_without_one_are_refused(name: str) -> None:
+    """They were silently not read: the hub's own splits are taken, and files have no configurations."""
+    made = DATA_MODULES.find(name)
+    with refused("data.config", "no effect"):
+        made(train="a.jsonl", config="b")
+    for split in ("val", "test"):
+        with refused(f"data.{split}", "no effect"):
+            made(path="a/b", **{split: "c.jsonl"})
+    made(path="a/b", config="b")
 
 
 def test_a_data_module_with_methods_of_an_earlier_version_is_refused() -> None:

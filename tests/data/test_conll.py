@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sft_lightning.data import CoNLL
-from sft_lightning.data.text.sentences import COMMENT, RANGE, Columns
+from sft_lightning.data.text.sentences import COMMENT, RANGE, SPACED, Columns
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks import make_task
 from tests.exactness.tokenizers import bert, fixed_words, gpt2, llama, llama3
@@ -62,6 +62,25 @@ def test_a_number_sign_begins_a_comment_where_spaces_separate_another_number_of_
     rows = "# sent 1\nJohn NNP B-NP B-PER\n# # O O\n\n# a whole comment, of words\n# # O O\nslept VBD B-VP O\n"
     read = Columns(write(tmp_path, rows), "data.train", (0, -1))
     assert read.words == [["John", "#"], ["#", "slept"]] and read.notes.counts() == {COMMENT: 2}
+
+
+def test_one_odd_line_at_the_top_leaves_the_other_sentences_in(tmp_path: Path) -> None:
+    """All lines had to have as many columns as the first, so that a short first line left all other sentences out."""
+    path = write(tmp_path, "EU B-ORG\n\nthe DT O\nfox NN O\n\nnow RB O\n")
+    with refused("data", f"{path} line 1", "has 2 columns", "line 3 has 3"):
+        Columns(path, "data.train", (0, -1))
+    assert Columns(path, "data.train", (0, -1), skip=True).good() == [1, 2]
+
+
+def test_a_tag_with_a_space_of_a_line_that_mixes_tabs_and_spaces_is_said(tmp_path: Path) -> None:
+    read = Columns(write(tmp_path, "EU\tNNP B-ORG\nnow\tRB O\n"), "data.train", (0, -1))
+    assert read.tags == [["NNP B-ORG", "RB O"]] and read.notes.counts() == {SPACED: 2}
+
+
+def test_document_marks_of_conll_2012_are_no_words(tmp_path: Path) -> None:
+    rows = "#begin document (bc/cctv/00); part 000\nEU NNP B-ORG\n\n#end document\n#begin document (a); part 001\nnow RB O\n"
+    read = Columns(write(tmp_path, rows), "data.train", (0, -1))
+    assert read.words == [["EU"], ["now"]] and read.notes.counts() == {COMMENT: 3}
 
 
 def test_ranges_and_empty_nodes_of_conll_u_are_no_words_and_are_counted(tmp_path: Path) -> None:

@@ -191,6 +191,15 @@ def test_every_assistant_turn_is_supervised(tmp_path: Path, template: str | None
     assert said == wanted
 
 
+def test_each_answer_begins_where_its_own_prompt_ends(tmp_path: Path) -> None:
+    """The last answer's prompt, which a tool's turn ends, stood for all: the first answer's space was not learned."""
+    rows = [messages("What is it?", "A film."), messages("One", "two three")]
+    rows[0]["messages"] += [{"role": "tool", "content": "dull"}, {"role": "assistant", "content": "Not once!"}]
+    network, data = make(tmp_path, rows, byte_bpe(template=MISTRAL))
+    batch = next(iter(data.val_dataloader()))
+    assert by_index(batch, answers(network.tokenizer, batch)) == [" A film.</s> Not once!</s>", " two three</s>"]
+
+
 def test_a_template_without_an_end_gets_one(tmp_path: Path) -> None:
     network, data = make(tmp_path, prompts(PAIRS), byte_bpe(template=NO_END))
     batch = next(iter(data.val_dataloader()))

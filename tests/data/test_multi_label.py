@@ -162,6 +162,12 @@ def test_a_separator_that_no_cell_has_is_said(tmp_path: Path) -> None:
     assert any("'|' (given, but no cell" in note for note in data.notes)
 
 
+def test_a_separator_has_no_effect_on_lists_and_is_refused(tmp_path: Path) -> None:
+    rows = [{"text": f"text {i}", "labels": [i % 2, 2]} for i in range(16)]
+    with refused("data.label_separator", "no effect", "'labels'", "lists"):
+        table(train=write_jsonl(tmp_path / "a.jsonl", rows), label_separator="|")
+
+
 def test_what_cannot_be_meant_is_refused(tmp_path: Path) -> None:
     file = csv(tmp_path / "a.csv", "labels", ['"a;b,c"', "b"] * 8)
     with refused("data", "';' and ','", "data.label_separator"):

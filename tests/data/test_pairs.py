@@ -277,6 +277,9 @@ def test_a_table_without_a_header_has_its_first_line_as_a_pair_if_told_so(tmp_pa
     assert wide.splits["train"].samples.table.columns["3"][0] == 'from "the" web'
     with refused("data", "reads like a pair", "data.header false"):
         loaded(train=write_text(tmp_path / "c.tsv", "Anna sees Rome.\tAnna sieht Rom.\nGo.\tGeh.\n"))
+    for more in ("", "Hi\tGrüß Gott\n"):
+        with refused("data", "no column 'source'", "data.header false"):
+            loaded(train=write_text(tmp_path / "e.tsv", f"Hi\tHallo\nRun\tLauf\n{more}"))
     with refused("data", "line 2", "1 field where the first row has 2"):
         loaded(train=write_text(tmp_path / "d.tsv", "Go.\tGeh.\nStay.\n"), header=False)
     for given in ({"train": write_jsonl(tmp_path / "a.jsonl", [{"source": "a", "target": "b"}])}, {"path": "a/b"}):

@@ -19,7 +19,7 @@ from tests.refused import refused
     [
         (
             lambda q, p: q["answers"].append({"text": "fox", "answer_start": 3}),
-            ("'fox' is not at its offset 3", "' qu'"),
+            ("'fox' is not at its offset 3", "' qu'", "it is at 10"),
         ),
         (lambda q, p: q["answers"].append({"text": "fox", "answer_start": 999}), ("answer_start 999 is outside",)),
         (lambda q, p: q["answers"].append({"text": "fox", "answer_start": -1}), ("answer_start -1 is outside",)),
@@ -118,8 +118,18 @@ def test_tables_and_json_of_the_hubs_form_are_read_alike(tmp_path: Path) -> None
     (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     lines = [f"What is {i}?,a fox {i},fox,2" for i in range(9)]
     (tmp_path / "c.csv").write_text("\n".join(["question,context,answer,answer_start", *lines]) + "\n")
+    (tmp_path / "d.json").write_text(json.dumps({"version": "1", "data": rows}))
+    for name, array in (
+        ("e", "{}"),
+        ("f", "array({}, dtype=object)"),
+        ("g", "array({})"),
+    ):  # pandas', datasets', numpy's
+        spelled = [(array.format("['fox']"), array.replace(", dtype=object", "").format("[2]")) for _ in range(9)]
+        cells = [f"\"{{'text': {text}, 'answer_start': {start}}}\"" for text, start in spelled]
+        lines = [f"What is {i}?,a fox {i},{cell}" for i, cell in enumerate(cells)]
+        (tmp_path / f"{name}.csv").write_text("\n".join(["question,context,answers", *lines]) + "\n")
     prints = set()
-    for file in (path, str(tmp_path / "b.jsonl"), str(tmp_path / "c.csv")):
+    for file in (path, *(str(tmp_path / name) for name in ("b.jsonl", "c.csv", "d.json", "e.csv", "f.csv", "g.csv"))):
         data = SQuAD(train=file, seed=0)
         data.setup()
         prints.add(data.fingerprint()["train"])

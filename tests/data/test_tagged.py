@@ -59,9 +59,20 @@ def test_an_unknown_scheme_is_said_and_words_are_measured(tmp_path: Path) -> Non
     assert (
         "B-PER" in scheme_notes(["O", "B_PER", "I_PER"], "")[0] and "'PER-B'" in scheme_notes(["PER-B", "LOC-I"], "")[0]
     )
+    assert scheme_notes(["O", "B", "I"], "") and scheme_notes(["o", "b-per"], ""), "no type, and no capital letters"
     assert scheme_notes(["O", "b-per"], "") and not scheme_notes(["O", "PER", "LOC"], "") + scheme_notes(
         ["NN", "VB"], ""
     )
+
+
+@pytest.mark.parametrize("tag", ["O", "NN", "B-x"])
+def test_words_that_all_have_one_tag_are_refused(tmp_path: Path, tag: str) -> None:
+    """The network had one output, for which a metric raised an error of its own; the front door planned a study of it."""
+    file = write(tmp_path, "\n\n".join(f"w{i}\t{tag}" for i in range(30)))
+    with refused("data", file, f"1 tag ({tag})", "2"):
+        ready(CoNLL(train=file, seed=0))
+    with refused("data", "1 tag (O)"):
+        ready(CoNLL(train=write(tmp_path, MANY), types=[], seed=0))
 
 
 # ---- CoNLL-U ----
@@ -205,6 +216,17 @@ def test_a_bad_line_leaves_its_sentence_out_and_an_unknown_tag_too(tmp_path: Pat
     data = ready(CoNLL(**files, on_bad_sample="skip", seed=0))
     report = data.skipped_report(gather=False)
     assert {name: entry["count"] for name, entry in report.items()} == {split: 1}, report
+
+
+@pytest.mark.parametrize("kind", [CoNLL, CoNLLU])
+def test_a_line_that_is_not_utf8_leaves_its_sentence_out(tmp_path: Path, kind: type[SFTDataModule]) -> None:
+    sentences = {CoNLL: [MANY, "good\tO\n?\tO"], CoNLLU: [*map(sentence, range(9)), conllu("?", "NOUN")]}[kind]
+    path = tmp_path / "train.txt"
+    path.write_bytes("\n\n".join(sentences).encode().replace(b"?", b"\xff"))
+    with refused("data", "not UTF-8", "0xff"):
+        kind(train=str(path)).load()
+    data = ready(kind(train=str(path), on_bad_sample="skip", seed=0))
+    assert data.skipped_report(gather=False)["train"]["count"] == 1
 
 
 def test_white_space_around_a_tag_is_left_out_and_counted(tmp_path: Path) -> None:
@@ -368,7 +390,7 @@ def test_cells_may_hold_words_and_tags_with_blanks_between(tmp_path: Path) -> No
     assert isinstance(loaded.train, TaggedRows) and loaded.train.sentences.words[2] == ["Ann2", ",", "runs"]
     assert loaded.labels == ["O", "B-PER"] and any("split at blanks" in note for note in loaded.notes)
     file = write_text(tmp_path / "b.csv", text + "30,a b,O\n")
-    with refused("data", "line 32", "1 tags for 2 words"):
+    with refused("data", "line 32", "1 tag for 2 words"):
         TaggedTable(train=file).load()
     data = ready(TaggedTable(train=file, on_bad_sample="skip", seed=0))
     assert data.skipped_report(gather=False)["train"]["count"] == 1

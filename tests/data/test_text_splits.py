@@ -49,6 +49,7 @@ def test_a_column_of_splits_gives_the_samples_that_files_of_the_splits_give(tmp_
         mine, theirs = getattr(one, ours), getattr(apart, ours)
         assert len(mine) == len(theirs) == second[ours] and mine.digest() == theirs.digest(), ours
     assert any("divides 24 rows: 12 train, 4 val, 8 test" in note for note in one.notes), one.notes
+    assert what != "answers" or not one.train.read.lines(), "the column that divides the rows is said not to be used"
     with refused("data", "line 1", "names no split"):
         cls(
             train=write_jsonl(tmp_path / "odd.jsonl", [{**rows[0], "split": "?"}, {**rows[1], "split": "train"}])

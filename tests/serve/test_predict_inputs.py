@@ -189,6 +189,13 @@ def test_tables_are_read_as_those_that_the_run_was_tuned_on(tmp_path: Path) -> N
     blanks.write_text("tokens\nAnn 's here .\n")
     assert read_inputs(str(blanks), words, {"token_column": "tokens"}).item(0).words == ("Ann", "'s", "here", ".")
     assert read_inputs(str(blanks), words, {}).item(0).text == "Ann 's here .", "another run's column is text"
+    hub = tmp_path / "hub.jsonl"
+    rows = [{"id": str(i), "translation": {"de": "Bleib.", "en": text}} for i, text in enumerate(("Go on.", "Stay."))]
+    hub.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"id": "2"}\n')
+    read = read_inputs(str(hub), pairs, {"source_column": "en"})
+    assert [read.item(n).text for n in (0, 1)] == ["Go on.", "Stay."], "the run's column is one of the hub's languages"
+    with refused("data", "hub.jsonl line 3", "translation"):
+        read.item(2)
     bare = tmp_path / "bare.tsv"
     bare.write_text("Go on.\tWeiter.\nStay.\tBleib.\n")
     read = read_inputs(str(bare), pairs, {"header": False})

@@ -13,7 +13,8 @@ from sft_lightning.tasks import make_task
 from sft_lightning.tasks.entity_scores import SCORES, EntityScores
 from sft_lightning.tasks.schemes import PREFIXES, entities, irregular, recognise, scheme_of
 
-TYPES = ("PER", "LOC-x", "a.b")
+TYPES = ("PER", "LOC-x", "a.b", "-")
+"""The last is read as `_` in strict mode"""
 SCHEMES = tuple(PREFIXES)
 pytestmark = pytest.mark.filterwarnings("ignore")
 WITH = {"f1": f1_score, "precision": precision_score, "recall": recall_score}

@@ -85,7 +85,8 @@ class AnswerSpans:
         asked, plain = self._asked(self.answers[-1])
         spans = []
         for piece, tail in zip(pieces, self._tails(marked, around), strict=True):
-            start = piece.start - self._said_before(piece, asked, plain)
+            earlier = not asked and piece.turn != self.answers[-1]  # a template may end its prompts in several ways
+            start = piece.start - self._said_before(piece, asked, self._asked(piece.turn)[1] if earlier else plain)
             answer = self.text[start : piece.end + len(tail)]
             bare = answer.rstrip()  # a model stops before the white space after the end of a turn
             spans.append((start, start + len(bare if bare.endswith(tuple(self.controls)) else answer)))

@@ -3,7 +3,8 @@
 from typing import Any
 
 from sft_lightning.core.errors import UserError, nearest
-from sft_lightning.data.text.sentences import BLANK, Sentences, read_lines
+from sft_lightning.core.wording import plural
+from sft_lightning.data.text.sentences import BLANK, Sentences, check_utf8, read_lines
 from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged import Scheme, TaggedData
 from sft_lightning.tasks.schemes import OUTSIDE
@@ -74,7 +75,7 @@ class CoNLLU(TaggedData):
 def read_conllu(path: str, key: str, tags: str | None, skip: bool = False) -> Sentences:
     """Reads the words of a file and the tags that `tags` names; no tags if it is None."""
     found, inside, lacking, last = Sentences(path, skip), False, 0, 0
-    for number, line in enumerate(read_lines(path, key), 1):
+    for number, line in enumerate(read_lines(path, key, skip), 1):
         if not line.strip(BLANK):
             inside = False
             continue
@@ -85,6 +86,7 @@ def read_conllu(path: str, key: str, tags: str | None, skip: bool = False) -> Se
             inside, last = True, 0
         row = len(found) - 1
         try:
+            check_utf8(line, f"{path} line {number}")
             cells = cells_of(line, f"{path} line {number}")
             if not cells[0].isdecimal():
                 found.notes.add(RANGES if "-" in cells[0] else EMPTY, f"{path} line {number}")
@@ -121,7 +123,9 @@ def cells_of(line: str, where: str) -> list[str]:
     """The ten cells of a line. Raises UserError for another number, for an ID that is not one, and for an empty word."""
     cells = line.rstrip("\r\n").split("\t")
     if len(cells) != 10:
-        raise UserError("data", f"{where} has {len(cells)} columns instead of CoNLL-U's 10", "mend it, or use CoNLL")
+        raise UserError(
+            "data", f"{where} has {plural(len(cells), 'column')} instead of CoNLL-U's 10", "mend it, or use CoNLL"
+        )
     if not cells[0].replace("-", "").replace(".", "").isdecimal():
         raise UserError("data", f"{where} has the ID {cells[0]!r:.20}, not a number", "mend it")
     if not cells[1].strip(BLANK):

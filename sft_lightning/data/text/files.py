@@ -1,7 +1,7 @@
 """Reads tables of texts from disk or the hub: CSV, TSV, JSON, JSONL, parquet. Every error names file and row."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -257,6 +257,18 @@ def _parquet(path: Path, bad: Bad, leave_out: Sequence[str] = ()) -> Table:
     features = about.get("info", {}).get("features", {})
     classes = {n: names for n, f in features.items() if (names := class_names_of(f)) is not None}
     return Table(str(path), {n: table.column(n).to_pylist() for n in table.column_names}, classes, bad=bad)
+
+
+def check_hub(path: str | None, config: str | None, files: Mapping[str, Any]) -> None:
+    """Raises UserError for arguments without effect: `config` without a hub data set, or files beside it, whose splits are
+    taken.
+    """
+    if path is None and config is not None:
+        raise UserError("data.config", "has no effect without data.path", "leave it null")
+    for split in ("val", "test") if path is not None else ():
+        if files.get(split) is not None:
+            what = "has no effect with data.path, whose own splits are taken"
+            raise UserError(f"data.{split}", what, "leave it null, or give files for all splits")
 
 
 def hub_tables(

@@ -13,7 +13,7 @@ from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.conversation import InstructionRows
-from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.files import Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.notes import together
 from sft_lightning.data.text.prompts import Prompts
 from sft_lightning.tasks import CausalLM
@@ -74,6 +74,7 @@ class Instructions(TokenData):
         if generate_samples:
             self.metrics = (*CausalLM.default_metrics, "exact_match", "rougeL")
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
+        check_hub(self.path, self.config, self.files)
         self.prompts = predict
         self.packing = packing
         self.dropped: dict[str, int] = {}

@@ -13,7 +13,7 @@ from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.choice_rows import ChoiceRows
 from sft_lightning.data.text.choice_table import MEANS, find_reader, read_choices, right_ones
-from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.files import Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.labels import all_unlabelled
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.table import no_labels
@@ -75,6 +75,7 @@ class MultipleChoice(TokenData):
             raise UserError(
                 "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
             )
+        check_hub(self.path, self.config, self.files)
         if choices_column is not None and choice_columns is not None:
             raise UserError("data.choices_column", "has no effect with data.choice_columns", "set only one of the two")
         if choice_columns is not None and len(set(choice_columns)) < max(2, len(choice_columns)):

@@ -7,7 +7,7 @@ from typing import Any
 
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.data.text.files import FORMATS, Table, check_text, read_table
-from sft_lightning.data.text.sentences import BLANK, Sentences, read_lines
+from sft_lightning.data.text.sentences import BLANK, Sentences, check_utf8, read_lines
 from sft_lightning.data.text.split_words import SplitWords, split_words
 from sft_lightning.data.text.utf8 import open_text
 from sft_lightning.tasks.schemes import OUTSIDE, entities, is_prefixed
@@ -81,10 +81,15 @@ def read_text_lines(path: str, column: str | None, how: SplitWords, skip: bool) 
         raise UserError("data.text_column", f"has no effect on {path}, whose lines are texts", "leave it null")
     found = Sentences(path, skip)
     found.texts = []
-    lines = read_lines(path, KEY)
+    lines = read_lines(path, KEY, skip)
     for number, line in enumerate(lines, 1):
         if line.strip():
             found.add([], [], number)
+            try:
+                check_utf8(line, found.name(len(found) - 1))
+            except UserError as error:
+                found.refuse(len(found) - 1, error)
+                line = ""
             add_words(found, len(found) - 1, line, how)
         elif number < len(lines):
             found.notes.add("a blank line is left out", f"{path} line {number}")

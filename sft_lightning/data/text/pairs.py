@@ -9,7 +9,7 @@ from sft_lightning.data.arguments import NonNegativeInt, PositiveInt, check_argu
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
-from sft_lightning.data.text.files import FORMATS, Table, hub_tables
+from sft_lightning.data.text.files import FORMATS, Table, check_hub, hub_tables
 from sft_lightning.data.text.pair_rows import PairRows
 from sft_lightning.data.text.parallel import (
     SOURCE,
@@ -83,6 +83,7 @@ class TextPairs(TokenData):
         check_arguments(TextPairs.__init__, given)
         self.path, self.config = path, config
         self.files = {"train": train, "val": val, "test": test}
+        check_hub(self.path, self.config, self.files)
         self.predict_file = predict
         self.columns, self.header, self.source_prefix = (source_column, target_column), header, source_prefix
         self.generate_samples, self.max_target_length = generate_samples, max_target_length

@@ -77,17 +77,32 @@ def reads_like_texts(table: Table) -> bool:
     return delimited and len(names) == 2 and all(n.strip().endswith(SENTENCE) or len(n.split()) >= WORDS for n in names)
 
 
-def with_languages(table: Table) -> Table:
-    """Replaces a column `translation` of objects, {en: …, de: …}, by one column for each language."""
+def languages_of(table: Table) -> list[str]:
+    """The languages of a column `translation` of objects, {en: …, de: …}, in the order of the file; empty without one."""
     values = table.columns.get(FEATURE, [])
     first = next((value for value in values if not missing(value)), None)
     if not isinstance(first, dict):
+        return []
+    return list(dict.fromkeys(str(name) for value in values if isinstance(value, dict) for name in value))
+
+
+def repeats_its_names(table: Table) -> bool:
+    """Whether the name of one of a delimited file's first two columns occurs below it: the file then has no header, if these
+    are texts.
+    """
+    delimited = Path(table.where).suffix.lower() in DELIMITED
+    return delimited and any(name in values for name, values in list(table.columns.items())[:2])
+
+
+def with_languages(table: Table) -> Table:
+    """Replaces a column `translation` of objects, {en: …, de: …}, by one column for each language."""
+    values, names = table.columns.get(FEATURE, []), languages_of(table)
+    if not names:
         return table
     for row, value in enumerate(values):
         if not isinstance(value, dict):
             what = "has no value" if missing(value) else "is not an object of texts by language"
             table.refuse(row, UserError("data", f"{table.name(row)}: column '{FEATURE}' {what}", REMEDY))
-    names = dict.fromkeys(name for value in values if isinstance(value, dict) for name in value)
     of_language = {name: [v.get(name) if isinstance(v, dict) else None for v in values] for name in names}
     table.columns = {**{n: c for n, c in table.columns.items() if n != FEATURE}, **of_language}
     return table
@@ -95,9 +110,16 @@ def with_languages(table: Table) -> Table:
 
 def sources_of(table: Table, column: str) -> list[str]:
     """Source texts; empty in rows that are left out. Raises UserError for a table's column of numbers, a mistake."""
-    if column not in table.columns and reads_like_texts(table):
-        what = f"{table.where} has no column '{column}': its first line, '{' | '.join(table.columns):.60}', reads like a pair"
-        raise UserError("data", what, "set data.header false, or data.source_column")
+    if column not in table.columns and Path(table.where).suffix.lower() in DELIMITED:
+        what = (
+            f"{table.where} has no column '{column}', only {', '.join(table.columns)}{nearest(column, table.columns)}"
+        )
+        fix = "set data.source_column, or, if its first line is a pair, data.header false"
+        if reads_like_texts(table) or repeats_its_names(table):
+            line = " | ".join(table.columns)
+            what = f"{table.where} has no column '{column}': its first line, '{line:.60}', reads like a pair"
+            fix = "set data.header false, or data.source_column"
+        raise UserError("data", what, fix)
     made = []
     for row, value in enumerate(table.column(column, "data.source_column")):
         problem = wrong(value, f"the {SOURCE} text in column '{column}'", table.name(row), "data.source_column")

@@ -11,7 +11,7 @@ from sft_lightning.data.base import Split, Splits
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
 from sft_lightning.data.text.documents import Blocks, Documents, start_and_end
-from sft_lightning.data.text.files import FORMATS, Table, hub_tables, read_table
+from sft_lightning.data.text.files import FORMATS, Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.text_file import Division, read_documents
 
 PLAIN = (".txt", ".text", ".md")
@@ -74,6 +74,7 @@ class PlainText(TokenData):
         super().__init__(max_length=max_length, group_by_length=group_by_length, **kwargs)
         check_arguments(PlainText.__init__, locals())
         self.path, self.config, self.files = path, config, {"train": train, "val": val, "test": test}
+        check_hub(self.path, self.config, self.files)
         self.documents, self.text_column = documents, text_column
         self.overlap, self.end_of_text, self.packing = overlap, end_of_text, packing
         self._whole: dict[str, Split] = {}

@@ -8,11 +8,12 @@ from pathlib import Path
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.wording import plural
 from sft_lightning.data.text.notes import Notes
-from sft_lightning.data.text.utf8 import not_utf8, open_text
+from sft_lightning.data.text.utf8 import NO_TEXT, not_utf8, open_text
 
 BLANK = " \t\r\n"  # characters of lines between sentences; a word may be another space, such as U+00A0
 DOCUMENT = "-DOCSTART-"
 COMMENT, RANGE = "a comment is left out", "a range or an empty node (1-2, 8.1) is left out"
+SPACED = "a tag holds a space, because only tabs separate the columns of a line that has one"
 Span = tuple[int, int]
 
 
@@ -87,12 +88,12 @@ class Columns(Sentences):
 
     def __init__(self, path: str, key: str, columns: tuple[int, int], tagged: bool = True, skip: bool = False) -> None:
         super().__init__(path, skip)
-        lines, inside = read_lines(path, key), False
-        self.first: tuple[int, int] | None = None
-        """(number, columns) of the first line with a word, which the others must have too"""
+        lines, inside = read_lines(path, key, skip), False
         full = [line for line in lines if line.strip(BLANK)]
         tabs = 2 * sum("\t" in line.strip(BLANK) for line in full) > len(full)
         usual = None if tabs else usual_width(full)
+        self.first = first_of_most(lines, tabs, usual)
+        """(number, columns) of the first line that has as many columns as most, which the others must have too"""
         for number, line in enumerate(lines, 1):
             cells = line.strip(BLANK)
             if not cells or (not inside and cells.replace("\t", " ").split(" ")[0] == DOCUMENT):
@@ -119,9 +120,12 @@ class Columns(Sentences):
         if row not in (self.bad or {}):
             self.words[row].append(word)
             self.tags[row].append(tag)
+            if " " in tag:
+                self.notes.add(SPACED, f"{self.where} line {number}")
 
     def _cells(self, line: str, number: int, columns: tuple[int, int], tagged: bool) -> tuple[str, str]:
-        cells = [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
+        check_utf8(line, f"{self.where} line {number}")
+        cells = cells_of(line)
         if tagged and len(cells) < 2:
             raise UserError(
                 "data", f"{self.where} line {number} has one column, so the tag is missing: {line!r:.40}", "add the tag"
@@ -135,7 +139,6 @@ class Columns(Sentences):
                 f"{self.where} line {number} has {plural(len(cells), 'column')}, so column {asked} is missing",
                 "mend the line, or set data.word_column and data.tag_column",
             ) from None
-        self.first = self.first or (number, len(cells))
         if len(cells) != self.first[1] and (tagged or columns[0] != 0):
             raise UserError(
                 "data",
@@ -150,6 +153,28 @@ class Columns(Sentences):
         return word, tag
 
 
+def cells_of(line: str) -> list[str]:
+    """The cells of a line, separated by tabs if there is one, otherwise by spaces."""
+    return [c.strip(" ") for c in line.split("\t")] if "\t" in line else [c for c in line.split(" ") if c]
+
+
+def check_utf8(line: str, where: str) -> None:
+    """Raises UserError for a line with bytes that are not UTF-8."""
+    if NO_TEXT.search(line):
+        raise UserError("data", f"{where} is not UTF-8", "convert the file, or remove the line")
+
+
+def first_of_most(lines: list[str], tabs: bool, usual: int | None) -> tuple[int, int]:
+    """(number, columns) of the first line with a word that has as many columns as most lines with a word have."""
+    widths = {
+        number: len(cells_of(line.rstrip("\r\n")))
+        for number, line in enumerate(lines, 1)
+        if (cells := line.strip(BLANK)) and not is_comment(cells, tabs, usual) and not cells.startswith(DOCUMENT)
+    }
+    most = max(Counter(widths.values()).items(), key=lambda item: item[1], default=(0, 0))[0]
+    return next((item for item in widths.items() if item[1] == most), (0, 0))
+
+
 def usual_width(lines: list[str]) -> int | None:
     """The number of columns of nearly all lines that spaces separate; None if there is none, or only one column."""
     widths = Counter(len(line.split()) for line in lines if not line.startswith("#"))
@@ -161,7 +186,10 @@ def is_comment(line: str, tabs: bool, usual: int | None = None) -> bool:
     """Whether a line before a sentence is a comment, as CoNLL-U has: `# name = value`, or `# …` in a file that `tabs` separate.
 
     If spaces separate, `# O` is a word with its tag, unless nearly all lines have another number of columns, the `usual` one.
+    The document marks of CoNLL-2012 are comments too.
     """
+    if line.startswith("#begin document (") or line == "#end document":
+        return True
     if usual is not None and line.startswith("# ") and len(line.split()) != usual:
         return True
     return line.startswith("# ") and "\t" not in line and (tabs or re.match(r"# [\w.:-]+ = ", line) is not None)
@@ -172,14 +200,16 @@ def is_range(line: str) -> bool:
     return re.match(r"\d+[-.]\d+(\t[^\t]*){9}$", line) is not None
 
 
-def read_lines(path: str, key: str) -> list[str]:
-    """Reads the lines of a UTF-8 file. Raises UserError if it does not exist, and one that names the first wrong byte."""
+def read_lines(path: str, key: str, skip: bool = False) -> list[str]:
+    """Reads the lines of a UTF-8 file. Raises UserError if it does not exist, and one that names the first wrong byte; with
+    `skip`, `check_utf8` finds the lines with such bytes.
+    """
     place = Path(path).expanduser()
     if not place.is_file():
         here = [p.name for p in place.parent.iterdir()] if place.parent.is_dir() else []
         raise UserError(key, f"{path} does not exist{nearest(place.name, here)}")
     try:
-        with open_text(place, strict=True) as file:
+        with open_text(place, strict=not skip) as file:
             return re.split("\r*\n|\r", file.read())
     except UnicodeDecodeError:
         raise not_utf8(place) from None

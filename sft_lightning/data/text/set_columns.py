@@ -8,6 +8,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.findings import class_counts
+from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.label_sets import (
     Labels,
@@ -81,6 +82,11 @@ class SetColumns:
         else:
             train.column(self.column, "data.label_column")
             separator = self.label_separator or find_separator(train, self.column)
+            if self.label_separator is not None and all(
+                isinstance(v, list) or missing(v) for v in train.columns[self.column]
+            ):
+                what = f"has no effect, because column '{self.column}' of {train.where} holds lists"
+                raise UserError("data.label_separator", what, "leave it null")
             sets: dict[str, list[Labels | None]] = {
                 split: read_sets(table, self.column, separator, notes) for split, table in tables.items()
             }

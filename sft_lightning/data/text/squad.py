@@ -13,7 +13,7 @@ from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.split import Split
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TokenData
-from sft_lightning.data.text.files import Table, hub_tables
+from sft_lightning.data.text.files import Table, check_hub, hub_tables
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.questions import QuestionRows
 from sft_lightning.data.text.squad_files import answers_of, read_questions, refuse_repeats, texts_of
@@ -69,6 +69,7 @@ class SQuAD(TokenData):
             raise UserError(
                 "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
             )
+        check_hub(self.path, self.config, self.files)
         for option in ("classes", "shots_per_class"):
             if getattr(self, option) is not None:
                 raise UserError(

@@ -15,6 +15,7 @@ from sft_lightning.data.text.label_sets import indicator
 from sft_lightning.data.text.labels import said
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.utf8 import open_text
+from sft_lightning.data.text.written import written
 
 MEND = "mend or remove it, or set data.on_bad_sample skip"
 
@@ -53,7 +54,24 @@ def read_questions(path: str | Path, where: str, skip: bool = False) -> Table:
     place = Path(path).expanduser()
     if place.suffix.lower() == ".json" and (articles := squad_articles(place)) is not None:
         return squad_table(articles, str(path), {} if skip else None)
-    return read_table(path, where, skip)
+    table = read_table(path, where, skip)
+    rows = table.columns.get("data", [None])[0] if len(table) == 1 else None
+    return (
+        Table(str(path), columns_of(rows), bad={} if skip else None)
+        if isinstance(rows, list) and are_flat(rows)
+        else table
+    )
+
+
+def are_flat(rows: list[Any]) -> bool:
+    """Whether each object of the list `data` of a JSON file has a question with its context, as transformers' script wants."""
+    return bool(rows) and all(isinstance(row, dict) and {"question", "context"} <= row.keys() for row in rows)
+
+
+def columns_of(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """The columns of rows."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def squad_articles(path: Path) -> list[Any] | None:
@@ -175,9 +193,9 @@ def given(table: Table, row: int) -> list[tuple[str, int]]:
         value = [] if missing(one["text"]) else [one]
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):  # in a cell of a CSV file
         try:
-            value = json.loads(value)
+            value = written(value)
         except ValueError as error:
-            raise UserError("data", f"{where}: 'answers' is no JSON ({error})", MEND) from None
+            raise UserError("data", f"{where}: 'answers' is {value!r:.40}, not JSON ({error})", MEND) from None
     if isinstance(value, dict):  # as `datasets` has them: lists of texts and of offsets
         texts, starts = value.get("text"), value.get("answer_start")
         texts, starts = (list(v) if isinstance(v, list | tuple) else [] if v is None else [v] for v in (texts, starts))
@@ -232,6 +250,6 @@ def in_context(given: tuple[str, int], context: str, where: str, notes: Notes) -
             notes.add("an answer in another Unicode form than its context is read as the context has it", where)
             return Answer(start, context[start:end])
     there = context[start : start + len(text)]
-    raise UserError(
-        "data", f"{where}: the answer {text!r:.60} is not at its offset {start}, where {there!r:.60} is", MEND
-    )
+    once = f" (it is at {context.index(text)}, in characters)" if context.count(text) == 1 else ""
+    problem = f"{where}: the answer {text!r:.60} is not at its offset {start}, where {there!r:.60} is{once}"
+    raise UserError("data", problem, MEND)

@@ -9,7 +9,7 @@ from sft_lightning.data.arguments import check_arguments
 from sft_lightning.data.base import Samples, Splits
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.base import TextData, TextRows
-from sft_lightning.data.text.files import Table, hub_tables, read_table
+from sft_lightning.data.text.files import Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.labels import all_unlabelled, class_names, class_numbers
 
 
@@ -59,6 +59,7 @@ class TextTable(TextData):
             raise UserError(
                 "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
             )
+        check_hub(self.path, self.config, self.files)
         if labels is not None and task == "regression":
             raise UserError(
                 "data.labels", "names the classes of a classification, but data.task is regression", "leave it null"

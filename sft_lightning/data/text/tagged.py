@@ -19,8 +19,8 @@ from sft_lightning.data.text.split_words import SplitWords
 from sft_lightning.data.text.tagged_rows import TaggedRows
 from sft_lightning.tasks.schemes import OUTSIDE, irregular, is_prefixed, recognise, scheme_of, type_of, types_of
 
-SPELLED = re.compile(r"[BIESLUM]_.+|.+[-_][BIESLUM]|[bieslum][-_].+")
-"""Tags of entities as some write them: B_PER, PER-B, b-per"""
+SPELLED = re.compile(r"[BIESLUM]_.+|.+[-_][BIESLUM]|[bieslum][-_].+|[BIESLUM]")
+"""Tags of entities as some write them: B_PER, PER-B, b-per, and B without a type"""
 Scheme = Literal["IOB1", "IOB2", "IOBES", "BILOU"]
 
 
@@ -141,6 +141,7 @@ class TaggedData(TokenData, base=True):
     def _share_out(self, loaded: Splits) -> None:
         super()._share_out(loaded)
         assert self.task_info is not None
+        check_several(loaded, self.fewest_classes)
         if getattr(loaded.train, "scheme", "") == "IOB1":  # labels tell every other scheme
             self.task_info = replace(self.task_info, scheme="IOB1")
 
@@ -203,7 +204,7 @@ def scheme_notes(labels: Sequence[str], scheme: str) -> list[str]:
     """A note on how entities are read, if the tags say too little, or that entities are not measured."""
     if scheme == "IOB1":
         return ["tags are read as IOB1, in which I- begins most entities (data.scheme says otherwise)"]
-    others = [tag for tag in labels if tag != OUTSIDE]
+    others = [tag for tag in labels if tag.upper() != OUTSIDE]
     if not scheme and others and all(SPELLED.fullmatch(tag) for tag in others):
         return [
             f"entities are not measured: tags such as {others[0]!r} have a scheme in another spelling (write B-PER, I-PER)"
@@ -226,6 +227,15 @@ def check_tags(sentences: Sentences, labels: Sequence[str], split: str, given: b
                 f"the sentence at {sentences.name(row)} has the tag '{tag}', which {lacking}{nearest(tag, labels)}"
             )
             sentences.refuse(row, UserError(f"data.{split}", problem, "correct it, or set data.labels to all tags"))
+
+
+def check_several(loaded: Splits, fewest: int) -> None:
+    """Raises UserError for tags of which there are fewer than `fewest`, one or two: nothing could be learned."""
+    if len(loaded.labels) < fewest:
+        assert isinstance(loaded.train, TaggedRows)
+        found = f"1 tag ({loaded.labels[0]})" if loaded.labels else "no tags"
+        where = loaded.train.sentences.where
+        raise UserError("data", f"{where} has {found}, but at least {fewest} are needed", "name another column of tags")
 
 
 def known_suffix(file: str, *suffixes: str) -> bool:

@@ -3,10 +3,11 @@
 from typing import Any
 
 from sft_lightning.core.errors import UserError
+from sft_lightning.core.wording import plural
 from sft_lightning.data.split_column import divided
 from sft_lightning.data.text.cell_lists import as_lists
 from sft_lightning.data.text.cells import missing
-from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, hub_tables, read_table
+from sft_lightning.data.text.files import DELIMITED, FORMATS, Table, check_hub, hub_tables, read_table
 from sft_lightning.data.text.notes import Notes
 from sft_lightning.data.text.own_texts import check_words
 from sft_lightning.data.text.sentences import Sentences
@@ -67,8 +68,7 @@ class TaggedTable(TaggedData):
             raise UserError(
                 "data", "path (a data set on the hub) and train (a file) are both set", "set only one of them"
             )
-        if path is None and config is not None:
-            raise UserError("data.config", "has no effect without data.path", "leave it null")
+        check_hub(self.path, self.config, self.files)
 
     def read_all(self) -> dict[str, Sentences]:
         """The sentences of each split, from files or the hub."""
@@ -136,7 +136,7 @@ class TaggedTable(TaggedData):
             kind = "no value" if missing(tags) else f"{tags!r:.40}, not a list of tags"
             raise UserError("data", f"{where}: column '{self.tag_column}' has {kind}", "write a tag for each word")
         if len(tags) != words:
-            problem = f"{where} has {len(tags)} tags for {words} words"
+            problem = f"{where} has {plural(len(tags), 'tag')} for {plural(words, 'word')}"
             raise UserError("data", problem, "write one tag for each word")
         return [self._name(tag, at, names, where, notes) for at, tag in enumerate(tags)]
 

@@ -11,6 +11,8 @@ WHOLE = r"-?(?:0|[1-9]\d*)\.?"
 NUMPY = re.compile(rf"\[\s*(?:(?:{QUOTED})(?:\s+(?:{QUOTED}))*|{WHOLE}(?:\s+{WHOLE})*)\s*\]", re.DOTALL)
 """An array of numpy's, which pandas writes into CSV: `['a' 'b']`, `[0 1]`, on several lines if it is long"""
 ITEM = re.compile(rf"{QUOTED}|{WHOLE}", re.DOTALL)
+ARRAY = re.compile(rf"({QUOTED})|\barray\((?=\s*\[)|(?<=\])(?:,\s*dtype=[\w'<>|]+)?\s*\)", re.DOTALL)
+"""What numpy writes around a list within an object, `array([…], dtype=object)`, or a text, which stays"""
 UNQUOTED = re.compile(r"\[[^\[\]\"']*,[^\[\]\"']*\]")
 
 
@@ -29,7 +31,7 @@ def written(text: str) -> Any:
     try:
         if array:
             return [ast.literal_eval(item.removesuffix(".")) for item in ITEM.findall(text)]
-        return ast.literal_eval(text)
+        return ast.literal_eval(ARRAY.sub(lambda found: found[1] or "", text) if "array(" in text else text)
     except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
