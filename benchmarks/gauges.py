@@ -31,9 +31,11 @@ def gauges_of(folder: Path, held: dict[str, Any], cell: dict[str, Any]) -> dict[
 
     `settings` are means over the seeds that chose, on validation, of every setting that was tried; `arms` are means over the
     tested seeds of each arm's chosen setting, on test. Each is given twice, the second time without arms whose anchor lowers
-    the divergence on the target's inputs by construction.
+    the divergence on the target's inputs by construction. Of a metric of which less is better, such as a loss, kept is the
+    negative.
     """
     kept = str(held["metrics"]["kept"])
+    sign = -1.0 if held["metrics"]["better"]["kept"] == "min" else 1.0
     if kept in GAUGES or not kept.startswith("retention/"):
         return None
     with (folder / "points.csv").open(newline="") as file:
@@ -48,9 +50,11 @@ def gauges_of(folder: Path, held: dict[str, Any], cell: dict[str, Any]) -> dict[
             tested.setdefault(row["arm"], []).append(row)
     anchored = {row["arm"] for row in rows if on_source_outputs(folder / row["point"])}
     arm_of = {unit: part[0]["arm"] for unit, part in (by_setting | tested).items()}
-    found: dict[str, Any] = {"kept": kept, "anchored": sorted(anchored)}
+    share = cell["statistics"]["columns"]["kept"]["share"]
+    found: dict[str, Any] = {"kept": kept, "share": share, "anchored": sorted(anchored)}
     for name, units, prefix in (("settings", by_setting, ""), ("arms", tested, "test/")):
         of_all = {metric: means(units, prefix + metric) for metric in (kept, *GAUGES)}
+        of_all[kept] = {unit: sign * value for unit, value in of_all[kept].items()}
         free = {unit: value for unit, value in of_all[kept].items() if arm_of[unit] not in anchored}
         there = {metric: of_all[metric] for metric in GAUGES if of_all[metric]}
         found[name] = {
@@ -118,11 +122,11 @@ def figure(cells: Iterable[tuple[str, dict[str, Any]]], path: Path) -> None:
 
     rows = []
     for title, found in cells:
-        panels = []
+        panels, share = [], found.get("share", True)
         for gauge in SHOWN:
             rho = found["settings"].get(gauge, {}).get("rho")
             values = [
-                {"arm": p["arm"], "x": p[gauge], "y": 100 * p[found["kept"]]}
+                {"arm": p["arm"], "x": p[gauge], "y": (100 if share else 1) * p[found["kept"]]}
                 for p in found["points"]
                 if None not in (p[gauge], p[found["kept"]])
             ]
@@ -130,7 +134,9 @@ def figure(cells: Iterable[tuple[str, dict[str, Any]]], path: Path) -> None:
             said = f"{gauge} (\u03c1 {'–' if rho is None else f'{rho:+.2f}'})"
             x = alt.X("x:Q", title=said, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=4))
             y = alt.Y(
-                "y:Q", title=f"kept, points ({title})" if gauge == SHOWN[0] else None, scale=alt.Scale(zero=False)
+                "y:Q",
+                title=f"kept{', points' if share else ''} ({title})" if gauge == SHOWN[0] else None,
+                scale=alt.Scale(zero=False),
             )
             panels.append(
                 chart.encode(x=x, y=y, color=alt.Color("arm:N", title=None)).properties(width=190, height=190)
