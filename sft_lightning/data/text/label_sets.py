@@ -115,6 +115,11 @@ def check_once(labels: Labels) -> None:
         if missing(label):
             raise UserError("label", f"a label is {said(label)}", "name it, or remove it")
         key = whole(label) or str(label)
+        if key in seen and all(indicator(one) is not None for one in labels):
+            problem = f"labels are {shown(labels)}, a 0 or 1 for each label instead of the names of those that apply"
+            raise UserError(
+                "label", problem, "write the names, or a column of 0 and 1 for each label (data.label_columns)"
+            )
         if key in seen:
             raise UserError("label", f"the label {shown(label)} occurs twice", "write it once")
         seen.add(key)
