@@ -50,6 +50,8 @@ class Said(NamedTuple):
     """The same as a picture shows it, for what is found in an image"""
     truth: Pictured | None = None
     """The right answer as a picture shows it; None if it is unknown"""
+    start: int | None = None
+    """Where an answer begins in the sample's text, in characters; None if it is no part of it"""
 
 
 TASKS: Registry["Task"] = Registry("task")

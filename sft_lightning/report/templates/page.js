@@ -347,7 +347,7 @@
           s.question ? make("p", { className: "said", textContent: s.question }) : null,
           s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
           ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
-            make("p", { textContent: `${when}${how}` }), spoken(s, said, when === "after" ? s.before : null)]), name);
+            make("p", { textContent: `${when}${how}` }), spoken(s, said, when)]), name);
       }
       return make("article", { className: "sample" }, image, sound,
         s.text ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
@@ -380,25 +380,38 @@
   }
 
   // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words are marked.
-  function spoken(s, said, before) {
+  function spoken(s, said, when) {
     const box = (...parts) => make("blockquote", { className: "spoken", tabIndex: 0 }, ...parts);
     const mark = (text, title) => make("mark", title ? { textContent: text, title } : { textContent: text });
     if (Array.isArray(said)) {
       const words = Array.isArray(s.words) ? s.words : said;
       const parts = [];
       words.forEach((word, i) => {
-        const tag = said[i] ?? "O", inside = /^[IEL]-/.test(tag) && i > 0 && (said[i - 1] ?? "O") !== "O";
-        parts.push(tag === "O" ? word : mark(inside ? word : `${word} [${tag.replace(/^[A-Z]-/, "")}]`, tag), " ");
+        const typed = (tag) => (tag ?? "O").replace(/^[A-Z]-/, ""), tag = said[i] ?? "O";
+        const inside = /^[IEL]-/.test(tag) && i > 0 && typed(said[i - 1]) === typed(tag);
+        parts.push(tag === "O" ? word : mark(inside ? word : `${word} [${typed(tag)}]`, tag), " ");
       });
       return box(...parts);
     }
     if (s.form === "answer" && typeof s.text === "string" && said && s.text.includes(said)) {
-      const at = s.text.indexOf(said), from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
+      const at = placed(s.text, said, s[`start_${when}`]), from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
       return box((from ? "…" : "") + s.text.slice(from, at), mark(said), s.text.slice(at + said.length, to) + (to < s.text.length ? "…" : ""));
     }
-    const known = new Set(typeof before === "string" ? before.split(/\s+/) : []);
+    if (!String(said).trim()) return box(make("i", { textContent: s.form === "answer" ? "no answer" : "nothing" }));
+    const known = new Set(when === "after" && typeof s.before === "string" ? s.before.split(/\s+/) : []);
     if (!known.size) return box(String(said));
     return box(...String(said).split(/(\s+)/).map((w) => (w.trim() && !known.has(w) ? mark(w) : w)));
+  }
+
+  // Where an answer stands in its text: at `start`, counted in whole characters, else where it is not a part of a word.
+  function placed(text, said, start) {
+    const at = Number.isInteger(start) ? [...text].slice(0, start).join("").length : -1;
+    if (at >= 0 && text.startsWith(said, at)) return at;
+    const letter = (c) => /[\p{L}\p{N}]/u.test(c);
+    for (let i = text.indexOf(said); i >= 0; i = text.indexOf(said, i + 1)) {
+      if (!letter(text.charAt(i - 1)) && !letter(text.charAt(i + said.length))) return i;
+    }
+    return text.indexOf(said);
   }
 
   function configs() {
