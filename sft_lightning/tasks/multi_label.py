@@ -196,9 +196,9 @@ class MultiLabel(RowTask):
 
         predicted, y = self.predict(output.logits), batch.get("y")
         if y is None:
-            return [Said(listed(row)) for row in predicted]
+            return [Said(listed(row), form="labels") for row in predicted]
         right = (predicted == y).double().mean(-1).tolist()
-        return [Said(listed(p), listed(t), score) for p, t, score in zip(predicted, y, right, strict=True)]
+        return [Said(listed(p), listed(t), score, "labels") for p, t, score in zip(predicted, y, right, strict=True)]
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         """The share of labels on which both agree."""

@@ -104,8 +104,11 @@ def test_sets_of_labels_and_choices_are_said_with_the_share_that_is_right() -> N
     sets = make_task(TaskInfo("multi_label", 3, ["a", "b", "c"]))
     logits = torch.tensor([[1.0, -1.0, 2.0], [-1.0, -1.0, -1.0]])
     batch = {"y": torch.tensor([[1, 1, 1], [0, 0, 0]])}
-    assert sets.said(Output(logits, logits), batch) == [Said("a, c", "a, b, c", 2 / 3), Said("none", "none", 1.0)]
-    assert sets.said(Output(logits, logits), {}) == [Said("a, c"), Said("none")]
+    assert sets.said(Output(logits, logits), batch) == [
+        Said("a, c", "a, b, c", 2 / 3, "labels"),
+        Said("none", "none", 1.0, "labels"),
+    ]
+    assert sets.said(Output(logits, logits), {}) == [Said("a, c", form="labels"), Said("none", form="labels")]
     choices = make_task(TaskInfo("multiple_choice", 1))
     scores, batch = torch.tensor([[0.1], [0.7], [0.3]]), {"select": torch.tensor([[True, True], [True, False]])}
     assert choices.said(Output(scores, scores), {**batch, "y": torch.tensor([0, 0])}) == [

@@ -316,13 +316,14 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
         | {"pictures": dict.fromkeys(("truth", "before", "after"), jpeg_uri(Image.new("RGB", (40, 20), "white")))}
         | {"colours": [["cell", "#800000"], ["<b>", "#008000"]]},
         {**said, "row": 5, "form": "text", "before": "a dog", "after": "", "label": "a dog"},
+        {**said, "row": 6, "form": "labels", "before": "film", "after": "film, old film", "label": "film"},
     ]
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     it: Opened = opened(tmp_path / "page.html")
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
-    assert samples.count() == 6
+    assert samples.count() == 7
     marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(4)]
     known = ["Anna [per]", "<b>Rome</b> [loc]"]
     assert marked[0] == [*known, "Anna [loc]", "sees [per]", "<b>Rome</b>", *known], (
@@ -335,6 +336,7 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
         .evaluate_all("(all) => all.map((one) => one.previousSibling.textContent.slice(-9))")
     )
     assert [text.split()[-1] for text in ahead] == ["later,", "front", "was"], "the answer is marked in another place"
+    assert samples.nth(6).locator("mark").all_inner_texts() == ["old film"], "a comma makes a label another one"
     assert samples.nth(5).locator(".spoken").all_inner_texts() == ["a dog", "nothing", "a dog"]
     assert marked[2] == ["<i>Haus</i>"], "the word that is new"
     assert marked[3] == ["<b>3</b>", "4"], "the choices that were chosen or are right"

@@ -379,7 +379,7 @@
         make("i", { style: `background:${colour}`, ariaHidden: "true" }), label))));
   }
 
-  // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words are marked.
+  // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words, or labels, are marked.
   function spoken(s, said, when) {
     const box = (...parts) => make("blockquote", { className: "spoken", tabIndex: 0 }, ...parts);
     const mark = (text, title) => make("mark", title ? { textContent: text, title } : { textContent: text });
@@ -398,9 +398,9 @@
       return box((from ? "…" : "") + s.text.slice(from, at), mark(said), s.text.slice(at + said.length, to) + (to < s.text.length ? "…" : ""));
     }
     if (!String(said).trim()) return box(make("i", { textContent: s.form === "answer" ? "no answer" : "nothing" }));
-    const known = new Set(when === "after" && typeof s.before === "string" ? s.before.split(/\s+/) : []);
-    if (!known.size) return box(String(said));
-    return box(...String(said).split(/(\s+)/).map((w) => (w.trim() && !known.has(w) ? mark(w) : w)));
+    if (when !== "after" || typeof s.before !== "string") return box(String(said));
+    const apart = s.form === "labels" ? /(, )/ : /(\s+)/, known = new Set(s.before.split(apart));
+    return box(...String(said).split(apart).map((w, i) => (i % 2 || !w || known.has(w) ? w : mark(w))));
   }
 
   // Where an answer stands in its text: at `start`, counted in whole characters, else where it is not a part of a word.
