@@ -133,6 +133,9 @@ def test_sounds_whose_transcripts_changed_can_be_heard_on_the_page_and_in_wandb(
     monkeypatch.setattr(shown_samples, "MOST_SOUND", 4000)
     manifest, known = write_transcripts(tmp_path / "data", 16), tmp_path / "data/known.jsonl"
     write_sound(tmp_path / "data/3.wav", beep(300.0, 2.0))  # too long for a page
+    listed = [json.loads(line) for line in Path(manifest).read_text().splitlines()]
+    listed[3]["duration"] = 2.0
+    Path(manifest).write_text("\n".join(map(json.dumps, listed)))
     pretrained = tiny_ctc(tmp_path / "ctc", **MASKED)
     before = TransformersCTC(TaskInfo("ctc", 0), pretrained=pretrained).eval()
     heard = Speech(predict=str(tmp_path / "data"), task="ctc", batch_size=16)
