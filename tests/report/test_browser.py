@@ -324,6 +324,9 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
     assert samples.count() == 7
+    assert "are answered worse" in it.page.locator("#changed-said").inner_text(), (
+        "samples that got better are not counted"
+    )
     marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(4)]
     known = ["Anna [per]", "<b>Rome</b> [loc]"]
     assert marked[0] == [*known, "Anna [loc]", "sees [per]", "<b>Rome</b>", *known], (

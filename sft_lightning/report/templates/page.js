@@ -326,9 +326,11 @@
     const found = DATA.samples.find((r) => r.cell === state.cell && r.group === state.group);
     const total = found?.total;
     const count = (v) => String(Math.round(v * 10) / 10);
+    const lost = (s) => s.on === "retention" || typeof s.score_before === "number";
+    const became = found?.samples.every(lost) ? "are answered worse" : "changed";
     $("changed-said").textContent = !found ? "No run has data about samples."
       : !found.samples.length ? "No sample that was right before tuning is wrong after it."
-      : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} changed` +
+      : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} ${became}` +
         `${found.of > 1 ? ` in the mean of ${found.of} seeds` : ""}; those that most seeds agree on come first` +
         `${total > found.samples.length ? `, and ${found.samples.length} are shown` : ""}.`;
     box.replaceChildren(...(found?.samples ?? []).map((s) => {
