@@ -317,13 +317,18 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
         | {"colours": [["cell", "#800000"], ["<b>", "#008000"]]},
         {**said, "row": 5, "form": "text", "before": "a dog", "after": "", "label": "a dog"},
         {**said, "row": 6, "form": "labels", "before": "film", "after": "film, old film", "label": "film"},
+        {**said, "row": 7, "form": "answer", "text": "a fox …", "before": "fox", "after": "fox"}
+        | {"start_before": 2, "start_after": 4000},
     ]
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     it: Opened = opened(tmp_path / "page.html")
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
-    assert samples.count() == 7
+    assert samples.count() == 8
+    assert samples.nth(7).locator(".spoken").all_inner_texts() == ["a fox …", "fox"], (
+        "the text is cut before the answer"
+    )
     assert "are answered worse" in it.page.locator("#changed-said").inner_text(), (
         "samples that got better are not counted"
     )

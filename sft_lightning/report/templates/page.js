@@ -395,8 +395,9 @@
       });
       return box(...parts);
     }
-    if (s.form === "answer" && typeof s.text === "string" && said && s.text.includes(said)) {
-      const at = placed(s.text, said, s[`start_${when}`]), from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
+    const at = s.form === "answer" && typeof s.text === "string" && said ? placed(s.text, said, s[`start_${when}`]) : -1;
+    if (at >= 0) {
+      const from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
       return box((from ? "…" : "") + s.text.slice(from, at), mark(said), s.text.slice(at + said.length, to) + (to < s.text.length ? "…" : ""));
     }
     if (!String(said).trim()) return box(make("i", { textContent: s.form === "answer" ? "no answer" : "nothing" }));
@@ -405,10 +406,14 @@
     return box(...String(said).split(apart).map((w, i) => (i % 2 || !w || known.has(w) ? w : mark(w))));
   }
 
-  // Where an answer stands in its text: at `start`, counted in whole characters, else where it is not a part of a word.
+  // Where an answer stands in its text: at `start`, counted in whole characters, else where it is not a part of a word; -1 if
+  // the text is cut before it.
   function placed(text, said, start) {
-    const at = Number.isInteger(start) ? [...text].slice(0, start).join("").length : -1;
-    if (at >= 0 && text.startsWith(said, at)) return at;
+    if (Number.isInteger(start)) {
+      const at = [...text].slice(0, start).join("").length;
+      if (text.startsWith(said, at)) return at;
+      if (at + said.length > text.length) return -1;
+    }
     const letter = (c) => /[\p{L}\p{N}]/u.test(c);
     for (let i = text.indexOf(said); i >= 0; i = text.indexOf(said, i + 1)) {
       if (!letter(text.charAt(i - 1)) && !letter(text.charAt(i + said.length))) return i;
