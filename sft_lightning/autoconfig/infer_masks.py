@@ -10,13 +10,13 @@ from sft_lightning.autoconfig.one_load import load_as_fit_does
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
 from sft_lightning.data.bad_samples import BadSample
+from sft_lightning.data.saved import is_saved, load_saved
 from sft_lightning.data.vision.cityscapes import Cityscapes, cityscapes_in
 from sft_lightning.data.vision.hub_masks import MASK_COLUMNS, HubSegmentation
 from sft_lightning.data.vision.mask_folder import MaskFolder, layout_of
 from sft_lightning.data.vision.masked_rows import MaskedRows
 from sft_lightning.data.vision.oxford_pet import OxfordPet, pets_in
 from sft_lightning.data.vision.segmentation import SegmentationData
-from sft_lightning.data.vision.tables import is_saved, load_saved
 from sft_lightning.data.vision.voc import VOCSegmentation, voc_in
 
 TASK = "semantic_segmentation"

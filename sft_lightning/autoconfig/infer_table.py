@@ -28,6 +28,7 @@ from sft_lightning.autoconfig.infer_sets import sets_of, sets_plan
 from sft_lightning.autoconfig.one_load import settings_of
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.wording import plural
+from sft_lightning.data.saved import is_saved
 from sft_lightning.data.split_column import NAME, parts_of
 from sft_lightning.data.split_names import split_within
 from sft_lightning.data.text.cells import missing, numbers
@@ -51,6 +52,9 @@ def files_of(path: Path) -> dict[str, Path]:
         if path.suffix.lower() not in FORMATS:
             raise UserError("--data", f"{path} has an unknown format", f"give a folder, or one of {', '.join(FORMATS)}")
         return {"train": path}
+    if is_saved(path):
+        fix = "write each split of it as a file: load_from_disk(…)['train'].to_parquet('train.parquet')"
+        raise UserError("--data", f"{path} is a folder that save_to_disk wrote, which only fit reads (data.path)", fix)
     found = {"train": split_file(path, "train"), "test": split_file(path, "test")}
     found["val"] = next((f for name in VALIDATIONS if (f := split_file(path, name)) is not None), None)
     if found["train"] is not None:

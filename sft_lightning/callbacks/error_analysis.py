@@ -38,7 +38,8 @@ class Details(Callback):
     - `changed`: source samples that the pretrained network had right and the tuned one has wrong, most confident mistakes
       first; `changed_total` of `compared`. Without source data: the target's samples (of those that the retention monitor
       compares, see its `drift_rows`) for which the kept source head's prediction changed. Of tasks that say tags or texts:
-      samples of which less is right (`score_before`, `score_after`), or of which something else is said. Images and short
+      samples of which less is right (`score_before`, `score_after`), or of which something else is said; of answers
+      also where they begin in the text (`start_before`, `start_after`). Images and short
       sounds are within the file; of masks and boxes `pictures`, the image with what is true and what was found before and
       after drawn over it, and the `colours` of their classes.
 
@@ -199,6 +200,8 @@ class Details(Callback):
                 entry["label"] = readable(other.right)
             for when, said in (("before", one), ("after", other)):
                 entry[when] = readable(said.said)
+                if said.start is not None:
+                    entry[f"start_{when}"] = said.start
                 if said.score is not None:
                     entry[f"score_{when}"] = finite_or_none(said.score)
             pictures = {"truth": other.truth or one.truth, "before": one.found, "after": other.found}

@@ -247,6 +247,12 @@ class Guarded:
         for line in lines:
             self.write(line)
 
+    def close(self) -> None:
+        """Flushes and leaves the stream open, which is the process's own: log handlers that outlive the guard (absl's) close it
+        at exit, and Python ends with code 120 if it cannot flush standard error.
+        """
+        self._stream.flush()
+
     def __getattr__(self, name: str) -> Any:
         if name == "_stream":
             raise AttributeError(name)

@@ -71,6 +71,10 @@ def choose_classes(wanted: Sequence[str | int] | None, labels: list[str]) -> Cla
     return Classes([labels[n] for n in numbers], numbers)
 
 
+GROUPS = "groups of samples that stay together"
+"""What messages call groups"""
+
+
 @dataclass(frozen=True)
 class Partition:
     """Shares out the usable training rows; the fields are arguments of `SFTDataModule`.
@@ -103,7 +107,7 @@ class Partition:
     ) -> tuple[np.ndarray, np.ndarray]:
         if self.groups is None:
             return cut(rows, strata(targets, rows), fraction, where)
-        rest, part = cut(np.unique(self.groups[rows]), None, fraction, where)
+        rest, part = cut(np.unique(self.groups[rows]), None, fraction, where, GROUPS)
         return self._of(rest, rows), self._of(part, rows)
 
     def _of(self, groups: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -117,15 +121,17 @@ class Partition:
         targets: np.ndarray | None,
         names: Mapping[int, str],
         types: Callable[[], Sequence[Collection[str]] | None] = lambda: None,
+        unit: str = "samples",
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """(rows to train on, the fold held out to validate on or None), both of the labelled subset of `rows`.
 
         `names` are the classes' labels by number, in the order in which shots are drawn. `types` returns those
-        in each sample, by row number, if samples have several and no class; shots are then drawn of each type.
+        in each sample, by row number, if samples have several and no class; shots are then drawn of each type. `unit` is
+        what messages call rows.
         """
         if self.groups is not None:
             ungrouped = replace(self, groups=None)
-            kept, held_out = ungrouped.draw(np.unique(self.groups[rows]), None, names)
+            kept, held_out = ungrouped.draw(np.unique(self.groups[rows]), None, names, unit=GROUPS)
             return self._of(kept, rows), None if held_out is None else self._of(held_out, rows)
         if self.train_fraction is not None and self.train_fraction < 1:
             rows = share(rows, strata(targets, rows), self.train_fraction, self.subset_seed, len(names))
@@ -133,7 +139,7 @@ class Partition:
             rows = shots_of_types(rows, found, self.shots_per_class, self.subset_seed)
         elif self.shots_per_class is not None:
             rows = shots(rows, targets, self.shots_per_class, self.subset_seed, names)
-        parts = [] if self.folds is None else folds(rows, targets, self.folds, self.subset_seed, names)
+        parts = [] if self.folds is None else folds(rows, targets, self.folds, self.subset_seed, names, unit)
         if self.fold is None:
             return rows, None
         return np.setdiff1d(rows, parts[self.fold]), parts[self.fold]

@@ -26,10 +26,12 @@ def lone(strata: np.ndarray | None, size: int) -> np.ndarray:
     return np.isin(strata, classes[counts < 2])
 
 
-def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str) -> tuple[np.ndarray, np.ndarray]:
+def cut(
+    rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str, unit: str = "samples"
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts off a fraction: (the rest, the part cut off). Always the same rows, stratified if possible; lone rows stay.
 
-    `where` is the key of the UserError that too few rows raise.
+    `where` is the key of the UserError that too few rows raise, `unit` what it calls them.
     """
     alone = lone(strata, len(rows))
     stay, rows, strata = rows[alone], rows[~alone], None if strata is None else strata[~alone]
@@ -38,9 +40,8 @@ def cut(rows: np.ndarray, strata: np.ndarray | None, fraction: float, where: str
     if len(stay):
         size = min(size, len(rows) - 1)
     if not 0 < size < len(rows):
-        raise UserError(
-            where, f"{len(rows) + len(stay)} samples are too few to set {fraction:.0%} aside", "add samples"
-        )
+        problem = f"too few {unit} ({len(rows) + len(stay)}) to set {fraction:.0%} aside"
+        raise UserError(where, problem, "add samples")
     if strata is not None and len(rows) - size < classes:
         strata = None
     rest, part = two_parts(rows, len(rows) - size, strata, seed=0)
@@ -106,18 +107,24 @@ def shots_of_types(rows: np.ndarray, types: Sequence[Collection[str]], number: i
 
 
 def folds(
-    rows: np.ndarray, targets: np.ndarray | None, number: int, seed: int, labels: Mapping[int, str]
+    rows: np.ndarray,
+    targets: np.ndarray | None,
+    number: int,
+    seed: int,
+    labels: Mapping[int, str],
+    unit: str = "samples",
 ) -> list[np.ndarray]:
     """Cuts the rows into `number` parts for cross-validation; each row is in one part. With classes, each part has the
     same share of every class, to within one row (scikit-learn's StratifiedKFold). Otherwise the parts have equal sizes,
-    to within one row (KFold). Raises UserError if a part would have no row of some class, or no row at all.
+    to within one row (KFold). Raises UserError if a part would have no row of some class, or no row at all; `unit` is what
+    it calls them.
     """
     from sklearn.model_selection import KFold, StratifiedKFold
 
     fewer = "set data.init_args.folds to {} or less, or label more"
     if targets is None:
         if len(rows) < number:
-            problem = f"must be at most the number of training samples, {len(rows)}, got {number}"
+            problem = f"must be at most the number of {unit} for training, {len(rows)}, got {number}"
             raise UserError("data.folds", problem, fewer.format(len(rows)))
         pieces = KFold(number, shuffle=True, random_state=seed).split(rows)
     else:

@@ -153,7 +153,7 @@ def sample(entry: dict[str, Any]) -> dict[str, Any]:
             shown[key] = [str(one)[: 300 if key == "choices" else 60] for one in held[:MOST_WORDS]]
         elif held is not None:
             shown[key] = str(held)[: 3000 if key == "text" and entry.get("form") == "answer" else 300]
-    for key in ("confidence_before", "confidence_after", "score_before", "score_after"):
+    for key in ("confidence_before", "confidence_after", "score_before", "score_after", "start_before", "start_after"):
         if (value := number_or_none(entry.get(key))) is not None:
             shown[key] = rounded(value)
     for key, starts in DATA_URLS.items():

@@ -45,11 +45,15 @@ class Said(NamedTuple):
     score: float | None = None
     """How much of it is right, in [0, 1]; None if that is unknown"""
     form: str = "text"
-    """'text', 'tags' (one for each word), 'answer' (a part of the sample's text) or 'choice' (the place of one of several)"""
+    """'text', 'labels' (a comma between), 'tags' (one for each word), 'answer' (a part of the sample's text) or 'choice' (the
+    place of one of several)
+    """
     found: Pictured | None = None
     """The same as a picture shows it, for what is found in an image"""
     truth: Pictured | None = None
     """The right answer as a picture shows it; None if it is unknown"""
+    start: int | None = None
+    """Where an answer begins in the sample's text, in characters; None if it is no part of it"""
 
 
 TASKS: Registry["Task"] = Registry("task")

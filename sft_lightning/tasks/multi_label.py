@@ -56,6 +56,10 @@ class MeanAveragePrecision(Metric):
     A label that no item has does not count, since its average precision is undefined; NaN if no item has any label. Items
     whose target is UNKNOWN are not ranked.
 
+    Two samples with the same content have the same logits up to rounding, which depends on the batch that they are in. If
+    their labels differ, that rounding decides whether they are tied, so the value may change with the batch size: 0.549 or
+    0.558 for 37 texts, 7 of them copies of others.
+
     Args:
         labels: Number of labels C.
     """
@@ -108,7 +112,8 @@ class MultiLabel(RowTask):
     The loss is the binary cross-entropy in nats, summed over an item's labels, so it grows with C. All metrics but
     `map` are at the threshold of one half. If they are undefined: a label that no item has and none gets counts 0 in
     `f1_macro`, an item without labels that gets none counts 1 in `f1_samples`, `f1_micro` without any label is 0, and
-    `map` leaves out labels that no item has. `exact_match` is the share of items whose labels are all right (subset
+    `map` leaves out labels that no item has; copies of a sample with other labels make it depend on the batch size, see
+    `MeanAveragePrecision`. `exact_match` is the share of items whose labels are all right (subset
     accuracy), `label_accuracy` the share of all single decisions that are right, which rare labels make high. Labels that a
     sample's annotation does not cover (`covered`) are in no metric, and not in `covered_loss`.
     """
@@ -191,9 +196,9 @@ class MultiLabel(RowTask):
 
         predicted, y = self.predict(output.logits), batch.get("y")
         if y is None:
-            return [Said(listed(row)) for row in predicted]
+            return [Said(listed(row), form="labels") for row in predicted]
         right = (predicted == y).double().mean(-1).tolist()
-        return [Said(listed(p), listed(t), score) for p, t, score in zip(predicted, y, right, strict=True)]
+        return [Said(listed(p), listed(t), score, "labels") for p, t, score in zip(predicted, y, right, strict=True)]
 
     def same(self, one: Tensor, other: Tensor) -> Tensor:
         """The share of labels on which both agree."""

@@ -177,12 +177,14 @@ class ExtractiveQA(RowTask):
         """The best answers, with their F1; None without the contexts from which they are cut."""
         if "beside" not in batch:
             return None
-        return [
-            Said(row["answer"], (gold or ("",))[0], scores(row["answer"], gold, self.may_be_none)[1], "answer")
-            if gold or self.may_be_none
-            else Said(row["answer"], form="answer")
-            for row, gold in zip(self.best(output, batch), (q.answers for q in asked_of(batch)), strict=True)
-        ]
+        said = []
+        for row, gold in zip(self.best(output, batch), (q.answers for q in asked_of(batch)), strict=True):
+            found = Said(row["answer"], form="answer", start=row["start"])
+            if gold or self.may_be_none:
+                score = scores(row["answer"], gold, self.may_be_none)[1]
+                found = found._replace(right=(gold or ("",))[0], score=score)
+            said.append(found)
+        return said
 
     def decode_rows(self, scores: Tensor) -> list[dict[str, Any]]:
         """Window, first and last token of each question's best span, where its text is unknown."""

@@ -104,8 +104,11 @@ def test_sets_of_labels_and_choices_are_said_with_the_share_that_is_right() -> N
     sets = make_task(TaskInfo("multi_label", 3, ["a", "b", "c"]))
     logits = torch.tensor([[1.0, -1.0, 2.0], [-1.0, -1.0, -1.0]])
     batch = {"y": torch.tensor([[1, 1, 1], [0, 0, 0]])}
-    assert sets.said(Output(logits, logits), batch) == [Said("a, c", "a, b, c", 2 / 3), Said("none", "none", 1.0)]
-    assert sets.said(Output(logits, logits), {}) == [Said("a, c"), Said("none")]
+    assert sets.said(Output(logits, logits), batch) == [
+        Said("a, c", "a, b, c", 2 / 3, "labels"),
+        Said("none", "none", 1.0, "labels"),
+    ]
+    assert sets.said(Output(logits, logits), {}) == [Said("a, c", form="labels"), Said("none", form="labels")]
     choices = make_task(TaskInfo("multiple_choice", 1))
     scores, batch = torch.tensor([[0.1], [0.7], [0.3]]), {"select": torch.tensor([[True, True], [True, False]])}
     assert choices.said(Output(scores, scores), {**batch, "y": torch.tensor([0, 0])}) == [
@@ -130,6 +133,9 @@ def test_sounds_whose_transcripts_changed_can_be_heard_on_the_page_and_in_wandb(
     monkeypatch.setattr(shown_samples, "MOST_SOUND", 4000)
     manifest, known = write_transcripts(tmp_path / "data", 16), tmp_path / "data/known.jsonl"
     write_sound(tmp_path / "data/3.wav", beep(300.0, 2.0))  # too long for a page
+    listed = [json.loads(line) for line in Path(manifest).read_text().splitlines()]
+    listed[3]["duration"] = 2.0
+    Path(manifest).write_text("\n".join(map(json.dumps, listed)))
     pretrained = tiny_ctc(tmp_path / "ctc", **MASKED)
     before = TransformersCTC(TaskInfo("ctc", 0), pretrained=pretrained).eval()
     heard = Speech(predict=str(tmp_path / "data"), task="ctc", batch_size=16)

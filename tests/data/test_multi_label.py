@@ -77,6 +77,20 @@ def test_a_batch_has_a_row_of_zeros_and_ones_for_each_sample(tmp_path: Path) -> 
     assert len(data.splits["train"]) + len(split) == round(0.9 * 18)
 
 
+@pytest.mark.parametrize("labels", [[1, 0, 0], [0.0, 0.0], "[0, 1, 1]", [True, False, False]])
+def test_a_list_of_0_and_1_is_refused_as_what_it_is(tmp_path: Path, labels: Any) -> None:
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": f"{i} x", "labels": labels} for i in range(9)])
+    with refused("data", "line 1", "a 0 or 1 for each label", "data.label_columns"):
+        table(train=file)
+
+
+def test_two_labels_as_0_and_1_are_refused_too_and_are_no_set_of_both(tmp_path: Path) -> None:
+    """Each row was read as having both of the labels 0 and 1."""
+    file = write_jsonl(tmp_path / "a.jsonl", [{"text": f"{i} x", "labels": [i % 2, 1 - i % 2]} for i in range(9)])
+    with refused("data", "a 0 or 1 for each label", "data.label_columns"):
+        table(train=file)
+
+
 def rows_of(root: Path, labels: list[Any], name: str = "a") -> str:
     return write_jsonl(root / f"{name}.jsonl", [{"text": f"text {i}", "labels": v} for i, v in enumerate(labels)])
 

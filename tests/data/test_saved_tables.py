@@ -1,11 +1,14 @@
 """Folders that `save_to_disk` of `datasets` wrote are read as the tables that they hold."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sft_lightning.data import HubDetection, HubImages, HubSegmentation
+from sft_lightning.autoconfig.data_plan import Overrides
+from sft_lightning.autoconfig.infer_data import infer_data
+from sft_lightning.data import HubDetection, HubImages, HubSegmentation, Instructions, MultiLabelTable, TaggedTable
 from sft_lightning.data.base import SFTDataModule
 from tests.data.box_files import write_boxed_table
 from tests.data.vision_files import table, write_masked_table
@@ -41,6 +44,31 @@ def test_what_datasets_saved_is_what_its_parquet_files_hold(kind: str, tmp_path:
     assert [s.digest() for s in found.each()] == [s.digest() for s in expected.each()]
     assert one.train.digest() == expected.train.digest()
     np.testing.assert_array_equal(found.train.read(0), expected.train.read(0))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cls", [MultiLabelTable, TaggedTable, Instructions])
+def test_a_saved_folder_of_texts_is_read_as_its_parquet_files_are(cls: Any, tmp_path: Path) -> None:
+    from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value
+
+    names = List(ClassLabel(names=["O", "B-x"]))
+    features = Features({n: Value("string") for n in ("text", "prompt", "completion")})
+    features |= {"tokens": List(Value("string")), "tags": names, "labels": names}
+    row = {"prompt": "p", "completion": "c", "tokens": ["a", "b"], "tags": [0, 1], "labels": [1]}
+    rows = [{"text": f"text {i}", **row} for i in range(9)]
+    tables = {split: Dataset.from_list(rows, features=Features(features)) for split in ("train", "test")}
+    DatasetDict(tables).save_to_disk(str(tmp_path / "saved"))
+    files = {split: str(tmp_path / f"{split}.parquet") for split in tables}
+    for split, of in tables.items():
+        of.to_parquet(files[split])
+    found, expected = cls(path=str(tmp_path / "saved"), seed=0).load(), cls(**files, seed=0).load()
+    assert [s.digest() for s in found.each()] == [s.digest() for s in expected.each()]
+    assert found.labels == expected.labels and found.test is not None
+    with refused("data.config", "null"):
+        cls(path=str(tmp_path / "saved"), config="one", seed=0).load()
+    with refused("data.train", "data.path", "to_parquet"):
+        cls(train=str(tmp_path / "saved"), seed=0).load()
+    with refused("--data", "save_to_disk", "to_parquet"):
+        infer_data(str(tmp_path / "saved"), ("text", "words", "tokens"), "net", Overrides())
 
 
 def test_a_folder_that_is_no_table_is_refused(tmp_path: Path) -> None:

@@ -125,6 +125,14 @@ def test_windows_share_tokens_and_hold_all_of_the_context(tmp_path: Path) -> Non
     assert rows.goals[0, len(of_first) - 1].all()
 
 
+def test_too_many_folds_are_counted_in_texts_and_not_in_questions(tmp_path: Path) -> None:
+    of_text = [article(f"The fox {t}.", *(asked(f"{t}-{q}", ("fox", 4)) for q in range(4))) for t in range(5)]
+    with refused("data.folds", "groups of samples that stay together", "4, got 6"):
+        SQuAD(train=write(tmp_path / "a.json", *of_text), seed=0, folds=6).setup()
+    with refused("data.val_fraction", "groups of samples that stay together (1)"):
+        SQuAD(train=write(tmp_path / "a.json", of_text[0]), seed=0).setup()
+
+
 def test_no_context_is_in_two_splits_wherever_it_stands(tmp_path: Path) -> None:
     def text(number: int) -> str:
         return f"The  quick fox {number // 2}." if number % 2 else f"The quick fox {number // 2}."

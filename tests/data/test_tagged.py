@@ -60,6 +60,7 @@ def test_an_unknown_scheme_is_said_and_words_are_measured(tmp_path: Path) -> Non
         "B-PER" in scheme_notes(["O", "B_PER", "I_PER"], "")[0] and "'PER-B'" in scheme_notes(["PER-B", "LOC-I"], "")[0]
     )
     assert scheme_notes(["O", "B", "I"], "") and scheme_notes(["o", "b-per"], ""), "no type, and no capital letters"
+    assert "'1' are numbers, taken as names" in scheme_notes(["0", "1"], "")[0]
     assert scheme_notes(["O", "b-per"], "") and not scheme_notes(["O", "PER", "LOC"], "") + scheme_notes(
         ["NN", "VB"], ""
     )

@@ -282,20 +282,24 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
     file = tmp_path / "runs" / "a" / "details.json"
     details = json.loads(file.read_text())
     said = {"on": "retention", "score_before": 1.0, "score_after": 0.0, "name": "x"}
-    context = "It was built in 1889. " + "Nobody lives there. " * 20 + "It is 300 metres high."
+    context = (
+        "😀 Rebuilt later, it was built in 1889. " + "Nobody lives there. " * 20 + "In front it is 300 metres high."
+    )
     details["changed"] = [
         {**said, "row": 0, "form": "tags", "words": ["Anna", "sees", "<b>Rome</b>"], "before": ["B-per", "O", "B-loc"]}
-        | {"after": ["O", "O", "O"], "label": ["B-per", "O", "B-loc"]},
+        | {"after": ["B-loc", "I-per", "I-per"], "label": ["B-per", "O", "B-loc"]},
         {
             **said,
             "row": 1,
             "form": "answer",
             "question": "When?",
             "text": context,
-            "before": "1889",
-            "after": "300 metres",
+            "before": "it",
+            "after": "it",
+            "start_before": context.index("it was"),
+            "start_after": context.index("it is"),
         }
-        | {"label": "1889"},
+        | {"label": "built"},
         {
             **said,
             "row": 2,
@@ -311,16 +315,37 @@ def test_changed_tags_answers_and_texts_are_shown_in_the_form_that_suits_them(
         {**said, "row": 4, "form": "text", "before": "2 cell", "after": "1 cell", "label": "2 cell"}
         | {"pictures": dict.fromkeys(("truth", "before", "after"), jpeg_uri(Image.new("RGB", (40, 20), "white")))}
         | {"colours": [["cell", "#800000"], ["<b>", "#008000"]]},
+        {**said, "row": 5, "form": "text", "before": "a dog", "after": "", "label": "a dog"},
+        {**said, "row": 6, "form": "labels", "before": "film", "after": "film, old film", "label": "film"},
+        {**said, "row": 7, "form": "answer", "text": "a fox …", "before": "fox", "after": "fox"}
+        | {"start_before": 2, "start_after": 4000},
     ]
     file.write_text(json.dumps(details))
     compare(tmp_path / "runs", "--html", tmp_path / "page.html")
     it: Opened = opened(tmp_path / "page.html")
     it.page.wait_for_selector("#samples .sample.wide", state="attached")
     samples = it.page.locator("#samples .sample.wide")
-    assert samples.count() == 5
+    assert samples.count() == 8
+    assert samples.nth(7).locator(".spoken").all_inner_texts() == ["a fox …", "fox"], (
+        "the text is cut before the answer"
+    )
+    assert "are answered worse" in it.page.locator("#changed-said").inner_text(), (
+        "samples that got better are not counted"
+    )
     marked = [samples.nth(n).locator("mark").all_inner_texts() for n in range(4)]
-    assert marked[0] == ["Anna [per]", "<b>Rome</b> [loc]"] * 2, "before and true; nothing is marked after"
-    assert marked[1] == ["1889", "300 metres", "1889"]
+    known = ["Anna [per]", "<b>Rome</b> [loc]"]
+    assert marked[0] == [*known, "Anna [loc]", "sees [per]", "<b>Rome</b>", *known], (
+        "a tag of another type is not named, or one that goes on is"
+    )
+    assert marked[1] == ["it", "it", "built"]
+    ahead = (
+        samples.nth(1)
+        .locator("mark")
+        .evaluate_all("(all) => all.map((one) => one.previousSibling.textContent.slice(-9))")
+    )
+    assert [text.split()[-1] for text in ahead] == ["later,", "front", "was"], "the answer is marked in another place"
+    assert samples.nth(6).locator("mark").all_inner_texts() == ["old film"], "a comma makes a label another one"
+    assert samples.nth(5).locator(".spoken").all_inner_texts() == ["a dog", "nothing", "a dog"]
     assert marked[2] == ["<i>Haus</i>"], "the word that is new"
     assert marked[3] == ["<b>3</b>", "4"], "the choices that were chosen or are right"
     assert samples.nth(3).locator("li").all_inner_texts() == ["<b>3</b> [after]", "4 [true, before]", "5"]

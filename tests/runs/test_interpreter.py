@@ -44,6 +44,21 @@ def test_output_that_nobody_reads_any_longer_is_said_by_the_exit_code_alone() ->
     assert (done.returncode, done.stderr) == (120, "")
 
 
+def test_a_log_handler_that_closes_its_stream_at_the_end_leaves_the_exit_code_alone() -> None:
+    """absl, which rouge-score imports, does so: every run that measured ROUGE ended with code 120."""
+    script = """
+import atexit, sys
+from sft_lightning.core.interpreter import leave
+from sft_lightning.core.redaction import guarded_streams
+with guarded_streams():
+    atexit.register(sys.stderr.close)
+    import absl.logging
+leave(0)
+"""
+    done = ends("-c", script)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_command_has_its_exit_code() -> None:
     assert ends("-m", "sft_lightning", "--version").returncode == 0
     assert ends("-m", "sft_lightning", "nothing").returncode == 2

@@ -93,6 +93,8 @@ def test_answers_and_metrics_are_those_of_one_question_at_a_time(labels: list[st
         logits, batch = batch_of(found[part], goals[part], asked[part])
         update_meters(task, meters, Output(logits, logits), batch)
         said += task.decode(Output(logits, logits), batch)
+        for spoken, row in zip(task.said(Output(logits, logits), batch) or [], said[part], strict=True):
+            assert (spoken.said, spoken.start) == (row["answer"], row["start"]), "the page marks another place"
     wanted = measure(found, goals, asked, none)
     values = read_meters(meters)
     assert values == pytest.approx({name: wanted[name] for name in values}, rel=1e-6)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.data.saved import is_saved, load_saved
 from sft_lightning.data.text.cells import missing, number, numbers, shown
 from sft_lightning.data.text.delimited import read_rows
 from sft_lightning.data.text.features import class_names_of
@@ -143,7 +144,8 @@ def read_table(
     """
     path = Path(path).expanduser()
     if path.is_dir():
-        raise UserError(where, f"{path} is a folder", "name a file in it")
+        saved = "set data.path to it, or write each split of it with to_parquet"
+        raise UserError(where, f"{path} is a folder", saved if is_saved(path) else "name a file in it")
     if not path.is_file():
         here = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise UserError(where, f"{path} does not exist{nearest(path.name, here)}")
@@ -274,19 +276,21 @@ def check_hub(path: str | None, config: str | None, files: Mapping[str, Any]) ->
 def hub_tables(
     name: str, config: str | None = None, revision: str | None = None, skip: bool = False
 ) -> dict[str, Table]:
-    """All splits of a data set on the hub."""
+    """All splits of a data set on the hub, or of a folder that `save_to_disk` of `datasets` wrote."""
     import datasets
 
-    try:
-        loaded = datasets.load_dataset(name, config, revision=revision)
-    except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(
-            "data",
-            f"'{name}' cannot be fetched from the hub ({said[0]:.200})",
-            "give the files of a local copy instead",
-        ) from None
     tables = {}
+    if is_saved(name):
+        if config is not None:
+            raise UserError("data.config", f"has no effect on {name}, a saved folder", "leave it null")
+        loaded = load_saved(name)
+    else:
+        try:
+            loaded = datasets.load_dataset(name, config, revision=revision)
+        except Exception as error:
+            said = str(error).strip().splitlines() or [type(error).__name__]
+            problem = f"'{name}' cannot be fetched from the hub ({said[0]:.200})"
+            raise UserError("data", problem, "give the files of a local copy instead") from None
     for split, data in loaded.items():
         features = data.features.to_dict()
         names = {n: found for n, f in features.items() if (found := class_names_of(f)) is not None}

@@ -22,6 +22,8 @@ SEPARATORS = (";", "|", ",", "\t")
 """Separators that are found; others must be given"""
 BRACKETS = re.compile(r"\[[^\[\]]*\]")
 Labels = list[Any]
+INDICATORS = "a 0 or 1 for each label instead of the names of those that apply"
+NAMES = "write the names, or a column of 0 and 1 for each label (data.label_columns)"
 EMPTY_PIECE = "nothing between two separators is left out"
 EMPTY_CELL = "an empty cell is read as no labels"
 
@@ -115,6 +117,8 @@ def check_once(labels: Labels) -> None:
         if missing(label):
             raise UserError("label", f"a label is {said(label)}", "name it, or remove it")
         key = whole(label) or str(label)
+        if key in seen and all(indicator(one) is not None for one in labels):
+            raise UserError("label", f"labels are {shown(labels)}, {INDICATORS}", NAMES)
         if key in seen:
             raise UserError("label", f"the label {shown(label)} occurs twice", "write it once")
         seen.add(key)

@@ -11,6 +11,8 @@ from sft_lightning.data.findings import class_counts
 from sft_lightning.data.text.cells import missing
 from sft_lightning.data.text.files import Table
 from sft_lightning.data.text.label_sets import (
+    INDICATORS,
+    NAMES,
     Labels,
     find_separator,
     indicator_columns,
@@ -90,6 +92,8 @@ class SetColumns:
             sets: dict[str, list[Labels | None]] = {
                 split: read_sets(table, self.column, separator, notes) for split, table in tables.items()
             }
+            if label_names(sets["train"]) == ["0", "1"] and all(len(of) == 2 for of in sets["train"] if of is not None):
+                raise UserError("data", f"{train.where}: each row of column '{self.column}' has {INDICATORS}", NAMES)
             listed = self.labels or train.names.get(self.column)
             names = [str(name) for name in listed or label_names(sets["train"])]
             found = {

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from sft_lightning.core.errors import UserError, nearest
+from sft_lightning.data.saved import is_saved, load_saved
 from sft_lightning.data.split_names import one_of, split_within
 from sft_lightning.data.text.cells import missing, whole
 from sft_lightning.data.vision.walk import SUFFIXES
 
 LISTS = (".csv", ".tsv", ".jsonl", ".json")
 """Suffixes of files that name images instead of holding them"""
-SAVED = ("dataset_dict.json", "state.json")
-"""Files of a folder that `save_to_disk` writes, for several splits or one table"""
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """What `datasets` calls the splits"""
 
@@ -48,24 +47,6 @@ def load_tables(path: str | None, data_files: dict[str, str] | None, config_name
     if local:
         raise UserError("data.path", f"{path} does not exist")
     return load(path, path, name=config_name)
-
-
-def is_saved(path: str) -> bool:
-    """Whether a folder was written by `save_to_disk` of `datasets`."""
-    here = Path(path).expanduser()
-    return any((here / name).is_file() for name in SAVED)
-
-
-def load_saved(path: str) -> dict[str, Any]:
-    """Split name to table of a folder that `save_to_disk` wrote; a single table is train."""
-    import datasets
-
-    try:
-        found = datasets.load_from_disk(str(Path(path).expanduser()))
-    except Exception as error:
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError("data.path", f"{path} cannot be loaded: {said[0]}", "save it again with save_to_disk") from None
-    return dict(found) if isinstance(found, dict) else {"train": found}
 
 
 def is_list(file: str) -> bool:

@@ -326,9 +326,11 @@
     const found = DATA.samples.find((r) => r.cell === state.cell && r.group === state.group);
     const total = found?.total;
     const count = (v) => String(Math.round(v * 10) / 10);
+    const lost = (s) => s.on === "retention" || typeof s.score_before === "number";
+    const became = found?.samples.every(lost) ? "are answered worse" : "changed";
     $("changed-said").textContent = !found ? "No run has data about samples."
       : !found.samples.length ? "No sample that was right before tuning is wrong after it."
-      : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} changed` +
+      : `${total === null ? "Some samples" : `${count(total)}${found.compared ? ` of ${count(found.compared)}` : ""} samples`} ${became}` +
         `${found.of > 1 ? ` in the mean of ${found.of} seeds` : ""}; those that most seeds agree on come first` +
         `${total > found.samples.length ? `, and ${found.samples.length} are shown` : ""}.`;
     box.replaceChildren(...(found?.samples ?? []).map((s) => {
@@ -347,7 +349,7 @@
           s.question ? make("p", { className: "said", textContent: s.question }) : null,
           s.text && !s.words && s.form !== "answer" ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
           ...parts.filter((p) => p[1] !== undefined).flatMap(([when, said, how]) => [
-            make("p", { textContent: `${when}${how}` }), spoken(s, said, when === "after" ? s.before : null)]), name);
+            make("p", { textContent: `${when}${how}` }), spoken(s, said, when)]), name);
       }
       return make("article", { className: "sample" }, image, sound,
         s.text ? make("blockquote", { textContent: s.text, tabIndex: 0 }) : null,
@@ -379,26 +381,44 @@
         make("i", { style: `background:${colour}`, ariaHidden: "true" }), label))));
   }
 
-  // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words are marked.
-  function spoken(s, said, before) {
+  // What is said of a sample: tags in the text, an answer in its paragraph, or a text whose new words, or labels, are marked.
+  function spoken(s, said, when) {
     const box = (...parts) => make("blockquote", { className: "spoken", tabIndex: 0 }, ...parts);
     const mark = (text, title) => make("mark", title ? { textContent: text, title } : { textContent: text });
     if (Array.isArray(said)) {
       const words = Array.isArray(s.words) ? s.words : said;
       const parts = [];
       words.forEach((word, i) => {
-        const tag = said[i] ?? "O", inside = /^[IEL]-/.test(tag) && i > 0 && (said[i - 1] ?? "O") !== "O";
-        parts.push(tag === "O" ? word : mark(inside ? word : `${word} [${tag.replace(/^[A-Z]-/, "")}]`, tag), " ");
+        const typed = (tag) => (tag ?? "O").replace(/^[A-Z]-/, ""), tag = said[i] ?? "O";
+        const inside = /^[IEL]-/.test(tag) && i > 0 && typed(said[i - 1]) === typed(tag);
+        parts.push(tag === "O" ? word : mark(inside ? word : `${word} [${typed(tag)}]`, tag), " ");
       });
       return box(...parts);
     }
-    if (s.form === "answer" && typeof s.text === "string" && said && s.text.includes(said)) {
-      const at = s.text.indexOf(said), from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
+    const at = s.form === "answer" && typeof s.text === "string" && said ? placed(s.text, said, s[`start_${when}`]) : -1;
+    if (at >= 0) {
+      const from = Math.max(0, at - 90), to = Math.min(s.text.length, at + said.length + 90);
       return box((from ? "…" : "") + s.text.slice(from, at), mark(said), s.text.slice(at + said.length, to) + (to < s.text.length ? "…" : ""));
     }
-    const known = new Set(typeof before === "string" ? before.split(/\s+/) : []);
-    if (!known.size) return box(String(said));
-    return box(...String(said).split(/(\s+)/).map((w) => (w.trim() && !known.has(w) ? mark(w) : w)));
+    if (!String(said).trim()) return box(make("i", { textContent: s.form === "answer" ? "no answer" : "nothing" }));
+    if (when !== "after" || typeof s.before !== "string") return box(String(said));
+    const apart = s.form === "labels" ? /(, )/ : /(\s+)/, known = new Set(s.before.split(apart));
+    return box(...String(said).split(apart).map((w, i) => (i % 2 || !w || known.has(w) ? w : mark(w))));
+  }
+
+  // Where an answer stands in its text: at `start`, counted in whole characters, else where it is not a part of a word; -1 if
+  // the text is cut before it.
+  function placed(text, said, start) {
+    if (Number.isInteger(start)) {
+      const at = [...text].slice(0, start).join("").length;
+      if (text.startsWith(said, at)) return at;
+      if (at + said.length > text.length) return -1;
+    }
+    const letter = (c) => /[\p{L}\p{N}]/u.test(c);
+    for (let i = text.indexOf(said); i >= 0; i = text.indexOf(said, i + 1)) {
+      if (!letter(text.charAt(i - 1)) && !letter(text.charAt(i + said.length))) return i;
+    }
+    return text.indexOf(said);
   }
 
   function configs() {
