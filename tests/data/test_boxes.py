@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sft_lightning.core.structures import InputSpec
-from sft_lightning.data import CocoDetection, HubDetection, SFTDataModule, VOCDetection, YOLOFolder
+from sft_lightning.data import CocoDetection, CocoLabels, HubDetection, SFTDataModule, VOCDetection, YOLOFolder
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.boxed import Boxed, BoxedFiles
 from sft_lightning.data.vision.boxes import Box
@@ -210,6 +210,26 @@ def test_images_that_are_not_there_fail_or_are_counted(tmp_path: Path) -> None:
         path.unlink()
     with refused("data", "not one image", "data.init_args.images"):
         ready(CocoDetection, str(root))
+
+
+@pytest.mark.parametrize("name", ["../../0.png", "..\\..\\0.png", "{whole}"])
+@pytest.mark.parametrize("cls", [CocoDetection, CocoLabels])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(cls: Any, name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "0.png"
+    Image.new("RGB", (64, 48)).save(secret)
+    settings = {**SETTINGS, "val_fraction": 0.2}
+
+    def named(name: str) -> Path:
+        return coco(tmp_path / "data", lambda held: held["images"][0].update(file_name=name))
+
+    out = name.replace("{whole}", str(secret))
+    with refused("data", "train.json", repr(out), "outside", tmp_path / "data"):
+        cls(str(named(out)), **settings).setup()
+    for inside in ("../images/0.png", str(tmp_path / "data/images/0.png")):
+        cls(str(named(inside)), **settings).setup()
+    (tmp_path / "data/images").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/images").symlink_to(tmp_path / "elsewhere")
+    cls(str(named("0.png")), **settings).setup()
 
 
 def test_an_image_of_another_size_than_its_annotation_is_refused(tmp_path: Path) -> None:
