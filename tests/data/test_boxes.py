@@ -335,6 +335,14 @@ def test_yolo_without_names_or_label_files_says_what_is_taken(tmp_path: Path) ->
     assert truth(data)[1] == [pytest.approx((6.4, 4.8, 32, 28.8, "1"))] or truth(data)[1][0][4] == "1"
 
 
+def test_repeated_lines_of_yolo_count_once_and_are_counted(tmp_path: Path) -> None:
+    root, lines = write_yolo(tmp_path), ["0 0.5 0.5 0.2 0.2", "1 0.5 0.5 0.2 0.2", "0 0.50 0.5 0.2 0.2", "0 0.3 0.5 0.2 0.2"]
+    (root / "labels" / "train" / "0.txt").write_text("\n".join([*lines, lines[0]]))
+    data = ready(YOLOFolder, str(root))
+    assert [box[4] for box in truth(data)[0]] == ["disc", "square", "disc"]
+    assert any("left out 2 lines of label files" in line for line in data.remarks())
+
+
 def test_files_as_windows_writes_them_are_read(tmp_path: Path) -> None:
     """Marks of byte order, backslashes, line ends; and names that are too long are those of missing images."""
 

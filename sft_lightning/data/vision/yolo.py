@@ -47,7 +47,8 @@ class YOLOFolder(DetectionData):
             )
         if "train" not in pairs:
             raise UserError("data.root", f"{root} has {', '.join(pairs)}, but no train", "name a folder train")
-        names, found, numbers, without, alone = classes_in(root), dict[str, list[Pictured]](), set[int](), 0, 0
+        names, found, numbers = classes_in(root), dict[str, list[Pictured]](), set[int]()
+        without = alone = twice = 0
         for split, (images, labels) in pairs.items():
             found[split] = []
             for path in images_below(images, left_out):
@@ -55,6 +56,8 @@ class YOLOFolder(DetectionData):
                 without += not file.is_file()
                 image, seen = read_labels(path, file, names)
                 numbers |= seen
+                every, image.boxes = len(image.boxes), list(dict.fromkeys(image.boxes))
+                twice += every - len(image.boxes)
                 found[split].append(image)
             named = {image.path.relative_to(images).with_suffix("") for image in found[split]}
             alone += sum(p.relative_to(labels).with_suffix("") not in named for p in text_files(labels))
@@ -65,6 +68,8 @@ class YOLOFolder(DetectionData):
             notes.append(f"no {CONFIGS[0]} names the classes: they are the numbers 0 to {len(names) - 1}")
         if without:
             notes.append(f"{plural(without, 'image')} without a label file: taken to have no objects")
+        if twice:
+            notes.append(f"left out {plural(twice, 'line')} of label files that repeat a line above")
         if alone:
             notes.append(f"left out {plural(alone, 'label file')} without image")
         notes += [f"left out {path.relative_to(root)}, which has no label files" for path in unlabelled(root, pairs)]
