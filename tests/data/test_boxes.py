@@ -343,6 +343,15 @@ def test_repeated_lines_of_yolo_count_once_and_are_counted(tmp_path: Path) -> No
     assert any("left out 2 lines of label files" in line for line in data.remarks())
 
 
+@pytest.mark.parametrize("count", [1, 3, "two"])
+def test_a_number_of_classes_that_is_not_that_of_their_names_is_refused(tmp_path: Path, count: object) -> None:
+    root = write_yolo(tmp_path)
+    with (root / "data.yaml").open("a") as file:
+        file.write(f"nc: {count}\n")
+    with refused("data", "data.yaml", f"nc {count!r}", "names 2"):
+        ready(YOLOFolder, str(root))
+
+
 def test_files_as_windows_writes_them_are_read(tmp_path: Path) -> None:
     """Marks of byte order, backslashes, line ends; and names that are too long are those of missing images."""
 

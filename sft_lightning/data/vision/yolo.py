@@ -127,6 +127,8 @@ def classes_in(root: Path) -> list[str] | None:
         names = [names[number] for number in sorted(names)]
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
         raise UserError("data", f"{path} must have names, a list of different classes, got {names!r:.80}", "correct it")
+    if (count := held.get("nc")) is not None and count != len(names):
+        raise UserError("data", f"{path} has nc {count!r:.40}, but names {len(names)} classes", "correct one of them")
     return [str(name) for name in names]
 
 
