@@ -336,11 +336,14 @@ def test_yolo_without_names_or_label_files_says_what_is_taken(tmp_path: Path) ->
 
 
 def test_repeated_lines_of_yolo_count_once_and_are_counted(tmp_path: Path) -> None:
-    root, lines = write_yolo(tmp_path), ["0 0.5 0.5 0.2 0.2", "1 0.5 0.5 0.2 0.2", "0 0.50 0.5 0.2 0.2", "0 0.3 0.5 0.2 0.2"]
+    root, lines = (
+        write_yolo(tmp_path),
+        ["0 0.5 0.5 0.2 0.2", "1 0.5 0.5 0.2 0.2", "0 0.50 0.5 0.2 0.2", "0 0.3 0.5 0.2 0.2"],
+    )
     (root / "labels" / "train" / "0.txt").write_text("\n".join([*lines, lines[0]]))
     data = ready(YOLOFolder, str(root))
     assert [box[4] for box in truth(data)[0]] == ["disc", "square", "disc"]
-    assert any("left out 2 lines of label files" in line for line in data.remarks())
+    assert any("left out 2 repeated lines of label files" in line for line in data.remarks())
 
 
 @pytest.mark.parametrize("count", [1, 3, "two"])
@@ -350,6 +353,21 @@ def test_a_number_of_classes_that_is_not_that_of_their_names_is_refused(tmp_path
         file.write(f"nc: {count}\n")
     with refused("data", "data.yaml", f"nc {count!r}", "names 2"):
         ready(YOLOFolder, str(root))
+
+
+@pytest.mark.parametrize("place", ["", "labels", "labels/train"])
+def test_without_data_yaml_a_list_of_classes_names_them(tmp_path: Path, place: str) -> None:
+    root = write_yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    (root / place / "classes.txt").write_text("a disc\r\na square\r\nnone\r\n\r\n")
+    data = ready(YOLOFolder, str(root))
+    assert data.task_info is not None and data.task_info.labels == ["a disc", "a square", "none"]
+    assert not any("numbers" in line for line in data.remarks())
+    (root / "labels" / "val" / "classes.txt").write_text("a square\na disc\n")
+    with refused("data", "classes.txt", "different classes", "data.yaml"):
+        ready(YOLOFolder, str(root))
+    (root / "data.yaml").write_text("names: [x, y]\n")
+    assert ready(YOLOFolder, str(root)).task_info.labels == ["x", "y"]
 
 
 def test_files_as_windows_writes_them_are_read(tmp_path: Path) -> None:
