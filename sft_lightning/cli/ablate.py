@@ -149,6 +149,7 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         raise UserError("ablate", "no study is given", "add --config STUDY.yaml, or --network and --data")
     from sft_lightning.autoconfig.default_study import infer_study
     from sft_lightning.autoconfig.reduced_studies import sizes
+    from sft_lightning.autoconfig.without_effect import check_effect
     from sft_lightning.config.overrides import nested
 
     named = {n: getattr(given, n) for n in ("text_column", "label_column", "image_column", "task")}
@@ -170,6 +171,7 @@ def find_study(given: argparse.Namespace, budget_s: float | None) -> "list[Sized
         extend=given.extend,
         **named,
     )
+    check_effect(settings(given), found.study["arms"])
     if not given.quiet:
         print("\n".join(found.lines), flush=True)
     content = with_options(found.study, given, MOST_SEEDS if budget_s else found.study.get("seeds", 3))

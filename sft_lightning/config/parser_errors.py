@@ -134,12 +134,15 @@ KINDS = {
     "timedelta": "a time",
 }
 SEVERAL = {"int": "whole numbers", "float": "numbers", "str": "texts", "str | int": "texts or whole numbers"}
+RANGED = r"(?:typing\.)?Annotated\[(\w+), (?:in [\[(][^\[\]()]*[\])]|[^\[\]]*)\]"
+"""A number with the range that `data/arguments.py` checks; its own error names the range"""
 LISTS = ("list", "Sequence", "Iterable", "tuple", "set")
 
 
 def _kinds(types: str) -> str:
     """Puts types as Python writes them into words: `list[str], <class 'NoneType'>` is a list of texts."""
-    parts = [p.strip() for p in re.split(r",(?![^\[(]*[\])])|(?<=[\]>\w])\s+\|\s+(?![^\[]*\])", types)]
+    plain = re.sub(RANGED, r"\1", types)
+    parts = [p.strip() for p in re.split(r",(?![^\[(]*[\])])|(?<=[\]>\w])\s+\|\s+(?![^\[]*\])", plain)]
     words = dict.fromkeys(_kind(p) for p in parts if "NoneType" not in p and p != "None")
     return " or ".join(words) or "null"
 

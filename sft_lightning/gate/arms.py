@@ -9,7 +9,7 @@ import numpy as np
 from sft_lightning.core.errors import UserError, nearest
 from sft_lightning.core.metric_info import MetricInfo
 from sft_lightning.gate.decide import Decision, conclude
-from sft_lightning.gate.requirement import KEY, Requirement, check
+from sft_lightning.gate.requirement import KEY, Requirement, check, remark
 from sft_lightning.report.build import compare
 from sft_lightning.report.model import Cell, Comparison
 from sft_lightning.report.read import collect
@@ -101,6 +101,7 @@ def of_cell(candidate: Arm, base: Arm | None, requirement: Requirement, cell: Ce
         test = replace(test, needed=seeds_needed((test.value - margin) / deviation, 2 * alpha))
     low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
     left = len(mine.keys() | (theirs or {}).keys()) - len(seeds)
+    notes = [remark(requirement, info), f"{left} left out, as one of the arms lacks a value" if left else ""]
     return Decision(
         requirement,
         info.unit,
@@ -109,7 +110,7 @@ def of_cell(candidate: Arm, base: Arm | None, requirement: Requirement, cell: Ce
         low,
         high,
         test,
-        note=f"{left} left out, as one of the arms lacks a value" if left else "",
+        note="; ".join(filter(None, notes)),
         where=where,
         counted="seed",
     )

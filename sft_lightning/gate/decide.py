@@ -11,7 +11,7 @@ from sft_lightning.core.wording import plural
 from sft_lightning.evaluation.beside import CALIBRATION
 from sft_lightning.gate.chosen_test import parts_of, tested
 from sft_lightning.gate.opened import Model, check_same
-from sft_lightning.gate.requirement import KEY, Requirement, check
+from sft_lightning.gate.requirement import KEY, Requirement, check, remark
 from sft_lightning.gate.scores import Scores, equal
 from sft_lightning.stats.correction import correct
 from sft_lightning.stats.formatting import fixed, p_value
@@ -112,7 +112,7 @@ def measured(candidate: Model, base: Model | None, requirement: Requirement, alp
     if info.share:
         test = with_unseen(test, info.sign * requirement.number, alpha, parts_of(requirement.name, mine.values))
     low, high = (test.low, test.high) if info.sign > 0 else (-test.high, -test.low)
-    notes = [against_record(candidate, requirement, mine)]
+    notes = [remark(requirement, info), against_record(candidate, requirement, mine)]
     if theirs is not None and base is not None:
         notes.append(against_record(base, requirement, theirs))
     return Decision(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from sft_lightning.core.errors import UserError
 from sft_lightning.core.metric_info import SHARE, MetricInfo
+from sft_lightning.tasks.error_rates import ERROR_RATES
 
 KEY = "--require"
 FORM = re.compile(r"\s*(?P<metric>[^\s<>=]+)\s*(?P<operator>>=|<=|>|<)\s*(?P<number>\S+)\s*")
@@ -88,16 +89,31 @@ def check(requirement: Requirement, info: MetricInfo) -> None:
             f"'{requirement.text}': {more} {requirement.name} is better, so this would ask for a worse model",
             f"write '{requirement.metric} {OPPOSITE[requirement.operator]} {turned}'",
         )
-    if not requirement.signed and info.unit == SHARE and not 0 < requirement.number < 1:
+    if info.unit != SHARE or (may_exceed_one(requirement, info) and (requirement.signed or requirement.number > 0)):
+        return
+    if not requirement.signed and not 0 < requirement.number < 1:
         raise UserError(
             KEY,
             f"'{requirement.text}': a number without a sign is a level of the candidate alone, which for a share lies "
             "between 0 and 1",
             f"write '{requirement.metric} {requirement.operator} +{requirement.number:g}' to compare with the base",
         )
-    if requirement.signed and info.unit == SHARE and not -1 < requirement.number < 1:
+    if requirement.signed and not -1 < requirement.number < 1:
         raise UserError(
             KEY,
             f"'{requirement.text}': two shares differ by less than 1",
             f"give the margin as a share: one point is {0.01:+g}",
         )
+
+
+def may_exceed_one(requirement: Requirement, info: MetricInfo) -> bool:
+    """Whether the metric is an error rate, of which texts with more errors than words have more than 1."""
+    return info.better == "min" and requirement.name.rpartition("/")[2] in ERROR_RATES
+
+
+def remark(requirement: Requirement, info: MetricInfo) -> str:
+    """Says what a number of 1 or more means for an error rate, if percent may have been meant; empty for others."""
+    if not may_exceed_one(requirement, info) or abs(requirement.number) < 1:
+        return ""
+    sign = "+" if requirement.signed else ""
+    return f"{requirement.number:{sign}g} is {100 * requirement.number:{sign}g} points of {requirement.name}"

@@ -142,13 +142,21 @@ class MaskReader(ImageReader):
 
     kind = "masks"
 
+    def __init__(self, network: Network, arguments: Mapping[str, Any], device: torch.device) -> None:
+        super().__init__(network, arguments, device)
+        self.scores_own = arguments.get("score_size") == "mask" and self.size is not None
+
     def images(self, items: Sequence[Item]) -> RequestScenes:
         scenes = RequestScenes(items)
+        scenes.scores_own = self.scores_own
         scenes.set_window(None if self.window is None else self.window[0])
         return scenes
 
     def prepared(self, seen: Sequence[tuple[int, Tensor]], items: Sequence[Item]) -> Prepared:
-        made = super().prepared(seen, items)
+        made, scenes = super().prepared(seen, items), self.images(items)
+        scenes.fit(self.size, self.channels)
+        if (beside := scenes.beside(made.at)) is not None:
+            made.batch["beside"] = beside
 
         def finish(place: int, prediction: dict[str, Any], task: TaskInfo) -> dict[str, Any]:
             held = self.images([items[made.at[place]]])

@@ -78,13 +78,26 @@ def _reference(cases: list[Case], baseline: str, columns: Mapping[str, Column], 
     said = []
     for c in (c for c in cases if c.target.mean is not None):
         if c.arm not in keeping:
-            said.append(_both(c, baseline, columns))
+            said.append(_as_seen(c, baseline, columns))
             continue
         verdict = {"better": "learns more", "worse": "learns less"}.get(
             c.target.verdict, "no difference in learning is shown"
         )
         said.append(f"{c.name} keeps all by construction, and {verdict} {_numbers(c.target, columns['target'])}")
     return f"; for reference, {'; '.join(said)}" if said else ""
+
+
+def _as_seen(c: Case, baseline: str, columns: Mapping[str, Column]) -> str:
+    """`ceiling keeps more than plain (…) and learns more (…)`, whatever the tests show, and without a test too."""
+    parts, said, than = [("target", "learn", c.target), ("kept", "keep", c.kept)], list[str](), f" than {baseline}"
+    for key, verb, d in parts[::-1] if c.verdicts[1] == "better" else parts:
+        if d is None or d.mean is None:
+            continue
+        text = f"{'has too few seeds for a test of' if d.p_corrected is None else 'shows no difference in'} {verb}ing"
+        if d.verdict != NOT_SHOWN:
+            text, than = f"{verb}s {'more' if d.verdict == 'better' else 'less'}{than}", ""
+        said.append(f"{text} {_numbers(d, columns[key])}")
+    return f"{c.name} {' and '.join(said)}"
 
 
 def _say(cases: list[Case], baseline: str, columns: Mapping[str, Column], margin: float | None) -> str:

@@ -19,10 +19,10 @@ OF_CLASS, NUMBER = "iou/", "pixels/"
 
 
 class OwnMask(NamedTuple):
-    """A mask at its own size, with which a prediction of an image that was resized is compared."""
+    """A mask at its own size, with which a prediction of an image that was resized is compared, or which it becomes."""
 
     classes: np.ndarray
-    """uint8 `[H, W]`: class numbers, UNLABELLED without label"""
+    """uint8 `[H, W]`: class numbers, UNLABELLED without label, as all are of an image without mask"""
     seen: tuple[int, int]
     """Height and width of the part of the network's input, from the top left, that the image fills"""
 

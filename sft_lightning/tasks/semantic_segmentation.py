@@ -15,12 +15,14 @@ from sft_lightning.core.metric_info import SHARE, MetricInfo
 from sft_lightning.core.pictured import Regions, reduced
 from sft_lightning.core.structures import Batch, Items, Loss, Output, TaskInfo
 from sft_lightning.tasks.base import Said, Task, TaskMetric, at_least_single, draw_classes
-from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, UNLABELLED, RegionScores
+from sft_lightning.tasks.region_scores import NUMBER, OF_CLASS, SCORES, UNLABELLED, OwnMask, RegionScores
 
 FAR = 1e-7
 """How far a probability stays from 1 in the focal loss's factor"""
 COMPARED = 256
 """Largest number of places of an image at which student and teacher are compared in an evaluation"""
+AT_ONCE = 1 << 26
+"""Most outputs of an image at its own size that are in memory together"""
 
 
 def score(name: str) -> Callable[[TaskInfo], RegionScores]:
@@ -43,8 +45,8 @@ class SemanticSegmentation(Task):
     of Lin et al. 2017. The loss of validation and test has both too.
 
     All metrics are of one confusion matrix over the whole split, at the network's input size, to which masks are resized; or
-    at each mask's own size, to which the maps are enlarged, bilinear, if the batch has an `OwnMask` `beside` each image. A test
-    also measures each class: `iou/CLASS`, with `pixels/CLASS` true pixels.
+    at each mask's own size, to which the maps are enlarged, bilinear, if the batch has an `OwnMask` `beside` each image: then
+    predicted masks have this size too. A test also measures each class: `iou/CLASS`, with `pixels/CLASS` true pixels.
     """
 
     name = "semantic_segmentation"
@@ -88,16 +90,9 @@ class SemanticSegmentation(Task):
             metric.update(self.predict(self.rows(output.logits, batch)), batch["y"])
             return
         seen = (batch["select"].shape[1], batch["select"].shape[2])
-        real = batch["real"].tolist() if "real" in batch else [True] * len(batch["beside"])
-        owns = [own for own, counts in zip(batch["beside"], real, strict=True) if counts]
-        for maps, own in zip(
-            output.logits, owns, strict=True
-        ):  # one by one, as they may be large and of different sizes
+        for maps, own in zip(output.logits, owns_in(batch), strict=True):
             y = torch.from_numpy(own.classes).to(maps.device)
-            height, width = own.seen
-            logits = enlarged(enlarged(maps[None], seen)[:, :height, :width], (y.shape[0], y.shape[1]))[0]
-            labelled = y != UNLABELLED
-            metric.update(self.predict(logits[labelled]), y[labelled].long())
+            metric.update(own_classes(maps, seen, own)[y != UNLABELLED], y[y != UNLABELLED].long())
 
     def rows(self, logits: Tensor, batch: Batch) -> Tensor:
         """`[N, C]` of the labelled pixels, in single precision at least, from maps `[R, h, w, C]`."""
@@ -127,13 +122,13 @@ class SemanticSegmentation(Task):
         return logits.argmax(-1)
 
     def decode(self, output: Output, batch: Batch) -> list[dict[str, Any]]:
-        """For each image `mask`, the class numbers `[H, W]` (an array) of the image as the network saw it, and `pixels`, the
-        number of pixels of each class.
-        """
+        """Each image's `mask`, its classes `[H, W]` (an array) at the size that `update` compares, and `pixels` of each."""
         height, width = batch["x"]["image"].shape[-2:]
         classes, found = self.info.num_outputs, []
-        for one in output.logits:
-            mask = enlarged(one[None], (height, width))[0].argmax(-1).cpu().numpy()
+        whole = OwnMask(np.empty((height, width)), (height, width))
+        owns = owns_in(batch) if "beside" in batch else [whole] * len(output.logits)
+        for one, own in zip(output.logits, owns, strict=True):
+            mask = own_classes(one, (height, width), own).cpu().numpy()
             pixels = np.bincount(mask.ravel(), minlength=classes)
             found.append({"mask": mask.astype(np.uint8 if classes <= 256 else np.int32), "pixels": pixels.tolist()})
         return found
@@ -219,6 +214,25 @@ def enlarged(maps: Tensor, size: tuple[int, int]) -> Tensor:
         return maps.reshape(len(maps), *size, maps.shape[-1])
     larger = F.interpolate(maps.permute(0, 3, 1, 2), size, mode="bilinear", align_corners=False)
     return larger.permute(0, 2, 3, 1)
+
+
+def owns_in(batch: Batch) -> list[OwnMask]:
+    """The masks at their own size of the images that are not fillers."""
+    real = batch["real"].tolist() if "real" in batch else [True] * len(batch["beside"])
+    return [own for own, counts in zip(batch["beside"], real, strict=True) if counts]
+
+
+def own_classes(maps: Tensor, seen: tuple[int, int], own: OwnMask) -> Tensor:
+    """The predicted classes `[H, W]` at a mask's own size, of maps `[h, w, C]` of an image that the network saw at a size."""
+    (height, width), size = own.seen, (own.classes.shape[0], own.classes.shape[1])
+    part = enlarged(maps[None], seen)[:, :height, :width]
+    some = max(1, AT_ONCE // max(1, own.classes.size))
+    best, found = enlarged(part[..., :some], size)[0].max(-1)
+    for start in range(some, part.shape[-1], some):
+        values, classes = enlarged(part[..., start : start + some], size)[0].max(-1)
+        found = torch.where(values > best, classes + start, found)
+        best = torch.maximum(values, best)
+    return found
 
 
 # ---- the places at which student and teacher are compared ----

@@ -3,6 +3,8 @@
 import pytest
 
 from sft_lightning.autoconfig.recipe import RECIPES, arms, length
+from sft_lightning.autoconfig.without_effect import check_effect
+from tests.refused import refused
 
 
 @pytest.mark.parametrize("family", RECIPES)
@@ -21,3 +23,12 @@ def test_all_arms_that_move_the_network_choose_among_the_same_learning_rates() -
     for recipe in RECIPES.values():
         made = arms(recipe, 5, None)
         assert {tuple(made[a]["tune"]["model.lr"]) for a in ("plain", "l2sp", "distill")} == {recipe.lr}
+
+
+@pytest.mark.parametrize("key", ["model.lr", "model.init_args.lr", "model.class_path"])
+def test_what_each_arm_decides_cannot_be_set(key: str) -> None:
+    made = arms(RECIPES["transformer"], source_outputs=3, last_block=1)
+    fine = {"trainer.max_steps": 5, "model.weight_decay": 0.1, "model.anchor_weight": 1, "model": {"init_args": {}}}
+    check_effect(fine, made)
+    with refused(key, "no effect", "study file"):
+        check_effect({**fine, key: 0.1}, made)

@@ -6,13 +6,14 @@ If a new jsonargparse version changes its wording, a test fails here and shows t
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jsonargparse
 import pytest
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
 from sft_lightning.config.parser_errors import explain
+from sft_lightning.data.arguments import NonNegativeInt, Range, Share
 from tests.refused import check_message
 
 HERE = __name__
@@ -80,6 +81,9 @@ def make_parser() -> ArgumentParser:
     parser.add_argument("--numbers", type=list[int] | None, default=None)
     parser.add_argument("--choices", type=list[Literal["fast", "slow"]] | None, default=None)
     parser.add_argument("--mapping", type=dict, default={})
+    parser.add_argument("--some", type=NonNegativeInt | Literal["all"], default=0)
+    parser.add_argument("--share", type=Share | None, default=None)
+    parser.add_argument("--sides", type=list[Annotated[int, Range(1, 9)]] | None, default=None)
     parser.add_class_arguments(Group, "group")
     parser.add_subclass_arguments(Part, "piece", required=True)
     return parser
@@ -117,6 +121,9 @@ ARGUMENTS: dict[str, tuple[list[str], tuple[str, ...]]] = {
         ("choices", "a list of fast, slow", "['fats']"),
     ),
     "a list of the wrong items": ([WHEEL, "--numbers=[a]"], ("numbers", "a list of whole numbers", "['a']")),
+    "text for a number of a range or a word": ([WHEEL, "--some=few"], ("some", "must be a whole number or all", "few")),
+    "text for a share": ([WHEEL, "--share=much"], ("share", "must be a number, got", "much")),
+    "a number for a list of numbers of a range": ([WHEEL, "--sides=3"], ("sides", "a list of whole numbers, got", "3")),
     "a number for a mapping": ([WHEEL, "--mapping=3"], ("mapping", "mapping", "3")),
     "a required class that is missing": ([], ("piece", "--config FILE", "--piece NAME")),
     "an unknown option": ([WHEEL, "--cuont=1"], ("cuont", "'count'")),

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from sft_lightning.core.structures import InputSpec
-from sft_lightning.data import CocoDetection, HubDetection, SFTDataModule, VOCDetection, YOLOFolder
+from sft_lightning.data import CocoDetection, CocoLabels, HubDetection, SFTDataModule, VOCDetection, YOLOFolder
 from sft_lightning.data.sampler import Key
 from sft_lightning.data.vision.boxed import Boxed, BoxedFiles
 from sft_lightning.data.vision.boxes import Box
@@ -212,6 +212,26 @@ def test_images_that_are_not_there_fail_or_are_counted(tmp_path: Path) -> None:
         ready(CocoDetection, str(root))
 
 
+@pytest.mark.parametrize("name", ["../../0.png", "..\\..\\0.png", "{whole}"])
+@pytest.mark.parametrize("cls", [CocoDetection, CocoLabels])
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(cls: Any, name: str, tmp_path: Path) -> None:
+    secret = tmp_path / "0.png"
+    Image.new("RGB", (64, 48)).save(secret)
+    settings = {**SETTINGS, "val_fraction": 0.2}
+
+    def named(name: str) -> Path:
+        return coco(tmp_path / "data", lambda held: held["images"][0].update(file_name=name))
+
+    out = name.replace("{whole}", str(secret))
+    with refused("data", "train.json", repr(out), "outside", tmp_path / "data"):
+        cls(str(named(out)), **settings).setup()
+    for inside in ("../images/0.png", str(tmp_path / "data/images/0.png")):
+        cls(str(named(inside)), **settings).setup()
+    (tmp_path / "data/images").rename(tmp_path / "elsewhere")
+    (tmp_path / "data/images").symlink_to(tmp_path / "elsewhere")
+    cls(str(named("0.png")), **settings).setup()
+
+
 def test_an_image_of_another_size_than_its_annotation_is_refused(tmp_path: Path) -> None:
     root = coco(tmp_path)
     Image.new("RGB", (48, 64)).save(root / "images" / "0.png")
@@ -313,6 +333,41 @@ def test_yolo_without_names_or_label_files_says_what_is_taken(tmp_path: Path) ->
     said = " ".join(data.remarks())
     assert "1 image without a label file" in said and "numbers 0 to 1" in said
     assert truth(data)[1] == [pytest.approx((6.4, 4.8, 32, 28.8, "1"))] or truth(data)[1][0][4] == "1"
+
+
+def test_repeated_lines_of_yolo_count_once_and_are_counted(tmp_path: Path) -> None:
+    root, lines = (
+        write_yolo(tmp_path),
+        ["0 0.5 0.5 0.2 0.2", "1 0.5 0.5 0.2 0.2", "0 0.50 0.5 0.2 0.2", "0 0.3 0.5 0.2 0.2"],
+    )
+    (root / "labels" / "train" / "0.txt").write_text("\n".join([*lines, lines[0]]))
+    data = ready(YOLOFolder, str(root))
+    assert [box[4] for box in truth(data)[0]] == ["disc", "square", "disc"]
+    assert any("left out 2 repeated lines of label files" in line for line in data.remarks())
+
+
+@pytest.mark.parametrize("count", [1, 3, "two"])
+def test_a_number_of_classes_that_is_not_that_of_their_names_is_refused(tmp_path: Path, count: object) -> None:
+    root = write_yolo(tmp_path)
+    with (root / "data.yaml").open("a") as file:
+        file.write(f"nc: {count}\n")
+    with refused("data", "data.yaml", f"nc {count!r}", "names 2"):
+        ready(YOLOFolder, str(root))
+
+
+@pytest.mark.parametrize("place", ["", "labels", "labels/train"])
+def test_without_data_yaml_a_list_of_classes_names_them(tmp_path: Path, place: str) -> None:
+    root = write_yolo(tmp_path)
+    (root / "data.yaml").unlink()
+    (root / place / "classes.txt").write_text("a disc\r\na square\r\nnone\r\n\r\n")
+    data = ready(YOLOFolder, str(root))
+    assert data.task_info is not None and data.task_info.labels == ["a disc", "a square", "none"]
+    assert not any("numbers" in line for line in data.remarks())
+    (root / "labels" / "val" / "classes.txt").write_text("a square\na disc\n")
+    with refused("data", "classes.txt", "different classes", "data.yaml"):
+        ready(YOLOFolder, str(root))
+    (root / "data.yaml").write_text("names: [x, y]\n")
+    assert ready(YOLOFolder, str(root)).task_info.labels == ["x", "y"]
 
 
 def test_files_as_windows_writes_them_are_read(tmp_path: Path) -> None:

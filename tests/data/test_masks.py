@@ -285,5 +285,8 @@ def test_metrics_can_be_of_the_masks_own_size(tmp_path: Path) -> None:
     wanted = jaccard_score(true.flatten(), said.flatten(), average="macro")
     assert float(meter.compute()["miou"]) == pytest.approx(wanted)
     assert task.loss(output, batch).total == task.loss(output, same).total
+    masks = np.stack([row["mask"] for row in task.decode(output, batch)])
+    assert np.array_equal(masks, said.numpy()), "predicted masks are what metrics compare"
+    assert task.decode(output, same)[0]["mask"].shape == (16, 16)
     with refused("data.score_size", "own size", "data.image_size"):
         MaskFolder(**{**settings, "image_size": None}, score_size="mask").prepare(InputSpec("masks", channels=3))

@@ -3,7 +3,7 @@
 import pytest
 
 from sft_lightning.core.metric_info import MetricInfo
-from sft_lightning.gate.requirement import Requirement, check, parse
+from sft_lightning.gate.requirement import Requirement, check, parse, remark
 from tests.refused import refused
 
 ACCURACY, LOSS = MetricInfo("accuracy", "max", "share"), MetricInfo("loss", "min", "nats")
@@ -67,6 +67,19 @@ def test_what_is_no_requirement_is_refused_with_what_to_write(text: str, value: 
 def test_a_direction_or_number_that_cannot_be_meant_is_refused(text: str, info: MetricInfo, value: str) -> None:
     with refused("--require", value):
         check(parse(text), info)
+
+
+@pytest.mark.parametrize(
+    "text", ["test/wer < -1.5", "test/wer <= +2", "test/cer_plain <= 1.2", "retention/old/wer <= +1"]
+)
+def test_error_rates_may_exceed_1_and_the_verdict_says_how_much_that_is(text: str) -> None:
+    info = MetricInfo("wer", "min", "share")
+    check(parse(text), info)
+    number = parse(text).number
+    assert f"{100 * number:g} points" in remark(parse(text), info)
+    assert not remark(parse("test/wer <= +0.01"), info)
+    with refused("--require", "between 0 and 1"):
+        check(parse("test/wer <= 0"), info)
 
 
 def test_the_metrics_own_direction_is_taken() -> None:

@@ -118,6 +118,27 @@ def test_a_reference_that_trains_the_encoder_is_not_said_to_keep_all():
     assert "and learns more (test/accuracy +10.00 points" in said.split("for reference")[1], said
 
 
+GAINS = {"more": 0.1, "less": -0.1, "no difference": 0.0}
+
+
+@pytest.mark.parametrize("learns", GAINS)
+@pytest.mark.parametrize("keeps", [*GAINS, None])
+@pytest.mark.parametrize("seeds", [10, 1])
+def test_a_reference_is_said_as_it_is_whatever_the_tests_show(learns, keeps, seeds):
+    target = study({"plain": 0, "ceiling": GAINS[learns], "distill": 0.0}, seeds)
+    kept = (
+        None
+        if keeps is None
+        else study({"plain": -0.2, "ceiling": -0.2 + GAINS[keeps], "distill": -0.2}, seeds, seed=1)
+    )
+    said = with_references(target, kept, ("ceiling",), ())["answer"].partition("; for reference, ceiling ")[2]
+    for verb, how in (("learn", learns), ("keep", keeps)):
+        wanted = f"{verb}s {how}" if how in ("more", "less") else f"shows no difference in {verb}ing"
+        wanted = f"too few seeds for a test of {verb}ing" if seeds == 1 else wanted
+        assert (wanted in said) == (how is not None), said
+    assert said.count("plain") <= 1, said
+
+
 def test_without_a_shown_equality_it_says_that_no_difference_in_learning_is_shown():
     said = answer(study({"plain": 0, "distill": -0.01}, noise=0.03), study({"plain": -0.1, "distill": -0.05}))
     assert (

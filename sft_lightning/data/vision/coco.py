@@ -1,6 +1,7 @@
 """COCO's files of annotations: images with boxes in JSON."""
 
 import json
+import os
 from collections.abc import Sequence
 from os.path import isfile  # False for names that are too long, as addresses may be, where Path raises
 from pathlib import Path
@@ -17,6 +18,7 @@ from sft_lightning.data.vision.boxed import Boxed
 from sft_lightning.data.vision.boxes import FORMATS, Box, as_corners, check_format
 from sft_lightning.data.vision.detection import DetectionData, Pictured
 from sft_lightning.data.vision.image_folder import folder
+from sft_lightning.data.vision.paths import real, real_folder
 
 FOLDERS = ("annotations", "")
 """Folders below root in which files of annotations are looked for"""
@@ -75,7 +77,7 @@ class CocoDetection(DetectionData):
                     notes.append(
                         f"category ids {of[0]} to {of[-1]} have gaps ({missing:,} unused): classes are in their order"
                     )
-            found[split] = self.pictured(held, names, path, places_of(root, split, path, self.images), notes)
+            found[split] = self.pictured(root, held, names, path, places_of(root, split, path, self.images), notes)
             ids[split] = [entry["id"] for entry in held["images"]]
         splits = self.of_files(root, found, [names[number] for number in sorted(names)], notes)
         for split, samples in (("train", splits.train), ("val", splits.val), ("test", splits.test)):
@@ -85,10 +87,16 @@ class CocoDetection(DetectionData):
         return splits
 
     def pictured(
-        self, held: dict[str, Any], names: dict[int, str], path: Path, places: list[Path], notes: list[str]
+        self,
+        root: Path,
+        held: dict[str, Any],
+        names: dict[int, str],
+        path: Path,
+        places: list[Path],
+        notes: list[str],
     ) -> list[Pictured]:
         """The images of a file with their boxes, in the file's order. What is left out is added to `notes`."""
-        images, numbers = images_in(held, path, places), list[tuple[Any, list[float]]]()
+        images, numbers = images_in(held, path, root, places), list[tuple[Any, list[float]]]()
         lonely = 0
         for entry in held["annotations"]:
             box = entry.get("bbox") if isinstance(entry, dict) else None
@@ -147,9 +155,11 @@ def places_of(root: Path, split: str, path: Path, images: str | None) -> list[Pa
     return [*under, root / "images", path.parent, root]
 
 
-def images_in(held: dict[str, Any], path: Path, places: list[Path]) -> dict[Any, Pictured]:
-    """The images of a file of annotations by id, in its order. Raises UserError if not one of them is on disk."""
-    images = dict[Any, Pictured]()
+def images_in(held: dict[str, Any], path: Path, root: Path, places: list[Path]) -> dict[Any, Pictured]:
+    """The images of a file of annotations by id, in its order. Raises UserError if not one of them is on disk, or if one
+    is named outside root.
+    """
+    images, tops = dict[Any, Pictured](), [root, *places]
     for entry in held["images"]:
         if not isinstance(entry, dict) or not {"id", "file_name"} <= entry.keys():
             raise UserError("data", f"{path}: each of images must have id and file_name, got {entry!r:.80}")
@@ -157,7 +167,12 @@ def images_in(held: dict[str, Any], path: Path, places: list[Path]) -> dict[Any,
             raise UserError("data", f"{path} has an image with the id {entry['id']!r:.40}", "use numbers")
         if entry["id"] in images:
             raise UserError("data", f"{path} has two images with the id {entry['id']}", "make ids unique")
-        images[entry["id"]] = Pictured(place_of(str(entry["file_name"]), places), size_in(entry, path))
+        name = str(entry["file_name"])
+        file = place_of(name, places)
+        if leads_out(name, file, tops):
+            problem = f"{path}: the image {name!r} lies outside the folder {root}"
+            raise UserError("data", problem, "copy the images there, and correct file_name")
+        images[entry["id"]] = Pictured(file, size_in(entry, path))
     missing = [printable(str(i.path)) for i in images.values() if not isfile(i.path)]
     if len(missing) == len(images):
         raise UserError(
@@ -176,6 +191,14 @@ def place_of(name: str, places: list[Path]) -> Path:
             if isfile(place / one):
                 return place / one
     return places[0] / name
+
+
+def leads_out(name: str, file: Path, tops: Sequence[Path]) -> bool:
+    """Whether a name leads out of all these folders, by steps up or as a whole path; their own links may lead anywhere."""
+    if not os.path.isabs(name) and ".." not in name.replace("\\", "/").split("/"):
+        return False
+    place = real(str(file))
+    return not any(place.startswith(os.path.join(real_folder(str(top)), "")) for top in tops)
 
 
 def size_in(entry: dict[str, Any], path: Path) -> tuple[int, int] | None:

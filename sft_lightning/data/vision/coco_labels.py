@@ -94,7 +94,8 @@ class CocoLabels(LabelSets):
         notes: list[str],
     ) -> ListedImages:
         """The images of a file with their labels, in the file's order. What is left out is added to `notes`."""
-        images, number = images_in(held, path, list(places)), {name: at for at, name in enumerate(self.chosen(names))}
+        images = images_in(held, path, root, list(places))
+        number = {name: at for at, name in enumerate(self.chosen(names))}
         row_of = {key: row for row, key in enumerate(images)}
         targets, lonely, others = np.zeros((len(images), len(number)), dtype=np.uint8), 0, 0
         for entry in held["annotations"]:

@@ -127,10 +127,19 @@ class Masked(Windowed):
         return {"image": images, "select": select, "y": masks[select].long()}
 
     def beside(self, rows: Sequence[int]) -> Texts | None:
-        """The masks at their own size, if they are to be compared with."""
-        if not self.scores_own or not self.has_masks or self.size is None:
+        """The masks at their own size, if predictions are compared at it."""
+        if not self.scores_own or self.size is None:
             return None
-        return Texts(OwnMask(self.mask(row).numpy(), self.size) for row in rows)
+        return Texts(OwnMask(self.own_mask(row), self.size) for row in rows)
+
+    def own_mask(self, row: int) -> np.ndarray:
+        """The mask as stored, or one without labels for an image without mask. Raises BadSample."""
+        if self.has_masks:
+            return self.mask(row).numpy()
+        return np.full(self.size_of(row), UNLABELLED, dtype=np.uint8)
+
+    def unpadded(self, mask: np.ndarray, image: Sequence[int]) -> np.ndarray:
+        return mask if self.scores_own else super().unpadded(mask, image)
 
     def cropped(self, rows: Sequence[int], epoch: int, window: int) -> tuple[Tensor, Tensor]:
         """A part of each image and its mask, of a window's size and anywhere in the image."""
@@ -181,7 +190,10 @@ class Masked(Windowed):
         return f"its mask has {'×'.join(map(str, mask))} pixels, the image {'×'.join(map(str, image))}"
 
     def filed(self, row: int, prediction: dict[str, Any], folder: Path, task: TaskInfo | None) -> dict[str, Any]:
-        """Writes the predicted mask at its image's own size, as PNG with a palette, and the overlay if it is wanted."""
+        """Writes the predicted mask at its image's own size, as PNG with a palette, and the overlay if it is wanted.
+
+        Masks of another size, that of the network's input, are enlarged to the nearest.
+        """
         image = self.read(row)
         size, found = (image.shape[-1], image.shape[-2]), self.unpadded(prediction.pop("mask"), image.shape[-2:])
         if self.window is not None:  # padding has no class

@@ -59,7 +59,8 @@ class SegmentationData(ImageData, base=True):
             overlap. With image_size, images are resized first. Null for whole images at once.
         window_overlap: Share of a window that the next one overlaps, rounded to 32 pixels, but not to none; default 0.5.
         score_size: Where metrics compare: at the network's input size, to which masks are resized, or at each mask's own size,
-            to which predictions are enlarged, as the field's benchmarks do.
+            to which outputs are enlarged, bilinear, as the field's benchmarks do. Files of predicted masks have the image's
+            size: with mask they are what metrics compare, else the network's classes, enlarged to the nearest.
         augment: What varies between epochs: crop (shift by up to crop_padding pixels), flip (left-right), flip_vertical.
         crop_padding: Largest shift of crop, in pixels, each way.
         class_weights: Weight of each class's pixels in the loss, in class order, or balanced: weights that give every class

@@ -18,6 +18,8 @@ from sft_lightning.data.vision.image_folder import folder
 from sft_lightning.data.vision.walk import LeftOut, folders_in, images_below
 
 CONFIGS = ("data.yaml", "data.yml", "dataset.yaml")
+LISTED = "classes.txt"
+"""File of the classes' names that programs which draw boxes leave beside the labels"""
 OUTSIDE = 1e-3
 """Share of a side by which numbers may leave 0 to 1, as they are rounded"""
 
@@ -26,8 +28,9 @@ class YOLOFolder(DetectionData):
     """Images with boxes in YOLO's folders: `images/train` beside `labels/train`, or `train/images` beside `train/labels`.
 
     A line of a label file is `class x y width height`, where x and y are the box's centre and all four are shares of the
-    image's width or height. An image without a label file has no objects. `data.yaml` names the classes (`names`); without
-    it they are numbers. Its paths are not read. Polygons (more than five numbers) become the box around them.
+    image's width or height. An image without a label file has no objects. `data.yaml` names the classes (`names`), or
+    `classes.txt`, a class a line, beside the labels or above; without both they are numbers. Paths of data.yaml are
+    not read. Polygons (more than five numbers) become the box around them.
 
     Args:
         root: The folder that holds all.
@@ -47,7 +50,8 @@ class YOLOFolder(DetectionData):
             )
         if "train" not in pairs:
             raise UserError("data.root", f"{root} has {', '.join(pairs)}, but no train", "name a folder train")
-        names, found, numbers, without, alone = classes_in(root), dict[str, list[Pictured]](), set[int](), 0, 0
+        names, found, numbers = classes_in(root, pairs), dict[str, list[Pictured]](), set[int]()
+        without = alone = twice = 0
         for split, (images, labels) in pairs.items():
             found[split] = []
             for path in images_below(images, left_out):
@@ -55,6 +59,8 @@ class YOLOFolder(DetectionData):
                 without += not file.is_file()
                 image, seen = read_labels(path, file, names)
                 numbers |= seen
+                every, image.boxes = len(image.boxes), list(dict.fromkeys(image.boxes))
+                twice += every - len(image.boxes)
                 found[split].append(image)
             named = {image.path.relative_to(images).with_suffix("") for image in found[split]}
             alone += sum(p.relative_to(labels).with_suffix("") not in named for p in text_files(labels))
@@ -62,9 +68,11 @@ class YOLOFolder(DetectionData):
                 raise UserError("data", f"{images} has no images", "add images, or remove the folder")
         if names is None:
             names = [str(number) for number in range(max(numbers, default=0) + 1)]
-            notes.append(f"no {CONFIGS[0]} names the classes: they are the numbers 0 to {len(names) - 1}")
+            notes.append(f"no {CONFIGS[0]} or {LISTED} names the classes: they are the numbers 0 to {len(names) - 1}")
         if without:
             notes.append(f"{plural(without, 'image')} without a label file: taken to have no objects")
+        if twice:
+            notes.append(f"left out {plural(twice, 'repeated line')} of label files")
         if alone:
             notes.append(f"left out {plural(alone, 'label file')} without image")
         notes += [f"left out {path.relative_to(root)}, which has no label files" for path in unlabelled(root, pairs)]
@@ -94,8 +102,8 @@ def yolo_folders(root: Path) -> dict[str, tuple[Path, Path]]:
 
 
 def text_files(labels: Path) -> list[Path]:
-    """The label files in a folder; YOLO's programs may leave a list of classes beside them."""
-    return [path for path in labels.rglob("*.txt") if path.name != "classes.txt"]
+    """The label files in a folder, beside which a list of classes may be."""
+    return [path for path in labels.rglob("*.txt") if path.name != LISTED]
 
 
 def unlabelled(root: Path, pairs: dict[str, tuple[Path, Path]]) -> list[Path]:
@@ -106,11 +114,11 @@ def unlabelled(root: Path, pairs: dict[str, tuple[Path, Path]]) -> list[Path]:
     return [path for path in named if path not in {images for images, _ in pairs.values()}]
 
 
-def classes_in(root: Path) -> list[str] | None:
-    """Names of the classes by data.yaml; None if there is none. Raises UserError for a damaged file."""
+def classes_in(root: Path, pairs: dict[str, tuple[Path, Path]]) -> list[str] | None:
+    """Names of the classes by data.yaml or lists; None if there are none. Raises UserError for a damaged file."""
     path = next((root / name for name in CONFIGS if (root / name).is_file()), None)
     if path is None:
-        return None
+        return listed_classes(root, [labels for _, labels in pairs.values()])
     try:
         held = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
@@ -122,7 +130,31 @@ def classes_in(root: Path) -> list[str] | None:
         names = [names[number] for number in sorted(names)]
     if not isinstance(names, list) or not names or len(set(map(str, names))) < len(names):
         raise UserError("data", f"{path} must have names, a list of different classes, got {names!r:.80}", "correct it")
+    if (count := held.get("nc")) is not None and count != len(names):
+        raise UserError("data", f"{path} has nc {count!r:.40}, but names {len(names)} classes", "correct one of them")
     return [str(name) for name in names]
+
+
+def listed_classes(root: Path, labels: list[Path]) -> list[str] | None:
+    """Names of the classes by the lists in folders of labels and in those around them up to root; None if there are none.
+    Raises UserError for a damaged list, and for lists that differ.
+    """
+    folders = dict.fromkeys(around for one in labels for around in (one, *one.parents) if around.is_relative_to(root))
+    found = dict[Path, list[str]]()
+    for path in (around / LISTED for around in folders if (around / LISTED).is_file()):
+        try:
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError("data", f"{path} cannot be read: {error}", "replace it, or write data.yaml") from None
+        found[path] = [line.strip() for line in lines if line.strip()]
+        if not found[path] or len(set(found[path])) < len(found[path]):
+            raise UserError("data", f"{path} must have a different class in each line", "correct it")
+    if not found:
+        return None
+    (first, names), *others = found.items()
+    if other := next((path for path, named in others if named != names), None):
+        raise UserError("data", f"{first} and {other} name different classes", "correct one, or name them in data.yaml")
+    return names
 
 
 def read_labels(image: Path, file: Path, names: list[str] | None) -> tuple[Pictured, set[int]]:
@@ -154,7 +186,9 @@ def read_labels(image: Path, file: Path, names: list[str] | None) -> tuple[Pictu
         except (ValueError, OverflowError):
             raise UserError("data", f"{where} must be class x y width height, got '{line:.60}'", "correct it") from None
         if names is not None and number >= len(names):
-            raise UserError("data", f"{where} has the class {number}, but data.yaml names {len(names)}", "correct it")
+            raise UserError(
+                "data", f"{where} has the class {number}, but the list of classes names {len(names)}", "correct it"
+            )
         if min(rest) < -OUTSIDE or max(rest) > 1 + OUTSIDE:
             raise UserError(
                 "data",
