@@ -49,7 +49,7 @@ def test_a_file_that_an_option_names_makes_no_objects(command: Command, tmp_path
     (tmp_path / "model.yaml").write_text(f"class_path: PlainSFT\ninit_args: {planted(trap)}\n")
     done = command("fit", *DISTILL, "--model", tmp_path / "model.yaml")
     assert not trap.sprung, "the command in the file was run"
-    check_refused(done, "--config", TAGS[0])
+    check_refused(done, "model", "model.yaml", TAGS[0])
 
 
 @pytest.mark.parametrize("way", ["--resume", "--run"])

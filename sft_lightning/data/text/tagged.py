@@ -204,7 +204,7 @@ def scheme_notes(labels: Sequence[str], scheme: str) -> list[str]:
     """A note on how entities are read, if the tags say too little, or that entities are not measured."""
     if scheme == "IOB1":
         return ["tags are read as IOB1, in which I- begins most entities (data.scheme says otherwise)"]
-    if all(tag.isdecimal() for tag in labels):
+    if labels and all(tag.isdecimal() for tag in labels):
         return [f"entities are not measured: tags such as {labels[-1]!r} are numbers, taken as names (write the names)"]
     others = [tag for tag in labels if tag.upper() != OUTSIDE]
     if not scheme and others and all(SPELLED.fullmatch(tag) for tag in others):
