@@ -12,17 +12,26 @@ from sft_lightning.runs.directory import write_atomic
 @cache
 def vega() -> str:
     """The script, which sets `vegaEmbed`: from the file of this version of vl-convert, or made and kept there."""
-    import vl_convert
-
-    file = cache_folder("page") / f"vega-{version('vl-convert-python')}.js"
+    try:
+        file = cache_folder("page") / f"vega-{version('vl-convert-python')}.js"
+    except RuntimeError:  # this user has no home
+        return bundled()
     if (held := kept(file)) is not None:
         return held
-    made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
+    made = bundled()
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(file, f"// {digest(made)}\n{made}")
-    except (OSError, RuntimeError):  # no home, or one that cannot be written
+    except OSError:  # a folder that cannot be written, or a full disk: it is made again next time
         pass
+    return made
+
+
+def bundled() -> str:
+    """The script, made anew."""
+    import vl_convert
+
+    made: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;")
     return made
 
 

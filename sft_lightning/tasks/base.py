@@ -53,7 +53,7 @@ class Said(NamedTuple):
     truth: Pictured | None = None
     """The right answer as a picture shows it; None if it is unknown"""
     start: int | None = None
-    """Where an answer begins in the sample's text, in characters; None if it is no part of it"""
+    """Where an answer begins in the sample's text, in characters; None if the text lacks it"""
 
 
 TASKS: Registry["Task"] = Registry("task")

@@ -33,3 +33,12 @@ def test_a_folder_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("SFT_CACHE_DIR", str(tmp_path / "file"))
     assert "vegaEmbed" in read_anew()
+
+
+def test_a_user_without_a_home_gets_the_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(self: Path) -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("SFT_CACHE_DIR", raising=False)
+    monkeypatch.setattr(Path, "expanduser", homeless)
+    assert "vegaEmbed" in read_anew()
